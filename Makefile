@@ -1,0 +1,61 @@
+# Everything runs in .venv, which each target makes or renews by itself; `make help` lists the targets.
+# Overridable: make PYTHON=python3.12 test    make align PROJECT=my-project    make test PYTEST="-k losses"
+
+PYTHON ?= python3
+PROJECT ?=
+PYTEST ?=
+EXTRAS := train,eval,tensorboard,dev
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help align test check lint types layers bench docs clean
+
+help: ## Show this list
+	@echo "Heedful: make TARGET"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+align: $(READY) ## Align the built-in miniature, or PROJECT=folder: the whole loop, ends with report.html
+	$(BIN)/heedful align $(PROJECT)
+
+test: $(READY) ## Run the tests; what was skipped is listed with its reason
+	$(BIN)/python -m pytest -rs --durations=10 $(PYTEST)
+
+check: lint types layers ## Lint, format, types and import layers (make -k check: all of them, whatever fails)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+layers: $(READY)
+	$(BIN)/lint-imports --no-logo
+
+bench: $(READY) ## Run every benchmark in bench/
+	@set -e; for script in bench/[!_]*.py; do \
+	  test -e "$$script" || { echo "bench/ holds no benchmark yet"; break; }; \
+	  echo "== $$script"; $(BIN)/python "$$script"; \
+	done
+
+docs: $(READY) ## Build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean: ## Remove caches and built files; .venv, runs and projects stay
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache docs/_build build dist
+	find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made anew when the dependencies change. torch comes first, by itself and pinned: no other package gets to choose one.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "heedful: '$(PYTHON)' was not found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "heedful: needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name a newer one: make PYTHON=python3.12"; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv || { \
+	  echo "heedful: could not make .venv: see the message above."; \
+	  echo "If Python's own venv or ensurepip is missing (Debian, Ubuntu): apt install python3-venv"; exit 2; }
+	@echo "heedful: installing into .venv, a few minutes the first time"
+	$(BIN)/python -m pip install -qq --constraint constraints.txt torch
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,82 @@
+"""Every error that Heedful raises on purpose.
+
+::
+
+    HeedfulError                    exit code 1: the run failed
+    ├── UserError                   exit code 2: something the user gave is not right
+    │   ├── ConfigError             an unknown key, a value out of range
+    │   ├── DataError               a file or a row that cannot be read as what it should be
+    │   ├── MissingError            a file, a folder or a stage's input that is not there
+    │   └── ModelError              a model folder or tokenizer that cannot be used
+    ├── NumericalError              a loss or gradient that is NaN or infinite
+    └── StorageError                a disk that is full or refuses; nothing half-written is left
+
+Each message says what was expected, what was got, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HeedfulError(Exception):
+    """Base of all errors raised on purpose; ``str()`` is the whole message for a person."""
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        where: str | Path | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        self.message = message
+        self.expected = expected
+        self.got = got
+        self.where = None if where is None else str(where)
+        self.next_step = next_step
+        lines = [message]
+        lines += [
+            f"  {label + ':':<10}{text}"
+            for label, text in (
+                ("expected", expected),
+                ("got", got),
+                ("where", self.where),
+                ("next", next_step),
+            )
+            if text is not None
+        ]
+        super().__init__("\n".join(lines))
+
+
+class UserError(HeedfulError):
+    """Something the user gave is not right: exit code 2, no traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration file or flag holds an unknown key or a value out of range."""
+
+
+class DataError(UserError):
+    """A file or row cannot be read as what it should be."""
+
+
+class MissingError(UserError):
+    """A file, folder or stage input is not there."""
+
+
+class ModelError(UserError):
+    """A model folder or tokenizer cannot be used."""
+
+
+class NumericalError(HeedfulError):
+    """A loss or gradient is NaN or infinite; the last good checkpoint is untouched."""
+
+
+class StorageError(HeedfulError):
+    """A disk is full or refuses to write; nothing half-written is left behind."""

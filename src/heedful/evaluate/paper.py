@@ -1,0 +1,56 @@
+"""The paper's own numbers, for the marks and the table beside ours. Ouyang et al. 2022, restated in SPEC's headline results.
+
+Only numbers that the paper's text states are here; nothing is read off a figure. They come from 175B policies and 6B reward
+models, judged by people, so they say which way an effect goes and roughly how strong it is, not what a smaller model in
+another world should score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PaperValue:
+    """A share with the paper's own ± (None where it prints none) and the section that states it."""
+
+    value: float
+    plus_minus: float | None
+    section: str
+
+    @property
+    def low(self) -> float:
+        return self.value - (self.plus_minus or 0.0)
+
+    @property
+    def high(self) -> float:
+        return self.value + (self.plus_minus or 0.0)
+
+
+WIN_RATE_AGAINST_SFT: Mapping[str, PaperValue] = {"ppo_ptx": PaperValue(0.734, 0.02, "4.1")}
+"""InstructGPT (PPO-ptx) against the 175B SFT baseline."""
+
+HEAD_TO_HEAD: Mapping[tuple[str, str], PaperValue] = {
+    ("ppo_ptx", "base"): PaperValue(0.85, 0.03, "abstract, 4.1"),
+    ("ppo_ptx", "prompted_base"): PaperValue(0.71, 0.04, "abstract, 4.1"),
+}
+"""175B InstructGPT against 175B GPT-3, without and with a few-shot prefix."""
+
+AGREEMENT: Mapping[str, PaperValue] = {
+    "training": PaperValue(0.726, 0.015, "3.4"),
+    "held_out": PaperValue(0.773, 0.013, "3.4"),
+}
+"""How often labelers of a group agree with each other."""
+
+REWARD_MODEL_ACCURACY: Mapping[str, PaperValue] = {
+    "training": PaperValue(0.724, 0.004, "4.1, E.2"),
+    "held_out": PaperValue(0.696, 0.009, "4.1, E.2"),
+}
+"""Cross-validated reward models on the labelers they were trained on and on the group left out."""
+
+HALLUCINATION: Mapping[str, PaperValue] = {
+    "ppo_ptx": PaperValue(0.21, None, "1, 4.1"),
+    "base": PaperValue(0.41, None, "1, 4.1"),
+}
+"""Share of responses with invented facts on closed-domain tasks."""

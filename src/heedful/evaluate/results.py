@@ -1,0 +1,467 @@
+"""The schema of ``results.json``: every number of a run that the report shows, and nothing that depends on the clock.
+
+The same seed on the same machine gives the same bytes. Run times live apart, in ``timings.json`` (:class:`Timings`).
+A section that was not measured is absent (never empty, never zero); the report then says what to do to get it.
+Shares, rates and accuracies are between 0 and 1; ``low`` and ``high`` bound a 95 % interval.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+
+from cattrs import Converter, transform_error
+
+from heedful.errors import DataError, MissingError, StorageError
+
+if TYPE_CHECKING:
+    from heedful import statistics
+
+Group = Literal["held_out", "training"]
+"""Labelers whose rankings trained the reward model, or a group that produced no training data (SPEC 2.4)."""
+
+
+class Estimate(TypedDict):
+    """A share or mean with its 95 % interval; ``count`` is the number of judgements behind it."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+class Model(TypedDict):
+    """One policy.
+
+    The names ``base``, ``prompted_base``, ``sft``, ``ppo``, ``ppo_ptx`` have a fixed place in the report; a smaller sibling
+    is ``<name>_small`` and stands next to its larger one.
+    """
+
+    name: str
+    label: str
+    size: str
+    parameters: int
+
+
+class WinRate(TypedDict):
+    """How often the group's labelers preferred ``model`` to the baseline; a tie counts one half (SPEC 4.1)."""
+
+    model: str
+    group: Group
+    win_rate: float
+    low: float
+    high: float
+    num_comparisons: int
+
+
+class HeadToHead(TypedDict):
+    """How often the group's labelers preferred ``model`` to ``against``; a tie counts one half."""
+
+    model: str
+    against: str
+    group: Group
+    win_rate: float
+    low: float
+    high: float
+    num_comparisons: int
+
+
+class UseCaseWinRate(TypedDict):
+    """The win rate against the baseline within one use case (SPEC 1.5)."""
+
+    model: str
+    use_case: str
+    win_rate: float
+    low: float
+    high: float
+    num_comparisons: int
+
+
+class Preference(TypedDict):
+    """What labelers preferred, on held-out users' prompts (SPEC 4.1)."""
+
+    baseline: str
+    num_prompts: int
+    temperature: float
+    win_rates: list[WinRate]
+    head_to_head: list[HeadToHead]
+    by_use_case: list[UseCaseWinRate]
+
+
+class Ratings(TypedDict):
+    """Mean overall quality (1-7) with its interval (null where unknown), and the rate of each Table 3 flag (SPEC 2.3)."""
+
+    model: str
+    group: Group
+    overall: float
+    low: float | None
+    high: float | None
+    flags: dict[str, float]
+
+
+class RewardModel(TypedDict):
+    """Share of comparisons in which the reward model scores the preferred response higher, on unseen prompts.
+
+    ``agreement`` is how often two labelers of the group order a pair alike; ``longer_wins`` and ``shorter_wins`` are the
+    accuracies of the two length rules; ``by_k`` is the accuracy for each number of ranked responses, keys such as "4";
+    ``calibration_error`` is the expected calibration error of sigmoid(reward difference).
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    num_comparisons: int
+    by_group: dict[str, Estimate]
+    agreement: dict[str, Estimate]
+    longer_wins: Estimate
+    shorter_wins: Estimate
+    by_k: dict[str, Estimate]
+    calibration_error: float
+
+
+class PrefixCandidate(TypedDict):
+    """A few-shot prefix and its mean reward on validation prompts (SPEC 3.7)."""
+
+    text: str
+    score: float
+
+
+class Prefix(TypedDict):
+    """The candidates and the index of the one that prompted_base uses."""
+
+    candidates: list[PrefixCandidate]
+    chosen: int
+
+
+class SftCheckpoint(TypedDict):
+    """One epoch of SFT: loss in nats per token and mean reward on validation prompts; the chosen one (SPEC 3.2)."""
+
+    epoch: int
+    validation_loss: float
+    reward: float
+    chosen: bool
+
+
+class BenchmarkScore(TypedDict):
+    """A model's score with its 95 % interval, in the benchmark's metric."""
+
+    model: str
+    score: float
+    low: float
+    high: float
+
+
+class Benchmark(TypedDict):
+    """One automatic benchmark; a higher score is better, and scores are between 0 and 1."""
+
+    name: str
+    description: str
+    metric: str
+    num_items: int
+    scores: list[BenchmarkScore]
+
+
+class AlignmentTax(TypedDict):
+    """Scores through alignment on one benchmark; a drop is base minus the model, as the paper counts regressions.
+
+    ``share_undone`` = 1 - drop_ppo_ptx / drop_ppo, null where PPO did not drop.
+    """
+
+    benchmark: str
+    base: float
+    sft: float
+    ppo: float
+    ppo_ptx: float
+    drop_ppo: float
+    drop_ppo_ptx: float
+    share_undone: float | None
+
+
+class PpoPoint(TypedDict, total=False):
+    """One PPO iteration; null where a quantity has no value there.
+
+    KL in nats per response, entropy in nats per token, length in tokens.
+    """
+
+    iteration: int
+    reward: float | None
+    kl: float | None
+    length: float | None
+    entropy: float | None
+    finished_share: float | None
+    policy_loss: float | None
+    value_loss: float | None
+    explained_variance: float | None
+    clip_fraction: float | None
+    ptx_loss: float | None
+
+
+class LossPoint(TypedDict):
+    """One logged optimiser step; the loss in nats per token."""
+
+    step: int
+    loss: float | None
+
+
+class RewardPoint(TypedDict):
+    """One logged step of reward-model training; the accuracy is on the training batch."""
+
+    step: int
+    loss: float | None
+    accuracy: float | None
+
+
+class Curves(TypedDict, total=False):
+    """Training curves of each stage."""
+
+    ppo: list[PpoPoint]
+    ppo_ptx: list[PpoPoint]
+    sft: list[LossPoint]
+    reward: list[RewardPoint]
+
+
+class TranscriptResponse(TypedDict):
+    """A model's response, exactly as sampled (untrusted text); reward and overall rating where there are any."""
+
+    model: str
+    text: str
+    reward: float | None
+    overall: float | None
+
+
+class Transcript(TypedDict):
+    """One held-out prompt and what each model answered."""
+
+    prompt: str
+    use_case: str
+    responses: list[TranscriptResponse]
+
+
+class DataCounts(TypedDict, total=False):
+    """How much human (or simulated) data the run used; shown in the loop's picture."""
+
+    prompts: int
+    demonstrations: int
+    rankings: int
+    comparisons: int
+    episodes: int
+
+
+class _RunKeys(TypedDict):
+    heedful: str
+    seed: int
+    labelers: Literal["simulated", "people"]
+    project: str
+    models: list[Model]
+
+
+class Results(_RunKeys, total=False):
+    """``results.json``. The first five keys are always there; each other section only where it was measured."""
+
+    data: DataCounts
+    preference: Preference
+    ratings: list[Ratings]
+    reward_model: RewardModel
+    prefix: Prefix
+    sft_checkpoints: list[SftCheckpoint]
+    benchmarks: list[Benchmark]
+    alignment_tax: list[AlignmentTax]
+    curves: Curves
+    transcripts: list[Transcript]
+
+
+class StageTime(TypedDict):
+    """Wall-clock seconds of one stage."""
+
+    stage: str
+    seconds: float
+
+
+class Timings(TypedDict):
+    """``timings.json``: what depends on the machine and the day."""
+
+    stages: list[StageTime]
+    total_seconds: float
+    peak_memory_bytes: int
+    machine: str
+
+
+def as_estimate(estimate: statistics.Estimate) -> Estimate:
+    """The JSON form of an estimate; the caller leaves out those with count 0, whose value is NaN."""
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "count": estimate.count}
+
+
+def check_results(value: object, where: str | Path | None = None) -> Results:
+    """Return ``value`` as Results; DataError names every place that does not fit the schema, and unknown models."""
+    results = cast(Results, _checked(value, Results, where))
+    known = {model["name"] for model in results["models"]}
+    unknown = sorted(_mentioned_models(results) - known)
+    if unknown:
+        raise DataError(
+            "the results mention a model that is not in their list of models",
+            expected=f"one of {', '.join(sorted(known))}",
+            got=", ".join(unknown),
+            where=where,
+            next_step="add it to 'models', or correct the name",
+        )
+    return results
+
+
+def check_timings(value: object, where: str | Path | None = None) -> Timings:
+    """Return ``value`` as Timings; DataError as for check_results."""
+    return cast(Timings, _checked(value, Timings, where))
+
+
+def load_results(path: str | Path) -> Results:
+    """Read and check a ``results.json``; MissingError or DataError."""
+    return check_results(_read_json(path), path)
+
+
+def load_timings(path: str | Path) -> Timings:
+    """Read and check a ``timings.json``; MissingError or DataError."""
+    return check_timings(_read_json(path), path)
+
+
+def save_results(path: str | Path, results: Results) -> None:
+    """Write the checked results as JSON that depends on nothing but their values; StorageError if the disk refuses.
+
+    Keys sorted, numbers to six significant digits (far below any interval, above the last bits' noise), ``\\n`` at the end.
+    """
+    _write_json(path, check_results(_plain(results), path))
+
+
+def save_timings(path: str | Path, timings: Timings) -> None:
+    """Write the checked timings beside the results; StorageError if the disk refuses."""
+    _write_json(path, check_timings(_plain(timings), path))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 aside, fsync, rename: a reader sees the old file or the new one, whole.
+
+    A lone surrogate (a model may sample half a character) becomes ``?``, so that no text can stop the writing.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path.name} could not be written",
+            got=str(error),
+            where=path,
+            next_step="free some space or choose another folder, then run the same command again",
+        ) from error
+
+
+def _write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _read_json(path: str | Path) -> object:
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingError(f"there is no {path.name}", where=path, next_step="run `heedful align` to make it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path.name} is not JSON",
+            expected="one JSON object in UTF-8",
+            got=str(error),
+            where=path,
+            next_step="run `heedful align` to write it again",
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: numpy numbers become Python's, floats six significant digits, NaN and infinity null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in cast(Mapping[object, Any], value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in cast(list[Any], value)]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        number = float(value)
+        return float(f"{number:.6g}") if math.isfinite(number) else None
+    return value
+
+
+def _checked(value: object, schema: type, where: str | Path | None) -> object:
+    try:
+        return _CONVERTER.structure(value, schema)
+    except Exception as error:  # cattrs wraps whatever the hooks raise in exception groups
+        problems = transform_error(error, format_exception=_problem)
+        shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
+        raise DataError(
+            f"this is not a valid {schema.__name__} object",
+            expected=f"the schema of heedful.evaluate.results.{schema.__name__}",
+            got="; ".join(shown),
+            where=where,
+            next_step="run `heedful align` to write it again with this version",
+        ) from error
+
+
+def _problem(error: BaseException, _type: object) -> str:
+    if isinstance(error, KeyError):
+        return f"missing key {error}"
+    return str(error) or type(error).__name__
+
+
+def _exactly(name: str, *types: type) -> Callable[[Any, Any], Any]:
+    """A cattrs hook that takes a value as it is or refuses it: "0.5" is not a number and 1.5 is not a count."""
+
+    def structure(value: Any, _type: object) -> Any:
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if isinstance(value, types) and finite and (bool in types or not isinstance(value, bool)):
+            return value
+        raise ValueError(f"expected {name}, got {_shortened(value)}")
+
+    return structure
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _make_converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(str, _exactly("text", str))
+    converter.register_structure_hook(int, _exactly("a whole number", int))
+    converter.register_structure_hook(float, _exactly("a finite number", int, float))
+    converter.register_structure_hook(bool, _exactly("true or false", bool))
+    converter.register_structure_hook(
+        float | None, lambda value, _: None if value is None else converter.structure(value, float)
+    )
+    return converter
+
+
+_CONVERTER = _make_converter()
+
+
+def _mentioned_models(results: Results) -> set[str]:
+    mentioned: set[str] = set()
+    preference = results.get("preference")
+    if preference is not None:
+        mentioned |= {preference["baseline"]}
+        mentioned |= {row["model"] for row in preference["win_rates"]}
+        mentioned |= {name for row in preference["head_to_head"] for name in (row["model"], row["against"])}
+        mentioned |= {row["model"] for row in preference["by_use_case"]}
+    mentioned |= {row["model"] for row in results.get("ratings", [])}
+    mentioned |= {score["model"] for benchmark in results.get("benchmarks", []) for score in benchmark["scores"]}
+    mentioned |= {response["model"] for row in results.get("transcripts", []) for response in row["responses"]}
+    return mentioned

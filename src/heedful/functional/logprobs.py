@@ -1,0 +1,181 @@
+"""Log-probabilities of given tokens, from logits or straight from the final hidden states."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from heedful.functional.masked import at_least_float32
+
+
+def token_logprobs(logits: Float[Tensor, "*tokens vocabulary"], tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens"]:
+    """``log_softmax(logits)[token]`` in nats, softmax in float32 at least.
+
+    ``logits[t]`` must be those that predict ``tokens[t]``: nothing is shifted here.
+    """
+    # Not `logit - logsumexp`, which rounds where logits are large.
+    return torch.log_softmax(at_least_float32(logits), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
+
+
+def chunked_token_logprobs(
+    hidden: Float[Tensor, "tokens width"],
+    unembedding_weight: Float[Tensor, "vocabulary width"],
+    tokens: Int[Tensor, " tokens"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    bias: Float[Tensor, " vocabulary"] | None = None,
+) -> Float[Tensor, " tokens"]:
+    """Log-probability of ``tokens[t]`` under ``softmax((hidden[t] @ weight.T + bias) / temperature)``, nats.
+
+    The [tokens, vocabulary] tensor never exists: ``chunk`` rows of it are made at a time, and made again in the backward
+    pass, so memory is about ``chunk * vocabulary * 4`` bytes (half as much again in bf16, twice with entropy). Gradients
+    flow into hidden, weight and bias.
+
+    Matrix products run in the type of ``hidden`` (under autocast, in autocast's type); softmax, the result and the sum of
+    the weight's gradient over chunks are in float32 at least. Rows of which nothing is wanted (prompts, padding) are best
+    left out by the caller, who thereby saves their cost; a row of NaN spoils the weight's gradient even if its result is
+    masked later.
+    """
+    return _logprobs_and_entropy(hidden, unembedding_weight, bias, tokens, temperature, chunk, False)[0]
+
+
+def chunked_token_logprobs_and_entropy(
+    hidden: Float[Tensor, "tokens width"],
+    unembedding_weight: Float[Tensor, "vocabulary width"],
+    tokens: Int[Tensor, " tokens"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    bias: Float[Tensor, " vocabulary"] | None = None,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """``chunked_token_logprobs`` and the entropy, in nats, of the distribution that each token was chosen from.
+
+    The entropy carries no gradient: PPO only logs it.
+    """
+    return _logprobs_and_entropy(hidden, unembedding_weight, bias, tokens, temperature, chunk, True)
+
+
+def _logprobs_and_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float, chunk: int, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
+    device = hidden.device.type
+    # Autocast's state in the backward pass may be another one: settle the type now.
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        result = cast(Any, _ChunkedLogprobs).apply(
+            hidden, weight, bias, tokens, 1.0 / temperature, chunk, with_entropy, compute
+        )
+    return cast(tuple[Tensor, Tensor], result)
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """Log-probabilities whose backward pass makes the logits again.
+
+    With D = softmax - onehot(token) and s = -grad / temperature: d hidden = s * (D @ W), d W = D.T @ (s * hidden), d bias =
+    D.T @ s. Scaling [chunk, width] by s in place of D keeps the [chunk, vocabulary] tensor to one product and one fused
+    softmax pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        scale: float,
+        chunk: int,
+        with_entropy: bool,
+        compute: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(hidden, weight, bias, tokens)
+        ctx.scale, ctx.chunk, ctx.compute = scale, chunk, compute
+        logits = _ChunkedLogits(hidden, weight, bias, scale, chunk, compute)
+        logprobs = torch.empty(tokens.shape, dtype=logits.statistics_dtype, device=hidden.device)
+        entropies = torch.empty_like(logprobs) if with_entropy else logprobs.new_empty(0)
+        scratch = torch.empty_like(logits.block) if with_entropy else logprobs
+        for start in range(0, len(tokens), chunk):
+            rows = slice(start, min(start + chunk, len(tokens)))
+            block = logits.rows(rows)
+            torch.log_softmax(block, dim=-1, out=block)
+            logprobs[rows] = block.gather(1, tokens[rows, None]).squeeze(1)
+            if with_entropy:
+                probabilities = torch.exp(block, out=scratch[: len(block)])
+                entropies[rows] = -probabilities.mul_(block.clamp_(min=-1e4)).sum(dim=-1)  # 0 * -inf counts 0
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_logprobs: Tensor, _grad_entropies: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, tokens = cast(tuple[Tensor, Tensor, Tensor | None, Tensor], ctx.saved_tensors)
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = _ChunkedLogits(hidden, weight, bias, ctx.scale, ctx.chunk, ctx.compute)
+            accumulate = logits.statistics_dtype
+            grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+            grad_weight = torch.zeros_like(weight, dtype=accumulate) if needs_weight else None
+            product = torch.empty_like(logits.weight) if needs_weight and ctx.compute != accumulate else logits.weight
+            grad_bias = torch.zeros_like(bias, dtype=accumulate) if bias is not None and needs_bias else None
+            for start in range(0, len(tokens), ctx.chunk):
+                rows = slice(start, min(start + ctx.chunk, len(tokens)))
+                block = logits.rows(rows)
+                torch.softmax(block, dim=-1, out=block)
+                block.scatter_add_(1, tokens[rows, None], block.new_full((1, 1), -1.0).expand(len(block), 1))
+                scales = (grad_logprobs[rows] * -ctx.scale).to(accumulate)[:, None]
+                if grad_bias is not None:
+                    grad_bias += (block.T @ scales).squeeze(1)
+                block = logits.in_compute_dtype(block)
+                if grad_hidden is not None:
+                    grad_hidden[rows] = (block @ logits.weight) * scales
+                if grad_weight is not None:
+                    scaled = (hidden[rows] * scales).to(ctx.compute)
+                    if ctx.compute == accumulate:
+                        grad_weight.addmm_(block.T, scaled)
+                    else:
+                        grad_weight += torch.mm(block.T, scaled, out=product)
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+            *(None,) * 5,
+        )
+
+
+class _ChunkedLogits:
+    """Logits of a range of rows, in a buffer that every chunk writes over: fresh pages would cost as much as the product."""
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, chunk: int, compute: torch.dtype
+    ) -> None:
+        self.hidden, self.weight, self.bias, self.scale = hidden.to(compute), weight.to(compute), bias, scale
+        self.statistics_dtype = torch.float32 if compute in (torch.bfloat16, torch.float16) else compute
+        size = (min(chunk, len(hidden)), len(weight))
+        self.product = torch.empty(size, dtype=compute, device=hidden.device)
+        self.block = self.product if compute == self.statistics_dtype else torch.empty_like(self.product, dtype=torch.float32)
+
+    def rows(self, rows: slice) -> Tensor:
+        """Scaled logits [rows, vocabulary] in the statistics' type; valid until the next call."""
+        num_rows = rows.stop - rows.start
+        product, block = self.product[:num_rows], self.block[:num_rows]
+        torch.mm(self.hidden[rows], self.weight.T, out=product)
+        if block is not product:
+            block.copy_(product)
+        if self.bias is not None:
+            block += self.bias
+        if self.scale != 1.0:
+            block *= self.scale
+        return block
+
+    def in_compute_dtype(self, block: Tensor) -> Tensor:
+        """A result of ``rows``, changed in place since, in the matrix products' type."""
+        if self.block is self.product:
+            return block
+        return self.product[: len(block)].copy_(block)

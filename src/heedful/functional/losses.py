@@ -1,0 +1,166 @@
+"""The losses of the three steps: language modelling (SPEC 3.2), ranking (SPEC 3.3), clipped policy and value (SPEC 3.5).
+
+Each loss is a mean, and takes an optional ``normalizer``: the number to divide the sum by in place of the entries at hand.
+Under gradient accumulation pass the whole minibatch's count to every micro-batch; the summed gradients are then those of
+one large batch, however unequally its tokens or prompts are spread. (Averaging the micro-batches' own means is a known
+trap.)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from heedful.functional.masked import at_least_float32, masked_mean, masked_sum, masked_variance
+
+
+class RankingStatistics(NamedTuple):
+    """Counts behind a ranking loss; all without gradient."""
+
+    accuracy: Float[Tensor, ""]
+    """Share of the untied comparisons in which the preferred response has the higher reward; equal rewards count half."""
+    num_comparisons: Int[Tensor, ""]
+    """Untied pairs."""
+    num_prompts: Int[Tensor, ""]
+    """Prompts with at least one untied pair: those that the mean is over."""
+    margin: Float[Tensor, ""]
+    """Mean of preferred minus other reward over the comparisons."""
+
+
+class PolicyStatistics(NamedTuple):
+    """What PPO logs about a policy update: means over the tokens that count, without gradient."""
+
+    clip_fraction: Float[Tensor, ""]
+    """Share of tokens at which the clipped loss is the larger one, so that the token has no gradient."""
+    approximate_kl: Float[Tensor, ""]
+    """``0.5 * mean((logprob - old_logprob)^2)``, nats per token, as lm-human-preferences logs it."""
+    mean_ratio: Float[Tensor, ""]
+    """Mean of pi / pi_old: 1 in the first minibatch after sampling, unless sampling and training compute differently."""
+
+
+class ValueStatistics(NamedTuple):
+    """What PPO logs about a value update: over the tokens that count, without gradient."""
+
+    clip_fraction: Float[Tensor, ""]
+    """Share of tokens at which the clipped error is the larger one."""
+    error: Float[Tensor, ""]
+    """Mean squared error of the unclipped values (no factor 0.5)."""
+    explained_variance: Float[Tensor, ""]
+    """``1 - error / variance(returns)``: 1 perfect, 0 no better than the mean of the returns; 0 where returns do not vary."""
+
+
+def language_model_loss(
+    logprobs: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, normalizer: Tensor | float | None = None
+) -> Float[Tensor, ""]:
+    """Mean negative log-probability, nats per token, of the tokens where ``mask`` is True (SPEC 3.2, 3.6).
+
+    ``logprobs[..., t]`` is the log-probability of the token at hand, already shifted. Divided by the number of True entries
+    or by ``normalizer``. With no True entry the loss and its gradient are 0.
+    """
+    return -_mean(logprobs, mask, normalizer)
+
+
+def ranking_loss(
+    rewards: Float[Tensor, "prompts k"],
+    ranks: Int[Tensor, "prompts k"],
+    mask: Bool[Tensor, "prompts k"],
+    *,
+    normalizer: Tensor | float | None = None,
+) -> tuple[Float[Tensor, ""], RankingStatistics]:
+    """K-way comparison loss of the reward model (SPEC 3.3): for each prompt the mean of ``-log sigmoid(r_w - r_l)``.
+
+    ``rewards[p, i]``: scalar reward of response i to prompt p. ``ranks[p, i]``: its place in a weak order, 1 is best, equal
+    is a tie. ``mask[p, i]``: True for a response, False for padding up to the largest K. The loss of a prompt is the mean
+    over its untied pairs; the result is the mean over the prompts that have any. So every such prompt weighs the same
+    whatever its K, and a prompt with K = 1 or all tied adds nothing to loss, gradient or count. With no comparison at all,
+    loss and gradient are 0.
+
+    SPEC 3.3 writes 1/C(K,2) and says that ties are dropped, not whether they leave the divisor. Without ties the two are the
+    same. With ties we divide by the comparisons that are left: dividing by C(K,2) would make a prompt weigh less the more ties
+    its labeler gave. ``normalizer`` replaces the number of prompts (gradient accumulation).
+    """
+    rewards = torch.where(mask, at_least_float32(rewards), 0.0)
+    preferred = (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
+    differences = rewards[:, :, None] - rewards[:, None, :]
+    comparisons = preferred.sum(dim=(1, 2))
+    prompt_losses = torch.where(preferred, -F.logsigmoid(differences), 0.0).sum(dim=(1, 2)) / comparisons.clamp(min=1)
+    num_prompts = (comparisons > 0).sum()
+    loss = prompt_losses.sum() / (num_prompts.clamp(min=1) if normalizer is None else normalizer)
+    with torch.no_grad():
+        correct = (differences > 0).to(differences.dtype) + 0.5 * (differences == 0).to(differences.dtype)
+        statistics = RankingStatistics(
+            accuracy=masked_mean(correct, preferred),
+            num_comparisons=comparisons.sum(),
+            num_prompts=num_prompts,
+            margin=masked_mean(differences, preferred),
+        )
+    return loss, statistics
+
+
+def clipped_policy_loss(
+    logprobs: Float[Tensor, "*shape"],
+    old_logprobs: Float[Tensor, "*shape"],
+    advantages: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
+    *,
+    clip_ratio: float,
+    normalizer: Tensor | float | None = None,
+) -> tuple[Float[Tensor, ""], PolicyStatistics]:
+    """PPO's clipped surrogate: mean over tokens of ``max(-A * ratio, -A * clip(ratio, 1 - c, 1 + c))`` (SPEC 3.5).
+
+    ``ratio = exp(logprobs - old_logprobs)``; ``old_logprobs`` are those under which the response was sampled. Gradient
+    flows into ``logprobs`` only. ``mask`` is True at response tokens, the end-of-text token included. Source:
+    ``PPOTrainer.loss`` of OpenAI lm-human-preferences, whose responses all have one length; with a mask the mean is over
+    the tokens that are there.
+    """
+    # The gradient of a masked entry is 0 * whatever stands there; it is cut off here, at the only way back to `logprobs`.
+    log_ratio = torch.where(mask, at_least_float32(logprobs) - at_least_float32(old_logprobs).detach(), 0.0)
+    advantages = at_least_float32(advantages).detach()
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1.0 - clip_ratio, 1.0 + clip_ratio)
+    loss = _mean(torch.maximum(unclipped, clipped), mask, normalizer)
+    with torch.no_grad():
+        statistics = PolicyStatistics(
+            clip_fraction=masked_mean((clipped > unclipped).to(ratio.dtype), mask),
+            approximate_kl=0.5 * masked_mean(log_ratio.square(), mask),
+            mean_ratio=masked_mean(ratio, mask),
+        )
+    return loss, statistics
+
+
+def clipped_value_loss(
+    values: Float[Tensor, "*shape"],
+    old_values: Float[Tensor, "*shape"],
+    returns: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
+    *,
+    clip_range: float,
+    normalizer: Tensor | float | None = None,
+) -> tuple[Float[Tensor, ""], ValueStatistics]:
+    """Half the mean over tokens of ``max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)`` (SPEC 3.5).
+
+    Gradient flows into ``values`` only. ``mask`` is the policy loss's: values belong to the positions that *choose* the
+    response's tokens. Source: ``PPOTrainer.loss`` of OpenAI lm-human-preferences.
+    """
+    values = torch.where(mask, at_least_float32(values), 0.0)  # as above: stops gradients of masked entries
+    old_values, returns = at_least_float32(old_values).detach(), at_least_float32(returns).detach()
+    clipped_values = torch.clamp(values, old_values - clip_range, old_values + clip_range)
+    unclipped, clipped = (values - returns).square(), (clipped_values - returns).square()
+    loss = 0.5 * _mean(torch.maximum(unclipped, clipped), mask, normalizer)
+    with torch.no_grad():
+        error, variance = masked_mean(unclipped, mask), masked_variance(returns, mask)
+        statistics = ValueStatistics(
+            clip_fraction=masked_mean((clipped > unclipped).to(values.dtype), mask),
+            error=error,
+            explained_variance=torch.where(variance > 0, 1.0 - error / variance, 0.0),
+        )
+    return loss, statistics
+
+
+def _mean(values: Tensor, mask: Tensor, normalizer: Tensor | float | None) -> Tensor:
+    return masked_mean(values, mask) if normalizer is None else masked_sum(values, mask) / normalizer

@@ -1,0 +1,49 @@
+"""Hugging Face causal language models, fed without padding: loading, heads, batch layouts, precision and generation."""
+
+from heedful.model.allocator import keep_large_temporaries
+from heedful.model.attention import use_heedful_attention
+from heedful.model.dropout import set_residual_dropout
+from heedful.model.engine import Generation, Sampling, generate, request_seeds
+from heedful.model.layouts import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
+from heedful.model.loading import (
+    check_tokenizer,
+    load_causal_model,
+    load_scalar_model,
+    load_tokenizer,
+    save_model,
+    scalar_head,
+    scalar_model_from_causal,
+    scalar_offset,
+    shift_scalar_model,
+    unembedding,
+)
+from heedful.model.precision import MasterWeights, Precision, frozen, update_average
+
+__all__ = [
+    "Generation",
+    "MasterWeights",
+    "PackedBatch",
+    "Precision",
+    "Sampling",
+    "check_tokenizer",
+    "frozen",
+    "generate",
+    "keep_large_temporaries",
+    "load_causal_model",
+    "load_scalar_model",
+    "load_tokenizer",
+    "pack",
+    "pack_documents",
+    "pack_shared",
+    "packed_hidden",
+    "request_seeds",
+    "save_model",
+    "scalar_head",
+    "scalar_model_from_causal",
+    "scalar_offset",
+    "set_residual_dropout",
+    "shift_scalar_model",
+    "unembedding",
+    "update_average",
+    "use_heedful_attention",
+]

@@ -1,0 +1,23 @@
+"""Keep large temporaries inside the process: returning them to the system at every step halves CPU training speed."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+# Parameters of glibc's mallopt(3), from <malloc.h>.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+
+def keep_large_temporaries() -> bool:
+    """Tell glibc to serve large blocks from the heap and never to give the heap's top back; True where it took effect.
+
+    Each training step allocates and frees the same tensors of several megabytes. By default glibc maps and unmaps them, so that
+    every page is touched for the first time again at each step. Other C libraries (musl, macOS) are left as they are.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    largest = 2**31 - 1
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, largest))

@@ -1,0 +1,147 @@
+"""Attention over padding-free rows: one function, registered with transformers as ``"heedful"``.
+
+A model that runs with it is fed one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several responses,
+and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no padding and no
+prompt twice. The layouts are built in :mod:`heedful.model.layouts`; the engine's cached decoding has its own in
+:mod:`heedful.model.engine`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+ATTENTION_NAME = "heedful"
+# Up to this many keys the score matrix is small enough that two batched products beat the blocked kernel (on CPU by 5x).
+_LARGEST_EXPLICIT_BLOCK = 512
+
+
+class Layout(Protocol):
+    """Says how the tokens of a row attend to each other."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """[tokens, heads, head width] for query, [tokens, key heads, head width] for key and value -> like query."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBlock:
+    """A dense batch of attention problems cut from a row; padding exists only here.
+
+    query_index: [blocks, queries] positions in the row (padding repeats position 0; its output is never read).
+    key_index: [blocks, keys] likewise (padding is masked out).
+    mask: [blocks or 1, 1, queries, keys], True where a query sees a key.
+    """
+
+    query_index: Tensor
+    key_index: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> AttentionBlock:
+        return AttentionBlock(self.query_index.to(device), self.key_index.to(device), self.mask.to(device))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Rows [tokens, heads, width] -> flattened block outputs [blocks * queries, heads, width]."""
+        blocks, queries = self.query_index.shape
+        keys = self.key_index.shape[1]
+        query_rows = _gather(query, self.query_index)
+        key_rows, value_rows = _gather(key, self.key_index), _gather(value, self.key_index)
+        if key_rows.shape[1] != query_rows.shape[1]:  # grouped-query attention: several query heads share a key head
+            repeats = query_rows.shape[1] // key_rows.shape[1]
+            key_rows, value_rows = key_rows.repeat_interleave(repeats, 1), value_rows.repeat_interleave(repeats, 1)
+        if keys <= _LARGEST_EXPLICIT_BLOCK and query.device.type == "cpu":
+            output = cast(Tensor, _ExplicitAttention.apply(query_rows, key_rows, value_rows, self.mask, scaling))
+        else:
+            output = F.scaled_dot_product_attention(query_rows, key_rows, value_rows, attn_mask=self.mask, scale=scaling)
+        return output.transpose(1, 2).reshape(blocks * queries, *query.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs."""
+
+    blocks: tuple[AttentionBlock, ...]
+    output_index: Tensor
+
+    def to(self, device: torch.device | str) -> BlockLayout:
+        return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device))
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        del layer
+        outputs = [block.attend(query, key, value, scaling) for block in self.blocks]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).index_select(0, self.output_index)
+
+
+class _ExplicitAttention(torch.autograd.Function):
+    """softmax(scaling * Q K' + mask) V with as few passes over the score matrix as possible.
+
+    The softmax is taken in fp32: more exact than bf16's, and on CPU faster than torch's bf16 softmax of short rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+        additive = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+        additive.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
+        query = query * scaling
+        scores = torch.matmul(query, key.transpose(-1, -2)).add_(additive).float()
+        weights = torch.softmax(scores, -1, out=scores).to(query.dtype)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.scaling = scaling
+        return torch.matmul(weights, value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, weights = ctx.saved_tensors
+        gradient = gradients[0]
+        value_gradient = torch.matmul(weights.transpose(-1, -2), gradient)
+        weight_gradient = torch.matmul(gradient, value.transpose(-1, -2))
+        score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype)
+        query_gradient = torch.matmul(score_gradient, key).mul_(ctx.scaling)
+        key_gradient = torch.matmul(score_gradient.transpose(-1, -2), query)
+        return query_gradient, key_gradient, value_gradient, None, None
+
+
+def _gather(rows: Tensor, index: Tensor) -> Tensor:
+    """[tokens, heads, width], [blocks, length] -> [blocks, heads, length, width]."""
+    return rows.index_select(0, index.reshape(-1)).view(*index.shape, *rows.shape[1:]).transpose(1, 2)
+
+
+def _heedful_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: [1, heads, tokens, width] in, [1, tokens, heads, width] out.
+
+    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2).
+    """
+    del attention_mask, dropout
+    if layout is None:
+        raise ValueError(
+            "a model with heedful attention was called without a layout; call heedful.model.packed_hidden(model, batch), "
+            "or model.set_attn_implementation('sdpa') to use it as a plain transformers model"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
+    layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
+    return layout.attend(layer, rows[0], rows[1], rows[2], scale).unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION_NAME, _heedful_attention)
+
+
+def use_heedful_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """Switch a loaded model to the registered attention function (in place; returned for chaining)."""
+    model.set_attn_implementation(ATTENTION_NAME)
+    return model

@@ -1,0 +1,216 @@
+"""Padding-free batches: many sequences in one row, and a prompt computed once for its K responses.
+
+Both give the same hidden states as one forward pass per sequence (tests/model/test_layouts.py); neither computes a padding token
+outside attention. A prompt of length P with K responses of length R costs P + K*R tokens instead of K*(P + R).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from heedful.model.attention import AttentionBlock, BlockLayout
+
+# Sequences are sorted by length and cut into blocks such that padding inside a block stays under this share.
+_LARGEST_PADDING = 0.25
+_SMALLEST_BLOCK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """One row of tokens and everything needed to read predictions from it.
+
+    tokens, positions: [tokens] token ids, and each token's position in its own sequence (what the model's position ids are).
+    layout: who attends to whom.
+    predict_from: [targets] index in the row of the token whose hidden state predicts the target.
+    targets: [targets] token ids of all response tokens, sequence after sequence.
+    row, column: [targets] the sequence a target belongs to, and its place in that sequence's response.
+    last: [sequences] index in the row of each sequence's last token (where a reward is read).
+    lengths: [sequences] number of response tokens.
+    group: [sequences] index of the prompt that the sequence answers (0..sequences-1 where prompts are not shared).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    layout: BlockLayout
+    predict_from: Tensor
+    targets: Tensor
+    row: Tensor
+    column: Tensor
+    last: Tensor
+    lengths: Tensor
+    group: Tensor
+
+    @property
+    def num_sequences(self) -> int:
+        return self.last.shape[0]
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The batch with all its tensors on a device (itself where they are there already)."""
+        if self.tokens.device == torch.device(device):
+            return self
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        return PackedBatch(**moved)
+
+    def pad(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """[targets] -> right-padded [sequences, longest response]."""
+        padded = values.new_full((self.num_sequences, int(self.lengths.max())), fill)
+        return padded.index_put((self.row, self.column), values)
+
+    def mask(self) -> Tensor:
+        """[sequences, longest response], True where there is a response token."""
+        longest = int(self.lengths.max())
+        return torch.arange(longest, device=self.lengths.device) < self.lengths[:, None]
+
+
+def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> PackedBatch:
+    """One sequence per (prompt, response) in a single row; a prompt that occurs twice is computed twice.
+
+    Raises ValueError where a prompt or a response is empty (the caller decides what an empty response means: SPEC is silent;
+    Heedful's training loops append end-of-text, so it never is).
+    """
+    return pack_shared(prompts, [[response] for response in responses])
+
+
+def pack_documents(documents: Sequence[Sequence[int]]) -> PackedBatch:
+    """Language modelling: every token but a document's first is a target. Documents need at least two tokens."""
+    return pack([document[:1] for document in documents], [document[1:] for document in documents])
+
+
+def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> PackedBatch:
+    """Each prompt once, followed by its K responses, which see the prompt and themselves but not each other (SPEC 3.3).
+
+    prompts: [groups] token ids. responses: [groups][K of that group] token ids.
+    """
+    if not prompts or len(prompts) != len(responses):
+        raise ValueError(f"expected as many lists of responses as prompts, at least one; got {len(responses)} and {len(prompts)}")
+    prompt_lengths = np.array([len(prompt) for prompt in prompts])
+    counts = np.array([len(group) for group in responses])
+    flat = [response for group in responses for response in group]
+    lengths = np.array([len(response) for response in flat])
+    if prompt_lengths.min() < 1 or counts.min() < 1 or lengths.min() < 1:
+        raise ValueError("a prompt, a list of responses or a response is empty")
+
+    group = np.repeat(np.arange(len(prompts)), counts)
+    # Row order: prompt 0, its responses, prompt 1, its responses ...
+    group_sizes = prompt_lengths + np.bincount(group, weights=lengths, minlength=len(prompts)).astype(np.int64)
+    prompt_start = np.cumsum(group_sizes) - group_sizes
+    before = np.cumsum(lengths) - lengths  # response tokens before each response, over the whole batch
+    first_of_group = np.cumsum(counts) - counts
+    start = prompt_start[group] + prompt_lengths[group] + before - before[first_of_group][group]
+    last = start + lengths - 1
+
+    tokens = np.concatenate([np.concatenate([prompt, *group_]) for prompt, group_ in zip(prompts, responses, strict=True)])
+    row = np.repeat(np.arange(len(flat)), lengths)
+    column = np.arange(int(lengths.sum())) - before[row]
+    target_index = start[row] + column
+    prompt_row = np.repeat(np.arange(len(prompts)), prompt_lengths)
+    prompt_column = np.arange(int(prompt_lengths.sum())) - (np.cumsum(prompt_lengths) - prompt_lengths)[prompt_row]
+    positions = np.empty(len(tokens), dtype=np.int64)
+    positions[prompt_start[prompt_row] + prompt_column] = prompt_column
+    positions[target_index] = prompt_lengths[group[row]] + column
+    predict_from = np.where(column == 0, (prompt_start + prompt_lengths - 1)[group[row]], target_index - 1)
+
+    if counts.max() == 1:  # nothing to share: prompt and response are one contiguous causal sequence
+        layout = _packed_layout(len(tokens), prompt_start, group_sizes)
+    else:
+        layout = _shared_layout(len(tokens), prompt_start, prompt_lengths, start, lengths, group)
+    return PackedBatch(
+        tokens=torch.from_numpy(tokens.astype(np.int64)),
+        positions=torch.from_numpy(positions),
+        layout=layout,
+        predict_from=torch.from_numpy(predict_from),
+        targets=torch.from_numpy(tokens[target_index].astype(np.int64)),
+        row=torch.from_numpy(row),
+        column=torch.from_numpy(column),
+        last=torch.from_numpy(last),
+        lengths=torch.from_numpy(lengths),
+        group=torch.from_numpy(group),
+    )
+
+
+def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """Final hidden states [tokens, width] of a row, from any model switched to heedful attention."""
+    output = model.base_model(
+        input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=batch.layout
+    )
+    return output.last_hidden_state[0]
+
+
+def _packed_layout(num_tokens: int, start: np.ndarray, lengths: np.ndarray) -> BlockLayout:
+    output_index = np.empty(num_tokens, dtype=np.int64)
+    blocks: list[AttentionBlock] = []
+    offset = 0
+    for members in _buckets(lengths):
+        longest = int(lengths[members].max())
+        index, real = _ranges(start[members], lengths[members], longest)
+        blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
+        output_index[index[real]] = offset + np.flatnonzero(real)
+        offset += real.size
+    return BlockLayout(tuple(blocks), torch.from_numpy(output_index))
+
+
+def _shared_layout(
+    num_tokens: int,
+    prompt_start: np.ndarray,
+    prompt_lengths: np.ndarray,
+    start: np.ndarray,
+    lengths: np.ndarray,
+    group: np.ndarray,
+) -> BlockLayout:
+    output_index = np.empty(num_tokens, dtype=np.int64)
+    blocks: list[AttentionBlock] = []
+    offset = 0
+    for members in _buckets(prompt_lengths):
+        longest = int(prompt_lengths[members].max())
+        index, real = _ranges(prompt_start[members], prompt_lengths[members], longest)
+        blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
+        output_index[index[real]] = offset + np.flatnonzero(real)
+        offset += real.size
+    for members in _buckets(prompt_lengths[group] + lengths):
+        longest = int(lengths[members].max())
+        longest_prompt = int(prompt_lengths[group[members]].max())
+        own, real = _ranges(start[members], lengths[members], longest)
+        prompt, prompt_real = _ranges(prompt_start[group[members]], prompt_lengths[group[members]], longest_prompt)
+        mask = torch.cat(
+            [
+                torch.from_numpy(prompt_real)[:, None, None, :].expand(-1, 1, longest, -1),
+                _causal(longest).expand(len(members), 1, -1, -1),
+            ],
+            dim=-1,
+        )
+        keys = torch.from_numpy(np.concatenate([prompt, own], axis=1))
+        blocks.append(AttentionBlock(torch.from_numpy(own), keys, mask))
+        output_index[own[real]] = offset + np.flatnonzero(real)
+        offset += real.size
+    return BlockLayout(tuple(blocks), torch.from_numpy(output_index))
+
+
+def _causal(length: int) -> Tensor:
+    """Right padding needs no mask of its own: under a causal mask no real query sees a key after itself."""
+    return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+
+
+def _ranges(start: np.ndarray, lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row positions [n, longest] of n ranges, 0 where padded, and [n, longest] True where real."""
+    offsets = np.arange(longest)
+    real = offsets < lengths[:, None]
+    return np.where(real, start[:, None] + offsets, 0).astype(np.int64), real
+
+
+def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
+    """Indices grouped such that similar lengths share a block: little padding, few blocks."""
+    order = np.argsort(-lengths, kind="stable")
+    buckets: list[np.ndarray] = []
+    first = 0
+    for i in range(1, len(order) + 1):
+        at_end = i == len(order)
+        if at_end or (i - first >= _SMALLEST_BLOCK and lengths[order[i]] < (1 - 2 * _LARGEST_PADDING) * lengths[order[first]]):
+            buckets.append(order[first:i])
+            first = i
+    return buckets

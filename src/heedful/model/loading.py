@@ -1,0 +1,272 @@
+"""Load and save any Hugging Face causal language model, its tokenizer, and the scalar models made from it.
+
+Everything is written in Hugging Face format and loads in plain transformers with the same logits; a reward model is an
+``AutoModelForSequenceClassification`` with one label. Folders are written aside and renamed, so a kill or a full disk never leaves
+half a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from heedful.errors import HeedfulError, MissingError, ModelError, StorageError
+from heedful.model.attention import use_heedful_attention
+
+_OFFSET_KEY = "heedful_reward_offset"
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model. Raises MissingError, ModelError (no end-of-text token)."""
+    folder = _model_folder(path)
+    try:
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            "the tokenizer cannot be loaded",
+            expected="tokenizer files that transformers' AutoTokenizer reads",
+            got=str(error).splitlines()[0],
+            where=folder,
+            next_step="save the tokenizer beside the model: tokenizer.save_pretrained(FOLDER)",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer has no end-of-text token",
+            expected="eos_token set in tokenizer_config.json: responses end with it",
+            got="none",
+            where=folder,
+            next_step='set it, for example tokenizer.eos_token = "<|endoftext|>", and save the tokenizer again',
+        )
+    return tokenizer
+
+
+def load_causal_model(path: str | Path) -> PreTrainedModel:
+    """A causal language model in fp32 with Heedful's attention. Raises MissingError, ModelError."""
+    model = _load(path, AutoModelForCausalLM.from_pretrained, "a causal language model")
+    return use_heedful_attention(model)
+
+
+def load_scalar_model(path: str | Path) -> PreTrainedModel:
+    """A reward or value model (one label) in fp32 with Heedful's attention. Raises MissingError, ModelError."""
+    model = _load(path, AutoModelForSequenceClassification.from_pretrained, "a sequence classification model")
+    if model.config.num_labels != 1:
+        raise ModelError(
+            "this is not a reward model",
+            expected="a sequence classification model with one label",
+            got=f"{model.config.num_labels} labels",
+            where=path,
+            next_step="train one with `heedful reward`",
+        )
+    return use_heedful_attention(model)
+
+
+def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None, eos_token_id: int) -> PreTrainedModel:
+    """The model with its unembedding replaced by a projection to one scalar (SPEC 3.3), fp32.
+
+    The projection starts at N(0, 1/(width+1)), as in OpenAI's lm-human-preferences. Hugging Face's classes read the score at the
+    last token that is not padding: a padding token that equals end-of-text would move it by one, so such a one is left unset.
+    """
+    config = AutoConfig.for_model(**{**model.config.to_dict(), "num_labels": 1})
+    config.num_labels = 1
+    config.pad_token_id = None if pad_token_id == eos_token_id else pad_token_id
+    config.problem_type = "regression"
+    scalar = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+    with torch.no_grad():
+        missing, unexpected = scalar.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
+        if missing or unexpected:
+            raise ModelError(
+                "the model's body does not fit its sequence classification class",
+                expected="the same parameters in both",
+                got=f"missing {missing[:3]}, unexpected {unexpected[:3]}",
+                next_step="use an architecture for which transformers has a ForSequenceClassification class with the same body",
+            )
+        head = scalar_head(scalar)
+        head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
+    return use_heedful_attention(scalar)
+
+
+def scalar_head(model: PreTrainedModel) -> torch.nn.Linear:
+    """The projection to one scalar. Raises ModelError where the class keeps it under another name."""
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear) or head.out_features != 1:
+        raise ModelError(
+            "the model has no scalar head",
+            expected="a linear layer `score` with one output",
+            got=type(model).__name__,
+            next_step="use an architecture whose ForSequenceClassification class has one",
+        )
+    return head
+
+
+def shift_scalar_model(model: PreTrainedModel, shift: float) -> None:
+    """Add a constant to all the model's scores, in place (SPEC 3.3: the bias that puts demonstrations at mean reward 0).
+
+    Hugging Face's heads have no bias. Where the final norm has one (GPT-2, OPT, GPT-NeoX) the constant is folded into it, along the
+    head's own direction, so plain transformers gives the shifted scores too. Elsewhere it is kept in the configuration as
+    ``heedful_reward_offset`` and plain transformers' scores differ from ours by that constant.
+    """
+    head = scalar_head(model)
+    norm = _final_norm_bias(model)
+    with torch.no_grad():
+        if head.bias is not None:
+            head.bias.add_(shift)
+        elif norm is not None:
+            direction = head.weight[0]
+            norm.add_(direction * (shift / direction.square().sum()))
+        else:
+            setattr(model.config, _OFFSET_KEY, scalar_offset(model) + shift)
+
+
+def scalar_offset(model: PreTrainedModel) -> float:
+    """The constant to add to the head's output (0 wherever it could be folded into the weights)."""
+    return float(getattr(model.config, _OFFSET_KEY, 0.0))
+
+
+def unembedding(model: PreTrainedModel) -> torch.Tensor:
+    """[vocabulary, width] weights of the language-model head."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError("the model has no language-model head", expected="a causal language model", got=type(model).__name__)
+    return cast(torch.Tensor, head.weight)
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | Path) -> None:
+    """Refuse a tokenizer that can produce ids which the model does not have. Raises ModelError."""
+    rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            "the tokenizer does not match the model",
+            expected=f"at most {rows} tokens (rows of the model's embedding)",
+            got=f"{len(tokenizer)} tokens",
+            where=where,
+            next_step="use the tokenizer that the model was trained with, or resize the model's embeddings",
+        )
+    if model.config.eos_token_id not in (None, tokenizer.eos_token_id) and (
+        not isinstance(model.config.eos_token_id, list) or tokenizer.eos_token_id not in model.config.eos_token_id
+    ):
+        raise ModelError(
+            "the tokenizer does not match the model",
+            expected=f"end-of-text token {model.config.eos_token_id} (the model's configuration)",
+            got=f"{tokenizer.eos_token_id} ({tokenizer.eos_token!r})",
+            where=where,
+            next_step="use the tokenizer that the model was trained with",
+        )
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
+    """Write model and tokenizer to a folder in Hugging Face format: all of it or nothing. Raises StorageError."""
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    write_folder(Path(path), write)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a new folder beside ``path``, fsync all of it, and put it in place of ``path`` by renaming.
+
+    Raises StorageError on a full or failing disk; then nothing new is left and an old ``path`` is untouched.
+    """
+    aside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        aside.chmod(0o755)
+        write(aside)
+        for file in aside.rglob("*"):
+            _fsync(file)
+        _fsync(aside)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+            os.rename(path, old / path.name)
+            os.rename(aside, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(aside, path)
+        _fsync(path.parent)
+    except BaseException as error:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        # safetensors and torch wrap the operating system's error in their own classes.
+        if isinstance(error, OSError) or "space" in str(error).lower() or "i/o error" in str(error).lower():
+            raise StorageError(
+                "the disk refused to write",
+                expected="room for the whole folder",
+                got=str(error),
+                where=path,
+                next_step="free some space and run the same command again: the last checkpoint is untouched",
+            ) from error
+        raise
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file. Raises MissingError, HeedfulError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingError("a file is missing", expected="a JSON file", got="nothing", where=path) from error
+    except json.JSONDecodeError as error:
+        raise HeedfulError("a file is damaged", expected="JSON", got=str(error), where=path) from error
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _final_norm_bias(model: PreTrainedModel) -> torch.Tensor | None:
+    """The bias of the norm right before the head, where there is one."""
+    for name in ("ln_f", "final_layer_norm", "norm"):
+        for body in (model.base_model, getattr(model.base_model, "decoder", None)):
+            norm = getattr(body, name, None)
+            if norm is not None:
+                return getattr(norm, "bias", None)
+    return None
+
+
+def _model_folder(path: str | Path) -> Path:
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise MissingError(
+            "there is no model here",
+            expected="a folder in Hugging Face format with config.json",
+            got="no such folder" if not folder.exists() else "no config.json in it",
+            where=folder,
+            next_step="give the path of a downloaded model (Heedful never downloads one by itself)",
+        )
+    return folder
+
+
+def _load(path: str | Path, load: Callable[..., object], kind: str) -> PreTrainedModel:
+    folder = _model_folder(path)
+    try:
+        model = cast(PreTrainedModel, load(folder, dtype=torch.float32, local_files_only=True))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"the model cannot be loaded as {kind}",
+            expected="weights and a configuration that transformers reads",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            where=folder,
+            next_step="check the folder: load it in plain transformers",
+        ) from error
+    model.eval()
+    return model

@@ -1,0 +1,65 @@
+"""fp32 master weights with a compute copy in bf16 (SPEC 3.1; the paper used fp16)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class MasterWeights:
+    """A model held twice: ``master`` in fp32 (what is optimised and saved) and ``compute`` (what runs forward and backward).
+
+    Gradients are added up in fp32 on the master as soon as each parameter's is ready, so accumulating several backward passes (SPEC
+    3.6) loses nothing to bf16. In float32 both are the same module.
+    """
+
+    def __init__(self, master: PreTrainedModel, precision: Precision) -> None:
+        self.master = master
+        self.precision: Precision = precision
+        if precision == "float32":
+            self.compute = master
+            return
+        self.compute = copy.deepcopy(master).to(torch.bfloat16)
+        for master_parameter, parameter in zip(master.parameters(), self.compute.parameters(), strict=True):
+            parameter.register_post_accumulate_grad_hook(_move_gradient_to(master_parameter))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the master weights to the compute copy: call it after each optimiser step."""
+        if self.compute is not self.master:
+            torch._foreach_copy_(list(self.compute.parameters()), list(self.master.parameters()))
+
+    def train(self, mode: bool = True) -> None:
+        self.compute.train(mode)
+
+
+def frozen(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
+    """The model for inference only, cast in place to the compute type."""
+    model.requires_grad_(False)
+    model.eval()
+    return model.to(torch.bfloat16) if precision == "bfloat16" else model
+
+
+def _move_gradient_to(master: torch.nn.Parameter):
+    def move(parameter: Tensor) -> None:
+        if parameter.grad is None:
+            return
+        if master.grad is None:
+            master.grad = parameter.grad.to(master.dtype)
+        else:
+            master.grad.add_(parameter.grad)
+        parameter.grad = None
+
+    return move
+
+
+@torch.no_grad()
+def update_average(average: PreTrainedModel, master: PreTrainedModel, decay: float) -> None:
+    """Exponential moving average of weights: average <- decay * average + (1 - decay) * master (SPEC 3.5: 0.992)."""
+    torch._foreach_lerp_(list(average.parameters()), list(master.parameters()), 1.0 - decay)

@@ -1,0 +1,139 @@
+"""Estimates with their uncertainty: Wilson's interval for independent outcomes, a bootstrap over clusters for the rest.
+
+A cluster is whatever was drawn at random, here a prompt: its comparisons resemble each other, and treating them as independent
+makes intervals too narrow. Every bootstrap has a fixed seed, so that the same data give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from heedful.errors import DataError
+
+Numbers = Sequence[float] | npt.NDArray[np.floating] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
+Labels = Sequence[str] | Sequence[int] | npt.NDArray[np.str_] | npt.NDArray[np.integer]
+
+_BLOCK = 2**22
+"""Indices drawn at a time: bounds the bootstrap's memory to about 100 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and how sure we are of it. With ``count`` 0 all the others are NaN."""
+
+    value: float
+    low: float
+    """Lower end of the interval, 95 % unless asked otherwise."""
+    high: float
+    count: int
+    """Observations behind ``value`` (comparisons, not prompts)."""
+    standard_error: float
+    """In the unit of ``value``; NaN where it cannot be known (one cluster)."""
+
+
+def wilson(successes: float, count: int, *, confidence: float = 0.95) -> Estimate:
+    """Share ``successes / count`` with Wilson's score interval (Wilson 1927), for independent outcomes.
+
+    ``successes`` may hold halves (ties): the interval is then a little too wide, never too narrow.
+    """
+    if not 0 <= successes <= count:
+        raise DataError("not a share", expected=f"successes from 0 to {count}", got=str(successes))
+    if count == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, math.nan)
+    share, z = successes / count, float(ndtri(0.5 + confidence / 2))
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half_width = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    low = 0.0 if successes == 0 else centre - half_width
+    high = 1.0 if successes == count else centre + half_width
+    return Estimate(share, low, high, count, math.sqrt(share * (1 - share) / count))
+
+
+def bootstrap_ratio(
+    numerators: Numbers,
+    denominators: Numbers,
+    clusters: Labels | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """``sum(numerators) / sum(denominators)`` with a percentile bootstrap interval over clusters.
+
+    ``clusters[i]`` says to which cluster row i belongs; without it each row is its own. ``denominators`` are the
+    observations behind each row; rows with 0 are left out. With a single cluster the interval and the standard error are
+    NaN. With few clusters (under about 20) percentile intervals are somewhat too narrow.
+    """
+    tops, bottoms = _cluster_sums(numerators, denominators, clusters)
+    count = round(float(bottoms.sum()))
+    if count == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, math.nan)
+    value = float(tops.sum() / bottoms.sum())
+    if len(tops) == 1:
+        return Estimate(value, math.nan, math.nan, count, math.nan)
+    generator = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    block = max(1, _BLOCK // len(tops))
+    for start in range(0, resamples, block):
+        drawn = generator.integers(len(tops), size=(min(block, resamples - start), len(tops)))
+        ratios[start : start + len(drawn)] = tops[drawn].sum(axis=1) / bottoms[drawn].sum(axis=1)
+    low, high = np.quantile(ratios, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Estimate(value, float(low), float(high), count, float(ratios.std(ddof=1)))
+
+
+def bootstrap_mean(
+    values: Numbers,
+    clusters: Labels | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of ``values`` with a percentile bootstrap interval over clusters; see ``bootstrap_ratio``."""
+    return bootstrap_ratio(values, np.ones(len(values)), clusters, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def proportion(
+    successes: Numbers,
+    clusters: Labels | None = None,
+    *,
+    trials: Numbers | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Share of successes: Wilson's interval where outcomes are independent, the bootstrap over clusters where they are not.
+
+    ``successes[i]`` out of ``trials[i]`` (1 where not given); halves are allowed. Without ``clusters``, or where each holds
+    one trial, outcomes are taken as independent. Where all clusters have the same share (all won, or a single cluster) the
+    bootstrap would give an interval of width 0; Wilson's with as many trials as there are clusters takes its place.
+    """
+    trials = np.ones(len(successes)) if trials is None else trials
+    wins, counts = _cluster_sums(successes, trials, clusters)
+    if clusters is None or bool((counts == 1).all()):
+        return wilson(float(wins.sum()), round(float(counts.sum())), confidence=confidence)
+    estimate = bootstrap_ratio(successes, trials, clusters, confidence=confidence, resamples=resamples, seed=seed)
+    if estimate.count and bool(np.ptp(wins / counts) < 1e-12):
+        by_cluster = wilson(estimate.value * len(wins), len(wins), confidence=confidence)
+        return Estimate(estimate.value, by_cluster.low, by_cluster.high, estimate.count, estimate.standard_error)
+    return estimate
+
+
+def _cluster_sums(
+    numerators: Numbers, denominators: Numbers, clusters: Labels | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Both summed within each cluster, clusters without observations left out."""
+    tops, bottoms = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    lengths = [len(tops), len(bottoms), *([] if clusters is None else [len(clusters)])]
+    if len(set(lengths)) > 1:
+        raise DataError("columns do not match", expected="as many entries in each", got=" and ".join(map(str, lengths)))
+    if clusters is not None and len(tops):
+        _, index = np.unique(np.asarray(clusters), return_inverse=True)
+        tops = np.bincount(index, weights=tops).astype(np.float64)
+        bottoms = np.bincount(index, weights=bottoms).astype(np.float64)
+    return tops[bottoms > 0], bottoms[bottoms > 0]

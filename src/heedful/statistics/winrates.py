@@ -1,0 +1,35 @@
+"""Win rates of a model against a fixed baseline (SPEC 4.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from heedful.errors import DataError
+from heedful.statistics.intervals import Estimate, Labels, Numbers, bootstrap_mean, proportion
+
+
+def win_rate(outcomes: Numbers, clusters: Labels | None = None, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean of ``outcomes`` (1 the model is preferred, 0.5 tie, 0 the baseline is) with its interval.
+
+    ``clusters``: the prompt id of each comparison, where several labelers (or several samples) judge one prompt; the
+    interval is then a bootstrap over prompts. Without it, or with one comparison per prompt, it is Wilson's. Each
+    comparison weighs the same. The paper does not say how its intervals were made.
+    """
+    values = np.asarray(outcomes, dtype=np.float64)
+    wrong = values[~np.isin(values, (0.0, 0.5, 1.0))]
+    if len(wrong):
+        raise DataError("not an outcome of a comparison", expected="1, 0.5 (tie) or 0", got=str(wrong[0]))
+    return proportion(values, clusters, confidence=confidence, seed=seed)
+
+
+def paired_difference(
+    first: Numbers, second: Numbers, clusters: Labels | None = None, *, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean of ``first - second``, entry by entry, with a bootstrap interval over clusters (each entry its own where not given).
+
+    For two models measured on the same prompts: their difference is known better than the two numbers' intervals suggest.
+    """
+    if len(first) != len(second):
+        raise DataError("not pairs", expected="as many entries in both", got=f"{len(first)} and {len(second)}")
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    return bootstrap_mean(differences, clusters, confidence=confidence, seed=seed)

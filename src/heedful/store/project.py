@@ -1,0 +1,165 @@
+"""A project: a folder with ``heedful.toml``, ``data/`` (records), ``runs/`` (what training made), ``tasks/`` (for labelers)."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from heedful.errors import ConfigError, MissingError, StorageError
+from heedful.store.files import write_atomically
+from heedful.store.structure import from_mapping
+
+CONFIG_FILE = "heedful.toml"
+
+TEMPLATE = """\
+# A Heedful project. Every value that is not here has its default; an unknown key is an error.
+
+[project]
+name = {name}
+
+# The pretrained model to align: a folder or name that transformers' AutoModelForCausalLM loads.
+base_model = {base_model}
+
+# A folder of plain text (.txt, .jsonl) like the text the base model was pretrained on: mixed into PPO (PPO-ptx), it keeps
+# the model from unlearning what it knew. Relative to this file.
+pretraining_text = "data/pretraining"
+"""
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectSection:
+    """The table ``[project]`` of ``heedful.toml``."""
+
+    name: str
+    """What the project is called in reports."""
+    base_model: str
+    """Folder (relative to the project, or absolute) or name of the pretrained model."""
+    pretraining_text: str = "data/pretraining"
+    """Folder of pretraining text, relative to the project."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A project's folder and its settings."""
+
+    folder: Path
+    name: str
+    base_model: str
+    pretraining_text: Path
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The other tables of ``heedful.toml``, as they are: who reads one builds it with ``config_from_mapping``."""
+
+    @property
+    def config_file(self) -> Path:
+        """``heedful.toml``."""
+        return self.folder / CONFIG_FILE
+
+    @property
+    def data(self) -> Path:
+        """The records."""
+        return self.folder / "data"
+
+    @property
+    def runs(self) -> Path:
+        """A folder per run."""
+        return self.folder / "runs"
+
+    @property
+    def tasks(self) -> Path:
+        """Tasks that wait for labelers."""
+        return self.folder / "tasks"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Project:
+        """The project in a folder. Raises MissingError if there is none, ConfigError for a bad ``heedful.toml``."""
+        folder = Path(path)
+        file = folder / CONFIG_FILE
+        if not file.is_file():
+            raise MissingError(
+                f"no {CONFIG_FILE} here",
+                expected="the folder of a project",
+                got="a folder without it" if folder.is_dir() else "a file" if folder.exists() else "nothing",
+                where=folder,
+                next_step=f"run `heedful init {folder} --base-model MODEL`",
+            )
+        tables = load_toml(file)
+        section = config_from_mapping(ProjectSection, tables.pop("project", {}), f"{file} [project]")
+        return cls(
+            folder=folder,
+            name=section.name,
+            base_model=section.base_model,
+            pretraining_text=folder / section.pretraining_text,
+            settings=tables,
+        )
+
+
+def init_project(path: str | Path, *, base_model: str) -> Project:
+    """Make a project in a new or existing folder. Raises ConfigError if it holds one already, StorageError if it cannot."""
+    folder = Path(path)
+    if (folder / CONFIG_FILE).exists():
+        raise ConfigError(
+            "the folder holds a project already",
+            expected=f"a folder without {CONFIG_FILE}",
+            got=f"one with {CONFIG_FILE}",
+            where=folder,
+            next_step="give another folder, or go on with this project: `heedful status " + str(folder) + "`",
+        )
+    if not base_model.strip():
+        raise ConfigError("no base model", expected="a folder or name of a pretrained model", got=repr(base_model))
+    try:
+        for name in ("data", "runs", "tasks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            "the project could not be made",
+            expected="a folder that may be written to",
+            got=error.strerror or str(error),
+            where=folder,
+        ) from error
+    # Last, so that a folder where this failed half-way holds no project and init can be run again.
+    name = folder.resolve().name or "project"
+    write_atomically(folder / CONFIG_FILE, TEMPLATE.format(name=_toml_string(name), base_model=_toml_string(base_model)))
+    return Project.load(folder)
+
+
+def _toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's basic strings are JSON's but for DEL
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises MissingError; ConfigError naming the line for a file that is not TOML."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        at = int(line.group(1)) if line else len(path.read_text(encoding="utf-8").splitlines())
+        raise ConfigError(
+            f"{path.name} is not TOML",
+            expected="key = value, under [tables]",
+            got=str(error),
+            where=f"{path}:{at}",
+            next_step=f"mend line {at}",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 text", expected="UTF-8", got=str(error), where=path) from None
+    except OSError as error:
+        raise MissingError(
+            f"{path.name} cannot be read", expected="a file", got=error.strerror or str(error), where=path
+        ) from None
+
+
+def config_from_mapping(cls: type[Config], mapping: object, where: str | Path) -> Config:
+    """A configuration dataclass from a mapping, strictly: nothing is coerced (but a whole number to float, a text to Path).
+
+    Raises ConfigError for an unknown key (naming the nearest), a missing key, a wrong type; what the class itself raises for a
+    value out of range keeps its type and gains ``where``.
+    """
+    return from_mapping(cls, mapping, what="the configuration", where=where, error=ConfigError)

@@ -1,0 +1,221 @@
+"""The configurations of the four training steps. Their defaults are the paper's for the 1.3B model (SPEC 3); no torch here.
+
+Where the paper is silent the default is ours and the field says so. ``heedful.presets`` holds whole sets for other sizes and for the
+built-in miniature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from heedful.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepConfig:
+    """What all steps have in common."""
+
+    seed: int = 0
+    """Seed of data order, dropout and sampling."""
+    precision: Precision = "bfloat16"
+    """Compute type of forward and backward; master weights are always float32 (SPEC 3.1)."""
+    adam_beta1: float = 0.9
+    """Adam's first moment decay (SPEC 3.1)."""
+    adam_beta2: float = 0.95
+    """Adam's second moment decay (SPEC 3.1)."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this global norm (the paper is silent; GPT-3 used 1.0). 0 switches it off."""
+    tokens_per_microbatch: int = 16_384
+    """Tokens in one forward and backward pass; larger batches are accumulated. Bounds memory, does not change the result."""
+    checkpoint_seconds: float = 60.0
+    """A checkpoint to resume from is written at least this often (seconds); it is removed when the step is done."""
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard events (needs `heedful[tensorboard]`)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, positive=("checkpoint_seconds", "tokens_per_microbatch"), shares=("adam_beta1", "adam_beta2"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig(StepConfig):
+    """Language modelling on plain text: how a base model is made (the paper starts from GPT-3, so these defaults are ours)."""
+
+    num_tokens: int = 40_000_000
+    """Tokens to train on; the text is repeated, in a new order, where it is shorter."""
+    batch_tokens: int = 8_192
+    """Tokens of one optimiser step."""
+    context_length: int = 2_048
+    """Longest sequence in tokens (SPEC 3.1); documents are joined by end-of-text up to it."""
+    shortest_context: int | None = None
+    """Where set, each sequence's limit is drawn between this and context_length: short texts train faster."""
+    learning_rate: float = 6e-4
+    """Peak learning rate (GPT-3 small's)."""
+    final_learning_rate_share: float = 0.1
+    """The cosine ends at this share of the peak."""
+    warmup_share: float = 0.02
+    """Share of the steps over which the learning rate rises linearly from zero."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay (GPT-3's)."""
+
+    def __post_init__(self) -> None:
+        StepConfig.__post_init__(self)
+        check_fields(
+            self,
+            positive=("num_tokens", "batch_tokens", "context_length", "learning_rate"),
+            shares=("final_learning_rate_share", "warmup_share"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTConfig(StepConfig):
+    """Supervised fine-tuning on demonstrations (SPEC 3.2), and the initial RL policy (SPEC 3.4) with ``pretraining_share`` 0.1."""
+
+    epochs: int = 16
+    """Passes over the demonstrations (SPEC 3.2: 16; SPEC 3.4: 2)."""
+    learning_rate: float = 9.65e-6
+    """Peak learning rate (SPEC 3.2, 1.3B and 6B)."""
+    final_learning_rate_share: float = 0.1
+    """The cosine ends at this share of the peak (SPEC 3.2); there is no warm-up."""
+    batch_size: int = 32
+    """Demonstrations of one optimiser step (SPEC 3.2)."""
+    residual_dropout: float = 0.2
+    """Dropout on the residual branches (SPEC 3.2)."""
+    pretraining_share: float = 0.0
+    """Share of a batch's examples that is pretraining text (SPEC 3.4: 0.1)."""
+    candidates: int = 16
+    """Models kept for the choice by RM score, evenly spaced over the epochs; the last is always among them (SPEC 3.2)."""
+    max_prompt_tokens: int = 1_024
+    """Demonstrations with a longer prompt are left out and counted (SPEC 1.2)."""
+    max_response_tokens: int = 1_024
+    """Longer responses are cut and then end without end-of-text (SPEC 3.1)."""
+
+    def __post_init__(self) -> None:
+        StepConfig.__post_init__(self)
+        check_fields(
+            self,
+            positive=("epochs", "learning_rate", "batch_size", "candidates", "max_prompt_tokens", "max_response_tokens"),
+            shares=("final_learning_rate_share", "residual_dropout", "pretraining_share"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig(StepConfig):
+    """Reward model on K-way rankings (SPEC 3.3)."""
+
+    epochs: int = 1
+    """Passes over the rankings (SPEC 3.3: 1; very sensitive)."""
+    learning_rate: float = 9e-6
+    """Peak learning rate (SPEC 3.3)."""
+    final_learning_rate_share: float = 0.1
+    """The cosine ends at this share of the peak (SPEC 3.3)."""
+    batch_size: int = 64
+    """Prompts of one optimiser step; all comparisons of a prompt are one batch element (SPEC 3.3)."""
+    max_prompt_tokens: int = 1_024
+    """Rankings with a longer prompt are left out and counted (SPEC 1.2)."""
+    max_response_tokens: int = 1_024
+    """Longer responses are cut and scored at their last token (SPEC 3.1)."""
+
+    def __post_init__(self) -> None:
+        StepConfig.__post_init__(self)
+        check_fields(
+            self,
+            positive=("epochs", "learning_rate", "batch_size", "max_prompt_tokens", "max_response_tokens"),
+            shares=("final_learning_rate_share",),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOConfig(StepConfig):
+    """PPO against the reward model (SPEC 3.5), with pretraining gradients (PPO-ptx, SPEC 3.6) unless ``ptx_coefficient`` is 0."""
+
+    episodes: int = 256_000
+    """Episodes in all: a prompt, one response, a reward (SPEC 3.5)."""
+    batch_size: int = 512
+    """Episodes of one iteration (SPEC 3.5)."""
+    minibatches: int = 8
+    """Parts of a batch; each is one optimiser step, whatever the accumulation (SPEC 3.5: 8 of 64)."""
+    inner_epochs: int = 1
+    """Passes over a batch (SPEC 3.5)."""
+    learning_rate: float = 8.05e-6
+    """Policy's peak learning rate: the largest that is stable without ptx in the paper's scan (SPEC 3.5)."""
+    value_learning_rate: float = 9e-6
+    """Value function's learning rate (SPEC 3.5)."""
+    warmup_iterations: int = 10
+    """Learning rates rise linearly over these iterations (SPEC 3.5)."""
+    warmup_start_share: float = 0.1
+    """... from this share of the peak (SPEC 3.5)."""
+    kl_coefficient: float = 0.02
+    """beta: per-token penalty on log(policy / initial policy) (SPEC 3.5)."""
+    clip_ratio: float = 0.2
+    """Clip range of the policy's probability ratio (SPEC 3.5)."""
+    value_clip: float = 0.2
+    """Clip range of the value function's change (lm-human-preferences; the paper is silent)."""
+    discount: float = 1.0
+    """gamma_RL of generalized advantage estimation (SPEC 3.5: no discount)."""
+    gae_lambda: float = 0.95
+    """lambda of generalized advantage estimation (lm-human-preferences; the paper is silent)."""
+    temperature: float = 1.0
+    """Sampling temperature of rollouts (SPEC 3.5)."""
+    average_decay: float = 0.992
+    """Decay of the moving average of the policy's weights, per iteration; the average is the result (SPEC 3.5). 0: no average."""
+    ptx_coefficient: float = 27.8
+    """gamma: weight of the pretraining loss (SPEC 3.6). 0 is plain PPO."""
+    ptx_examples_per_episode: int = 8
+    """Pretraining sequences for each episode (SPEC 3.6)."""
+    ptx_context_length: int = 2_048
+    """Longest pretraining sequence in tokens."""
+    missing_end_reward: float | None = None
+    """Reward of a response that was cut before end-of-text. None: what the reward model says of the cut text."""
+    max_prompt_tokens: int = 1_024
+    """Longer prompts are left out and counted (SPEC 1.2)."""
+    max_response_tokens: int = 1_024
+    """Longest response in tokens (SPEC 3.1)."""
+    samples_every: int = 20
+    """Iterations between the samples that are printed and kept."""
+
+    def __post_init__(self) -> None:
+        StepConfig.__post_init__(self)
+        check_fields(
+            self,
+            positive=(
+                "episodes",
+                "batch_size",
+                "minibatches",
+                "inner_epochs",
+                "learning_rate",
+                "value_learning_rate",
+                "clip_ratio",
+                "value_clip",
+                "temperature",
+                "max_prompt_tokens",
+                "max_response_tokens",
+                "samples_every",
+            ),
+            shares=("warmup_start_share", "average_decay", "gae_lambda", "discount"),
+        )
+        if self.batch_size % self.minibatches:
+            raise ConfigError(
+                "PPOConfig: batch_size is not a multiple of minibatches",
+                expected="minibatches of equal size",
+                got=f"batch_size = {self.batch_size}, minibatches = {self.minibatches}",
+                next_step="change one of them",
+            )
+
+    @property
+    def iterations(self) -> int:
+        """Whole batches in ``episodes``, at least one."""
+        return max(1, self.episodes // self.batch_size)
+
+
+def check_fields(config: Any, *, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
+    """Refuse values out of range. Raises ConfigError with the field's name."""
+    name = type(config).__name__
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in positive and not value > 0:
+            raise ConfigError(f"{name}: {field.name} is out of range", expected="a number above 0", got=repr(value))
+        if field.name in shares and not 0 <= value <= 1:
+            raise ConfigError(f"{name}: {field.name} is out of range", expected="a number from 0 to 1", got=repr(value))

@@ -1,0 +1,384 @@
+"""PPO against the reward model with pretraining gradients, PPO-ptx (SPEC 3.5, 3.6); ``ptx_coefficient = 0`` is plain PPO.
+
+One iteration: draw prompts, let the policy respond, let the reference and the reward model judge, turn scores and KL penalties into
+advantages, then take one optimiser step of policy and value function for each minibatch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.errors import ConfigError, DataError
+from heedful.functional import (
+    chunked_token_logprobs,
+    chunked_token_logprobs_and_entropy,
+    clipped_policy_loss,
+    clipped_value_loss,
+    generalized_advantage_estimation,
+    masked_mean,
+    masked_whiten,
+    rewards_with_kl,
+)
+from heedful.model import (
+    Generation,
+    MasterWeights,
+    PackedBatch,
+    Sampling,
+    frozen,
+    generate,
+    pack,
+    pack_documents,
+    packed_hidden,
+    request_seeds,
+    save_model,
+    scalar_head,
+    scalar_offset,
+    set_residual_dropout,
+    unembedding,
+    update_average,
+)
+from heedful.training.checkpoint import CheckpointTimer
+from heedful.training.config import PPOConfig
+from heedful.training.data import PretrainingText, epoch_order, minibatches
+from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.run import Run
+from heedful.training.schedules import constant_after_warmup, set_learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """One iteration's episodes. Tensors are right-padded [episodes, longest response]; mask is True at response tokens.
+
+    logprobs: of the sampled tokens under the policy that drew them, computed by the layout that trains it. values: of the states
+    before each token. score: the reward model's, [episodes]. advantages are whitened over all tokens of the batch.
+    """
+
+    prompts: list[list[int]]
+    generations: list[Generation]
+    mask: Tensor
+    logprobs: Tensor
+    reference_logprobs: Tensor
+    values: Tensor
+    score: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def train_ppo(
+    policy: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: PPOConfig,
+    folder: Path,
+    *,
+    pretraining: PretrainingText | None = None,
+    console: Console | None = None,
+    title: str = "ppo",
+) -> PreTrainedModel:
+    """Train ``policy`` (the initial RL policy, fp32, changed in place); save and return the moving average of its weights.
+
+    prompts: token ids of unique prompts; each epoch over them has its own random order. The reference is a frozen copy of the policy
+    as given; the value function starts as a copy of the reward model (SPEC 3.5). Raises ConfigError, DataError, NumericalError,
+    StorageError.
+    """
+    if not prompts:
+        raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
+    if config.ptx_coefficient and pretraining is None:
+        raise ConfigError(
+            "PPO-ptx needs pretraining text",
+            expected="text for ptx_coefficient > 0",
+            got="none",
+            next_step="add text, or set ptx_coefficient = 0 (plain PPO)",
+        )
+    run = Run(folder, config, title=title, console=console)
+    reference = frozen(copy.deepcopy(policy), config.precision)
+    value_model = copy.deepcopy(reward_model)
+    reward_model = frozen(copy.deepcopy(reward_model), config.precision)
+    average = copy.deepcopy(policy)
+    for model in (policy, value_model):
+        set_residual_dropout(model, 0.0)
+    policy_weights, value_weights = MasterWeights(policy, config.precision), MasterWeights(value_model, config.precision)
+    policy_optimizer, value_optimizer = make_optimizer(policy, config), make_optimizer(value_model, config)
+    models = {"policy": policy, "value": value_model, "average": average}
+    optimizers = {"policy_optimizer": policy_optimizer, "value_optimizer": value_optimizer}
+    done = 0
+    if state := run.resume():
+        for name, part in {**models, **optimizers}.items():
+            part.load_state_dict(state[name])
+        done = int(state["step"])
+    for weights in (policy_weights, value_weights):
+        weights.refresh()
+        weights.train()
+    text = _pretraining_batches(pretraining, config, skip=done) if config.ptx_coefficient and pretraining else None
+    timer = CheckpointTimer(config.checkpoint_seconds)
+
+    with run.progress(config.iterations, done=done, unit="iterations") as progress:
+        for iteration in range(done, config.iterations):
+            share = constant_after_warmup(iteration, warmup=config.warmup_iterations, start_share=config.warmup_start_share)
+            set_learning_rate(policy_optimizer, config.learning_rate * share)
+            set_learning_rate(value_optimizer, config.value_learning_rate * share)
+
+            batch = [prompts[i] for i in prompt_order(config.seed, iteration, config.batch_size, len(prompts))]
+            generations = _respond(policy_weights.compute, tokenizer, batch, config, iteration)
+            rollouts = _judge(policy_weights, value_weights, reference, reward_model, batch, generations, config)
+
+            updates: list[dict[str, float]] = []
+            ptx = next(text) if text else None
+            for inner in range(config.inner_epochs):
+                for number, members in enumerate(_split(config, iteration, inner)):
+                    metrics = _policy_gradient(policy_weights, rollouts, members, config)
+                    if ptx is not None:
+                        # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
+                        metrics["ptx_loss"] = _pretraining_gradient(policy_weights, ptx[number :: config.minibatches], config)
+                    metrics |= _value_gradient(value_weights, rollouts, members, config)
+                    metrics["gradient_norm"] = apply_gradients(policy_optimizer, policy, config.max_gradient_norm)
+                    metrics["value_gradient_norm"] = apply_gradients(value_optimizer, value_model, config.max_gradient_norm)
+                    policy_weights.refresh()
+                    value_weights.refresh()
+                    updates.append(metrics)
+            update_average(average, policy, config.average_decay)
+
+            summary = _summary(rollouts, updates) | {"learning_rate": config.learning_rate * share}
+            run.log(iteration, summary)
+            progress.advance(note=f"reward {summary['reward']:+.2f}  KL {summary['kl']:.2f}")
+            if (iteration + 1) % config.samples_every == 0 or iteration + 1 == config.iterations:
+                _show(run, tokenizer, iteration, rollouts)
+            if timer.due():
+                run.save({"step": iteration + 1} | {n: part.state_dict() for n, part in {**models, **optimizers}.items()})
+    result = average if config.average_decay else policy
+    result.eval()
+    save_model(result, tokenizer, run.model_folder)
+    run.finish()
+    return result
+
+
+def prompt_order(seed: int, iteration: int, batch_size: int, num_prompts: int) -> list[int]:
+    """Indices of one iteration's prompts: consecutive parts of epochs, each a random order fixed by seed and epoch."""
+    places = range(iteration * batch_size, (iteration + 1) * batch_size)
+    orders = {epoch: epoch_order(seed, epoch, num_prompts) for epoch in {place // num_prompts for place in places}}
+    return [int(orders[place // num_prompts][place % num_prompts]) for place in places]
+
+
+def _respond(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
+) -> list[Generation]:
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    sampling = Sampling(max_tokens=config.max_response_tokens, temperature=config.temperature, stop_token=end)
+    seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
+    return generate(policy, prompts, sampling, seeds, batch_size=config.batch_size)
+
+
+@torch.no_grad()
+def _judge(
+    policy: MasterWeights,
+    value: MasterWeights,
+    reference: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    prompts: list[list[int]],
+    generations: list[Generation],
+    config: PPOConfig,
+) -> Rollouts:
+    """Log-probs, values, scores and advantages of a batch of responses."""
+    longest = max(len(g.tokens) for g in generations)
+    columns: dict[str, list[Tensor]] = {"logprobs": [], "reference_logprobs": [], "values": [], "mask": [], "score": []}
+    for members in _microbatches(prompts, generations, range(len(prompts)), config):
+        batch = _pack(prompts, generations, members)
+        padded = {
+            "logprobs": batch.pad(_logprobs(policy.compute, batch, config)),
+            "reference_logprobs": batch.pad(_logprobs(reference, batch, config)),
+            "values": batch.pad(_scalars(value.compute, batch, batch.predict_from)),
+            "mask": batch.mask(),
+        }
+        for name, tensor in padded.items():
+            columns[name].append(F.pad(tensor, (0, longest - tensor.shape[1])))
+        columns["score"].append(_scalars(reward_model, batch, batch.last))
+    joined = {name: torch.cat(parts) for name, parts in columns.items()}
+    score, mask = joined["score"], joined["mask"]
+    if config.missing_end_reward is not None:
+        finished = torch.tensor([g.finished for g in generations], device=score.device)
+        score = torch.where(finished, score, config.missing_end_reward)
+    rewards = rewards_with_kl(score, joined["logprobs"], joined["reference_logprobs"], mask, beta=config.kl_coefficient)
+    advantages, returns = generalized_advantage_estimation(
+        rewards, joined["values"], mask, gamma=config.discount, lam=config.gae_lambda
+    )
+    return Rollouts(
+        prompts=prompts,
+        generations=generations,
+        mask=mask,
+        logprobs=joined["logprobs"],
+        reference_logprobs=joined["reference_logprobs"],
+        values=joined["values"],
+        score=score,
+        advantages=masked_whiten(advantages, mask),
+        returns=returns,
+    )
+
+
+def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
+    """Add the gradient of one minibatch's clipped policy loss (mean over its tokens)."""
+    count = sum(len(rollouts.generations[i].tokens) for i in members)
+    totals: dict[str, float] = {}
+    for part in _microbatches(rollouts.prompts, rollouts.generations, members, config):
+        batch = _pack(rollouts.prompts, rollouts.generations, part)
+        hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
+        logprobs, entropy = chunked_token_logprobs_and_entropy(
+            hidden, unembedding(weights.compute), batch.targets, temperature=config.temperature
+        )
+        width = int(batch.lengths.max())
+        rows = torch.tensor(part, device=logprobs.device)
+        mask = rollouts.mask[rows, :width]
+        loss, statistics = clipped_policy_loss(
+            batch.pad(logprobs),
+            rollouts.logprobs[rows, :width],
+            rollouts.advantages[rows, :width],
+            mask,
+            clip_ratio=config.clip_ratio,
+            normalizer=count,
+        )
+        loss.backward()
+        share = len(batch.targets) / count
+        _add(totals, "policy_loss", loss.detach())
+        _add(totals, "entropy", entropy.mean() * share)
+        _add(totals, "clip_fraction", statistics.clip_fraction * share)
+        _add(totals, "approximate_kl", statistics.approximate_kl * share)
+    return totals
+
+
+def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
+    """Add the gradient of one minibatch's clipped value loss (mean over its tokens)."""
+    count = sum(len(rollouts.generations[i].tokens) for i in members)
+    totals: dict[str, float] = {}
+    for part in _microbatches(rollouts.prompts, rollouts.generations, members, config):
+        batch = _pack(rollouts.prompts, rollouts.generations, part)
+        width = int(batch.lengths.max())
+        rows = torch.tensor(part, device=rollouts.mask.device)
+        loss, statistics = clipped_value_loss(
+            batch.pad(_scalars(weights.compute, batch, batch.predict_from)),
+            rollouts.values[rows, :width],
+            rollouts.returns[rows, :width],
+            rollouts.mask[rows, :width],
+            clip_range=config.value_clip,
+            normalizer=count,
+        )
+        loss.backward()
+        share = len(batch.targets) / count
+        _add(totals, "value_loss", loss.detach())
+        _add(totals, "value_clip_fraction", statistics.clip_fraction * share)
+        _add(totals, "explained_variance", statistics.explained_variance * share)
+    return totals
+
+
+def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], config: PPOConfig) -> float:
+    """Add gamma times the gradient of the pretraining loss (mean per token of the minibatch's sequences); returns the loss."""
+    count = sum(len(s) - 1 for s in sequences)
+    total = 0.0
+    for members in minibatches([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
+        batch = pack_documents([sequences[i] for i in members]).to(weights.compute.device)
+        hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
+        loss = -chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets).sum() / count
+        (config.ptx_coefficient * loss).backward()
+        total += float(loss.detach())
+    return total
+
+
+def _logprobs(model: PreTrainedModel, batch: PackedBatch, config: PPOConfig) -> Tensor:
+    hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+    return chunked_token_logprobs(hidden, unembedding(model), batch.targets, temperature=config.temperature)
+
+
+def _scalars(model: PreTrainedModel, batch: PackedBatch, places: Tensor) -> Tensor:
+    """The scalar head's output, in fp32, at some places of a packed row."""
+    head = scalar_head(model)
+    hidden = packed_hidden(model, batch).index_select(0, places)
+    return F.linear(hidden.float(), head.weight.float())[:, 0] + scalar_offset(model)
+
+
+def _pack(prompts: list[list[int]], generations: list[Generation], members: Sequence[int]) -> PackedBatch:
+    return pack([prompts[i] for i in members], [generations[i].tokens for i in members])
+
+
+def _microbatches(
+    prompts: list[list[int]], generations: list[Generation], members: Sequence[int], config: PPOConfig
+) -> list[list[int]]:
+    members = list(members)
+    lengths = [len(prompts[i]) + len(generations[i].tokens) for i in members]
+    return [[members[j] for j in part] for part in minibatches(lengths, tokens=config.tokens_per_microbatch)]
+
+
+def _split(config: PPOConfig, iteration: int, inner: int) -> list[list[int]]:
+    """A random split of the batch into minibatches (SPEC 3.5), fixed by seed, iteration and inner epoch."""
+    order = np.random.default_rng([config.seed, iteration, inner, 2]).permutation(config.batch_size)
+    return [part.tolist() for part in np.split(order, config.minibatches)]
+
+
+def _pretraining_batches(text: PretrainingText, config: PPOConfig, *, skip: int) -> Iterator[list[Any]]:
+    """For each iteration ``ptx_examples_per_episode`` sequences an episode; the order depends on seed and epoch only."""
+    needed = config.ptx_examples_per_episode * config.batch_size
+    batch: list[Any] = []
+    number, epoch = 0, 0
+    while True:
+        rng = np.random.default_rng([config.seed, epoch, 3])
+        for sequence in text.sequences(context_length=config.ptx_context_length, rng=rng):
+            batch.append(sequence)
+            if len(batch) == needed:
+                if number >= skip:
+                    yield batch
+                batch, number = [], number + 1
+        epoch += 1
+
+
+def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, float]:
+    """An iteration's metrics: sums over a response are means over episodes; updates are averaged over the minibatches."""
+    mask = rollouts.mask
+    kl = torch.where(mask, rollouts.logprobs - rollouts.reference_logprobs, 0.0)
+    names = updates[0].keys()
+    return {
+        "reward": float(rollouts.score.mean()),
+        "reward_deviation": float(rollouts.score.std()) if len(rollouts.score) > 1 else 0.0,
+        "kl": float(kl.sum(1).mean()),
+        "kl_per_token": float(masked_mean(kl, mask)),
+        "length": float(mask.sum(1).float().mean()),
+        "finished_share": sum(g.finished for g in rollouts.generations) / len(rollouts.generations),
+        "return": float(rollouts.returns[:, 0].mean()),
+        **{name: sum(u[name] for u in updates) / len(updates) for name in names},
+    }
+
+
+def _show(run: Run, tokenizer: PreTrainedTokenizerBase, iteration: int, rollouts: Rollouts) -> None:
+    """Keep and print three samples with reward and KL."""
+    rows: list[dict[str, Any]] = []
+    for i in range(min(3, len(rollouts.prompts))):
+        kl = torch.where(rollouts.mask[i], rollouts.logprobs[i] - rollouts.reference_logprobs[i], 0.0).sum()
+        rows.append(
+            {
+                "prompt": tokenizer.decode(rollouts.prompts[i]),
+                "response": tokenizer.decode(rollouts.generations[i].tokens, skip_special_tokens=True),
+                "reward": round(float(rollouts.score[i]), 3),
+                "kl": round(float(kl), 3),
+                "finished": rollouts.generations[i].finished,
+            }
+        )
+    run.samples(iteration, rows)
+    for row in rows:
+        run.console.print(
+            f"  {str(row['prompt']).strip()!r} -> {row['response']!r}  (reward {row['reward']:+.2f}, KL {row['kl']:.2f})",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _add(totals: dict[str, float], name: str, value: Tensor) -> None:
+    totals[name] = totals.get(name, 0.0) + float(value)

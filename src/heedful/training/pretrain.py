@@ -1,0 +1,128 @@
+"""Language-model pretraining on plain text: how the base models of the miniature are made, or your own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.functional import chunked_token_logprobs
+from heedful.model import MasterWeights, pack_documents, packed_hidden, save_model, set_residual_dropout, unembedding
+from heedful.training.checkpoint import CheckpointTimer
+from heedful.training.config import PretrainConfig
+from heedful.training.data import PretrainingText
+from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.run import Run
+from heedful.training.schedules import cosine, set_learning_rate
+
+
+def train_pretrain(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: PretrainingText,
+    config: PretrainConfig,
+    folder: Path,
+    *,
+    validation: PretrainingText | None = None,
+    console: Console | None = None,
+) -> PreTrainedModel:
+    """Train ``model`` (fp32, changed in place) on ``text``, save it to ``folder/model`` and return it.
+
+    Raises NumericalError (loss not finite), StorageError (disk full).
+    """
+    run = Run(folder, config, title="pretrain", console=console)
+    steps = max(1, config.num_tokens // config.batch_tokens)
+    set_residual_dropout(model, 0.0)
+    weights = MasterWeights(model, config.precision)
+    optimizer = make_optimizer(model, config, weight_decay=config.weight_decay)
+    done = 0
+    if state := run.resume():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = int(state["step"])
+    weights.refresh()
+    weights.train()
+    batches = _batches(text, config, skip=done)
+    timer = CheckpointTimer(config.checkpoint_seconds)
+    warmup = round(config.warmup_share * steps)
+    with run.progress(steps, done=done) as progress:
+        for step in range(done, steps):
+            share = cosine(step, steps, final_share=config.final_learning_rate_share, warmup=warmup)
+            set_learning_rate(optimizer, config.learning_rate * share)
+            loss = _accumulate(weights, next(batches), config)
+            norm = apply_gradients(optimizer, model, config.max_gradient_norm)
+            weights.refresh()
+            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": config.learning_rate * share})
+            progress.advance(note=f"loss {loss:.3f}")
+            if timer.due():
+                run.save({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    if validation is not None:
+        loss = text_loss(weights.compute, validation, context_length=config.context_length)
+        run.log(steps, {"validation_loss": loss})
+        run.console.print(f"pretrain: validation loss {loss:.3f}", highlight=False)
+    save_model(model, tokenizer, run.model_folder)
+    run.finish()
+    return model
+
+
+@torch.no_grad()
+def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: int, max_sequences: int = 256) -> float:
+    """Mean loss per token (nats) on a text's first sequences, in the order of seed 0."""
+    training = model.training
+    model.eval()
+    sequences = list(_first(text.sequences(context_length=context_length, rng=np.random.default_rng(0)), max_sequences))
+    total, count = 0.0, 0
+    for first in range(0, len(sequences), 32):
+        batch = pack_documents([list(s) for s in sequences[first : first + 32]]).to(model.device)
+        hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+        logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
+        total -= float(logprobs.sum())
+        count += len(batch.targets)
+    model.train(training)
+    return total / count
+
+
+def _accumulate(weights: MasterWeights, sequences: list[NDArray[np.int32]], config: PretrainConfig) -> float:
+    """Add up the gradients of the mean loss per token over a batch; returns that loss."""
+    count = sum(len(s) - 1 for s in sequences)
+    total = 0.0
+    start = 0
+    while start < len(sequences):
+        end, size = start, 0
+        while end < len(sequences) and (end == start or size + len(sequences[end]) <= config.tokens_per_microbatch):
+            size += len(sequences[end])
+            end += 1
+        batch = pack_documents([s for s in sequences[start:end]]).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
+        hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
+        loss = -chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets).sum() / count
+        loss.backward()
+        total += float(loss.detach())
+        start = end
+    return total
+
+
+def _batches(text: PretrainingText, config: PretrainConfig, *, skip: int) -> Iterator[list[NDArray[np.int32]]]:
+    """Endless batches of about ``batch_tokens`` tokens; the order depends on seed and epoch only."""
+    batch: list[NDArray[np.int32]] = []
+    size, number, epoch = 0, 0, 0
+    while True:
+        rng = np.random.default_rng([config.seed, epoch])
+        for sequence in text.sequences(context_length=config.context_length, rng=rng, shortest=config.shortest_context):
+            batch.append(sequence)
+            size += len(sequence)
+            if size >= config.batch_tokens:
+                if number >= skip:
+                    yield batch
+                batch, size, number = [], 0, number + 1
+        epoch += 1
+
+
+def _first(items: Iterator[Any], count: int) -> Iterator[Any]:
+    for _, item in zip(range(count), items, strict=False):
+        yield item

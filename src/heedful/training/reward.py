@@ -1,0 +1,172 @@
+"""The reward model: from the SFT model, on K-way rankings, all comparisons of a prompt in one batch element (SPEC 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.functional import ranking_loss
+from heedful.model import (
+    MasterWeights,
+    PackedBatch,
+    pack,
+    pack_shared,
+    packed_hidden,
+    save_model,
+    scalar_head,
+    scalar_offset,
+    set_residual_dropout,
+    shift_scalar_model,
+)
+from heedful.training.checkpoint import CheckpointTimer
+from heedful.training.config import RewardConfig
+from heedful.training.data import Example, RankedPrompt, epoch_order, minibatches
+from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.run import Run
+from heedful.training.schedules import cosine, set_learning_rate
+
+
+def train_reward(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rankings: Sequence[RankedPrompt],
+    config: RewardConfig,
+    folder: Path,
+    *,
+    validation: Sequence[RankedPrompt],
+    demonstrations: Sequence[Example],
+    console: Console | None = None,
+) -> PreTrainedModel:
+    """Train a scalar model (fp32, changed in place), shift it so that demonstrations score 0 on average, save and return it.
+
+    Each prompt is computed once for its K responses. Raises NumericalError, StorageError.
+    """
+    run = Run(folder, config, title="reward", console=console)
+    steps_per_epoch = math.ceil(len(rankings) / config.batch_size)
+    steps = steps_per_epoch * config.epochs
+    set_residual_dropout(model, 0.0)
+    weights = MasterWeights(model, config.precision)
+    optimizer = make_optimizer(model, config)
+    done = 0
+    if state := run.resume():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = int(state["step"])
+    weights.refresh()
+    weights.train()
+    timer = CheckpointTimer(config.checkpoint_seconds)
+    with run.progress(steps, done=done) as progress:
+        for step in range(done, steps):
+            epoch, place = divmod(step, steps_per_epoch)
+            order = epoch_order(config.seed, epoch, len(rankings))
+            batch = [rankings[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
+            share = cosine(step, steps, final_share=config.final_learning_rate_share)
+            set_learning_rate(optimizer, config.learning_rate * share)
+            loss, accuracy = _accumulate(weights, batch, config)
+            norm = apply_gradients(optimizer, model, config.max_gradient_norm)
+            weights.refresh()
+            rate = config.learning_rate * share
+            run.log(step, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": rate})
+            progress.advance(note=f"loss {loss:.3f}  accuracy {accuracy:.0%}")
+            if timer.due():
+                run.save({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    weights.compute.eval()
+    if validation:
+        loss, accuracy = ranking_quality(weights.compute, validation, config.tokens_per_microbatch)
+        run.log(steps, {"validation_loss": loss, "validation_accuracy": accuracy})
+        run.console.print(f"reward: accuracy on {len(validation):,} unseen rankings {accuracy:.1%}", highlight=False)
+    if demonstrations:
+        prompts, responses = [d.prompt for d in demonstrations], [d.response for d in demonstrations]
+        mean = float(score(weights.compute, prompts, responses, tokens_per_microbatch=config.tokens_per_microbatch).mean())
+        shift_scalar_model(model, -mean)
+        run.log(steps, {"demonstration_reward_before_shift": mean})
+    model.eval()
+    save_model(model, tokenizer, run.model_folder)
+    run.finish()
+    return model
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    tokens_per_microbatch: int = 16_384,
+) -> Tensor:
+    """Rewards [sequences] fp32, read at each sequence's last token. The order and the microbatches do not matter."""
+    scores: list[Tensor] = []
+    for members in minibatches([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], tokens=tokens_per_microbatch):
+        batch = pack([prompts[i] for i in members], [responses[i] for i in members]).to(model.device)
+        scores.append(_rewards(model, batch))
+    return torch.cat(scores)
+
+
+@torch.no_grad()
+def score_rankings(
+    model: PreTrainedModel, rankings: Sequence[RankedPrompt], *, tokens_per_microbatch: int = 16_384
+) -> list[list[float]]:
+    """Rewards of all responses of each ranking, each prompt computed once."""
+    return [
+        [float(r) for r in rewards]
+        for _, members in _microbatches(rankings, tokens_per_microbatch)
+        for rewards in _grouped(_rewards(model, _pack(members).to(model.device)), members)
+    ]
+
+
+@torch.no_grad()
+def ranking_quality(model: PreTrainedModel, rankings: Sequence[RankedPrompt], tokens_per_microbatch: int) -> tuple[float, float]:
+    """Mean ranking loss per prompt, and the share of untied pairs that the model orders as the labeler did."""
+    rewards = [torch.tensor(row) for row in score_rankings(model, rankings, tokens_per_microbatch=tokens_per_microbatch)]
+    padded, ranks, mask = _padded(torch.cat(rewards), rankings)
+    loss, statistics = ranking_loss(padded, ranks, mask)
+    return float(loss), float(statistics.accuracy)
+
+
+def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: RewardConfig) -> tuple[float, float]:
+    """Add up the gradients of the mean loss per prompt; returns it and the accuracy over the batch's comparisons."""
+    total, correct, pairs = 0.0, 0.0, 0.0
+    for _, members in _microbatches(batch, config.tokens_per_microbatch):
+        rewards = _rewards(weights.compute, _pack(members).to(weights.compute.device))
+        loss, statistics = ranking_loss(*_padded(rewards, members), normalizer=len(batch))
+        loss.backward()
+        total += float(loss.detach())
+        count = float(statistics.num_comparisons)
+        correct += float(statistics.accuracy) * count
+        pairs += count
+    return total, correct / pairs
+
+
+def _rewards(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """Scores [sequences] in fp32: bf16 would round them to two or three digits."""
+    hidden = packed_hidden(model, batch).index_select(0, batch.last)
+    return F.linear(hidden.float(), scalar_head(model).weight.float())[:, 0] + scalar_offset(model)
+
+
+def _pack(members: Sequence[RankedPrompt]) -> PackedBatch:
+    return pack_shared([r.prompt for r in members], [r.responses for r in members])
+
+
+def _microbatches(rankings: Sequence[RankedPrompt], tokens: int) -> Iterator[tuple[list[int], list[RankedPrompt]]]:
+    for members in minibatches([len(r.prompt) + sum(map(len, r.responses)) for r in rankings], tokens=tokens):
+        yield members, [rankings[i] for i in members]
+
+
+def _grouped(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, ...]:
+    return rewards.split([len(r.responses) for r in members])
+
+
+def _padded(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards [responses] -> rewards, ranks and mask [prompts, largest K]."""
+    rows = _grouped(rewards, members)
+    ranks = [torch.tensor(r.ranks, device=rewards.device) for r in members]
+    mask = [torch.ones(len(r.ranks), dtype=torch.bool, device=rewards.device) for r in members]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(list(rows), batch_first=True), pad(ranks, batch_first=True), pad(mask, batch_first=True)

@@ -1,0 +1,27 @@
+"""Learning rates as shares of the peak, by step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def cosine(step: int, total: int, *, final_share: float, warmup: int = 0) -> float:
+    """Share of the peak at ``step`` (0-based) of ``total``: linear warm-up, then a cosine to ``final_share`` (SPEC 3.2)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - 1 - warmup)
+    return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def constant_after_warmup(iteration: int, *, warmup: int, start_share: float) -> float:
+    """Share of the peak at ``iteration`` (0-based): linear from ``start_share`` over ``warmup`` iterations, then 1 (SPEC 3.5)."""
+    if iteration >= warmup:
+        return 1.0
+    return start_share + (1 - start_share) * iteration / warmup
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

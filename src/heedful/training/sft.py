@@ -1,0 +1,188 @@
+"""Supervised fine-tuning on demonstrations (SPEC 3.2), also with pretraining text mixed in for the initial RL policy (SPEC 3.4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.errors import ConfigError
+from heedful.functional import chunked_token_logprobs
+from heedful.model import MasterWeights, pack, packed_hidden, save_model, set_residual_dropout, unembedding
+from heedful.training.checkpoint import CheckpointTimer
+from heedful.training.config import SFTConfig
+from heedful.training.data import Example, PretrainingText, epoch_order, minibatches
+from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.run import Run
+from heedful.training.schedules import cosine, set_learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model kept during training: its folder, the epochs it has seen and its validation losses (nats per token)."""
+
+    folder: Path
+    epoch: int
+    validation_loss: float
+    pretraining_loss: float | None
+
+
+def train_sft(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    config: SFTConfig,
+    folder: Path,
+    *,
+    validation: Sequence[Example],
+    pretraining: PretrainingText | None = None,
+    pretraining_validation: PretrainingText | None = None,
+    context_length: int = 2_048,
+    console: Console | None = None,
+    title: str = "sft",
+) -> list[Candidate]:
+    """Train ``model`` (fp32, changed in place) on responses only, and keep candidates in ``folder/candidates/epoch-N``.
+
+    The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`). The
+    loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
+    Raises ConfigError, NumericalError, StorageError.
+    """
+    if config.pretraining_share and pretraining is None:
+        raise ConfigError(
+            "pretraining text is needed", expected="text to mix in", got="none", next_step="set pretraining_share = 0 or add text"
+        )
+    run = Run(folder, config, title=title, console=console)
+    steps_per_epoch = math.ceil(len(examples) / config.batch_size)
+    steps = steps_per_epoch * config.epochs
+    keep_after = {round(config.epochs * (i + 1) / config.candidates) for i in range(config.candidates)} - {0}
+    weights = MasterWeights(model, config.precision)
+    set_residual_dropout(weights.compute, config.residual_dropout)
+    optimizer = make_optimizer(model, config)
+    candidates: list[Candidate] = []
+    done = 0
+    if state := run.resume():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        candidates = [Candidate(Path(c[0]), *c[1:]) for c in state["candidates"]]
+        done = int(state["step"])
+    else:
+        torch.manual_seed(config.seed)
+    weights.refresh()
+    timer = CheckpointTimer(config.checkpoint_seconds)
+    text = _pretraining_batches(pretraining, config, steps, context_length) if pretraining is not None else None
+
+    with run.progress(steps, done=done) as progress:
+        for step in range(done, steps):
+            epoch, place = divmod(step, steps_per_epoch)
+            order = epoch_order(config.seed, epoch, len(examples))
+            batch = [examples[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
+            if text is not None:
+                batch = batch + text[step]
+            share = cosine(step, steps, final_share=config.final_learning_rate_share)
+            set_learning_rate(optimizer, config.learning_rate * share)
+            weights.train()
+            loss = _accumulate(weights, batch, config)
+            norm = apply_gradients(optimizer, model, config.max_gradient_norm)
+            weights.refresh()
+            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": config.learning_rate * share})
+            progress.advance(note=f"loss {loss:.3f}")
+            if place == steps_per_epoch - 1 and epoch + 1 in keep_after:
+                candidate = _keep(run, weights, tokenizer, epoch + 1, validation, pretraining_validation, config, context_length)
+                candidates.append(candidate)
+                row = {"epoch": float(epoch + 1), "validation_loss": candidate.validation_loss}
+                if candidate.pretraining_loss is not None:
+                    row["pretraining_loss"] = candidate.pretraining_loss
+                run.log(step, row)
+            if timer.due():
+                run.save(
+                    {
+                        "step": step + 1,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "rng": torch.get_rng_state(),
+                        "candidates": [(str(c.folder), c.epoch, c.validation_loss, c.pretraining_loss) for c in candidates],
+                    }
+                )
+    save_model(model, tokenizer, run.model_folder)
+    run.finish()
+    return candidates
+
+
+@torch.no_grad()
+def demonstration_loss(model: PreTrainedModel, examples: Sequence[Example], *, tokens_per_microbatch: int = 16_384) -> float:
+    """Mean loss per response token (nats)."""
+    training = model.training
+    model.eval()
+    total = sum(-float(logprobs.sum()) for logprobs in _logprobs(model, examples, tokens_per_microbatch))
+    model.train(training)
+    return total / sum(len(e.response) for e in examples)
+
+
+def lowest_losses(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the lowest sum of demonstration and pretraining validation loss (SPEC 3.4)."""
+    return min(candidates, key=lambda c: c.validation_loss + (c.pretraining_loss or 0.0))
+
+
+def _accumulate(weights: MasterWeights, batch: Sequence[Example], config: SFTConfig) -> float:
+    """Add up the gradients of the batch's mean loss per target token; returns that loss."""
+    count = sum(len(e.response) for e in batch)
+    total = 0.0
+    for logprobs in _logprobs(weights.compute, batch, config.tokens_per_microbatch):
+        loss = -logprobs.sum() / count
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) -> Iterator[torch.Tensor]:
+    """Log-probs of all response tokens, a microbatch at a time."""
+    for members in minibatches([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
+        batch = pack([examples[i].prompt for i in members], [examples[i].response for i in members]).to(model.device)
+        hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+        yield chunked_token_logprobs(hidden, unembedding(model), batch.targets)
+
+
+def _keep(
+    run: Run,
+    weights: MasterWeights,
+    tokenizer: PreTrainedTokenizerBase,
+    epoch: int,
+    validation: Sequence[Example],
+    pretraining_validation: PretrainingText | None,
+    config: SFTConfig,
+    context_length: int,
+) -> Candidate:
+    folder = run.folder / "candidates" / f"epoch-{epoch}"
+    save_model(weights.master, tokenizer, folder)
+    loss = demonstration_loss(weights.compute, validation, tokens_per_microbatch=config.tokens_per_microbatch)
+    text_loss = None
+    if pretraining_validation is not None:
+        sequences = pretraining_validation.sequences(context_length=context_length, rng=np.random.default_rng(0))
+        text = [Example(list(s[:1]), list(s[1:])) for _, s in zip(range(128), sequences, strict=False)]
+        text_loss = demonstration_loss(weights.compute, text, tokens_per_microbatch=config.tokens_per_microbatch)
+    return Candidate(folder, epoch, loss, text_loss)
+
+
+def _pretraining_batches(
+    text: PretrainingText, config: SFTConfig, steps: int, context_length: int
+) -> list[list[Example]]:
+    """For each step the pretraining sequences that make up ``pretraining_share`` of its examples, fixed by the seed."""
+    per_step = config.batch_size * config.pretraining_share / (1 - config.pretraining_share)
+    needed = math.ceil(per_step * steps)
+    sequences: list[Example] = []
+    epoch = 0
+    while len(sequences) < needed:
+        rng = np.random.default_rng([config.seed, epoch, 1])
+        for sequence in text.sequences(context_length=context_length, rng=rng):
+            sequences.append(Example(list(sequence[:1]), list(sequence[1:])))
+            if len(sequences) == needed:
+                break
+        epoch += 1
+    return [sequences[math.floor(per_step * i) : math.floor(per_step * (i + 1))] for i in range(steps)]
