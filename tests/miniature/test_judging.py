@@ -79,7 +79,13 @@ def test_each_corruption_lowers_its_feature(text: str, feature: str) -> None:
 
 
 def test_answers_that_do_not_attempt_the_task() -> None:
-    for text in ("", "\n", "Write a story about Tom and a boat.\nWrite a poem about the lamp.", "ul kisu supo"):
+    for text in (
+        "",
+        "\n",
+        "Write a story about Tom and a boat.\nWrite a poem about the lamp.",
+        "ul kisu supo",
+        f"Tell me: {GOOD}",
+    ):
         found = story(text, ("not_word", "boat"))
         assert not found.attempts
         # A constraint that an empty answer cannot break is not kept by it either.
@@ -90,6 +96,7 @@ def test_answers_that_do_not_attempt_the_task() -> None:
 def test_going_on_with_instructions_is_seen_after_a_good_answer_too() -> None:
     found = story(GOOD + "\nWrite a story about Tom and a boat.")
     assert found.instruction_like
+    assert found.attempts
     assert not found.perfect
 
 
@@ -145,6 +152,7 @@ def test_lists() -> None:
     assert judge(WORLD, prompt, "fox, wolf").constraints == (False, True)
     assert judge(WORLD, prompt, "fox, wolf, bear").constraints == (True, False)
     assert judge(WORLD, prompt, "fox, fox, fox").constraints == (False, True)
+    assert judge(WORLD, prompt, "fox, fox, wolf, frog").constraints == (False, True)
     assert judge(WORLD, prompt, "fox, wolf, lamp").correct == pytest.approx(2 / 3)
     numbered = ask("list", ("count", 2), ("numbered", True), letter="A", habitat=None)
     assert judge(WORLD, numbered, "1. fox\n2. wolf").perfect
@@ -159,6 +167,7 @@ def test_closed_questions_and_extraction() -> None:
     assert judge(WORLD, who, "Julia.").perfect
     assert judge(WORLD, who, "Julia found the clock.").perfect
     assert judge(WORLD, who, "Sam.").correct == 0
+    assert judge(WORLD, who, "Julia found the jam.").correct == 0.5
     assert not judge(WORLD, who, "Sam.").hallucination
     assert judge(WORLD, who, "Oscar.").hallucination
     assert judge(WORLD, who, "The text does not say.").correct == 0
@@ -218,6 +227,8 @@ def test_any_text_can_be_judged(seed: int, text: str) -> None:
         ("Mia ran to the garden because she was sad.", True),
         ("Mia ran to the garden because he was sad.", False),
         ("One day Mia ran to the garden because she was sad.", True),
+        ("the sky was red.", False),
+        ("The sky was red.", True),
         ("Mia went home and the sun went down.", False),
         ("She went home and the sun went down.", True),
     ],

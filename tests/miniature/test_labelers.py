@@ -87,9 +87,12 @@ def test_longer_is_not_better_in_itself() -> None:
 
 def test_a_single_short_sentence_is_no_bargain_as_a_story() -> None:
     story = next(p for p in PROMPTS if p.metadata["task"] == "story" and not p.metadata["constraints"])
-    short = f"{story.metadata['name']} and the {story.metadata['topic']}."
+    usual = judge(WORLD, story, IDEAL[story.id])
+    assert usual.long_form
     for labeler in (*TRAIN, *HELD_OUT):
-        assert utility(labeler, judge(WORLD, story, short)) < utility(labeler, judge(WORLD, story, IDEAL[story.id]))
+        liked = dataclasses.replace(usual, num_words=round(labeler.tastes.preferred_words))
+        assert utility(labeler, dataclasses.replace(usual, num_words=5)) < utility(labeler, liked)
+        assert utility(labeler, dataclasses.replace(usual, num_words=80)) < utility(labeler, liked)
 
 
 def test_noise_depends_on_labeler_prompt_text_and_seed_and_on_nothing_else() -> None:

@@ -9,18 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heedful.align.prefixes import with_prefix
 from heedful.miniature.answers import Style, answer, careless_answer, drop_constraint
 from heedful.miniature.instructions import Instruction, make_instruction
 from heedful.miniature.judging import judge
 from heedful.miniature.labelers import training_labelers
 from heedful.miniature.tasks import (
-    cut_answer,
     demonstrate,
     few_shot_prefixes,
     prompts,
     use_case_quota,
     users_of,
-    with_prefix,
 )
 from heedful.miniature.world import World
 from heedful.records import USE_CASE_SHARES, Prompt, Split
@@ -134,18 +133,6 @@ def test_few_shot_prefixes_fit_and_end_before_the_answer() -> None:
         assert text.endswith("\nAnswer:")
         assert text.count("Task:") in (3, 4)
         assert len(text.split()) <= 150
-
-
-@pytest.mark.parametrize(
-    ("continuation", "expected"),
-    [
-        (" The fox is red.\nTask: Write", ("The fox is red.", True)),
-        (" 1. fox\n2. bear\nTask:", ("1. fox\n2. bear", True)),
-        (" The fox is", ("The fox is", False)),
-    ],
-)
-def test_cut_answer(continuation: str, expected: tuple[str, bool]) -> None:
-    assert cut_answer(continuation) == expected
 
 
 def _prompt(instruction: Instruction) -> Prompt:

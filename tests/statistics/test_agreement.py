@@ -54,7 +54,8 @@ def test_groups_by_hand() -> None:
 
 def test_the_order_of_responses_in_a_record_does_not_matter() -> None:
     first, second = ranking("p", "ann", a=1, b=2, c=3), ranking("p", "bob", c=3, a=1, b=2)
-    assert labeler_agreement([first, second]).value == 1.0
+    estimate = labeler_agreement([first, second])
+    assert (estimate.value, estimate.count) == (1.0, 3)
 
 
 def test_only_responses_that_both_ranked_are_compared() -> None:

@@ -122,6 +122,10 @@ def test_one_cluster() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((wilson(2 / 3, 1).low, wilson(2 / 3, 1).high))
 
 
+def test_clusters_without_observations_are_left_out() -> None:
+    assert bootstrap_ratio([1, 2, 0, 0], [2, 2, 0, 0], ["a", "b", "c", "c"]) == bootstrap_ratio([1, 2], [2, 2], ["a", "b"])
+
+
 def test_same_seed_same_numbers() -> None:
     values = np.random.default_rng(5).normal(size=50)
     assert bootstrap_mean(values, seed=7) == bootstrap_mean(values, seed=7)

@@ -50,6 +50,8 @@ def test_ties_of_the_labeler_are_out_and_ties_of_the_score_count_half() -> None:
 def test_by_k_and_by_labeler() -> None:
     by_k = {k: (e.value, e.count) for k, e in reward_accuracy_by_k(RANKINGS, SCORES).items()}
     assert by_k == {2: (0.5, 2), 3: (2.5 / 3, 3)}
+    # K is how many were ranked, not how many ranks were given
+    assert list(reward_accuracy_by_k([ranking("p", "ann", a=1, b=2, c=2)], SCORES)) == [3]
     by_labeler = {labeler: (e.value, e.count) for labeler, e in reward_accuracy_by_labeler(RANKINGS, SCORES).items()}
     assert by_labeler == {"ann": (3.5 / 4, 4), "bob": (0.0, 1)}
 

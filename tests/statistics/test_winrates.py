@@ -46,7 +46,7 @@ def test_not_an_outcome(wrong: float) -> None:
 
 
 def test_paired_difference_by_hand() -> None:
-    first, second = np.random.default_rng(2).normal(size=(2, 100)) + [[5.0], [4.0]]
+    first, second = np.random.default_rng(2).normal([[5.0], [4.0]], 1.0, size=(2, 100))
     estimate = paired_difference(first, second)
     assert estimate.value == pytest.approx((first - second).mean())
     assert estimate.standard_error == pytest.approx((first - second).std() / 10, rel=0.06)

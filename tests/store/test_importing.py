@@ -539,16 +539,18 @@ def test_bad_rows_are_kept_aside_with_file_line_and_reason(tmp_path: Path) -> No
 
 
 def test_a_row_that_fails_half_way_adds_nothing_of_itself(tmp_path: Path) -> None:
-    # The second row's prompt is new, its demonstration takes an id that another record has.
-    _, records = take("alpaca", tmp_path, [{"instruction": "A", "output": "x"}])
-    (demonstration,) = records.demonstrations.values()
-    taken = {**json.loads((tmp_path / "data" / "demonstrations.jsonl").read_text()), "text": "changed"}
-    write_jsonl(tmp_path / "data" / "demonstrations.jsonl", [taken])
-    rows = [{"instruction": "B", "output": "y"}, {"instruction": "A", "output": "x"}]
-    report, after = take("alpaca", tmp_path, rows)
-    assert (report.accepted, report.rejected) == (1, 1)
-    assert after.demonstrations[demonstration.id].text == "changed"
-    assert len(after.prompts) == 2
+    # The row's prompt is new, but its demonstration's id is that of another record.
+    (tmp_path / "elsewhere").mkdir()
+    _, elsewhere = take("alpaca", tmp_path / "elsewhere", [{"instruction": "B", "output": "y"}])
+    (demonstration,) = elsewhere.demonstrations.values()
+    (id,) = elsewhere.demonstrations
+    _, before = take("heedful", tmp_path, [{"id": "p", "text": "A"}, {"id": id, "prompt_id": "p", "text": "x", "labeler": "l"}])
+    report, after = take("alpaca", tmp_path, [{"instruction": "B", "output": "y"}, {"instruction": "C", "output": "z"}])
+    assert report.reasons == [
+        f"line 1: the id {id!r} is taken by a demonstration with other content: labels are never overwritten"
+    ]
+    assert (len(after.prompts), len(after.demonstrations)) == (2, 2)
+    assert after.demonstrations[id] == before.demonstrations[id] != demonstration
 
 
 def test_the_summary_says_what_became_of_the_rows(tmp_path: Path) -> None:

@@ -88,8 +88,9 @@ def judge(world: World, prompt: Prompt, response_text: str, finished: bool = Tru
         )
     text = take_apart(response_text)
     found = verdict(world, dict(meta), text)
-    instruction_like = _instruction_like(text)
-    attempts = found.attempts and not instruction_like
+    lines = text.text.split("\n")
+    # An answer that is followed by instructions is still an answer; one that begins with them is not.
+    attempts = found.attempts and not _is_instruction(lines[0])
     constraints = tuple([attempts and satisfied(c["kind"], c["value"], text, found) for c in meta["constraints"]])
     return Judgement(
         attempts=attempts,
@@ -98,7 +99,7 @@ def judge(world: World, prompt: Prompt, response_text: str, finished: bool = Tru
         hallucination=found.hallucination,
         well_formed=well_formed_share(text.sentences) if found.form is None else found.form,
         consistent=found.consistent,
-        instruction_like=instruction_like,
+        instruction_like=any(_is_instruction(line) for line in lines),
         repetition=_repetition(text.words),
         rude=not text.word_set.isdisjoint(_INSULTS),
         finished=finished,
@@ -153,11 +154,8 @@ def _body(text: Text) -> list[str]:
     return sentences
 
 
-def _instruction_like(text: Text) -> bool:
-    for line in text.text.split("\n"):
-        if line.partition(" ")[0].rstrip(":") in _INSTRUCTION_WORDS or line.startswith(_PLEASE):
-            return True
-    return False
+def _is_instruction(line: str) -> bool:
+    return line.partition(" ")[0].rstrip(":") in _INSTRUCTION_WORDS or line.startswith(_PLEASE)
 
 
 def _repetition(words: list[str]) -> float:

@@ -84,21 +84,6 @@ def demonstrate(world: World, prompt: Prompt, *, labeler: Labeler, seed: int) ->
     return answer(world, rng, meta, labeler.style)
 
 
-FEW_SHOT_FORMAT = "{prefix}Task: {instruction}\nAnswer:"
-"""How an instruction stands behind a prefix; the base model's answer follows on the same line."""
-
-
-def with_prefix(prefix: str, prompt_text: str) -> str:
-    """The prompt's instruction in workbook format behind a few-shot prefix (the paper's "prompted" base model, SPEC 3.7)."""
-    return FEW_SHOT_FORMAT.format(prefix=prefix, instruction=prompt_text.rstrip("\n"))
-
-
-def cut_answer(continuation: str) -> tuple[str, bool]:
-    """The answer in a prefixed base model's continuation, up to the next "Task:"; True where that was found."""
-    text, found, _ = continuation.partition("\nTask:")
-    return text.strip(), bool(found)
-
-
 def few_shot_prefixes(world: World, *, seed: int, count: int = 5) -> list[str]:
     """Candidate prefixes: two or three solved tasks in workbook format, every second one behind an introducing sentence."""
     rng = random.Random(f"prefixes {world.seed} {seed}")

@@ -18,6 +18,7 @@ from heedful.model.loading import (
     unembedding,
 )
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
+from heedful.model.scratch import new_gpt2, train_tokenizer
 
 __all__ = [
     "Generation",
@@ -32,6 +33,7 @@ __all__ = [
     "load_causal_model",
     "load_scalar_model",
     "load_tokenizer",
+    "new_gpt2",
     "pack",
     "pack_documents",
     "pack_shared",
@@ -43,6 +45,7 @@ __all__ = [
     "scalar_offset",
     "set_residual_dropout",
     "shift_scalar_model",
+    "train_tokenizer",
     "unembedding",
     "update_average",
     "use_heedful_attention",

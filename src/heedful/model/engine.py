@@ -153,15 +153,15 @@ def _prefill(model: PreTrainedModel, prompts: list[Sequence[int]], cache: _Cache
         while end < len(prompts) and (end == first or size + len(prompts[end]) <= _TOKENS_PER_PREFILL):
             size += len(prompts[end])
             end += 1
-        # A prompt is a sequence whose "response" is its last token; a one-token prompt is doubled up by a dummy that is dropped.
-        batch = pack(prompts[first:end], [[0]] * (end - first))
-        rows = torch.repeat_interleave(torch.arange(first, end), torch.tensor([len(p) + 1 for p in prompts[first:end]]))
-        recording = _PrefillLayout(batch, cache, rows)
+        # Packed sequences end with a response: a dummy token whose cache entry the first decoded token overwrites.
+        batch = pack(prompts[first:end], [[0]] * (end - first)).to(model.device)
+        lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
+        rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(model.device)
         output = model.base_model(
-            input_ids=batch.tokens[None].to(model.device),
-            position_ids=batch.positions[None].to(model.device),
+            input_ids=batch.tokens[None],
+            position_ids=batch.positions[None],
             use_cache=False,
-            layout=recording,
+            layout=_PrefillLayout(batch, cache, rows),
         )
         hidden.append(output.last_hidden_state[0][batch.last - 1])
         first = end

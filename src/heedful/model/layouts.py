@@ -88,7 +88,9 @@ def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[S
     prompts: [groups] token ids. responses: [groups][K of that group] token ids.
     """
     if not prompts or len(prompts) != len(responses):
-        raise ValueError(f"expected as many lists of responses as prompts, at least one; got {len(responses)} and {len(prompts)}")
+        raise ValueError(
+            f"expected as many lists of responses as prompts, at least one; got {len(responses)} and {len(prompts)}"
+        )
     prompt_lengths = np.array([len(prompt) for prompt in prompts])
     counts = np.array([len(group) for group in responses])
     flat = [response for group in responses for response in group]

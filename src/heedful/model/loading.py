@@ -7,15 +7,17 @@ half a model.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,6 +30,9 @@ from transformers import (
 from heedful.errors import HeedfulError, MissingError, ModelError, StorageError
 from heedful.model.attention import use_heedful_attention
 
+# Our own progress bars are enough: transformers would draw one for each small file that it writes.
+transformers.utils.logging.disable_progress_bar()
+
 _OFFSET_KEY = "heedful_reward_offset"
 
 
@@ -36,14 +41,22 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     folder = _model_folder(path)
     try:
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises the bare class for a damaged file
         raise ModelError(
             "the tokenizer cannot be loaded",
             expected="tokenizer files that transformers' AutoTokenizer reads",
-            got=str(error).splitlines()[0],
+            got=str(error).partition("\n")[0] or type(error).__name__,
             where=folder,
             next_step="save the tokenizer beside the model: tokenizer.save_pretrained(FOLDER)",
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # without its files transformers makes an empty one
+        raise ModelError(
+            "the tokenizer cannot be loaded",
+            expected="a vocabulary",
+            got="special tokens only",
+            where=folder,
+            next_step="save the tokenizer beside the model: tokenizer.save_pretrained(FOLDER)",
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end-of-text token",
@@ -97,6 +110,7 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
             )
         head = scalar_head(scalar)
         head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
+    scalar.eval()  # as a loaded model is: from_config leaves the configuration's dropout active
     return use_heedful_attention(scalar)
 
 
@@ -193,10 +207,8 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
             _fsync(file)
         _fsync(aside)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            os.rename(path, old / path.name)
-            os.rename(aside, path)
-            shutil.rmtree(old, ignore_errors=True)
+            _exchange(aside, path)
+            shutil.rmtree(aside, ignore_errors=True)
         else:
             os.rename(aside, path)
         _fsync(path.parent)
@@ -204,7 +216,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
         # safetensors and torch wrap the operating system's error in their own classes.
-        if isinstance(error, OSError) or "space" in str(error).lower() or "i/o error" in str(error).lower():
+        if isinstance(error, OSError) or "no space" in str(error).lower() or "i/o error" in str(error).lower():
             raise StorageError(
                 "the disk refused to write",
                 expected="room for the whole folder",
@@ -223,6 +235,25 @@ def read_json(path: Path) -> dict[str, object]:
         raise MissingError("a file is missing", expected="a JSON file", got="nothing", where=path) from error
     except json.JSONDecodeError as error:
         raise HeedfulError("a file is damaged", expected="JSON", got=str(error), where=path) from error
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders: in one step where the system can (Linux), so that one is always in place; else in three."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
+    if renameat2 is not None and renameat2(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
+        return
+    between = Path(tempfile.mkdtemp(prefix=f".{old.name}-old-", dir=old.parent)) / old.name
+    os.rename(old, between)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(between, old)
+        raise
+    else:
+        os.rename(between, new)
+    finally:
+        between.parent.rmdir()
 
 
 def _fsync(path: Path) -> None:
@@ -259,14 +290,23 @@ def _model_folder(path: str | Path) -> Path:
 def _load(path: str | Path, load: Callable[..., object], kind: str) -> PreTrainedModel:
     folder = _model_folder(path)
     try:
-        model = cast(PreTrainedModel, load(folder, dtype=torch.float32, local_files_only=True))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        loaded = load(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    except Exception as error:  # safetensors has a class of its own for a damaged file
         raise ModelError(
             f"the model cannot be loaded as {kind}",
             expected="weights and a configuration that transformers reads",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=str(error).partition("\n")[0] or type(error).__name__,
             where=folder,
             next_step="check the folder: load it in plain transformers",
         ) from error
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    if missing := sorted(info["missing_keys"]):  # transformers would make them up at random
+        raise ModelError(
+            f"the model cannot be loaded as {kind}",
+            expected="a weight for each parameter",
+            got=f"none for {', '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            where=folder,
+            next_step="give the folder of a model of this kind, saved whole",
+        )
     model.eval()
     return model

@@ -25,7 +25,7 @@ class MasterWeights:
         if precision == "float32":
             self.compute = master
             return
-        self.compute = copy.deepcopy(master).to(torch.bfloat16)
+        self.compute = _to_bfloat16(copy.deepcopy(master))
         for master_parameter, parameter in zip(master.parameters(), self.compute.parameters(), strict=True):
             parameter.register_post_accumulate_grad_hook(_move_gradient_to(master_parameter))
 
@@ -43,7 +43,14 @@ def frozen(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     """The model for inference only, cast in place to the compute type."""
     model.requires_grad_(False)
     model.eval()
-    return model.to(torch.bfloat16) if precision == "bfloat16" else model
+    return _to_bfloat16(model) if precision == "bfloat16" else model
+
+
+def _to_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
+    """Cast the parameters in place. Buffers stay: rotary frequencies in bf16 would put far tokens at wrong angles."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return model
 
 
 def _move_gradient_to(master: torch.nn.Parameter):

@@ -1,4 +1,4 @@
-"""Statistics of human judgements: agreement, win rates, reward-model accuracy, their intervals. numpy and scipy only.
+"""Statistics of human judgements: agreement, win rates, reward-model accuracy, their intervals. numpy only.
 
 Comparisons of one prompt are not independent of each other, so intervals are over prompts: see ``intervals``.
 """

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from heedful.errors import DataError
 
@@ -46,7 +46,7 @@ def wilson(successes: float, count: int, *, confidence: float = 0.95) -> Estimat
         raise DataError("not a share", expected=f"successes from 0 to {count}", got=str(successes))
     if count == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, math.nan)
-    share, z = successes / count, float(ndtri(0.5 + confidence / 2))
+    share, z = successes / count, NormalDist().inv_cdf(0.5 + confidence / 2)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half_width = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     low = 0.0 if successes == 0 else centre - half_width

@@ -14,7 +14,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from heedful.errors import DataError
 from heedful.records import Ranking
@@ -101,7 +100,7 @@ def calibration(rankings: Sequence[Ranking], scores: Mapping[str, float], *, num
     error = ``sum(count / total * |accuracy - confidence|)`` (Naeini et al. 2015).
     """
     differences = np.concatenate([np.empty(0), *(_differences(ranking, scores) for ranking in rankings)])
-    predicted: npt.NDArray[np.float64] = expit(np.abs(differences))
+    predicted: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.abs(differences)))
     correct = np.where(differences == 0, 0.5, differences > 0)
     index = np.minimum(((predicted - 0.5) * 2 * num_bins).astype(np.int64), num_bins - 1)
     edges = np.linspace(0.5, 1.0, num_bins + 1)

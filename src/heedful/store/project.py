@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from heedful.errors import ConfigError, MissingError, StorageError
 from heedful.store.files import write_atomically
@@ -43,6 +43,14 @@ class ProjectSection:
     """Folder (relative to the project, or absolute) or name of the pretrained model."""
     pretraining_text: str = "data/pretraining"
     """Folder of pretraining text, relative to the project."""
+    small_model: str | None = None
+    """A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model (SPEC 3.3)."""
+    labelers: Literal["people", "simulated"] = "people"
+    """Who ranks and rates: people, or the miniature's simulation (which can judge only its own prompts)."""
+    preset: str = "paper-1.3B"
+    """Where configuration values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
+    seed: int = 0
+    """Seed of all stages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +61,10 @@ class Project:
     name: str
     base_model: str
     pretraining_text: Path
+    small_model: str | None = None
+    labelers: Literal["people", "simulated"] = "people"
+    preset: str = "paper-1.3B"
+    seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other tables of ``heedful.toml``, as they are: who reads one builds it with ``config_from_mapping``."""
 
@@ -96,6 +108,10 @@ class Project:
             name=section.name,
             base_model=section.base_model,
             pretraining_text=folder / section.pretraining_text,
+            small_model=section.small_model,
+            labelers=section.labelers,
+            preset=section.preset,
+            seed=section.seed,
             settings=tables,
         )
 

@@ -38,7 +38,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
             raise StorageError(
                 "a checkpoint could not be written",
                 expected="room on the disk",
-                got=str(error).splitlines()[0],
+                got=str(error).partition("\n")[0] or type(error).__name__,
                 where=path,
                 next_step="free some space and run the same command again: the previous checkpoint is untouched",
             ) from error
@@ -55,7 +55,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
         raise StorageError(
             "a checkpoint is damaged",
             expected="a file written by this version of Heedful",
-            got=str(error).splitlines()[0],
+            got=str(error).partition("\n")[0] or type(error).__name__,
             where=path,
             next_step="delete it to start this step again",
         ) from error

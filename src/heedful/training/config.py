@@ -99,6 +99,13 @@ class SFTConfig(StepConfig):
             positive=("epochs", "learning_rate", "batch_size", "candidates", "max_prompt_tokens", "max_response_tokens"),
             shares=("final_learning_rate_share", "residual_dropout", "pretraining_share"),
         )
+        if self.pretraining_share == 1:
+            raise ConfigError(
+                "SFTConfig: pretraining_share leaves no room for demonstrations",
+                expected="a number from 0 to below 1",
+                got="1",
+                next_step="to train on text only, use `heedful pretrain`",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +197,8 @@ class PPOConfig(StepConfig):
                 "clip_ratio",
                 "value_clip",
                 "temperature",
+                "ptx_examples_per_episode",
+                "ptx_context_length",
                 "max_prompt_tokens",
                 "max_response_tokens",
                 "samples_every",

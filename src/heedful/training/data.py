@@ -231,8 +231,8 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str
 def read_documents(path: Path) -> Iterator[str]:
     """Plain text from a file or all files of a folder: ``.jsonl`` with a "text" key on each line, or ``.txt``.
 
-    In a .txt file documents are separated by a line ``<|endoftext|>``; without one, by blank lines after which a new document
-    begins only if the file has no other mark, so the whole file is one document. Raises MissingError, DataError.
+    In a .txt file documents are separated by a line ``<|endoftext|>``; without one the whole file is one document.
+    Raises MissingError, DataError.
     """
     files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -245,19 +245,22 @@ def read_documents(path: Path) -> Iterator[str]:
         )
     for file in files:
         if file.suffix == ".jsonl":
-            with open(file, encoding="utf-8") as lines:
+            with open(file, "rb") as lines:
                 for number, line in enumerate(lines, 1):
                     if not line.strip():
                         continue
                     try:
-                        yield str(json.loads(line)["text"])
+                        text = json.loads(line)["text"]
+                        if not isinstance(text, str):
+                            raise TypeError("text is not a string")
                     except (ValueError, KeyError, TypeError) as error:
                         raise DataError(
                             "a line of pretraining text cannot be read",
-                            expected='a JSON object with the key "text"',
-                            got=line.strip()[:80],
+                            expected='a JSON object with the key "text" and a string',
+                            got=line.strip()[:80].decode("utf-8", errors="replace"),
                             where=f"{file}:{number}",
                         ) from error
+                    yield text
         else:
             yield from _split_documents(file)
 

@@ -195,7 +195,7 @@ def _judge(
     longest = max(len(g.tokens) for g in generations)
     columns: dict[str, list[Tensor]] = {"logprobs": [], "reference_logprobs": [], "values": [], "mask": [], "score": []}
     for members in _microbatches(prompts, generations, range(len(prompts)), config):
-        batch = _pack(prompts, generations, members)
+        batch = _pack(prompts, generations, members).to(policy.compute.device)
         padded = {
             "logprobs": batch.pad(_logprobs(policy.compute, batch, config)),
             "reference_logprobs": batch.pad(_logprobs(reference, batch, config)),
@@ -232,7 +232,7 @@ def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[i
     count = sum(len(rollouts.generations[i].tokens) for i in members)
     totals: dict[str, float] = {}
     for part in _microbatches(rollouts.prompts, rollouts.generations, members, config):
-        batch = _pack(rollouts.prompts, rollouts.generations, part)
+        batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
         hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
         logprobs, entropy = chunked_token_logprobs_and_entropy(
             hidden, unembedding(weights.compute), batch.targets, temperature=config.temperature
@@ -262,7 +262,7 @@ def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[in
     count = sum(len(rollouts.generations[i].tokens) for i in members)
     totals: dict[str, float] = {}
     for part in _microbatches(rollouts.prompts, rollouts.generations, members, config):
-        batch = _pack(rollouts.prompts, rollouts.generations, part)
+        batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
         width = int(batch.lengths.max())
         rows = torch.tensor(part, device=rollouts.mask.device)
         loss, statistics = clipped_value_loss(

@@ -150,8 +150,8 @@ def progress_line(
 
 
 def _number(value: float) -> float | str:
-    """JSON has no NaN: it is written as text, so that every reader can read the file."""
-    return round(float(value), 6) if math.isfinite(value) else str(value)
+    """Seven digits, so that a learning rate of 9e-6 is not rounded off. JSON has no NaN: it is written as text."""
+    return float(f"{value:.7g}") if math.isfinite(value) else str(value)
 
 
 def _step_of(line: str) -> int:

@@ -1,0 +1,233 @@
+"""``heedful align``: all stages in order, like make. What is done is not done again; what is missing is said exactly."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from heedful.align import evaluation, pipeline
+from heedful.align.evaluation import Contender
+from heedful.align.prefixes import candidate_prefixes
+from heedful.align.settings import Setting, resolved_preset
+from heedful.align.stages import Stage, Stages, digest_of_files
+from heedful.errors import MissingError
+from heedful.evaluate.report import write_report
+from heedful.evaluate.results import Timings, save_results, save_timings
+from heedful.miniature.benchmarks import benchmarks
+from heedful.miniature.panel import Panel
+from heedful.miniature.project import WORLD_SEED, write_miniature_data
+from heedful.miniature.tasks import few_shot_prefixes
+from heedful.miniature.world import World
+from heedful.model import keep_large_temporaries
+from heedful.store.files import Records
+from heedful.store.project import Project
+
+BENCHMARK_SEED = 21
+
+
+def align(project: Project, console: Console) -> Path | None:
+    """Run every stage that the data allows; returns the report, or None where people have to label first (it says what).
+
+    Raises UserError for what the user must mend, NumericalError, StorageError. Interrupted at any point, it continues when called
+    again.
+    """
+    keep_large_temporaries()
+    stages = Stages(project.runs, console)
+    base_model = _model_path(project, project.base_model)
+    small_model = None if project.small_model is None else _model_path(project, project.small_model)
+    simulated = project.labelers == "simulated"
+    data: Stage | None = None
+    if simulated:
+        data = stages.run("data", {"seed": project.seed}, lambda _: write_miniature_data(project.data, seed=project.seed))
+    records = Records.load(project.data)
+    setting = _setting(project, base_model, small_model, records)
+    preset = setting.preset
+    if not records.demonstrations:
+        _missing(
+            console,
+            "demonstrations",
+            f"{len(records.prompts):,} prompts wait for labelers' answers: import some with "
+            f"`heedful import FORMAT FILE --project {project.folder}`",
+        )
+        return None
+
+    sources = [project.data / name for name in ("prompts.jsonl", "demonstrations.jsonl")]
+    inputs = {
+        "base": digest_of_files(base_model),
+        "data": data.fingerprint if data else digest_of_files(*sources),
+        "text": digest_of_files(project.pretraining_text) if project.pretraining_text.exists() else None,
+    }
+    supervised = {key: inputs[key] for key in ("base", "data")}
+    sft = stages.run("sft", {**supervised, "config": preset.sft}, lambda f: pipeline.sft(setting, records, f, console))
+
+    if simulated or not pipeline.training_rankings(setting, records, "train"):
+        collect = stages.run(
+            "collect",
+            {"sft": sft.fingerprint, "config": preset.collect},
+            lambda f: pipeline.collect(setting, records, sft.folder, f, console),
+        )
+        records = pipeline.collected(collect.folder, records)
+        ranked = collect.fingerprint
+        if not pipeline.training_rankings(setting, records, "train"):
+            _missing(
+                console,
+                "rankings",
+                f"{preset.collect.prompts:,} ranking tasks at most wait in {project.tasks / 'ranking.jsonl'}: fill in ranks and "
+                f"labeler, then `heedful import heedful FILE --project {project.folder}`",
+            )
+            return None
+    else:
+        ranked = digest_of_files(project.data / "rankings.jsonl", project.data / "responses.jsonl")
+
+    reward = stages.run(
+        "reward",
+        {"sft": sft.fingerprint, "rankings": ranked, "config": preset.reward},
+        lambda f: pipeline.reward(setting, records, sft.folder, f, console),
+    )
+    choice = stages.run(
+        "choose_sft",
+        {"sft": sft.fingerprint, "reward": reward.fingerprint, "config": preset.evaluate},
+        lambda f: pipeline.choose_sft(setting, records, sft.folder, reward.folder, f, console),
+    )
+    contenders = [Contender("base", base_model)]
+    prefix: Stage | None = None
+    if setting.prefixes:
+        prefix = stages.run(
+            "choose_prefix",
+            {**supervised, "reward": reward.fingerprint, "config": preset.evaluate, "prefixes": setting.prefixes},
+            lambda f: pipeline.choose_prefix(setting, records, reward.folder, f, console),
+        )
+        contenders.append(Contender("prompted_base", base_model, pipeline.chosen_prefix(prefix.folder)))
+    contenders.append(Contender("sft", pipeline.chosen_sft(sft.folder, choice.folder)))
+
+    runs = {"sft": sft.folder, "reward": reward.folder}
+    policies = [("", base_model, ("ppo", "ppo_ptx"))]
+    if small_model is not None:
+        policies.append(("_small", small_model, ("ppo_ptx",)))
+    for suffix, start, variants in policies:
+        initial = stages.run(
+            f"initial_policy{suffix}",
+            {**inputs, "base": digest_of_files(start), "config": preset.initial_policy},
+            lambda f, start=start, suffix=suffix: pipeline.initial_policy(
+                setting, records, start, f, console, f"initial_policy{suffix}"
+            ),
+        )
+        if suffix:
+            contenders.append(Contender(f"base{suffix}", start))
+        for variant in variants:
+            config = preset.ppo if variant == "ppo_ptx" else replace(preset.ppo, ptx_coefficient=0.0)
+            if config.ptx_coefficient and not project.pretraining_text.exists():
+                console.print(f"no pretraining text in {project.pretraining_text}: ppo_ptx is left out", highlight=False)
+                continue
+            name = f"{variant}{suffix}"
+            trained = stages.run(
+                name,
+                {
+                    "initial": initial.fingerprint,
+                    "reward": reward.fingerprint,
+                    "config": config,
+                    "text": inputs["text"] if config.ptx_coefficient else None,
+                },
+                lambda f, initial=initial, config=config, name=name: pipeline.ppo(
+                    setting,
+                    records,
+                    config,
+                    pipeline.initial_policy_folder(initial.folder),
+                    reward.folder,
+                    f,
+                    console,
+                    name,
+                ),
+            )
+            runs[name] = trained.folder
+            contenders.append(Contender(name, trained.folder / "model"))
+
+    evaluated = stages.run(
+        "evaluate",
+        {"models": [s.fingerprint for s in stages.done], "config": preset.evaluate},
+        lambda f: evaluation.evaluate(setting, records, contenders, reward.folder, f, console),
+    )
+    results = evaluation.assemble(
+        setting,
+        records,
+        evaluation=evaluated.folder,
+        reward_folder=reward.folder,
+        choice=choice.folder,
+        prefix=None if prefix is None else prefix.folder,
+        runs=runs,
+    )
+    timings = _timings(stages)
+    save_results(project.folder / "results.json", results)
+    save_timings(project.folder / "timings.json", timings)
+    report = project.folder / "report.html"
+    write_report(results, timings, report)
+    if setting.labelers is None and "preference" not in results:
+        _missing(
+            console,
+            "evaluation by people",
+            f"held-out labelers' tasks wait in {project.tasks / 'evaluation.jsonl'}; the report goes without them until then",
+        )
+    return report
+
+
+def _setting(project: Project, base_model: Path, small_model: Path | None, records: Records) -> Setting:
+    preset = resolved_preset(project)
+    if project.labelers == "simulated":
+        world = World(WORLD_SEED)
+        return Setting(
+            project=project,
+            preset=preset,
+            base_model=base_model,
+            small_model=small_model,
+            labelers=Panel(world, seed=project.seed),
+            benchmarks=tuple(benchmarks(world, seed=BENCHMARK_SEED, items=preset.evaluate.benchmark_items)),
+            prefixes=tuple(few_shot_prefixes(world, seed=project.seed)),
+        )
+    return Setting(
+        project=project,
+        preset=preset,
+        base_model=base_model,
+        small_model=small_model,
+        labelers=None,
+        benchmarks=(),
+        prefixes=candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed),
+    )
+
+
+def _model_path(project: Project, name: str) -> Path:
+    """A model's folder: as it is given, or relative to the project."""
+    for path in (Path(name).expanduser(), project.folder / name):
+        if (path / "config.json").is_file():
+            return path
+    raise MissingError(
+        "the base model is not there",
+        expected="a folder in Hugging Face format",
+        got=name,
+        where=project.config_file,
+        next_step="download the model first (Heedful never does it by itself), then set base_model to its folder",
+    )
+
+
+def _missing(console: Console, what: str, detail: str) -> None:
+    console.print(f"[bold yellow]waiting for {what}:[/bold yellow] {detail}", highlight=False)
+
+
+def _timings(stages: Stages) -> Timings:
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
+    return {
+        "stages": [{"stage": s.name, "seconds": round(s.seconds, 2)} for s in stages.done],
+        "total_seconds": round(sum(s.seconds for s in stages.done), 2),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "machine": f"{platform.system()} {platform.machine()}, {_cores()} cores, torch {torch.__version__}",
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,360 @@
+"""The stages in a row, as the paper's figure 2 has them: demonstrations, rankings, reward model, PPO, evaluation.
+
+Each function here is one stage: it reads what earlier stages left on disk and writes to the folder that it is given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from heedful.align.models import (
+    answer,
+    device,
+    policy_for_inference,
+    policy_for_training,
+    prompts_within,
+    reward_model_for_inference,
+    score_responses,
+)
+from heedful.align.prefixes import cut_answer, with_prefix
+from heedful.align.settings import Setting
+from heedful.errors import DataError
+from heedful.model import load_causal_model, load_scalar_model, load_tokenizer, scalar_model_from_causal
+from heedful.records import Demonstration, Prompt, Ranking, Response, Split
+from heedful.store.files import Records, read_jsonl, record_from_json, record_to_json, write_atomically, write_jsonl
+from heedful.training.config import PPOConfig, SFTConfig
+from heedful.training.data import (
+    PretrainingText,
+    encode_demonstrations,
+    encode_documents,
+    encode_prompts,
+    encode_rankings,
+    read_documents,
+)
+from heedful.training.ppo import train_ppo
+from heedful.training.reward import train_reward
+from heedful.training.sft import lowest_losses, train_sft
+
+
+def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
+    return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split]
+
+
+def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = None) -> list[Prompt]:
+    """A split's prompts, in the order of the file; with or without a demonstration where that is asked for."""
+    with_one = {d.prompt_id for d in records.demonstrations.values()}
+    return [
+        p
+        for p in records.prompts.values()
+        if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
+    ]
+
+
+def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
+    """The project's plain text: ``train.*`` and ``valid.*`` where it has them, else every 50th document is for validation."""
+    folder = setting.project.pretraining_text
+    if not folder.exists():
+        return None
+    tokenizer = load_tokenizer(setting.base_model)
+    files = [file for file in (folder / f"{part}.jsonl", folder / f"{part}.txt") if file.is_file()]
+    if files:
+        return encode_documents(tokenizer, read_documents(files[0]))
+    documents = list(read_documents(folder))
+    chosen = [d for i, d in enumerate(documents) if (i % 50 == 49) == (part == "valid")]
+    return encode_documents(tokenizer, chosen or documents)
+
+
+def sft(setting: Setting, records: Records, folder: Path, console: Console) -> None:
+    """Step 1: the base model on demonstrations; candidates for the choice by RM score (SPEC 3.2)."""
+    config = setting.preset.sft
+    model, tokenizer = policy_for_training(setting.base_model)
+    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+    examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
+    console.print(f"demonstrations: {counts}", highlight=False)
+    held_out = demonstrations_of(records, "valid")
+    validation = encode_demonstrations(tokenizer, records.prompts, held_out, **limits)[0] if held_out else examples[:100]
+    candidates = train_sft(model, tokenizer, examples, config, folder, validation=validation, console=console)
+    rows = [{**asdict(c), "folder": str(c.folder.relative_to(folder))} for c in candidates]
+    write_json(folder / "candidates.json", rows)
+
+
+def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
+    """Ranking tasks: K outputs of the SFT model for each prompt, to be ranked side by side (SPEC 2.3).
+
+    Writes responses.jsonl, and rankings.jsonl and ratings.jsonl where the labelers are simulated, else tasks/ranking.jsonl for people.
+    """
+    config, limits = setting.preset.collect, setting.preset.sft
+    model, tokenizer = policy_for_inference(sft_folder / "model", limits.precision)
+    chosen: list[Prompt] = []
+    for split, number in (("train", config.prompts), ("valid", config.validation_prompts)):
+        free = prompts_of(records, split, demonstrated=False) or prompts_of(records, split)  # pyright: ignore[reportArgumentType]
+        chosen += prompts_within(tokenizer, free, limits.max_prompt_tokens, console)[:number]
+    rng = np.random.default_rng([setting.seed, 5])
+    ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
+    repeated = [prompt for prompt, k in zip(chosen, ks, strict=True) for _ in range(k)]
+    ids = [f"sft-{prompt.id}-{i}" for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
+    responses = answer(
+        model,
+        tokenizer,
+        repeated,
+        name="sft",
+        ids=ids,
+        max_prompt_tokens=limits.max_prompt_tokens,
+        max_response_tokens=limits.max_response_tokens,
+        temperature=config.temperature,
+        seed=setting.seed,
+        console=console,
+    )
+    of_prompt: dict[str, list[Response]] = {}
+    for response in responses:
+        of_prompt.setdefault(response.prompt_id, []).append(response)
+    write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
+    if setting.labelers is None:
+        write_tasks(setting.project.tasks / "ranking.jsonl", chosen, of_prompt)
+        return
+    rankings, ratings = [], []
+    for prompt in chosen:
+        # Training prompts are ranked by one labeler; validation prompts by several of both groups, to measure agreement.
+        groups = (("training", 1),) if prompt.split == "train" else (("training", config.agreement_labelers), ("held_out", config.agreement_labelers))
+        for group, number in groups:
+            ranked, rated = setting.labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
+            rankings += ranked
+            ratings += rated
+    write_jsonl(folder / "ratings.jsonl", [record_to_json(r) for r in ratings])
+    write_jsonl(folder / "rankings.jsonl", [record_to_json(r) for r in rankings])
+    console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
+
+
+def write_tasks(path: Path, prompts: Sequence[Prompt], responses: dict[str, list[Response]]) -> None:
+    """Ranking tasks for people: fill in ``ranks`` and ``labeler``, then ``heedful import heedful FILE``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(
+        path,
+        [
+            {
+                "kind": "ranking",
+                "id": f"task-{prompt.id}",
+                "prompt_id": prompt.id,
+                "prompt": prompt.text,
+                "response_ids": [r.id for r in responses[prompt.id]],
+                "responses": [r.text for r in responses[prompt.id]],
+                "ranks": None,
+                "labeler": None,
+            }
+            for prompt in prompts
+        ],
+    )
+
+
+def collected(folder: Path, records: Records) -> Records:
+    """The project's records with those of a ranking stage added."""
+    merged = Records(
+        prompts=dict(records.prompts),
+        responses=dict(records.responses),
+        demonstrations=dict(records.demonstrations),
+        rankings=dict(records.rankings),
+        ratings=dict(records.ratings),
+    )
+    for kind in ("response", "ranking", "rating"):
+        path = folder / f"{kind}s.jsonl"
+        for line, row in read_jsonl(path) if path.is_file() else ():
+            record = record_from_json(kind, row, where=f"{path}:{line}")
+            merged.by_kind(kind)[record.id] = record
+    merged.check()
+    return merged
+
+
+def training_rankings(setting: Setting, records: Records, split: Split) -> list[Ranking]:
+    """A split's rankings by labelers who may produce training data: never the held-out group's (SPEC 2.4)."""
+    groups = {} if setting.labelers is None else setting.labelers.groups
+    return [
+        r
+        for r in records.rankings.values()
+        if records.prompts[r.prompt_id].split == split and groups.get(r.labeler, "training") == "training"
+    ]
+
+
+def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
+    """Step 2: the reward model, from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
+    config = setting.preset.reward
+    tokenizer = load_tokenizer(sft_folder / "model")
+    causal = load_causal_model(sft_folder / "model")
+    torch.manual_seed(config.seed)
+    assert isinstance(tokenizer.eos_token_id, int)
+    model = scalar_model_from_causal(causal, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+    rankings, counts = encode_rankings(
+        tokenizer, records.prompts, records.responses, training_rankings(setting, records, "train"), **limits
+    )
+    console.print(f"rankings: {counts}", highlight=False)
+    held_out = training_rankings(setting, records, "valid")
+    validation = encode_rankings(tokenizer, records.prompts, records.responses, held_out, **limits)[0] if held_out else []
+    demonstrated = demonstrations_of(records, "valid") or demonstrations_of(records, "train")
+    demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, **limits)[0] if demonstrated else []
+    train_reward(
+        model.to(device()),  # pyright: ignore[reportArgumentType]
+        tokenizer,
+        rankings,
+        config,
+        folder,
+        validation=validation,
+        demonstrations=demonstrations,
+        console=console,
+    )
+
+
+def choose_sft(setting: Setting, records: Records, sft_folder: Path, reward_folder: Path, folder: Path, console: Console) -> None:
+    """The SFT checkpoint with the best mean RM score on validation prompts (SPEC 3.2)."""
+    limits = setting.preset.sft
+    reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)
+    rows: list[dict[str, Any]] = json.loads((sft_folder / "candidates.json").read_text(encoding="utf-8"))
+    prompts = _choice_prompts(setting, records, sft_folder / "model", console)
+    for row in rows:
+        model, tokenizer = policy_for_inference(sft_folder / row["folder"], limits.precision)
+        responses = answer(
+            model,
+            tokenizer,
+            prompts,
+            name=f"epoch {row['epoch']}",
+            ids=[f"choice-{p.id}" for p in prompts],
+            max_prompt_tokens=limits.max_prompt_tokens,
+            max_response_tokens=limits.max_response_tokens,
+            temperature=1.0,
+            seed=setting.seed,
+            console=console,
+        )
+        scores = score_responses(
+            reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens
+        )
+        row["reward"] = float(np.mean(list(scores.values())))
+    best = max(range(len(rows)), key=lambda i: rows[i]["reward"])
+    for i, row in enumerate(rows):
+        row["chosen"] = i == best
+        mark = "chosen" if i == best else ""
+        console.print(
+            f"epoch {row['epoch']}: validation loss {row['validation_loss']:.3f}, mean reward {row['reward']:+.3f} {mark}",
+            highlight=False,
+        )
+    write_json(folder / "choice.json", rows)
+
+
+def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
+    rows = json.loads((choice_folder / "choice.json").read_text(encoding="utf-8"))
+    return sft_folder / next(row["folder"] for row in rows if row["chosen"])
+
+
+def initial_policy(setting: Setting, records: Records, base_model: Path, folder: Path, console: Console, title: str) -> None:
+    """Where PPO starts: the base model on demonstrations with pretraining text mixed in, chosen by both losses (SPEC 3.4)."""
+    config: SFTConfig = setting.preset.initial_policy
+    model, tokenizer = policy_for_training(base_model)
+    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+    examples, _ = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
+    held_out = demonstrations_of(records, "valid")
+    validation = encode_demonstrations(tokenizer, records.prompts, held_out, **limits)[0] if held_out else examples[:100]
+    text = pretraining_text(setting, "train") if config.pretraining_share else None
+    text_validation = pretraining_text(setting, "valid") if text is not None else None
+    if text is None and config.pretraining_share:
+        console.print("no pretraining text: the initial policy is trained on demonstrations alone", highlight=False)
+        config = replace(config, pretraining_share=0.0)
+    candidates = train_sft(
+        model,
+        tokenizer,
+        examples,
+        config,
+        folder,
+        validation=validation,
+        pretraining=text,
+        pretraining_validation=text_validation,
+        context_length=setting.preset.ppo.ptx_context_length,
+        console=console,
+        title=title,
+    )
+    best = lowest_losses(candidates)
+    console.print(f"initial policy: epoch {best.epoch}, demonstration loss {best.validation_loss:.3f}", highlight=False)
+    write_json(folder / "chosen.json", {"folder": str(best.folder.relative_to(folder)), "epoch": best.epoch})
+
+
+def initial_policy_folder(folder: Path) -> Path:
+    return folder / json.loads((folder / "chosen.json").read_text(encoding="utf-8"))["folder"]
+
+
+def ppo(
+    setting: Setting,
+    records: Records,
+    config: PPOConfig,
+    policy_folder: Path,
+    reward_folder: Path,
+    folder: Path,
+    console: Console,
+    title: str,
+) -> None:
+    """Step 3: PPO against the reward model, with pretraining gradients unless the coefficient is 0 (SPEC 3.5, 3.6)."""
+    policy, tokenizer = policy_for_training(policy_folder)
+    reward_model = load_scalar_model(reward_folder / "model").to(device())  # pyright: ignore[reportArgumentType]
+    prompts = prompts_of(records, "train", demonstrated=False) or prompts_of(records, "train")
+    _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
+    console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
+    text = pretraining_text(setting, "train") if config.ptx_coefficient else None
+    train_ppo(policy, reward_model, tokenizer, tokens, config, folder, pretraining=text, console=console, title=title)
+
+
+def choose_prefix(setting: Setting, records: Records, reward_folder: Path, folder: Path, console: Console) -> None:
+    """The few-shot prefix whose answers have the best mean RM score on validation prompts (SPEC 3.7)."""
+    limits = setting.preset.sft
+    reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)
+    model, tokenizer = policy_for_inference(setting.base_model, limits.precision)
+    prompts = _choice_prompts(setting, records, setting.base_model, console)
+    scores: list[float] = []
+    for number, prefix in enumerate(setting.prefixes):
+        responses = answer_with_prefix(setting, model, tokenizer, prompts, prefix, f"prefix {number + 1}", console)
+        rewards = score_responses(
+            reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens
+        )
+        scores.append(float(np.mean(list(rewards.values()))))
+        console.print(f"prefix {number + 1}: mean reward {scores[-1]:+.3f}", highlight=False)
+    write_json(folder / "prefix.json", {"candidates": list(setting.prefixes), "scores": scores, "chosen": int(np.argmax(scores))})
+
+
+def chosen_prefix(folder: Path) -> str:
+    found = json.loads((folder / "prefix.json").read_text(encoding="utf-8"))
+    return found["candidates"][found["chosen"]]
+
+
+def answer_with_prefix(
+    setting: Setting, model: Any, tokenizer: Any, prompts: list[Prompt], prefix: str, name: str, console: Console
+) -> list[Response]:
+    limits, evaluate = setting.preset.sft, setting.preset.evaluate
+    responses = answer(
+        model,
+        tokenizer,
+        prompts,
+        name=name,
+        ids=[f"{name}-{p.id}" for p in prompts],
+        texts=[with_prefix(prefix, p.text) for p in prompts],
+        max_prompt_tokens=limits.max_prompt_tokens,
+        max_response_tokens=limits.max_response_tokens,
+        temperature=evaluate.temperature,
+        seed=setting.seed,
+        console=console,
+    )
+    return [cut_answer(response) for response in responses]
+
+
+def _choice_prompts(setting: Setting, records: Records, model: Path, console: Console) -> list[Prompt]:
+    prompts = prompts_of(records, "valid") or prompts_of(records, "train")
+    fitting = prompts_within(load_tokenizer(model), prompts, setting.preset.sft.max_prompt_tokens, console)
+    if not fitting:
+        raise DataError("no validation prompt is within the limit", expected="at least one", got="none")
+    return fitting[: setting.preset.evaluate.choice_prompts]
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

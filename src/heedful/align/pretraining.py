@@ -1,0 +1,41 @@
+"""``heedful pretrain``: a base model from nothing but text, where there is none to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from heedful.errors import DataError
+from heedful.model import keep_large_temporaries, new_gpt2, train_tokenizer
+from heedful.training.config import PretrainConfig
+from heedful.training.data import encode_documents, read_documents
+from heedful.training.pretrain import train_pretrain
+
+VALIDATION_EVERY = 50
+"""Every so many-th document is kept out of training to measure the loss on."""
+
+
+def pretrain_from_text(
+    text: Path, output: Path, config: PretrainConfig, *, layers: int, width: int, heads: int, vocabulary: int, console: Console
+) -> Path:
+    """Train tokenizer and model on the documents of ``text``; returns the model's folder. Raises DataError, MissingError."""
+    keep_large_temporaries()
+    documents = [d for d in read_documents(text) if d.strip()]
+    if not documents:
+        raise DataError("there is no pretraining text", expected="at least one document that is not empty", got="none", where=text)
+    train = [d for i, d in enumerate(documents) if i % VALIDATION_EVERY != VALIDATION_EVERY - 1]
+    validation = documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
+    tokenizer = train_tokenizer(train, vocabulary_size=vocabulary, context_length=config.context_length)
+    encoded = encode_documents(tokenizer, train)
+    model = new_gpt2(
+        tokenizer, layers=layers, width=width, heads=heads, context_length=config.context_length, seed=config.seed
+    )
+    console.print(
+        f"{len(documents):,} documents, {len(encoded.tokens):,} tokens of {len(tokenizer):,} kinds; "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters",
+        highlight=False,
+    )
+    held_out = encode_documents(tokenizer, validation) if validation else None
+    train_pretrain(model, tokenizer, encoded, config, output, validation=held_out, console=console)
+    return output / "model"

@@ -1,0 +1,130 @@
+"""Scoring of automatic benchmarks: choices by mean log-probability per token, completions by greedy decoding (SPEC 4.2, 4.3)."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.evaluate.results import Benchmark as BenchmarkResult
+from heedful.evaluate.results import BenchmarkScore
+from heedful.functional import chunked_token_logprobs
+from heedful.model import Sampling, generate, pack_shared, packed_hidden, unembedding
+from heedful.statistics import bootstrap_mean
+
+
+class Item(Protocol):
+    """One question; the context ends without a space and each choice begins with one."""
+
+    @property
+    def context(self) -> str: ...
+    @property
+    def choices(self) -> tuple[str, ...]: ...
+    @property
+    def answer(self) -> int | None: ...
+    @property
+    def accepted(self) -> tuple[str, ...]: ...
+
+
+class Benchmark(Protocol):
+    """Items of one ability, scored as its kind says."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def items(self) -> tuple[Item, ...]: ...
+    @property
+    def kind(self) -> Literal["choice", "completion", "bias"]: ...
+
+
+METRICS = {"choice": "accuracy", "completion": "exact match", "bias": "entropy (bits)"}
+_MAX_COMPLETION_TOKENS = 24
+_ITEMS_PER_BATCH = 64
+
+
+def score_items(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark) -> list[float]:
+    """A score for each item: 1 or 0 where there is a right answer, the entropy in bits for paired bias."""
+    if benchmark.kind == "completion":
+        return _complete(model, tokenizer, benchmark.items)
+    means = choice_logprobs(model, tokenizer, benchmark.items)
+    if benchmark.kind == "bias":
+        return [_entropy(row) for row in means]
+    return [float(row.index(max(row)) == item.answer) for row, item in zip(means, benchmark.items, strict=True)]
+
+
+def benchmark_result(
+    benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[float]]], *, seed: int = 0
+) -> BenchmarkResult:
+    """The results section of one benchmark from each model's item scores, with bootstrap intervals over items."""
+    rows: list[BenchmarkScore] = []
+    for model, values in scores:
+        estimate = bootstrap_mean(list(values), seed=seed)
+        rows.append({"model": model, "score": estimate.value, "low": estimate.low, "high": estimate.high})
+    return {
+        "name": benchmark.name,
+        "description": benchmark.description,
+        "metric": METRICS[benchmark.kind],
+        "num_items": len(benchmark.items),
+        "scores": rows,
+    }
+
+
+@torch.no_grad()
+def choice_logprobs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]
+) -> list[list[float]]:
+    """Mean log-probability per token of each choice behind its context; the context is computed once for all choices.
+
+    The paper says that the choice with the *lowest* average wins; it means the highest (SPEC 8).
+    """
+    found: list[list[float]] = []
+    for first in range(0, len(items), _ITEMS_PER_BATCH):
+        part = items[first : first + _ITEMS_PER_BATCH]
+        contexts = _encode(tokenizer, [item.context for item in part])
+        choices = [_encode(tokenizer, list(item.choices)) for item in part]
+        batch = pack_shared(contexts, choices).to(model.device)
+        hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+        logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
+        sums = torch.zeros(batch.num_sequences, device=logprobs.device).index_add_(0, batch.row, logprobs.float())
+        means = (sums / batch.lengths).tolist()
+        place = 0
+        for item in part:
+            found.append(means[place : place + len(item.choices)])
+            place += len(item.choices)
+    return found
+
+
+def _complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[float]:
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    sampling = Sampling(max_tokens=_MAX_COMPLETION_TOKENS, temperature=0.0, stop_token=end)
+    contexts = _encode(tokenizer, [item.context for item in items])
+    generations = generate(model, contexts, sampling, [0] * len(items))
+    scores: list[float] = []
+    for item, generation in zip(items, generations, strict=True):
+        text = str(tokenizer.decode(generation.tokens, skip_special_tokens=True)).split("\n")[0]
+        accepted = {_normalised(answer) for answer in item.accepted}
+        scores.append(float(_normalised(text) in accepted))
+    return scores
+
+
+def _normalised(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip().casefold()
+
+
+def _entropy(means: Sequence[float]) -> float:
+    """H = -sum P log2 P over the normalised choices (SPEC 4.3)."""
+    largest = max(means)
+    weights = [math.exp(value - largest) for value in means]
+    total = sum(weights)
+    return -sum(w / total * math.log2(w / total) for w in weights if w > 0)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]

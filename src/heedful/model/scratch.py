@@ -1,0 +1,62 @@
+"""Models from nothing: a byte-level BPE tokenizer trained on a text, and a GPT-2 model with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from heedful.errors import ConfigError
+from heedful.model.attention import use_heedful_attention
+
+END_OF_TEXT = "<|endoftext|>"
+PADDING = "<|padding|>"
+
+
+def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context_length: int) -> PreTrainedTokenizerBase:
+    """Byte-level BPE as GPT-2's and GPT-3's (SPEC 3.1): any text can be encoded. Padding has a token of its own."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[END_OF_TEXT, PADDING],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        bos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        model_max_length=context_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_gpt2(
+    tokenizer: PreTrainedTokenizerBase, *, layers: int, width: int, heads: int, context_length: int, seed: int = 0
+) -> PreTrainedModel:
+    """A GPT-2 model with random weights, in fp32 with Heedful's attention. Raises ConfigError where heads do not divide width."""
+    if width % heads:
+        raise ConfigError("width is not a multiple of heads", expected="heads of equal width", got=f"{width} and {heads}")
+    config = GPT2Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        n_positions=context_length,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        # The exact GELU: on CPU torch computes it five times faster than GPT-2's tanh approximation.
+        activation_function="gelu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    return use_heedful_attention(GPT2LMHeadModel(config))

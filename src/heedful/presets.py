@@ -1,0 +1,148 @@
+"""Complete configurations as functions: the paper's for its three sizes, and the built-in miniature's. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from heedful.errors import ConfigError
+from heedful.training.config import PPOConfig, RewardConfig, SFTConfig, check_fields
+
+PaperSize = Literal["1.3B", "6B", "175B"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectConfig:
+    """Ranking tasks: how many, from which outputs (SPEC 2.3)."""
+
+    prompts: int = 33_207
+    """Training prompts whose outputs are ranked (SPEC 1.4, Table 6: 6,623 + 26,584)."""
+    validation_prompts: int = 17_887
+    """Validation prompts whose outputs are ranked (SPEC 1.4, Table 6: 3,488 + 14,399)."""
+    smallest_k: int = 4
+    """Fewest outputs of a prompt (SPEC 2.3)."""
+    largest_k: int = 9
+    """Most outputs of a prompt (SPEC 2.3)."""
+    temperature: float = 1.0
+    """Sampling temperature of the outputs (ours)."""
+    agreement_labelers: int = 2
+    """Labelers of each group who rank the same outputs of a validation prompt: how their agreement is measured (SPEC 2.4)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, positive=("prompts", "validation_prompts", "smallest_k", "agreement_labelers"))
+        if not 1 <= self.smallest_k <= self.largest_k:
+            raise ConfigError(
+                "CollectConfig: smallest_k is above largest_k",
+                expected="1 <= smallest_k <= largest_k",
+                got=f"{self.smallest_k} and {self.largest_k}",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluation by labelers and benchmarks (SPEC 4)."""
+
+    prompts: int = 1_000
+    """Held-out users' prompts on which all models answer (ours)."""
+    labelers_per_prompt: int = 2
+    """Labelers of each group who see a prompt's outputs (ours)."""
+    temperature: float = 1.0
+    """Sampling temperature of all models (ours; benchmarks are at 0, SPEC 4.2)."""
+    benchmark_items: int = 500
+    """Items of each benchmark."""
+    choice_prompts: int = 500
+    """Validation prompts on which the SFT checkpoint and the few-shot prefix are chosen by RM score (SPEC 3.2, 3.7)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, positive=("prompts", "labelers_per_prompt", "benchmark_items", "choice_prompts"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """One configuration for each stage; ``ppo`` is PPO-ptx, and plain PPO is the same with ``ptx_coefficient`` 0."""
+
+    sft: SFTConfig
+    initial_policy: SFTConfig
+    reward: RewardConfig
+    ppo: PPOConfig
+    collect: CollectConfig
+    evaluate: EvaluateConfig
+
+
+def paper(size: PaperSize = "1.3B") -> Preset:
+    """The paper's constants for one size (SPEC 3.2-3.6). Raises ConfigError for another size.
+
+    Ours where the paper is silent: the policy's learning rate in PPO. The paper gives a scan of 2.55e-6 to 2.55e-5 and that rates above
+    8.05e-6 diverge without ptx; we take 8.05e-6.
+    """
+    sft_rates = {"1.3B": 9.65e-6, "6B": 9.65e-6, "175B": 5.03e-6}
+    initial_rates = {"1.3B": 5e-6, "6B": 1.04e-5, "175B": 2.45e-6}
+    if size not in sft_rates:
+        raise ConfigError("there is no such preset", expected="paper-1.3B, paper-6B or paper-175B", got=f"paper-{size}")
+    batch = 8 if size == "175B" else 32
+    sft = SFTConfig(learning_rate=sft_rates[size], batch_size=batch)
+    return Preset(
+        sft=sft,
+        initial_policy=SFTConfig(
+            epochs=2, learning_rate=initial_rates[size], batch_size=batch, pretraining_share=0.1, residual_dropout=0.2, candidates=2
+        ),
+        reward=RewardConfig(),
+        ppo=PPOConfig(value_learning_rate=5e-6 if size == "175B" else 9e-6),
+        collect=CollectConfig(),
+        evaluate=EvaluateConfig(),
+    )
+
+
+def miniature(seed: int = 0) -> Preset:
+    """The built-in miniature on two CPU cores: the same steps for models of 0.35M and 1.5M parameters.
+
+    Learning rates are those of small models, episodes are fewer, texts are short; what else differs from the paper says why here.
+    """
+    limits = {"max_prompt_tokens": 128, "max_response_tokens": 72}
+    common = {"seed": seed, "tokens_per_microbatch": 32_768}
+    return Preset(
+        sft=SFTConfig(epochs=8, learning_rate=1.0e-3, batch_size=32, residual_dropout=0.1, candidates=4, **limits, **common),
+        initial_policy=SFTConfig(
+            epochs=2,
+            learning_rate=1.0e-3,
+            batch_size=32,
+            pretraining_share=0.1,
+            residual_dropout=0.1,
+            candidates=2,
+            **limits,
+            **common,
+        ),
+        reward=RewardConfig(epochs=1, learning_rate=1.0e-3, batch_size=32, **limits, **common),
+        ppo=PPOConfig(
+            episodes=12_800,
+            batch_size=256,
+            minibatches=8,
+            learning_rate=3e-4,
+            value_learning_rate=1e-3,
+            average_decay=0.9,
+            ptx_coefficient=27.8,
+            ptx_examples_per_episode=1,
+            ptx_context_length=96,
+            samples_every=25,
+            **limits,
+            **common,
+        ),
+        collect=CollectConfig(prompts=1_500, validation_prompts=250),
+        evaluate=EvaluateConfig(prompts=400, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
+    )
+
+
+def preset(name: str, *, seed: int = 0) -> Preset:
+    """A preset by name: ``miniature``, ``paper-1.3B``, ``paper-6B``, ``paper-175B``. Raises ConfigError."""
+    if name == "miniature":
+        return miniature(seed)
+    if name.startswith("paper-"):
+        chosen = paper(name.removeprefix("paper-"))  # pyright: ignore[reportArgumentType]
+        return replace(
+            chosen,
+            sft=replace(chosen.sft, seed=seed),
+            initial_policy=replace(chosen.initial_policy, seed=seed),
+            reward=replace(chosen.reward, seed=seed),
+            ppo=replace(chosen.ppo, seed=seed),
+        )
+    raise ConfigError("there is no such preset", expected="miniature, paper-1.3B, paper-6B or paper-175B", got=name)

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from heedful.align.prefixes import candidate_prefixes, cut_answer, with_prefix
+from heedful.records import Demonstration, Prompt, Response
+
+
+@pytest.mark.parametrize(
+    ("continuation", "expected"),
+    [
+        (" The fox is red.\nTask: Write", ("The fox is red.", True)),
+        (" 1. fox\n2. bear\nTask:", ("1. fox\n2. bear", True)),
+        (" The fox is", ("The fox is", False)),
+    ],
+)
+def test_the_answer_ends_where_the_base_model_goes_on_with_a_task_of_its_own(continuation: str, expected: tuple[str, bool]) -> None:
+    answer = cut_answer(Response(id="r", prompt_id="p", text=continuation, model="base", finished=False))
+    assert (answer.text, answer.finished) == expected
+    assert (answer.id, answer.prompt_id, answer.model) == ("r", "p", "base")
+
+
+def test_candidates_hold_only_short_training_demonstrations() -> None:
+    prompts = {
+        f"p{i}": Prompt(id=f"p{i}", text=f"Question {i}?\n" if i else "long " * 500, split="train" if i < 8 else "test")
+        for i in range(12)
+    }
+    demonstrations = [Demonstration(id=f"d{i}", prompt_id=f"p{i}", text=f"Answer {i}.", labeler="a") for i in range(12)]
+    candidates = candidate_prefixes(prompts, demonstrations, seed=0, count=4)
+    assert len(candidates) == 4
+    for candidate in candidates:
+        assert candidate.count("Task: Question") in (2, 3)
+        assert not any(f"Answer {i}." in candidate for i in (0, 8, 9, 10, 11))
+    assert with_prefix(candidates[0], "What?\n").endswith("\nTask: What?\nAnswer:")
+    assert candidate_prefixes(prompts, demonstrations[:2], seed=0) == ()

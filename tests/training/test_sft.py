@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import copy
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.tiny import END, largest_difference, parameter_gradients, plain, snapshot, tiny_gpt2, tiny_tokenizer
+from tests.training.interrupting import every, interrupted_at, quiet
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from heedful.errors import ConfigError, NumericalError
+from heedful.model import MasterWeights, load_causal_model
+from heedful.training import sft
+from heedful.training.config import SFTConfig
+from heedful.training.data import Example, PretrainingText
+from heedful.training.sft import Candidate, demonstration_loss, lowest_losses, train_sft
+
+TOKENIZER = tiny_tokenizer()
+
+
+def echo(first: int, last: int) -> list[Example]:
+    """The task: say the prompt's word, then the word after it."""
+    return [Example([40, i, 41], [i, i + 1, END]) for i in range(first, last)]
+
+
+def uneven(count: int) -> list[Example]:
+    """Examples of very different lengths."""
+    rng = np.random.default_rng(0)
+    return [
+        Example(rng.integers(1, 64, 1 + i % 5).tolist(), rng.integers(1, 64, 1 + (3 * i) % 11).tolist()) for i in range(count)
+    ]
+
+
+def settings(**changed: Any) -> SFTConfig:
+    defaults: dict[str, Any] = {
+        "precision": "float32",
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "candidates": 1,
+        "residual_dropout": 0.0,
+    }
+    return SFTConfig(**{**defaults, **changed})
+
+
+def train(model: PreTrainedModel, examples: list[Example], config: SFTConfig, folder: Path, **more: Any) -> list[Candidate]:
+    return train_sft(model, TOKENIZER, examples, config, folder, validation=examples[:4], console=quiet(), **more)
+
+
+def plain_loss(model: PreTrainedModel, examples: list[Example]) -> torch.Tensor:
+    """transformers' own loss, one example at a time, prompts set to -100; mean over all response tokens."""
+    total, count = torch.zeros(()), 0
+    for e in examples:
+        labels = torch.tensor([[-100] * len(e.prompt) + e.response])
+        logits = model(input_ids=torch.tensor([e.prompt + e.response])).logits
+        total = total + F.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum")
+        count += len(e.response)
+    return total / count
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_loss_falls_and_the_task_is_learned(precision: str, tmp_path: Path) -> None:
+    model = tiny_gpt2(scale=0.1)
+    config = settings(epochs=30, precision=precision, residual_dropout=0.1, learning_rate=1e-2)
+    train(model, echo(1, 33), config, tmp_path)
+    losses = [row["loss"] for row in metrics(tmp_path) if "loss" in row]
+    assert len(losses) == 120
+    assert losses[0] > 3.5
+    assert losses[-1] < 0.5
+    trained = load_causal_model(tmp_path / "model")
+    assert largest_difference(snapshot(trained), snapshot(model)) == 0.0
+    loss = demonstration_loss(trained, echo(1, 33))
+    theirs = plain_loss(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), echo(1, 33))
+    assert loss == pytest.approx(float(theirs.detach()), abs=1e-5)
+    assert loss < 0.4
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 16_384])
+def test_only_responses_carry_loss_and_accumulation_changes_nothing(tokens: int) -> None:
+    """Known traps: a mean of the microbatches' means; a loss on prompts."""
+    model, examples = tiny_gpt2(), uneven(9)
+    twin = plain(model)
+    loss = sft._accumulate(MasterWeights(model, "float32"), examples, settings(tokens_per_microbatch=tokens))
+    expected = plain_loss(twin, examples)
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert largest_difference(parameter_gradients(model), parameter_gradients(twin)) < 1e-5
+
+
+def test_accumulated_microbatches_give_the_weights_of_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With plain gradient descent: Adam would blow up the rounding of gradients that are zero in exact arithmetic."""
+    monkeypatch.setattr(sft, "make_optimizer", lambda model, config: torch.optim.SGD(model.parameters(), lr=0.0))
+    ends = []
+    for tokens in (12, 10_000):
+        model = tiny_gpt2()
+        train(model, uneven(20), settings(learning_rate=0.05, tokens_per_microbatch=tokens), tmp_path / str(tokens))
+        ends.append(snapshot(model))
+    assert largest_difference(ends[0], snapshot(tiny_gpt2())) > 1e-3
+    assert largest_difference(*ends) < 1e-6
+
+
+def test_the_learning_rate_is_a_cosine_to_a_tenth_without_warm_up(tmp_path: Path) -> None:
+    train(tiny_gpt2(), echo(1, 23), settings(epochs=3, batch_size=8), tmp_path)
+    rates = [row["learning_rate"] for row in metrics(tmp_path) if "learning_rate" in row]
+    assert len(rates) == 9  # 22 examples in batches of 8: 3 steps an epoch
+    assert rates[0] == pytest.approx(3e-3)
+    assert rates[4] == pytest.approx(0.55 * 3e-3, rel=1e-5)
+    assert rates[-1] == pytest.approx(3e-4, rel=1e-5)
+
+
+def test_every_example_is_seen_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    accumulate = sft._accumulate
+
+    def watching(weights: Any, batch: list[Example], config: Any) -> float:
+        seen.append([e.prompt[1] for e in batch])
+        return accumulate(weights, batch, config)
+
+    monkeypatch.setattr(sft, "_accumulate", watching)
+    train(tiny_gpt2(), echo(1, 22), settings(epochs=2), tmp_path)
+    assert [len(batch) for batch in seen] == [8, 8, 5] * 2
+    epochs = [[*chain(*seen[:3])], [*chain(*seen[3:])]]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(1, 22))
+    assert epochs[0] != epochs[1]
+
+
+def test_candidates_are_kept_evenly_and_the_last_is_among_them(tmp_path: Path) -> None:
+    examples = echo(1, 9)
+    candidates = train(tiny_gpt2(scale=0.1), examples, settings(epochs=6, candidates=3), tmp_path)
+    assert [c.epoch for c in candidates] == [2, 4, 6]
+    assert [c.folder for c in candidates] == [tmp_path / "candidates" / f"epoch-{n}" for n in (2, 4, 6)]
+    for candidate in candidates:
+        kept = AutoModelForCausalLM.from_pretrained(candidate.folder)
+        assert candidate.validation_loss == pytest.approx(float(plain_loss(kept, examples[:4]).detach()), abs=1e-5)
+    assert candidates[0].validation_loss > candidates[-1].validation_loss
+    assert all(c.pretraining_loss is None for c in candidates)
+    last, final = load_causal_model(candidates[-1].folder), load_causal_model(tmp_path / "model")
+    assert largest_difference(snapshot(last), snapshot(final)) == 0.0
+    logged = [row["validation_loss"] for row in metrics(tmp_path) if "validation_loss" in row]
+    assert logged == pytest.approx([c.validation_loss for c in candidates], abs=1e-6)
+
+
+def test_more_candidates_than_epochs_keep_every_epoch(tmp_path: Path) -> None:
+    assert [c.epoch for c in train(tiny_gpt2(), echo(1, 9), settings(epochs=2, candidates=5), tmp_path)] == [1, 2]
+
+
+def test_the_candidate_with_the_lowest_losses() -> None:
+    candidates = [
+        Candidate(Path("a"), 1, 1.0, 3.0),
+        Candidate(Path("b"), 2, 1.2, 2.5),
+        Candidate(Path("c"), 3, 0.9, 3.5),
+    ]
+    assert lowest_losses(candidates).folder == Path("b")
+    assert lowest_losses([Candidate(Path("a"), 1, 1.0, None), Candidate(Path("b"), 2, 0.5, None)]).folder == Path("b")
+
+
+# ---------------------------------------------------------------- pretraining text
+
+
+def text(documents: int = 30) -> PretrainingText:
+    rows = [[50 + i % 10, 1 + i % 60, 5, END] for i in range(documents)]
+    return PretrainingText(np.array([*chain(*rows)], dtype=np.int32), np.arange(0, 4 * documents + 1, 4))
+
+
+@pytest.mark.parametrize(("batch_size", "share", "total"), [(9, 0.1, 20), (8, 0.1, 17), (8, 0.5, 160), (8, 0.0, 0)])
+def test_the_share_of_pretraining_text(batch_size: int, share: float, total: int) -> None:
+    """20 steps of 9 demonstrations and 10 %: one in each; of 8: 8/9 in each; at 50 % as many as demonstrations."""
+    batches = sft._pretraining_batches(text(), settings(batch_size=batch_size, pretraining_share=share), 20, 8)
+    counts = [len(batch) for batch in batches]
+    assert len(counts) == 20
+    assert sum(counts) == total
+    assert max(counts) - min(counts) <= 1
+    assert all(e.prompt[0] >= 50 and 1 <= len(e.response) <= 7 for batch in batches for e in batch)
+
+
+def test_pretraining_text_is_mixed_in_and_its_loss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    accumulate = sft._accumulate
+
+    def watching(weights: Any, batch: list[Example], config: Any) -> float:
+        sizes.append(len(batch))
+        return accumulate(weights, batch, config)
+
+    monkeypatch.setattr(sft, "_accumulate", watching)
+    model = tiny_gpt2(scale=0.1)
+    config = settings(epochs=10, batch_size=9, pretraining_share=0.1, candidates=2)
+    candidates = train(
+        model, echo(1, 19), config, tmp_path, pretraining=text(), pretraining_validation=text(), context_length=8
+    )
+    assert sizes == [10] * 20
+    losses = [c.pretraining_loss for c in candidates]
+    assert losses[1] is not None
+    assert losses[0] is not None
+    assert losses[1] < losses[0] < 4.0
+
+
+def test_pretraining_share_needs_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pretraining text is needed"):
+        train(tiny_gpt2(), echo(1, 9), settings(pretraining_share=0.1), tmp_path)
+
+
+def test_a_share_of_one_would_leave_no_demonstrations() -> None:
+    with pytest.raises(ConfigError, match="pretraining_share"):
+        settings(pretraining_share=1.0)
+
+
+# ---------------------------------------------------------------- interruption
+
+
+@pytest.mark.parametrize("at", [1, 6, 11])
+def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout and text mixed in, bit for bit; steps after the last checkpoint are made again."""
+    config = settings(epochs=4, residual_dropout=0.2, pretraining_share=0.1, candidates=4)
+    more: dict[str, Any] = {"pretraining": text(), "pretraining_validation": text(), "context_length": 8}
+    monkeypatch.setattr(sft, "CheckpointTimer", every(4))
+    whole = tiny_gpt2()
+    expected = train(whole, echo(1, 25), config, tmp_path / "whole", **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sft, "apply_gradients", interrupted_at(at, sft.apply_gradients))
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_gpt2(), echo(1, 25), config, tmp_path / "run", **more)
+    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 4)
+    torch.manual_seed(999)
+    resumed = tiny_gpt2()
+    candidates = train(resumed, echo(1, 25), config, tmp_path / "run", **more)
+    assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert [(c.epoch, c.validation_loss, c.pretraining_loss) for c in candidates] == [
+        (c.epoch, c.validation_loss, c.pretraining_loss) for c in expected
+    ]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sft, "CheckpointTimer", every(1))
+    calls = 0
+    accumulate = sft._accumulate
+
+    def breaking(weights: MasterWeights, batch: list[Example], config: Any) -> float:
+        nonlocal calls
+        calls += 1
+        loss = accumulate(weights, batch, config)
+        if calls == 3:
+            for parameter in weights.master.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(torch.nan)
+            return float("nan")
+        return loss
+
+    monkeypatch.setattr(sft, "_accumulate", breaking)
+    model = tiny_gpt2()
+    with pytest.raises(NumericalError, match="loss, gradient_norm is not a finite number at step 2"):
+        train(model, echo(1, 25), settings(), tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(torch.isfinite(weight).all() for weight in state["model"].values())
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
+    start, ends = tiny_gpt2(), []
+    for number, seed in enumerate((3, 3, 4)):
+        model = copy.deepcopy(start)
+        train(model, echo(1, 25), settings(seed=seed, residual_dropout=0.2), tmp_path / str(number))
+        ends.append(snapshot(model))
+    assert largest_difference(ends[0], ends[1]) == 0.0
+    assert largest_difference(ends[0], ends[2]) > 1e-4
