@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
 # What `pip install heedful` brings up without any extra.
-LIGHT = ("errors", "records", "statistics", "prompts", "store", "web", "presets", "cli")
+LIGHT = ("errors", "records", "statistics", "prompts", "store", "web", "presets", "status", "cli")
 # What only the extras bring.
 HEAVY = (
     "torch",

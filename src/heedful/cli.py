@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union
 
 import tyro
 from rich.console import Console
 
 from heedful import __version__
-from heedful.errors import HeedfulError, MissingError, UserError
+from heedful.errors import HeedfulError, MissingError, StorageError, UserError
 
 if TYPE_CHECKING:
     from heedful.store.project import Project
@@ -22,93 +25,137 @@ INTERRUPTED = 130
 ImportFormat = Literal["oasst", "hh-rlhf", "alpaca", "messages", "trl-preference", "heedful"]
 ExportFormat = Literal["trl-sft", "trl-preference", "messages", "heedful"]
 
+DESCRIPTION = """\
+Teach a language model to follow instructions from human feedback: InstructGPT.
+  heedful align                              the built-in miniature, in minutes
+  heedful init mine --base-model FOLDER      or a project of your own:
+  heedful import alpaca FILE --project mine  ... people's data,
+  heedful align mine                         ... as far as the data allow,
+  heedful status mine                        ... what is there, what is missing"""
+
+
+def _shown(metavar: str) -> Any:
+    """How an option that may be left out is shown: the field's text says what happens then, not "(default: None)"."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Align:
-    """Take a base model to an aligned one: SFT, reward model, PPO, PPO-ptx, evaluation, report.
+    """Take a base model to an aligned one, and report what changed.
 
-    Without PROJECT it aligns the built-in miniature in ./miniature (some minutes on two CPU cores). Interrupt it whenever you like: run
-    again, it continues. Stages whose inputs did not change are not done again.
+    - SFT, reward model, PPO with pretraining gradients, evaluation, report.html.
+    - Without PROJECT: the built-in miniature, in ./miniature, in some minutes.
+    - It stops where people have to label first, and says what they have to do.
+    - Interrupt it when you like: run again, it continues from its checkpoints.
+    - Stages whose inputs did not change are not done again.
     """
 
-    project: Annotated[Path | None, tyro.conf.Positional] = None
-    """Folder of a project (see `heedful init`)."""
-    seed: int | None = None
-    """Seed of a new miniature. A project's own is in its heedful.toml."""
+    project: Annotated[Path | None, tyro.conf.Positional, _shown("[PROJECT]")] = None
+    """Folder of a project (see `heedful init`); none: the miniature."""
+    seed: Annotated[int | None, _shown("INT")] = None
+    """Seed of a new miniature (0 where not given). A project's own is in its heedful.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    """Make a project: a folder with heedful.toml, data/, runs/ and tasks/."""
+    """Make a project: a folder with heedful.toml, data/, runs/ and tasks/.
 
-    project: Annotated[Path, tyro.conf.Positional]
+    - Next: `heedful import` people's labels into it, then `heedful align` it.
+    - heedful.toml holds the settings; a comment there explains each.
+    """
+
+    project: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PROJECT")]
     """The folder to make."""
-    base_model: str
-    """Folder of a causal language model in Hugging Face format (never downloaded)."""
+    base_model: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+    """A causal language model in Hugging Face format; it is never downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show what a project holds, which stages are done and what is missing."""
+    """Show what a project holds, which stages are done and what comes next."""
 
-    project: Annotated[Path, tyro.conf.Positional] = Path()
-    """The project's folder."""
+    project: Annotated[Path, tyro.conf.Positional, _shown("[PROJECT]")] = Path()
+    """The project's folder; none: the current folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Read prompts, demonstrations and rankings of a public format into a project; bad rows are kept in rejected.jsonl."""
+    """Read prompts, demonstrations and rankings from a file into a project.
 
-    format: Annotated[ImportFormat, tyro.conf.Positional]
-    """What the file is."""
-    file: Annotated[Path, tyro.conf.Positional]
+    - oasst           Open-Assistant trees: demonstrations and rankings
+    - hh-rlhf         HH-RLHF pairs (chosen, rejected): rankings of two
+    - alpaca          instruction, input, output: demonstrations
+    - messages        chat messages: demonstrations
+    - trl-preference  prompt, chosen, rejected: rankings of two
+    - heedful         our own records, and filled-in tasks from tasks/
+    - A second import of the same file adds nothing.
+    - Rows that cannot be used are counted and kept in data/rejected.jsonl.
+    """
+
+    format: Annotated[ImportFormat, tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")]
+    """What the file is: oasst, hh-rlhf, alpaca, messages, trl-preference or heedful."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file (.json, .jsonl, also .gz)."""
-    project: Path = Path()
-    """The project's folder."""
-    labeler: str | None = None
-    """Whose labels these are, where the file does not say."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    labeler: Annotated[str | None, _shown("NAME")] = None
+    """Whose labels these are, where the file does not say (else the format's name)."""
     seed: int = 0
-    """Seed of the split into train, valid and test."""
+    """Seed of the split of new prompts into train, valid and test."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a project's records as JSONL that datasets, TRL and other tools read."""
+    """Write a project's records as JSONL for other tools.
 
-    format: Annotated[ExportFormat, tyro.conf.Positional]
-    """What to write."""
-    file: Annotated[Path, tyro.conf.Positional]
+    - trl-sft         prompt and completion of each demonstration
+    - trl-preference  prompt, chosen and rejected of each comparison
+    - messages        demonstrations as chat messages
+    - heedful         all records, for `heedful import heedful` elsewhere
+    """
+
+    format: Annotated[ExportFormat, tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")]
+    """What to write: trl-sft, trl-preference, messages or heedful."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file to write."""
-    project: Path = Path()
-    """The project's folder."""
-    split: Literal["train", "valid", "test"] | None = None
-    """Only this split."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    split: Annotated[Literal["train", "valid", "test"] | None, _shown("SPLIT")] = None
+    """Only this split: train, valid or test (else all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write report.html anew from a results.json (and the timings.json beside it)."""
+    """Write report.html anew from a results.json.
 
-    results: Annotated[Path, tyro.conf.Positional]
+    - Run times come from the timings.json beside it, where there is one.
+    """
+
+    results: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
     """A results.json."""
-    output: Path | None = None
-    """Where to; without it, report.html beside the results."""
+    output: Annotated[Path | None, _shown("FILE")] = None
+    """Where to (else report.html beside the results)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Train a base language model from nothing on plain text: byte-level BPE tokenizer and a GPT-2 model."""
+    """Train a base language model from nothing on plain text.
 
-    text: Annotated[Path, tyro.conf.Positional]
+    - For trying things out where there is no model to start from.
+    - A byte-level BPE tokenizer and a GPT-2 model, both trained on the text.
+    - Interrupted, it continues when the same command is run again.
+    """
+
+    text: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
     """A .txt or .jsonl file, or a folder of them."""
-    output: Path
-    """Run folder; the model is in its model/."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Run folder to write; the model will be in FOLDER/model."""
     layers: int = 4
     """Transformer layers."""
     width: int = 256
     """Hidden width."""
     heads: int = 4
-    """Attention heads."""
+    """Attention heads; they divide the width."""
     vocabulary: int = 4_096
     """Tokens of the tokenizer that is trained on the text."""
     context_length: int = 256
@@ -121,7 +168,7 @@ class Pretrain:
     """Peak learning rate."""
     seed: int = 0
     """Seed of weights and order."""
-    tensorboard: bool = False
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write TensorBoard events."""
 
 
@@ -134,23 +181,68 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments in (["--version"], ["version"]):
         print(f"heedful {__version__}")
         return
-    verb = tyro.cli(  # pyright: ignore[reportCallIssue]
-        Verb,  # pyright: ignore[reportArgumentType]
-        prog="heedful",
-        description="Teach a language model to follow instructions from human feedback: the InstructGPT system, whole.",
-        args=arguments or ["--help"],
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
-    console = Console(stderr=True)
     try:
+        verb = tyro.cli(
+            _verbs(in_full=arguments[:1] not in ([], ["-h"], ["--help"])),
+            prog="heedful",
+            description=DESCRIPTION,
+            args=arguments or ["--help"],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+        console = Console(stderr=True)
         _RUN[type(verb)](verb, console)
+        sys.stdout.flush()  # so that a closed pipe is noticed here, not when Python ends
     except HeedfulError as error:
-        console.print("[bold red]error:[/bold red]", end=" ")
-        console.print(str(error), markup=False, highlight=False)
-        raise SystemExit(error.exit_code) from None
+        _complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Python flushes again when it ends: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _complain("what reads the output has ended (broken pipe): the rest of it was not printed", 1)
+    except OSError as error:
+        _complain(_refused(error), HeedfulError.exit_code)
     except KeyboardInterrupt:
-        console.print("interrupted: run the same command again, it continues from the last checkpoint")
-        raise SystemExit(INTERRUPTED) from None
+        _complain("interrupted: run the same command again, it continues from the last checkpoint", INTERRUPTED)
+
+
+def _refused(error: OSError) -> str:
+    """What the system refused (a full disk, a folder that may not be written to); anything else is a mistake in Heedful."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM):
+        raise error
+    return str(
+        StorageError(
+            "the system refused to read or write",
+            expected="a disk with room, and folders that may be read and written",
+            got=error.strerror or str(error),
+            where=error.filename,
+            next_step="mend that and run the same command again: it continues where it was",
+        )
+    )
+
+
+def _verbs(*, in_full: bool) -> Any:
+    """The verbs for tyro: each with its docstring's first line for the list of verbs, or with all of it for its own help."""
+    described = [
+        Annotated[verb, tyro.conf.subcommand(verb.__name__.lower(), description=_description(verb, in_full))] for verb in _RUN
+    ]
+    return Union[tuple(described)]  # noqa: UP007 (their number is known only at run time)
+
+
+def _description(verb: type, in_full: bool) -> str:
+    first, *more = (line for line in (inspect.getdoc(verb) or "").splitlines() if line)
+    return "\n".join([first, *more] if in_full else [first])
+
+
+def _say(console: Console, message: str) -> None:
+    """Print a message as it is: no wrapping, so that paths stay whole, and no brackets taken for markup."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _complain(message: str, exit_code: int) -> NoReturn:
+    console = Console(stderr=True)
+    if exit_code != INTERRUPTED:
+        console.print("error:", style="bold red", end=" ")
+    _say(console, message)
+    raise SystemExit(exit_code) from None
 
 
 def _align(verb: Align, console: Console) -> None:
@@ -160,11 +252,13 @@ def _align(verb: Align, console: Console) -> None:
         raise _not_installed(error) from None
     project = _miniature(verb, console) if verb.project is None else _project(verb.project)
     if verb.project is not None and verb.seed is not None:
-        raise UserError("a project's seed is in its heedful.toml", got=f"--seed {verb.seed}", next_step="set seed under [project]")
+        raise UserError(
+            "a project's seed is in its heedful.toml", got=f"--seed {verb.seed}", next_step="set seed under [project]"
+        )
     report = align(project, console)
     if report is not None:
-        console.print(f"report: {report}", highlight=False)
-        console.print(f"numbers: {report.with_name('results.json')}", highlight=False)
+        _say(console, f"report: {report}")
+        _say(console, f"numbers: {report.with_name('results.json')}")
 
 
 def _miniature(verb: Align, console: Console) -> Project:
@@ -176,15 +270,24 @@ def _miniature(verb: Align, console: Console) -> Project:
 def _init(verb: Init, console: Console) -> None:
     from heedful.store.project import init_project
 
-    project = init_project(verb.project, base_model=verb.base_model)
-    console.print(f"made the project {project.folder}", highlight=False)
-    console.print(f"next: heedful import FORMAT FILE --project {project.folder}, then heedful align {project.folder}", highlight=False)
+    given = verb.base_model.strip()
+    # Relative to where the command runs, as people mean it; whole, so that it holds wherever align runs.
+    base_model = Path(given).expanduser().absolute() if given else None
+    project = init_project(verb.project, base_model="" if base_model is None else str(base_model))
+    _say(console, f"made the project {project.folder}")
+    if base_model is not None and not (base_model / "config.json").is_file():
+        console.print("warning:", style="bold yellow", end=" ")
+        _say(
+            console,
+            f"there is no model in {base_model} yet (no config.json): put it there, or change base_model in {project.config_file}",
+        )
+    _say(console, f"next: heedful import FORMAT FILE --project {project.folder}, then heedful align {project.folder}")
 
 
 def _status(verb: Status, console: Console) -> None:
     from heedful.status import show_status
 
-    show_status(_project(verb.project), console)
+    show_status(_project(verb.project), Console())
 
 
 def _import(verb: Import, console: Console) -> None:
@@ -211,7 +314,7 @@ def _report(verb: Report, console: Console) -> None:
     timings = verb.results.with_name("timings.json")
     output = verb.output or verb.results.with_name("report.html")
     write_report(load_results(verb.results), load_timings(timings) if timings.is_file() else None, output)
-    console.print(f"report: {output}", highlight=False)
+    _say(console, f"report: {output}")
 
 
 def _pretrain(verb: Pretrain, console: Console) -> None:
@@ -238,7 +341,7 @@ def _pretrain(verb: Pretrain, console: Console) -> None:
         vocabulary=verb.vocabulary,
         console=console,
     )
-    console.print(f"model: {folder}", highlight=False)
+    _say(console, f"model: {folder}")
 
 
 _RUN = {

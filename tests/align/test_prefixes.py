@@ -14,7 +14,9 @@ from heedful.records import Demonstration, Prompt, Response
         (" The fox is", ("The fox is", False)),
     ],
 )
-def test_the_answer_ends_where_the_base_model_goes_on_with_a_task_of_its_own(continuation: str, expected: tuple[str, bool]) -> None:
+def test_the_answer_ends_where_the_base_model_goes_on_with_a_task_of_its_own(
+    continuation: str, expected: tuple[str, bool]
+) -> None:
     answer = cut_answer(Response(id="r", prompt_id="p", text=continuation, model="base", finished=False))
     assert (answer.text, answer.finished) == expected
     assert (answer.id, answer.prompt_id, answer.model) == ("r", "p", "base")

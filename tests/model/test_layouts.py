@@ -20,7 +20,7 @@ from tests.tiny import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heedful.model import MasterWeights, attention, layouts, pack, pack_documents, pack_shared, packed_hidden
+from heedful.model import MasterWeights, PackedBatch, attention, layouts, pack, pack_documents, pack_shared, packed_hidden
 
 TOLERANCE = 1e-5
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
@@ -33,6 +33,11 @@ def random_tokens(rng: random.Random, length: int) -> list[int]:
 def weights_of(rng: random.Random, rows: int) -> Tensor:
     """A random direction for each row: as loss weights they see an error in any hidden state."""
     return torch.randn(rows, 32, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
+
+
+def real_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """Hidden states of the row's tokens, without the filler at its end."""
+    return packed_hidden(model, batch)[: int(batch.last.max()) + 1]
 
 
 def one_by_one(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -68,7 +73,7 @@ def test_packed_sequences_give_the_hidden_states_and_gradients_of_one_forward_ea
     responses = [random_tokens(rng, r) for _, r in lengths]
     model = make()
     twin = plain(model)
-    packed = packed_hidden(model, pack(prompts, responses))
+    packed = real_hidden(model, pack(prompts, responses))
     separate = torch.cat(one_by_one(twin, [p + r for p, r in zip(prompts, responses, strict=True)]))
     assert_close(packed, separate)
 
@@ -109,7 +114,7 @@ def test_packed_is_plain_transformers_with_padding_on_either_side(
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         use_cache=False,
     )
-    packed = packed_hidden(model, pack_documents(sequences))
+    packed = real_hidden(model, pack_documents(sequences))
     assert_close(packed, padded.last_hidden_state[mask.bool()])
 
 
@@ -118,10 +123,10 @@ def test_a_sequences_hidden_states_do_not_depend_on_the_batch_it_is_in() -> None
     rng = random.Random(3)
     sequences = [random_tokens(rng, rng.randrange(2, 40)) for _ in range(40)]
     model = tiny_gpt2()
-    alone = packed_hidden(model, pack_documents(sequences[:1]))
+    alone = real_hidden(model, pack_documents(sequences[:1]))
     for others in (sequences[1:2], sequences[1:9], sequences[1:]):
         for batch in ([sequences[0], *others], [*others, sequences[0]]):
-            hidden = packed_hidden(model, pack_documents(batch))
+            hidden = real_hidden(model, pack_documents(batch))
             own = hidden[: len(alone)] if batch[0] is sequences[0] else hidden[-len(alone) :]
             assert_close(own, alone)
 
@@ -197,7 +202,7 @@ def test_many_responses_of_very_different_lengths_fall_into_several_blocks() -> 
     many = [random_tokens(rng, n) for n in [2] * 20 + [60] * 20]
     assert len(pack_documents(many).layout.blocks) > 1
     model = tiny_gpt2()
-    assert_close(packed_hidden(model, pack_documents(many)), torch.cat(one_by_one(plain(model), many)))
+    assert_close(real_hidden(model, pack_documents(many)), torch.cat(one_by_one(plain(model), many)))
 
 
 def test_a_response_does_not_see_the_others_of_its_prompt() -> None:
@@ -205,9 +210,9 @@ def test_a_response_does_not_see_the_others_of_its_prompt() -> None:
     prompt, responses = random_tokens(rng, 5), [random_tokens(rng, n) for n in (4, 6, 3)]
     model = tiny_gpt2()
     batch = pack_shared([prompt], [responses])
-    before = packed_hidden(model, batch)
+    before = real_hidden(model, batch)
     changed = [responses[0], [(t + 1) % VOCABULARY for t in responses[1]], responses[2]]
-    after = packed_hidden(model, pack_shared([prompt], [changed]))
+    after = real_hidden(model, pack_shared([prompt], [changed]))
     own = torch.zeros(len(before), dtype=torch.bool)
     own[9:15] = True  # the second response's tokens in the row: after 5 + 4
     torch.testing.assert_close(after[~own], before[~own], rtol=0, atol=0)
@@ -248,6 +253,30 @@ def test_pack_repeats_a_prompt_that_occurs_twice() -> None:
 def test_empty_prompts_and_responses_are_refused(prompts: list[list[int]], responses: list[list[list[int]]]) -> None:
     with pytest.raises(ValueError, match=r"empty|at least one"):
         pack_shared(prompts, responses)
+
+
+@given(st.integers(1, 10**6))
+def test_the_grid_of_sizes_is_coarse_and_costs_little(size: int) -> None:
+    rounded = layouts.on_grid(size)
+    assert size <= rounded <= size * 17 / 16
+    assert layouts.on_grid(rounded) == rounded
+    assert len({layouts.on_grid(n) for n in range(size, 2 * size, max(1, size // 100))}) <= 34
+
+
+def test_a_long_row_is_filled_up_with_tokens_that_nothing_reads() -> None:
+    """Rows of nearly equal length share a shape; what fills them changes no result and carries no gradient."""
+    rng = random.Random(12)
+    sequences = [random_tokens(rng, 29) for _ in range(7)]  # 203 tokens
+    batch = pack_documents(sequences)
+    assert len(batch.tokens) == len(batch.positions) == 208
+    assert int(batch.predict_from.max()) < 203
+    assert int(batch.last.max()) == 202
+    model = tiny_gpt2()
+    twin = plain(model)
+    directions = weights_of(rng, len(batch.targets))
+    (packed_hidden(model, batch)[batch.predict_from] * directions).sum().backward()
+    (torch.cat([hidden[:-1] for hidden in one_by_one(twin, sequences)]) * directions).sum().backward()
+    assert_same_gradients(parameter_gradients(model), parameter_gradients(twin))
 
 
 # ---------------------------------------------------------------- the other code path, other types
@@ -296,7 +325,7 @@ def test_a_sequence_as_long_as_the_context_window() -> None:
     rng = random.Random(9)
     model = tiny_gpt2()
     sequence = random_tokens(rng, CONTEXT)
-    assert_close(packed_hidden(model, pack_documents([sequence])), last_hidden(plain(model), sequence))
+    assert_close(real_hidden(model, pack_documents([sequence])), last_hidden(plain(model), sequence))
 
 
 def test_buckets_hold_every_index_once() -> None:

@@ -306,14 +306,6 @@ def test_other_errors_while_saving_are_not_called_a_full_disk(tmp_path: Path, mo
     assert only(tmp_path) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_refuses(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StorageError):
-        save_model(tiny_gpt2(), tiny_tokenizer(), tmp_path / "model")
-    tmp_path.chmod(0o700)
-
-
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError):

@@ -33,7 +33,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed")]
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed"), OSError()]
 )
 def test_a_full_disk_leaves_the_previous_checkpoint_and_no_leftovers(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,7 +17,6 @@ from heedful.align.evaluation import Contender
 from heedful.align.prefixes import candidate_prefixes
 from heedful.align.settings import Setting, resolved_preset
 from heedful.align.stages import Stage, Stages, digest_of_files
-from heedful.errors import MissingError
 from heedful.evaluate.report import write_report
 from heedful.evaluate.results import Timings, save_results, save_timings
 from heedful.miniature.benchmarks import benchmarks
@@ -26,7 +25,7 @@ from heedful.miniature.project import WORLD_SEED, write_miniature_data
 from heedful.miniature.tasks import few_shot_prefixes
 from heedful.miniature.world import World
 from heedful.model import keep_large_temporaries
-from heedful.store.files import Records
+from heedful.store.files import Records, read_jsonl
 from heedful.store.project import Project
 
 BENCHMARK_SEED = 21
@@ -35,13 +34,13 @@ BENCHMARK_SEED = 21
 def align(project: Project, console: Console) -> Path | None:
     """Run every stage that the data allows; returns the report, or None where people have to label first (it says what).
 
-    Raises UserError for what the user must mend, NumericalError, StorageError. Interrupted at any point, it continues when called
-    again.
+    Raises UserError for what the user must mend, NumericalError, StorageError. Interrupted at any point, it continues when
+    called again.
     """
     keep_large_temporaries()
     stages = Stages(project.runs, console)
-    base_model = _model_path(project, project.base_model)
-    small_model = None if project.small_model is None else _model_path(project, project.small_model)
+    base_model = project.model_folder(project.base_model)
+    small_model = None if project.small_model is None else project.model_folder(project.small_model)
     simulated = project.labelers == "simulated"
     data: Stage | None = None
     if simulated:
@@ -58,10 +57,10 @@ def align(project: Project, console: Console) -> Path | None:
         )
         return None
 
-    sources = [project.data / name for name in ("prompts.jsonl", "demonstrations.jsonl")]
+    sources = [*records.prompts.values(), *records.demonstrations.values()]
     inputs = {
         "base": digest_of_files(base_model),
-        "data": data.fingerprint if data else digest_of_files(*sources),
+        "data": data.fingerprint if data else pipeline.digest_of_records(sources),
         "text": digest_of_files(project.pretraining_text) if project.pretraining_text.exists() else None,
     }
     supervised = {key: inputs[key] for key in ("base", "data")}
@@ -74,17 +73,18 @@ def align(project: Project, console: Console) -> Path | None:
             lambda f: pipeline.collect(setting, records, sft.folder, f, console),
         )
         records = pipeline.collected(collect.folder, records)
+        tasks = project.tasks / "ranking.jsonl"
         ranked = collect.fingerprint
         if not pipeline.training_rankings(setting, records, "train"):
             _missing(
                 console,
                 "rankings",
-                f"{preset.collect.prompts:,} ranking tasks at most wait in {project.tasks / 'ranking.jsonl'}: fill in ranks and "
-                f"labeler, then `heedful import heedful FILE --project {project.folder}`",
+                f"{len(list(read_jsonl(tasks))):,} ranking tasks wait in {tasks}: fill in ranks and labeler of each, then "
+                f"`heedful import heedful {tasks} --project {project.folder}`",
             )
             return None
     else:
-        ranked = digest_of_files(project.data / "rankings.jsonl", project.data / "responses.jsonl")
+        ranked = pipeline.digest_of_rankings(setting, records)
 
     reward = stages.run(
         "reward",
@@ -169,10 +169,12 @@ def align(project: Project, console: Console) -> Path | None:
     report = project.folder / "report.html"
     write_report(results, timings, report)
     if setting.labelers is None and "preference" not in results:
+        tasks = project.tasks / "evaluation.jsonl"
         _missing(
             console,
             "evaluation by people",
-            f"held-out labelers' tasks wait in {project.tasks / 'evaluation.jsonl'}; the report goes without them until then",
+            f"tasks for labelers who ranked nothing for training wait in {tasks}: fill in ranks and labeler, then "
+            f"`heedful import heedful {tasks} --project {project.folder}`; the report goes without win rates until then",
         )
     return report
 
@@ -201,22 +203,9 @@ def _setting(project: Project, base_model: Path, small_model: Path | None, recor
     )
 
 
-def _model_path(project: Project, name: str) -> Path:
-    """A model's folder: as it is given, or relative to the project."""
-    for path in (Path(name).expanduser(), project.folder / name):
-        if (path / "config.json").is_file():
-            return path
-    raise MissingError(
-        "the base model is not there",
-        expected="a folder in Hugging Face format",
-        got=name,
-        where=project.config_file,
-        next_step="download the model first (Heedful never does it by itself), then set base_model to its folder",
-    )
-
-
 def _missing(console: Console, what: str, detail: str) -> None:
-    console.print(f"[bold yellow]waiting for {what}:[/bold yellow] {detail}", highlight=False)
+    console.print(f"waiting for {what}:", style="bold yellow", end=" ")
+    console.print(detail, markup=False, highlight=False, soft_wrap=True)
 
 
 def _timings(stages: Stages) -> Timings:

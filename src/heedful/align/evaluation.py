@@ -1,4 +1,4 @@
-"""Evaluation: all models answer held-out users' prompts, labelers judge them side by side, benchmarks show the alignment tax."""
+"""Evaluation: models answer held-out users' prompts, labelers judge them side by side, benchmarks show the alignment tax."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.models import answer, policy_for_inference, prompts_within, reward_model_for_inference, score_responses
-from heedful.align.pipeline import answer_with_prefix, prompts_of, write_json, write_tasks
+from heedful.align.pipeline import answer_with_prefix, blinded, prompts_of, write_json, write_tasks
 from heedful.align.settings import Setting
 from heedful.evaluate.benchmarks import benchmark_result, score_items
 from heedful.evaluate.preference import judgements_from_rankings, preference_section, ratings_section
@@ -41,7 +41,13 @@ _LABELS = {
     "base_small": "Base",
     "ppo_ptx_small": "PPO-ptx",
 }
-_DUELS = (("ppo_ptx", "base"), ("ppo_ptx", "prompted_base"), ("ppo_ptx", "ppo"), ("ppo_ptx_small", "base"), ("ppo_ptx_small", "base_small"))
+_DUELS = (
+    ("ppo_ptx", "base"),
+    ("ppo_ptx", "prompted_base"),
+    ("ppo_ptx", "ppo"),
+    ("ppo_ptx_small", "base"),
+    ("ppo_ptx_small", "base_small"),
+)
 _NUM_TRANSCRIPTS = 12
 # One point in so many training steps is kept for the curves of long runs.
 _MOST_POINTS = 400
@@ -56,7 +62,9 @@ class Contender:
     prefix: str | None = None
 
 
-def evaluate(setting: Setting, records: Records, contenders: list[Contender], reward_folder: Path, folder: Path, console: Console) -> None:
+def evaluate(
+    setting: Setting, records: Records, contenders: list[Contender], reward_folder: Path, folder: Path, console: Console
+) -> None:
     """Sample, score and judge; writes responses.jsonl, rewards.json, models.json, benchmarks.json, and the labelers' records.
 
     Where people label, their tasks go to ``tasks/evaluation.jsonl`` of the project.
@@ -89,6 +97,8 @@ def evaluate(setting: Setting, records: Records, contenders: list[Contender], re
             responses += answer_with_prefix(setting, model, tokenizer, prompts, contender.prefix, contender.name, console)
         size = sum(p.numel() for p in model.parameters())
         models.append({"name": contender.name, "label": _LABELS[contender.name], "size": size_name(size), "parameters": size})
+    if setting.labelers is None:
+        responses = blinded(responses, folder.name, setting.seed)
     rewards = score_responses(
         reward_model,
         load_tokenizer(reward_folder / "model"),
@@ -105,7 +115,7 @@ def evaluate(setting: Setting, records: Records, contenders: list[Contender], re
     sections = [benchmark_result(b, item_scores[b.name], seed=setting.seed) for b in setting.benchmarks]
     write_json(folder / "benchmarks.json", sections)
     if setting.labelers is None:
-        write_tasks(setting.project.tasks / "evaluation.jsonl", prompts, of_prompt)
+        write_tasks(setting.project, "evaluation", prompts, responses)
         return
     rankings: list[Ranking] = []
     ratings: list[Rating] = []
@@ -174,7 +184,7 @@ def assemble(
     prefix: Path | None,
     runs: Mapping[str, Path],
 ) -> Results:
-    """All sections of results.json from what the stages left on disk; nothing in it depends on the time or the machine's speed."""
+    """All sections of results.json from what the stages left on disk; nothing in it depends on the clock or the speed."""
     models: list[Model] = _read(evaluation / "models.json")
     names = [m["name"] for m in models]
     responses = {r.id: r for r in _records(evaluation / "responses.jsonl", "response")}

@@ -6,10 +6,11 @@ Each function here is one stage: it reads what earlier stages left on disk and w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,10 +27,22 @@ from heedful.align.models import (
 )
 from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.settings import Setting
+from heedful.align.stages import fingerprint_of
 from heedful.errors import DataError
 from heedful.model import load_causal_model, load_scalar_model, load_tokenizer, scalar_model_from_causal
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split
-from heedful.store.files import Records, read_jsonl, record_from_json, record_to_json, write_atomically, write_jsonl
+from heedful.store.files import (
+    Record,
+    Records,
+    append_jsonl,
+    locked,
+    read_jsonl,
+    record_from_json,
+    record_to_json,
+    write_atomically,
+    write_jsonl,
+)
+from heedful.store.project import Project
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.data import (
     PretrainingText,
@@ -45,6 +58,7 @@ from heedful.training.sft import lowest_losses, train_sft
 
 
 def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
+    """A split's demonstrations, in the order of the file."""
     return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split]
 
 
@@ -52,9 +66,7 @@ def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = No
     """A split's prompts, in the order of the file; with or without a demonstration where that is asked for."""
     with_one = {d.prompt_id for d in records.demonstrations.values()}
     return [
-        p
-        for p in records.prompts.values()
-        if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
+        p for p in records.prompts.values() if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
     ]
 
 
@@ -89,7 +101,8 @@ def sft(setting: Setting, records: Records, folder: Path, console: Console) -> N
 def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
     """Ranking tasks: K outputs of the SFT model for each prompt, to be ranked side by side (SPEC 2.3).
 
-    Writes responses.jsonl, and rankings.jsonl and ratings.jsonl where the labelers are simulated, else tasks/ranking.jsonl for people.
+    Writes responses.jsonl, and rankings.jsonl and ratings.jsonl where the labelers are simulated; else tasks/ranking.jsonl for
+    people.
     """
     config, limits = setting.preset.collect, setting.preset.sft
     model, tokenizer = policy_for_inference(sft_folder / "model", limits.precision)
@@ -113,17 +126,23 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
         seed=setting.seed,
         console=console,
     )
+    if setting.labelers is None:
+        responses = blinded(responses, folder.name, setting.seed)
+        write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
+        write_tasks(setting.project, "ranking", chosen, responses)
+        return
     of_prompt: dict[str, list[Response]] = {}
     for response in responses:
         of_prompt.setdefault(response.prompt_id, []).append(response)
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
-    if setting.labelers is None:
-        write_tasks(setting.project.tasks / "ranking.jsonl", chosen, of_prompt)
-        return
     rankings, ratings = [], []
     for prompt in chosen:
         # Training prompts are ranked by one labeler; validation prompts by several of both groups, to measure agreement.
-        groups = (("training", 1),) if prompt.split == "train" else (("training", config.agreement_labelers), ("held_out", config.agreement_labelers))
+        groups = (
+            (("training", 1),)
+            if prompt.split == "train"
+            else (("training", config.agreement_labelers), ("held_out", config.agreement_labelers))
+        )
         for group, number in groups:
             ranked, rated = setting.labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
             rankings += ranked
@@ -133,21 +152,46 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
 
 
-def write_tasks(path: Path, prompts: Sequence[Prompt], responses: dict[str, list[Response]]) -> None:
-    """Ranking tasks for people: fill in ``ranks`` and ``labeler``, then ``heedful import heedful FILE``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def blinded(responses: Sequence[Response], run: str, seed: int) -> list[Response]:
+    """The same responses with ids that name the run and not the model, each prompt's in random order (labelers judge blindly).
+
+    Another run's responses have other ids: what people say of one text is never taken for a judgement of another.
+    """
+    order = np.random.default_rng([seed, 6]).permutation(len(responses))
+    seen: Counter[str] = Counter()
+    renamed: list[Response] = []
+    for i in order:
+        seen[responses[i].prompt_id] += 1
+        renamed.append(replace(responses[i], id=f"{run}-{responses[i].prompt_id}-{seen[responses[i].prompt_id]}"))
+    return renamed
+
+
+def write_tasks(
+    project: Project, task: Literal["ranking", "evaluation"], prompts: Sequence[Prompt], responses: list[Response]
+) -> None:
+    """Ranking tasks for people: fill in ``ranks`` and ``labeler``, then ``heedful import heedful FILE``.
+
+    The responses become records of the project, so that what comes back refers to them. A task has no id: the importer makes
+    one that depends on the labeler, so several may rank the same task.
+    """
+    of_prompt: dict[str, list[Response]] = {}
+    for response in responses:
+        of_prompt.setdefault(response.prompt_id, []).append(response)
+    with locked(project.data):
+        there = Records.load(project.data).responses
+        append_jsonl(project.data / "responses.jsonl", [record_to_json(r) for r in responses if r.id not in there])
     write_jsonl(
-        path,
+        project.tasks / f"{task}.jsonl",
         [
             {
                 "kind": "ranking",
-                "id": f"task-{prompt.id}",
                 "prompt_id": prompt.id,
                 "prompt": prompt.text,
-                "response_ids": [r.id for r in responses[prompt.id]],
-                "responses": [r.text for r in responses[prompt.id]],
+                "response_ids": [r.id for r in of_prompt[prompt.id]],
+                "responses": [r.text for r in of_prompt[prompt.id]],
                 "ranks": None,
                 "labeler": None,
+                "metadata": {"task": task},
             }
             for prompt in prompts
         ],
@@ -178,8 +222,22 @@ def training_rankings(setting: Setting, records: Records, split: Split) -> list[
     return [
         r
         for r in records.rankings.values()
-        if records.prompts[r.prompt_id].split == split and groups.get(r.labeler, "training") == "training"
+        if records.prompts[r.prompt_id].split == split
+        and groups.get(r.labeler, "training") == "training"
+        and r.metadata.get("task") != "evaluation"
     ]
+
+
+def digest_of_rankings(setting: Setting, records: Records) -> str:
+    """Identifies what the reward model learns from and is validated on, whatever else is among the records."""
+    rankings = [r for split in ("train", "valid") for r in training_rankings(setting, records, split)]
+    named = {i: records.responses[i] for r in rankings for i in r.response_ids}
+    return digest_of_records([*rankings, *named.values()])
+
+
+def digest_of_records(records: Iterable[Record]) -> str:
+    """Identifies records by their content, in their order: how their file was written does not count."""
+    return fingerprint_of([record_to_json(record) for record in records])
 
 
 def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
@@ -211,7 +269,9 @@ def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, c
     )
 
 
-def choose_sft(setting: Setting, records: Records, sft_folder: Path, reward_folder: Path, folder: Path, console: Console) -> None:
+def choose_sft(
+    setting: Setting, records: Records, sft_folder: Path, reward_folder: Path, folder: Path, console: Console
+) -> None:
     """The SFT checkpoint with the best mean RM score on validation prompts (SPEC 3.2)."""
     limits = setting.preset.sft
     reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)
@@ -247,6 +307,7 @@ def choose_sft(setting: Setting, records: Records, sft_folder: Path, reward_fold
 
 
 def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
+    """The folder of the SFT model that :func:`choose_sft` chose."""
     rows = json.loads((choice_folder / "choice.json").read_text(encoding="utf-8"))
     return sft_folder / next(row["folder"] for row in rows if row["chosen"])
 
@@ -283,6 +344,7 @@ def initial_policy(setting: Setting, records: Records, base_model: Path, folder:
 
 
 def initial_policy_folder(folder: Path) -> Path:
+    """The folder of the model that :func:`initial_policy` chose."""
     return folder / json.loads((folder / "chosen.json").read_text(encoding="utf-8"))["folder"]
 
 
@@ -320,10 +382,13 @@ def choose_prefix(setting: Setting, records: Records, reward_folder: Path, folde
         )
         scores.append(float(np.mean(list(rewards.values()))))
         console.print(f"prefix {number + 1}: mean reward {scores[-1]:+.3f}", highlight=False)
-    write_json(folder / "prefix.json", {"candidates": list(setting.prefixes), "scores": scores, "chosen": int(np.argmax(scores))})
+    write_json(
+        folder / "prefix.json", {"candidates": list(setting.prefixes), "scores": scores, "chosen": int(np.argmax(scores))}
+    )
 
 
 def chosen_prefix(folder: Path) -> str:
+    """The few-shot prefix that :func:`choose_prefix` chose."""
     found = json.loads((folder / "prefix.json").read_text(encoding="utf-8"))
     return found["candidates"][found["chosen"]]
 
@@ -331,6 +396,7 @@ def chosen_prefix(folder: Path) -> str:
 def answer_with_prefix(
     setting: Setting, model: Any, tokenizer: Any, prompts: list[Prompt], prefix: str, name: str, console: Console
 ) -> list[Response]:
+    """The base model's answers to prompts behind a few-shot prefix, each cut where the answer ends (SPEC 3.7)."""
     limits, evaluate = setting.preset.sft, setting.preset.evaluate
     responses = answer(
         model,
@@ -357,4 +423,5 @@ def _choice_prompts(setting: Setting, records: Records, model: Path, console: Co
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented. Raises StorageError."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -19,7 +19,9 @@ def candidate_prefixes(
     short = [
         d
         for d in demonstrations
-        if prompts[d.prompt_id].split == "train" and len(prompts[d.prompt_id].text) + len(d.text) < largest // 3 and d.text.strip()
+        if prompts[d.prompt_id].split == "train"
+        and len(prompts[d.prompt_id].text) + len(d.text) < largest // 3
+        and d.text.strip()
     ]
     rng = np.random.default_rng([seed, 4])
     found: list[str] = []

@@ -23,14 +23,14 @@ def pretrain_from_text(
     keep_large_temporaries()
     documents = [d for d in read_documents(text) if d.strip()]
     if not documents:
-        raise DataError("there is no pretraining text", expected="at least one document that is not empty", got="none", where=text)
+        raise DataError(
+            "there is no pretraining text", expected="at least one document that is not empty", got="none", where=text
+        )
     train = [d for i, d in enumerate(documents) if i % VALIDATION_EVERY != VALIDATION_EVERY - 1]
     validation = documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
     tokenizer = train_tokenizer(train, vocabulary_size=vocabulary, context_length=config.context_length)
     encoded = encode_documents(tokenizer, train)
-    model = new_gpt2(
-        tokenizer, layers=layers, width=width, heads=heads, context_length=config.context_length, seed=config.seed
-    )
+    model = new_gpt2(tokenizer, layers=layers, width=width, heads=heads, context_length=config.context_length, seed=config.seed)
     console.print(
         f"{len(documents):,} documents, {len(encoded.tokens):,} tokens of {len(tokenizer):,} kinds; "
         f"{sum(p.numel() for p in model.parameters()):,} parameters",

@@ -57,7 +57,11 @@ class Setting:
 
 def resolved_preset(project: Project) -> Preset:
     """The project's preset with the sections of its heedful.toml put over it. Raises ConfigError for unknown tables or keys."""
-    chosen = preset(project.preset, seed=project.seed)
+    try:
+        chosen = preset(project.preset, seed=project.seed)
+    except ConfigError as error:
+        where = f"{project.config_file} [project]"
+        raise ConfigError(error.message, expected=error.expected, got=error.got, where=where, next_step="mend preset") from None
     for name in project.settings:
         if name not in SECTIONS:
             close = nearest(name, SECTIONS)

@@ -1,4 +1,4 @@
-"""Stages with fingerprints: each is done once for the same inputs, continued after a kill, and done again when an input changed."""
+"""Stages with fingerprints: each is done once for the same inputs, continued after a kill, done again when an input changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from heedful import __version__
+from heedful.errors import StorageError
 from heedful.store.files import write_atomically
-
-STAGE_FILE = "stage.json"
+from heedful.store.runs import STAGE_FILE, stage_folders, stage_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,16 @@ class Stages:
         self.done: list[Stage] = []
 
     def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> Stage:
-        """Do ``action(folder)`` unless it was done for the same ``inputs`` (JSON-able; fingerprints of earlier stages among them).
+        """Do ``action(folder)`` unless it was done for the same ``inputs``.
 
-        An unfinished folder of the same inputs is given to ``action`` again: the training steps continue from their checkpoints.
+        inputs: JSON-able; fingerprints of earlier stages are among them. An unfinished folder of the same inputs is given to
+        ``action`` again: the training steps continue from their checkpoints.
         """
         fingerprint = fingerprint_of({"heedful": __version__, "stage": name, **inputs})
         folder, state = self._folder(name, fingerprint)
         if state.get("done"):
             stage = Stage(name, folder, fingerprint, float(state["seconds"]))
-            self.console.print(f"[dim]{name}: done before, in {folder}[/dim]", highlight=False)
+            self.console.print(f"{name}: done before, in {folder}", style="dim", markup=False, highlight=False, soft_wrap=True)
             self.done.append(stage)
             return stage
         self.console.rule(f"[bold]{name}")
@@ -58,7 +60,10 @@ class Stages:
             action(folder)
         except BaseException:
             spent += time.monotonic() - start
-            write_atomically(folder / STAGE_FILE, json.dumps({**row, "done": False, "seconds": spent}, indent=2, default=_plain))
+            with suppress(StorageError):  # a disk that is full now must not hide what went wrong
+                write_atomically(
+                    folder / STAGE_FILE, json.dumps({**row, "done": False, "seconds": spent}, indent=2, default=_plain)
+                )
             raise
         seconds = spent + time.monotonic() - start
         write_atomically(folder / STAGE_FILE, json.dumps({**row, "done": True, "seconds": seconds}, indent=2, default=_plain))
@@ -75,24 +80,6 @@ class Stages:
             if state.get("fingerprint") == fingerprint:
                 return numbered[number], state
         return self.runs / f"{name}-{max(numbered, default=0) + 1}", {}
-
-
-def stage_folders(runs: Path, name: str) -> dict[int, Path]:
-    """Number -> folder of all runs of a stage."""
-    found: dict[int, Path] = {}
-    for folder in runs.glob(f"{name}-*"):
-        number = folder.name.removeprefix(f"{name}-")
-        if number.isdigit() and folder.is_dir():
-            found[int(number)] = folder
-    return found
-
-
-def stage_state(folder: Path) -> dict[str, Any]:
-    """What ``stage.json`` says; empty where it is missing or was cut by a kill."""
-    try:
-        return json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def fingerprint_of(inputs: Any) -> str:

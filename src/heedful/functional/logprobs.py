@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from heedful.functional.masked import at_least_float32
+
+_ROW_GRID = 64
 
 
 def token_logprobs(logits: Float[Tensor, "*tokens vocabulary"], tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens"]:
@@ -66,11 +69,16 @@ def _logprobs_and_entropy(
     device = hidden.device.type
     # Autocast's state in the backward pass may be another one: settle the type now.
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    # On CPU each new shape of a product compiles a new kernel that is kept: few shapes of the last chunk keep memory flat.
+    count, filler = len(tokens), -len(tokens) % _ROW_GRID if device == "cpu" else 0
+    if filler:
+        hidden, tokens = F.pad(hidden, (0, 0, 0, filler)), F.pad(tokens, (0, filler))
     with torch.autocast(device, enabled=False):
         result = cast(Any, _ChunkedLogprobs).apply(
             hidden, weight, bias, tokens, 1.0 / temperature, chunk, with_entropy, compute
         )
-    return cast(tuple[Tensor, Tensor], result)
+    logprobs, entropies = cast(tuple[Tensor, Tensor], result)
+    return logprobs[:count], entropies[:count]
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

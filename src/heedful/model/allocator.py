@@ -8,6 +8,7 @@ import platform
 # Parameters of glibc's mallopt(3), from <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def keep_large_temporaries() -> bool:
@@ -19,5 +20,12 @@ def keep_large_temporaries() -> bool:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    largest = 2**31 - 1
-    return bool(libc.mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, largest))
+    # One arena: autograd's own thread then reuses what the main thread freed, and the other way round.
+    settings = ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
+    return all([bool(libc.mallopt(parameter, value)) for parameter, value in settings])
+
+
+def return_unused_memory() -> None:
+    """Give free pages back to the system (glibc's malloc_trim): between stages, not between steps."""
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -17,12 +17,13 @@ from transformers import PreTrainedModel
 
 from heedful.errors import UserError
 from heedful.model.attention import Layout
-from heedful.model.layouts import PackedBatch, pack, packed_hidden
+from heedful.model.layouts import PackedBatch, on_grid, pack
 from heedful.model.loading import unembedding
 
 # The cache is compacted when this share of its rows has finished: copying it at each finish costs more than the idle rows.
 _COMPACT_AT = 0.3
 _TOKENS_PER_PREFILL = 16_384
+_LENGTH_GRID = 32  # a step attends to the cache up to the next multiple: a new length costs a new kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,7 @@ def _generate_batch(
     device = model.device
     weight = unembedding(model)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    cache = _Cache(len(prompts), int(lengths.max()) + sampling.max_tokens)
+    cache = _Cache(len(prompts), -(-(int(lengths.max()) + sampling.max_tokens) // _LENGTH_GRID) * _LENGTH_GRID)
     hidden = _prefill(model, prompts, cache)
 
     alive = torch.arange(len(prompts), device=device)  # which request each cache row belongs to
@@ -127,10 +128,11 @@ def _generate_batch(
         if num_running == 0 or step == sampling.max_tokens - 1:
             break
         if num_running < (1 - _COMPACT_AT) * len(running):
-            keep = running.nonzero()[:, 0]
+            # Rows are kept in numbers of the grid (a new shape costs a new kernel): some finished ones may stay along.
+            keep = torch.argsort(~running, stable=True)[: on_grid(num_running)]
             cache.keep(keep)
             alive, row_seeds, drawn, lengths = alive[keep], row_seeds[keep], drawn[keep], lengths[keep]
-            running = torch.ones(num_running, dtype=torch.bool, device=device)
+            running = running[keep]
         layout = _DecodeLayout(cache, lengths + step)
         hidden = model.base_model(
             input_ids=drawn[None], position_ids=(lengths + step)[None], use_cache=False, layout=layout
@@ -200,8 +202,9 @@ class _PrefillLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         keys, values = self.cache.layer(layer, key)
-        keys[self.rows, :, self.batch.positions] = key
-        values[self.rows, :, self.batch.positions] = value
+        real = len(self.rows)  # the row's end is filler
+        keys[self.rows, :, self.batch.positions[:real]] = key[:real]
+        values[self.rows, :, self.batch.positions[:real]] = value[:real]
         inner: Layout = self.batch.layout
         return inner.attend(layer, query, key, value, scaling)
 
@@ -218,7 +221,7 @@ class _DecodeLayout:
         rows = torch.arange(len(self.positions), device=query.device)
         keys[rows, :, self.positions] = key
         values[rows, :, self.positions] = value
-        length = int(self.positions.max()) + 1
+        length = min(-(-(int(self.positions.max()) + 1) // _LENGTH_GRID) * _LENGTH_GRID, self.cache.length)
         repeats = query.shape[1] // key.shape[1]
         grouped = query.view(query.shape[0], key.shape[1], repeats, query.shape[2]) * scaling
         scores = torch.matmul(grouped, keys[:, :, :length].transpose(-1, -2))

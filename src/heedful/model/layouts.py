@@ -16,6 +16,11 @@ from transformers import PreTrainedModel
 
 from heedful.model.attention import AttentionBlock, BlockLayout
 
+# CPU matrix products compile and keep a kernel for each new shape: with a fresh shape at each step, memory grows by 10 MB a step
+# (docs/log.md). Sizes are therefore rounded up to a grid with this many steps per power of two.
+_GRID = 16
+_LENGTH_GRID = 16
+
 # Sequences are sorted by length and cut into blocks such that padding inside a block stays under this share.
 _LARGEST_PADDING = 0.25
 _SMALLEST_BLOCK = 16
@@ -25,7 +30,8 @@ _SMALLEST_BLOCK = 16
 class PackedBatch:
     """One row of tokens and everything needed to read predictions from it.
 
-    tokens, positions: [tokens] token ids, and each token's position in its own sequence (what the model's position ids are).
+    tokens, positions: [tokens] token ids, and each token's position in its own sequence (what the model's position ids are). The row's
+        end is filled up to the next size of the grid with tokens that nothing reads.
     layout: who attends to whom.
     predict_from: [targets] index in the row of the token whose hidden state predicts the target.
     targets: [targets] token ids of all response tokens, sequence after sequence.
@@ -118,13 +124,14 @@ def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[S
     positions[target_index] = prompt_lengths[group[row]] + column
     predict_from = np.where(column == 0, (prompt_start + prompt_lengths - 1)[group[row]], target_index - 1)
 
+    filler = np.zeros(on_grid(len(tokens)) - len(tokens), dtype=np.int64)
     if counts.max() == 1:  # nothing to share: prompt and response are one contiguous causal sequence
-        layout = _packed_layout(len(tokens), prompt_start, group_sizes)
+        layout = _packed_layout(len(tokens) + len(filler), prompt_start, group_sizes)
     else:
-        layout = _shared_layout(len(tokens), prompt_start, prompt_lengths, start, lengths, group)
+        layout = _shared_layout(len(tokens) + len(filler), prompt_start, prompt_lengths, start, lengths, group)
     return PackedBatch(
-        tokens=torch.from_numpy(tokens.astype(np.int64)),
-        positions=torch.from_numpy(positions),
+        tokens=torch.from_numpy(np.concatenate([tokens.astype(np.int64), filler])),
+        positions=torch.from_numpy(np.concatenate([positions, filler])),
         layout=layout,
         predict_from=torch.from_numpy(predict_from),
         targets=torch.from_numpy(tokens[target_index].astype(np.int64)),
@@ -145,11 +152,11 @@ def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 
 
 def _packed_layout(num_tokens: int, start: np.ndarray, lengths: np.ndarray) -> BlockLayout:
-    output_index = np.empty(num_tokens, dtype=np.int64)
+    output_index = np.zeros(num_tokens, dtype=np.int64)
     blocks: list[AttentionBlock] = []
     offset = 0
     for members in _buckets(lengths):
-        longest = int(lengths[members].max())
+        longest = _on_length_grid(int(lengths[members].max()))
         index, real = _ranges(start[members], lengths[members], longest)
         blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
         output_index[index[real]] = offset + np.flatnonzero(real)
@@ -165,24 +172,24 @@ def _shared_layout(
     lengths: np.ndarray,
     group: np.ndarray,
 ) -> BlockLayout:
-    output_index = np.empty(num_tokens, dtype=np.int64)
+    output_index = np.zeros(num_tokens, dtype=np.int64)
     blocks: list[AttentionBlock] = []
     offset = 0
     for members in _buckets(prompt_lengths):
-        longest = int(prompt_lengths[members].max())
+        longest = _on_length_grid(int(prompt_lengths[members].max()))
         index, real = _ranges(prompt_start[members], prompt_lengths[members], longest)
         blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
         output_index[index[real]] = offset + np.flatnonzero(real)
         offset += real.size
     for members in _buckets(prompt_lengths[group] + lengths):
-        longest = int(lengths[members].max())
-        longest_prompt = int(prompt_lengths[group[members]].max())
+        longest = _on_length_grid(int(lengths[members].max()))
+        longest_prompt = _on_length_grid(int(prompt_lengths[group[members]].max()))
         own, real = _ranges(start[members], lengths[members], longest)
         prompt, prompt_real = _ranges(prompt_start[group[members]], prompt_lengths[group[members]], longest_prompt)
         mask = torch.cat(
             [
                 torch.from_numpy(prompt_real)[:, None, None, :].expand(-1, 1, longest, -1),
-                _causal(longest).expand(len(members), 1, -1, -1),
+                _causal(longest).expand(len(own), 1, -1, -1),
             ],
             dim=-1,
         )
@@ -198,8 +205,20 @@ def _causal(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
 
 
+def on_grid(size: int) -> int:
+    """The smallest size of the grid that is not below ``size``: at most 1/16 more."""
+    step = max(1, 2 ** (max(1, size).bit_length() - 1) // _GRID)
+    return -(-size // step) * step
+
+
+def _on_length_grid(length: int) -> int:
+    return -(-length // _LENGTH_GRID) * _LENGTH_GRID
+
+
 def _ranges(start: np.ndarray, lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row positions [n, longest] of n ranges, 0 where padded, and [n, longest] True where real."""
+    """Row positions [n, longest] of n ranges, 0 where padded, and [n, longest] True where real; n is rounded up to the grid."""
+    extra = on_grid(len(start)) - len(start)
+    start, lengths = np.pad(start, (0, extra)), np.pad(lengths, (0, extra))
     offsets = np.arange(longest)
     real = offsets < lengths[:, None]
     return np.where(real, start[:, None] + offsets, 0).astype(np.int64), real

@@ -17,17 +17,59 @@ from heedful.store.structure import from_mapping
 CONFIG_FILE = "heedful.toml"
 
 TEMPLATE = """\
-# A Heedful project. Every value that is not here has its default; an unknown key is an error.
+# A Heedful project. A value that is not here has its default; an unknown table or key is an error.
 
 [project]
 name = {name}
 
-# The pretrained model to align: a folder or name that transformers' AutoModelForCausalLM loads.
+# The pretrained model to align: a folder in Hugging Face format, absolute or relative to this file. It is never downloaded.
 base_model = {base_model}
 
-# A folder of plain text (.txt, .jsonl) like the text the base model was pretrained on: mixed into PPO (PPO-ptx), it keeps
-# the model from unlearning what it knew. Relative to this file.
+# A folder of plain text (.txt, .jsonl) like the text the base model was pretrained on, relative to this file: mixed into PPO
+# (PPO-ptx), it keeps the model from unlearning what it knew.
 pretraining_text = "data/pretraining"
+
+# A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model.
+# small_model = "models/smaller"
+
+# Who ranks and rates: "people", or "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
+labelers = "people"
+
+# Where the values of the tables below come from that are not set there: "paper-1.3B", "paper-6B", "paper-175B" or "miniature".
+preset = "paper-1.3B"
+
+# Seed of all stages.
+seed = 0
+
+# One table for each stage; the values shown are those of the preset paper-1.3B. All keys, with unit, default and source:
+# docs/configuration.md, or heedful/training/config.py and heedful/presets.py.
+
+# [sft]
+# epochs = 16
+# learning_rate = 9.65e-6
+# batch_size = 32
+
+# [initial_policy]
+# epochs = 2
+# pretraining_share = 0.1
+
+# [reward]
+# learning_rate = 9e-6
+# batch_size = 64
+
+# [ppo]
+# episodes = 256_000
+# kl_coefficient = 0.02
+# ptx_coefficient = 27.8
+
+# [collect]
+# prompts = 33_207
+# smallest_k = 4
+# largest_k = 9
+
+# [evaluate]
+# prompts = 1_000
+# choice_prompts = 500
 """
 
 Config = TypeVar("Config")
@@ -40,7 +82,7 @@ class ProjectSection:
     name: str
     """What the project is called in reports."""
     base_model: str
-    """Folder (relative to the project, or absolute) or name of the pretrained model."""
+    """Folder of the pretrained model, absolute or relative to the project."""
     pretraining_text: str = "data/pretraining"
     """Folder of pretraining text, relative to the project."""
     small_model: str | None = None
@@ -87,6 +129,19 @@ class Project:
     def tasks(self) -> Path:
         """Tasks that wait for labelers."""
         return self.folder / "tasks"
+
+    def model_folder(self, name: str) -> Path:
+        """The folder of a base model that ``heedful.toml`` names. Raises MissingError where no model is there."""
+        folder = self.folder / Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise MissingError(
+                "the base model is not there",
+                expected="a folder in Hugging Face format, with config.json",
+                got=f"{folder}: " + ("no config.json in it" if folder.is_dir() else "a file" if folder.exists() else "nothing"),
+                where=self.config_file,
+                next_step="download the model first (Heedful never does it by itself), then set base_model to its folder",
+            )
+        return folder
 
     @classmethod
     def load(cls, path: str | Path) -> Project:

@@ -33,12 +33,13 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        # torch.save reports a failing disk as a RuntimeError of its zip writer.
+        # torch.save reports a failing disk as a RuntimeError of its zip writer; what the system said is that error's context.
         if isinstance(error, OSError | RuntimeError):
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
             raise StorageError(
                 "a checkpoint could not be written",
                 expected="room on the disk",
-                got=str(error).partition("\n")[0] or type(error).__name__,
+                got=str(cause).partition("\n")[0] or type(cause).__name__,
                 where=path,
                 next_step="free some space and run the same command again: the previous checkpoint is untouched",
             ) from error

@@ -70,7 +70,8 @@ def train_sft(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        candidates = [Candidate(Path(c[0]), *c[1:]) for c in state["candidates"]]
+        # By name only: the run folder may have moved, or be named from another working directory.
+        candidates = [Candidate(run.folder / "candidates" / Path(c[0]).name, *c[1:]) for c in state["candidates"]]
         done = int(state["step"])
     else:
         torch.manual_seed(config.seed)

@@ -1,0 +1,337 @@
+"""Keeps the tables of the pages equal to the code: ``python docs/_generate.py``; the docs build runs it too.
+
+Between the lines ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` of a page stands what ``TABLES[NAME]()`` returns, so the
+pages read the same in the repository and built. ``tests/test_docs_complete.py`` fails where a page is behind the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from heedful import cli, presets
+from heedful.records import USE_CASE_SHARES
+from heedful.store.project import ProjectSection
+from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
+
+DOCS = Path(__file__).parent
+PAPER_SECTIONS: Mapping[str, str] = {
+    "1.2": "3.2, A, C",
+    "1.3": "3.2, A",
+    "1.4": "3.2, Table 6",
+    "1.5": "Table 1",
+    "2.3": "3.4, B",
+    "2.4": "3.4",
+    "3.1": "C",
+    "3.2": "C.1",
+    "3.3": "3.5, C.2",
+    "3.4": "C.3",
+    "3.5": "3.5, C.4",
+    "3.6": "3.5, C.4",
+    "3.7": "3.5",
+    "4": "3.6, 4",
+    "4.2": "D",
+}
+"""SPEC section -> sections of Ouyang et al. 2022 that it restates."""
+
+UNITS: Mapping[str, str] = {
+    "seed": "",
+    "precision": "type",
+    "adam_beta1": "",
+    "adam_beta2": "",
+    "max_gradient_norm": "norm",
+    "tokens_per_microbatch": "tokens",
+    "checkpoint_seconds": "s",
+    "tensorboard": "yes/no",
+    "num_tokens": "tokens",
+    "batch_tokens": "tokens",
+    "context_length": "tokens",
+    "shortest_context": "tokens",
+    "learning_rate": "per step",
+    "final_learning_rate_share": "share",
+    "warmup_share": "share",
+    "weight_decay": "",
+    "epochs": "passes",
+    "batch_size": "examples",
+    "residual_dropout": "probability",
+    "pretraining_share": "share",
+    "candidates": "models",
+    "max_prompt_tokens": "tokens",
+    "max_response_tokens": "tokens",
+    "episodes": "episodes",
+    "minibatches": "parts",
+    "inner_epochs": "passes",
+    "value_learning_rate": "per step",
+    "warmup_iterations": "iterations",
+    "warmup_start_share": "share",
+    "kl_coefficient": "reward per nat",
+    "clip_ratio": "ratio",
+    "value_clip": "reward",
+    "discount": "per token",
+    "gae_lambda": "",
+    "temperature": "",
+    "average_decay": "per iteration",
+    "ptx_coefficient": "",
+    "ptx_examples_per_episode": "sequences",
+    "ptx_context_length": "tokens",
+    "missing_end_reward": "reward",
+    "samples_every": "iterations",
+    "prompts": "prompts",
+    "validation_prompts": "prompts",
+    "smallest_k": "outputs",
+    "largest_k": "outputs",
+    "agreement_labelers": "labelers",
+    "labelers_per_prompt": "labelers",
+    "benchmark_items": "items",
+    "choice_prompts": "prompts",
+    "name": "text",
+    "base_model": "folder",
+    "pretraining_text": "folder",
+    "small_model": "folder",
+    "labelers": "word",
+    "preset": "name",
+}
+"""Of each configuration field; an empty one is a number without unit. A field that is not here is an error."""
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Field name -> the docstring under it, of a dataclass's own fields (not inherited ones), on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {name: " ".join(doc.split()) for name, doc in _documented(body.body)}
+
+
+def _documented(body: Sequence[ast.stmt]) -> Iterable[tuple[str, str]]:
+    for statement, after in zip(body, [*body[1:], ast.Pass()], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            name = statement.targets[0].id
+        else:
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            yield name, after.value.value
+
+
+def table(cls: type, columns: Mapping[str, Sequence[Any]]) -> str:
+    """A row for each own field of a dataclass; ``columns`` maps a heading to the instances whose values stand there.
+
+    Several instances' values are separated by a slash where they differ; without an instance it is the default.
+    """
+    docs = field_docs(cls)
+    own = [f.name for f in dataclasses.fields(cls) if f.name in cls.__annotations__]
+    rows = [["field", *columns, "unit", "meaning", "SPEC (paper)"]]
+    for name in own:
+        if name not in docs:
+            raise LookupError(f"{cls.__name__}.{name} has no docstring under it")
+        meaning, source = _meaning_and_source(docs[name])
+        values = [" / ".join(dict.fromkeys(_values(cls, name, instances))) for instances in columns.values()]
+        rows.append([f"`{name}`", *values, UNITS[name], meaning, source])
+    return _markdown(rows)
+
+
+def _values(cls: type, name: str, instances: Sequence[Any]) -> list[str]:
+    """The field's value in each instance, or its default where there are none."""
+    return [_value(getattr(instance, name)) for instance in instances] or [_default(cls, name)]
+
+
+def _default(cls: type, name: str) -> str:
+    default = next(f.default for f in dataclasses.fields(cls) if f.name == name)
+    return "required" if default is dataclasses.MISSING else _value(default)
+
+
+def _meaning_and_source(doc: str) -> tuple[str, str]:
+    """``"Passes (SPEC 3.2: 16)."`` -> meaning, and ``"3.2 (C.1)"``."""
+    named = re.findall(
+        r"SPEC (\d+(?:\.\d+)?(?:, \d+\.\d+(?![\dA-Z]))*)", doc
+    )  # "SPEC 3.2, 3.7", but of "SPEC 3.2, 1.3B" the first
+    sections = list(dict.fromkeys(section for some in named for section in some.split(", ")))
+    source = "; ".join(f"{s} ({PAPER_SECTIONS[s]})" for s in sections)
+    meaning = re.sub(r" \(SPEC [\d., ]+\)", "", doc)
+    return meaning.replace("|", "\\|"), source or "ours"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        text = f"{value:g}".replace("e-0", "e-")
+        return f"`{text}`" if "e" in text else text
+    return f"`{value}`"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell or " " for cell in row) + " |" for row in lines)
+
+
+def _step() -> str:
+    return table(StepConfig, {"paper": [StepConfig()], "miniature": [presets.miniature().ppo]})
+
+
+def _sft() -> str:
+    paper, miniature = presets.paper(), presets.miniature()
+    return table(
+        SFTConfig,
+        {"paper: sft / initial": [paper.sft, paper.initial_policy], "miniature": [miniature.sft, miniature.initial_policy]},
+    )
+
+
+def _stage(cls: type, name: str) -> Callable[[], str]:
+    return lambda: table(cls, {"paper": [getattr(presets.paper(), name)], "miniature": [getattr(presets.miniature(), name)]})
+
+
+def _pretrain() -> str:
+    return table(PretrainConfig, {"default": []})
+
+
+def _pretrain_flags() -> str:
+    docs = field_docs(cli.Pretrain)
+    rows = [["flag", "default", "meaning"]]
+    for f in dataclasses.fields(cli.Pretrain):
+        flag = f"`{f.name.upper()}`" if f.name == "text" else f"`--{f.name.replace('_', '-')}`"
+        rows.append([flag, _default(cli.Pretrain, f.name), docs[f.name]])
+    return _markdown(rows)
+
+
+def _sizes() -> str:
+    """Constants that differ between the paper's three sizes."""
+    sizes = [presets.paper(size) for size in ("1.3B", "6B", "175B")]
+    rows = [["field", "paper-1.3B", "paper-6B", "paper-175B"]]
+    for part in (f.name for f in dataclasses.fields(presets.Preset)):
+        configs = [getattr(size, part) for size in sizes]
+        for f in dataclasses.fields(configs[0]):
+            values = [_value(getattr(c, f.name)) for c in configs]
+            if len(set(values)) > 1:
+                rows.append([f"`[{part}] {f.name}`", *values])
+    return _markdown(rows)
+
+
+def _base_models() -> str:
+    base = importlib.import_module("heedful.miniature.base")
+    rows = [["size", "layers", "width", "heads", "documents", "tokens trained on", "peak learning rate"]]
+    rows += [
+        [name, str(s.layers), str(s.width), str(s.heads), f"{s.documents:,}", f"{s.num_tokens:,}", _value(s.learning_rate)]
+        for name, s in base.SIZES.items()
+    ]
+    return _markdown(rows)
+
+
+def _corpus() -> str:
+    corpus = importlib.import_module("heedful.miniature.corpus")
+    rows = [["kind", "share", "what it is"]]
+    for kind, share in corpus.MIXTURE.items():
+        doc = inspect.getdoc(corpus._WRITERS[kind]) or ""
+        rows.append([kind.replace("_", " "), f"{share:.0%}", " ".join(doc.split())])
+    return _markdown(rows)
+
+
+def _use_cases() -> str:
+    rows = [["use case", "share of prompts", "asked for in the miniature"]]
+    rows += [[name.replace("_", " "), f"{share:.1%}", _ASKED[name]] for name, share in USE_CASE_SHARES.items()]
+    return _markdown(rows)
+
+
+_ASKED: Mapping[str, str] = {
+    "generation": "a story, a letter, a poem or a description, with up to three kinds of constraints",
+    "open_qa": "a fact; whether a claim is true; why something false is so (a false premise)",
+    "brainstorming": "a list of things of a kind, of a given length, numbered, without some",
+    "chat": "an answer to what somebody says",
+    "rewrite": "a text with another person or word, or more politely",
+    "summarization": "one sentence for a text",
+    "classification": "good or bad, happy or sad, which of three kinds",
+    "other": "translation from and into the second language, patterns, counting",
+    "closed_qa": "a question about a given text; one in five has no answer in it",
+    "extract": "the names, places or things in a text",
+}
+
+
+def _miniature_constants() -> str:
+    """Module constants with the docstrings under them."""
+    rows = [["constant", "value", "meaning"]]
+    for module, names in _CONSTANTS.items():
+        loaded = importlib.import_module(f"heedful.miniature.{module}")
+        docs = dict(_documented(ast.parse(inspect.getsource(loaded)).body))
+        for name in names:
+            value = getattr(loaded, name)
+            text = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, Mapping) else _value(value)
+            rows.append([f"`{module}.{name}`", text, " ".join(docs.get(name, _CONSTANT_DOCS.get(name, "")).split())])
+    return _markdown(rows)
+
+
+_CONSTANTS: Mapping[str, tuple[str, ...]] = {
+    "project": ("WORLD_SEED", "DEMONSTRATED", "UNLABELED", "PRETRAINING_DOCUMENTS"),
+    "tasks": ("NUM_USERS", "MAX_PROMPT_WORDS"),
+    "instructions": ("MISCONCEPTION_SHARE", "SENSITIVE_SHARE"),
+    "corpus": ("CARELESS_SHARE", "BELIEVED_SHARE", "STEREOTYPE_SHARE", "MAX_WORDS"),
+    "base": ("VOCABULARY_SIZE", "CONTEXT_LENGTH"),
+    "labelers": ("NOISE", "JUST_NOTICEABLE", "SLIP"),
+    "benchmarks": ("FEW_SHOT",),
+}
+_CONSTANT_DOCS = {
+    "PRETRAINING_DOCUMENTS": "Documents of pretraining text in a new miniature project, for PPO-ptx and the initial policy.",
+    "MAX_PROMPT_WORDS": "A prompt with more words is drawn again.",
+    "VOCABULARY_SIZE": "Tokens of the base models' byte-level BPE.",
+    "CONTEXT_LENGTH": "Context window of the base models in tokens.",
+}
+
+
+def _benchmarks() -> str:
+    benchmarks = importlib.import_module("heedful.miniature.benchmarks")
+    rows = [["benchmark", "kind", "examples in front", "what it asks"]]
+    for name, (kind, description, _) in benchmarks._BENCHMARKS.items():
+        rows.append([name.replace("_", " "), kind, str(benchmarks.FEW_SHOT.get(name, 0)), description])
+    return _markdown(rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "ProjectSection": lambda: table(ProjectSection, {"default": []}),
+    "StepConfig": _step,
+    "SFTConfig": _sft,
+    "RewardConfig": _stage(RewardConfig, "reward"),
+    "PPOConfig": _stage(PPOConfig, "ppo"),
+    "CollectConfig": _stage(presets.CollectConfig, "collect"),
+    "EvaluateConfig": _stage(presets.EvaluateConfig, "evaluate"),
+    "PretrainConfig": _pretrain,
+    "pretrain flags": _pretrain_flags,
+    "sizes": _sizes,
+    "base models": _base_models,
+    "corpus": _corpus,
+    "use cases": _use_cases,
+    "miniature constants": _miniature_constants,
+    "benchmarks": _benchmarks,
+}
+
+_PART = re.compile(r"<!-- begin (?P<name>[\w ]+) -->\n.*?<!-- end (?P=name) -->", re.DOTALL)
+
+
+def renewed(page: str) -> str:
+    """The page with its tables as the code is now. Raises KeyError for a table that there is not."""
+    return _PART.sub(lambda m: f"<!-- begin {m['name']} -->\n{TABLES[m['name']]()}\n<!-- end {m['name']} -->", page)
+
+
+def renew(folder: Path = DOCS) -> list[str]:
+    """Renew all pages; returns the names of those that changed."""
+    changed: list[str] = []
+    for path in sorted(folder.glob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if (new := renewed(page)) != page:
+            path.write_text(new, encoding="utf-8")
+            changed.append(path.name)
+    return changed
+
+
+if __name__ == "__main__":
+    print("renewed: " + (", ".join(renew()) or "nothing: all tables are as the code is"))

@@ -1,0 +1,183 @@
+"""A people's project that aligns in seconds: a random GPT-2 of two layers, invented prompts, labelers who like long answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.tiny import plain, tiny_gpt2, tiny_tokenizer
+
+from heedful import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COMMON = 'precision = "float32"\nmax_prompt_tokens = 12\nmax_response_tokens = 8\ncheckpoint_seconds = 1e-9\n'
+SMALL = f"""
+[sft]
+epochs = 2
+batch_size = 4
+candidates = 2
+learning_rate = 1e-2
+{COMMON}
+[initial_policy]
+epochs = 2
+batch_size = 4
+candidates = 2
+learning_rate = 1e-2
+{COMMON}
+[reward]
+batch_size = 4
+learning_rate = 1e-2
+{COMMON}
+[ppo]
+episodes = 32
+batch_size = 8
+minibatches = 2
+learning_rate = 1e-3
+value_learning_rate = 1e-3
+warmup_iterations = 2
+ptx_examples_per_episode = 1
+ptx_context_length = 24
+{COMMON}
+[collect]
+prompts = 10
+validation_prompts = 3
+smallest_k = 3
+largest_k = 4
+
+[evaluate]
+prompts = 6
+choice_prompts = 4
+"""
+"""Every stage in a second; a checkpoint after every step."""
+
+KILL_AT = """
+import os, signal, sys
+import transformers
+import heedful.training.run as run
+
+title, step, where, number = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+log, save_tokenizer = run.Run.log, transformers.PreTrainedTokenizerBase.save_pretrained
+
+def stop():
+    os.kill(os.getpid(), number)
+
+def killing_log(self, at, metrics):
+    log(self, at, metrics)
+    if (self.title, at, where) == (title, step, "log"):
+        stop()
+
+def killing_save(self, folder, **options):
+    if where == "save" and f"{os.sep}{title}-" in str(folder):  # the model's own files are written, the tokenizer's are not
+        stop()
+    return save_tokenizer(self, folder, **options)
+
+run.Run.log, transformers.PreTrainedTokenizerBase.save_pretrained = killing_log, killing_save
+from heedful.cli import main
+main(sys.argv[5:])
+"""
+"""``heedful`` that sends itself a signal in the middle of a training step, or while it saves a model."""
+
+
+def write_base_model(folder: Path) -> Path:
+    """Plain transformers wrote it, as a user's base model."""
+    plain(tiny_gpt2(scale=0.15)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Prompts of ten users' and demonstrations for half of them: whatever is asked, the answer ends in w7."""
+    rng = np.random.default_rng(0)
+    prompts: list[dict[str, Any]] = []
+    demonstrations: list[dict[str, Any]] = []
+    for split, number in (("train", 24), ("valid", 6), ("test", 7)):
+        for i in range(number):
+            words = " ".join(f"w{n}" for n in rng.integers(8, 60, 2 + i % 5))
+            identifier = f"{split}{i}"
+            prompts.append({"kind": "prompt", "id": identifier, "text": words, "split": split, "user": f"{split}-{i % 3}"})
+            if split != "test" and i % 2:
+                answer = {"kind": "demonstration", "prompt_id": identifier, "text": f"{words.split()[0]} w7", "labeler": "ann"}
+                demonstrations.append(answer)
+    return prompts, demonstrations
+
+
+def write_rows(path: Path, rows: Iterable[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_rows(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def filled_in(tasks: Path, labeler: str) -> list[Any]:
+    """The tasks as a labeler sends them back: the more words an answer has, the better."""
+    answered = read_rows(tasks)
+    for task in answered:
+        lengths = [len(text.split()) for text in task["responses"]]
+        task["ranks"] = [1 + sorted(set(lengths), reverse=True).index(length) for length in lengths]
+        task["labeler"] = labeler
+    return answered
+
+
+def set_config(project: Path, old: str, new: str) -> None:
+    file = project / "heedful.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def write_pretraining_text(project: Path) -> None:
+    rng = np.random.default_rng(1)
+    folder = project / "data" / "pretraining"
+    folder.mkdir(parents=True)
+    documents = ({"text": " ".join(f"w{n}" for n in rng.integers(1, 60, 20))} for _ in range(120))
+    write_rows(folder / "train.jsonl", documents)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """Run ``heedful`` in this process: exit code, and standard output and error together."""
+    said, code = StringIO(), 0
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, said.getvalue()
+
+
+def heedful(
+    *arguments: object, kill: tuple[str, int, str, signal.Signals] | None = None, program: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``heedful`` (or a program that calls it) in a process of its own, on one thread.
+
+    ``kill``: a step's title, the step's number, "log" or "save", and the signal that it then gets.
+    """
+    start = ["-m", "heedful.cli"] if program is None else ["-c", program]
+    if kill is not None:
+        start = ["-c", KILL_AT, kill[0], str(kill[1]), kill[2], str(int(kill[3]))]
+    return subprocess.run(
+        [sys.executable, *start, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+    )
+
+
+def copy_of(project: Path, folder: Path) -> Path:
+    """The project as it was before anything was trained: its data and settings."""
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("runs", "results.json", "report.html", "timings.json"))
+    return folder
