@@ -279,7 +279,8 @@ def _init(verb: Init, console: Console) -> None:
         console.print("warning:", style="bold yellow", end=" ")
         _say(
             console,
-            f"there is no model in {base_model} yet (no config.json): put it there, or change base_model in {project.config_file}",
+            f"there is no model in {base_model} yet (no config.json): "
+            f"put it there, or change base_model in {project.config_file}",
         )
     _say(console, f"next: heedful import FORMAT FILE --project {project.folder}, then heedful align {project.folder}")
 

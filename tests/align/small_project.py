@@ -66,6 +66,7 @@ import os, signal, sys
 import transformers
 import heedful.training.run as run
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
 title, step, where, number = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 log, save_tokenizer = run.Run.log, transformers.PreTrainedTokenizerBase.save_pretrained
 

@@ -291,3 +291,12 @@ def test_interrupted_by_hand_it_says_how_to_go_on(journey: Journey, tmp_path: Pa
     assert f"next: sft is not finished: run `heedful align {folder}`, it continues" in shown
     state = json.loads((folder / "runs" / "sft-1" / "stage.json").read_text())
     assert (state["done"], state["seconds"] > 0) == (False, True)
+
+
+def test_without_held_out_prompts_it_says_so(project: Path) -> None:
+    file = project / "data" / "prompts.jsonl"
+    write_rows(file, [{**row, "split": "train"} for row in read_rows(file)])
+    code, said = run("align", project)
+    assert code == 2
+    assert "there is no held-out prompt to evaluate on" in said
+    assert str(file) in said

@@ -108,7 +108,7 @@ def align(project: Project, console: Console) -> Path | None:
     contenders.append(Contender("sft", pipeline.chosen_sft(sft.folder, choice.folder)))
 
     runs = {"sft": sft.folder, "reward": reward.folder}
-    policies = [("", base_model, ("ppo", "ppo_ptx"))]
+    policies: list[tuple[str, Path, tuple[str, ...]]] = [("", base_model, ("ppo", "ppo_ptx"))]
     if small_model is not None:
         policies.append(("_small", small_model, ("ppo_ptx",)))
     for suffix, start, variants in policies:

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.models import answer, policy_for_inference, prompts_within, reward_model_for_inference, score_responses
-from heedful.align.pipeline import answer_with_prefix, blinded, prompts_of, write_json, write_tasks
+from heedful.align.pipeline import answer_with_prefix, prompts_of, write_json
 from heedful.align.settings import Setting
+from heedful.align.tasks import blinded, write_tasks
+from heedful.errors import DataError
 from heedful.evaluate.benchmarks import benchmark_result, score_items
 from heedful.evaluate.preference import judgements_from_rankings, preference_section, ratings_section
 from heedful.evaluate.results import AlignmentTax, Curves, Model, Results, RewardModel, Transcript, as_estimate
@@ -72,6 +74,14 @@ def evaluate(
     config, limits = setting.preset.evaluate, setting.preset.sft
     test = prompts_of(records, "test") or prompts_of(records, "valid")
     prompts = prompts_within(load_tokenizer(setting.base_model), test, limits.max_prompt_tokens, console)[: config.prompts]
+    if not prompts:
+        raise DataError(
+            "there is no held-out prompt to evaluate on",
+            expected=f"a prompt of the split test or valid, of at most {limits.max_prompt_tokens:,} tokens",
+            got=f"{len(test):,} prompts in these splits",
+            where=setting.project.data / "prompts.jsonl",
+            next_step="import more prompts: a tenth of them goes to valid and a tenth to test",
+        )
     reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)
     responses: list[Response] = []
     models: list[Model] = []
@@ -196,7 +206,8 @@ def assemble(
         "project": setting.project.name,
         "models": models,
         "sft_checkpoints": [
-            {k: row[k] for k in ("epoch", "validation_loss", "reward", "chosen")} for row in _read(choice / "choice.json")
+            {"epoch": row["epoch"], "validation_loss": row["validation_loss"], "reward": row["reward"], "chosen": row["chosen"]}
+            for row in _read(choice / "choice.json")
         ],
         "curves": _curves(runs),
     }

@@ -6,11 +6,10 @@ Each function here is one stage: it reads what earlier stages left on disk and w
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,21 +27,20 @@ from heedful.align.models import (
 from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.settings import Setting
 from heedful.align.stages import fingerprint_of
+from heedful.align.tasks import blinded, write_tasks
 from heedful.errors import DataError
+from heedful.evaluate.results import Group
 from heedful.model import load_causal_model, load_scalar_model, load_tokenizer, scalar_model_from_causal
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split
 from heedful.store.files import (
     Record,
     Records,
-    append_jsonl,
-    locked,
     read_jsonl,
     record_from_json,
     record_to_json,
     write_atomically,
     write_jsonl,
 )
-from heedful.store.project import Project
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.data import (
     PretrainingText,
@@ -138,64 +136,15 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     rankings, ratings = [], []
     for prompt in chosen:
         # Training prompts are ranked by one labeler; validation prompts by several of both groups, to measure agreement.
-        groups = (
-            (("training", 1),)
-            if prompt.split == "train"
-            else (("training", config.agreement_labelers), ("held_out", config.agreement_labelers))
-        )
-        for group, number in groups:
+        several = config.agreement_labelers
+        groups: dict[Group, int] = {"training": 1} if prompt.split == "train" else {"training": several, "held_out": several}
+        for group, number in groups.items():
             ranked, rated = setting.labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
             rankings += ranked
             ratings += rated
     write_jsonl(folder / "ratings.jsonl", [record_to_json(r) for r in ratings])
     write_jsonl(folder / "rankings.jsonl", [record_to_json(r) for r in rankings])
     console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
-
-
-def blinded(responses: Sequence[Response], run: str, seed: int) -> list[Response]:
-    """The same responses with ids that name the run and not the model, each prompt's in random order (labelers judge blindly).
-
-    Another run's responses have other ids: what people say of one text is never taken for a judgement of another.
-    """
-    order = np.random.default_rng([seed, 6]).permutation(len(responses))
-    seen: Counter[str] = Counter()
-    renamed: list[Response] = []
-    for i in order:
-        seen[responses[i].prompt_id] += 1
-        renamed.append(replace(responses[i], id=f"{run}-{responses[i].prompt_id}-{seen[responses[i].prompt_id]}"))
-    return renamed
-
-
-def write_tasks(
-    project: Project, task: Literal["ranking", "evaluation"], prompts: Sequence[Prompt], responses: list[Response]
-) -> None:
-    """Ranking tasks for people: fill in ``ranks`` and ``labeler``, then ``heedful import heedful FILE``.
-
-    The responses become records of the project, so that what comes back refers to them. A task has no id: the importer makes
-    one that depends on the labeler, so several may rank the same task.
-    """
-    of_prompt: dict[str, list[Response]] = {}
-    for response in responses:
-        of_prompt.setdefault(response.prompt_id, []).append(response)
-    with locked(project.data):
-        there = Records.load(project.data).responses
-        append_jsonl(project.data / "responses.jsonl", [record_to_json(r) for r in responses if r.id not in there])
-    write_jsonl(
-        project.tasks / f"{task}.jsonl",
-        [
-            {
-                "kind": "ranking",
-                "prompt_id": prompt.id,
-                "prompt": prompt.text,
-                "response_ids": [r.id for r in of_prompt[prompt.id]],
-                "responses": [r.text for r in of_prompt[prompt.id]],
-                "ranks": None,
-                "labeler": None,
-                "metadata": {"task": task},
-            }
-            for prompt in prompts
-        ],
-    )
 
 
 def collected(folder: Path, records: Records) -> Records:
@@ -247,7 +196,9 @@ def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, c
     causal = load_causal_model(sft_folder / "model")
     torch.manual_seed(config.seed)
     assert isinstance(tokenizer.eos_token_id, int)
-    model = scalar_model_from_causal(causal, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    padding = tokenizer.pad_token_id
+    assert padding is None or isinstance(padding, int)
+    model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     rankings, counts = encode_rankings(
         tokenizer, records.prompts, records.responses, training_rankings(setting, records, "train"), **limits

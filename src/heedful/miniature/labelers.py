@@ -20,7 +20,7 @@ from heedful.records import Prompt, Ranking, Rating, Response
 
 Group = Literal["training", "held_out"]
 
-NOISE: Mapping[Group, float] = MappingProxyType({"training": 0.8, "held_out": 0.75})
+NOISE: Mapping[Group, float] = MappingProxyType({"training": 0.6, "held_out": 0.6})
 """Standard deviation of a labeler's noise in units of utility; calibrated so that two labelers agree on about 73 % of the
 comparisons of SFT outputs (SPEC 2.4)."""
 JUST_NOTICEABLE = 0.15
