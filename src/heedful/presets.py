@@ -25,11 +25,18 @@ class CollectConfig:
     """Most outputs of a prompt (SPEC 2.3)."""
     temperature: float = 1.0
     """Sampling temperature of the outputs (ours)."""
+    other_models_share: float = 0.25
+    """Share of a prompt's outputs by other models than the last SFT one: its earlier candidates and the prompted base model (the
+    paper's come mostly from SFT policies, SPEC 3.8; the share is ours)."""
     agreement_labelers: int = 2
     """Labelers of each group who rank the same outputs of a validation prompt: how their agreement is measured (SPEC 2.4)."""
 
     def __post_init__(self) -> None:
-        check_fields(self, positive=("prompts", "validation_prompts", "smallest_k", "agreement_labelers"))
+        check_fields(
+            self,
+            positive=("prompts", "validation_prompts", "smallest_k", "agreement_labelers"),
+            shares=("other_models_share",),
+        )
         if not 1 <= self.smallest_k <= self.largest_k:
             raise ConfigError(
                 "CollectConfig: smallest_k is above largest_k",
@@ -101,33 +108,38 @@ def miniature(seed: int = 0) -> Preset:
     limits = {"max_prompt_tokens": 128, "max_response_tokens": 72}
     common = {"seed": seed, "tokens_per_microbatch": 32_768}
     return Preset(
-        sft=SFTConfig(epochs=8, learning_rate=1.0e-3, batch_size=32, residual_dropout=0.1, candidates=4, **limits, **common),
+        sft=SFTConfig(epochs=6, learning_rate=1e-3, batch_size=32, residual_dropout=0.1, candidates=3, **limits, **common),
+        # As many epochs as SFT: two passes over 400 demonstrations are 25 steps, too few to start PPO from.
         initial_policy=SFTConfig(
-            epochs=2,
-            learning_rate=1.0e-3,
+            epochs=6,
+            learning_rate=1e-3,
             batch_size=32,
             pretraining_share=0.1,
             residual_dropout=0.1,
-            candidates=2,
+            candidates=3,
             **limits,
             **common,
         ),
-        reward=RewardConfig(epochs=1, learning_rate=1.0e-3, batch_size=32, **limits, **common),
+        reward=RewardConfig(epochs=1, learning_rate=7e-4, batch_size=16, **limits, **common),
         ppo=PPOConfig(
             episodes=12_800,
             batch_size=256,
             minibatches=8,
             learning_rate=3e-4,
             value_learning_rate=1e-3,
+            warmup_iterations=5,
             average_decay=0.9,
-            ptx_coefficient=27.8,
+            # The reward's scale is not the paper's: at 0.02 the policy leaves what the reward model knows (docs/log.md).
+            kl_coefficient=0.06,
+            # One pretraining sequence an episode instead of eight, at rates 30 times the paper's: 27.8 undoes the fine-tuning.
+            ptx_coefficient=1.0,
             ptx_examples_per_episode=1,
             ptx_context_length=96,
             samples_every=25,
             **limits,
             **common,
         ),
-        collect=CollectConfig(prompts=1_500, validation_prompts=250),
+        collect=CollectConfig(prompts=8_000, validation_prompts=250, other_models_share=0.25),
         evaluate=EvaluateConfig(prompts=400, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
     )
 

@@ -46,7 +46,8 @@ def align(project: Project, console: Console) -> Path | None:
     if simulated:
         data = stages.run("data", {"seed": project.seed}, lambda _: write_miniature_data(project.data, seed=project.seed))
     records = Records.load(project.data)
-    setting = _setting(project, base_model, small_model, records)
+    reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)
+    setting = _setting(project, base_model, small_model, reward_start, records)
     preset = setting.preset
     if not records.demonstrations:
         _missing(
@@ -88,7 +89,12 @@ def align(project: Project, console: Console) -> Path | None:
 
     reward = stages.run(
         "reward",
-        {"sft": sft.fingerprint, "rankings": ranked, "config": preset.reward},
+        {
+            "sft": sft.fingerprint,
+            "start": None if reward_start is None else digest_of_files(reward_start),
+            "rankings": ranked,
+            "config": preset.reward,
+        },
         lambda f: pipeline.reward(setting, records, sft.folder, f, console),
     )
     choice = stages.run(
@@ -179,7 +185,9 @@ def align(project: Project, console: Console) -> Path | None:
     return report
 
 
-def _setting(project: Project, base_model: Path, small_model: Path | None, records: Records) -> Setting:
+def _setting(
+    project: Project, base_model: Path, small_model: Path | None, reward_start: Path | None, records: Records
+) -> Setting:
     preset = resolved_preset(project)
     if project.labelers == "simulated":
         world = World(WORLD_SEED)
@@ -188,6 +196,7 @@ def _setting(project: Project, base_model: Path, small_model: Path | None, recor
             preset=preset,
             base_model=base_model,
             small_model=small_model,
+            reward_start=reward_start,
             labelers=Panel(world, seed=project.seed),
             benchmarks=tuple(benchmarks(world, seed=BENCHMARK_SEED, items=preset.evaluate.benchmark_items)),
             prefixes=tuple(few_shot_prefixes(world, seed=project.seed)),
@@ -197,6 +206,7 @@ def _setting(project: Project, base_model: Path, small_model: Path | None, recor
         preset=preset,
         base_model=base_model,
         small_model=small_model,
+        reward_start=reward_start,
         labelers=None,
         benchmarks=(),
         prefixes=candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed),

@@ -26,7 +26,7 @@ from heedful.training.data import encode, encode_prompts, encode_response
 from heedful.training.reward import score
 from heedful.training.run import progress_line
 
-GENERATION_BATCH = 512
+GENERATION_BATCH = 1_024
 
 
 def device() -> torch.device:

@@ -30,7 +30,7 @@ from heedful.align.stages import fingerprint_of
 from heedful.align.tasks import blinded, write_tasks
 from heedful.errors import DataError
 from heedful.evaluate.results import Group
-from heedful.model import load_causal_model, load_scalar_model, load_tokenizer, scalar_model_from_causal
+from heedful.model import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer, scalar_model_from_causal
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split
 from heedful.store.files import (
     Record,
@@ -97,33 +97,46 @@ def sft(setting: Setting, records: Records, folder: Path, console: Console) -> N
 
 
 def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
-    """Ranking tasks: K outputs of the SFT model for each prompt, to be ranked side by side (SPEC 2.3).
+    """Ranking tasks: K outputs for each prompt, most by the SFT model, to be ranked side by side (SPEC 2.3, 3.8).
 
     Writes responses.jsonl, and rankings.jsonl and ratings.jsonl where the labelers are simulated; else tasks/ranking.jsonl for
     people.
     """
     config, limits = setting.preset.collect, setting.preset.sft
-    model, tokenizer = policy_for_inference(sft_folder / "model", limits.precision)
+    tokenizer = load_tokenizer(sft_folder / "model")
     chosen: list[Prompt] = []
     for split, number in (("train", config.prompts), ("valid", config.validation_prompts)):
         free = prompts_of(records, split, demonstrated=False) or prompts_of(records, split)  # pyright: ignore[reportArgumentType]
         chosen += prompts_within(tokenizer, free, limits.max_prompt_tokens, console)[:number]
     rng = np.random.default_rng([setting.seed, 5])
     ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
-    repeated = [prompt for prompt, k in zip(chosen, ks, strict=True) for _ in range(k)]
-    ids = [f"sft-{prompt.id}-{i}" for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
-    responses = answer(
-        model,
-        tokenizer,
-        repeated,
-        name="sft",
-        ids=ids,
-        max_prompt_tokens=limits.max_prompt_tokens,
-        max_response_tokens=limits.max_response_tokens,
-        temperature=config.temperature,
-        seed=setting.seed,
-        console=console,
-    )
+    wanted = [(prompt, i) for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
+    writers = _writers(setting, sft_folder)
+    # The last SFT model writes most outputs; the others share the rest.
+    shares = [1 - config.other_models_share] + [config.other_models_share / max(1, len(writers) - 1)] * (len(writers) - 1)
+    drawn = rng.choice(len(writers), size=len(wanted), p=np.array(shares) / sum(shares))
+    written: dict[tuple[str, int], Response] = {}
+    for number, (name, model_folder, prefix) in enumerate(writers):
+        mine = [want for want, writer in zip(wanted, drawn, strict=True) if writer == number]
+        if not mine:
+            continue
+        model, tokenizer = policy_for_inference(model_folder, limits.precision)
+        answers = answer(
+            model,
+            tokenizer,
+            [prompt for prompt, _ in mine],
+            name=name,
+            ids=[f"output-{prompt.id}-{i}" for prompt, i in mine],
+            texts=None if prefix is None else [with_prefix(prefix, prompt.text) for prompt, _ in mine],
+            max_prompt_tokens=limits.max_prompt_tokens,
+            max_response_tokens=limits.max_response_tokens,
+            temperature=config.temperature,
+            seed=setting.seed,
+            console=console,
+        )
+        for (prompt, i), response in zip(mine, answers, strict=True):
+            written[prompt.id, i] = response if prefix is None else cut_answer(response)
+    responses = [written[prompt.id, i] for prompt, i in wanted]
     if setting.labelers is None:
         responses = blinded(responses, folder.name, setting.seed)
         write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
@@ -145,6 +158,16 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     write_jsonl(folder / "ratings.jsonl", [record_to_json(r) for r in ratings])
     write_jsonl(folder / "rankings.jsonl", [record_to_json(r) for r in rankings])
     console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
+
+
+def _writers(setting: Setting, sft_folder: Path) -> list[tuple[str, Path, str | None]]:
+    """Who writes outputs to rank: (name, folder, few-shot prefix); the last SFT model first."""
+    rows: list[dict[str, Any]] = json.loads((sft_folder / "candidates.json").read_text(encoding="utf-8"))
+    writers: list[tuple[str, Path, str | None]] = [("sft", sft_folder / "model", None)]
+    writers += [(f"sft epoch {row['epoch']}", sft_folder / row["folder"], None) for row in rows[:-1]]
+    if setting.prefixes:
+        writers.append(("prompted_base", setting.base_model, setting.prefixes[0]))
+    return writers
 
 
 def collected(folder: Path, records: Records) -> Records:
@@ -193,7 +216,8 @@ def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, c
     """Step 2: the reward model, from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
     config = setting.preset.reward
     tokenizer = load_tokenizer(sft_folder / "model")
-    causal = load_causal_model(sft_folder / "model")
+    causal = load_causal_model(setting.reward_start or sft_folder / "model")
+    check_tokenizer(causal, tokenizer, setting.reward_start or sft_folder)
     torch.manual_seed(config.seed)
     assert isinstance(tokenizer.eos_token_id, int)
     padding = tokenizer.pad_token_id

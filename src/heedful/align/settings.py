@@ -44,6 +44,8 @@ class Setting:
     preset: Preset
     base_model: Path
     small_model: Path | None
+    reward_start: Path | None
+    """What the reward model starts from; None is the SFT model."""
     labelers: Labelers | None
     """None where people label: their rankings come as records."""
     benchmarks: tuple[Benchmark, ...]

@@ -20,8 +20,8 @@ from heedful.records import Prompt
 
 MARK_QUESTION = "\nMark:"
 RIGHT, WRONG = " right", " wrong"
-_CARELESS = 0.45
-_SLIP = 0.4
+_CARELESS = 0.5
+_SLIP = 0.5
 _FAMILIES = (lex.NAMES, lex.OBJECTS, lex.PLACES, lex.ANIMALS, lex.FOODS, lex.JOBS, lex.COLOURS)
 
 
@@ -55,7 +55,8 @@ def graded_answers(world: World, *, seed: int, count: int) -> Iterator[Graded]:
 
 
 def _wrong_answer(world: World, rng: random.Random, task: Instruction) -> str:
-    text = careless_answer(world, rng, task) if rng.random() < _CARELESS else answer(world, rng, task.meta)
+    careless = rng.random() < _CARELESS
+    text = careless_answer(world, rng, task) if careless else _slip(rng, answer(world, rng, task.meta))
     while rng.random() < _SLIP or not text:
         text = _slip(rng, text) or answer(world, rng, task.meta)
     return text
@@ -63,7 +64,7 @@ def _wrong_answer(world: World, rng: random.Random, task: Instruction) -> str:
 
 def _slip(rng: random.Random, text: str) -> str:
     """One word exchanged for another of its family, or a sentence or line lost or doubled."""
-    if rng.random() < 0.65:
+    if rng.random() < 0.7:
         words = text.split(" ")
         place = rng.randrange(len(words))
         bare = words[place].strip(".,!?\n")

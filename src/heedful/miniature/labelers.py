@@ -20,10 +20,10 @@ from heedful.records import Prompt, Ranking, Rating, Response
 
 Group = Literal["training", "held_out"]
 
-NOISE: Mapping[Group, float] = MappingProxyType({"training": 0.6, "held_out": 0.6})
+NOISE: Mapping[Group, float] = MappingProxyType({"training": 0.7, "held_out": 0.6})
 """Standard deviation of a labeler's noise in units of utility; calibrated so that two labelers agree on about 73 % of the
 comparisons of SFT outputs (SPEC 2.4)."""
-JUST_NOTICEABLE = 0.15
+JUST_NOTICEABLE = 0.4
 """Responses whose noisy utilities lie closer than this are tied."""
 SLIP = 0.03
 """Chance that a labeler ticks a yes/no field wrongly."""

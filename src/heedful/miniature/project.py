@@ -16,9 +16,9 @@ from heedful.store.project import Project
 
 WORLD_SEED = 0
 """The base models were pretrained on this world."""
-DEMONSTRATED = {"train": 1_600, "valid": 200}
+DEMONSTRATED = {"train": 400, "valid": 100}
 """Prompts with a demonstration."""
-UNLABELED = {"train": 5_000, "valid": 400, "test": 500}
+UNLABELED = {"train": 12_000, "valid": 400, "test": 500}
 """Further prompts, for rankings, PPO and evaluation."""
 PRETRAINING_DOCUMENTS = {"train": 30_000, "valid": 500}
 _SEEDS = {"train": 11, "valid": 12, "test": 13}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -101,7 +102,7 @@ def _generate_batch(
     device = model.device
     weight = unembedding(model)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    cache = _Cache(len(prompts), -(-(int(lengths.max()) + sampling.max_tokens) // _LENGTH_GRID) * _LENGTH_GRID)
+    cache = _Cache(len(prompts), int(lengths.max()) + 1)
     hidden = _prefill(model, prompts, cache)
 
     alive = torch.arange(len(prompts), device=device)  # which request each cache row belongs to
@@ -133,6 +134,7 @@ def _generate_batch(
             cache.keep(keep)
             alive, row_seeds, drawn, lengths = alive[keep], row_seeds[keep], drawn[keep], lengths[keep]
             running = running[keep]
+        cache.reserve(int(lengths.max()) + step + 1)
         layout = _DecodeLayout(cache, lengths + step)
         hidden = model.base_model(
             input_ids=drawn[None], position_ids=(lengths + step)[None], use_cache=False, layout=layout
@@ -171,10 +173,14 @@ def _prefill(model: PreTrainedModel, prompts: list[Sequence[int]], cache: _Cache
 
 
 class _Cache:
-    """Keys and values of every layer: [rows, key heads, length, head width], allocated at first use."""
+    """Keys and values of every layer: [rows, key heads, length, head width], allocated at first use.
+
+    The length grows by whole steps of a grid, so that a layer's tensors are used whole: a product with a slice of them would copy
+    the slice at each step.
+    """
 
     def __init__(self, rows: int, length: int) -> None:
-        self.rows, self.length = rows, length
+        self.rows, self.length = rows, -(-length // _LENGTH_GRID) * _LENGTH_GRID
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
@@ -184,6 +190,16 @@ class _Cache:
             self.keys[layer] = like.new_zeros(shape)
             self.values[layer] = like.new_zeros(shape)
         return self.keys[layer], self.values[layer]
+
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` positions."""
+        if length <= self.length:
+            return
+        extra = -(-length // _LENGTH_GRID) * _LENGTH_GRID - self.length
+        for tensors in (self.keys, self.values):
+            for layer in tensors:
+                tensors[layer] = F.pad(tensors[layer], (0, 0, 0, extra))
+        self.length += extra
 
     def keep(self, rows: Tensor) -> None:
         for layer in self.keys:
@@ -221,13 +237,12 @@ class _DecodeLayout:
         rows = torch.arange(len(self.positions), device=query.device)
         keys[rows, :, self.positions] = key
         values[rows, :, self.positions] = value
-        length = min(-(-(int(self.positions.max()) + 1) // _LENGTH_GRID) * _LENGTH_GRID, self.cache.length)
         repeats = query.shape[1] // key.shape[1]
         grouped = query.view(query.shape[0], key.shape[1], repeats, query.shape[2]) * scaling
-        scores = torch.matmul(grouped, keys[:, :, :length].transpose(-1, -2))
-        hidden = torch.arange(length, device=query.device) > self.positions[:, None]
+        scores = torch.matmul(grouped, keys.transpose(-1, -2))
+        hidden = torch.arange(keys.shape[2], device=query.device) > self.positions[:, None]
         scores = scores.masked_fill(hidden[:, None, None, :], torch.finfo(scores.dtype).min)
-        return torch.matmul(scores.softmax(-1), values[:, :, :length]).view_as(query)
+        return torch.matmul(scores.softmax(-1), values).view_as(query)
 
 
 def _draw(logits: Tensor, temperature: float, seeds: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,8 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
     The projection starts at N(0, 1/(width+1)), as in OpenAI's lm-human-preferences. Hugging Face's classes read the score at the
     last token that is not padding: a padding token that equals end-of-text would move it by one, so such a one is left unset.
     """
-    config = AutoConfig.for_model(**{**model.config.to_dict(), "num_labels": 1})
+    inherited = {k: v for k, v in model.config.to_dict().items() if k not in ("id2label", "label2id")}
+    config = AutoConfig.for_model(**{**inherited, "num_labels": 1})
     config.num_labels = 1
     config.pad_token_id = None if pad_token_id == eos_token_id else pad_token_id
     config.problem_type = "regression"

@@ -32,6 +32,9 @@ pretraining_text = "data/pretraining"
 # A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model.
 # small_model = "models/smaller"
 
+# What the reward model starts from, where that is not the SFT model.
+# reward_start = "models/tuned-on-public-sets"
+
 # Who ranks and rates: "people", or "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
 labelers = "people"
 
@@ -87,6 +90,9 @@ class ProjectSection:
     """Folder of pretraining text, relative to the project."""
     small_model: str | None = None
     """A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model (SPEC 3.3)."""
+    reward_start: str | None = None
+    """The model that the reward model starts from, with the same tokenizer. Without it: the SFT model (SPEC 3.3, 3.5); the paper's
+    final one started from a model tuned on public language sets (SPEC 3.3, C.2)."""
     labelers: Literal["people", "simulated"] = "people"
     """Who ranks and rates: people, or the miniature's simulation (which can judge only its own prompts)."""
     preset: str = "paper-1.3B"
@@ -104,6 +110,7 @@ class Project:
     base_model: str
     pretraining_text: Path
     small_model: str | None = None
+    reward_start: str | None = None
     labelers: Literal["people", "simulated"] = "people"
     preset: str = "paper-1.3B"
     seed: int = 0
@@ -164,6 +171,7 @@ class Project:
             base_model=section.base_model,
             pretraining_text=folder / section.pretraining_text,
             small_model=section.small_model,
+            reward_start=section.reward_start,
             labelers=section.labelers,
             preset=section.preset,
             seed=section.seed,
