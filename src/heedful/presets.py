@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from heedful.errors import ConfigError
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig, check_fields
@@ -26,8 +26,8 @@ class CollectConfig:
     temperature: float = 1.0
     """Sampling temperature of the outputs (ours)."""
     other_models_share: float = 0.25
-    """Share of a prompt's outputs by other models than the last SFT one: its earlier candidates and the prompted base model (the
-    paper's come mostly from SFT policies, SPEC 3.8; the share is ours)."""
+    """Share of a prompt's outputs by other models than the last SFT one: its earlier candidates and the prompted base model
+    (the paper's come mostly from SFT policies, SPEC 3.8; the share is ours)."""
     agreement_labelers: int = 2
     """Labelers of each group who rank the same outputs of a validation prompt: how their agreement is measured (SPEC 2.4)."""
 
@@ -79,8 +79,8 @@ class Preset:
 def paper(size: PaperSize = "1.3B") -> Preset:
     """The paper's constants for one size (SPEC 3.2-3.6). Raises ConfigError for another size.
 
-    Ours where the paper is silent: the policy's learning rate in PPO. The paper gives a scan of 2.55e-6 to 2.55e-5 and that rates above
-    8.05e-6 diverge without ptx; we take 8.05e-6.
+    Ours where the paper is silent: the policy's learning rate in PPO. The paper gives a scan of 2.55e-6 to 2.55e-5 and that
+    rates above 8.05e-6 diverge without ptx; we take 8.05e-6.
     """
     sft_rates = {"1.3B": 9.65e-6, "6B": 9.65e-6, "175B": 5.03e-6}
     initial_rates = {"1.3B": 5e-6, "6B": 1.04e-5, "175B": 2.45e-6}
@@ -91,7 +91,12 @@ def paper(size: PaperSize = "1.3B") -> Preset:
     return Preset(
         sft=sft,
         initial_policy=SFTConfig(
-            epochs=2, learning_rate=initial_rates[size], batch_size=batch, pretraining_share=0.1, residual_dropout=0.2, candidates=2
+            epochs=2,
+            learning_rate=initial_rates[size],
+            batch_size=batch,
+            pretraining_share=0.1,
+            residual_dropout=0.2,
+            candidates=2,
         ),
         reward=RewardConfig(),
         ppo=PPOConfig(value_learning_rate=5e-6 if size == "175B" else 9e-6),
@@ -103,10 +108,11 @@ def paper(size: PaperSize = "1.3B") -> Preset:
 def miniature(seed: int = 0) -> Preset:
     """The built-in miniature on two CPU cores: the same steps for models of 0.35M and 1.5M parameters.
 
-    Learning rates are those of small models, episodes are fewer, texts are short; what else differs from the paper says why here.
+    Learning rates are those of small models, episodes are fewer, texts are short; what else differs from the paper says why
+    here.
     """
-    limits = {"max_prompt_tokens": 128, "max_response_tokens": 72}
-    common = {"seed": seed, "tokens_per_microbatch": 32_768}
+    limits: dict[str, Any] = {"max_prompt_tokens": 128, "max_response_tokens": 72}
+    common: dict[str, Any] = {"seed": seed, "tokens_per_microbatch": 32_768}
     return Preset(
         sft=SFTConfig(epochs=6, learning_rate=1e-3, batch_size=32, residual_dropout=0.1, candidates=3, **limits, **common),
         # As many epochs as SFT: two passes over 400 demonstrations are 25 steps, too few to start PPO from.

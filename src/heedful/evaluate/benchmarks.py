@@ -1,4 +1,7 @@
-"""Scoring of automatic benchmarks: choices by mean log-probability per token, completions by greedy decoding (SPEC 4.2, 4.3)."""
+"""Scoring of automatic benchmarks (SPEC 4.2, 4.3).
+
+Choices by mean log-probability per token, completions by greedy decoding.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +61,7 @@ def score_items(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benc
     return [float(row.index(max(row)) == item.answer) for row, item in zip(means, benchmark.items, strict=True)]
 
 
-def benchmark_result(
-    benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[float]]], *, seed: int = 0
-) -> BenchmarkResult:
+def benchmark_result(benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[float]]], *, seed: int = 0) -> BenchmarkResult:
     """The results section of one benchmark from each model's item scores, with bootstrap intervals over items."""
     rows: list[BenchmarkScore] = []
     for model, values in scores:
@@ -76,9 +77,7 @@ def benchmark_result(
 
 
 @torch.no_grad()
-def choice_logprobs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]
-) -> list[list[float]]:
+def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[list[float]]:
     """Mean log-probability per token of each choice behind its context; the context is computed once for all choices.
 
     The paper says that the choice with the *lowest* average wins; it means the highest (SPEC 8).
@@ -127,4 +126,4 @@ def _entropy(means: Sequence[float]) -> float:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]

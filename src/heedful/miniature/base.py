@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from heedful.miniature.corpus import documents
@@ -79,10 +78,11 @@ def make_base_models(sizes: list[str], output: Path = WEIGHTS) -> None:
         )
         folder = Path("runs") / f"base-{name}"
         model = train_pretrain(model, tokenizer, text, config, folder, validation=validation)
-        save_model(model.to(torch.bfloat16), tokenizer, output / name)
+        save_model(model.bfloat16(), tokenizer, output / name)
 
 
 def load_shared_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that all base models share, from its folder."""
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 

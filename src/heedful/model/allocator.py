@@ -22,7 +22,9 @@ def keep_large_temporaries() -> bool:
     libc = ctypes.CDLL(None)
     # One arena: autograd's own thread then reuses what the main thread freed, and the other way round.
     settings = ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
-    return all([bool(libc.mallopt(parameter, value)) for parameter, value in settings])
+    # A list, not a generator: one refused setting must not keep the others from being tried.
+    accepted = [bool(libc.mallopt(parameter, value)) for parameter, value in settings]
+    return all(accepted)
 
 
 def return_unused_memory() -> None:

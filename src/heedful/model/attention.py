@@ -1,8 +1,8 @@
 """Attention over padding-free rows: one function, registered with transformers as ``"heedful"``.
 
-A model that runs with it is fed one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several responses,
-and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no padding and no
-prompt twice. The layouts are built in :mod:`heedful.model.layouts`; the engine's cached decoding has its own in
+A model that runs with it is fed one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several
+responses, and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no
+padding and no prompt twice. The layouts are built in :mod:`heedful.model.layouts`; the engine's cached decoding has its own in
 :mod:`heedful.model.engine`.
 """
 

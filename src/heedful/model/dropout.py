@@ -1,4 +1,7 @@
-"""Residual dropout for any architecture: on what attention and feed-forward blocks add to the residual stream (SPEC 3.2: 0.2)."""
+"""Residual dropout for any architecture (SPEC 3.2: 0.2).
+
+On what attention and feed-forward blocks add to the residual stream.
+"""
 
 from __future__ import annotations
 

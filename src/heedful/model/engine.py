@@ -1,8 +1,8 @@
 """Generation with a KV cache: requests of different lengths in one batch, each with its own seed.
 
-Prompts are prefilled without padding; every step decodes one token for each unfinished request; finished requests leave the batch.
-A request's random numbers depend on its own seed and position only, so its text does not depend on who else is in the batch (up to
-the rounding of matrix products of another shape).
+Prompts are prefilled without padding; every step decodes one token for each unfinished request; finished requests leave the
+batch. A request's random numbers depend on its own seed and position only, so its text does not depend on who else is in the
+batch (up to the rounding of matrix products of another shape).
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def _prefill(model: PreTrainedModel, prompts: list[Sequence[int]], cache: _Cache
 class _Cache:
     """Keys and values of every layer: [rows, key heads, length, head width], allocated at first use.
 
-    The length grows by whole steps of a grid, so that a layer's tensors are used whole: a product with a slice of them would copy
-    the slice at each step.
+    The length grows by whole steps of a grid, so that a layer's tensors are used whole: a product with a slice of them would
+    copy the slice at each step.
     """
 
     def __init__(self, rows: int, length: int) -> None:

@@ -1,7 +1,7 @@
 """Padding-free batches: many sequences in one row, and a prompt computed once for its K responses.
 
-Both give the same hidden states as one forward pass per sequence (tests/model/test_layouts.py); neither computes a padding token
-outside attention. A prompt of length P with K responses of length R costs P + K*R tokens instead of K*(P + R).
+Both give the same hidden states as one forward pass per sequence (tests/model/test_layouts.py); neither computes a padding
+token outside attention. A prompt of length P with K responses of length R costs P + K*R tokens instead of K*(P + R).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from heedful.model.attention import AttentionBlock, BlockLayout
 
-# CPU matrix products compile and keep a kernel for each new shape: with a fresh shape at each step, memory grows by 10 MB a step
-# (docs/log.md). Sizes are therefore rounded up to a grid with this many steps per power of two.
+# CPU matrix products compile and keep a kernel for each new shape: with a fresh shape at each step, memory grows by 10 MB a
+# step (docs/log.md). Sizes are therefore rounded up to a grid with this many steps per power of two.
 _GRID = 16
 _LENGTH_GRID = 16
 
@@ -30,8 +30,8 @@ _SMALLEST_BLOCK = 16
 class PackedBatch:
     """One row of tokens and everything needed to read predictions from it.
 
-    tokens, positions: [tokens] token ids, and each token's position in its own sequence (what the model's position ids are). The row's
-        end is filled up to the next size of the grid with tokens that nothing reads.
+    tokens, positions: [tokens] token ids, and each token's position in its own sequence (what the model's position ids are).
+        The row's end is filled up to the next size of the grid with tokens that nothing reads.
     layout: who attends to whom.
     predict_from: [targets] index in the row of the token whose hidden state predicts the target.
     targets: [targets] token ids of all response tokens, sequence after sequence.

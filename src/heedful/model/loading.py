@@ -1,8 +1,8 @@
 """Load and save any Hugging Face causal language model, its tokenizer, and the scalar models made from it.
 
 Everything is written in Hugging Face format and loads in plain transformers with the same logits; a reward model is an
-``AutoModelForSequenceClassification`` with one label. Folders are written aside and renamed, so a kill or a full disk never leaves
-half a model.
+``AutoModelForSequenceClassification`` with one label. Folders are written aside and renamed, so a kill or a full disk never
+leaves half a model.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
 def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None, eos_token_id: int) -> PreTrainedModel:
     """The model with its unembedding replaced by a projection to one scalar (SPEC 3.3), fp32.
 
-    The projection starts at N(0, 1/(width+1)), as in OpenAI's lm-human-preferences. Hugging Face's classes read the score at the
-    last token that is not padding: a padding token that equals end-of-text would move it by one, so such a one is left unset.
+    The projection starts at N(0, 1/(width+1)), as in OpenAI's lm-human-preferences. Hugging Face's classes read the score at
+    the last token that is not padding: a padding token that equals end-of-text would move it by one, so such a one is left
+    unset.
     """
     inherited = {k: v for k, v in model.config.to_dict().items() if k not in ("id2label", "label2id")}
     config = AutoConfig.for_model(**{**inherited, "num_labels": 1})
@@ -131,8 +132,8 @@ def scalar_head(model: PreTrainedModel) -> torch.nn.Linear:
 def shift_scalar_model(model: PreTrainedModel, shift: float) -> None:
     """Add a constant to all the model's scores, in place (SPEC 3.3: the bias that puts demonstrations at mean reward 0).
 
-    Hugging Face's heads have no bias. Where the final norm has one (GPT-2, OPT, GPT-NeoX) the constant is folded into it, along the
-    head's own direction, so plain transformers gives the shifted scores too. Elsewhere it is kept in the configuration as
+    Hugging Face's heads have no bias. Where the final norm has one (GPT-2, OPT, GPT-NeoX) the constant is folded into it, along
+    the head's own direction, so plain transformers gives the shifted scores too. Elsewhere it is kept in the configuration as
     ``heedful_reward_offset`` and plain transformers' scores differ from ours by that constant.
     """
     head = scalar_head(model)
@@ -162,7 +163,7 @@ def unembedding(model: PreTrainedModel) -> torch.Tensor:
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | Path) -> None:
     """Refuse a tokenizer that can produce ids which the model does not have. Raises ModelError."""
-    rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue]
+    rows = cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
             "the tokenizer does not match the model",

@@ -15,8 +15,8 @@ Precision = Literal["float32", "bfloat16"]
 class MasterWeights:
     """A model held twice: ``master`` in fp32 (what is optimised and saved) and ``compute`` (what runs forward and backward).
 
-    Gradients are added up in fp32 on the master as soon as each parameter's is ready, so accumulating several backward passes (SPEC
-    3.6) loses nothing to bf16. In float32 both are the same module.
+    Gradients are added up in fp32 on the master as soon as each parameter's is ready, so accumulating several backward passes
+    (SPEC 3.6) loses nothing to bf16. In float32 both are the same module.
     """
 
     def __init__(self, master: PreTrainedModel, precision: Precision) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -18,8 +19,8 @@ PADDING = "<|padding|>"
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context_length: int) -> PreTrainedTokenizerBase:
     """Byte-level BPE as GPT-2's and GPT-3's (SPEC 3.1): any text can be encoded. Padding has a token of its own."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         special_tokens=[END_OF_TEXT, PADDING],
@@ -40,7 +41,10 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context_lengt
 def new_gpt2(
     tokenizer: PreTrainedTokenizerBase, *, layers: int, width: int, heads: int, context_length: int, seed: int = 0
 ) -> PreTrainedModel:
-    """A GPT-2 model with random weights, in fp32 with Heedful's attention. Raises ConfigError where heads do not divide width."""
+    """A GPT-2 model with random weights, in fp32 with Heedful's attention.
+
+    Raises ConfigError where heads do not divide width.
+    """
     if width % heads:
         raise ConfigError("width is not a multiple of heads", expected="heads of equal width", got=f"{width} and {heads}")
     config = GPT2Config(
@@ -54,9 +58,9 @@ def new_gpt2(
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=cast(int | None, tokenizer.bos_token_id),
+        eos_token_id=cast(int | None, tokenizer.eos_token_id),
+        pad_token_id=cast(int | None, tokenizer.pad_token_id),
     )
     torch.manual_seed(seed)
     return use_heedful_attention(GPT2LMHeadModel(config))

@@ -91,8 +91,8 @@ class ProjectSection:
     small_model: str | None = None
     """A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model (SPEC 3.3)."""
     reward_start: str | None = None
-    """The model that the reward model starts from, with the same tokenizer. Without it: the SFT model (SPEC 3.3, 3.5); the paper's
-    final one started from a model tuned on public language sets (SPEC 3.3, C.2)."""
+    """The model that the reward model starts from, with the same tokenizer. Without it: the SFT model (SPEC 3.3, 3.5); the
+    paper's final one started from a model tuned on public language sets (SPEC 3.3, C.2)."""
     labelers: Literal["people", "simulated"] = "people"
     """Who ranks and rates: people, or the miniature's simulation (which can judge only its own prompts)."""
     preset: str = "paper-1.3B"

@@ -1,7 +1,7 @@
 """The configurations of the four training steps. Their defaults are the paper's for the 1.3B model (SPEC 3); no torch here.
 
-Where the paper is silent the default is ours and the field says so. ``heedful.presets`` holds whole sets for other sizes and for the
-built-in miniature.
+Where the paper is silent the default is ours and the field says so. ``heedful.presets`` holds whole sets for other sizes and
+for the built-in miniature.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class PretrainConfig(StepConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTConfig(StepConfig):
-    """Supervised fine-tuning on demonstrations (SPEC 3.2), and the initial RL policy (SPEC 3.4) with ``pretraining_share`` 0.1."""
+    """Supervised fine-tuning on demonstrations (SPEC 3.2).
+
+    And the initial RL policy (SPEC 3.4) with ``pretraining_share`` 0.1.
+    """
 
     epochs: int = 16
     """Passes over the demonstrations (SPEC 3.2: 16; SPEC 3.4: 2)."""
@@ -136,7 +139,10 @@ class RewardConfig(StepConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOConfig(StepConfig):
-    """PPO against the reward model (SPEC 3.5), with pretraining gradients (PPO-ptx, SPEC 3.6) unless ``ptx_coefficient`` is 0."""
+    """PPO against the reward model (SPEC 3.5).
+
+    With pretraining gradients (PPO-ptx, SPEC 3.6) unless ``ptx_coefficient`` is 0.
+    """
 
     episodes: int = 256_000
     """Episodes in all: a prompt, one response, a reward (SPEC 3.5)."""
@@ -167,7 +173,8 @@ class PPOConfig(StepConfig):
     temperature: float = 1.0
     """Sampling temperature of rollouts (SPEC 3.5)."""
     average_decay: float = 0.992
-    """Decay of the moving average of the policy's weights, per iteration; the average is the result (SPEC 3.5). 0: no average."""
+    """Decay of the moving average of the policy's weights, per iteration; the average is the result (SPEC 3.5). 0: no
+    average."""
     ptx_coefficient: float = 27.8
     """gamma: weight of the pretraining loss (SPEC 3.6). 0 is plain PPO."""
     ptx_examples_per_episode: int = 8

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +68,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, beginnin
     """
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
-    first = tokenizer.bos_token_id
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    first = cast(int | None, tokenizer.bos_token_id)
     if beginning and first is not None and first != tokenizer.eos_token_id:
         return [[first, *row] for row in ids]
     return ids
@@ -184,10 +185,11 @@ class PretrainingText:
     def sequences(
         self, *, context_length: int, rng: np.random.Generator, shortest: int | None = None
     ) -> Iterator[NDArray[np.int32]]:
-        """One pass over the documents in random order, joined by end-of-text into sequences of at most ``context_length`` tokens.
+        """One pass over the documents in random order, joined by end-of-text into sequences.
 
-        Each sequence begins at a document's beginning, or goes on with one longer than the context. Where ``shortest`` is set, each
-        sequence's limit is drawn between it and the context length. Sequences of one token are left out (nothing to predict).
+        A sequence has at most ``context_length`` tokens. Each sequence begins at a document's beginning, or goes on with one
+        longer than the context. Where ``shortest`` is set, each sequence's limit is drawn between it and the context length.
+        Sequences of one token are left out (nothing to predict).
         """
         parts: list[NDArray[np.int32]] = []
         size, limit = 0, _limit(context_length, shortest, rng)

@@ -1,7 +1,7 @@
 """PPO against the reward model with pretraining gradients, PPO-ptx (SPEC 3.5, 3.6); ``ptx_coefficient = 0`` is plain PPO.
 
-One iteration: draw prompts, let the policy respond, let the reference and the reward model judge, turn scores and KL penalties into
-advantages, then take one optimiser step of policy and value function for each minibatch.
+One iteration: draw prompts, let the policy respond, let the reference and the reward model judge, turn scores and KL penalties
+into advantages, then take one optimiser step of policy and value function for each minibatch.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ from heedful.training.schedules import constant_after_warmup, set_learning_rate
 class Rollouts:
     """One iteration's episodes. Tensors are right-padded [episodes, longest response]; mask is True at response tokens.
 
-    logprobs: of the sampled tokens under the policy that drew them, computed by the layout that trains it. values: of the states
-    before each token. score: the reward model's, [episodes]. advantages are whitened over all tokens of the batch.
+    logprobs: of the sampled tokens under the policy that drew them, computed by the layout that trains it. values: of the
+    states before each token. score: the reward model's, [episodes]. advantages are whitened over all tokens of the batch.
     """
 
     prompts: list[list[int]]
@@ -89,9 +89,9 @@ def train_ppo(
 ) -> PreTrainedModel:
     """Train ``policy`` (the initial RL policy, fp32, changed in place); save and return the moving average of its weights.
 
-    prompts: token ids of unique prompts; each epoch over them has its own random order. The reference is a frozen copy of the policy
-    as given; the value function starts as a copy of the reward model (SPEC 3.5). Raises ConfigError, DataError, NumericalError,
-    StorageError.
+    prompts: token ids of unique prompts; each epoch over them has its own random order. The reference is a frozen copy of the
+    policy as given; the value function starts as a copy of the reward model (SPEC 3.5). Raises ConfigError, DataError,
+    NumericalError, StorageError.
     """
     if not prompts:
         raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")

@@ -98,7 +98,7 @@ def _accumulate(weights: MasterWeights, sequences: list[NDArray[np.int32]], conf
         while end < len(sequences) and (end == start or size + len(sequences[end]) <= config.tokens_per_microbatch):
             size += len(sequences[end])
             end += 1
-        batch = pack_documents([s for s in sequences[start:end]]).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
+        batch = pack_documents(sequences[start:end]).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
         hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
         loss = -chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets).sum() / count
         loss.backward()

@@ -103,7 +103,9 @@ def score(
 ) -> Tensor:
     """Rewards [sequences] fp32, read at each sequence's last token. The order and the microbatches do not matter."""
     scores: list[Tensor] = []
-    for members in minibatches([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], tokens=tokens_per_microbatch):
+    for members in minibatches(
+        [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], tokens=tokens_per_microbatch
+    ):
         batch = pack([prompts[i] for i in members], [responses[i] for i in members]).to(model.device)
         scores.append(_rewards(model, batch))
     return torch.cat(scores)
@@ -122,7 +124,9 @@ def score_rankings(
 
 
 @torch.no_grad()
-def ranking_quality(model: PreTrainedModel, rankings: Sequence[RankedPrompt], tokens_per_microbatch: int) -> tuple[float, float]:
+def ranking_quality(
+    model: PreTrainedModel, rankings: Sequence[RankedPrompt], tokens_per_microbatch: int
+) -> tuple[float, float]:
     """Mean ranking loss per prompt, and the share of untied pairs that the model orders as the labeler did."""
     rewards = [torch.tensor(row) for row in score_rankings(model, rankings, tokens_per_microbatch=tokens_per_microbatch)]
     padded, ranks, mask = _padded(torch.cat(rewards), rankings)

@@ -101,7 +101,10 @@ class Run:
                 file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         except OSError as error:
             raise StorageError(
-                "a run's log cannot be written", got=str(error), where=self.folder / name, next_step="free some space, run again"
+                "a run's log cannot be written",
+                got=str(error),
+                where=self.folder / name,
+                next_step="free some space, run again",
             ) from error
 
 

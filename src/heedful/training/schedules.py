@@ -16,12 +16,16 @@ def cosine(step: int, total: int, *, final_share: float, warmup: int = 0) -> flo
 
 
 def constant_after_warmup(iteration: int, *, warmup: int, start_share: float) -> float:
-    """Share of the peak at ``iteration`` (0-based): linear from ``start_share`` over ``warmup`` iterations, then 1 (SPEC 3.5)."""
+    """Share of the peak at ``iteration`` (0-based) (SPEC 3.5).
+
+    Linear from ``start_share`` over ``warmup`` iterations, then 1.
+    """
     if iteration >= warmup:
         return 1.0
     return start_share + (1 - start_share) * iteration / warmup
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of all the optimizer's parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

@@ -1,4 +1,7 @@
-"""Supervised fine-tuning on demonstrations (SPEC 3.2), also with pretraining text mixed in for the initial RL policy (SPEC 3.4)."""
+"""Supervised fine-tuning on demonstrations (SPEC 3.2).
+
+Also with pretraining text mixed in for the initial RL policy (SPEC 3.4).
+"""
 
 from __future__ import annotations
 
@@ -49,13 +52,16 @@ def train_sft(
 ) -> list[Candidate]:
     """Train ``model`` (fp32, changed in place) on responses only, and keep candidates in ``folder/candidates/epoch-N``.
 
-    The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`). The
-    loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
+    The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`).
+    The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
     Raises ConfigError, NumericalError, StorageError.
     """
     if config.pretraining_share and pretraining is None:
         raise ConfigError(
-            "pretraining text is needed", expected="text to mix in", got="none", next_step="set pretraining_share = 0 or add text"
+            "pretraining text is needed",
+            expected="text to mix in",
+            got="none",
+            next_step="set pretraining_share = 0 or add text",
         )
     run = Run(folder, config, title=title, console=console)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
@@ -95,7 +101,9 @@ def train_sft(
             run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": config.learning_rate * share})
             progress.advance(note=f"loss {loss:.3f}")
             if place == steps_per_epoch - 1 and epoch + 1 in keep_after:
-                candidate = _keep(run, weights, tokenizer, epoch + 1, validation, pretraining_validation, config, context_length)
+                candidate = _keep(
+                    run, weights, tokenizer, epoch + 1, validation, pretraining_validation, config, context_length
+                )
                 candidates.append(candidate)
                 row = {"epoch": float(epoch + 1), "validation_loss": candidate.validation_loss}
                 if candidate.pretraining_loss is not None:
@@ -171,9 +179,7 @@ def _keep(
     return Candidate(folder, epoch, loss, text_loss)
 
 
-def _pretraining_batches(
-    text: PretrainingText, config: SFTConfig, steps: int, context_length: int
-) -> list[list[Example]]:
+def _pretraining_batches(text: PretrainingText, config: SFTConfig, steps: int, context_length: int) -> list[list[Example]]:
     """For each step the pretraining sequences that make up ``pretraining_share`` of its examples, fixed by the seed."""
     per_step = config.batch_size * config.pretraining_share / (1 - config.pretraining_share)
     needed = math.ceil(per_step * steps)
