@@ -36,6 +36,7 @@ PAPER_SECTIONS: Mapping[str, str] = {
     "3.5": "3.5, C.4",
     "3.6": "3.5, C.4",
     "3.7": "3.5",
+    "3.8": "3.1",
     "4": "3.6, 4",
     "4.2": "D",
 }
@@ -88,6 +89,7 @@ UNITS: Mapping[str, str] = {
     "smallest_k": "outputs",
     "largest_k": "outputs",
     "agreement_labelers": "labelers",
+    "other_models_share": "",
     "labelers_per_prompt": "labelers",
     "benchmark_items": "items",
     "choice_prompts": "prompts",
@@ -95,6 +97,7 @@ UNITS: Mapping[str, str] = {
     "base_model": "folder",
     "pretraining_text": "folder",
     "small_model": "folder",
+    "reward_start": "folder",
     "labelers": "word",
     "preset": "name",
 }

@@ -26,8 +26,8 @@ class CollectConfig:
     temperature: float = 1.0
     """Sampling temperature of the outputs (ours)."""
     other_models_share: float = 0.25
-    """Share of a prompt's outputs by other models than the last SFT one: its earlier candidates and the prompted base model
-    (the paper's come mostly from SFT policies, SPEC 3.8; the share is ours)."""
+    """Share of a prompt's outputs by earlier SFT candidates, the rest being the last one's (the paper's come mostly from SFT
+    policies, SPEC 3.8; the share is ours)."""
     agreement_labelers: int = 2
     """Labelers of each group who rank the same outputs of a validation prompt: how their agreement is measured (SPEC 2.4)."""
 
@@ -128,7 +128,7 @@ def miniature(seed: int = 0) -> Preset:
         ),
         reward=RewardConfig(epochs=1, learning_rate=7e-4, batch_size=16, **limits, **common),
         ppo=PPOConfig(
-            episodes=12_800,
+            episodes=10_240,
             batch_size=256,
             minibatches=8,
             learning_rate=3e-4,
@@ -141,11 +141,11 @@ def miniature(seed: int = 0) -> Preset:
             ptx_coefficient=1.0,
             ptx_examples_per_episode=1,
             ptx_context_length=96,
-            samples_every=25,
+            samples_every=20,
             **limits,
             **common,
         ),
-        collect=CollectConfig(prompts=8_000, validation_prompts=250, other_models_share=0.25),
+        collect=CollectConfig(prompts=7_000, validation_prompts=250, other_models_share=0.3),
         evaluate=EvaluateConfig(prompts=400, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
     )
 

@@ -111,12 +111,12 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     rng = np.random.default_rng([setting.seed, 5])
     ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
     wanted = [(prompt, i) for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
-    writers = _writers(setting, sft_folder)
+    writers = _writers(sft_folder)
     # The last SFT model writes most outputs; the others share the rest.
     shares = [1 - config.other_models_share] + [config.other_models_share / max(1, len(writers) - 1)] * (len(writers) - 1)
     drawn = rng.choice(len(writers), size=len(wanted), p=np.array(shares) / sum(shares))
     written: dict[tuple[str, int], Response] = {}
-    for number, (name, model_folder, prefix) in enumerate(writers):
+    for number, (name, model_folder) in enumerate(writers):
         mine = [want for want, writer in zip(wanted, drawn, strict=True) if writer == number]
         if not mine:
             continue
@@ -127,7 +127,6 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
             [prompt for prompt, _ in mine],
             name=name,
             ids=[f"output-{prompt.id}-{i}" for prompt, i in mine],
-            texts=None if prefix is None else [with_prefix(prefix, prompt.text) for prompt, _ in mine],
             max_prompt_tokens=limits.max_prompt_tokens,
             max_response_tokens=limits.max_response_tokens,
             temperature=config.temperature,
@@ -135,7 +134,7 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
             console=console,
         )
         for (prompt, i), response in zip(mine, answers, strict=True):
-            written[prompt.id, i] = response if prefix is None else cut_answer(response)
+            written[prompt.id, i] = response
     responses = [written[prompt.id, i] for prompt, i in wanted]
     if setting.labelers is None:
         responses = blinded(responses, folder.name, setting.seed)
@@ -160,13 +159,11 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
 
 
-def _writers(setting: Setting, sft_folder: Path) -> list[tuple[str, Path, str | None]]:
-    """Who writes outputs to rank: (name, folder, few-shot prefix); the last SFT model first."""
+def _writers(sft_folder: Path) -> list[tuple[str, Path]]:
+    """Who writes outputs to rank: (name, folder); the last SFT model first, then its earlier candidates."""
     rows: list[dict[str, Any]] = json.loads((sft_folder / "candidates.json").read_text(encoding="utf-8"))
-    writers: list[tuple[str, Path, str | None]] = [("sft", sft_folder / "model", None)]
-    writers += [(f"sft epoch {row['epoch']}", sft_folder / row["folder"], None) for row in rows[:-1]]
-    if setting.prefixes:
-        writers.append(("prompted_base", setting.base_model, setting.prefixes[0]))
+    writers = [("sft", sft_folder / "model")]
+    writers += [(f"sft epoch {row['epoch']}", sft_folder / row["folder"]) for row in rows[:-1]]
     return writers
 
 
