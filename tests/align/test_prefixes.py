@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from tests.tiny import tiny_tokenizer
+from tests.training.interrupting import quiet
+
+from heedful.align.pipeline import texts_within_window
 from heedful.align.prefixes import candidate_prefixes, cut_answer, with_prefix
 from heedful.records import Demonstration, Prompt, Response
 
@@ -35,3 +40,14 @@ def test_candidates_hold_only_short_training_demonstrations() -> None:
         assert not any(f"Answer {i}." in candidate for i in (0, 8, 9, 10, 11))
     assert with_prefix(candidates[0], "What?\n").endswith("\nTask: What?\nAnswer:")
     assert candidate_prefixes(prompts, demonstrations[:2], seed=0) == ()
+
+
+def test_a_prompt_that_fills_the_window_goes_without_the_examples() -> None:
+    tokenizer = tiny_tokenizer()
+    prefix = with_prefix("", "a b") + " c\n"
+    long = "a " * 60
+    model = SimpleNamespace(
+        config=SimpleNamespace(max_position_embeddings=len(tokenizer(with_prefix(prefix, "a"))["input_ids"]) + 8)
+    )
+    given = texts_within_window(model, tokenizer, ["a", long], prefix, max_response_tokens=8, console=quiet())
+    assert given == [with_prefix(prefix, "a"), with_prefix("", long)]

@@ -44,6 +44,7 @@ from heedful.store.files import (
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.data import (
     PretrainingText,
+    encode,
     encode_demonstrations,
     encode_documents,
     encode_prompts,
@@ -368,15 +369,21 @@ def chosen_prefix(folder: Path) -> str:
 def answer_with_prefix(
     setting: Setting, model: Any, tokenizer: Any, prompts: list[Prompt], prefix: str, name: str, console: Console
 ) -> list[Response]:
-    """The base model's answers to prompts behind a few-shot prefix, each cut where the answer ends (SPEC 3.7)."""
+    """The base model's answers to prompts behind a few-shot prefix, each cut where the answer ends (SPEC 3.7).
+
+    A prompt that does not fit the context window together with the prefix is given without the examples, in the same format.
+    """
     limits, evaluate = setting.preset.sft, setting.preset.evaluate
+    given = texts_within_window(
+        model, tokenizer, [p.text for p in prompts], prefix, max_response_tokens=limits.max_response_tokens, console=console
+    )
     responses = answer(
         model,
         tokenizer,
         prompts,
         name=name,
         ids=[f"{name}-{p.id}" for p in prompts],
-        texts=[with_prefix(prefix, p.text) for p in prompts],
+        texts=given,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_response_tokens=limits.max_response_tokens,
         temperature=evaluate.temperature,
@@ -384,6 +391,20 @@ def answer_with_prefix(
         console=console,
     )
     return [cut_answer(response) for response in responses]
+
+
+def texts_within_window(
+    model: Any, tokenizer: Any, texts: Sequence[str], prefix: str, *, max_response_tokens: int, console: Console
+) -> list[str]:
+    """Prompts behind the prefix, or in its format without examples where that would not leave room for a response."""
+    given = [with_prefix(prefix, text) for text in texts]
+    window = getattr(model.config, "max_position_embeddings", None)
+    if window is None:
+        return given
+    too_long = [len(row) > window - max_response_tokens for row in encode(tokenizer, given, beginning=True)]
+    if any(too_long):
+        console.print(f"{sum(too_long):,} prompts leave no room for the few-shot examples", highlight=False)
+    return [with_prefix("", text) if long else full for text, full, long in zip(texts, given, too_long, strict=True)]
 
 
 def _choice_prompts(setting: Setting, records: Records, model: Path, console: Console) -> list[Prompt]:
