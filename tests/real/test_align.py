@@ -1,4 +1,4 @@
-"""Real human data from end to end: a base model pretrained on tales, demonstrations and rankings by people, aligned to the report."""
+"""Real human data from end to end: a base model pretrained on tales, people's demonstrations and rankings, and the report."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def test_from_tales_and_human_labels_to_a_report(tmp_path: Path, capsys: pytest.
     assert accuracy.count > 100
     with capsys.disabled():
         print(
-            f"\nreward model on {accuracy.count} unseen HH pairs: {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%});"
+            f"\nreward model on {accuracy.count} unseen HH pairs: {accuracy.value:.1%}"
+            f" ({accuracy.low:.1%} to {accuracy.high:.1%});"
             f" longer wins {rules.longer.value:.1%}, shorter wins {rules.shorter.value:.1%}"
         )
     assert accuracy.value > 0.5

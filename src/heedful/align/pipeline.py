@@ -6,7 +6,7 @@ Each function here is one stage: it reads what earlier stages left on disk and w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
