@@ -177,7 +177,7 @@ def test_what_is_missing_is_said_with_what_to_do() -> None:
     assert page.open == []
     assert page.text.count("Not measured:") == 8
     assert "heedful status" in page.text
-    assert "heedful web" in page.text
+    assert "heedful import heedful FILE" in page.text
     assert html.count("<svg") == 2  # the loop, wide and narrow; no empty plot
     assert "cannot say whether alignment helped" in headline(minimal_results())
     assert {finding.verdict for finding in findings(minimal_results())} == {"not measured"}

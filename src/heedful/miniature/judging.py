@@ -84,7 +84,7 @@ def judge(world: World, prompt: Prompt, response_text: str, finished: bool = Tru
             f"simulated labelers cannot judge answers to the prompt {prompt.id!r}",
             expected='metadata with a "task", as heedful.miniature.tasks.prompts writes it',
             got=f"metadata with {', '.join(meta) or 'nothing'}",
-            next_step="let people label this project's prompts: heedful web",
+            next_step='set labelers = "people" in heedful.toml',
         )
     text = take_apart(response_text)
     found = verdict(world, dict(meta), text)

@@ -83,7 +83,7 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
             expected="a sequence classification model with one label",
             got=f"{model.config.num_labels} labels",
             where=path,
-            next_step="train one with `heedful reward`",
+            next_step="let `heedful align` train one",
         )
     return use_heedful_attention(model)
 
