@@ -383,3 +383,15 @@ def test_a_kill_while_saving_leaves_a_whole_model(tmp_path: Path) -> None:
     logits = our_logits(load_causal_model(path))
     assert any(torch.equal(logits, e) for e in expected)
     load_tokenizer(path)
+
+
+@pytest.mark.parametrize("key", ["final_logit_softcapping", "logit_scale"])
+def test_logits_that_are_not_hidden_states_times_unembedding_are_refused(tmp_path: Path, key: str) -> None:
+    model, tokenizer = tiny_gpt2(), tiny_tokenizer()
+    save_model(model, tokenizer, tmp_path / "plain")
+    load_causal_model(tmp_path / "plain")
+    setattr(model.config, key, 30.0)
+    save_model(model, tokenizer, tmp_path / "capped")
+    with pytest.raises(ModelError, match="not supported yet") as caught:
+        load_causal_model(tmp_path / "capped")
+    assert key in str(caught.value)

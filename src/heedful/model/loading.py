@@ -71,7 +71,26 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 def load_causal_model(path: str | Path) -> PreTrainedModel:
     """A causal language model in fp32 with Heedful's attention. Raises MissingError, ModelError."""
     model = _load(path, AutoModelForCausalLM.from_pretrained, "a causal language model")
+    _refuse_unsupported(model, path)
     return use_heedful_attention(model)
+
+
+_UNSUPPORTED = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
+    """Refuse logits that are more than hidden states times unembedding: their log-probs would be wrong without an error."""
+    found = [name for name in _UNSUPPORTED if getattr(model.config, name, None) not in (None, 1, 1.0)]
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        found.append("a bias in the language-model head")
+    if found:
+        raise ModelError(
+            "this architecture is not supported yet",
+            expected="logits that are hidden states times the unembedding, and plain softmax attention",
+            got=", ".join(found),
+            where=where,
+            next_step="use a model of the GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 families",
+        )
 
 
 def load_scalar_model(path: str | Path) -> PreTrainedModel:
