@@ -189,27 +189,18 @@ def _setting(
     project: Project, base_model: Path, small_model: Path | None, reward_start: Path | None, records: Records
 ) -> Setting:
     preset = resolved_preset(project)
-    if project.labelers == "simulated":
-        world = World(WORLD_SEED)
-        return Setting(
-            project=project,
-            preset=preset,
-            base_model=base_model,
-            small_model=small_model,
-            reward_start=reward_start,
-            labelers=Panel(world, seed=project.seed),
-            benchmarks=tuple(benchmarks(world, seed=BENCHMARK_SEED, items=preset.evaluate.benchmark_items)),
-            prefixes=tuple(few_shot_prefixes(world, seed=project.seed)),
-        )
+    world = World(WORLD_SEED) if project.labelers == "simulated" else None
     return Setting(
         project=project,
         preset=preset,
         base_model=base_model,
         small_model=small_model,
         reward_start=reward_start,
-        labelers=None,
-        benchmarks=(),
-        prefixes=candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed),
+        labelers=Panel(world, seed=project.seed) if world else None,
+        benchmarks=tuple(benchmarks(world, seed=BENCHMARK_SEED, items=preset.evaluate.benchmark_items)) if world else (),
+        prefixes=tuple(few_shot_prefixes(world, seed=project.seed))
+        if world
+        else candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed),
     )
 
 

@@ -25,9 +25,3 @@ def keep_large_temporaries() -> bool:
     # A list, not a generator: one refused setting must not keep the others from being tried.
     accepted = [bool(libc.mallopt(parameter, value)) for parameter, value in settings]
     return all(accepted)
-
-
-def return_unused_memory() -> None:
-    """Give free pages back to the system (glibc's malloc_trim): between stages, not between steps."""
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)

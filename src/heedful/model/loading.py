@@ -8,7 +8,6 @@ leaves half a model.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import tempfile
@@ -27,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from heedful.errors import HeedfulError, MissingError, ModelError, StorageError
+from heedful.errors import MissingError, ModelError, StorageError
 from heedful.model.attention import use_heedful_attention
 
 # Our own progress bars are enough: transformers would draw one for each small file that it writes.
@@ -246,16 +245,6 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
                 next_step="free some space and run the same command again: the last checkpoint is untouched",
             ) from error
         raise
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file. Raises MissingError, HeedfulError."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingError("a file is missing", expected="a JSON file", got="nothing", where=path) from error
-    except json.JSONDecodeError as error:
-        raise HeedfulError("a file is damaged", expected="JSON", got=str(error), where=path) from error
 
 
 def _exchange(new: Path, old: Path) -> None:
