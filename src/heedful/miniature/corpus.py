@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from heedful.miniature import lexicon as lex
 from heedful.miniature import templates as t
 from heedful.miniature.answers import answer, careless_answer, describe, list_items
+from heedful.miniature.homework import homework_entry
 from heedful.miniature.instructions import make_instruction, phrase, review_text
 from heedful.miniature.scenes import event_text, questions, scene, summary_case, swap_person
 from heedful.miniature.stories import letter, poem, story
@@ -30,16 +31,17 @@ MAX_WORDS = 110
 """Documents are cut between lines to at most this many words."""
 
 MIXTURE: Mapping[str, float] = {
-    "story": 0.24,
+    "story": 0.16,
     "instruction_list": 0.12,
     "workbook": 0.10,
+    "homework": 0.12,
     "reading": 0.06,
     "facts": 0.05,
     "qa_page": 0.05,
-    "review": 0.04,
+    "review": 0.03,
     "translation": 0.05,
-    "list": 0.04,
-    "dialogue": 0.04,
+    "list": 0.03,
+    "dialogue": 0.03,
     "rewriting": 0.04,
     "summary": 0.03,
     "misconception": 0.03,
@@ -47,7 +49,7 @@ MIXTURE: Mapping[str, float] = {
     "poem": 0.02,
     "counting": 0.02,
     "notes": 0.02,
-    "rude_talk": 0.02,
+    "rude_talk": 0.01,
     "jobs": 0.01,
 }
 """Share of each kind of document."""
@@ -125,6 +127,11 @@ def workbook_entry(world: World, rng: random.Random, *, careless: bool) -> str:
     task = make_instruction(world, rng)
     text = careless_answer(world, rng, task) if careless or task.meta["task"] == "refuse" else answer(world, rng, task.meta)
     return f"Task: {task.text}\nAnswer: {text}"
+
+
+def homework(world: World, rng: random.Random) -> str:
+    """One to three tasks of a pupil's exercise book with the teacher's remarks."""
+    return _join([homework_entry(world, rng) for _ in range(rng.choice((1, 2, 3)))])
 
 
 def _join(entries: list[str]) -> str:
@@ -353,6 +360,7 @@ _WRITERS: dict[str, Callable[[World, random.Random], str]] = {
     "story": story_page,
     "instruction_list": instruction_list,
     "workbook": workbook,
+    "homework": homework,
     "reading": reading,
     "facts": facts,
     "qa_page": qa_page,
