@@ -201,7 +201,9 @@ def test_what_does_not_exist_is_seen() -> None:
 
 TOKENIZER = tiny_tokenizer()
 EXAMPLES = [Example([40, i, 41], [i, i + 1, END]) for i in range(1, 9)]
-RANKINGS = [RankedPrompt("p", "a", [3, i], [[7, END], [8, END], [9, END]], (1, 2, 2)) for i in range(1, 5)]
+RANKINGS = [
+    RankedPrompt("p", ("x", "y", "z"), [3, i], [[7, END], [8, END], [9, END]], ("a",), ((1, 2, 2),)) for i in range(1, 5)
+]
 QUICK: dict[str, Any] = {"precision": "float32", "learning_rate": 1e-3}
 
 

@@ -107,9 +107,8 @@ def test_from_tales_and_human_labels_to_a_report(tmp_path: Path, capsys: pytest.
     folder = project / "runs" / "reward-1" / "model"
     encoded, _ = encode_rankings(load_tokenizer(folder), records.prompts, records.responses, unseen, **LIMITS)
     rewards = score_rankings(reward_model_for_inference(folder, "float32"), encoded)
-    short_enough = {r.prompt_id for r in encoded}
-    judged = [r for r in unseen if r.prompt_id in short_enough and len(set(r.ranks)) > 1]
-    scores = {i: s for r, row in zip(judged, rewards, strict=True) for i, s in zip(r.response_ids, row, strict=True)}
+    scores = {i: s for r, row in zip(encoded, rewards, strict=True) for i, s in zip(r.response_ids, row, strict=True)}
+    judged = [r for r in unseen if r.response_ids[0] in scores and len(set(r.ranks)) > 1]
     accuracy = reward_accuracy(judged, scores)
     rules = length_rules(judged, {i: len(records.responses[i].text) for i in scores})
     assert accuracy.count > 100

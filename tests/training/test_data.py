@@ -108,11 +108,25 @@ def test_rankings() -> None:
         TOKENIZER, prompts("w9", "w1 w2 w3 w4"), RESPONSES, given_rankings, max_prompt_tokens=3, max_response_tokens=3
     )
     assert len(ranked) == 1
-    assert (ranked[0].prompt_id, ranked[0].labeler, ranked[0].prompt) == ("p0", "a", [9])
+    assert (ranked[0].prompt_id, ranked[0].response_ids, ranked[0].prompt) == ("p0", tuple("abcd"), [9])
     assert ranked[0].responses == [[1, END], [END], [1, 2, 3], [5, 6]]
-    assert ranked[0].ranks == (2, 1, 1, 3)
+    assert ranked[0].ranks == ((2, 1, 1, 3),)
     assert (counts.used, counts.no_comparison, counts.prompt_too_long, counts.response_cut) == (1, 2, 1, 1)
     assert "2 without a comparison (K = 1 or all tied): no effect" in str(counts)
+
+
+def test_rankings_of_one_prompt_stand_together() -> None:
+    """Two labelers who saw different responses of a prompt: each response once, rank 0 where a labeler did not see it."""
+    given_rankings = [ranking(0, "p0", "ab", 1, 2), ranking(1, "p1", "ab", 2, 1), ranking(2, "p0", "dba", 1, 1, 2)]
+    ranked, counts = encode_rankings(
+        TOKENIZER, prompts("w9", "w8"), RESPONSES, given_rankings, max_prompt_tokens=3, max_response_tokens=3
+    )
+    assert [r.prompt_id for r in ranked] == ["p0", "p1"]
+    assert ranked[0].response_ids == ("a", "b", "d")
+    assert ranked[0].responses == [[1, END], [END], [5, 6]]
+    assert ranked[0].ranks == ((1, 2, 0), (2, 1, 1))
+    assert len(ranked[0].labelers) == 2
+    assert counts.used == 3
 
 
 def test_rankings_without_any_comparison_are_refused() -> None:

@@ -30,7 +30,12 @@ def scalar_model(seed: int = 0, scale: float = 0.1) -> PreTrainedModel:
 
 
 def ranked(prompt: list[int], responses: list[list[int]], *ranks: int) -> RankedPrompt:
-    return RankedPrompt("p", "a", prompt, responses, ranks)
+    return ranked_by_several(prompt, responses, ranks)
+
+
+def ranked_by_several(prompt: list[int], responses: list[list[int]], *ranks: tuple[int, ...]) -> RankedPrompt:
+    names = tuple([str(i) for i in range(len(responses))])
+    return RankedPrompt("p", names, prompt, responses, tuple([f"labeler {j}" for j in range(len(ranks))]), ranks)
 
 
 def likes_sevens(count: int, seed: int = 0) -> list[RankedPrompt]:
@@ -86,7 +91,7 @@ def plain_loss(model: Any, rankings: list[RankedPrompt]) -> torch.Tensor:
     losses = []
     for r in rankings:
         scores = [plain_score(model, r.prompt, response) for response in r.responses]
-        pairs = [(i, j) for i in range(len(scores)) for j in range(len(scores)) if r.ranks[i] < r.ranks[j]]
+        pairs = [(i, j) for i in range(len(scores)) for j in range(len(scores)) if r.ranks[0][i] < r.ranks[0][j]]
         losses.append(-torch.stack([F.logsigmoid(scores[i] - scores[j]) for i, j in pairs]).mean())
     return torch.stack(losses).mean()
 
@@ -142,6 +147,23 @@ def test_every_prompt_weighs_the_same_whatever_its_k() -> None:
         assert largest_difference(together, {name: 0.5 * (alone[0][name] + alone[1][name]) for name in together}) < 1e-6
 
 
+def test_a_prompt_that_several_labelers_ranked_is_computed_once_and_weighs_once() -> None:
+    """The mean of its labelers' losses, also where one of them saw only some of the responses."""
+    prompt, responses = [5, 6], [[1, 2], [3], [4, 4, 4], [7]]
+    first, second = (1, 2, 2, 3), (0, 2, 1, 0)
+    other = random_rankings([3])[0]
+    got = gradients([ranked_by_several(prompt, responses, first, second), other])
+    separate = [
+        gradients([ranked(prompt, responses, *first)]),
+        gradients([ranked(prompt, [responses[1], responses[2]], 2, 1)]),
+        gradients([other]),
+    ]
+    shares = (0.25, 0.25, 0.5)
+    assert got[0] == pytest.approx(sum(share * loss for share, (loss, _) in zip(shares, separate, strict=True)), abs=1e-6)
+    expected = {name: sum(share * g[name] for share, (_, g) in zip(shares, separate, strict=True)) for name in got[1]}
+    assert largest_difference(got[1], expected) < 1e-6  # pyright: ignore[reportArgumentType]
+
+
 def test_the_logged_loss_and_accuracy() -> None:
     rankings = random_rankings([4, 3])
     model = scalar_model(scale=0.3)
@@ -151,7 +173,7 @@ def test_the_logged_loss_and_accuracy() -> None:
         scores = [float(plain_score(twin, r.prompt, response).detach()) for response in r.responses]
         for i in range(len(scores)):
             for j in range(len(scores)):
-                if r.ranks[i] < r.ranks[j]:
+                if r.ranks[0][i] < r.ranks[0][j]:
                     pairs += 1
                     correct += scores[i] > scores[j]
     assert pairs == 9

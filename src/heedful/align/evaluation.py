@@ -149,21 +149,17 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
         return None
     tokenizer = load_tokenizer(reward_folder / "model")
     model = reward_model_for_inference(reward_folder / "model", limits.precision)
-    # Several labelers rank the same outputs: each output is scored once.
-    first = list({r.prompt_id: r for r in unseen}.values()) if setting.labelers is not None else unseen
     encoded, _ = encode_rankings(
         tokenizer,
         records.prompts,
         records.responses,
-        first,
+        unseen,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_response_tokens=limits.max_response_tokens,
     )
-    kept = {(r.prompt_id, r.labeler) for r in encoded}
-    rows = [r for r in first if (r.prompt_id, r.labeler) in kept]
     scores: dict[str, float] = {}
-    for ranking, rewards in zip(rows, score_rankings(model, encoded), strict=True):
-        scores.update(zip(ranking.response_ids, rewards, strict=True))
+    for ranked, rewards in zip(encoded, score_rankings(model, encoded), strict=True):
+        scores.update(zip(ranked.response_ids, rewards, strict=True))
     judged = [r for r in unseen if all(i in scores for i in r.response_ids)]
     lengths = {name: len(records.responses[name].text) for name in scores}
     overall = reward_accuracy(judged, scores)

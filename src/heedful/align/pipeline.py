@@ -148,9 +148,11 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
     rankings, ratings = [], []
     for prompt in chosen:
-        # Training prompts are ranked by one labeler; validation prompts by several of both groups, to measure agreement.
+        # Validation prompts are ranked by several labelers of both groups, to measure agreement.
         several = config.agreement_labelers
-        groups: dict[Group, int] = {"training": 1} if prompt.split == "train" else {"training": several, "held_out": several}
+        groups: dict[Group, int] = (
+            {"training": config.labelers} if prompt.split == "train" else {"training": several, "held_out": several}
+        )
         for group, number in groups.items():
             ranked, rated = setting.labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
             rankings += ranked

@@ -26,7 +26,7 @@ class RankingStatistics(NamedTuple):
     num_comparisons: Int[Tensor, ""]
     """Untied pairs."""
     num_prompts: Int[Tensor, ""]
-    """Prompts with at least one untied pair: those that the mean is over."""
+    """Rows with at least one untied pair: those that the mean is over."""
     margin: Float[Tensor, ""]
     """Mean of preferred minus other reward over the comparisons."""
 
@@ -69,6 +69,7 @@ def ranking_loss(
     ranks: Int[Tensor, "prompts k"],
     mask: Bool[Tensor, "prompts k"],
     *,
+    weights: Float[Tensor, "prompts"] | None = None,
     normalizer: Tensor | float | None = None,
 ) -> tuple[Float[Tensor, ""], RankingStatistics]:
     """K-way comparison loss of the reward model (SPEC 3.3): for each prompt the mean of ``-log sigmoid(r_w - r_l)``.
@@ -81,7 +82,9 @@ def ranking_loss(
 
     SPEC 3.3 writes 1/C(K,2) and says that ties are dropped, not whether they leave the divisor. Without ties the two are the
     same. With ties we divide by the comparisons that are left: dividing by C(K,2) would make a prompt weigh less the more ties
-    its labeler gave. ``normalizer`` replaces the number of prompts (gradient accumulation).
+    its labeler gave. ``weights`` (default 1) multiply the rows' losses: a prompt that n labelers ranked is n rows of the same
+    rewards with weight 1/n, and the mean is over the sum of the weights. ``normalizer`` replaces that sum (gradient
+    accumulation).
     """
     rewards = torch.where(mask, at_least_float32(rewards), 0.0)
     preferred = (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
@@ -89,7 +92,11 @@ def ranking_loss(
     comparisons = preferred.sum(dim=(1, 2))
     prompt_losses = torch.where(preferred, -F.logsigmoid(differences), 0.0).sum(dim=(1, 2)) / comparisons.clamp(min=1)
     num_prompts = (comparisons > 0).sum()
-    loss = prompt_losses.sum() / (num_prompts.clamp(min=1) if normalizer is None else normalizer)
+    weights = torch.ones_like(prompt_losses) if weights is None else weights.to(prompt_losses.dtype)
+    if normalizer is None:
+        # With no comparison at all both sums are 0, and so is the loss.
+        normalizer = (weights * (comparisons > 0)).sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    loss = (weights * prompt_losses).sum() / normalizer
     with torch.no_grad():
         correct = (differences > 0).to(differences.dtype) + 0.5 * (differences == 0).to(differences.dtype)
         statistics = RankingStatistics(

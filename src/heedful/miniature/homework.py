@@ -1,8 +1,8 @@
 """Marked homework: pupils' answers to a task, each with the teacher's remark.
 
-The one kind of document from which a model of the world's texts can learn to *check* an answer. A pupil's mistakes are those of people
-who write in a hurry: a wrong or missing word, a sentence left out or said twice, another task answered, a request forgotten. The
-teacher sees what anybody could check (:mod:`heedful.miniature.judging`) and names every mistake.
+The one kind of document from which a model of the world's texts can learn to *check* an answer. A pupil's mistakes are those of
+people who write in a hurry: a wrong or missing word, a sentence left out or said twice, another task answered, a request
+forgotten. The teacher sees what anybody could check (:mod:`heedful.miniature.judging`) and names every mistake.
 """
 
 from __future__ import annotations

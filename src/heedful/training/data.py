@@ -30,13 +30,17 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class RankedPrompt:
-    """A prompt, its K responses and one labeler's ranks of them (1 best, equal = tie)."""
+    """A prompt, its responses, and the ranks that each labeler gave them: all comparisons of a prompt are one batch element.
+
+    ``ranks[j][i]`` is labeler j's place for response i: 1 is best, equal is a tie, 0 where the labeler did not rank it.
+    """
 
     prompt_id: str
-    labeler: str
+    response_ids: tuple[str, ...]
     prompt: list[int]
     responses: list[list[int]]
-    ranks: tuple[int, ...]
+    labelers: tuple[str, ...]
+    ranks: tuple[tuple[int, ...], ...]
 
 
 @dataclass(slots=True)
@@ -142,30 +146,36 @@ def encode_rankings(
     max_prompt_tokens: int,
     max_response_tokens: int,
 ) -> tuple[list[RankedPrompt], Counts]:
-    """Rankings as token ids. K = 1 and all-tied rankings hold no comparison: they are counted and left out of the batches.
+    """Rankings as token ids, all of a prompt together: each of its responses is there once, whoever ranked it (SPEC 3.3).
 
-    Raises DataError where no comparison is left.
+    K = 1 and all-tied rankings hold no comparison: they are counted and left out. Raises DataError where none is left.
     """
     counts = Counts()
     used = [ranking for ranking in rankings if len(set(ranking.ranks)) > 1]
     counts.no_comparison = len(rankings) - len(used)
-    prompt_ids = encode(tokenizer, [prompts[r.prompt_id].text for r in used], beginning=True)
+    of_prompt: dict[str, list[Ranking]] = {}
+    for ranking in used:
+        of_prompt.setdefault(ranking.prompt_id, []).append(ranking)
+    prompt_ids = encode(tokenizer, [prompts[name].text for name in of_prompt], beginning=True)
     names = list(dict.fromkeys(name for ranking in used for name in ranking.response_ids))
     texts = dict(zip(names, encode(tokenizer, [responses[name].text for name in names], beginning=False), strict=True))
     ranked: list[RankedPrompt] = []
-    for ranking, prompt in zip(used, prompt_ids, strict=True):
+    for (prompt_id, group), prompt in zip(of_prompt.items(), prompt_ids, strict=True):
         if len(prompt) > max_prompt_tokens:
-            counts.prompt_too_long += 1
+            counts.prompt_too_long += len(group)
             continue
+        seen = tuple(dict.fromkeys(name for ranking in group for name in ranking.response_ids))
         rows: list[list[int]] = []
-        for name in ranking.response_ids:
+        for name in seen:
             tokens, cut = encode_response(
                 texts[name], end=_end(tokenizer), finished=responses[name].finished, max_tokens=max_response_tokens
             )
             counts.response_cut += cut
             rows.append(tokens)
-        ranked.append(RankedPrompt(ranking.prompt_id, ranking.labeler, prompt, rows, ranking.ranks))
-    counts.used = len(ranked)
+        given = [dict(zip(ranking.response_ids, ranking.ranks, strict=True)) for ranking in group]
+        ranks = tuple([tuple([places.get(name, 0) for name in seen]) for places in given])
+        ranked.append(RankedPrompt(prompt_id, seen, prompt, rows, tuple([r.labeler for r in group]), ranks))
+        counts.used += len(group)
     if not ranked:
         raise DataError("no ranking can be used", expected="at least one comparison between two responses", got=str(counts))
     return ranked, counts

@@ -81,7 +81,9 @@ def train_reward(
     if validation:
         loss, accuracy = ranking_quality(weights.compute, validation, config.tokens_per_microbatch)
         run.log(steps, {"validation_loss": loss, "validation_accuracy": accuracy})
-        run.console.print(f"reward: accuracy on {len(validation):,} unseen rankings {accuracy:.1%}", highlight=False)
+        run.console.print(
+            f"reward: accuracy on the rankings of {len(validation):,} unseen prompts {accuracy:.1%}", highlight=False
+        )
     if demonstrations:
         prompts, responses = [d.prompt for d in demonstrations], [d.response for d in demonstrations]
         mean = float(score(weights.compute, prompts, responses, tokens_per_microbatch=config.tokens_per_microbatch).mean())
@@ -129,8 +131,8 @@ def ranking_quality(
 ) -> tuple[float, float]:
     """Mean ranking loss per prompt, and the share of untied pairs that the model orders as the labeler did."""
     rewards = [torch.tensor(row) for row in score_rankings(model, rankings, tokens_per_microbatch=tokens_per_microbatch)]
-    padded, ranks, mask = _padded(torch.cat(rewards), rankings)
-    loss, statistics = ranking_loss(padded, ranks, mask)
+    padded, ranks, weights = _by_labeler(torch.cat(rewards), rankings)
+    loss, statistics = ranking_loss(padded, ranks, ranks > 0, weights=weights)
     return float(loss), float(statistics.accuracy)
 
 
@@ -139,7 +141,8 @@ def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: R
     total, correct, pairs = 0.0, 0.0, 0.0
     for _, members in _microbatches(batch, config.tokens_per_microbatch):
         rewards = _rewards(weights.compute, _pack(members).to(weights.compute.device))
-        loss, statistics = ranking_loss(*_padded(rewards, members), normalizer=len(batch))
+        padded, ranks, shares = _by_labeler(rewards, members)
+        loss, statistics = ranking_loss(padded, ranks, ranks > 0, weights=shares, normalizer=len(batch))
         loss.backward()
         total += float(loss.detach())
         count = float(statistics.num_comparisons)
@@ -167,10 +170,15 @@ def _grouped(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, 
     return rewards.split([len(r.responses) for r in members])
 
 
-def _padded(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards [responses] -> rewards, ranks and mask [prompts, largest K]."""
-    rows = _grouped(rewards, members)
-    ranks = [torch.tensor(r.ranks, device=rewards.device) for r in members]
-    mask = [torch.ones(len(r.ranks), dtype=torch.bool, device=rewards.device) for r in members]
+def _by_labeler(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards [responses] -> rewards and ranks [rankings, largest K], 0 where there is no rank, and weights [rankings].
+
+    A prompt's rewards are computed once and compared as each of its labelers ranked them; together they weigh 1.
+    """
+    rows, ranks, weights = [], [], []
+    for row, member in zip(_grouped(rewards, members), members, strict=True):
+        rows += [row] * len(member.ranks)
+        ranks += [torch.tensor(given, device=rewards.device) for given in member.ranks]
+        weights += [1 / len(member.ranks)] * len(member.ranks)
     pad = torch.nn.utils.rnn.pad_sequence
-    return pad(list(rows), batch_first=True), pad(ranks, batch_first=True), pad(mask, batch_first=True)
+    return pad(rows, batch_first=True), pad(ranks, batch_first=True), torch.tensor(weights, device=rewards.device)
