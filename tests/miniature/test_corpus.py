@@ -49,7 +49,7 @@ def test_the_mixture_is_whole_and_every_kind_has_a_writer() -> None:
 
 def test_documents_have_the_length_that_the_models_context_was_chosen_for() -> None:
     lengths = [len(text.split()) for text in corpus.documents(WORLD, seed=0, count=5000)]
-    assert max(lengths) <= 130
+    assert max(lengths) <= 160  # a homework task with three pupils' stories
     assert 35 < sum(lengths) / len(lengths) < 55
 
 
