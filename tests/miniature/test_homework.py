@@ -30,7 +30,7 @@ def test_an_entry_is_a_task_with_one_to_three_answers_and_a_remark_on_each() -> 
 
 
 def test_good_answers_are_praised() -> None:
-    """Whatever is asked: the answers that labelers would write have no mistake, but for five words that come twice by chance."""
+    """Whatever is asked: the answers that labelers would write have no mistake (five words may come twice by chance)."""
     rng = random.Random(2)
     twice = 0
     for _ in range(500):

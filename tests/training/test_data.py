@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.tiny import END, tiny_tokenizer
 
 from heedful.errors import DataError, MissingError
+from heedful.model import train_tokenizer
 from heedful.records import Demonstration, Prompt, Ranking, Response
 from heedful.training.data import (
     PretrainingText,
@@ -42,6 +43,14 @@ def test_a_begin_of_text_token_is_put_in_front_only_where_it_is_a_token_of_its_o
     assert encode(llama_like, ["w1 w2", "w3"], beginning=True) == [[9, 1, 2], [9, 3]]
     assert encode(llama_like, ["w1 w2"], beginning=False) == [[1, 2]]
     assert encode(TOKENIZER, [], beginning=True) == []
+
+
+def test_a_text_that_spells_end_of_text_is_only_text() -> None:
+    """Known trap: a user or a model that writes "<|endoftext|>" would end the document, or forge the end of a turn."""
+    tokenizer = train_tokenizer(["one two three four"] * 10, vocabulary_size=300, context_length=64)
+    (row,) = encode(tokenizer, ["one <|endoftext|> two"], beginning=True)
+    assert tokenizer.eos_token_id not in row
+    assert tokenizer.decode(row) == "one <|endoftext|> two"
 
 
 def test_a_prompt_over_the_limit_is_left_out_and_counted() -> None:

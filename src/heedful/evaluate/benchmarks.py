@@ -126,4 +126,4 @@ def _entropy(means: Sequence[float]) -> float:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]

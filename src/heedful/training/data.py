@@ -68,11 +68,14 @@ class Counts:
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, beginning: bool) -> list[list[int]]:
     """Token ids without special tokens, except a begin-of-text token where the tokenizer has its own and it is a beginning.
 
+    A text that spells a special token ("<|endoftext|>") is text: nobody ends a document or a turn by writing so.
     GPT-2's begin-of-text is its end-of-text and is not put in front (SPEC 3.1); Llama's is a token of its own and is.
     """
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+    )["input_ids"]
     first = cast(int | None, tokenizer.bos_token_id)
     if beginning and first is not None and first != tokenizer.eos_token_id:
         return [[first, *row] for row in ids]
