@@ -140,7 +140,7 @@ def test_the_reward_rises(precision: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert np.mean([row["reward"] for row in rows[-3:]]) > 2.0
     assert rows[-1]["kl"] > 1.0
     assert largest_difference(snapshot(load_causal_model(tmp_path / "model")), snapshot(result)) == 0.0
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 6  # three at iteration 20, three at the end
     assert "w7" in samples[-1]["response"]
@@ -485,10 +485,12 @@ def test_without_an_average_the_result_is_the_policy(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- interruption and trouble
 
 
-@pytest.mark.parametrize("at", [2, 13, 20])
+@pytest.mark.parametrize("at", [2, 6, 13, 20])
 def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit, text mixed in; 8 optimiser steps an iteration, a checkpoint after iterations 2 and 4 of 4."""
+    """Bit for bit, text mixed in; 8 optimiser steps an iteration; a checkpoint after every second minibatch, also inside."""
     monkeypatch.setattr(ppo, "CheckpointTimer", every(2))
+    drawn: list[int] = []
+    spy(monkeypatch, "_respond", before=lambda policy, tokenizer, prompts, config, iteration: drawn.append(iteration))
     config = settings(episodes=64, ptx_coefficient=2.0)
     whole_policy, resumed_policy = policy_model(), policy_model()
     whole = train(config, tmp_path / "whole", whole_policy, pretraining=text())
@@ -496,9 +498,12 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
         patched.setattr(ppo, "apply_gradients", interrupted_at(at, ppo.apply_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run", pretraining=text())
-    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 16)
+    assert (tmp_path / "run" / "checkpoints").exists() == (at > 2)
     torch.manual_seed(999)
+    drawn.clear()
     resumed = train(config, tmp_path / "run", resumed_policy, pretraining=text())
+    # An iteration that had begun goes on with its rollouts: they are not drawn again.
+    assert drawn == {2: [0, 1, 2, 3], 6: [1, 2, 3], 13: [2, 3], 20: [3]}[at]
     assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
     assert largest_difference(snapshot(resumed_policy), snapshot(whole_policy)) == 0.0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
@@ -521,8 +526,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     with pytest.raises(NumericalError, match="policy_loss") as caught:
         train(settings(), tmp_path, policy)
     assert "at step 2" in str(caught.value)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 2
+    state = torch.load(tmp_path / "checkpoints" / "step-2" / "state.pt", weights_only=True)
+    assert (state["step"], state["in_flight"]["rollouts"]) == (2, None)  # the rollouts with a NaN are not kept
+    assert not (tmp_path / "checkpoints" / "step-3").exists()
     for name in ("policy", "value", "average"):
         assert all(torch.isfinite(weight).all() for weight in state[name].values())
     assert all(torch.isfinite(p).all() for p in policy.parameters())  # a step with such a gradient is not taken

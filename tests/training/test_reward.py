@@ -117,7 +117,7 @@ def test_a_simple_preference_is_learned(precision: str, tmp_path: Path) -> None:
     saved = load_scalar_model(tmp_path / "model")
     assert ranking_quality(saved, likes_sevens(100, seed=1), 16_384)[1] == pytest.approx(accuracy, abs=0.01)
     assert largest_difference(snapshot(saved), snapshot(model)) == 0.0
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 16_384])
@@ -247,7 +247,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
         patched.setattr(reward, "apply_gradients", interrupted_at(at, reward.apply_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(scalar_model(), likes_sevens(30), config, tmp_path / "run", **more)
-    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 4)
+    assert (tmp_path / "run" / "checkpoints").exists() == (at > 4)
     resumed = train(scalar_model(), likes_sevens(30), config, tmp_path / "run", **more)
     assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")

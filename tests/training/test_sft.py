@@ -83,7 +83,7 @@ def test_the_loss_falls_and_the_task_is_learned(precision: str, tmp_path: Path) 
     theirs = plain_loss(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), echo(1, 33))
     assert loss == pytest.approx(float(theirs.detach()), abs=1e-5)
     assert loss < 0.4
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("tokens", [1, 20, 16_384])
@@ -231,7 +231,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
         patched.setattr(sft, "apply_gradients", interrupted_at(at, sft.apply_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(tiny_gpt2(), echo(1, 25), config, tmp_path / "run", **more)
-    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 4)
+    assert (tmp_path / "run" / "checkpoints").exists() == (at > 4)
     torch.manual_seed(999)
     resumed = tiny_gpt2()
     candidates = train(resumed, echo(1, 25), config, tmp_path / "run", **more)
@@ -262,8 +262,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
     model = tiny_gpt2()
     with pytest.raises(NumericalError, match="loss, gradient_norm is not a finite number at step 2"):
         train(model, echo(1, 25), settings(), tmp_path)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state = torch.load(tmp_path / "checkpoints" / "step-2" / "state.pt", weights_only=True)
     assert state["step"] == 2
+    assert not (tmp_path / "checkpoints" / "step-3").exists()
     assert all(torch.isfinite(weight).all() for weight in state["model"].values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert not (tmp_path / "model").exists()
