@@ -113,3 +113,11 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
     resumed = train(config, tmp_path / "run", validation=text())
     assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_validation_at_chosen_steps(tmp_path: Path) -> None:
+    watched = train(settings(validate_every=4), tmp_path / "watched", validation=text())
+    rows = [row for row in metrics(tmp_path / "watched") if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [3, 7, 10]  # 10 steps: after the fourth, the eighth, and at the end
+    assert rows[0]["validation_loss"] > rows[1]["validation_loss"] > rows[2]["validation_loss"]
+    assert largest_difference(snapshot(watched), snapshot(train(settings(), tmp_path / "without"))) == 0.0

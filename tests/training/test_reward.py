@@ -273,3 +273,34 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match="loss"):
         train(model, likes_sevens(16), settings(), tmp_path)
     assert not (tmp_path / "model").exists()
+
+
+# ---------------------------------------------------------------- validation while it trains
+
+
+def test_validation_at_chosen_steps_by_k_and_by_labeler(tmp_path: Path) -> None:
+    validation = likes_sevens(20, seed=1)
+    model = train(scalar_model(), likes_sevens(40), settings(validate_every=2), tmp_path, validation=validation)
+    rows = [row for row in metrics(tmp_path) if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [1, 3, 5]  # 5 steps: after the second, the fourth, and at the end
+    loss, accuracy = ranking_quality(model, validation, 16_384)
+    assert rows[-1]["validation_loss"] == pytest.approx(loss, abs=1e-6)
+    assert rows[-1]["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert rows[0]["validation_loss"] > rows[-1]["validation_loss"]
+    by_k = rows[-1]["validation_accuracy_by_k"]
+    assert {*by_k} == {str(len(r.responses)) for r in validation}
+    for k, share in by_k.items():
+        of_this_k = [r for r in validation if len(r.responses) == int(k)]
+        assert share == pytest.approx(ranking_quality(model, of_this_k, 16_384)[1], abs=1e-6)
+    assert len(rows[-1]["validation_accuracy_by_labeler"]) == 1
+    assert [*rows[-1]["validation_accuracy_by_labeler"].values()] == pytest.approx([accuracy], abs=1e-6)
+
+
+def test_validation_changes_nothing_that_is_learned(tmp_path: Path) -> None:
+    ends = [
+        snapshot(train(scalar_model(), likes_sevens(40), settings(), tmp_path / "a")),
+        snapshot(
+            train(scalar_model(), likes_sevens(40), settings(validate_every=1), tmp_path / "b", validation=likes_sevens(5))
+        ),
+    ]
+    assert largest_difference(*ends) == 0.0

@@ -278,3 +278,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
         ends.append(snapshot(model))
     assert largest_difference(ends[0], ends[1]) == 0.0
     assert largest_difference(ends[0], ends[2]) > 1e-4
+
+
+# ---------------------------------------------------------------- validation while it trains
+
+
+def test_validation_at_chosen_steps_and_where_a_model_is_kept(tmp_path: Path) -> None:
+    config = settings(epochs=2, validate_every=2, residual_dropout=0.2)  # 24 examples, batches of 8: 3 steps an epoch
+    model = tiny_gpt2()
+    (candidate,) = train(model, echo(1, 25), config, tmp_path, pretraining_validation=text(), context_length=8)
+    rows = [row for row in metrics(tmp_path) if "validation_loss" in row]
+    assert [(row["step"], row.get("epoch")) for row in rows] == [(1, None), (3, None), (5, 2.0)]  # step 5 is logged once
+    assert all("pretraining_loss" in row for row in rows)
+    assert rows[-1]["validation_loss"] == pytest.approx(candidate.validation_loss, abs=1e-6)
+    assert len({row["validation_loss"] for row in rows}) == 3
+    unwatched = tiny_gpt2()
+    train(unwatched, echo(1, 25), settings(epochs=2, residual_dropout=0.2), tmp_path / "without")
+    assert largest_difference(snapshot(model), snapshot(unwatched)) == 0.0
