@@ -203,9 +203,9 @@ class PPOConfig(StepConfig):
     samples_every: int = 20
     """Iterations between the samples that are printed and kept."""
     num_validation_prompts: int = 256
-    """Validation prompts that are answered and scored every ``validate_every`` iterations, with the same seeds each time."""
+    """Validation prompts that are answered and scored every `validate_every` iterations, with the same seeds each time."""
     keep_best: bool = False
-    """The result is the model with the best validation reward instead of the last one (needs ``validate_every``)."""
+    """The result is the model with the best validation reward instead of the last one (needs `validate_every`)."""
     kl_limit: float | None = None
     """Mean KL (nats per response) above which training stops before it learns from that iteration. None: no limit."""
 
