@@ -204,7 +204,7 @@ EXAMPLES = [Example([40, i, 41], [i, i + 1, END]) for i in range(1, 9)]
 RANKINGS = [
     RankedPrompt("p", ("x", "y", "z"), [3, i], [[7, END], [8, END], [9, END]], ("a",), ((1, 2, 2),)) for i in range(1, 5)
 ]
-QUICK: dict[str, Any] = {"precision": "float32", "learning_rate": 1e-3}
+QUICK: dict[str, Any] = {"precision": "float32", "learning_rate": 1e-3, "validate_every": 1}
 
 
 def _text() -> PretrainingText:
@@ -243,7 +243,8 @@ def _ppo(folder: Path, console: Console) -> None:
         ptx_context_length=12,
     )
     prompts = [example.prompt for example in EXAMPLES]
-    train_ppo(tiny_gpt2(), reward_model, TOKENIZER, prompts, config, folder, pretraining=_text(), console=console)
+    more: dict[str, Any] = {"pretraining": _text(), "validation": prompts}
+    train_ppo(tiny_gpt2(), reward_model, TOKENIZER, prompts, config, folder, console=console, **more)
 
 
 LOOPS = {"pretrain": _pretrain, "sft": _sft, "reward": _reward, "ppo": _ppo}

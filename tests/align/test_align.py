@@ -266,7 +266,7 @@ def test_killed_in_the_middle_of_any_stage_it_continues_to_the_same_results(
         killed = heedful("align", folder, kill=(title, step, where, signal.SIGKILL))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         if where == "log":
-            assert (folder / "runs" / f"{title}-1" / "checkpoint.pt").is_file()
+            assert (folder / "runs" / f"{title}-1" / "checkpoints").is_dir()
         assert not (folder / "runs" / f"{title}-1" / "model").exists()
         check_models(folder)
         folder = folder.rename(tmp_path / f"moved after {title}")

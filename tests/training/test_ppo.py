@@ -140,7 +140,7 @@ def test_the_reward_rises(precision: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert np.mean([row["reward"] for row in rows[-3:]]) > 2.0
     assert rows[-1]["kl"] > 1.0
     assert largest_difference(snapshot(load_causal_model(tmp_path / "model")), snapshot(result)) == 0.0
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 6  # three at iteration 20, three at the end
     assert "w7" in samples[-1]["response"]
@@ -485,10 +485,12 @@ def test_without_an_average_the_result_is_the_policy(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- interruption and trouble
 
 
-@pytest.mark.parametrize("at", [2, 13, 20])
+@pytest.mark.parametrize("at", [2, 6, 13, 20])
 def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit, text mixed in; 8 optimiser steps an iteration, a checkpoint after iterations 2 and 4 of 4."""
+    """Bit for bit, text mixed in; 8 optimiser steps an iteration; a checkpoint after every second minibatch, also inside."""
     monkeypatch.setattr(ppo, "CheckpointTimer", every(2))
+    drawn: list[int] = []
+    spy(monkeypatch, "_respond", before=lambda policy, tokenizer, prompts, config, iteration: drawn.append(iteration))
     config = settings(episodes=64, ptx_coefficient=2.0)
     whole_policy, resumed_policy = policy_model(), policy_model()
     whole = train(config, tmp_path / "whole", whole_policy, pretraining=text())
@@ -496,9 +498,12 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
         patched.setattr(ppo, "apply_gradients", interrupted_at(at, ppo.apply_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run", pretraining=text())
-    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 16)
+    assert (tmp_path / "run" / "checkpoints").exists() == (at > 2)
     torch.manual_seed(999)
+    drawn.clear()
     resumed = train(config, tmp_path / "run", resumed_policy, pretraining=text())
+    # An iteration that had begun goes on with its rollouts: they are not drawn again.
+    assert drawn == {2: [0, 1, 2, 3], 6: [1, 2, 3], 13: [2, 3], 20: [3]}[at]
     assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
     assert largest_difference(snapshot(resumed_policy), snapshot(whole_policy)) == 0.0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
@@ -521,8 +526,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     with pytest.raises(NumericalError, match="policy_loss") as caught:
         train(settings(), tmp_path, policy)
     assert "at step 2" in str(caught.value)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 2
+    state = torch.load(tmp_path / "checkpoints" / "step-2" / "state.pt", weights_only=True)
+    assert (state["step"], state["in_flight"]["rollouts"]) == (2, None)  # the rollouts with a NaN are not kept
+    assert not (tmp_path / "checkpoints" / "step-3").exists()
     for name in ("policy", "value", "average"):
         assert all(torch.isfinite(weight).all() for weight in state[name].values())
     assert all(torch.isfinite(p).all() for p in policy.parameters())  # a step with such a gradient is not taken
@@ -581,3 +587,110 @@ def test_rollouts_of_an_iteration_have_seeds_of_their_own() -> None:
     assert [g.tokens for g in first] == [g.tokens for g in again]
     assert [g.tokens for g in first] != [g.tokens for g in second]
     assert all(0 <= t < VOCABULARY for g in first for t in g.tokens)
+
+
+# ---------------------------------------------------------------- validation, the best model, early stop
+
+
+HELD_OUT = [[int(t) for t in np.random.default_rng(100 + i).integers(8, 60, 3)] for i in range(12)]
+
+
+def validated(**changed: Any) -> PPOConfig:
+    return settings(**{"episodes": 64, "validate_every": 1, **changed})
+
+
+def mean_score(model: PreTrainedModel, prompts: list[list[int]], config: PPOConfig) -> float:
+    """The reward model's mean score of the model's own responses, one at a time in plain transformers."""
+    seeds = ppo.request_seeds(config.seed, stream="validation", count=len(prompts))
+    generations = ppo.generate(model, prompts, ppo._sampling(TOKENIZER, config), seeds)
+    return float(np.mean([plain_scalars(reward_model(), p, g)[-1] for p, g in zip(prompts, generations, strict=True)]))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_validation_reward_is_that_of_the_model_that_would_be_the_result(
+    decay: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[PreTrainedModel] = []
+    spy(monkeypatch, "_validation_reward", before=lambda model, *_: models.append(copy.deepcopy(model)))
+    config = validated(validate_every=2, average_decay=decay, num_validation_prompts=10, learning_rate=1e-2)
+    result = train(config, tmp_path, validation=HELD_OUT)
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows if "validation_reward" in row] == [1, 3]
+    for row, model in zip(rows[1::2], models, strict=True):
+        assert row["validation_reward"] == pytest.approx(mean_score(model, HELD_OUT[:10], config), abs=1e-5)
+    assert largest_difference(snapshot(models[-1]), snapshot(result)) == 0.0
+    assert rows[1]["validation_reward"] != rows[3]["validation_reward"]
+
+
+def test_validation_changes_nothing_that_is_learned(tmp_path: Path) -> None:
+    ends = [
+        train(settings(episodes=64), tmp_path / "without"),
+        train(validated(), tmp_path / "with", validation=HELD_OUT),
+    ]
+    assert largest_difference(snapshot(ends[0]), snapshot(ends[1])) == 0.0
+
+
+def rewards_in_turn(monkeypatch: pytest.MonkeyPatch, *rewards: float) -> None:
+    given = iter(rewards)
+    monkeypatch.setattr(ppo, "_validation_reward", lambda *_: next(given))
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_best_model_is_the_result_where_that_is_asked_for(
+    keep_best: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averages: list[dict[str, Tensor]] = []
+    update = ppo.update_average
+
+    def watching(average: PreTrainedModel, policy: PreTrainedModel, decay: float) -> None:
+        update(average, policy, decay)
+        averages.append(snapshot(average))
+
+    monkeypatch.setattr(ppo, "update_average", watching)
+    rewards_in_turn(monkeypatch, 0.1, 0.7, 0.7, 0.2)
+    result = train(validated(keep_best=keep_best), tmp_path, validation=HELD_OUT)
+    expected = averages[1 if keep_best else 3]  # the first of equals
+    assert largest_difference(snapshot(result), expected) == 0.0
+    assert largest_difference(snapshot(load_causal_model(tmp_path / "model")), expected) == 0.0
+
+
+def test_the_best_model_is_known_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ppo, "CheckpointTimer", every(1))
+    rewards_in_turn(monkeypatch, 0.1, 0.7, 0.3, 0.2)
+    whole = train(validated(keep_best=True), tmp_path / "whole", validation=HELD_OUT)
+    with monkeypatch.context() as patched:
+        rewards_in_turn(patched, 0.1, 0.7, 0.3)
+        patched.setattr(ppo, "apply_gradients", interrupted_at(26, ppo.apply_gradients))  # in iteration 3
+        with pytest.raises(KeyboardInterrupt):
+            train(validated(keep_best=True), tmp_path / "run", validation=HELD_OUT)
+    rewards_in_turn(monkeypatch, 0.2)
+    resumed = train(validated(keep_best=True), tmp_path / "run", validation=HELD_OUT)
+    assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
+
+
+def test_it_stops_where_the_kl_is_above_its_limit_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    averages: list[dict[str, Tensor]] = []
+    spy(monkeypatch, "update_average", before=lambda average, policy, decay: averages.append(snapshot(average)))
+    train(settings(episodes=64, learning_rate=1e-2), tmp_path / "free")
+    free = [row["kl"] for row in metrics(tmp_path / "free")]
+    assert free[0] == 0.0 < free[1] < free[2]
+    result = train(settings(episodes=64, learning_rate=1e-2, kl_limit=(free[1] + free[2]) / 2), tmp_path / "limited")
+    rows = metrics(tmp_path / "limited")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert rows[2] == {"step": 2, "kl": free[2]}  # nothing was learned from it
+    assert largest_difference(snapshot(result), averages[2]) == 0.0  # as it was before that iteration
+    stopped = json.loads((tmp_path / "limited" / "stopped.json").read_text())
+    assert stopped["step"] == 2
+    assert "above kl_limit" in stopped["reason"]
+    assert (tmp_path / "limited" / "model" / "config.json").is_file()
+
+
+def test_what_validation_needs_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no prompt to validate on"):
+        train(validated(), tmp_path)
+    with pytest.raises(ConfigError, match="keep_best needs validations"):
+        settings(keep_best=True)
+    with pytest.raises(ConfigError, match="kl_limit"):
+        settings(kl_limit=-1.0)
+    with pytest.raises(ConfigError, match="validate_every"):
+        settings(validate_every=-1)

@@ -68,7 +68,7 @@ def test_the_loss_falls(precision: str, tmp_path: Path) -> None:
     sequences = list(text().sequences(context_length=24, rng=np.random.default_rng(0)))
     expected = float(plain_loss(saved, sequences).detach())
     assert rows[-1]["validation_loss"] == pytest.approx(expected, abs=1e-5 if precision == "float32" else 0.05)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 16_384])
@@ -109,7 +109,15 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
         patched.setattr(pretrain, "apply_gradients", interrupted_at(at, pretrain.apply_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run", validation=text())
-    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 4)
+    assert (tmp_path / "run" / "checkpoints").exists() == (at > 4)
     resumed = train(config, tmp_path / "run", validation=text())
     assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_validation_at_chosen_steps(tmp_path: Path) -> None:
+    watched = train(settings(validate_every=4), tmp_path / "watched", validation=text())
+    rows = [row for row in metrics(tmp_path / "watched") if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [3, 7, 10]  # 10 steps: after the fourth, the eighth, and at the end
+    assert rows[0]["validation_loss"] > rows[1]["validation_loss"] > rows[2]["validation_loss"]
+    assert largest_difference(snapshot(watched), snapshot(train(settings(), tmp_path / "without"))) == 0.0

@@ -122,7 +122,7 @@ def test_a_simple_preference_is_learned(precision: str, tmp_path: Path) -> None:
     saved = load_scalar_model(tmp_path / "model")
     assert ranking_quality(saved, likes_sevens(100, seed=1), 16_384)[1] == pytest.approx(accuracy, abs=0.01)
     assert largest_difference(snapshot(saved), snapshot(model)) == 0.0
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 16_384])
@@ -269,7 +269,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
         patched.setattr(reward, "apply_gradients", interrupted_at(at, reward.apply_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(scalar_model(), likes_sevens(30), config, tmp_path / "run", **more)
-    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 4)
+    assert (tmp_path / "run" / "checkpoints").exists() == (at > 4)
     resumed = train(scalar_model(), likes_sevens(30), config, tmp_path / "run", **more)
     assert largest_difference(snapshot(resumed), snapshot(whole)) == 0.0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
@@ -295,3 +295,34 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match="loss"):
         train(model, likes_sevens(16), settings(), tmp_path)
     assert not (tmp_path / "model").exists()
+
+
+# ---------------------------------------------------------------- validation while it trains
+
+
+def test_validation_at_chosen_steps_by_k_and_by_labeler(tmp_path: Path) -> None:
+    validation = likes_sevens(20, seed=1)
+    model = train(scalar_model(), likes_sevens(40), settings(validate_every=2), tmp_path, validation=validation)
+    rows = [row for row in metrics(tmp_path) if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [1, 3, 5]  # 5 steps: after the second, the fourth, and at the end
+    loss, accuracy = ranking_quality(model, validation, 16_384)
+    assert rows[-1]["validation_loss"] == pytest.approx(loss, abs=1e-6)
+    assert rows[-1]["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert rows[0]["validation_loss"] > rows[-1]["validation_loss"]
+    by_k = rows[-1]["validation_accuracy_by_k"]
+    assert {*by_k} == {str(len(r.responses)) for r in validation}
+    for k, share in by_k.items():
+        of_this_k = [r for r in validation if len(r.responses) == int(k)]
+        assert share == pytest.approx(ranking_quality(model, of_this_k, 16_384)[1], abs=1e-6)
+    assert len(rows[-1]["validation_accuracy_by_labeler"]) == 1
+    assert [*rows[-1]["validation_accuracy_by_labeler"].values()] == pytest.approx([accuracy], abs=1e-6)
+
+
+def test_validation_changes_nothing_that_is_learned(tmp_path: Path) -> None:
+    ends = [
+        snapshot(train(scalar_model(), likes_sevens(40), settings(), tmp_path / "a")),
+        snapshot(
+            train(scalar_model(), likes_sevens(40), settings(validate_every=1), tmp_path / "b", validation=likes_sevens(5))
+        ),
+    ]
+    assert largest_difference(*ends) == 0.0

@@ -83,7 +83,7 @@ def test_the_loss_falls_and_the_task_is_learned(precision: str, tmp_path: Path) 
     theirs = plain_loss(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), echo(1, 33))
     assert loss == pytest.approx(float(theirs.detach()), abs=1e-5)
     assert loss < 0.4
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("tokens", [1, 20, 16_384])
@@ -231,7 +231,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
         patched.setattr(sft, "apply_gradients", interrupted_at(at, sft.apply_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(tiny_gpt2(), echo(1, 25), config, tmp_path / "run", **more)
-    assert (tmp_path / "run" / "checkpoint.pt").exists() == (at > 4)
+    assert (tmp_path / "run" / "checkpoints").exists() == (at > 4)
     torch.manual_seed(999)
     resumed = tiny_gpt2()
     candidates = train(resumed, echo(1, 25), config, tmp_path / "run", **more)
@@ -262,8 +262,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
     model = tiny_gpt2()
     with pytest.raises(NumericalError, match="loss, gradient_norm is not a finite number at step 2"):
         train(model, echo(1, 25), settings(), tmp_path)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state = torch.load(tmp_path / "checkpoints" / "step-2" / "state.pt", weights_only=True)
     assert state["step"] == 2
+    assert not (tmp_path / "checkpoints" / "step-3").exists()
     assert all(torch.isfinite(weight).all() for weight in state["model"].values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert not (tmp_path / "model").exists()
@@ -277,3 +278,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
         ends.append(snapshot(model))
     assert largest_difference(ends[0], ends[1]) == 0.0
     assert largest_difference(ends[0], ends[2]) > 1e-4
+
+
+# ---------------------------------------------------------------- validation while it trains
+
+
+def test_validation_at_chosen_steps_and_where_a_model_is_kept(tmp_path: Path) -> None:
+    config = settings(epochs=2, validate_every=2, residual_dropout=0.2)  # 24 examples, batches of 8: 3 steps an epoch
+    model = tiny_gpt2()
+    (candidate,) = train(model, echo(1, 25), config, tmp_path, pretraining_validation=text(), context_length=8)
+    rows = [row for row in metrics(tmp_path) if "validation_loss" in row]
+    assert [(row["step"], row.get("epoch")) for row in rows] == [(1, None), (3, None), (5, 2.0)]  # step 5 is logged once
+    assert all("pretraining_loss" in row for row in rows)
+    assert rows[-1]["validation_loss"] == pytest.approx(candidate.validation_loss, abs=1e-6)
+    assert len({row["validation_loss"] for row in rows}) == 3
+    unwatched = tiny_gpt2()
+    train(unwatched, echo(1, 25), settings(epochs=2, residual_dropout=0.2), tmp_path / "without")
+    assert largest_difference(snapshot(model), snapshot(unwatched)) == 0.0

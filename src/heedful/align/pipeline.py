@@ -340,7 +340,20 @@ def ppo(
     _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
     console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
     text = pretraining_text(setting, "train") if config.ptx_coefficient else None
-    train_ppo(policy, reward_model, tokenizer, tokens, config, folder, pretraining=text, console=console, title=title)
+    held_out = prompts_of(records, "valid") if config.validate_every else []
+    _, validation, _ = encode_prompts(tokenizer, held_out, max_tokens=config.max_prompt_tokens)
+    train_ppo(
+        policy,
+        reward_model,
+        tokenizer,
+        tokens,
+        config,
+        folder,
+        pretraining=text,
+        validation=validation,
+        console=console,
+        title=title,
+    )
 
 
 def choose_prefix(setting: Setting, records: Records, reward_folder: Path, folder: Path, console: Console) -> None:

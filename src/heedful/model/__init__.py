@@ -6,21 +6,25 @@ from heedful.model.dropout import set_residual_dropout
 from heedful.model.engine import Generation, Sampling, generate, request_seeds
 from heedful.model.layouts import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
 from heedful.model.loading import (
+    ASIDE,
     check_tokenizer,
     load_causal_model,
     load_scalar_model,
     load_tokenizer,
+    remove_leftovers,
     save_model,
     scalar_head,
     scalar_model_from_causal,
     scalar_offset,
     shift_scalar_model,
     unembedding,
+    write_folder,
 )
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
 from heedful.model.scratch import new_gpt2, train_tokenizer
 
 __all__ = [
+    "ASIDE",
     "Generation",
     "MasterWeights",
     "PackedBatch",
@@ -38,6 +42,7 @@ __all__ = [
     "pack_documents",
     "pack_shared",
     "packed_hidden",
+    "remove_leftovers",
     "request_seeds",
     "save_model",
     "scalar_head",
@@ -49,4 +54,5 @@ __all__ = [
     "unembedding",
     "update_average",
     "use_heedful_attention",
+    "write_folder",
 ]

@@ -212,6 +212,16 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
     write_folder(Path(path), write)
 
 
+ASIDE = ".aside-"
+"""How the names of folders begin that are being written or removed: those of a process that was killed mean nothing."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left of :func:`write_folder` in a folder and below; nobody else may be writing there."""
+    for path in sorted(folder.rglob(f"{ASIDE}*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a new folder beside ``path``, fsync all of it, and put it in place of ``path`` by renaming.
 
@@ -220,7 +230,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{path.name}-", dir=path.parent))
         aside.chmod(0o755)
         write(aside)
         for file in aside.rglob("*"):
@@ -253,7 +263,7 @@ def _exchange(new: Path, old: Path) -> None:
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
     if renameat2 is not None and renameat2(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
         return
-    between = Path(tempfile.mkdtemp(prefix=f".{old.name}-old-", dir=old.parent)) / old.name
+    between = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{old.name}-old-", dir=old.parent)) / old.name
     os.rename(old, between)
     try:
         os.rename(new, old)

@@ -31,12 +31,25 @@ class StepConfig:
     tokens_per_microbatch: int = 16_384
     """Tokens in one forward and backward pass; larger batches are accumulated. Bounds memory, does not change the result."""
     checkpoint_seconds: float = 60.0
-    """A checkpoint to resume from is written at least this often (seconds); it is removed when the step is done."""
+    """A checkpoint to resume from is written at least this often (seconds); all are removed when the step is done."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept while the step runs: the last good one is used where the newest is damaged."""
+    validate_every: int = 0
+    """Steps (PPO: iterations) between validations. 0: only where a model is kept and at the end; PPO then has none."""
     tensorboard: bool = False
     """Also write the metrics as TensorBoard events (needs `heedful[tensorboard]`)."""
 
     def __post_init__(self) -> None:
-        check_fields(self, positive=("checkpoint_seconds", "tokens_per_microbatch"), shares=("adam_beta1", "adam_beta2"))
+        check_fields(
+            self,
+            positive=("checkpoint_seconds", "keep_checkpoints", "tokens_per_microbatch"),
+            not_negative=("validate_every",),
+            shares=("adam_beta1", "adam_beta2"),
+        )
+
+    def validates_after(self, step: int) -> bool:
+        """Whether ``validate_every`` asks for a validation after ``step`` (from 0)."""
+        return self.validate_every > 0 and (step + 1) % self.validate_every == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +202,12 @@ class PPOConfig(StepConfig):
     """Longest response in tokens (SPEC 3.1)."""
     samples_every: int = 20
     """Iterations between the samples that are printed and kept."""
+    num_validation_prompts: int = 256
+    """Validation prompts that are answered and scored every `validate_every` iterations, with the same seeds each time."""
+    keep_best: bool = False
+    """The result is the model with the best validation reward instead of the last one (needs `validate_every`)."""
+    kl_limit: float | None = None
+    """Mean KL (nats per response) above which training stops before it learns from that iteration. None: no limit."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -209,6 +228,7 @@ class PPOConfig(StepConfig):
                 "max_prompt_tokens",
                 "max_response_tokens",
                 "samples_every",
+                "num_validation_prompts",
             ),
             shares=("warmup_start_share", "average_decay", "gae_lambda", "discount"),
         )
@@ -220,18 +240,32 @@ class PPOConfig(StepConfig):
                 next_step="change one of them",
             )
 
+        if self.keep_best and not self.validate_every:
+            raise ConfigError(
+                "PPOConfig: keep_best needs validations",
+                expected="validate_every of at least 1",
+                got="validate_every = 0",
+                next_step="set validate_every, for example to 10",
+            )
+        if self.kl_limit is not None and not self.kl_limit > 0:
+            raise ConfigError("PPOConfig: kl_limit is out of range", expected="a number above 0", got=repr(self.kl_limit))
+
     @property
     def iterations(self) -> int:
         """Whole batches in ``episodes``, at least one."""
         return max(1, self.episodes // self.batch_size)
 
 
-def check_fields(config: Any, *, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
+def check_fields(
+    config: Any, *, positive: tuple[str, ...] = (), not_negative: tuple[str, ...] = (), shares: tuple[str, ...] = ()
+) -> None:
     """Refuse values out of range. Raises ConfigError with the field's name."""
     name = type(config).__name__
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name in positive and not value > 0:
             raise ConfigError(f"{name}: {field.name} is out of range", expected="a number above 0", got=repr(value))
+        if field.name in not_negative and not value >= 0:
+            raise ConfigError(f"{name}: {field.name} is out of range", expected="0 or above", got=repr(value))
         if field.name in shares and not 0 <= value <= 1:
             raise ConfigError(f"{name}: {field.name} is out of range", expected="a number from 0 to 1", got=repr(value))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +51,9 @@ from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
 from heedful.training.data import PretrainingText, epoch_order, minibatches
 from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.progress import Best, InFlight, Rollouts
 from heedful.training.run import Run
 from heedful.training.schedules import constant_after_warmup, set_learning_rate
-
-
-@dataclass(frozen=True, slots=True)
-class Rollouts:
-    """One iteration's episodes. Tensors are right-padded [episodes, longest response]; mask is True at response tokens.
-
-    logprobs: of the sampled tokens under the policy that drew them, computed by the layout that trains it. values: of the
-    states before each token. score: the reward model's, [episodes]. advantages are whitened over all tokens of the batch.
-    """
-
-    prompts: list[list[int]]
-    generations: list[Generation]
-    mask: Tensor
-    logprobs: Tensor
-    reference_logprobs: Tensor
-    values: Tensor
-    score: Tensor
-    advantages: Tensor
-    returns: Tensor
 
 
 def train_ppo(
@@ -84,14 +65,15 @@ def train_ppo(
     folder: Path,
     *,
     pretraining: PretrainingText | None = None,
+    validation: Sequence[list[int]] = (),
     console: Console | None = None,
     title: str = "ppo",
 ) -> PreTrainedModel:
     """Train ``policy`` (the initial RL policy, fp32, changed in place); save and return the moving average of its weights.
 
-    prompts: token ids of unique prompts; each epoch over them has its own random order. The reference is a frozen copy of the
-    policy as given; the value function starts as a copy of the reward model (SPEC 3.5). Raises ConfigError, DataError,
-    NumericalError, StorageError.
+    prompts: token ids of unique prompts; each epoch over them has its own random order. validation: held-back prompts, scored
+    where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given; the value function starts as a
+    copy of the reward model (SPEC 3.5). Raises ConfigError, DataError, NumericalError, StorageError.
     """
     if not prompts:
         raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
@@ -102,6 +84,14 @@ def train_ppo(
             got="none",
             next_step="add text, or set ptx_coefficient = 0 (plain PPO)",
         )
+    if config.validate_every and not validation:
+        raise DataError(
+            "there is no prompt to validate on",
+            expected="validation prompts for validate_every > 0",
+            got="none within the limit",
+            next_step="add prompts of the split valid, or set validate_every = 0",
+        )
+    validation = validation[: config.num_validation_prompts]
     run = Run(folder, config, title=title, console=console)
     reference = frozen(copy.deepcopy(policy), config.precision)
     value_model = copy.deepcopy(reward_model)
@@ -111,13 +101,19 @@ def train_ppo(
         set_residual_dropout(model, 0.0)
     policy_weights, value_weights = MasterWeights(policy, config.precision), MasterWeights(value_model, config.precision)
     policy_optimizer, value_optimizer = make_optimizer(policy, config), make_optimizer(value_model, config)
-    models = {"policy": policy, "value": value_model, "average": average}
-    optimizers = {"policy_optimizer": policy_optimizer, "value_optimizer": value_optimizer}
-    done = 0
-    if state := run.resume():
-        for name, part in {**models, **optimizers}.items():
-            part.load_state_dict(state[name])
-        done = int(state["step"])
+    result = average if config.average_decay else policy
+    parts = {
+        "policy": policy,
+        "value": value_model,
+        "average": average,
+        "policy_optimizer": policy_optimizer,
+        "value_optimizer": value_optimizer,
+        "best": (best := Best()),
+        "in_flight": (in_flight := InFlight()),
+    }
+    inputs = {"policy": policy, "reward_model": reward_model, "prompts": prompts, "text": pretraining, "validation": validation}
+    state = run.resume(parts, **inputs)
+    done = 0 if state is None else int(state["step"])
     for weights in (policy_weights, value_weights):
         weights.refresh()
         weights.train()
@@ -130,34 +126,51 @@ def train_ppo(
             set_learning_rate(policy_optimizer, config.learning_rate * share)
             set_learning_rate(value_optimizer, config.value_learning_rate * share)
 
-            batch = [prompts[i] for i in prompt_order(config.seed, iteration, config.batch_size, len(prompts))]
-            generations = _respond(policy_weights.compute, tokenizer, batch, config, iteration)
-            rollouts = _judge(policy_weights, value_weights, reference, reward_model, batch, generations, config)
-
-            updates: list[dict[str, float]] = []
+            if in_flight.rollouts is None:
+                batch = [prompts[i] for i in prompt_order(config.seed, iteration, config.batch_size, len(prompts))]
+                generations = _respond(policy_weights.compute, tokenizer, batch, config, iteration)
+                in_flight.rollouts = _judge(policy_weights, value_weights, reference, reward_model, batch, generations, config)
+            rollouts, updates = in_flight.rollouts.to(policy.device), in_flight.updates
+            if config.kl_limit is not None and (kl := _mean_kl(rollouts)) > config.kl_limit:
+                run.log(iteration, {"kl": kl})
+                run.stop_early(iteration, f"KL of {kl:.4g} nats per response is above kl_limit = {config.kl_limit:g}")
+                break
             ptx = next(text) if text else None
-            for inner in range(config.inner_epochs):
-                for number, members in enumerate(_split(config, iteration, inner)):
-                    metrics = _policy_gradient(policy_weights, rollouts, members, config)
-                    if ptx is not None:
-                        # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
-                        metrics["ptx_loss"] = _pretraining_gradient(policy_weights, ptx[number :: config.minibatches], config)
-                    metrics |= _value_gradient(value_weights, rollouts, members, config)
-                    metrics["gradient_norm"] = apply_gradients(policy_optimizer, policy, config.max_gradient_norm)
-                    metrics["value_gradient_norm"] = apply_gradients(value_optimizer, value_model, config.max_gradient_norm)
-                    policy_weights.refresh()
-                    value_weights.refresh()
-                    updates.append(metrics)
+            minibatches = [split for inner in range(config.inner_epochs) for split in _split(config, iteration, inner)]
+            while len(updates) < len(minibatches):
+                if timer.due() and in_flight.is_finite():  # a NaN would come back with it
+                    run.save(iteration, parts)
+                members, number = minibatches[len(updates)], len(updates) % config.minibatches
+                metrics = _policy_gradient(policy_weights, rollouts, members, config)
+                if ptx is not None:
+                    # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
+                    metrics["ptx_loss"] = _pretraining_gradient(policy_weights, ptx[number :: config.minibatches], config)
+                metrics |= _value_gradient(value_weights, rollouts, members, config)
+                metrics["gradient_norm"] = apply_gradients(policy_optimizer, policy, config.max_gradient_norm)
+                metrics["value_gradient_norm"] = apply_gradients(value_optimizer, value_model, config.max_gradient_norm)
+                policy_weights.refresh()
+                value_weights.refresh()
+                updates.append(metrics)
             update_average(average, policy, config.average_decay)
 
             summary = _summary(rollouts, updates) | {"learning_rate": config.learning_rate * share}
+            if config.validates_after(iteration):
+                summary["validation_reward"] = _validation_reward(result, reward_model, tokenizer, validation, config)
+                if config.keep_best:
+                    best.offer(iteration, summary["validation_reward"], result)
             run.log(iteration, summary)
             progress.advance(note=f"reward {summary['reward']:+.2f}  KL {summary['kl']:.2f}")
             if (iteration + 1) % config.samples_every == 0 or iteration + 1 == config.iterations:
                 _show(run, tokenizer, iteration, rollouts)
+            in_flight.clear()
             if timer.due():
-                run.save({"step": iteration + 1} | {n: part.state_dict() for n, part in {**models, **optimizers}.items()})
-    result = average if config.average_decay else policy
+                run.save(iteration + 1, parts)
+    if best.weights:
+        run.console.print(
+            f"{title}: best validation reward {best.reward:+.3f}, after iteration {best.iteration}: that model is the result",
+            highlight=False,
+        )
+        result.load_state_dict(best.weights)
     result.eval()
     save_model(result, tokenizer, run.model_folder)
     run.finish()
@@ -174,11 +187,43 @@ def prompt_order(seed: int, iteration: int, batch_size: int, num_prompts: int) -
 def _respond(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
 ) -> list[Generation]:
+    seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
+    return generate(policy, prompts, _sampling(tokenizer, config), seeds, batch_size=config.batch_size)
+
+
+def _sampling(tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> Sampling:
     end = tokenizer.eos_token_id
     assert isinstance(end, int)
-    sampling = Sampling(max_tokens=config.max_response_tokens, temperature=config.temperature, stop_token=end)
-    seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
-    return generate(policy, prompts, sampling, seeds, batch_size=config.batch_size)
+    return Sampling(max_tokens=config.max_response_tokens, temperature=config.temperature, stop_token=end)
+
+
+@torch.no_grad()
+def _validation_reward(
+    model: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: PPOConfig,
+) -> float:
+    """Mean score of a model's responses to the validation prompts; the seeds are the same each time."""
+    compute = frozen(copy.deepcopy(model), config.precision)
+    rows = list(prompts)
+    seeds = request_seeds(config.seed, stream="validation", count=len(rows))
+    generations = generate(compute, rows, _sampling(tokenizer, config), seeds, batch_size=config.batch_size)
+    total = 0.0
+    for members in _microbatches(rows, generations, range(len(rows)), config):
+        batch = _pack(rows, generations, members).to(compute.device)
+        score = _without_end(_scalars(reward_model, batch, batch.last), [generations[i] for i in members], config)
+        total += float(score.sum())
+    return total / len(rows)
+
+
+def _without_end(score: Tensor, generations: Sequence[Generation], config: PPOConfig) -> Tensor:
+    """Scores with those of responses that did not reach end-of-text replaced, where ``missing_end_reward`` says so."""
+    if config.missing_end_reward is None:
+        return score
+    finished = torch.tensor([g.finished for g in generations], device=score.device)
+    return torch.where(finished, score, config.missing_end_reward)
 
 
 @torch.no_grad()
@@ -206,10 +251,7 @@ def _judge(
             columns[name].append(F.pad(tensor, (0, longest - tensor.shape[1])))
         columns["score"].append(_scalars(reward_model, batch, batch.last))
     joined = {name: torch.cat(parts) for name, parts in columns.items()}
-    score, mask = joined["score"], joined["mask"]
-    if config.missing_end_reward is not None:
-        finished = torch.tensor([g.finished for g in generations], device=score.device)
-        score = torch.where(finished, score, config.missing_end_reward)
+    score, mask = _without_end(joined["score"], generations, config), joined["mask"]
     rewards = rewards_with_kl(score, joined["logprobs"], joined["reference_logprobs"], mask, beta=config.kl_coefficient)
     advantages, returns = generalized_advantage_estimation(
         rewards, joined["values"], mask, gamma=config.discount, lam=config.gae_lambda
@@ -340,6 +382,11 @@ def _pretraining_batches(text: PretrainingText, config: PPOConfig, *, skip: int)
         epoch += 1
 
 
+def _mean_kl(rollouts: Rollouts) -> float:
+    """Mean over episodes of the sum of log(policy / initial policy) over the response, nats."""
+    return float(torch.where(rollouts.mask, rollouts.logprobs - rollouts.reference_logprobs, 0.0).sum(1).mean())
+
+
 def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, float]:
     """An iteration's metrics: sums over a response are means over episodes; updates are averaged over the minibatches."""
     mask = rollouts.mask
@@ -348,7 +395,7 @@ def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, f
     return {
         "reward": float(rollouts.score.mean()),
         "reward_deviation": float(rollouts.score.std()) if len(rollouts.score) > 1 else 0.0,
-        "kl": float(kl.sum(1).mean()),
+        "kl": _mean_kl(rollouts),
         "kl_per_token": float(masked_mean(kl, mask)),
         "length": float(mask.sum(1).float().mean()),
         "finished_share": sum(g.finished for g in rollouts.generations) / len(rollouts.generations),

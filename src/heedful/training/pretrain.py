@@ -41,11 +41,9 @@ def train_pretrain(
     set_residual_dropout(model, 0.0)
     weights = MasterWeights(model, config.precision)
     optimizer = make_optimizer(model, config, weight_decay=config.weight_decay)
-    done = 0
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = int(state["step"])
+    parts = {"model": model, "optimizer": optimizer}
+    state = run.resume(parts, model=model, text=text)
+    done = 0 if state is None else int(state["step"])
     weights.refresh()
     weights.train()
     batches = _batches(text, config, skip=done)
@@ -60,8 +58,10 @@ def train_pretrain(
             weights.refresh()
             run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": config.learning_rate * share})
             progress.advance(note=f"loss {loss:.3f}")
+            if validation is not None and config.validates_after(step):
+                run.log(step, {"validation_loss": text_loss(weights.compute, validation, context_length=config.context_length)})
             if timer.due():
-                run.save({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                run.save(step + 1, parts)
     if validation is not None:
         loss = text_loss(weights.compute, validation, context_length=config.context_length)
         run.log(steps, {"validation_loss": loss})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
 from heedful.training.data import Example, RankedPrompt, epoch_order, minibatches
 from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.ranking_accuracy import accuracy_by
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, set_learning_rate
 
@@ -54,11 +56,9 @@ def train_reward(
     set_residual_dropout(model, 0.0)
     weights = MasterWeights(model, config.precision)
     optimizer = make_optimizer(model, config)
-    done = 0
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = int(state["step"])
+    parts = {"model": model, "optimizer": optimizer}
+    state = run.resume(parts, model=model, rankings=rankings)
+    done = 0 if state is None else int(state["step"])
     weights.refresh()
     weights.train()
     timer = CheckpointTimer(config.checkpoint_seconds)
@@ -75,12 +75,15 @@ def train_reward(
             rate = config.learning_rate * share
             run.log(step, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": rate})
             progress.advance(note=f"loss {loss:.3f}  accuracy {accuracy:.0%}")
+            if validation and config.validates_after(step):
+                run.log(step, _validate(weights.compute, validation, config))
             if timer.due():
-                run.save({"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                run.save(step + 1, parts)
     weights.compute.eval()
     if validation:
-        loss, accuracy = ranking_quality(weights.compute, validation, config.tokens_per_microbatch)
-        run.log(steps, {"validation_loss": loss, "validation_accuracy": accuracy})
+        metrics = _validate(weights.compute, validation, config)
+        run.log(steps, metrics)
+        accuracy = metrics["validation_accuracy"]
         run.console.print(
             f"reward: accuracy on the rankings of {len(validation):,} unseen prompts {accuracy:.1%}", highlight=False
         )
@@ -130,7 +133,28 @@ def ranking_quality(
     model: PreTrainedModel, rankings: Sequence[RankedPrompt], tokens_per_microbatch: int
 ) -> tuple[float, float]:
     """Mean ranking loss per prompt, and the share of untied pairs that the model orders as the labeler did."""
-    rewards = [torch.tensor(row) for row in score_rankings(model, rankings, tokens_per_microbatch=tokens_per_microbatch)]
+    return _quality(score_rankings(model, rankings, tokens_per_microbatch=tokens_per_microbatch), rankings)
+
+
+def _validate(model: PreTrainedModel, rankings: Sequence[RankedPrompt], config: RewardConfig) -> dict[str, Any]:
+    """A row of metrics on unseen rankings."""
+    scores = score_rankings(model, rankings, tokens_per_microbatch=config.tokens_per_microbatch)
+    loss, accuracy = _quality(scores, rankings)
+    by_k, by_labeler = accuracy_by(
+        (labeler, ranks, row)
+        for r, row in zip(rankings, scores, strict=True)
+        for labeler, ranks in zip(r.labelers, r.ranks, strict=True)
+    )
+    return {
+        "validation_loss": loss,
+        "validation_accuracy": accuracy,
+        "validation_accuracy_by_k": by_k,
+        "validation_accuracy_by_labeler": by_labeler,
+    }
+
+
+def _quality(scores: list[list[float]], rankings: Sequence[RankedPrompt]) -> tuple[float, float]:
+    rewards = [torch.tensor(row) for row in scores]
     padded, ranks, weights = _by_labeler(torch.cat(rewards), rankings)
     loss, statistics = ranking_loss(padded, ranks, ranks > 0, weights=weights)
     return float(loss), float(statistics.accuracy)

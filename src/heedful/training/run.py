@@ -1,4 +1,4 @@
-"""A run folder: config.json, metrics.jsonl, samples.jsonl, checkpoint.pt while it runs, and model/ when it is done."""
+"""A run folder: config.json, metrics.jsonl, samples.jsonl, checkpoints/ while it runs, and model/ when it is done."""
 
 from __future__ import annotations
 
@@ -9,77 +9,135 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from heedful import __version__
-from heedful.errors import NumericalError, StorageError
-from heedful.training.checkpoint import STATE_FILE, load_state, save_state
+from heedful.errors import ConfigError, NumericalError, StorageError
+from heedful.model import remove_leftovers
+from heedful.store.files import write_atomically
+from heedful.training.checkpoint import (
+    CHECKPOINTS,
+    digest,
+    load_checkpoint,
+    random_state,
+    remove_checkpoints,
+    save_checkpoint,
+    set_random_state,
+)
 
+# Fields that may change when a run goes on: they do not change what it learns (but for rounding).
+_DO_NOT_COUNT = ("checkpoint_seconds", "keep_checkpoints", "tensorboard", "samples_every", "tokens_per_microbatch")
 _PLAIN_LINES = 10  # progress lines of a step where the output is not a terminal
+
+
+class Stateful(Protocol):
+    """A model or an optimiser: something whose state can be taken and put back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
 class Run:
     """One step's folder. Metrics are appended as they come; a resumed run drops those after its checkpoint."""
 
     def __init__(self, folder: Path, config: Any, *, title: str, console: Console | None = None) -> None:
-        self.folder, self.title = Path(folder), title
+        self.folder, self.title, self.config = Path(folder), title, config
         self.console = console or Console(stderr=True)
-        self._tensorboard: Any = None
+        self._identity = {"configuration": {"step": type(config).__name__, **asdict(config)}, "inputs": {}}
+        self._tensorboard = _tensorboard_writer() if config.tensorboard else None
+        self._events: Any = None
+        self._purge_from: int | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            resolved = {"heedful": __version__, "step": title, **asdict(config)}
-            (self.folder / "config.json").write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
+            if not self._checkpoints.exists():  # else only once the checkpoint is known to be of this configuration
+                self._write_configuration()
         except OSError as error:
             raise StorageError("the run folder cannot be written", got=str(error), where=folder) from error
-        if config.tensorboard:
-            self._tensorboard = _tensorboard_writer(self.folder)
 
     @property
     def model_folder(self) -> Path:
         return self.folder / "model"
 
-    def resume(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None; metrics and samples after it are cut off, because they will be made again."""
-        state = load_state(self.folder / STATE_FILE)
-        done = -1 if state is None else int(state["step"])
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self.folder / name
-            if path.is_file():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) < done]
-                path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    def resume(self, parts: Mapping[str, Stateful] | None = None, **inputs: Any) -> dict[str, Any] | None:
+        """The last checkpoint, or None. Its states are loaded into ``parts`` and the random generators.
+
+        inputs: what else decides how the run goes, by name: the model as given, examples, text. Metrics and samples after the
+        checkpoint are cut off, because they will be made again; without one, all of them. Raises ConfigError where the
+        checkpoint was made with another configuration or other inputs, StorageError where all checkpoints are damaged.
+        """
+        remove_leftovers(self.folder)
+        self._identity["inputs"] = {name: digest(value) for name, value in inputs.items()}
+        state = load_checkpoint(self._checkpoints, say=lambda text: self.console.print(f"{self.title}: {text}", markup=False))
+        done = 0
+        if state is not None:
+            self._refuse_another(state["identity"])
+            for name, part in (parts or {}).items():
+                part.load_state_dict(state[name])
+            set_random_state(state["random"])
+            done = int(state["step"])
+        self._write_configuration()
+        (self.folder / "stopped.json").unlink(missing_ok=True)
+        for path in self._logs:
+            _cut(path, done)
+        self._purge_from = done  # TensorBoard drops what an earlier run wrote from this step on
         if state is not None:
             self.console.print(f"{self.title}: continuing at step {done}")
         return state
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint; ``state["step"]`` is the number of steps that are done."""
-        save_state(self.folder / STATE_FILE, state)
+    def save(self, step: int, parts: Mapping[str, Stateful] | None = None, **more: Any) -> None:
+        """Write a checkpoint after ``step`` steps: the states of ``parts``, the random generators', and what is given more.
+
+        The logs are flushed first, so that no line before a checkpoint is ever missing. Raises StorageError.
+        """
+        try:
+            for path in self._logs:
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError("a run's log cannot be written", got=str(error), where=self.folder) from error
+        if self._events is not None:
+            self._events.flush()
+        states = {name: part.state_dict() for name, part in (parts or {}).items()}
+        state = {"step": step, "identity": self._identity, "random": random_state(), **states, **more}
+        save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints)
 
     def finish(self) -> None:
-        """The model is saved: the checkpoint is not needed any more."""
-        (self.folder / STATE_FILE).unlink(missing_ok=True)
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        """The model is saved: the checkpoints are not needed any more."""
+        remove_checkpoints(self._checkpoints)
+        if self._events is not None:
+            self._events.close()
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl. Raises NumericalError where the loss or another metric is NaN or infinite."""
-        row = {"step": step, **{name: _number(value) for name, value in metrics.items()}}
+    def stop_early(self, step: int, reason: str) -> None:
+        """Say why the run ends before its last step, and keep it in ``stopped.json``."""
+        self.console.print(f"{self.title}: stopped at step {step}: {reason}", markup=False, highlight=False)
+        write_atomically(self.folder / "stopped.json", json.dumps({"step": step, "reason": reason}, indent=2) + "\n")
+
+    def log(self, step: int, metrics: Mapping[str, float | Mapping[str, float]]) -> None:
+        """Append one line to metrics.jsonl; a metric may be several numbers, each with a name.
+
+        Raises NumericalError where the loss or another metric is NaN or infinite.
+        """
+        row = {"step": step, **{name: _written(value) for name, value in metrics.items()}}
         self._append("metrics.jsonl", [row])
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        numbers = dict(_flat(metrics))
+        bad = [name for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
             raise NumericalError(
                 f"{self.title}: {', '.join(bad)} is not a finite number at step {step}",
                 expected="finite numbers",
-                got=", ".join(f"{name} = {metrics[name]}" for name in bad),
+                got=", ".join(f"{name} = {numbers[name]}" for name in bad),
                 where=self.folder / "metrics.jsonl",
                 next_step="lower the learning rate, or look for broken examples in the data; the last checkpoint is untouched",
             )
         if self._tensorboard is not None:
-            for name, value in metrics.items():
-                self._tensorboard.add_scalar(f"{self.title}/{name}", value, step)
+            if self._events is None:
+                self._events = self._tensorboard(str(self.folder / "tensorboard"), purge_step=self._purge_from)
+            for name, value in numbers.items():
+                self._events.add_scalar(f"{self.title}/{name}", value, step)
 
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         self._append("samples.jsonl", [{"step": step, **row} for row in rows])
@@ -94,6 +152,32 @@ class Run:
         """A bar with time left on a terminal, else a plain line every tenth of the way."""
         with progress_line(self.title, total, done=done, unit=unit, console=self.console) as line:
             yield line
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    @property
+    def _logs(self) -> list[Path]:
+        return [path for name in ("metrics.jsonl", "samples.jsonl") if (path := self.folder / name).is_file()]
+
+    def _write_configuration(self) -> None:
+        resolved = {"heedful": __version__, "step": self.title, **asdict(self.config)}
+        (self.folder / "config.json").write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
+
+    def _refuse_another(self, made_with: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse a checkpoint that this run would not go on from to the same end. Raises ConfigError."""
+        was = {**made_with["configuration"], **made_with["inputs"]}
+        now = {**self._identity["configuration"], **self._identity["inputs"]}
+        other = [name for name in {**was, **now} if was.get(name) != now.get(name) and name not in _DO_NOT_COUNT]
+        if other:
+            raise ConfigError(
+                f"{self.title}: there are checkpoints of another run in this folder",
+                expected=", ".join(f"{name} = {was.get(name)}" for name in other),
+                got=", ".join(f"{name} = {now.get(name)}" for name in other),
+                where=self._checkpoints,
+                next_step="go on with what the checkpoints were made with, give another folder, or delete them to start again",
+            )
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
         try:
@@ -152,26 +236,49 @@ def progress_line(
         yield ProgressLine(progress, task, title, total, unit, console)
 
 
+def _written(value: float | Mapping[str, float]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _number(number) for name, number in value.items()}
+    return _number(value)
+
+
 def _number(value: float) -> float | str:
     """Seven digits, so that a learning rate of 9e-6 is not rounded off. JSON has no NaN: it is written as text."""
     return float(f"{value:.7g}") if math.isfinite(value) else str(value)
 
 
-def _step_of(line: str) -> int:
+def _flat(metrics: Mapping[str, float | Mapping[str, float]]) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{key}", number) for key, number in value.items())
+        else:
+            yield name, value
+
+
+def _cut(path: Path, done: int) -> None:
+    """Cut a log before the first line of step ``done`` or later, or that a kill left half written: at once, by its length."""
+    kept = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or _step_of(line) >= done:
+                break
+            kept += len(line)
+    os.truncate(path, kept)
+
+
+def _step_of(line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 2**62  # a line cut by a kill: dropped
+        return 2**62  # not a line of ours: cut
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def _tensorboard_writer() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        from heedful.errors import ConfigError
-
         raise ConfigError(
             "TensorBoard is not installed", expected="the package tensorboard", next_step="pip install 'heedful[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter

@@ -71,11 +71,9 @@ def train_sft(
     set_residual_dropout(weights.compute, config.residual_dropout)
     optimizer = make_optimizer(model, config)
     candidates: list[Candidate] = []
+    parts = {"model": model, "optimizer": optimizer}
     done = 0
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
+    if state := run.resume(parts, model=model, examples=examples, text=pretraining, context_length=context_length):
         # By name only: the run folder may have moved, or be named from another working directory.
         candidates = [Candidate(run.folder / "candidates" / Path(c[0]).name, *c[1:]) for c in state["candidates"]]
         done = int(state["step"])
@@ -105,20 +103,13 @@ def train_sft(
                     run, weights, tokenizer, epoch + 1, validation, pretraining_validation, config, context_length
                 )
                 candidates.append(candidate)
-                row = {"epoch": float(epoch + 1), "validation_loss": candidate.validation_loss}
-                if candidate.pretraining_loss is not None:
-                    row["pretraining_loss"] = candidate.pretraining_loss
-                run.log(step, row)
+                losses = _losses(candidate.validation_loss, candidate.pretraining_loss)
+                run.log(step, {"epoch": float(epoch + 1), **losses})
+            elif config.validates_after(step):
+                run.log(step, _losses(*_validate(weights, validation, pretraining_validation, config, context_length)))
             if timer.due():
-                run.save(
-                    {
-                        "step": step + 1,
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "rng": torch.get_rng_state(),
-                        "candidates": [(str(c.folder), c.epoch, c.validation_loss, c.pretraining_loss) for c in candidates],
-                    }
-                )
+                kept = [(str(c.folder), c.epoch, c.validation_loss, c.pretraining_loss) for c in candidates]
+                run.save(step + 1, parts, candidates=kept)
     save_model(model, tokenizer, run.model_folder)
     run.finish()
     return candidates
@@ -170,13 +161,29 @@ def _keep(
 ) -> Candidate:
     folder = run.folder / "candidates" / f"epoch-{epoch}"
     save_model(weights.master, tokenizer, folder)
+    return Candidate(folder, epoch, *_validate(weights, validation, pretraining_validation, config, context_length))
+
+
+def _validate(
+    weights: MasterWeights,
+    validation: Sequence[Example],
+    pretraining_validation: PretrainingText | None,
+    config: SFTConfig,
+    context_length: int,
+) -> tuple[float, float | None]:
+    """Loss on validation demonstrations, and on pretraining text where there is some (nats per token)."""
     loss = demonstration_loss(weights.compute, validation, tokens_per_microbatch=config.tokens_per_microbatch)
     text_loss = None
     if pretraining_validation is not None:
         sequences = pretraining_validation.sequences(context_length=context_length, rng=np.random.default_rng(0))
         text = [Example(list(s[:1]), list(s[1:])) for _, s in zip(range(128), sequences, strict=False)]
         text_loss = demonstration_loss(weights.compute, text, tokens_per_microbatch=config.tokens_per_microbatch)
-    return Candidate(folder, epoch, loss, text_loss)
+    return loss, text_loss
+
+
+def _losses(validation_loss: float, pretraining_loss: float | None) -> dict[str, float]:
+    """A row of metrics."""
+    return {"validation_loss": validation_loss} | ({} if pretraining_loss is None else {"pretraining_loss": pretraining_loss})
 
 
 def _pretraining_batches(text: PretrainingText, config: SFTConfig, steps: int, context_length: int) -> list[list[Example]]:

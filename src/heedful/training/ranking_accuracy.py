@@ -1,0 +1,31 @@
+"""A reward model's accuracy while it trains, by K and by labeler; plain numbers (`heedful.statistics` has the intervals)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+
+def accuracy_by(rankings: Iterable[tuple[str, Sequence[int], Sequence[float]]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Share of untied pairs that rewards order as the labeler did, equal rewards counting half: by K, and by labeler.
+
+    rankings: labeler, ranks and rewards of the same responses; rank 1 is best, equal is a tie, 0 where the labeler gave none.
+    K is the number of responses that the labeler ranked. A K or labeler without an untied pair is left out.
+    """
+    by_k: defaultdict[int, list[float]] = defaultdict(list)
+    by_labeler: defaultdict[str, list[float]] = defaultdict(list)
+    for labeler, ranks, rewards in rankings:
+        given = [(rank, reward) for rank, reward in zip(ranks, rewards, strict=True) if rank]
+        right = [
+            0.5 if left[1] == right[1] else float((left[1] > right[1]) == (left[0] < right[0]))
+            for left, right in combinations(given, 2)
+            if left[0] != right[0]
+        ]
+        if right:
+            by_k[len(given)] += right
+            by_labeler[labeler] += right
+    return (
+        {str(k): sum(by_k[k]) / len(by_k[k]) for k in sorted(by_k)},
+        {name: sum(by_labeler[name]) / len(by_labeler[name]) for name in sorted(by_labeler)},
+    )
