@@ -1,8 +1,8 @@
-"""One step of training in a process of its own: ``python -m tests.plan.measured sft|ppo`` prints what it took at its peak, in bytes.
+"""One step in a process of its own: ``python -m tests.plan.measured sft|ppo`` prints the bytes that it took at its peak.
 
 The peak is the process's own less what it holds after the imports and the same step with a model of a few
 thousand weights: the interpreter, torch and its kernels. Who runs it sets MALLOC_MMAP_THRESHOLD_ so that each tensor is
-mapped by itself and given back when it is freed: then the peak is what the tensors need, without the holes of the C library's heap.
+mapped by itself and given back when it is freed: the peak is then what the tensors need, without the holes of a heap.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def main(step: str) -> None:
     run, config = {"sft": (run_sft, SFT), "ppo": (run_ppo, PPO)}[step]
     small = GPT2Config(**{**CONFIG.to_dict(), "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 64})
     with tempfile.TemporaryDirectory() as folder:
-        run(use_heedful_attention(GPT2LMHeadModel(small)), config, Path(folder) / "small")  # type: ignore[operator]
+        run(use_heedful_attention(GPT2LMHeadModel(small)), config, Path(folder) / "small")
         before = resident("VmRSS")
-        run(use_heedful_attention(GPT2LMHeadModel(CONFIG)), config, Path(folder) / "measured")  # type: ignore[operator]
+        run(use_heedful_attention(GPT2LMHeadModel(CONFIG)), config, Path(folder) / "measured")
     print(json.dumps({"peak_bytes": resident("VmHWM") - before, "before_bytes": before}))
 
 

@@ -1,4 +1,4 @@
-"""``heedful plan``: parameters, memory and operations by hand, against torch's own saved tensors, and against measured peaks."""
+"""``heedful plan``: parameters, memory and operations by hand, against torch's saved tensors and measured peaks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from heedful.plan.memory import (
     sft_memory,
 )
 from heedful.plan.shapes import Shape, shape_of, shape_of_config
-from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
+from heedful.training.config import PPOConfig, Precision, RewardConfig, SFTConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,12 +111,12 @@ def test_miniature_is_as_its_weights_are() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("family", ["gpt2", "gelu_new", "llama"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-def test_activations_are_what_torch_saves(family: str, dropout: float, precision: str) -> None:
+def test_activations_are_what_torch_saves(family: str, dropout: float, precision: Precision) -> None:
     """Bytes of all tensors that autograd keeps in a forward pass, each storage once, parameters left out."""
     torch.manual_seed(0)
     if family == "llama":
         config: PretrainedConfig = llama_config()
-        model = LlamaForCausalLM(config)  # type: ignore[arg-type]
+        model = LlamaForCausalLM(config)
     else:
         config = GPT2Config(
             vocab_size=50,
@@ -129,7 +129,9 @@ def test_activations_are_what_torch_saves(family: str, dropout: float, precision
             eos_token_id=END,
         )
         model = GPT2LMHeadModel(config)
-    model = use_heedful_attention(model).to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    model = use_heedful_attention(model)
+    if precision == "bfloat16":
+        model = model.bfloat16()
     set_residual_dropout(model, dropout)
     model.train()
     batch = pack([[1] * 64] * 16, [[2] * 64] * 16)
@@ -151,7 +153,7 @@ def test_activations_are_what_torch_saves(family: str, dropout: float, precision
         attended,
         precision,
         dropout=dropout > 0,
-        on_cpu=True,  # type: ignore[arg-type]
+        on_cpu=True,
     )
     assert planned == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.05)
 
@@ -193,7 +195,7 @@ def test_bytes_of_a_trained_parameter() -> None:
 
 
 def test_four_models_of_ppo() -> None:
-    """Policy and value function with copies (6 each), reference and reward model (2 each), average (4), loaded reward model (4)."""
+    """Policy and value function 6 each, reference and reward model 2 each, average 4, the reward model as loaded 4."""
     scalar = 1_000 + 10
     moments = ppo_memory(SHAPE, SHAPE, PPOConfig(max_prompt_tokens=8, max_response_tokens=8), gpus=1)
     assert {m.parameters for m in moments.values()} == {1_000 * (6 + 2 + 4) + scalar * (6 + 2 + 4)}

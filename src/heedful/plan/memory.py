@@ -70,8 +70,8 @@ def activation_bytes(
     Of a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's gathered
     query (d) and output (d), the activation's input and output (2 f), noise or mask of two dropouts; of a key that a query
     sees, its key and value (2 d). Where the score matrix is kept (CPU, up to 512 keys): a number for each head, query and key.
-    With bf16, dropout and no scores kept that is 36 d bytes a token where query and keys are as many: the 34 d of Korthikanti et
-    al. 2022 (section 4.1), and attention's output once more, because it is put back into the packed row.
+    With bf16, dropout and no scores kept that is 36 d bytes a token where queries and keys are as many: the 34 d of
+    Korthikanti et al. 2022 (section 4.1), and attention's output once more, because it is put back into the packed row.
     """
     size = compute_bytes(precision)
     tokens = sum(a.queries * a.count for a in attended)
@@ -102,7 +102,7 @@ def _feed_forward_bytes(shape: Shape, size: int) -> int:
 
 
 def logits_workspace(shape: Shape, targets: int, precision: Precision) -> int:
-    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient as it is added up."""
+    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient as it grows."""
     size = compute_bytes(precision)
     chunk = min(_CHUNK, targets) * shape.vocabulary * (FP32 + (size if size != FP32 else 0))
     return chunk + shape.unembedding * (FP32 + (2 * size if size != FP32 else 0))

@@ -17,7 +17,7 @@ from heedful.miniature.base import CONTEXT_LENGTH, SIZES, VOCABULARY_SIZE
 from heedful.model.dropout import decoder_layers
 
 GPT3 = {"gpt3-1.3b": (24, 2_048, 16), "gpt3-6b": (32, 4_096, 32), "gpt3-175b": (96, 12_288, 96)}
-"""Layers, width and heads of GPT-3 (Brown et al. 2020, Table 2.1; their 24 heads of 128 at 1.3B do not fit a width of 2,048)."""
+"""Layers, width and heads (Brown et al. 2020, Table 2.1; its 24 heads of 128 at 1.3B do not fit a width of 2,048)."""
 _GPT3_VOCABULARY, _GPT3_CONTEXT = 50_257, 2_048
 KNOWN = (*GPT3, *(f"miniature-{size}" for size in SIZES))
 
