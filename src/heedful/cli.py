@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from heedful import __version__
-from heedful.errors import HeedfulError, MissingError, StorageError, UserError
+from heedful.errors import ConfigError, HeedfulError, MissingError, StorageError, UserError
 
 if TYPE_CHECKING:
     from heedful.store.project import Project
@@ -209,7 +209,37 @@ class Plan:
     """Print JSON: bytes, operations and seconds."""
 
 
-Verb = Align | Init | Status | Import | Export | Report | Pretrain | Plan
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Train one step with several values of one field, and say which is best.
+
+    - sft          by the lowest loss on validation demonstrations
+    - reward       by the accuracy on validation rankings
+    - ppo, ppo_ptx by the mean reward on validation prompts
+    - Grid: --low, --high and --trials, or the --values themselves.
+    - Stages before the step must be done: run `heedful align` first.
+    - Interrupted, it continues; done trials stay when the grid grows.
+    """
+
+    step: Annotated[Literal["sft", "reward", "ppo", "ppo_ptx"], tyro.conf.Positional, tyro.conf.arg(metavar="STEP")]
+    """The step to train: sft, reward, ppo or ppo_ptx."""
+    field: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIELD")]
+    """A number among its settings, for example learning_rate."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    low: Annotated[float | None, _shown("X")] = None
+    """Smallest value of the grid."""
+    high: Annotated[float | None, _shown("X")] = None
+    """Largest value of the grid."""
+    trials: int = 5
+    """Values from low to high, both among them."""
+    spacing: Literal["geometric", "linear"] = "geometric"
+    """Equal ratios (a log-linear scan) or equal distances."""
+    values: Annotated[tuple[float, ...], _shown("X [X ...]")] = ()
+    """The values, instead of a grid."""
+
+
+Verb = Align | Init | Status | Import | Export | Report | Pretrain | Plan | Sweep
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -406,6 +436,26 @@ def _plan(verb: Plan, console: Console) -> None:
         show_plan(plan, Console())
 
 
+def _sweep(verb: Sweep, console: Console) -> None:
+    try:
+        from heedful.align.sweep import grid, sweep
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from None
+    if (verb.low is None) != (verb.high is None) or (verb.values and verb.low is not None):
+        raise ConfigError(
+            "this is no grid",
+            expected="--low and --high, or --values",
+            got="both" if verb.values else "one bound",
+            next_step="give --low, --high and --trials, or the --values themselves",
+        )
+    values = list(verb.values)
+    if verb.low is not None and verb.high is not None:
+        values = grid(verb.low, verb.high, verb.trials, verb.spacing)
+    report = sweep(_project(verb.project), verb.step, verb.field, values, console, spacing=verb.spacing)
+    _say(console, f"report: {report}")
+    _say(console, f"numbers: {report.with_name('results.json')}")
+
+
 _RUN = {
     Align: _align,
     Init: _init,
@@ -415,6 +465,7 @@ _RUN = {
     Report: _report,
     Pretrain: _pretrain,
     Plan: _plan,
+    Sweep: _sweep,
 }
 
 
