@@ -189,14 +189,14 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
             cache=cache_bytes(policy, rows, longest, precision),
             workspace=sampling,
         ),
-        "policy's backward pass": Memory(
+        "policy backward": Memory(
             parameters=parameters,
             optimiser=optimiser,
             gradients=policy_gradient if accumulates else 0,
             activations=activation_bytes(policy, attended, precision, on_cpu=on_cpu),
             workspace=logits_workspace(policy, targets, precision),
         ),
-        "value's backward pass": Memory(
+        "value backward": Memory(
             parameters=parameters,
             optimiser=optimiser,
             gradients=policy_gradient + (value_gradient if sequences < minibatch else 0),
