@@ -361,7 +361,7 @@ def _show(results: Scan, console: Console) -> None:
         cells = [f"{trial['metrics'][name]:.4g}" if name in trial["metrics"] else "" for name in names]
         if "diverged" in trial:
             cells[0] = "diverged"
-        row = [value_text(trial["value"]), *cells, f"{trial['seconds']:.0f}", trial["folder"]]
+        row = [value_text(trial["value"]), *cells, f"{trial['seconds']:.0f}", Path(trial["folder"]).name]
         table.add_row(*row, style="bold" if trial is results["best"] else None)
     console.print(table)
     best = results["best"]
