@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from heedful import __version__
-from heedful.errors import HeedfulError, MissingError, StorageError, UserError
+from heedful.errors import ConfigError, HeedfulError, MissingError, StorageError, UserError
 
 if TYPE_CHECKING:
     from heedful.store.project import Project
@@ -172,7 +173,73 @@ class Pretrain:
     """Also write TensorBoard events."""
 
 
-Verb = Align | Init | Status | Import | Export | Report | Pretrain
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Show what each step needs before you start: memory on each GPU, time, compute.
+
+    - Models: gpt3-1.3b, gpt3-6b, gpt3-175b, miniature-small, -medium, -large,
+      or a folder with a config.json. No weights are read or downloaded.
+    - It says what fits and what to change where something does not.
+    - Compute is in petaflop/s-days, for the true number of tokens and as the
+      paper counts it: each sequence a full context.
+    - docs/planning.md has the formulae and what was measured.
+    """
+
+    model: str
+    """The policy: one of the names above, or a folder in Hugging Face format."""
+    reward_model: Annotated[str | None, _shown("MODEL")] = None
+    """What reward model and value function are made from (else gpt3-6b for the paper's sizes, else the model)."""
+    preset: Annotated[str | None, _shown("NAME")] = None
+    """Settings: paper-1.3B, paper-6B, paper-175B or miniature (else those of the model's size)."""
+    gpus: int = 1
+    """GPUs over which weights, gradients and optimiser are split; 0: this machine's CPU and memory."""
+    gpu: Literal["a100", "h100", "h200"] = "h100"
+    """Which GPU: a100 (80 GB), h100 (80 GB) or h200 (141 GB)."""
+    utilization: float = 0.4
+    """Share of the GPU's bf16 operations a second that training reaches."""
+    prompt_tokens: Annotated[float | None, _shown("TOKENS")] = None
+    """Mean length of a prompt, for time and true compute (else a quarter of the limit)."""
+    response_tokens: Annotated[float | None, _shown("TOKENS")] = None
+    """Mean length of a response (else a quarter of the limit)."""
+    demonstrations: Annotated[int | None, _shown("INT")] = None
+    """Demonstrations for SFT (else the paper's 12,725, or the miniature's 400)."""
+    rankings: Annotated[int | None, _shown("INT")] = None
+    """Ranked prompts for the reward model (else the preset's: the paper's 33,207)."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON: bytes, operations and seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Train one step with several values of one field, and say which is best.
+
+    - sft          by the lowest loss on validation demonstrations
+    - reward       by the accuracy on validation rankings
+    - ppo, ppo_ptx by the mean reward on validation prompts
+    - Grid: --low, --high and --trials, or the --values themselves.
+    - Stages before the step must be done: run `heedful align` first.
+    - Interrupted, it continues; done trials stay when the grid grows.
+    """
+
+    step: Annotated[Literal["sft", "reward", "ppo", "ppo_ptx"], tyro.conf.Positional, tyro.conf.arg(metavar="STEP")]
+    """The step to train: sft, reward, ppo or ppo_ptx."""
+    field: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIELD")]
+    """A number among its settings, for example learning_rate."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    low: Annotated[float | None, _shown("X")] = None
+    """Smallest value of the grid."""
+    high: Annotated[float | None, _shown("X")] = None
+    """Largest value of the grid."""
+    trials: int = 5
+    """Values from low to high, both among them."""
+    spacing: Literal["geometric", "linear"] = "geometric"
+    """Equal ratios (a log-linear scan) or equal distances."""
+    values: Annotated[tuple[float, ...], _shown("X [X ...]")] = ()
+    """The values, instead of a grid."""
+
+
+Verb = Align | Init | Status | Import | Export | Report | Pretrain | Plan | Sweep
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -345,6 +412,50 @@ def _pretrain(verb: Pretrain, console: Console) -> None:
     _say(console, f"model: {folder}")
 
 
+def _plan(verb: Plan, console: Console) -> None:
+    try:
+        from heedful.plan.command import plan_of
+        from heedful.plan.show import plan_as_json, show_plan
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from None
+    plan = plan_of(
+        verb.model,
+        reward_model=verb.reward_model,
+        preset_name=verb.preset,
+        gpus=verb.gpus,
+        gpu=verb.gpu,
+        utilization=verb.utilization,
+        prompt_tokens=verb.prompt_tokens,
+        response_tokens=verb.response_tokens,
+        demonstrations=verb.demonstrations,
+        rankings=verb.rankings,
+    )
+    if verb.json:
+        print(json.dumps(plan_as_json(plan), indent=2))
+    else:
+        show_plan(plan, Console())
+
+
+def _sweep(verb: Sweep, console: Console) -> None:
+    try:
+        from heedful.align.sweep import grid, sweep
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from None
+    if (verb.low is None) != (verb.high is None) or (verb.values and verb.low is not None):
+        raise ConfigError(
+            "this is no grid",
+            expected="--low and --high, or --values",
+            got="both" if verb.values else "one bound",
+            next_step="give --low, --high and --trials, or the --values themselves",
+        )
+    values = list(verb.values)
+    if verb.low is not None and verb.high is not None:
+        values = grid(verb.low, verb.high, verb.trials, verb.spacing)
+    report = sweep(_project(verb.project), verb.step, verb.field, values, console, spacing=verb.spacing)
+    _say(console, f"report: {report}")
+    _say(console, f"numbers: {report.with_name('results.json')}")
+
+
 _RUN = {
     Align: _align,
     Init: _init,
@@ -353,6 +464,8 @@ _RUN = {
     Export: _export,
     Report: _report,
     Pretrain: _pretrain,
+    Plan: _plan,
+    Sweep: _sweep,
 }
 
 

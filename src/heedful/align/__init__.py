@@ -47,7 +47,7 @@ def align(project: Project, console: Console) -> Path | None:
         data = stages.run("data", {"seed": project.seed}, lambda _: write_miniature_data(project.data, seed=project.seed))
     records = Records.load(project.data)
     reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)
-    setting = _setting(project, base_model, small_model, reward_start, records)
+    setting = project_setting(project, base_model, small_model, reward_start, records)
     preset = setting.preset
     if not records.demonstrations:
         _missing(
@@ -185,9 +185,10 @@ def align(project: Project, console: Console) -> Path | None:
     return report
 
 
-def _setting(
+def project_setting(
     project: Project, base_model: Path, small_model: Path | None, reward_start: Path | None, records: Records
 ) -> Setting:
+    """What the stages need to know about a project. Raises ConfigError for a value in heedful.toml that is not right."""
     preset = resolved_preset(project)
     world = World(WORLD_SEED) if project.labelers == "simulated" else None
     return Setting(

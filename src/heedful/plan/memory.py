@@ -1,0 +1,255 @@
+"""Bytes of memory that each step needs on one GPU, at the moment when it needs most. The formulae are in docs/planning.md.
+
+They follow the code as it is: fp32 master weights with a bf16 compute copy (``model.precision``), AdamW
+(``training.optimizer``), no activation recomputed, log-probs in chunks of rows (``functional.logprobs``), rollouts with a KV
+cache of the whole batch (``model.engine``). Several GPUs: weights, gradients and optimiser state are split evenly, as FSDP2's
+``fully_shard`` does, and each GPU works on microbatches of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from heedful.plan.shapes import Shape
+from heedful.training.config import PPOConfig, Precision, RewardConfig, SFTConfig, StepConfig
+
+FP32 = 4
+_CHUNK = 512  # functional.logprobs: rows of logits that exist at once
+_SAMPLING_BYTES = 20  # model.engine._draw, per logit beside the logits: fp32 logits, log-probs and probabilities, fp64 sums
+_CACHE_GRID = 32  # model.engine: a cache's length is a multiple of this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one GPU at one moment of a step."""
+
+    parameters: int = 0
+    """Master weights, compute copies, frozen models, moving average; one gathered block where they are sharded."""
+    gradients: int = 0
+    optimiser: int = 0
+    activations: int = 0
+    cache: int = 0
+    """Keys and values of the rollouts."""
+    workspace: int = 0
+    """Chunks of logits, the unembedding's gradient, what sampling needs."""
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attended:
+    """``count`` attention problems of a microbatch: ``queries`` tokens that each keep ``keys`` keys (padding included)."""
+
+    queries: int
+    keys: int
+    count: int = 1
+
+
+def compute_bytes(precision: Precision) -> int:
+    """Bytes of a number in forward and backward."""
+    return 2 if precision == "bfloat16" else FP32
+
+
+def weight_bytes(precision: Precision) -> int:
+    """Bytes of a trained parameter: fp32 master, and the bf16 copy that computes."""
+    return FP32 + (2 if precision == "bfloat16" else 0)
+
+
+MOMENT_BYTES = 2 * FP32
+"""Adam's two moments of a parameter."""
+
+
+def activation_bytes(
+    shape: Shape, attended: Sequence[Attended], precision: Precision, *, dropout: bool = False, on_cpu: bool = False
+) -> int:
+    """What the backward pass of one microbatch finds kept of the forward pass, all layers.
+
+    Of a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's gathered
+    query (d) and output (d), the activation's input and output (2 f), noise or mask of two dropouts; of a key that a query
+    sees, its key and value (2 d). Where the score matrix is kept (CPU, up to 512 keys): a number for each head, query and key.
+    With bf16, dropout and no scores kept that is 36 d bytes a token where queries and keys are as many: the 34 d of
+    Korthikanti et al. 2022 (section 4.1), and attention's output once more, because it is put back into the packed row.
+    """
+    size = compute_bytes(precision)
+    tokens = sum(a.queries * a.count for a in attended)
+    key_rows = sum(a.keys * a.count for a in attended)
+    per_token = (_norm_bytes(shape, size) * 2 + shape.attention_width * size * 2) + _feed_forward_bytes(shape, size)
+    if dropout:
+        per_token += 2 * shape.width * (size if on_cpu else 1)
+    layer = tokens * per_token + key_rows * 2 * shape.attention_width * size
+    for a in attended:
+        if on_cpu and a.keys <= 512:
+            layer += a.count * a.queries * a.keys * shape.heads * size
+        else:  # scaled_dot_product_attention keeps its output, a statistic of each row, and the mask as numbers
+            layer += a.count * a.queries * (shape.attention_width * size + FP32 * shape.heads + size * a.keys)
+    return shape.layers * layer + tokens * (_norm_bytes(shape, size) + shape.width * size)
+
+
+def _norm_bytes(shape: Shape, size: int) -> int:
+    """Kept by a norm, with its output, of a token. RMSNorm is computed in fp32 and keeps that copy and the normalised input."""
+    return shape.width * (FP32 + 2 * size if shape.rms_norm else 2 * size)
+
+
+def _feed_forward_bytes(shape: Shape, size: int) -> int:
+    """The activation's input and output; with a gate also what it is multiplied by and the product."""
+    width = shape.feed_forward_width * size
+    if shape.gated:
+        return 4 * width
+    return (5 if shape.elementwise_gelu else 2) * width
+
+
+def logits_workspace(shape: Shape, targets: int, precision: Precision) -> int:
+    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient as it grows."""
+    size = compute_bytes(precision)
+    chunk = min(_CHUNK, targets) * shape.vocabulary * (FP32 + (size if size != FP32 else 0))
+    return chunk + shape.unembedding * (FP32 + (2 * size if size != FP32 else 0))
+
+
+def cache_bytes(shape: Shape, rows: int, length: int, precision: Precision) -> int:
+    """Keys and values of ``rows`` sequences of ``length`` tokens in all layers."""
+    length = -(-length // _CACHE_GRID) * _CACHE_GRID
+    return 2 * shape.layers * shape.key_width * length * rows * compute_bytes(precision)
+
+
+def sft_memory(shape: Shape, config: SFTConfig, *, gpus: int) -> dict[str, Memory]:
+    """Moments of supervised fine-tuning (SPEC 3.2); its peak is the largest."""
+    longest = config.max_prompt_tokens + config.max_response_tokens
+    sequences = max(1, min(config.tokens_per_microbatch // longest, _share(config.batch_size, gpus)))
+    attended = [Attended(queries=longest, keys=longest, count=sequences)]
+    kept = activation_bytes(shape, attended, config.precision, dropout=config.residual_dropout > 0, on_cpu=gpus == 0)
+    return _training_moments(
+        shape,
+        shape.parameters,
+        config,
+        gpus,
+        activations=kept,
+        workspace=logits_workspace(shape, sequences * config.max_response_tokens, config.precision),
+        accumulates=sequences < _share(config.batch_size, gpus),
+    )
+
+
+def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: int) -> dict[str, Memory]:
+    """Moments of reward modelling with ``responses`` (K) for each prompt, which is computed once (SPEC 3.3)."""
+    prompt, response = config.max_prompt_tokens, config.max_response_tokens
+    prompts = max(1, min(config.tokens_per_microbatch // (prompt + responses * response), _share(config.batch_size, gpus)))
+    attended = [
+        Attended(queries=prompt, keys=prompt, count=prompts),
+        Attended(queries=response, keys=prompt + response, count=prompts * responses),
+    ]
+    return _training_moments(
+        shape,
+        shape.scalar_parameters,
+        config,
+        gpus,
+        activations=activation_bytes(shape, attended, config.precision, on_cpu=gpus == 0),
+        workspace=0,
+        accumulates=prompts < _share(config.batch_size, gpus),
+    )
+
+
+def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) -> dict[str, Memory]:
+    """Moments of PPO with its four models (SPEC 3.5): policy, frozen reference, frozen reward model, value function.
+
+    The moving average of the policy is a fifth copy, in fp32; the reward model as it was loaded, in fp32, stays too.
+    """
+    precision, size = config.precision, compute_bytes(config.precision)
+    longest = config.max_prompt_tokens + config.max_response_tokens
+    scalar = reward.scalar_parameters
+    trained = policy.parameters * weight_bytes(precision) + scalar * weight_bytes(precision)
+    frozen = policy.parameters * size + scalar * size
+    parameters = _sharded(trained + frozen + policy.parameters * FP32 + scalar * FP32, gpus) + _gathered(policy, size, gpus)
+    optimiser = _sharded((policy.parameters + scalar) * MOMENT_BYTES, gpus)
+
+    rows = _share(config.batch_size, gpus)
+    minibatch = _share(config.batch_size // config.minibatches, gpus)
+    sequences = max(1, min(config.tokens_per_microbatch // longest, minibatch))
+    attended = [Attended(queries=longest, keys=longest, count=sequences)]
+    targets = sequences * config.max_response_tokens
+    if config.ptx_coefficient:
+        # Consecutive backward passes into the same buffer (SPEC 3.6): the larger microbatch counts.
+        count = max(
+            1, min(config.tokens_per_microbatch // config.ptx_context_length, minibatch * config.ptx_examples_per_episode)
+        )
+        if count * config.ptx_context_length > sequences * longest:
+            attended = [Attended(queries=config.ptx_context_length, keys=config.ptx_context_length, count=count)]
+        targets = max(targets, count * config.ptx_context_length)
+    accumulates = bool(config.ptx_coefficient) or sequences < minibatch
+    policy_gradient, value_gradient = _sharded(policy.parameters * FP32, gpus), _sharded(scalar * FP32, gpus)
+    value_attended = [Attended(queries=longest, keys=longest, count=sequences)]
+    on_cpu = gpus == 0
+    # The policy takes part in the rollouts with all rows at once.
+    sampling = rows * policy.vocabulary * (size + _SAMPLING_BYTES)
+    return {
+        "rollouts": Memory(
+            parameters=parameters,
+            optimiser=optimiser,
+            cache=cache_bytes(policy, rows, longest, precision),
+            workspace=sampling,
+        ),
+        "policy backward": Memory(
+            parameters=parameters,
+            optimiser=optimiser,
+            gradients=policy_gradient if accumulates else 0,
+            activations=activation_bytes(policy, attended, precision, on_cpu=on_cpu),
+            workspace=logits_workspace(policy, targets, precision),
+        ),
+        "value backward": Memory(
+            parameters=parameters,
+            optimiser=optimiser,
+            gradients=policy_gradient + (value_gradient if sequences < minibatch else 0),
+            activations=activation_bytes(reward, value_attended, precision, on_cpu=on_cpu),
+        ),
+        "optimiser step": Memory(parameters=parameters, optimiser=optimiser, gradients=policy_gradient + value_gradient),
+    }
+
+
+def peak(moments: Mapping[str, Memory]) -> int:
+    """Bytes at the moment that needs most."""
+    return max(memory.total for memory in moments.values())
+
+
+def _training_moments(
+    shape: Shape,
+    parameters: int,
+    config: StepConfig,
+    gpus: int,
+    *,
+    activations: int,
+    workspace: int,
+    accumulates: bool,
+) -> dict[str, Memory]:
+    """The two moments of a step with one model: where the last microbatch's backward pass begins, and where it has ended.
+
+    With several microbatches the gradients of the earlier ones are there when it begins.
+    """
+    size = compute_bytes(config.precision)
+    weights = _sharded(parameters * weight_bytes(config.precision), gpus) + _gathered(shape, size, gpus)
+    optimiser = _sharded(parameters * MOMENT_BYTES, gpus)
+    gradients = _sharded(parameters * FP32, gpus)
+    return {
+        "backward pass": Memory(
+            parameters=weights,
+            optimiser=optimiser,
+            gradients=gradients if accumulates else 0,
+            activations=activations,
+            workspace=workspace,
+        ),
+        "optimiser step": Memory(parameters=weights, optimiser=optimiser, gradients=gradients),
+    }
+
+
+def _share(rows: int, gpus: int) -> int:
+    """Rows of a batch on the GPU that has most."""
+    return -(-rows // max(1, gpus))
+
+
+def _sharded(bytes_: int, gpus: int) -> int:
+    return -(-bytes_ // max(1, gpus))
+
+
+def _gathered(shape: Shape, size: int, gpus: int) -> int:
+    """Where weights are sharded: two gathered blocks (one computes, the next arrives), one's gradient, the embedding."""
+    return (3 * shape.block_parameters + shape.unembedding) * size if gpus > 1 else 0
