@@ -80,6 +80,8 @@ _UNSUPPORTED = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scal
 def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
     """Refuse logits that are more than hidden states times unembedding: their log-probs would be wrong without an error."""
     found = [name for name in _UNSUPPORTED if getattr(model.config, name, None) not in (None, 1, 1.0)]
+    if getattr(model.config, "use_bidirectional_attention", None):
+        found.append("use_bidirectional_attention")
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         found.append("a bias in the language-model head")
     if found:
@@ -88,7 +90,7 @@ def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
             expected="logits that are hidden states times the unembedding, and plain softmax attention",
             got=", ".join(found),
             where=where,
-            next_step="use a model of the GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 families",
+            next_step="use a model of another family: docs/families.md lists them",
         )
 
 
@@ -118,7 +120,15 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
     config.num_labels = 1
     config.pad_token_id = None if pad_token_id == eos_token_id else pad_token_id
     config.problem_type = "regression"
-    scalar = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+    try:
+        scalar = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+    except ValueError as error:
+        raise ModelError(
+            "no reward model can be made from this architecture",
+            expected="an architecture for which transformers has a ForSequenceClassification class",
+            got=type(model).__name__,
+            next_step="use a model of another family: docs/families.md lists them",
+        ) from error
     with torch.no_grad():
         missing, unexpected = scalar.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
         if missing or unexpected:
@@ -278,6 +288,8 @@ def _final_norm_bias(model: PreTrainedModel) -> torch.Tensor | None:
     """The bias of the norm right before the head, where there is one."""
     for name in ("ln_f", "final_layer_norm", "norm"):
         for body in (model.base_model, getattr(model.base_model, "decoder", None)):
+            if getattr(body, "project_out", None) is not None:  # OPT-350m: a projection stands between norm and head
+                return None
             norm = getattr(body, name, None)
             if norm is not None:
                 return getattr(norm, "bias", None)
