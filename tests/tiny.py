@@ -121,9 +121,11 @@ def tiny_opt(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreT
     return _shaken(OPTForCausalLM(OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=32)), seed, scale, heedful)
 
 
-def tiny_opt_projected(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
-    """OPT-350m's variant: norms after the branches, embeddings narrower than the model."""
-    config = OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=False)
+def tiny_opt_projected(
+    seed: int = 0, *, heedful: bool = True, scale: float = 0.3, norm_before: bool = False
+) -> PreTrainedModel:
+    """OPT-350m's variant: norms after the branches (unless norm_before), embeddings narrower than the model."""
+    config = OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=norm_before)
     return _shaken(OPTForCausalLM(config), seed, scale, heedful)
 
 

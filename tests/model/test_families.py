@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -235,8 +236,9 @@ def test_a_shift_moves_scores_by_exactly_it(make: Make) -> None:
     assert_near(our_scores(model), before - 3.25)
 
 
-def test_a_projection_behind_the_norm_keeps_the_shift_out_of_it() -> None:
-    model = scalar_model_from_causal(tiny_opt_projected(), pad_token_id=None, eos_token_id=END)
+@pytest.mark.parametrize("norm_before", [True, False])
+def test_a_projection_behind_the_norm_keeps_the_shift_out_of_it(norm_before: bool) -> None:
+    model = scalar_model_from_causal(tiny_opt_projected(norm_before=norm_before), pad_token_id=None, eos_token_id=END)
     shift_scalar_model(model, 1.5)
     assert scalar_offset(model) == 1.5
     folded = scalar_model_from_causal(tiny_opt(), pad_token_id=None, eos_token_id=END)
@@ -293,7 +295,7 @@ def test_dropout_comes_after_the_norm_that_follows_a_branch(make: Make) -> None:
         set_residual_dropout(model, probability)
         # The hook that drops is registered after ours: ours is run first, so it is moved to the end.
         norm = decoder_layers(model)[0].get_submodule("post_attention_layernorm")
-        norm._forward_hooks.move_to_end(next(iter(norm._forward_hooks)))
+        cast(Any, norm._forward_hooks).move_to_end(next(iter(norm._forward_hooks)))
         hidden(model)
     clean, dropped = seen
     kept = dropped != 0
@@ -341,3 +343,8 @@ def test_the_window_is_seen_by_these_tests() -> None:
     batch = pack_shared(PROMPTS, RESPONSES)
     assert float((packed_hidden(model, batch) - packed_hidden(wide, batch)).detach().abs().max()) > 0.1
     assert len(PROMPTS[1]) + len(RESPONSES[1][0]) < CONTEXT
+
+
+def test_the_page_of_families_names_them_all() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert {make().config.model_type for make in FAMILIES} == set(re.findall(r"^\| [^|]+ \| `([\w]+)` \|", page, re.MULTILINE))

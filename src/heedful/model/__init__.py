@@ -2,6 +2,7 @@
 
 from heedful.model.allocator import keep_large_temporaries
 from heedful.model.attention import use_heedful_attention
+from heedful.model.doctor import examine, quick_check
 from heedful.model.dropout import set_residual_dropout
 from heedful.model.engine import Generation, Sampling, generate, request_seeds
 from heedful.model.layouts import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
@@ -27,6 +28,7 @@ __all__ = [
     "Precision",
     "Sampling",
     "check_tokenizer",
+    "examine",
     "frozen",
     "generate",
     "keep_large_temporaries",
@@ -38,6 +40,7 @@ __all__ = [
     "pack_documents",
     "pack_shared",
     "packed_hidden",
+    "quick_check",
     "request_seeds",
     "save_model",
     "scalar_head",

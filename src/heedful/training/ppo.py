@@ -40,6 +40,7 @@ from heedful.model import (
     pack,
     pack_documents,
     packed_hidden,
+    quick_check,
     request_seeds,
     save_model,
     scalar_head,
@@ -90,8 +91,8 @@ def train_ppo(
     """Train ``policy`` (the initial RL policy, fp32, changed in place); save and return the moving average of its weights.
 
     prompts: token ids of unique prompts; each epoch over them has its own random order. The reference is a frozen copy of the
-    policy as given; the value function starts as a copy of the reward model (SPEC 3.5). Raises ConfigError, DataError,
-    NumericalError, StorageError.
+    policy as given; the value function starts as a copy of the reward model (SPEC 3.5). Raises CheckError, ConfigError,
+    DataError, NumericalError, StorageError.
     """
     if not prompts:
         raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
@@ -102,6 +103,8 @@ def train_ppo(
             got="none",
             next_step="add text, or set ptx_coefficient = 0 (plain PPO)",
         )
+    for model in (policy, reward_model):
+        quick_check(model)
     run = Run(folder, config, title=title, console=console)
     reference = frozen(copy.deepcopy(policy), config.precision)
     value_model = copy.deepcopy(reward_model)

@@ -19,6 +19,7 @@ from heedful.model import (
     pack,
     pack_shared,
     packed_hidden,
+    quick_check,
     save_model,
     scalar_head,
     scalar_offset,
@@ -46,8 +47,9 @@ def train_reward(
 ) -> PreTrainedModel:
     """Train a scalar model (fp32, changed in place), shift it so that demonstrations score 0 on average, save and return it.
 
-    Each prompt is computed once for its K responses. Raises NumericalError, StorageError.
+    Each prompt is computed once for its K responses. Raises CheckError, NumericalError, StorageError.
     """
+    quick_check(model)
     run = Run(folder, config, title="reward", console=console)
     steps_per_epoch = math.ceil(len(rankings) / config.batch_size)
     steps = steps_per_epoch * config.epochs

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError
 from heedful.functional import chunked_token_logprobs
-from heedful.model import MasterWeights, pack, packed_hidden, save_model, set_residual_dropout, unembedding
+from heedful.model import MasterWeights, pack, packed_hidden, quick_check, save_model, set_residual_dropout, unembedding
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
 from heedful.training.data import Example, PretrainingText, epoch_order, minibatches
@@ -54,7 +54,7 @@ def train_sft(
 
     The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`).
     The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
-    Raises ConfigError, NumericalError, StorageError.
+    Raises CheckError, ConfigError, NumericalError, StorageError.
     """
     if config.pretraining_share and pretraining is None:
         raise ConfigError(
@@ -63,6 +63,7 @@ def train_sft(
             got="none",
             next_step="set pretraining_share = 0 or add text",
         )
+    quick_check(model)
     run = Run(folder, config, title=title, console=console)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = steps_per_epoch * config.epochs
