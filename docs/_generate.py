@@ -84,6 +84,7 @@ UNITS: Mapping[str, str] = {
     "ptx_context_length": "tokens",
     "missing_end_reward": "reward",
     "samples_every": "iterations",
+    "lora_rank": "",
     "prompts": "prompts",
     "validation_prompts": "prompts",
     "smallest_k": "outputs",

@@ -18,6 +18,7 @@ from heedful.model.loading import (
     shift_scalar_model,
     unembedding,
 )
+from heedful.model.lora import add_adapter, copy_sharing_base, is_adapted, merged, save_adapter, share_equal_tensors
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
 from heedful.model.scratch import new_gpt2, train_tokenizer
 
@@ -27,14 +28,18 @@ __all__ = [
     "PackedBatch",
     "Precision",
     "Sampling",
+    "add_adapter",
     "check_tokenizer",
+    "copy_sharing_base",
     "examine",
     "frozen",
     "generate",
+    "is_adapted",
     "keep_large_temporaries",
     "load_causal_model",
     "load_scalar_model",
     "load_tokenizer",
+    "merged",
     "new_gpt2",
     "pack",
     "pack_documents",
@@ -42,11 +47,13 @@ __all__ = [
     "packed_hidden",
     "quick_check",
     "request_seeds",
+    "save_adapter",
     "save_model",
     "scalar_head",
     "scalar_model_from_causal",
     "scalar_offset",
     "set_residual_dropout",
+    "share_equal_tensors",
     "shift_scalar_model",
     "train_tokenizer",
     "unembedding",

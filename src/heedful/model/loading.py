@@ -28,6 +28,7 @@ from transformers import (
 
 from heedful.errors import MissingError, ModelError, StorageError
 from heedful.model.attention import use_heedful_attention
+from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, note_adapter, save_adapter
 
 # Our own progress bars are enough: transformers would draw one for each small file that it writes.
 transformers.utils.logging.disable_progress_bar()
@@ -140,6 +141,8 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
             )
         head = scalar_head(scalar)
         head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
+    if "heedful_adapter" in vars(model):
+        vars(scalar)["heedful_adapter"] = vars(model)["heedful_adapter"]
     scalar.eval()  # as a loaded model is: from_config leaves the configuration's dropout active
     return use_heedful_attention(scalar)
 
@@ -169,7 +172,7 @@ def shift_scalar_model(model: PreTrainedModel, shift: float) -> None:
     with torch.no_grad():
         if head.bias is not None:
             head.bias.add_(shift)
-        elif norm is not None:
+        elif norm is not None and norm.dtype == torch.float32:  # a frozen base in bf16 has too few digits for it
             direction = head.weight[0]
             norm.add_(direction * (shift / direction.square().sum()))
         else:
@@ -213,10 +216,17 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
-    """Write model and tokenizer to a folder in Hugging Face format: all of it or nothing. Raises StorageError."""
+    """Write model and tokenizer to a folder in Hugging Face format: all of it or nothing. Raises StorageError.
+
+    A model with an adapter is written merged, as a plain model, with the adapter by itself in the folder ``adapter``.
+    """
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+        if is_adapted(model):
+            merged(model).save_pretrained(folder)
+            save_adapter(model, folder / ADAPTER_FOLDER)
+        else:
+            model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     write_folder(Path(path), write)
@@ -331,4 +341,5 @@ def _load(path: str | Path, load: Callable[..., object], kind: str) -> PreTraine
             next_step="give the folder of a model of this kind, saved whole",
         )
     model.eval()
+    note_adapter(model, folder)
     return model

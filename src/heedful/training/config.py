@@ -94,6 +94,9 @@ class SFTConfig(StepConfig):
     """Demonstrations with a longer prompt are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
     """Longer responses are cut and then end without end-of-text (SPEC 3.1)."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
+    the paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -127,6 +130,9 @@ class RewardConfig(StepConfig):
     """Rankings with a longer prompt are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
     """Longer responses are cut and scored at their last token (SPEC 3.1)."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
+    the paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -189,6 +195,9 @@ class PPOConfig(StepConfig):
     """Longest response in tokens (SPEC 3.1)."""
     samples_every: int = 20
     """Iterations between the samples that are printed and kept."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
+    the paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -231,6 +240,8 @@ def check_fields(config: Any, *, positive: tuple[str, ...] = (), shares: tuple[s
     name = type(config).__name__
     for field in fields(config):
         value = getattr(config, field.name)
+        if field.name == "lora_rank" and value < 0:
+            raise ConfigError(f"{name}: lora_rank is out of range", expected="0 or more", got=repr(value))
         if field.name in positive and not value > 0:
             raise ConfigError(f"{name}: {field.name} is out of range", expected="a number above 0", got=repr(value))
         if field.name in shares and not 0 <= value <= 1:

@@ -6,7 +6,6 @@ into advantages, then take one optimiser step of policy and value function for e
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,8 @@ from heedful.model import (
     MasterWeights,
     PackedBatch,
     Sampling,
+    add_adapter,
+    copy_sharing_base,
     frozen,
     generate,
     pack,
@@ -46,6 +47,7 @@ from heedful.model import (
     scalar_head,
     scalar_offset,
     set_residual_dropout,
+    share_equal_tensors,
     unembedding,
     update_average,
 )
@@ -106,10 +108,14 @@ def train_ppo(
     for model in (policy, reward_model):
         quick_check(model)
     run = Run(folder, config, title=title, console=console)
-    reference = frozen(copy.deepcopy(policy), config.precision)
-    value_model = copy.deepcopy(reward_model)
-    reward_model = frozen(copy.deepcopy(reward_model), config.precision)
-    average = copy.deepcopy(policy)
+    if config.lora_rank:
+        for model in (policy, reward_model):
+            add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
+        share_equal_tensors(policy, reward_model)
+    reference = frozen(copy_sharing_base(policy), config.precision)
+    value_model = copy_sharing_base(reward_model)
+    reward_model = frozen(copy_sharing_base(reward_model), config.precision)
+    average = copy_sharing_base(policy)
     for model in (policy, value_model):
         set_residual_dropout(model, 0.0)
     policy_weights, value_weights = MasterWeights(policy, config.precision), MasterWeights(value_model, config.precision)

@@ -16,6 +16,7 @@ from heedful.functional import ranking_loss
 from heedful.model import (
     MasterWeights,
     PackedBatch,
+    add_adapter,
     pack,
     pack_shared,
     packed_hidden,
@@ -54,6 +55,8 @@ def train_reward(
     steps_per_epoch = math.ceil(len(rankings) / config.batch_size)
     steps = steps_per_epoch * config.epochs
     set_residual_dropout(model, 0.0)
+    if config.lora_rank:
+        add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
     weights = MasterWeights(model, config.precision)
     optimizer = make_optimizer(model, config)
     done = 0

@@ -17,7 +17,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError
 from heedful.functional import chunked_token_logprobs
-from heedful.model import MasterWeights, pack, packed_hidden, quick_check, save_model, set_residual_dropout, unembedding
+from heedful.model import (
+    MasterWeights,
+    add_adapter,
+    pack,
+    packed_hidden,
+    quick_check,
+    save_model,
+    set_residual_dropout,
+    unembedding,
+)
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
 from heedful.training.data import Example, PretrainingText, epoch_order, minibatches
@@ -68,6 +77,8 @@ def train_sft(
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = steps_per_epoch * config.epochs
     keep_after = {round(config.epochs * (i + 1) / config.candidates) for i in range(config.candidates)} - {0}
+    if config.lora_rank:
+        add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
     weights = MasterWeights(model, config.precision)
     set_residual_dropout(weights.compute, config.residual_dropout)
     optimizer = make_optimizer(model, config)
