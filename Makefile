@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PROJECT ?=
 PYTEST ?=
-EXTRAS := train,eval,tensorboard,dev
+EXTRAS := train,eval,lora,tensorboard,dev
 BIN := .venv/bin
 READY := .venv/.ready
 

@@ -89,6 +89,7 @@ UNITS: Mapping[str, str] = {
     "num_validation_prompts": "prompts",
     "keep_best": "yes/no",
     "kl_limit": "nats per response",
+    "lora_rank": "",
     "prompts": "prompts",
     "validation_prompts": "prompts",
     "smallest_k": "outputs",

@@ -28,6 +28,8 @@ HEAVY = (
     "tensorboard",
     "beartype",
     "psutil",
+    "peft",
+    "accelerate",
 )
 IMPORT_ALL_OF = """
 import importlib, pkgutil, sys

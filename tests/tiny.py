@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -12,14 +12,28 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from heedful.model import use_heedful_attention
@@ -87,6 +101,87 @@ def tiny_neox(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> Pre
     return _shaken(GPTNeoXForCausalLM(config), seed, scale, heedful)
 
 
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": CONTEXT,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bos_token_id": END,
+    "eos_token_id": END,
+    "pad_token_id": None,
+}
+_GROUPED: dict[str, Any] = {**_SHAPE, "intermediate_size": 48, "num_key_value_heads": 2}
+WINDOW = 8
+"""Positions that the sliding-window layers of the tiny models see."""
+
+
+def tiny_opt(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
+    """OPT: learned positions that start at 2, queries scaled before attention, dropout kept as numbers."""
+    return _shaken(OPTForCausalLM(OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=32)), seed, scale, heedful)
+
+
+def tiny_opt_projected(
+    seed: int = 0, *, heedful: bool = True, scale: float = 0.3, norm_before: bool = False
+) -> PreTrainedModel:
+    """OPT-350m's variant: norms after the branches (unless norm_before), embeddings narrower than the model."""
+    config = OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=norm_before)
+    return _shaken(OPTForCausalLM(config), seed, scale, heedful)
+
+
+def tiny_qwen2(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
+    """Qwen2: biases on queries, keys and values; the second layer has a sliding window."""
+    config = Qwen2Config(**_GROUPED, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)
+    return _shaken(Qwen2ForCausalLM(config), seed, scale, heedful)
+
+
+def tiny_qwen3(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
+    """Qwen3: norms on queries and keys, heads wider than hidden width / heads."""
+    return _shaken(Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=16)), seed, scale, heedful)
+
+
+def tiny_gemma(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
+    """Gemma: scaled embeddings, norms whose weight is an offset from one."""
+    return _shaken(GemmaForCausalLM(GemmaConfig(**_GROUPED, head_dim=16)), seed, scale, heedful)
+
+
+def tiny_gemma2(seed: int = 0, *, heedful: bool = True, scale: float = 0.3, softcap: float | None = None) -> PreTrainedModel:
+    """Gemma 2: norms before and after each branch, the first layer with a sliding window; capped logits only when asked."""
+    config = Gemma2Config(
+        **_GROUPED, head_dim=16, sliding_window=WINDOW, attn_logit_softcapping=softcap, final_logit_softcapping=softcap
+    )
+    return _shaken(Gemma2ForCausalLM(config), seed, scale, heedful)
+
+
+def tiny_gemma3(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
+    """Gemma 3 (text): one layer of each kind, sliding window and full, each with rotary frequencies of its own."""
+    config = Gemma3TextConfig(
+        **_GROUPED, head_dim=16, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]
+    )
+    return _shaken(Gemma3ForCausalLM(config), seed, scale, heedful)
+
+
+def tiny_mistral(seed: int = 0, *, heedful: bool = True, scale: float = 0.3, window: int | None = WINDOW) -> PreTrainedModel:
+    """Mistral: every layer has a sliding window."""
+    return _shaken(MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=window)), seed, scale, heedful)
+
+
+FAMILIES: list[Callable[[], PreTrainedModel]] = [
+    tiny_gpt2,
+    tiny_neox,
+    tiny_opt,
+    tiny_opt_projected,
+    tiny_llama,
+    tiny_qwen2,
+    tiny_qwen3,
+    tiny_gemma,
+    tiny_gemma2,
+    tiny_gemma3,
+    tiny_mistral,
+]
+"""Every supported model family (docs/families.md)."""
+
+
 def plain(model: PreTrainedModel, implementation: str = "eager") -> PreTrainedModel:
     """A copy of the model that is a plain transformers model, with none of Heedful's attention."""
     twin = copy.deepcopy(model)
@@ -121,6 +216,7 @@ def _shaken(model: PreTrainedModel, seed: int, scale: float, heedful: bool) -> P
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             is_norm = any(part in name for part in ("ln_", "layernorm", "layer_norm", "norm.")) and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if is_norm else scale * noise)
+            centre = 0.0 if "gemma" in model.config.model_type else 1.0  # Gemma's norms multiply by one plus the weight
+            parameter.copy_(centre + 0.1 * noise if is_norm else scale * noise)
     model.eval()
     return use_heedful_attention(model) if heedful else model

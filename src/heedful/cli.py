@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from heedful import __version__
 from heedful.errors import ConfigError, HeedfulError, MissingError, StorageError, UserError
@@ -239,7 +240,24 @@ class Sweep:
     """The values, instead of a grid."""
 
 
-Verb = Align | Init | Status | Import | Export | Report | Pretrain | Plan | Sweep
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Check that a model computes here what it computes in plain transformers.
+
+    - Log-probs, scores and values must not depend on the batch, its order,
+      padding or layout; cached decoding must be the full forward; a saved
+      model must come back.
+    - Prints the largest differences and their limits; exit code 1 if one fails.
+    - Training runs the quick part by itself and does not start where it fails.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A causal language model or reward model in Hugging Face format."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """The type to compute in; float32 is always checked too."""
+
+
+Verb = Align | Init | Status | Import | Export | Report | Pretrain | Plan | Sweep | Doctor
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -456,6 +474,23 @@ def _sweep(verb: Sweep, console: Console) -> None:
     _say(console, f"numbers: {report.with_name('results.json')}")
 
 
+def _doctor(verb: Doctor, console: Console) -> None:
+    try:
+        from heedful.model.doctor import examine, refuse_failed
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from None
+    checks = examine(verb.model, verb.precision)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("type", "check", "of", "difference", "limit", ""):
+        table.add_column(heading, justify="right" if heading in ("difference", "limit") else "left", no_wrap=True)
+    for check in checks:
+        numbers = (f"{check.difference:.1e}", f"{check.limit:.1e}")
+        table.add_row(check.precision, check.name, check.quantity, *numbers, "ok" if check.passed else "FAILED")
+    Console().print(table, highlight=False)
+    refuse_failed(checks, verb.model)
+    _say(console, f"{verb.model}: all {len(checks)} checks passed")
+
+
 _RUN = {
     Align: _align,
     Init: _init,
@@ -466,6 +501,7 @@ _RUN = {
     Pretrain: _pretrain,
     Plan: _plan,
     Sweep: _sweep,
+    Doctor: _doctor,
 }
 
 

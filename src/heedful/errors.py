@@ -8,6 +8,7 @@
     │   ├── DataError               a file or a row that cannot be read as what it should be
     │   ├── MissingError            a file, a folder or a stage's input that is not there
     │   └── ModelError              a model folder or tokenizer that cannot be used
+    ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
     └── StorageError                a disk that is full or refuses; nothing half-written is left
 
@@ -72,6 +73,10 @@ class MissingError(UserError):
 
 class ModelError(UserError):
     """A model folder or tokenizer cannot be used."""
+
+
+class CheckError(HeedfulError):
+    """A model gives other numbers in Heedful's layouts, its cache or its saved folder than in plain transformers."""
 
 
 class NumericalError(HeedfulError):

@@ -2,6 +2,7 @@
 
 from heedful.model.allocator import keep_large_temporaries
 from heedful.model.attention import use_heedful_attention
+from heedful.model.doctor import examine, quick_check
 from heedful.model.dropout import set_residual_dropout
 from heedful.model.engine import Generation, Sampling, generate, request_seeds
 from heedful.model.layouts import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
@@ -20,6 +21,7 @@ from heedful.model.loading import (
     unembedding,
     write_folder,
 )
+from heedful.model.lora import add_adapter, copy_sharing_base, is_adapted, merged, save_adapter, share_equal_tensors
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
 from heedful.model.scratch import new_gpt2, train_tokenizer
 
@@ -30,25 +32,33 @@ __all__ = [
     "PackedBatch",
     "Precision",
     "Sampling",
+    "add_adapter",
     "check_tokenizer",
+    "copy_sharing_base",
+    "examine",
     "frozen",
     "generate",
+    "is_adapted",
     "keep_large_temporaries",
     "load_causal_model",
     "load_scalar_model",
     "load_tokenizer",
+    "merged",
     "new_gpt2",
     "pack",
     "pack_documents",
     "pack_shared",
     "packed_hidden",
+    "quick_check",
     "remove_leftovers",
     "request_seeds",
+    "save_adapter",
     "save_model",
     "scalar_head",
     "scalar_model_from_causal",
     "scalar_offset",
     "set_residual_dropout",
+    "share_equal_tensors",
     "shift_scalar_model",
     "train_tokenizer",
     "unembedding",

@@ -8,13 +8,15 @@ padding and no prompt twice. The layouts are built in :mod:`heedful.model.layout
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+
+from heedful.errors import ModelError
 
 ATTENTION_NAME = "heedful"
 # Up to this many keys the score matrix is small enough that two batched products beat the blocked kernel (on CPU by 5x).
@@ -45,6 +47,16 @@ class AttentionBlock:
     def to(self, device: torch.device | str) -> AttentionBlock:
         return AttentionBlock(self.query_index.to(device), self.key_index.to(device), self.mask.to(device))
 
+    def within(self, window: int, positions: Tensor) -> AttentionBlock:
+        """The block with keys hidden that lie ``window`` or more positions before the query (positions: [tokens])."""
+        if self.query_index.shape == self.key_index.shape:  # sequences that see themselves: columns differ as positions do
+            column = torch.arange(self.query_index.shape[1], device=self.mask.device)
+            near = (column[:, None] - column < window)[None, None]
+        else:
+            near = (positions[self.query_index][:, :, None] - positions[self.key_index][:, None, :] < window)[:, None]
+        # No query is left without a key (its gradient would be NaN): real ones see themselves, padding has position 0.
+        return AttentionBlock(self.query_index, self.key_index, self.mask & near)
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Rows [tokens, heads, width] -> flattened block outputs [blocks * queries, heads, width]."""
         blocks, queries = self.query_index.shape
@@ -63,13 +75,30 @@ class AttentionBlock:
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs."""
+    """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs.
+
+    positions: [tokens] each token's position in its own sequence; needed where a layer attends within a sliding window.
+    """
 
     blocks: tuple[AttentionBlock, ...]
     output_index: Tensor
+    positions: Tensor | None = None
+    _windowed: dict[int, BlockLayout] = field(default_factory=dict, repr=False, compare=False)
 
     def to(self, device: torch.device | str) -> BlockLayout:
-        return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device))
+        positions = None if self.positions is None else self.positions.to(device)
+        return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device), positions)
+
+    def within(self, window: int) -> BlockLayout:
+        """The layout of layers that see ``window`` positions: the token itself and the ``window - 1`` before it."""
+        if window not in self._windowed:
+            if self.positions is None:
+                raise ValueError("a layout without positions cannot attend within a sliding window")
+            blocks = self.blocks
+            if int(self.positions.max()) >= window:
+                blocks = tuple(block.within(window, self.positions) for block in blocks)
+            self._windowed[window] = BlockLayout(blocks, self.output_index, self.positions)
+        return self._windowed[window]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         del layer
@@ -120,11 +149,14 @@ def _heedful_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: Layout | None = None,
-    **_: Any,
+    sliding_window: int | None = None,
+    position_ids: Tensor | None = None,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, heads, tokens, width] in, [1, tokens, heads, width] out.
 
-    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2).
+    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2). Raises ModelError where a layer asks for
+    more than softmax attention.
     """
     del attention_mask, dropout
     if layout is None:
@@ -132,16 +164,57 @@ def _heedful_attention(
             "a model with heedful attention was called without a layout; call heedful.model.packed_hidden(model, batch), "
             "or model.set_attn_implementation('sdpa') to use it as a plain transformers model"
         )
+    _refuse_more_than_softmax(module, more)
+    if sliding_window is not None:
+        layout = _within_window(layout, sliding_window, position_ids)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
     return layout.attend(layer, rows[0], rows[1], rows[2], scale).unsqueeze(0), None
 
 
+def _within_window(layout: Layout, window: int, position_ids: Tensor | None) -> Layout:
+    """The layout within a sliding window. Layouts without ``within`` serve sequences that are no longer than the window."""
+    if (within := getattr(layout, "within", None)) is not None:
+        return within(window)
+    if position_ids is not None and int(position_ids.max()) < window:
+        return layout
+    raise ModelError(
+        "a sequence is longer than the model's sliding window, which this way of computing does not support",
+        expected=f"at most {window} tokens of prompt and response together",
+        got="more" if position_ids is None else f"at least {int(position_ids.max()) + 1}",
+        next_step="lower max_prompt_tokens or max_response_tokens",
+    )
+
+
+# Arguments by which transformers' models ask an attention function for more than softmax(scaling * Q K') V.
+_MORE_THAN_SOFTMAX = {"softcap": "capped scores", "s_aux": "attention sinks", "position_bias": "a position bias"}
+
+
+def _refuse_more_than_softmax(module: nn.Module, arguments: dict[str, Any]) -> None:
+    for name, meaning in _MORE_THAN_SOFTMAX.items():
+        if arguments.get(name) is not None:
+            raise ModelError(
+                "this architecture is not supported yet",
+                expected="plain softmax attention",
+                got=f"{meaning} ({name}) in {type(module).__name__}",
+                next_step="use a model of another family: docs/families.md lists them",
+            )
+
+
 AttentionInterface.register(ATTENTION_NAME, _heedful_attention)
 
 
 def use_heedful_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """Switch a loaded model to the registered attention function (in place; returned for chaining)."""
-    model.set_attn_implementation(ATTENTION_NAME)
+    """Switch a loaded model to the registered attention function (in place; returned for chaining). Raises ModelError."""
+    switchable = isinstance(model, PreTrainedModel) and model._can_set_attn_implementation()
+    if switchable:  # transformers only warns otherwise, and the layouts would be ignored
+        model.set_attn_implementation(ATTENTION_NAME)
+    if not switchable or model.config._attn_implementation != ATTENTION_NAME:
+        raise ModelError(
+            "this architecture is not supported",
+            expected="a model whose attention goes through transformers' AttentionInterface",
+            got=type(model).__name__,
+            next_step="use a model of another family: docs/families.md lists them",
+        )
     return model

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from heedful.errors import ModelError
 
+# Where a norm follows a branch before it joins the residual stream (Gemma 2 and 3, OLMo 2), its output is what is added.
+_POST_NORM_NAMES = ("post_attention_layernorm", "post_feedforward_layernorm")
 _ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention")
 _FEED_FORWARD_NAMES = ("mlp", "feed_forward", "ffn", "fc2")
 
@@ -25,9 +27,11 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name, value in vars(module).items():  # OPT and others keep a number and call the function
+            if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
+                setattr(module, name, 0.0)
     for layer in decoder_layers(model):
-        branches = [_child(layer, _ATTENTION_NAMES), _child(layer, _FEED_FORWARD_NAMES)]
-        for branch in branches:
+        for branch in _branches(layer):
             state: dict[str, Any] = branch.__dict__
             if "heedful_dropout_hook" in state:
                 state.pop("heedful_dropout_hook").remove()
@@ -49,6 +53,13 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         got=type(model).__name__,
         next_step="set residual_dropout = 0 in the configuration, or report the architecture",
     )
+
+
+def _branches(layer: nn.Module) -> list[nn.Module]:
+    """The two modules of a layer whose outputs are added to the residual stream."""
+    if hasattr(layer, _POST_NORM_NAMES[1]):
+        return [_child(layer, (name,)) for name in _POST_NORM_NAMES]
+    return [_child(layer, _ATTENTION_NAMES), _child(layer, _FEED_FORWARD_NAMES)]
 
 
 def _child(layer: nn.Module, names: tuple[str, ...]) -> nn.Module:

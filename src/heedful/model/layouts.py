@@ -125,13 +125,14 @@ def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[S
     predict_from = np.where(column == 0, (prompt_start + prompt_lengths - 1)[group[row]], target_index - 1)
 
     filler = np.zeros(on_grid(len(tokens)) - len(tokens), dtype=np.int64)
+    all_positions = torch.from_numpy(np.concatenate([positions, filler]))
     if counts.max() == 1:  # nothing to share: prompt and response are one contiguous causal sequence
-        layout = _packed_layout(len(tokens) + len(filler), prompt_start, group_sizes)
+        layout = _packed_layout(all_positions, prompt_start, group_sizes)
     else:
-        layout = _shared_layout(len(tokens) + len(filler), prompt_start, prompt_lengths, start, lengths, group)
+        layout = _shared_layout(all_positions, prompt_start, prompt_lengths, start, lengths, group)
     return PackedBatch(
         tokens=torch.from_numpy(np.concatenate([tokens.astype(np.int64), filler])),
-        positions=torch.from_numpy(np.concatenate([positions, filler])),
+        positions=all_positions,
         layout=layout,
         predict_from=torch.from_numpy(predict_from),
         targets=torch.from_numpy(tokens[target_index].astype(np.int64)),
@@ -151,8 +152,8 @@ def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     return output.last_hidden_state[0]
 
 
-def _packed_layout(num_tokens: int, start: np.ndarray, lengths: np.ndarray) -> BlockLayout:
-    output_index = np.zeros(num_tokens, dtype=np.int64)
+def _packed_layout(positions: Tensor, start: np.ndarray, lengths: np.ndarray) -> BlockLayout:
+    output_index = np.zeros(len(positions), dtype=np.int64)
     blocks: list[AttentionBlock] = []
     offset = 0
     for members in _buckets(lengths):
@@ -161,18 +162,18 @@ def _packed_layout(num_tokens: int, start: np.ndarray, lengths: np.ndarray) -> B
         blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
         output_index[index[real]] = offset + np.flatnonzero(real)
         offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index))
+    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions)
 
 
 def _shared_layout(
-    num_tokens: int,
+    positions: Tensor,
     prompt_start: np.ndarray,
     prompt_lengths: np.ndarray,
     start: np.ndarray,
     lengths: np.ndarray,
     group: np.ndarray,
 ) -> BlockLayout:
-    output_index = np.zeros(num_tokens, dtype=np.int64)
+    output_index = np.zeros(len(positions), dtype=np.int64)
     blocks: list[AttentionBlock] = []
     offset = 0
     for members in _buckets(prompt_lengths):
@@ -197,7 +198,7 @@ def _shared_layout(
         blocks.append(AttentionBlock(torch.from_numpy(own), keys, mask))
         output_index[own[real]] = offset + np.flatnonzero(real)
         offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index))
+    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions)
 
 
 def _causal(length: int) -> Tensor:

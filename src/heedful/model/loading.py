@@ -28,6 +28,7 @@ from transformers import (
 
 from heedful.errors import MissingError, ModelError, StorageError
 from heedful.model.attention import use_heedful_attention
+from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, note_adapter, save_adapter
 
 # Our own progress bars are enough: transformers would draw one for each small file that it writes.
 transformers.utils.logging.disable_progress_bar()
@@ -80,6 +81,8 @@ _UNSUPPORTED = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scal
 def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
     """Refuse logits that are more than hidden states times unembedding: their log-probs would be wrong without an error."""
     found = [name for name in _UNSUPPORTED if getattr(model.config, name, None) not in (None, 1, 1.0)]
+    if getattr(model.config, "use_bidirectional_attention", None):
+        found.append("use_bidirectional_attention")
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         found.append("a bias in the language-model head")
     if found:
@@ -88,7 +91,7 @@ def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
             expected="logits that are hidden states times the unembedding, and plain softmax attention",
             got=", ".join(found),
             where=where,
-            next_step="use a model of the GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 families",
+            next_step="use a model of another family: docs/families.md lists them",
         )
 
 
@@ -118,7 +121,15 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
     config.num_labels = 1
     config.pad_token_id = None if pad_token_id == eos_token_id else pad_token_id
     config.problem_type = "regression"
-    scalar = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+    try:
+        scalar = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+    except ValueError as error:
+        raise ModelError(
+            "no reward model can be made from this architecture",
+            expected="an architecture for which transformers has a ForSequenceClassification class",
+            got=type(model).__name__,
+            next_step="use a model of another family: docs/families.md lists them",
+        ) from error
     with torch.no_grad():
         missing, unexpected = scalar.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
         if missing or unexpected:
@@ -130,6 +141,8 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
             )
         head = scalar_head(scalar)
         head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
+    if "heedful_adapter" in vars(model):
+        vars(scalar)["heedful_adapter"] = vars(model)["heedful_adapter"]
     scalar.eval()  # as a loaded model is: from_config leaves the configuration's dropout active
     return use_heedful_attention(scalar)
 
@@ -159,7 +172,7 @@ def shift_scalar_model(model: PreTrainedModel, shift: float) -> None:
     with torch.no_grad():
         if head.bias is not None:
             head.bias.add_(shift)
-        elif norm is not None:
+        elif norm is not None and norm.dtype == torch.float32:  # a frozen base in bf16 has too few digits for it
             direction = head.weight[0]
             norm.add_(direction * (shift / direction.square().sum()))
         else:
@@ -203,10 +216,17 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
-    """Write model and tokenizer to a folder in Hugging Face format: all of it or nothing. Raises StorageError."""
+    """Write model and tokenizer to a folder in Hugging Face format: all of it or nothing. Raises StorageError.
+
+    A model with an adapter is written merged, as a plain model, with the adapter by itself in the folder ``adapter``.
+    """
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+        if is_adapted(model):
+            merged(model).save_pretrained(folder)
+            save_adapter(model, folder / ADAPTER_FOLDER)
+        else:
+            model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     write_folder(Path(path), write)
@@ -288,6 +308,8 @@ def _final_norm_bias(model: PreTrainedModel) -> torch.Tensor | None:
     """The bias of the norm right before the head, where there is one."""
     for name in ("ln_f", "final_layer_norm", "norm"):
         for body in (model.base_model, getattr(model.base_model, "decoder", None)):
+            if getattr(body, "project_out", None) is not None:  # OPT-350m: a projection stands between norm and head
+                return None
             norm = getattr(body, name, None)
             if norm is not None:
                 return getattr(norm, "bias", None)
@@ -329,4 +351,5 @@ def _load(path: str | Path, load: Callable[..., object], kind: str) -> PreTraine
             next_step="give the folder of a model of this kind, saved whole",
         )
     model.eval()
+    note_adapter(model, folder)
     return model

@@ -16,13 +16,14 @@ class MasterWeights:
     """A model held twice: ``master`` in fp32 (what is optimised and saved) and ``compute`` (what runs forward and backward).
 
     Gradients are added up in fp32 on the master as soon as each parameter's is ready, so accumulating several backward passes
-    (SPEC 3.6) loses nothing to bf16. In float32 both are the same module.
+    (SPEC 3.6) loses nothing to bf16. In float32 both are the same module; so they are where part of the model is frozen (LoRA):
+    the frozen part is in the compute type already, the trained part in fp32.
     """
 
     def __init__(self, master: PreTrainedModel, precision: Precision) -> None:
         self.master = master
         self.precision: Precision = precision
-        if precision == "float32":
+        if precision == "float32" or not all(parameter.requires_grad for parameter in master.parameters()):
             self.compute = master
             return
         self.compute = _to_bfloat16(copy.deepcopy(master))
@@ -69,4 +70,13 @@ def _move_gradient_to(master: torch.nn.Parameter):
 @torch.no_grad()
 def update_average(average: PreTrainedModel, master: PreTrainedModel, decay: float) -> None:
     """Exponential moving average of weights: average <- decay * average + (1 - decay) * master (SPEC 3.5: 0.992)."""
-    torch._foreach_lerp_(list(average.parameters()), list(master.parameters()), 1.0 - decay)
+    pairs = zip(average.parameters(), master.parameters(), strict=True)
+    trained = [(mean, current) for mean, current in pairs if current.requires_grad]
+    torch._foreach_lerp_([mean for mean, _ in trained], [current for _, current in trained], 1.0 - decay)
+
+
+def copy_of_buffers(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Give ``target`` the buffers of ``source`` (rotary frequencies, for example), which no state dict holds."""
+    for name, buffer in source.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        target.get_submodule(owner)._buffers[leaf] = buffer.clone()

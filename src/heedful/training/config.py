@@ -107,6 +107,9 @@ class SFTConfig(StepConfig):
     """Demonstrations with a longer prompt are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
     """Longer responses are cut and then end without end-of-text (SPEC 3.1)."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
+    the paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -140,6 +143,9 @@ class RewardConfig(StepConfig):
     """Rankings with a longer prompt are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
     """Longer responses are cut and scored at their last token (SPEC 3.1)."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
+    the paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -208,6 +214,9 @@ class PPOConfig(StepConfig):
     """The result is the model with the best validation reward instead of the last one (needs `validate_every`)."""
     kl_limit: float | None = None
     """Mean KL (nats per response) above which training stops before it learns from that iteration. None: no limit."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
+    the paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -263,6 +272,8 @@ def check_fields(
     name = type(config).__name__
     for field in fields(config):
         value = getattr(config, field.name)
+        if field.name == "lora_rank" and value < 0:
+            raise ConfigError(f"{name}: lora_rank is out of range", expected="0 or more", got=repr(value))
         if field.name in positive and not value > 0:
             raise ConfigError(f"{name}: {field.name} is out of range", expected="a number above 0", got=repr(value))
         if field.name in not_negative and not value >= 0:

@@ -73,9 +73,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, beginnin
     """
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
-    )["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)[
+        "input_ids"
+    ]
     first = cast(int | None, tokenizer.bos_token_id)
     if beginning and first is not None and first != tokenizer.eos_token_id:
         return [[first, *row] for row in ids]

@@ -6,7 +6,6 @@ into advantages, then take one optimiser step of policy and value function for e
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,20 @@ from heedful.model import (
     MasterWeights,
     PackedBatch,
     Sampling,
+    add_adapter,
+    copy_sharing_base,
     frozen,
     generate,
     pack,
     pack_documents,
     packed_hidden,
+    quick_check,
     request_seeds,
     save_model,
     scalar_head,
     scalar_offset,
     set_residual_dropout,
+    share_equal_tensors,
     unembedding,
     update_average,
 )
@@ -73,7 +76,7 @@ def train_ppo(
 
     prompts: token ids of unique prompts; each epoch over them has its own random order. validation: held-back prompts, scored
     where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given; the value function starts as a
-    copy of the reward model (SPEC 3.5). Raises ConfigError, DataError, NumericalError, StorageError.
+    copy of the reward model (SPEC 3.5). Raises CheckError, ConfigError, DataError, NumericalError, StorageError.
     """
     if not prompts:
         raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
@@ -92,11 +95,17 @@ def train_ppo(
             next_step="add prompts of the split valid, or set validate_every = 0",
         )
     validation = validation[: config.num_validation_prompts]
+    for model in (policy, reward_model):
+        quick_check(model)
     run = Run(folder, config, title=title, console=console)
-    reference = frozen(copy.deepcopy(policy), config.precision)
-    value_model = copy.deepcopy(reward_model)
-    reward_model = frozen(copy.deepcopy(reward_model), config.precision)
-    average = copy.deepcopy(policy)
+    if config.lora_rank:
+        for model in (policy, reward_model):
+            add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
+        share_equal_tensors(policy, reward_model)
+    reference = frozen(copy_sharing_base(policy), config.precision)
+    value_model = copy_sharing_base(reward_model)
+    reward_model = frozen(copy_sharing_base(reward_model), config.precision)
+    average = copy_sharing_base(policy)
     for model in (policy, value_model):
         set_residual_dropout(model, 0.0)
     policy_weights, value_weights = MasterWeights(policy, config.precision), MasterWeights(value_model, config.precision)

@@ -13,7 +13,15 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.functional import chunked_token_logprobs
-from heedful.model import MasterWeights, pack_documents, packed_hidden, save_model, set_residual_dropout, unembedding
+from heedful.model import (
+    MasterWeights,
+    pack_documents,
+    packed_hidden,
+    quick_check,
+    save_model,
+    set_residual_dropout,
+    unembedding,
+)
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PretrainConfig
 from heedful.training.data import PretrainingText
@@ -34,8 +42,9 @@ def train_pretrain(
 ) -> PreTrainedModel:
     """Train ``model`` (fp32, changed in place) on ``text``, save it to ``folder/model`` and return it.
 
-    Raises NumericalError (loss not finite), StorageError (disk full).
+    Raises CheckError, NumericalError (loss not finite), StorageError (disk full).
     """
+    quick_check(model)
     run = Run(folder, config, title="pretrain", console=console)
     steps = max(1, config.num_tokens // config.batch_tokens)
     set_residual_dropout(model, 0.0)

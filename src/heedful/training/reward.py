@@ -17,9 +17,11 @@ from heedful.functional import ranking_loss
 from heedful.model import (
     MasterWeights,
     PackedBatch,
+    add_adapter,
     pack,
     pack_shared,
     packed_hidden,
+    quick_check,
     save_model,
     scalar_head,
     scalar_offset,
@@ -48,12 +50,15 @@ def train_reward(
 ) -> PreTrainedModel:
     """Train a scalar model (fp32, changed in place), shift it so that demonstrations score 0 on average, save and return it.
 
-    Each prompt is computed once for its K responses. Raises NumericalError, StorageError.
+    Each prompt is computed once for its K responses. Raises CheckError, NumericalError, StorageError.
     """
+    quick_check(model)
     run = Run(folder, config, title="reward", console=console)
     steps_per_epoch = math.ceil(len(rankings) / config.batch_size)
     steps = steps_per_epoch * config.epochs
     set_residual_dropout(model, 0.0)
+    if config.lora_rank:
+        add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
     weights = MasterWeights(model, config.precision)
     optimizer = make_optimizer(model, config)
     parts = {"model": model, "optimizer": optimizer}

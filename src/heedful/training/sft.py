@@ -17,7 +17,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError
 from heedful.functional import chunked_token_logprobs
-from heedful.model import MasterWeights, pack, packed_hidden, save_model, set_residual_dropout, unembedding
+from heedful.model import (
+    MasterWeights,
+    add_adapter,
+    pack,
+    packed_hidden,
+    quick_check,
+    save_model,
+    set_residual_dropout,
+    unembedding,
+)
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
 from heedful.training.data import Example, PretrainingText, epoch_order, minibatches
@@ -54,7 +63,7 @@ def train_sft(
 
     The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`).
     The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
-    Raises ConfigError, NumericalError, StorageError.
+    Raises CheckError, ConfigError, NumericalError, StorageError.
     """
     if config.pretraining_share and pretraining is None:
         raise ConfigError(
@@ -63,10 +72,13 @@ def train_sft(
             got="none",
             next_step="set pretraining_share = 0 or add text",
         )
+    quick_check(model)
     run = Run(folder, config, title=title, console=console)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = steps_per_epoch * config.epochs
     keep_after = {round(config.epochs * (i + 1) / config.candidates) for i in range(config.candidates)} - {0}
+    if config.lora_rank:
+        add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
     weights = MasterWeights(model, config.precision)
     set_residual_dropout(weights.compute, config.residual_dropout)
     optimizer = make_optimizer(model, config)

@@ -1,0 +1,204 @@
+"""Low-rank adapters by PEFT: a few million trained weights on a frozen base (Hu et al. 2021; the paper trains all weights).
+
+Every linear layer of the decoder gets an adapter, W x + 2 B A x with A [rank, in] and B [out, rank]. The base is held once, in
+the compute type; adapters, their gradients and their optimiser state are float32. A model keeps its class and works wherever a
+plain one does. Copies made by :func:`copy_sharing_base` hold the same frozen tensors, so that policy, reference, reward model
+and value function of PPO cost one base. Saved models are merged and plain; the adapter lies beside them and the next step goes
+on with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from heedful.errors import ConfigError, ModelError
+from heedful.model.dropout import decoder_layers
+from heedful.model.precision import Precision, copy_of_buffers
+
+ADAPTER_FOLDER = "adapter"
+_CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_NAME = "default"
+_PREFIX = "base_model.model."  # what PEFT puts in front of the names in its files
+_SCALE = 2  # lora_alpha / rank
+
+
+def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed: int = 0) -> PreTrainedModel:
+    """Freeze the model, cast it to the compute type and give it a trainable adapter, in place; returned for chaining.
+
+    A model that was loaded from a folder with an adapter of this rank goes on with that adapter, on the base under it.
+    Otherwise B starts at zero (the model computes what it did) and A at random, from ``seed``. A scalar head stays trainable,
+    in float32. Raises ConfigError where PEFT is not installed, ModelError where the adapter does not fit.
+    """
+    peft = _peft()
+    targets = [name for name, _ in _linear_layers(model)]
+    transposed = all(isinstance(layer, Conv1D) for _, layer in _linear_layers(model))
+    config = peft.LoraConfig(r=rank, lora_alpha=_SCALE * rank, target_modules=targets, fan_in_fan_out=transposed)
+    head = getattr(model, "score", None)
+    earlier = _earlier_adapter(model, rank)
+    model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, model, adapter_name=_NAME)
+    if earlier is not None:
+        _continue_adapter(model, earlier)
+    if isinstance(head, nn.Linear):
+        head.requires_grad_(True)
+    for parameter in model.parameters():
+        kind = torch.bfloat16 if precision == "bfloat16" and not parameter.requires_grad else torch.float32
+        parameter.data = parameter.data.to(kind)
+    return model
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether the model has an adapter."""
+    return any(name.endswith(".lora_A") for name, _ in model.named_modules())
+
+
+def copy_sharing_base(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with its own adapter and head on the very same frozen tensors; of a model without adapter, a plain copy."""
+    shared = [p for p in model.parameters() if not p.requires_grad] if is_adapted(model) else []
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in shared})
+
+
+def share_equal_tensors(model: PreTrainedModel, other: PreTrainedModel) -> int:
+    """Let ``other`` use the frozen tensors of ``model``'s body where its own hold the same numbers; returns the bytes saved."""
+    known = {name: p for name, p in model.base_model.named_parameters() if not p.requires_grad}
+    saved = 0
+    for name, parameter in list(other.base_model.named_parameters()):
+        same = known.get(name)
+        if same is None or same is parameter or parameter.requires_grad or same.dtype != parameter.dtype:
+            continue
+        if same.shape == parameter.shape and same.device == parameter.device and torch.equal(same, parameter):
+            owner, _, leaf = name.rpartition(".")
+            setattr(other.base_model.get_submodule(owner), leaf, same)
+            saved += parameter.numel() * parameter.element_size()
+    return saved
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A plain float32 model with the adapter added into its weights; ``model`` is left as it is."""
+    with torch.device("meta"):
+        plain = type(model)(copy.deepcopy(model.config))
+    plain.load_state_dict(_merged_state(model), assign=True)
+    copy_of_buffers(model, plain)
+    plain.tie_weights()
+    return plain.eval()
+
+
+def save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Write the adapter in PEFT's format: ``PeftModel.from_pretrained(base, folder)`` reads it. A scalar head is not in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {_PREFIX + name: tensor for name, tensor in _adapter_tensors(model)}
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS_FILE)
+    layers = [(name, layer) for name, layer in model.named_modules() if _is_adapter_layer(layer)]
+    first = cast(Any, layers[0][1])
+    config = _peft().LoraConfig(
+        r=first.r[_NAME],
+        lora_alpha=first.lora_alpha[_NAME],
+        target_modules=[name for name, _ in layers],
+        fan_in_fan_out=bool(first.fan_in_fan_out),
+        base_model_name_or_path=_base_name(model),
+        inference_mode=True,
+    )
+    config.save_pretrained(folder)
+
+
+def note_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Remember that the model's folder holds an adapter, for :func:`add_adapter` to go on with."""
+    if (folder / ADAPTER_FOLDER / _CONFIG_FILE).is_file():
+        vars(model)["heedful_adapter"] = folder / ADAPTER_FOLDER
+
+
+def _earlier_adapter(model: PreTrainedModel, rank: int) -> Path | None:
+    folder: Path | None = vars(model).get("heedful_adapter")
+    if folder is None or json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))["r"] != rank:
+        return None
+    return folder
+
+
+@torch.no_grad()
+def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Load an adapter that is merged into the model's weights, and take it out of them again.
+
+    What is left is the base up to float32's rounding, and exactly the base once it is rounded to bfloat16.
+    """
+    weights = load_file(folder / _WEIGHTS_FILE)
+    for name, tensor in _adapter_tensors(model):
+        if _PREFIX + name not in weights or weights[_PREFIX + name].shape != tensor.shape:
+            raise ModelError(
+                "the adapter does not fit the model beside it",
+                expected=f"a tensor {name} of shape {list(tensor.shape)}",
+                got=str(list(weights[_PREFIX + name].shape)) if _PREFIX + name in weights else "none",
+                where=folder,
+                next_step="delete the adapter folder: training then starts a new one on the merged model",
+            )
+        tensor.copy_(weights[_PREFIX + name])
+    for module in model.modules():
+        if _is_adapter_layer(module):
+            layer = cast(Any, module)
+            layer.base_layer.weight.sub_(layer.get_delta_weight(_NAME))
+
+
+@torch.no_grad()
+def _merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    converted: dict[int, Tensor] = {}  # by address, so that tied weights stay one tensor
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        if tensor.data_ptr() not in converted:
+            converted[tensor.data_ptr()] = tensor.float() if tensor.is_floating_point() else tensor
+        state[name.replace(".base_layer.", ".")] = converted[tensor.data_ptr()]
+    for name, module in model.named_modules():
+        if _is_adapter_layer(module):
+            layer = cast(Any, module)
+            state[f"{name}.weight"] = layer.base_layer.weight.float() + layer.get_delta_weight(_NAME).float()
+    return state
+
+
+def _adapter_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Names as in PEFT's files, and A's and B's weights."""
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            yield name.replace(f".{_NAME}.", "."), parameter
+
+
+def _is_adapter_layer(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "lora_A", None), nn.ModuleDict)
+
+
+def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """All linear layers inside the decoder's layers: not the embeddings, not a head."""
+    inside = {id(module) for module in decoder_layers(model).modules()}
+    return [(n, m) for n, m in model.named_modules() if id(m) in inside and isinstance(m, nn.Linear | Conv1D)]
+
+
+def _base_name(model: PreTrainedModel) -> str:
+    folder: Path | None = vars(model).get("heedful_adapter")
+    if folder is not None and (folder / _CONFIG_FILE).is_file():
+        return str(json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    return str(model.name_or_path)
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(
+            "LoRA needs PEFT, which is not installed",
+            expected="the package peft",
+            next_step="pip install 'heedful[lora]', or set lora_rank = 0 to train all weights",
+        ) from error
+    return peft
