@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from heedful.errors import UserError
 from heedful.model import Generation, Sampling, engine, generate, request_seeds
+from heedful.model.sampling import uniform
 
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
 
@@ -21,11 +22,11 @@ def random_prompts(count: int, *, longest: int = 20, seed: int = 0) -> list[list
     return [[rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(1, longest + 1))] for _ in range(count)]
 
 
-def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int], temperature: float) -> list[float]:
+def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -> list[float]:
     """Log-probs of generated tokens from one uncached forward of a plain transformers model."""
     hidden = last_hidden(plain(model), [*prompt, *tokens])[len(prompt) - 1 : -1]
     logits = hidden @ model.get_output_embeddings().weight.T  # pyright: ignore[reportOptionalMemberAccess]
-    logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
+    logprobs = logits.log_softmax(-1)
     return logprobs.gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist()
 
 
@@ -36,7 +37,7 @@ def test_logprobs_from_the_cache_are_those_of_a_full_forward(make: Callable[[], 
     prompts = random_prompts(7)
     sampling = Sampling(max_tokens=12, temperature=temperature, stop_token=END)
     for prompt, generation in zip(prompts, generate(model, prompts, sampling, list(range(7))), strict=True):
-        expected = full_logprobs(model, prompt, generation.tokens, temperature)
+        expected = full_logprobs(model, prompt, generation.tokens)
         np.testing.assert_allclose(generation.logprobs, expected, rtol=0, atol=1e-5)
 
 
@@ -152,7 +153,7 @@ def test_one_token_prompts_and_one_token_responses(max_tokens: int) -> None:
     generations = generate(model, [[5], [6, 7], [8]], Sampling(max_tokens=max_tokens), [1, 2, 3])
     for prompt, generation in zip([[5], [6, 7], [8]], generations, strict=True):
         assert len(generation.tokens) == max_tokens
-        np.testing.assert_allclose(generation.logprobs, full_logprobs(model, prompt, generation.tokens, 1.0), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(generation.logprobs, full_logprobs(model, prompt, generation.tokens), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
@@ -202,7 +203,7 @@ def test_the_whole_context_window_can_be_used_and_no_more() -> None:
     prompts = [[1] * (CONTEXT - 4), [2]]
     generations = generate(model, prompts, Sampling(max_tokens=4), [0, 1])
     np.testing.assert_allclose(
-        generations[0].logprobs, full_logprobs(model, prompts[0], generations[0].tokens, 1.0), rtol=0, atol=1e-5
+        generations[0].logprobs, full_logprobs(model, prompts[0], generations[0].tokens), rtol=0, atol=1e-5
     )
     with pytest.raises(UserError, match="context window") as caught:
         generate(model, prompts, Sampling(max_tokens=5), [0, 1])
@@ -239,7 +240,7 @@ def test_uniform_is_splitmix64() -> None:
     reference = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     seeds = torch.tensor([1234567])
     for step, output in enumerate(reference):
-        assert float(engine.uniform(seeds, step)) == (output >> 11) * 2.0**-53
+        assert float(uniform(seeds, step)) == (output >> 11) * 2.0**-53
 
 
 def test_uniform_wraps_around_like_an_unsigned_integer() -> None:
@@ -254,16 +255,16 @@ def test_uniform_wraps_around_like_an_unsigned_integer() -> None:
 
     seeds = [0, 1, 2**62, 2**63 - 1, 987654321987654321]
     for step in (0, 1, 7, 1000, 2**20):
-        got = engine.uniform(torch.tensor(seeds), step)
+        got = uniform(torch.tensor(seeds), step)
         assert got.tolist() == [reference(seed, step) for seed in seeds]
 
 
 @pytest.mark.parametrize("by", ["seed", "step"])
 def test_uniform_is_uniform_over_seeds_and_over_steps(by: str) -> None:
     numbers = (
-        engine.uniform(torch.arange(20_000), 0)
+        uniform(torch.arange(20_000), 0)
         if by == "seed"
-        else torch.cat([engine.uniform(torch.tensor([42]), step) for step in range(20_000)])
+        else torch.cat([uniform(torch.tensor([42]), step) for step in range(20_000)])
     ).numpy()
     assert numbers.min() >= 0
     assert numbers.max() < 1
