@@ -78,7 +78,6 @@ class Engine:
         self._next_number = 0
         # Of the rows of all groups, one group after the other: the last drawn token, and how to draw the next.
         self._drawn = torch.empty(0)
-        self._steps = torch.empty(0)
         self._drawing: Drawing | None = None
 
     @property
@@ -159,7 +158,7 @@ class Engine:
             hidden = output.last_hidden_state[0]
         if filler:
             hidden = hidden[:-filler]
-        self._drawn, logprobs = self._drawing.draw(self._head(hidden), self._steps)
+        self._drawn, logprobs = self._drawing.draw(self._head(hidden))
         drawn_list, logprob_list = self._drawn.tolist(), logprobs.tolist()
         finished: list[tuple[int, Generation]] = []
         first = 0
@@ -174,7 +173,6 @@ class Engine:
         else:
             for slots in groups:
                 slots.advance()
-            self._steps.add_(1)
         return finished
 
     def _record(self, requests: list[_Request], drawn: list[int], logprobs: list[float]) -> list[tuple[int, Generation]]:
@@ -228,8 +226,7 @@ class Engine:
         index = torch.tensor([*sample_of, *[0] * (slots.rows - len(sample_of))], device=hidden.device)
         logits = self._head(hidden).index_select(0, index)
         group = _Group([request for members in requests for request in members], slots)
-        drawing = _drawing([group], hidden.device)
-        drawn, logprobs = drawing.draw(logits, torch.zeros(slots.rows, dtype=torch.int64, device=hidden.device))
+        drawn, logprobs = _drawing([group], hidden.device).draw(logits)
         self._groups.append(group)
         self._drawing = None
         return self._record(group.requests, drawn.tolist(), logprobs.tolist())
@@ -294,13 +291,10 @@ class Engine:
         """Rebuild what depends on which requests are live."""
         device = self._model.device
         drawn: list[int] = []
-        steps: list[int] = []
         for group in self._groups:
             group.slots.prepare()
-            filler = [0] * (group.slots.rows - len(group.requests))
-            drawn += [request.tokens[-1] for request in group.requests] + filler
-            steps += [len(request.tokens) for request in group.requests] + filler
-        self._drawn, self._steps = torch.tensor(drawn, device=device), torch.tensor(steps, device=device)
+            drawn += [request.tokens[-1] for request in group.requests] + [0] * (group.slots.rows - len(group.requests))
+        self._drawn = torch.tensor(drawn, device=device)
         self._drawing = _drawing(self._groups, device)
 
     @property
@@ -315,12 +309,14 @@ def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:
     """How each row's next token is drawn; unused rows like any other."""
     samplings: list[Sampling] = []
     seeds: list[int] = []
+    steps: list[int] = []
     plain = Sampling(max_tokens=1)
     for group in groups:
         filler = group.slots.rows - len(group.requests)
         samplings += [request.sampling for request in group.requests] + [plain] * filler
         seeds += [request.seed & _SEED_MASK for request in group.requests] + [0] * filler
-    return Drawing(samplings, torch.tensor(seeds, dtype=torch.int64, device=device))
+        steps += [len(request.tokens) for request in group.requests] + [0] * filler
+    return Drawing(samplings, torch.tensor(seeds, device=device), torch.tensor(steps, device=device))
 
 
 def generate(

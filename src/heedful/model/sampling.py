@@ -16,6 +16,8 @@ from torch import Tensor
 
 _LOG2_E = math.log2(math.e)
 _NUCLEUS = 256  # top-p looks at this many likeliest tokens first and sorts the whole vocabulary only where they do not suffice
+_NUMBERS_AHEAD = 32  # steps whose uniform numbers are made at the same time
+_BELOW_ONE = 1 - 2.0**-52  # a product with it is below its other factor, whatever the rounding
 _CHUNK_NUMBERS = 2**20  # logits that are in fp32 at the same time
 
 
@@ -59,34 +61,34 @@ class Sampling:
 class Drawing:
     """Draws one token for each of some rows; made anew when the rows' requests change.
 
-    samplings: one per row. seeds: [rows] int64.
+    samplings: one per row. seeds, steps: [rows] int64, the request's seed and how many tokens it has drawn before.
     """
 
-    def __init__(self, samplings: Sequence[Sampling], seeds: Tensor) -> None:
-        self.seeds = seeds
-        self.rows_of: dict[Sampling, Tensor] = {}
-        if not all(sampling.is_plain for sampling in samplings):
-            kinds: list[tuple[Sampling, list[int]]] = []
-            for row, sampling in enumerate(samplings):
-                if sampling.is_plain:
-                    continue
-                for kind, rows in kinds:
-                    if kind == sampling:
-                        rows.append(row)
-                        break
-                else:
-                    kinds.append((sampling, [row]))
-            self.kinds = [(kind, torch.tensor(rows, device=seeds.device)) for kind, rows in kinds]
-        else:
-            self.kinds = []
+    def __init__(self, samplings: Sequence[Sampling], seeds: Tensor, steps: Tensor) -> None:
+        self._seeds, self._steps = seeds, steps
+        self._numbers: list[Tensor] = []
+        kinds: list[tuple[Sampling, list[int]]] = []
+        for row, sampling in enumerate(samplings):
+            if sampling.is_plain:
+                continue
+            for kind, rows in kinds:
+                if kind is sampling or kind == sampling:
+                    rows.append(row)
+                    break
+            else:
+                kinds.append((sampling, [row]))
+        self._kinds = [(kind, torch.tensor(rows, device=seeds.device)) for kind, rows in kinds]
 
-    def draw(self, logits: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """[rows, vocabulary] -> tokens [rows] and their log-probs [rows] under the model's own distribution.
+    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """[rows, vocabulary] -> each row's next token [rows] and its log-prob [rows] under the model's own distribution.
 
-        The log-probs are those of softmax(logits): before bias, temperature, top-k and top-p. steps: [rows] number of tokens that
-        the row's request has drawn before.
+        The log-probs are those of softmax(logits): before bias, temperature, top-k and top-p.
         """
-        numbers = uniform(self.seeds, steps)
+        if not self._numbers:
+            ahead = torch.arange(_NUMBERS_AHEAD, device=self._seeds.device)[:, None]
+            self._numbers = list((uniform(self._seeds, self._steps + ahead) * _BELOW_ONE).flip(0))
+            self._steps = self._steps + _NUMBERS_AHEAD
+        numbers = self._numbers.pop()
         rows, vocabulary = logits.shape
         chunk = max(16, _CHUNK_NUMBERS // vocabulary)
         if rows <= chunk:
@@ -99,10 +101,11 @@ class Drawing:
         highest = scores.amax(-1, keepdim=True)
         # exp2 and not exp or softmax: on CPU it is four to six times faster (docs/log.md).
         weights = torch.sub(scores, highest).mul_(_LOG2_E).exp2_()
-        cumulative = _blocks(weights).sum(-1).double().cumsum(-1)
+        sums = _blocks(weights).sum(-1)
+        cumulative = sums.cumsum(-1, dtype=torch.float64)
         log_total = cumulative[:, -1].log()
         greedy: list[tuple[Tensor, Tensor]] = []
-        for sampling, members in self.kinds:
+        for sampling, members in self._kinds:
             rows = members[(members >= first) & (members < first + len(logits))] - first
             if len(rows) == 0:
                 continue
@@ -112,9 +115,11 @@ class Drawing:
             if sampling.temperature == 0:
                 greedy.append((rows, _argmax(changed)))
                 continue
-            weights[rows] = _filtered(changed, sampling)
-            cumulative[rows] = _blocks(weights[rows]).sum(-1).double().cumsum(-1)
-        drawn = _invert(weights, cumulative, numbers)
+            filtered = _filtered(changed, sampling)
+            weights[rows] = filtered
+            sums[rows] = _blocks(filtered).sum(-1)
+            cumulative[rows] = sums[rows].cumsum(-1, dtype=torch.float64)
+        drawn = _invert(weights, sums, cumulative, numbers)
         for rows, likeliest in greedy:
             drawn[rows] = likeliest
         taken = scores.gather(-1, drawn[:, None]).sub_(highest)[:, 0]
@@ -166,24 +171,20 @@ def _filtered(scores: Tensor, sampling: Sampling) -> Tensor:
     return weights
 
 
-def _invert(weights: Tensor, cumulative: Tensor, numbers: Tensor) -> Tensor:
+def _invert(weights: Tensor, sums: Tensor, cumulative: Tensor, numbers: Tensor) -> Tensor:
     """The token at which the cumulative distribution passes a uniform number: first its block, then its place in the block.
 
-    weights: [rows, vocabulary] unnormalised; cumulative: [rows, blocks] their sums; numbers: [rows] in [0, 1).
+    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks] of the blocks; numbers: [rows], in [0, _BELOW_ONE).
     """
-    target = _below(numbers * cumulative[:, -1], cumulative[:, -1])[:, None]
-    block = torch.searchsorted(cumulative, target, right=True)
-    end = cumulative.gather(-1, block)
-    start = torch.where(block > 0, cumulative.gather(-1, (block - 1).clamp_(min=0)), 0.0)
     length = _block(weights.shape[1])
-    inner = _blocks(weights)[torch.arange(len(weights), device=weights.device), block[:, 0]].double().cumsum(-1)
-    target = _below((target - start) / (end - start) * inner[:, -1:], inner[:, -1:])
-    return (block * length + torch.searchsorted(inner, target, right=True))[:, 0]
-
-
-def _below(values: Tensor, limit: Tensor) -> Tensor:
-    """Rounding must not reach the limit: behind it there is no token."""
-    return torch.minimum(values, torch.nextafter(limit, torch.zeros_like(limit)))
+    target = (numbers * cumulative[:, -1])[:, None]
+    block = torch.searchsorted(cumulative, target, right=True)
+    # How far into the block, as a share of it; rounding must not take it below 0 or to 1, where a token may have no probability.
+    share = (1 - (cumulative.gather(-1, block) - target) / sums.gather(-1, block)).clamp_(min=0).mul_(_BELOW_ONE)
+    index = block.unsqueeze(-1).expand(-1, -1, length)
+    inner = _blocks(weights).gather(1, index)[:, 0].cumsum(-1, dtype=torch.float64)
+    place = torch.searchsorted(inner, share * inner[:, -1:], right=True)
+    return (block * length + place)[:, 0]
 
 
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64

@@ -23,39 +23,44 @@ _GROUP_BYTES = 2**20
 
 
 class Slots:
-    """One group: the cache of ``count`` requests, whose row i holds ``lengths[i]`` tokens. Rows from ``count`` on are unused."""
+    """One group: the cache of ``count`` requests, whose row i holds ``lengths[i]`` tokens. Rows from ``count`` on are unused.
 
-    def __init__(self, lengths: Sequence[int], spare: int = 1) -> None:
+    Row i of a layer's cache holds a request's token at its own position in the request, whoever else is in the group: sums over
+    the keys then have the same order, and the same bits, in every batch.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
-        self.length = on_length_grid(max(lengths) + spare)
+        self.length = on_length_grid(max(lengths) + 1)
         self.rows = on_grid(len(lengths))
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        # Of the token that is decoded next: its position [rows], its place in keys.view(-1, head width) [rows * heads], and 0
+        # One tensor per layer: [keys and values, rows and freed ones behind them, key heads, length, head width].
+        self._cache: list[Tensor] = []
+        self._views: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Of the token that is decoded next: its position [rows], its places in a layer's cache seen as [cells, head width], and 0
         # where it sees a key [rows, 1, length].
         self.positions = torch.empty(0)
-        self.places = torch.empty(0)
-        self.mask = torch.empty(0)
+        self._places = torch.empty(0)
+        self._mask = torch.empty(0)
+        self._row_numbers = torch.empty(0)
 
     @property
     def count(self) -> int:
         return len(self.lengths)
 
-    def layer(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer; zeros at first (what is masked is multiplied by 0, so it must be finite)."""
-        if layer == len(self.keys):
-            shape = (self.rows, like.shape[1], self.length, like.shape[2])
-            self.keys.append(like.new_zeros(shape))
-            self.values.append(like.new_zeros(shape))
-        return self.keys[layer], self.values[layer]
+    def write_prompts(self, layer: int, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
+        """Keys and values [tokens, key heads, head width] of prompts go to (row, position) [tokens]."""
+        if layer == len(self._cache):
+            # Zeros, as what is masked is multiplied by 0 and must be finite.
+            self._cache.append(key.new_zeros(2, self.rows, key.shape[1], self.length, key.shape[2]))
+        self._cache[layer][0][rows, :, positions] = key
+        self._cache[layer][1][rows, :, positions] = value
 
     def repeat(self, rows: Sequence[int]) -> None:
         """Row i becomes a copy of the old row ``rows[i]``: the samples of one prompt share what was computed once."""
         self.lengths = [self.lengths[row] for row in rows]
         self.rows = on_grid(len(rows))
-        index = torch.tensor([*rows, *[0] * (self.rows - len(rows))], device=self.keys[0].device)
-        self.keys = [keys.index_select(0, index) for keys in self.keys]
-        self.values = [values.index_select(0, index) for values in self.values]
+        index = torch.tensor([*rows, *[0] * (self.rows - len(rows))], device=self._cache[0].device)
+        self._cache = [cache.index_select(1, index) for cache in self._cache]
 
     def remove(self, gone: set[int]) -> list[int]:
         """Free some rows; returns for each row that is left which one it was."""
@@ -65,14 +70,10 @@ class Slots:
         holes = [row for row in range(count) if row in gone]
         for hole, mover in zip(holes, movers, strict=True):
             order[hole] = mover
-        if holes:
-            to, from_ = (torch.tensor(rows, device=self.keys[0].device) for rows in (holes, movers))
-            for tensor in (*self.keys, *self.values):
-                tensor.index_copy_(0, to, tensor.index_select(0, from_))
+            for cache in self._cache:
+                cache[:, hole].copy_(cache[:, mover])
         self.lengths = [self.lengths[row] for row in order]
         self.rows = on_grid(count)
-        self.keys = [keys[: self.rows] for keys in self.keys]
-        self.values = [values[: self.rows] for values in self.values]
         return order
 
     def absorb(self, other: Slots) -> None:
@@ -80,26 +81,36 @@ class Slots:
         self.length = max(self.length, other.length)
         lengths = self.lengths + other.lengths
         self.rows = on_grid(len(lengths))
-        filler = self.rows - len(lengths)
-        for own, others in ((self.keys, other.keys), (self.values, other.values)):
-            for layer, (left, right) in enumerate(zip(own, others, strict=True)):
-                parts = [left[: self.count], right[: other.count]]
-                parts = [F.pad(part, (0, 0, 0, self.length - part.shape[2])) for part in parts]
-                own[layer] = torch.cat([*parts, parts[0].new_zeros(filler, *parts[0].shape[1:])])
+        for layer, (left, right) in enumerate(zip(self._cache, other._cache, strict=True)):
+            joined = left.new_zeros(2, self.rows, left.shape[2], self.length, left.shape[4])
+            joined[:, : self.count, :, : left.shape[3]] = left[:, : self.count]
+            joined[:, self.count : len(lengths), :, : right.shape[3]] = right[:, : other.count]
+            self._cache[layer] = joined
         self.lengths = lengths
 
     def prepare(self) -> None:
-        """Make what the next decoded token needs, after rows have come or gone."""
-        device, heads = self.keys[0].device, self.keys[0].shape[1]
+        """Make what the next decoded token needs, after rows have come or gone or the length is used up."""
+        length = on_length_grid(max(self.lengths) + 1)
+        if length > self.length:
+            extra = length - self.length
+            self._cache = [F.pad(cache[:, : self.rows], (0, 0, 0, extra)) for cache in self._cache]
+            self.length = length
+        _, capacity, heads, _, width = self._cache[0].shape
+        device, dtype = self._cache[0].device, self._cache[0].dtype
         # An unused row decodes from position 0 on: it never gets ahead of a row in use.
         self.positions = torch.tensor(self.lengths + [0] * (self.rows - self.count), device=device)
-        self._grow()
-        rows = torch.arange(self.rows * heads, device=device) * self.length
-        self.places = rows + self.positions.repeat_interleave(heads)
+        self._row_numbers = torch.arange(self.rows, device=device)
+        # In the order of a token's keys and values: [rows, keys and values, heads].
+        first = self._row_numbers[:, None, None] + torch.tensor([0, capacity], device=device)[:, None]
+        cells = (first * heads + torch.arange(heads, device=device)) * self.length
+        self._places = (cells + self.positions[:, None, None]).view(-1)
         hidden = torch.arange(self.length, device=device) > self.positions[:, None]
-        dtype = self.keys[0].dtype
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min / 2)
-        self.mask = mask[:, None]
+        self._mask = torch.zeros(self.rows, 1, self.length, dtype=dtype, device=device)
+        self._mask.masked_fill_(hidden[:, None], torch.finfo(dtype).min / 2)
+        self._views = []
+        for cache in self._cache:
+            keys, values = (part[: self.rows].view(-1, self.length, width) for part in cache)
+            self._views.append((cache.view(-1, width), keys.transpose(1, 2), values))
 
     def advance(self) -> None:
         """Every row holds one token more."""
@@ -108,28 +119,18 @@ class Slots:
             self.prepare()
             return
         self.positions.add_(1)
-        self.places.add_(1)
-        self.mask[torch.arange(self.rows, device=self.mask.device), 0, self.positions] = 0
-
-    def _grow(self) -> None:
-        length = on_length_grid(max(self.lengths) + 1)
-        if length > self.length:
-            extra = length - self.length
-            self.keys = [F.pad(keys, (0, 0, 0, extra)) for keys in self.keys]
-            self.values = [F.pad(values, (0, 0, 0, extra)) for values in self.values]
-            self.length = length
+        self._places.add_(1)
+        self._mask[self._row_numbers, 0, self.positions] = 0
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """One new token for each row: it joins the cache and attends to it up to itself."""
-        keys, values = self.keys[layer], self.values[layer]
-        rows, heads, length, width = keys.shape
-        keys.view(-1, width).index_copy_(0, self.places, key.reshape(-1, width))
-        values.view(-1, width).index_copy_(0, self.places, value.reshape(-1, width))
+        cells, keys, values = self._views[layer]
+        rows, heads, width = key.shape
+        cells.index_copy_(0, self._places, torch.stack((key, value), 1).view(-1, width))
         # Query heads that share a key head are the rows of one product.
-        grouped = (query * scaling).reshape(rows * heads, -1, width)
-        scores = torch.bmm(grouped, keys.view(-1, length, width).transpose(1, 2))
-        scores.view(rows, -1, length).add_(self.mask)
-        return torch.bmm(scores.softmax(-1), values.view(-1, length, width)).view(rows, -1, width)
+        scores = torch.bmm((query * scaling).reshape(rows * heads, -1, width), keys)
+        scores.view(rows, -1, self.length).add_(self._mask)
+        return torch.bmm(scores.softmax(-1), values).view(rows, -1, width)
 
 
 def on_length_grid(length: int) -> int:
@@ -170,11 +171,8 @@ class PrefillLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[tokens, heads, head width] in and out."""
-        keys, values = self.slots.layer(layer, key)
         real = len(self.rows)  # the row's end is filler
-        positions = self.batch.positions[:real]
-        keys[self.rows, :, positions] = key[:real]
-        values[self.rows, :, positions] = value[:real]
+        self.slots.write_prompts(layer, self.rows, self.batch.positions[:real], key[:real], value[:real])
         return self.batch.layout.attend(layer, query, key, value, scaling)
 
 
@@ -186,6 +184,8 @@ class DecodeLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[rows, heads, head width] in and out."""
+        if len(self.groups) == 1 and self.groups[0].rows == len(query):
+            return self.groups[0].attend(layer, query, key, value, scaling)
         outputs: list[Tensor] = []
         first = 0
         for slots in self.groups:
@@ -194,4 +194,4 @@ class DecodeLayout:
             first += slots.rows
         if first < len(query):
             outputs.append(query.new_zeros(len(query) - first, *query.shape[1:]))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return torch.cat(outputs)
