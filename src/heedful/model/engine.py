@@ -125,16 +125,13 @@ class Engine:
     def step(self) -> list[tuple[int, Generation]]:
         """Admit waiting requests, decode one token for each unfinished one, and return those that finished by number."""
         training = self._model.training
-        self._model.eval()
+        if training:  # asked first: to set the mode walks through all modules
+            self._model.eval()
         try:
-            if self._groups:
-                done = self._decode()
-                done += self._admit()
-            else:
-                done = self._admit()
+            return (self._decode() if self._groups else []) + self._admit()
         finally:
-            self._model.train(training)
-        return done
+            if training:
+                self._model.train()
 
     # ------------------------------------------------------------ decoding
 
