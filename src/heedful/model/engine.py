@@ -1,8 +1,8 @@
 """Generation by continuous batching: requests join and leave at any step, each with its own sampling and its own seed.
 
-A prompt is computed once for all its samples, without padding. Every step decodes one token for each unfinished request; a finished
-one frees its slot of the cache at once (:mod:`heedful.model.slots`). A request's random numbers depend on its own seed and position
-only (:mod:`heedful.model.sampling`), so its text does not depend on who else is in the batch.
+A prompt is computed once for all its samples, without padding. Every step decodes one token for each unfinished request; a
+finished one frees its slot of the cache at once (:mod:`heedful.model.slots`). A request's random numbers depend on its own seed
+and position only (:mod:`heedful.model.sampling`), so its text does not depend on who else is in the batch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ _SEED_MASK = 2**63 - 1
 class Generation:
     """What was generated for one request.
 
-    tokens: token ids, the stop token included where it was reached. logprobs: of these tokens under the model's own distribution,
-    softmax of its logits, whatever temperature, top-k, top-p and bias they were drawn with: PPO's ratio is taken between policies,
-    not between samplers. finished: the stop token or a stop string was reached. stop: the stop string that was reached (the
-    response's text ends before it).
+    tokens: token ids, the stop token included where it was reached. logprobs: of these tokens under the model's own
+    distribution, softmax of its logits, whatever temperature, top-k, top-p and bias they were drawn with. finished: the stop
+    token or a stop string was reached. stop: the stop string that was reached (the response's text ends before it).
     """
 
     tokens: list[int]

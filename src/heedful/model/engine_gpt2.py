@@ -1,8 +1,8 @@
 """GPT-2's forward pass written out, for generation on CPU: the modules' own overhead is half of a small model's decoding step.
 
 Weights are packed once for oneDNN's products (otherwise they are packed again at each product) and GELU is part of the product.
-A packed product gives the same bits for a row whatever the number of rows, in fp32 and in bf16, so a request's numbers do not depend on
-the batch that it is in. Any other architecture, device or altered module runs through its Hugging Face class.
+A packed product gives the same bits for a row whatever the number of rows, in fp32 and in bf16, so a request's numbers do not
+depend on the batch that it is in. Any other architecture, device or altered module runs through its Hugging Face class.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_
 
 
 class PackedLinear:
-    """x -> activation(x W' + b), with W packed once where oneDNN can. weight: [out, in], detached; the module may change later."""
+    """x -> activation(x W' + b), with a copy of W packed once where oneDNN can. weight: [out, in]."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> None:
         weight = weight.detach()

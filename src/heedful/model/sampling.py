@@ -1,7 +1,7 @@
 """Drawing tokens: temperature, top-k, top-p, logit bias, and random numbers that belong to a request alone.
 
-A token is drawn by inverting the cumulative distribution at one uniform number. Which number that is depends on the request's seed
-and on the token's place in its response; nothing here mixes rows, so a request's draw does not depend on who else is in the batch.
+A token is drawn by inverting the cumulative distribution at one uniform number. Which number that is depends on the request's
+seed and on the token's place in its response; nothing here mixes rows, so who else is in the batch does not matter.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _CHUNK_NUMBERS = 2**20  # logits that are in fp32 at the same time
 class Sampling:
     """How a response is drawn and where it ends.
 
-    max_tokens: at most this many new tokens. temperature: logits are divided by it; 0 takes the likeliest token. The paper samples
-    rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: only the k
-    likeliest tokens; top_p: then only the likeliest ones whose probabilities before them sum to less than top_p. Tokens as likely
-    as the last one kept are kept too. stop_token: the response ends after it (normally end-of-text); it is part of the response.
-    stop: the response ends with the token that completes one of these strings. Raises ValueError on values out of range.
+    max_tokens: at most this many new tokens. temperature: logits are divided by it; 0 takes the likeliest token. The paper
+    samples rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: only
+    the k likeliest tokens; top_p: then only the likeliest ones whose probabilities before them sum to less than top_p. Tokens
+    as likely as the last one kept are kept too. stop_token: the response ends after it (normally end-of-text); it is part of
+    the response. stop: the response ends with the token that completes one of these strings. Raises ValueError on values out
+    of range.
     """
 
     max_tokens: int
@@ -174,12 +175,12 @@ def _filtered(scores: Tensor, sampling: Sampling) -> Tensor:
 def _invert(weights: Tensor, sums: Tensor, cumulative: Tensor, numbers: Tensor) -> Tensor:
     """The token at which the cumulative distribution passes a uniform number: first its block, then its place in the block.
 
-    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks] of the blocks; numbers: [rows], in [0, _BELOW_ONE).
+    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks]; numbers: [rows] in [0, _BELOW_ONE).
     """
     length = _block(weights.shape[1])
     target = (numbers * cumulative[:, -1])[:, None]
     block = torch.searchsorted(cumulative, target, right=True)
-    # How far into the block, as a share of it; rounding must not take it below 0 or to 1, where a token may have no probability.
+    # How far into the block, as a share of it; rounding must not take it below 0 or to 1, where a token may be impossible.
     share = (1 - (cumulative.gather(-1, block) - target) / sums.gather(-1, block)).clamp_(min=0).mul_(_BELOW_ONE)
     index = block.unsqueeze(-1).expand(-1, -1, length)
     inner = _blocks(weights).gather(1, index)[:, 0].cumsum(-1, dtype=torch.float64)

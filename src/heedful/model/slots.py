@@ -36,8 +36,8 @@ class Slots:
         # One tensor per layer: [keys and values, rows and freed ones behind them, key heads, length, head width].
         self._cache: list[Tensor] = []
         self._views: list[tuple[Tensor, Tensor, Tensor]] = []
-        # Of the token that is decoded next: its position [rows], its places in a layer's cache seen as [cells, head width], and 0
-        # where it sees a key [rows, 1, length].
+        # Of the token that is decoded next: its position [rows], its places in a layer's cache seen as [cells, head width],
+        # and 0 where it sees a key [rows, 1, length].
         self.positions = torch.empty(0)
         self._places = torch.empty(0)
         self._mask = torch.empty(0)
@@ -147,7 +147,9 @@ def groups_of(lengths: Sequence[int], bytes_per_token: int) -> list[list[int]]:
     groups: list[list[int]] = []
     waste = 0
     for i in order:
-        waste += (on_length_grid(lengths[groups[-1][0]] + 1) - on_length_grid(lengths[i] + 1)) * bytes_per_token if groups else 0
+        waste += (
+            (on_length_grid(lengths[groups[-1][0]] + 1) - on_length_grid(lengths[i] + 1)) * bytes_per_token if groups else 0
+        )
         if not groups or waste > _GROUP_BYTES:
             groups.append([])
             waste = 0
