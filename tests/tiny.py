@@ -54,14 +54,16 @@ def tiny_tokenizer(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_gpt2(seed: int = 0, *, heedful: bool = True, scale: float = 0.3, vocabulary: int = VOCABULARY) -> PreTrainedModel:
-    """GPT-2, 2 layers, 32 wide, 4 heads. Its weights and biases are so large that each shows in the outputs."""
+def tiny_gpt2(
+    seed: int = 0, *, heedful: bool = True, scale: float = 0.3, vocabulary: int = VOCABULARY, heads: int = 4
+) -> PreTrainedModel:
+    """GPT-2, 2 layers, 32 wide. Its weights and biases are so large that each shows in the outputs."""
     config = GPT2Config(
         vocab_size=vocabulary,
         n_positions=CONTEXT,
         n_embd=32,
         n_layer=2,
-        n_head=4,
+        n_head=heads,
         bos_token_id=END,
         eos_token_id=END,
     )

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from tests.tiny import CONTEXT, END, VOCABULARY, last_hidden, plain, tiny_gpt2, tiny_llama, tiny_neox
 from transformers import PreTrainedModel
 
 from heedful.errors import UserError
 from heedful.model import Generation, Sampling, engine, generate, request_seeds
+from heedful.model.slots import Slots
 
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
 
@@ -21,11 +21,11 @@ def random_prompts(count: int, *, longest: int = 20, seed: int = 0) -> list[list
     return [[rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(1, longest + 1))] for _ in range(count)]
 
 
-def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int], temperature: float) -> list[float]:
+def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -> list[float]:
     """Log-probs of generated tokens from one uncached forward of a plain transformers model."""
     hidden = last_hidden(plain(model), [*prompt, *tokens])[len(prompt) - 1 : -1]
     logits = hidden @ model.get_output_embeddings().weight.T  # pyright: ignore[reportOptionalMemberAccess]
-    logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
+    logprobs = logits.log_softmax(-1)
     return logprobs.gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist()
 
 
@@ -36,7 +36,7 @@ def test_logprobs_from_the_cache_are_those_of_a_full_forward(make: Callable[[], 
     prompts = random_prompts(7)
     sampling = Sampling(max_tokens=12, temperature=temperature, stop_token=END)
     for prompt, generation in zip(prompts, generate(model, prompts, sampling, list(range(7))), strict=True):
-        expected = full_logprobs(model, prompt, generation.tokens, temperature)
+        expected = full_logprobs(model, prompt, generation.tokens)
         np.testing.assert_allclose(generation.logprobs, expected, rtol=0, atol=1e-5)
 
 
@@ -101,23 +101,20 @@ def test_finished_requests_leave_the_batch_and_the_others_go_on_unchanged(monkey
     prompts, seeds = random_prompts(130, seed=3), list(range(130))
     sampling = Sampling(max_tokens=25, temperature=1.0, stop_token=END)
     sizes: list[int] = []
-    keep = engine._Cache.keep
+    remove = Slots.remove
 
-    def watching(self: engine._Cache, rows: torch.Tensor) -> None:
-        keep(self, rows)
+    def watching(self: Slots, gone: set[int]) -> list[int]:
+        order = remove(self, gone)
         sizes.append(self.rows)
+        return order
 
-    monkeypatch.setattr(engine._Cache, "keep", watching)
-    compacted = generate(model, prompts, sampling, seeds)
+    monkeypatch.setattr(Slots, "remove", watching)
+    together = generate(model, prompts, sampling, seeds)
     assert len(sizes) >= 2
-    assert max(sizes) > 64  # where the grid keeps some finished ones along
+    assert max(sizes) > 64  # where the grid keeps some unused rows
     assert sizes == sorted(sizes, reverse=True)
-    monkeypatch.setattr(engine, "_COMPACT_AT", 1.0)  # never
-    sizes.clear()
-    same(compacted, generate(model, prompts, sampling, seeds))
-    assert not sizes
-    monkeypatch.setattr(engine, "_COMPACT_AT", 0.0)  # at once
-    same(compacted, generate(model, prompts, sampling, seeds))
+    for i in range(0, 130, 13):
+        same([together[i]], generate(model, [prompts[i]], sampling, [seeds[i]]))
 
 
 def test_the_stop_token_is_part_of_the_generation_and_nothing_follows_it() -> None:
@@ -152,41 +149,7 @@ def test_one_token_prompts_and_one_token_responses(max_tokens: int) -> None:
     generations = generate(model, [[5], [6, 7], [8]], Sampling(max_tokens=max_tokens), [1, 2, 3])
     for prompt, generation in zip([[5], [6, 7], [8]], generations, strict=True):
         assert len(generation.tokens) == max_tokens
-        np.testing.assert_allclose(generation.logprobs, full_logprobs(model, prompt, generation.tokens, 1.0), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
-def test_samples_follow_the_models_distribution(temperature: float) -> None:
-    """Chi-square over 20,000 first tokens of a model with 12 words; the seeds are fixed, so this never fails by chance."""
-    model = tiny_gpt2(5, vocabulary=12)
-    prompt, count = [3, 7], 20_000
-    seeds = request_seeds(0, stream=f"chi-square {temperature}", count=count)
-    drawn = [
-        g.tokens[0]
-        for g in generate(model, [prompt] * count, Sampling(max_tokens=1, temperature=temperature), seeds, batch_size=5_000)
-    ]
-    logits = last_hidden(plain(model), prompt)[-1] @ model.get_output_embeddings().weight.T  # pyright: ignore
-    expected = torch.softmax(logits.double() / temperature, -1).detach().numpy() * count
-    observed = np.bincount(drawn, minlength=12)
-    common = expected >= 5
-    observed = np.append(observed[common], observed[~common].sum())
-    expected = np.append(expected[common], expected[~common].sum())
-    assert len(expected) >= 4
-    if expected[-1] < 5:
-        observed, expected = np.append(observed[:-2], observed[-2:].sum()), np.append(expected[:-2], expected[-2:].sum())
-    assert stats.chisquare(observed, expected).pvalue > 0.01
-
-
-def test_consecutive_tokens_are_drawn_independently() -> None:
-    """A model with flat logits: pairs of tokens are uniform over all pairs."""
-    model = tiny_gpt2(0, vocabulary=4)
-    with torch.no_grad():
-        model.get_output_embeddings().weight.zero_()  # pyright: ignore
-    seeds = request_seeds(1, stream="pairs", count=8_000)
-    generations = generate(model, [[1]] * 8_000, Sampling(max_tokens=2), seeds, batch_size=8_000)
-    pairs = np.bincount([4 * g.tokens[0] + g.tokens[1] for g in generations], minlength=16)
-    assert stats.chisquare(pairs).pvalue > 0.01
-    np.testing.assert_allclose(generations[0].logprobs, [np.log(0.25)] * 2, atol=1e-6)
+        np.testing.assert_allclose(generation.logprobs, full_logprobs(model, prompt, generation.tokens), rtol=0, atol=1e-5)
 
 
 def test_prompts_are_prefilled_in_parts_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +165,7 @@ def test_the_whole_context_window_can_be_used_and_no_more() -> None:
     prompts = [[1] * (CONTEXT - 4), [2]]
     generations = generate(model, prompts, Sampling(max_tokens=4), [0, 1])
     np.testing.assert_allclose(
-        generations[0].logprobs, full_logprobs(model, prompts[0], generations[0].tokens, 1.0), rtol=0, atol=1e-5
+        generations[0].logprobs, full_logprobs(model, prompts[0], generations[0].tokens), rtol=0, atol=1e-5
     )
     with pytest.raises(UserError, match="context window") as caught:
         generate(model, prompts, Sampling(max_tokens=5), [0, 1])
@@ -229,49 +192,3 @@ def test_wrong_arguments() -> None:
         generate(model, [[1]], Sampling(max_tokens=0), [0])
     with pytest.raises(ValueError, match="empty"):
         generate(model, [[]], Sampling(max_tokens=1), [0])
-
-
-# ---------------------------------------------------------------- random numbers
-
-
-def test_uniform_is_splitmix64() -> None:
-    """The five outputs for seed 1234567 that Rosetta Code and the reference splitmix64.c (Vigna, 2015) give."""
-    reference = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-    seeds = torch.tensor([1234567])
-    for step, output in enumerate(reference):
-        assert float(engine.uniform(seeds, step)) == (output >> 11) * 2.0**-53
-
-
-def test_uniform_wraps_around_like_an_unsigned_integer() -> None:
-    """Seeds at both ends against the generator in Python's unbounded integers (Steele, Lea, Flood 2014, figure 17)."""
-
-    def reference(seed: int, step: int) -> float:
-        wrap = 2**64 - 1
-        z = (seed + (step + 1) * 0x9E3779B97F4A7C15) & wrap
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & wrap
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & wrap
-        return ((z ^ (z >> 31)) >> 11) * 2.0**-53
-
-    seeds = [0, 1, 2**62, 2**63 - 1, 987654321987654321]
-    for step in (0, 1, 7, 1000, 2**20):
-        got = engine.uniform(torch.tensor(seeds), step)
-        assert got.tolist() == [reference(seed, step) for seed in seeds]
-
-
-@pytest.mark.parametrize("by", ["seed", "step"])
-def test_uniform_is_uniform_over_seeds_and_over_steps(by: str) -> None:
-    numbers = (
-        engine.uniform(torch.arange(20_000), 0)
-        if by == "seed"
-        else torch.cat([engine.uniform(torch.tensor([42]), step) for step in range(20_000)])
-    ).numpy()
-    assert numbers.min() >= 0
-    assert numbers.max() < 1
-    assert stats.kstest(numbers, "uniform").pvalue > 0.01
-
-
-def test_request_seeds_depend_on_seed_and_stream_but_not_on_their_number() -> None:
-    seeds = request_seeds(3, stream="rollouts 0", count=50)
-    assert request_seeds(3, stream="rollouts 0", count=10) == seeds[:10]
-    others = [request_seeds(4, stream="rollouts 0", count=50), request_seeds(3, stream="rollouts 1", count=50)]
-    assert len({*seeds, *others[0], *others[1]}) == 150

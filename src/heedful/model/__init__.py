@@ -4,7 +4,7 @@ from heedful.model.allocator import keep_large_temporaries
 from heedful.model.attention import use_heedful_attention
 from heedful.model.doctor import examine, quick_check
 from heedful.model.dropout import set_residual_dropout
-from heedful.model.engine import Generation, Sampling, generate, request_seeds
+from heedful.model.engine import Engine, Generation, generate
 from heedful.model.layouts import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
 from heedful.model.loading import (
     ASIDE,
@@ -23,10 +23,12 @@ from heedful.model.loading import (
 )
 from heedful.model.lora import add_adapter, copy_sharing_base, is_adapted, merged, save_adapter, share_equal_tensors
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
+from heedful.model.sampling import Sampling, request_seeds
 from heedful.model.scratch import new_gpt2, train_tokenizer
 
 __all__ = [
     "ASIDE",
+    "Engine",
     "Generation",
     "MasterWeights",
     "PackedBatch",

@@ -1,56 +1,320 @@
-"""Generation with a KV cache: requests of different lengths in one batch, each with its own seed.
+"""Generation by continuous batching: requests join and leave at any step, each with its own sampling and its own seed.
 
-Prompts are prefilled without padding; every step decodes one token for each unfinished request; finished requests leave the
-batch. A request's random numbers depend on its own seed and position only, so its text does not depend on who else is in the
-batch (up to the rounding of matrix products of another shape).
+A prompt is computed once for all its samples, without padding. Every step decodes one token for each unfinished request; a
+finished one frees its slot of the cache at once (:mod:`heedful.model.slots`). A request's random numbers depend on its own seed
+and position only (:mod:`heedful.model.sampling`), so its text does not depend on who else is in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import UserError
-from heedful.model.attention import Layout
-from heedful.model.layouts import PackedBatch, on_grid, pack
+from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward
+from heedful.model.layouts import on_grid, pack
 from heedful.model.loading import unembedding
+from heedful.model.sampling import Drawing, Sampling
+from heedful.model.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 
-# The cache is compacted when this share of its rows has finished: copying it at each finish costs more than the idle rows.
-_COMPACT_AT = 0.3
 _TOKENS_PER_PREFILL = 16_384
-_LENGTH_GRID = 32  # a step attends to the cache up to the next multiple: a new length costs a new kernel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; the paper samples rollouts at 1 (SPEC 3.5)."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    stop_token: int | None = None
-    """Generation ends after this token (normally end-of-text); it is part of the generation."""
+# A full engine admits again when this share of its slots is free: prompts are cheaper to compute together.
+_ADMIT_AT = 0.25
+_SEED_MASK = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What was generated for one request.
 
-    tokens: token ids, the stop token included where it was reached. logprobs: of these tokens under the distribution they were
-    drawn from (temperature included; at temperature 0, under temperature 1). finished: the stop token was reached.
+    tokens: token ids, the stop token included where it was reached. logprobs: of these tokens under the model's own
+    distribution, softmax of its logits, whatever temperature, top-k, top-p and bias they were drawn with. finished: the stop
+    token or a stop string was reached. stop: the stop string that was reached (the response's text ends before it).
     """
 
     tokens: list[int]
     logprobs: list[float]
     finished: bool
+    stop: str | None = None
 
 
-@torch.no_grad()
+@dataclass(slots=True)
+class _Request:
+    number: int
+    sampling: Sampling
+    seed: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Requests and their slots, row by row."""
+
+    requests: list[_Request]
+    slots: Slots
+
+
+class Engine:
+    """Generates for requests that come and go. It holds a copy of the model's weights: make a new one after an update.
+
+    slots: how many requests are decoded at the same time. tokenizer: needed by requests with stop strings.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, slots: int = 512, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+        self._model, self._tokenizer, self._num_slots = model, tokenizer, slots
+        self._forward = gpt2_forward(model)
+        self._head = PackedLinear(unembedding(model))
+        self._waiting: deque[tuple[tuple[int, ...], list[_Request]]] = deque()
+        self._groups: list[_Group] = []
+        self._next_number = 0
+        # Of the rows of all groups, one group after the other: the last drawn token, and how to draw the next.
+        self._drawn = torch.empty(0)
+        self._drawing: Drawing | None = None
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that wait or are being decoded."""
+        return sum(len(requests) for _, requests in self._waiting) + self._num_live
+
+    @property
+    def _num_live(self) -> int:
+        return sum(len(group.requests) for group in self._groups)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, seeds: Sequence[int]) -> list[int]:
+        """Ask for one response per seed to a prompt, which is computed once; returns the requests' numbers.
+
+        More seeds than slots are served in turns, with the prompt computed once in each. Raises ValueError (no token, no
+        tokenizer for stop strings), UserError where prompt and max_tokens together pass the model's context window.
+        """
+        if len(prompt) == 0:
+            raise ValueError("a prompt is empty")
+        if sampling.stop and self._tokenizer is None:
+            raise ValueError("stop strings need the tokenizer: give it to the engine")
+        window = getattr(self._model.config, "max_position_embeddings", None)
+        if window is not None and len(prompt) + sampling.max_tokens > window:
+            raise UserError(
+                "prompt and response do not fit the model's context window",
+                expected=f"at most {window} tokens together",
+                got=f"a prompt of {len(prompt)} and up to {sampling.max_tokens} new tokens",
+                next_step="lower the limits max_prompt_tokens or max_response_tokens",
+            )
+        numbers = list(range(self._next_number, self._next_number + len(seeds)))
+        self._next_number += len(seeds)
+        requests = [_Request(number, sampling, seed) for number, seed in zip(numbers, seeds, strict=True)]
+        for first in range(0, len(requests), self._num_slots):
+            self._waiting.append((tuple(prompt), requests[first : first + self._num_slots]))
+        return numbers
+
+    def cancel(self, number: int) -> None:
+        """Let a request leave without a result; one that has finished, or never was, is ignored."""
+        for _, requests in self._waiting:
+            requests[:] = [request for request in requests if request.number != number]
+        self._waiting = deque(entry for entry in self._waiting if entry[1])
+        self._leave({number})
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, Generation]]:
+        """Admit waiting requests, decode one token for each unfinished one, and return those that finished by number."""
+        training = self._model.training
+        if training:  # asked first: to set the mode walks through all modules
+            self._model.eval()
+        try:
+            return (self._decode() if self._groups else []) + self._admit()
+        finally:
+            if training:
+                self._model.train()
+
+    # ------------------------------------------------------------ decoding
+
+    def _decode(self) -> list[tuple[int, Generation]]:
+        if self._drawing is None:
+            self._prepare()
+        assert self._drawing is not None
+        groups = [group.slots for group in self._groups]
+        positions = groups[0].positions if len(groups) == 1 else torch.cat([slots.positions for slots in groups])
+        tokens, filler = self._drawn, on_grid(len(positions)) - len(positions)
+        if filler:
+            zeros = positions.new_zeros(filler)
+            tokens, positions = torch.cat([tokens, zeros]), torch.cat([positions, zeros])
+        layout = DecodeLayout(groups)
+        if self._forward is not None:
+            hidden = self._forward(tokens, positions, layout)
+        else:
+            output = self._model.base_model(
+                input_ids=tokens[None], position_ids=positions[None], use_cache=False, layout=layout
+            )
+            hidden = output.last_hidden_state[0]
+        if filler:
+            hidden = hidden[:-filler]
+        self._drawn, logprobs = self._drawing.draw(self._head(hidden))
+        drawn_list, logprob_list = self._drawn.tolist(), logprobs.tolist()
+        finished: list[tuple[int, Generation]] = []
+        first = 0
+        for group in self._groups:
+            finished += self._record(group.requests, drawn_list[first:], logprob_list[first:])
+            first += group.slots.rows
+        if finished:
+            # Those that stay need their new token's place in the cache only after the others have left.
+            for group in self._groups:
+                group.slots.lengths = [length + 1 for length in group.slots.lengths]
+            self._leave({number for number, _ in finished})
+        else:
+            for slots in groups:
+                slots.advance()
+        return finished
+
+    def _record(self, requests: list[_Request], drawn: list[int], logprobs: list[float]) -> list[tuple[int, Generation]]:
+        finished: list[tuple[int, Generation]] = []
+        for request, token, logprob in zip(requests, drawn, logprobs, strict=False):
+            request.tokens.append(token)
+            request.logprobs.append(logprob)
+            sampling = request.sampling
+            stop = self._stop_string(request) if sampling.stop else None
+            if token == sampling.stop_token or stop is not None:
+                finished.append((request.number, Generation(request.tokens, request.logprobs, True, stop)))
+            elif len(request.tokens) == sampling.max_tokens:
+                finished.append((request.number, Generation(request.tokens, request.logprobs, False)))
+        return finished
+
+    def _stop_string(self, request: _Request) -> str | None:
+        """The stop string that the last token completed."""
+        assert self._tokenizer is not None
+        # A character is at most four tokens of a byte-level vocabulary; four more keep the start's decoding out of it.
+        tail = 4 * max(map(len, request.sampling.stop)) + 4
+        text = str(self._tokenizer.decode(request.tokens[-tail:], skip_special_tokens=True))
+        return next((stop for stop in request.sampling.stop if stop in text), None)
+
+    # ------------------------------------------------------------ joining and leaving
+
+    def _admit(self) -> list[tuple[int, Generation]]:
+        """Compute waiting prompts and draw their first tokens."""
+        free = self._num_slots - self._num_live
+        if not self._waiting or (self._groups and free < _ADMIT_AT * self._num_slots):
+            return []
+        admitted: dict[tuple[int, ...], list[_Request]] = {}
+        while self._waiting and len(self._waiting[0][1]) <= free:
+            prompt, requests = self._waiting.popleft()
+            admitted.setdefault(prompt, []).extend(requests)
+            free -= len(requests)
+        prompts = list(admitted)
+        finished: list[tuple[int, Generation]] = []
+        cuts = groups_of([len(prompt) for prompt in prompts], self._bytes_per_token)
+        for members in cuts:
+            finished += self._prefill([prompts[i] for i in members], [admitted[prompts[i]] for i in members])
+        self._leave({number for number, _ in finished})
+        self._merge()
+        return finished
+
+    def _prefill(self, prompts: list[tuple[int, ...]], requests: list[list[_Request]]) -> list[tuple[int, Generation]]:
+        slots = Slots([len(prompt) for prompt in prompts])
+        hidden = self._prompts_hidden(prompts, slots)
+        sample_of = [i for i, members in enumerate(requests) for _ in members]
+        if len(sample_of) > len(prompts):
+            slots.repeat(sample_of)
+        index = torch.tensor([*sample_of, *[0] * (slots.rows - len(sample_of))], device=hidden.device)
+        logits = self._head(hidden).index_select(0, index)
+        group = _Group([request for members in requests for request in members], slots)
+        drawn, logprobs = _drawing([group], hidden.device).draw(logits)
+        self._groups.append(group)
+        self._drawing = None
+        return self._record(group.requests, drawn.tolist(), logprobs.tolist())
+
+    def _prompts_hidden(self, prompts: list[tuple[int, ...]], slots: Slots) -> Tensor:
+        """Fill the slots with the prompts and return the hidden state of each one's last token [prompts, width]."""
+        device = self._model.device
+        hidden: list[Tensor] = []
+        first = 0
+        while first < len(prompts):
+            end, size = first, 0
+            while end < len(prompts) and (end == first or size + len(prompts[end]) <= _TOKENS_PER_PREFILL):
+                size += len(prompts[end])
+                end += 1
+            # Packed sequences end with a response: a dummy token whose cache entry the first decoded token overwrites.
+            batch = pack(prompts[first:end], [[0]] * (end - first)).to(device)
+            lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
+            rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(device)
+            layout = PrefillLayout(batch, slots, rows)
+            wanted = batch.last - 1
+            if self._forward is not None:
+                hidden.append(self._forward(batch.tokens, batch.positions, layout, wanted))
+            else:
+                output = self._model.base_model(
+                    input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=layout
+                )
+                hidden.append(output.last_hidden_state[0][wanted])
+            first = end
+        return torch.cat(hidden)
+
+    def _leave(self, numbers: set[int]) -> None:
+        """Free the slots of these requests."""
+        if not numbers:
+            return
+        for group in self._groups:
+            gone = {row for row, request in enumerate(group.requests) if request.number in numbers}
+            if gone and len(gone) < len(group.requests):
+                order = group.slots.remove(gone)
+                group.requests = [group.requests[row] for row in order]
+            elif gone:
+                group.requests = []
+        self._groups = [group for group in self._groups if group.requests]
+        self._merge()
+        self._drawing = None
+
+    def _merge(self) -> None:
+        """Let groups become one where keeping them apart costs more than it saves."""
+        if len(self._groups) < 2:
+            return
+        self._groups.sort(key=lambda group: -group.slots.length)
+        merged = self._groups[:1]
+        for group in self._groups[1:]:
+            if worth_merging(merged[-1].slots, group.slots, self._bytes_per_token):
+                merged[-1].slots.absorb(group.slots)
+                merged[-1].requests += group.requests
+            else:
+                merged.append(group)
+        self._groups = merged
+        self._drawing = None
+
+    def _prepare(self) -> None:
+        """Rebuild what depends on which requests are live."""
+        device = self._model.device
+        drawn: list[int] = []
+        for group in self._groups:
+            group.slots.prepare()
+            drawn += [request.tokens[-1] for request in group.requests] + [0] * (group.slots.rows - len(group.requests))
+        self._drawn = torch.tensor(drawn, device=device)
+        self._drawing = _drawing(self._groups, device)
+
+    @property
+    def _bytes_per_token(self) -> int:
+        config = self._model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * heads * width * self._model.dtype.itemsize
+
+
+def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:
+    """How each row's next token is drawn; unused rows like any other."""
+    samplings: list[Sampling] = []
+    seeds: list[int] = []
+    steps: list[int] = []
+    plain = Sampling(max_tokens=1)
+    for group in groups:
+        filler = group.slots.rows - len(group.requests)
+        samplings += [request.sampling for request in group.requests] + [plain] * filler
+        seeds += [request.seed & _SEED_MASK for request in group.requests] + [0] * filler
+        steps += [len(request.tokens) for request in group.requests] + [0] * filler
+    return Drawing(samplings, torch.tensor(seeds, device=device), torch.tensor(steps, device=device))
+
+
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -59,224 +323,31 @@ def generate(
     *,
     batch_size: int = 512,
     advance: Callable[[int], None] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Generation]:
-    """Sample one continuation for each prompt, in order.
+    """Sample one response to each prompt, in order; a prompt that occurs several times is computed once.
 
-    prompts: token ids, none empty. seeds: one per prompt. advance: called with the number of requests that just finished.
+    prompts: token ids, none empty. seeds: one per prompt. batch_size: how many requests are decoded at the same time. advance:
+    called with the number of requests that just finished. tokenizer: needed for stop strings.
     Raises UserError where prompt and max_tokens together pass the model's context window.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"expected a seed for each of {len(prompts)} prompts, got {len(seeds)}")
-    if sampling.max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
-    longest = max((len(prompt) for prompt in prompts), default=0)
-    window = getattr(model.config, "max_position_embeddings", None)
-    if window is not None and longest + sampling.max_tokens > window:
-        raise UserError(
-            "prompt and response do not fit the model's context window",
-            expected=f"at most {window} tokens together",
-            got=f"a prompt of {longest} and up to {sampling.max_tokens} new tokens",
-            next_step="lower the limits max_prompt_tokens or max_response_tokens",
-        )
-    training = model.training
-    model.eval()
-    # Similar lengths share a batch, so that short prompts do not drag a long cache along.
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    engine = Engine(model, slots=batch_size, tokenizer=tokenizer)
+    samples: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        samples.setdefault(tuple(prompt), []).append(i)
+    place: dict[int, int] = {}
+    # Similar lengths are decoded together, so that short prompts do not drag a long cache along.
+    for prompt in sorted(samples, key=len, reverse=True):
+        members = samples[prompt]
+        numbers = engine.submit(prompt, sampling, [seeds[i] for i in members])
+        place.update(zip(numbers, members, strict=True))
     results: list[Generation | None] = [None] * len(prompts)
-    for first in range(0, len(order), batch_size):
-        members = order[first : first + batch_size]
-        generations = _generate_batch(model, [prompts[i] for i in members], sampling, [seeds[i] for i in members], advance)
-        for i, generation in zip(members, generations, strict=True):
-            results[i] = generation
-    model.train(training)
+    while engine.num_unfinished:
+        finished = engine.step()
+        for number, generation in finished:
+            results[place[number]] = generation
+        if advance is not None and finished:
+            advance(len(finished))
     return [result for result in results if result is not None]
-
-
-def _generate_batch(
-    model: PreTrainedModel,
-    prompts: list[Sequence[int]],
-    sampling: Sampling,
-    seeds: list[int],
-    advance: Callable[[int], None] | None,
-) -> list[Generation]:
-    device = model.device
-    weight = unembedding(model)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    cache = _Cache(len(prompts), int(lengths.max()) + 1)
-    hidden = _prefill(model, prompts, cache)
-
-    alive = torch.arange(len(prompts), device=device)  # which request each cache row belongs to
-    row_seeds = torch.tensor([seed & (2**63 - 1) for seed in seeds], dtype=torch.int64, device=device)
-    running = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    tokens = torch.zeros(len(prompts), sampling.max_tokens, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(len(prompts), sampling.max_tokens, device=device)
-    counts = torch.zeros(len(prompts), dtype=torch.int64, device=device)
-    finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-
-    for step in range(sampling.max_tokens):
-        drawn, drawn_logprobs = _draw(hidden @ weight.T, sampling.temperature, row_seeds, step)
-        rows = alive[running]
-        tokens[rows, step] = drawn[running]
-        logprobs[rows, step] = drawn_logprobs[running]
-        counts[rows] += 1
-        if sampling.stop_token is not None:
-            stopped = running & (drawn == sampling.stop_token)
-            finished[alive[stopped]] = True
-            running &= ~stopped
-            if advance is not None and (number := int(stopped.sum())):
-                advance(number)
-        num_running = int(running.sum())
-        if num_running == 0 or step == sampling.max_tokens - 1:
-            break
-        if num_running < (1 - _COMPACT_AT) * len(running):
-            # Rows are kept in numbers of the grid (a new shape costs a new kernel): some finished ones may stay along.
-            keep = torch.argsort(~running, stable=True)[: on_grid(num_running)]
-            cache.keep(keep)
-            alive, row_seeds, drawn, lengths = alive[keep], row_seeds[keep], drawn[keep], lengths[keep]
-            running = running[keep]
-        cache.reserve(int(lengths.max()) + step + 1)
-        layout = _DecodeLayout(cache, lengths + step)
-        hidden = model.base_model(
-            input_ids=drawn[None], position_ids=(lengths + step)[None], use_cache=False, layout=layout
-        ).last_hidden_state[0]
-    if advance is not None and (number := int((~finished).sum())):
-        advance(number)
-    token_rows, logprob_rows = tokens.tolist(), logprobs.tolist()
-    return [
-        Generation(token_rows[i][:count], logprob_rows[i][:count], is_finished)
-        for i, (count, is_finished) in enumerate(zip(counts.tolist(), finished.tolist(), strict=True))
-    ]
-
-
-def _prefill(model: PreTrainedModel, prompts: list[Sequence[int]], cache: _Cache) -> Tensor:
-    """Fill the cache with the prompts and return the hidden state of each one's last token [prompts, width]."""
-    hidden: list[Tensor] = []
-    first = 0
-    while first < len(prompts):
-        end, size = first, 0
-        while end < len(prompts) and (end == first or size + len(prompts[end]) <= _TOKENS_PER_PREFILL):
-            size += len(prompts[end])
-            end += 1
-        # Packed sequences end with a response: a dummy token whose cache entry the first decoded token overwrites.
-        batch = pack(prompts[first:end], [[0]] * (end - first)).to(model.device)
-        lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
-        rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(model.device)
-        output = model.base_model(
-            input_ids=batch.tokens[None],
-            position_ids=batch.positions[None],
-            use_cache=False,
-            layout=_PrefillLayout(batch, cache, rows),
-        )
-        hidden.append(output.last_hidden_state[0][batch.last - 1])
-        first = end
-    return torch.cat(hidden)
-
-
-class _Cache:
-    """Keys and values of every layer: [rows, key heads, length, head width], allocated at first use.
-
-    The length grows by whole steps of a grid, so that a layer's tensors are used whole: a product with a slice of them would
-    copy the slice at each step.
-    """
-
-    def __init__(self, rows: int, length: int) -> None:
-        self.rows, self.length = rows, -(-length // _LENGTH_GRID) * _LENGTH_GRID
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-
-    def layer(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        if layer not in self.keys:
-            shape = (self.rows, like.shape[1], self.length, like.shape[2])
-            self.keys[layer] = like.new_zeros(shape)
-            self.values[layer] = like.new_zeros(shape)
-        return self.keys[layer], self.values[layer]
-
-    def reserve(self, length: int) -> None:
-        """Make room for ``length`` positions."""
-        if length <= self.length:
-            return
-        extra = -(-length // _LENGTH_GRID) * _LENGTH_GRID - self.length
-        for tensors in (self.keys, self.values):
-            for layer in tensors:
-                tensors[layer] = F.pad(tensors[layer], (0, 0, 0, extra))
-        self.length += extra
-
-    def keep(self, rows: Tensor) -> None:
-        for layer in self.keys:
-            self.keys[layer] = self.keys[layer].index_select(0, rows)
-            self.values[layer] = self.values[layer].index_select(0, rows)
-        self.rows = len(rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _PrefillLayout:
-    """A packed row's attention that also writes its keys and values to the cache."""
-
-    batch: PackedBatch
-    cache: _Cache
-    rows: Tensor
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        keys, values = self.cache.layer(layer, key)
-        real = len(self.rows)  # the row's end is filler
-        keys[self.rows, :, self.batch.positions[:real]] = key[:real]
-        values[self.rows, :, self.batch.positions[:real]] = value[:real]
-        inner: Layout = self.batch.layout
-        return inner.attend(layer, query, key, value, scaling)
-
-
-@dataclass(frozen=True, slots=True)
-class _DecodeLayout:
-    """One new token for each cache row: it attends to the row's cache up to its own position [rows]."""
-
-    cache: _Cache
-    positions: Tensor
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        keys, values = self.cache.layer(layer, key)
-        rows = torch.arange(len(self.positions), device=query.device)
-        keys[rows, :, self.positions] = key
-        values[rows, :, self.positions] = value
-        repeats = query.shape[1] // key.shape[1]
-        grouped = query.view(query.shape[0], key.shape[1], repeats, query.shape[2]) * scaling
-        scores = torch.matmul(grouped, keys.transpose(-1, -2))
-        hidden = torch.arange(keys.shape[2], device=query.device) > self.positions[:, None]
-        scores = scores.masked_fill(hidden[:, None, None, :], torch.finfo(scores.dtype).min)
-        return torch.matmul(scores.softmax(-1), values).view_as(query)
-
-
-def _draw(logits: Tensor, temperature: float, seeds: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """[rows, vocabulary] -> tokens [rows] and their log-probs [rows], by inverting the cumulative distribution."""
-    logits = logits.float()
-    if temperature == 0:
-        drawn = logits.argmax(-1)
-        logprobs = logits.log_softmax(-1)
-    else:
-        logprobs = (logits / temperature if temperature != 1 else logits).log_softmax(-1)
-        cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
-        threshold = uniform(seeds, step) * cumulative[:, -1]
-        drawn = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return drawn, logprobs.gather(-1, drawn[:, None])[:, 0]
-
-
-def uniform(seeds: Tensor, step: int) -> Tensor:
-    """Numbers in [0, 1) that depend on (seed, step) alone: the SplitMix64 generator's output at that step, float64.
-
-    Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
-    """
-    # int64 arithmetic wraps as the generator's uint64 does; only its logical right shift has to be spelled out.
-    state = seeds + (((step + 1) * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63)
-    state = (state ^ _shift(state, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    state = (state ^ _shift(state, 27)) * (0x94D049BB133111EB - 2**64)
-    state = state ^ _shift(state, 31)
-    return _shift(state, 11).to(torch.float64) * 2.0**-53
-
-
-def _shift(values: Tensor, bits: int) -> Tensor:
-    return (values >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def request_seeds(seed: int, *, stream: str, count: int) -> list[int]:
-    """``count`` seeds for one purpose (``stream``), independent of other streams and of their counts."""
-    entropy = [seed, *stream.encode()]
-    return np.random.SeedSequence(entropy).generate_state(count, dtype=np.uint64).astype(np.int64).tolist()

@@ -1,0 +1,133 @@
+"""GPT-2's forward pass written out, for generation on CPU: the modules' own overhead is half of a small model's decoding step.
+
+Weights are packed once for oneDNN's products (otherwise they are packed again at each product) and GELU is part of the product.
+A packed product gives the same bits for a row whatever the number of rows, in fp32 and in bf16, so a request's numbers do not
+depend on the batch that it is in. Any other architecture, device or altered module runs through its Hugging Face class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
+
+from heedful.model.attention import Layout
+
+# transformers' names of the activations that oneDNN computes inside a product: its name, its variant.
+_FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
+
+
+class PackedLinear:
+    """x -> activation(x W' + b), with a copy of W packed once where oneDNN can. weight: [out, in]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> None:
+        weight = weight.detach()
+        self.bias = None if bias is None else bias.detach()
+        self.packed = can_pack(weight)
+        self.fused = _FUSED[activation] if activation in _FUSED and self.packed else ("none", "")
+        self.activation: Callable[[Tensor], Tensor] | None = None
+        if activation is not None and self.fused[0] == "none":
+            self.activation = ACT2FN[activation]
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None) if self.packed else weight
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[rows, in] -> [rows, out]."""
+        if self.packed:
+            output = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, self.fused[0], [], self.fused[1])
+        else:
+            output = F.linear(rows, self.weight, self.bias)
+        return output if self.activation is None else self.activation(output)
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN holds this weight in its own layout (CPU; bf16 only where the processor multiplies it)."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    norm_1: tuple[Tensor, Tensor]
+    queries_keys_values: PackedLinear
+    attention_output: PackedLinear
+    norm_2: tuple[Tensor, Tensor]
+    expand: PackedLinear
+    contract: PackedLinear
+
+
+class GPT2Forward:
+    """A copy of a GPT-2 model's weights, ready to run; make a new one after the weights changed."""
+
+    def __init__(self, model: GPT2LMHeadModel) -> None:
+        body, config = cast(Any, model.transformer), model.config
+        self.heads = config.n_head
+        self.scaling = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
+        self.epsilon = config.layer_norm_epsilon
+        self.tokens, self.positions = body.wte.weight.detach(), body.wpe.weight.detach()
+        self.final_norm = _norm(body.ln_f)
+        self.layers = [
+            _Layer(
+                norm_1=_norm(block.ln_1),
+                queries_keys_values=_linear(block.attn.c_attn),
+                attention_output=_linear(block.attn.c_proj),
+                norm_2=_norm(block.ln_2),
+                expand=_linear(block.mlp.c_fc, config.activation_function),
+                contract=_linear(block.mlp.c_proj),
+            )
+            for block in body.h
+        ]
+
+    def __call__(self, tokens: Tensor, positions: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
+        """[rows] tokens and positions -> [rows, width] final hidden states (of the rows ``wanted``, where given)."""
+        hidden = F.embedding(tokens, self.tokens) + F.embedding(positions, self.positions)
+        width = hidden.shape[1]
+        shape = (width,)
+        for number, layer in enumerate(self.layers):
+            normed = F.layer_norm(hidden, shape, *layer.norm_1, self.epsilon)
+            query, key, value = layer.queries_keys_values(normed).view(len(hidden), 3, self.heads, -1).unbind(1)
+            attended = layout.attend(number, query, key, value, self.scaling).view(-1, width)
+            if wanted is not None and number == len(self.layers) - 1:
+                hidden, attended = hidden.index_select(0, wanted), attended.index_select(0, wanted)
+            hidden = hidden + layer.attention_output(attended)
+            normed = F.layer_norm(hidden, shape, *layer.norm_2, self.epsilon)
+            hidden = hidden + layer.contract(layer.expand(normed))
+        return F.layer_norm(hidden, shape, *self.final_norm, self.epsilon)
+
+
+def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
+    """The written-out forward of this model, or None where it would not be the model's own: then its class has to run."""
+    if type(model) is not GPT2LMHeadModel or not can_pack(cast(Any, model.transformer).wte.weight):
+        return None
+    config = model.config
+    if config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn:
+        return None
+    # A module of another class (an adapter, say) or with a hook computes something else than the weights tell.
+    for module in model.modules():
+        hooks = (module._forward_hooks, module._forward_pre_hooks)
+        if any(hooks) or "forward" in vars(module):
+            return None
+    for block in cast(Any, model.transformer).h:
+        parts = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+        if any(type(part) is not Conv1D for part in parts):
+            return None
+    return GPT2Forward(model)
+
+
+def _norm(module: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return module.weight.detach(), module.bias.detach()
+
+
+def _linear(module: Conv1D, activation: str | None = None) -> PackedLinear:
+    return PackedLinear(module.weight.t(), module.bias, activation)
