@@ -42,7 +42,7 @@ class Case:
     """One row of a table.
 
     work: units of ``unit`` done in a run, from the run's answer. flop: useful FLOP of a run. prepare: fills the folder that all
-    contenders read. agree: fields of the answers that must be equal on all sides up to a tolerance, so that the work is the same.
+    contenders read. agree: fields of the answers that must be equal on all sides up to a tolerance: the work is the same.
     """
 
     size: str
@@ -108,7 +108,6 @@ def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Names
             result["cases"].append(_run_case(case, Path(folder), chosen))
         result["ended"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         write(result, chosen.out)
-    print((chosen.out / f"{name}.md").read_text())
     return result
 
 
@@ -220,32 +219,37 @@ class _Worker:
 
     def __init__(self, contender: Contender, folder: Path, threads: int) -> None:
         self.contender = contender
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = folder / f"{contender.name}.log"
         env = os.environ | {
             "OMP_NUM_THREADS": str(threads),
             "PYTHONPATH": f"{BENCH.parent / 'src'}" if contender.script == "_worker_heedful.py" else "",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        self._process = subprocess.Popen(
-            [str(contender.python), str(BENCH / contender.script), str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env=env,
-        )
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(
+                [str(contender.python), str(BENCH / contender.script), str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=env,
+            )
         self.hello: Answer = self._read()
+        if "error" in self.hello:
+            raise RuntimeError(f"{contender.name}: {self.hello['error']}")
 
     def ask(self) -> Answer:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(self.contender.request) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(self.contender.request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended: what it said last is read below
         return self._read()
 
     def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()[-4_000:]
+        return self._log.read_text(errors="replace")[-4_000:]
 
     def close(self) -> None:
         if self._process.stdin is not None and not self._process.stdin.closed:
@@ -261,7 +265,7 @@ class _Worker:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            raise RuntimeError(f"{self.contender.name} ended with {self._process.returncode}:\n{self.log()}")
+            return {"error": f"the process ended with {self._process.returncode}:\n{self.log()}"}
         return json.loads(line)
 
 
@@ -271,6 +275,10 @@ def write(result: dict[str, Any], folder: Path) -> None:
         path = folder / (result["benchmark"] + suffix)
         path.with_suffix(".tmp").write_text(text, encoding="utf-8")
         os.replace(path.with_suffix(".tmp"), path)
+
+
+def show(result: dict[str, Any], folder: Path) -> None:
+    print(f"{table(result)}\n{folder / result['benchmark']}.json")
 
 
 def table(result: dict[str, Any]) -> str:
@@ -286,7 +294,8 @@ def table(result: dict[str, Any]) -> str:
     if result["quick"]:
         lines += ["**A quick run: it shows that everything works and measures nothing.**", ""]
     lines += [
-        "| size | case | contender | rate | unit | ours / this (least - greatest) | peak MiB | share of bf16 matmul rate |",
+        "| size | case | contender | rate | unit | ours / this (least - greatest) | peak MiB (above imports) "
+        "| share of bf16 matmul rate |",
         "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |",
     ]
     notes: list[str] = []
@@ -297,7 +306,7 @@ def table(result: dict[str, Any]) -> str:
             share = f"{row['share_of_matmul_rate']:.1%}" if "share_of_matmul_rate" in row else ""
             lines.append(
                 f"| {case['size']} | {case['label']} | {name} | {row['rate']:,.1f} | {case['unit']} | {ratio_text} "
-                f"| {row['peak_mib']:,.0f} | {share} |"
+                f"| {row['peak_mib']:,.0f} ({row['peak_mib'] - row['resident_after_imports_mib']:,.0f}) | {share} |"
             )
         where = f"{case['size']}, {case['label']}"
         notes += [f"- {where}: {name} did not run: {error}" for name, error in case["failed"].items()]

@@ -61,7 +61,7 @@ class Timing:
         self.ends.setdefault(step, time.perf_counter())
 
     def result(self, *, warmup: int, steps: int) -> dict[str, Any]:
-        """Seconds of ``steps`` steps after ``warmup``, and the peak of the resident set (MiB). Raises where steps are missing."""
+        """Seconds of ``steps`` steps after ``warmup``, and the peak of the resident set (MiB). Raises if steps are missing."""
         if sorted(self.ends) != list(range(warmup + steps)):
             raise RuntimeError(f"expected {warmup + steps} optimiser steps, counted {len(self.ends)}")
         seconds = self.ends[warmup + steps - 1] - self.ends[warmup - 1]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import tempfile
@@ -17,12 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from _worker import Timing, serve
 from rich.console import Console
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoTokenizer
 
-from heedful.model import Sampling, frozen, generate, keep_large_temporaries, load_causal_model, load_scalar_model, request_seeds
+from _worker import Timing, serve
+from heedful.model import (
+    Sampling,
+    frozen,
+    generate,
+    keep_large_temporaries,
+    load_causal_model,
+    load_scalar_model,
+    request_seeds,
+)
 from heedful.training import ppo, reward, sft
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.data import Example, PretrainingText, RankedPrompt
@@ -30,7 +37,7 @@ from heedful.training.data import Example, PretrainingText, RankedPrompt
 FOLDER = Path(sys.argv[1])
 TOKENIZER = AutoTokenizer.from_pretrained(FOLDER / "policy")
 QUIET = Console(quiet=True)
-SCHEDULE: dict[str, float] = {"learning_rate": 1e-4, "final_learning_rate_share": 1.0}  # constant, as the other side's
+SCHEDULE: dict[str, Any] = {"learning_rate": 1e-4, "final_learning_rate_share": 1.0}  # constant, as the other side's
 NEVER = 1e9  # seconds: no checkpoint while the clock runs, on either side
 
 
@@ -48,7 +55,10 @@ def run_sft(warmup: int, steps: int, batch_size: int, check: int) -> dict[str, A
 
 
 def run_reward(warmup: int, steps: int, batch_size: int, check: int) -> dict[str, Any]:
-    rows = [RankedPrompt(str(i), "labeler", row["prompt"], row["responses"], tuple(row["ranks"])) for i, row in enumerate(read("rankings"))]
+    rows = [
+        RankedPrompt(str(i), "labeler", row["prompt"], row["responses"], tuple(row["ranks"]))
+        for i, row in enumerate(read("rankings"))
+    ]
     model = load_scalar_model(FOLDER / "reward")
     config = RewardConfig(batch_size=batch_size, checkpoint_seconds=NEVER, **SCHEDULE)
     before, _ = reward.ranking_quality(model, rows[:check], config.tokens_per_microbatch)
@@ -76,7 +86,9 @@ def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int) -> d
     return result | {"lengths": lengths}
 
 
-def run_ppo(warmup: int, steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx: bool) -> dict[str, Any]:
+def run_ppo(
+    warmup: int, steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx: int, ptx_tokens: int
+) -> dict[str, Any]:
     policy, judge = load_causal_model(FOLDER / "policy"), load_scalar_model(FOLDER / "reward")
     check = [Example(**row) for row in read("examples")][:8]
     result: dict[str, Any] = {
@@ -88,12 +100,13 @@ def run_ppo(warmup: int, steps: int, batch_size: int, minibatches: int, max_toke
         batch_size=batch_size,
         minibatches=minibatches,
         ptx_coefficient=27.8 if ptx else 0.0,
-        ptx_context_length=128,
+        ptx_examples_per_episode=max(1, ptx),
+        ptx_context_length=ptx_tokens,
         max_response_tokens=max_tokens,
         samples_every=10**9,
         checkpoint_seconds=NEVER,
     )
-    text = pretraining_text() if ptx else None
+    text = pretraining_text(ptx_tokens) if ptx else None
     parts = Parts(generation="_respond", scoring="_judge", optimiser="apply_gradients")
     updates: list[int] = []
     with tempfile.TemporaryDirectory() as folder, parts.measured(ppo), timed(ppo, after=parts.next) as timing:
@@ -108,13 +121,13 @@ def run_ppo(warmup: int, steps: int, batch_size: int, minibatches: int, max_toke
     return result
 
 
-def run_ptx_sft(warmup: int, steps: int, batch_size: int) -> dict[str, Any]:
+def run_ptx_sft(warmup: int, steps: int, batch_size: int, tokens: int) -> dict[str, Any]:
     """The sequences of :func:`pretraining_text` as language modelling in ``sft``."""
-    text = pretraining_text()
+    text = pretraining_text(tokens)
     rng = np.random.default_rng(0)
     rows: list[Example] = []
     while len(rows) < (warmup + steps) * batch_size:
-        rows += [Example(s[:1].tolist(), s[1:].tolist()) for s in text.sequences(context_length=128, rng=rng)]
+        rows += [Example(s[:1].tolist(), s[1:].tolist()) for s in text.sequences(context_length=tokens, rng=rng)]
     rows = rows[: (warmup + steps) * batch_size]
     model = load_causal_model(FOLDER / "policy")
     config = SFTConfig(epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER)
@@ -138,10 +151,10 @@ def run_matmul() -> dict[str, Any]:
     return {"flop_per_second": max(best.values()), "by_size": best}
 
 
-def pretraining_text() -> PretrainingText:
-    """Documents of 128 random tokens."""
-    tokens = np.random.default_rng(7).integers(2, 8_192, (2_048, 128)).astype(np.int32)
-    return PretrainingText(tokens.reshape(-1), np.arange(0, 2_048 * 128 + 1, 128))
+def pretraining_text(length: int) -> PretrainingText:
+    """Documents of ``length`` random tokens."""
+    tokens = np.random.default_rng(7).integers(2, 8_192, (2_048, length)).astype(np.int32)
+    return PretrainingText(tokens.reshape(-1), np.arange(0, 2_048 * length + 1, length))
 
 
 def read(name: str) -> Any:
@@ -169,7 +182,7 @@ def timed(module: Any, after: Callable[[], None] | None = None):
 
 
 class Parts:
-    """Seconds spent in some functions of a module, for each iteration; what such a function is called is the module's own affair."""
+    """Seconds spent in some functions of a module, for each iteration; a function that the module does not have is left out."""
 
     def __init__(self, **functions: str) -> None:
         self.functions = functions

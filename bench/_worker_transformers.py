@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _worker import Timing, keep_large_temporaries, serve
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompileConfig, GenerationConfig
+
+from _worker import Timing, keep_large_temporaries, serve
 
 FOLDER = Path(sys.argv[1])
 TOKENIZER: Any = AutoTokenizer.from_pretrained(FOLDER / "policy")
@@ -27,7 +28,7 @@ def run_generation(
     settings: dict[str, Any],
     allocator: bool,
 ) -> dict[str, Any]:
-    """settings: ``dtype``; ``cache`` ("static"); ``compile``; ``sort`` prompts by length; ``pad_to`` one prompt length for all."""
+    """settings: ``dtype``; ``cache`` ("static"); ``compile``; ``sort`` prompts by length; ``pad_to``: prompt length for all."""
     if allocator:
         keep_large_temporaries()
     rows = json.loads((FOLDER / "prompts.json").read_text())
@@ -39,7 +40,8 @@ def run_generation(
         extra["cache_implementation"] = settings["cache"]
     if settings.get("compile"):
         extra["compile_config"] = CompileConfig(mode="default", fullgraph=False)
-        extra["compile_config"]._compile_all_devices = True  # else transformers compiles on accelerators only
+        # Else transformers compiles on accelerators only.
+        setattr(extra["compile_config"], "_compile_all_devices", True)  # noqa: B010
     order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if settings.get("sort") else range(len(rows))
     if not settings.get("compile"):
         model.generation_config.disable_compile = True

@@ -1,7 +1,7 @@
 """TRL's SFTTrainer and RewardTrainer (newest version), in their own virtual environment.
 
-``python bench/_worker_trl.py FOLDER``. A request's ``settings`` are fields of SFTConfig or RewardConfig; without any, everything is
-TRL's default but the optimiser batch, the learning rate and what must be off while the clock runs (saving, reporting).
+``python bench/_worker_trl.py FOLDER``. A request's ``settings`` are fields of SFTConfig or RewardConfig; without any, all
+is TRL's default but the optimiser batch, the optimiser's numbers and what must be off while the clock runs (saving, reporting).
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class StepEnds(transformers.TrainerCallback):
         self.timing.end(state.global_step - 1)
 
 
-def run_sft(
-    warmup: int, steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool
-) -> dict[str, Any]:
+def run_sft(warmup: int, steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
     rows = [
         {
             "input_ids": row["prompt"] + row["response"],
@@ -54,7 +52,9 @@ def run_reward(
     """batch_size: pairs in one optimiser step. check: the first pairs, whose loss is compared with the other side's."""
     rows = json.loads((FOLDER / "pairs.json").read_text())
     model = transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1)
-    return _train(trl.RewardTrainer, trl.RewardConfig, model, rows, rows[:check], warmup, steps, batch_size, settings, allocator)
+    return _train(
+        trl.RewardTrainer, trl.RewardConfig, model, rows, rows[:check], warmup, steps, batch_size, settings, allocator
+    )
 
 
 def _train(

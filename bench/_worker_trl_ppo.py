@@ -1,8 +1,8 @@
 """TRL's PPOTrainer, in the virtual environment of the last version that has it.
 
-``python bench/_worker_trl_ppo.py FOLDER``. TRL's batch is ``per_device_train_batch_size * gradient_accumulation_steps`` and an optimiser
-step is taken once in ``gradient_accumulation_steps`` micro-batches, whatever ``num_mini_batches`` says (TRL issue 5645); so the same number of
-optimiser steps as ours needs an accumulation of 1.
+``python bench/_worker_trl_ppo.py FOLDER``. TRL's batch is ``per_device_train_batch_size * gradient_accumulation_steps``, and an
+optimiser step is taken once in ``gradient_accumulation_steps`` micro-batches, whatever ``num_mini_batches`` says (TRL #5645).
+So the same number of optimiser steps as ours needs an accumulation of 1.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _worker import Timing, keep_large_temporaries, serve
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from _worker import Timing, keep_large_temporaries, serve
 
 # Not in the project's own environment: imported by name.
 datasets: Any = importlib.import_module("datasets")
@@ -56,14 +57,12 @@ def run_ppo(
     settings: dict[str, Any],
     allocator: bool,
 ) -> dict[str, Any]:
-    """settings: fields of PPOConfig, and ``weights`` (the type of all models' weights), ``cache`` of the policy's generation."""
+    """settings: fields of PPOConfig, ``weights`` (type of all models' weights), ``cache`` (of the policy's generation)."""
     if allocator:
         keep_large_temporaries()
     dtype = getattr(torch, settings.pop("weights", "float32"))
     cache = settings.pop("cache", None)
-    policy, reference = (
-        transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy", dtype=dtype) for _ in range(2)
-    )
+    policy, reference = (transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy", dtype=dtype) for _ in range(2))
     reward, value = (
         transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1, dtype=dtype)
         for _ in range(2)

@@ -43,8 +43,8 @@ SIZES = {"XS": Size(2, 128, 4), "S": Size(4, 256, 4), "M": Size(8, 512, 8)}
 def save_models(size: Size, folder: Path) -> None:
     """``folder/policy`` (causal) and ``folder/reward`` (one label), random weights.
 
-    The final norm's gain makes logits of about unit deviation, so that losses of the same batch agree only where positions, masks
-    and weights do. Its bias points along end-of-text's embedding: about one token in MEAN_STOP ends a response.
+    The final norm's gain makes logits of about unit deviation, so that losses of the same batch agree only where positions,
+    masks and weights do. Its bias points along end-of-text's embedding: about one token in MEAN_STOP ends a response.
     """
     tokenizer = _tokenizer()
     model = new_gpt2(tokenizer, layers=size.layers, width=size.width, heads=size.heads, context_length=CONTEXT, seed=1)
@@ -154,4 +154,3 @@ def _tokenizer() -> PreTrainedTokenizerBase:
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _driver import Answer, Case, Contender, measure, options
+from _driver import Answer, Case, Contender, measure, options, show
 from _workload import PROMPT_TOKENS, SIZES, Size, generation_flop, prompts, save_models, write
 
 BATCHES = (8, 64, 256)
@@ -27,15 +27,20 @@ def main() -> None:
     chosen = options("generation")
     batches = (8,) if chosen.quick else BATCHES
     best = QUICK_BEST if chosen.quick else BEST
-    measure("generation", "Generation against transformers.generate", cases(chosen, batches, MAX_TOKENS, best), chosen)
+    result = measure("generation", "Generation against transformers.generate", cases(chosen, batches, MAX_TOKENS, best), chosen)
+    show(result, chosen.out)
 
 
 def cases(
-    chosen: Namespace, batches: tuple[int, ...], max_tokens: int, best: dict[str, dict[str, Any]] = BEST
+    chosen: Namespace,
+    batches: tuple[int, ...],
+    max_tokens: int,
+    best: dict[str, dict[str, Any]] = BEST,
+    stops: tuple[bool, ...] = (False, True),
 ) -> Iterator[Case]:
     for name in chosen.sizes:
         for batch_size in batches:
-            for stop in (False, True):
+            for stop in stops:
                 # Several batches also where they are small, so that lengths even out; requests may join as others leave.
                 rows = prompts(16 if chosen.quick else max(128, batch_size))
                 request = {"do": "generation", "batch_size": batch_size, "max_tokens": max_tokens, "stop": stop, "seed": 1}

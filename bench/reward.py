@@ -6,16 +6,24 @@ from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from _driver import Case, Contender, measure, options, trl
+from _driver import Case, Contender, measure, options, show, trl
+from _driver import write as write_result
 from _workload import SIZES, Size, pairs, rankings, reward_flop, save_models, write
 
 PROMPTS = {"XS": 2, "S": 8, "M": 4}
 """Prompts of one optimiser step; all their comparisons are in it, on both sides."""
 STEPS = (1, 3)
 """Warm-up steps and counted steps of a run."""
-COMMON = {"bf16": True, "gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+# Grouping reads the column `length`, which would else be removed before.
+COMMON = {
+    "bf16": True,
+    "gradient_checkpointing": False,
+    "train_sampling_strategy": "group_by_length",
+    "remove_unused_columns": False,
+}
 BEST = {
     "bf16, grouped, batch 8": COMMON,
     "bf16, grouped, batch 24": COMMON | {"per_device_train_batch_size": 24},
@@ -26,11 +34,13 @@ BEST = {
 def main() -> None:
     chosen = options("reward")
     result = measure("reward", "Reward model against TRL's RewardTrainer", cases(chosen, (4, 9)), chosen)
+    result["extra"] = {}
     for size in chosen.sizes:
-        rows = {c["label"]: c["contenders"]["Heedful"]["seconds"] for c in result["cases"] if c["size"] == size}
-        few, many = sorted(rows["K = 4"]), sorted(rows["K = 9"])
-        ratio = many[len(many) // 2] / few[len(few) // 2]
-        print(f"{size}: cost of a prompt at K = 9 over that at K = 4 (Heedful): {ratio:.2f}")
+        seconds = {c["label"]: c["contenders"]["Heedful"]["seconds"] for c in result["cases"] if c["size"] == size}
+        ratio = median(seconds["K = 9"]) / median(seconds["K = 4"])
+        result["extra"][f"{size}: Heedful's cost of a prompt at K = 9 over that at K = 4"] = ratio
+    write_result(result, chosen.out)
+    show(result, chosen.out)
 
 
 def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]] = BEST) -> Iterator[Case]:
@@ -57,7 +67,7 @@ def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]
                 prepare=partial(_prepare, SIZES[name], rows),
                 work=lambda _, work=prompts * comparisons * steps: work,
                 flop=lambda _, flop=flop: flop,
-                agree={"loss_before": 0.02, "loss_after": 0.1},
+                agree={"loss_before": 0.05, "loss_after": 0.25},
             )
 
 

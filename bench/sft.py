@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _driver import Case, Contender, measure, options, trl
+from _driver import Case, Contender, measure, options, show, trl
 from _workload import SIZES, Size, examples, save_models, sft_flop, write
 
 BATCH, CHECK = 32, 8
@@ -25,10 +25,11 @@ BEST = {
 
 def main() -> None:
     chosen = options("sft")
-    measure("sft", "SFT against TRL's SFTTrainer", cases(chosen), chosen)
+    result = measure("sft", "SFT against TRL's SFTTrainer", cases(chosen), chosen)
+    show(result, chosen.out)
 
 
-def cases(chosen: Namespace) -> Iterator[Case]:
+def cases(chosen: Namespace, best: dict[str, dict[str, Any]] = BEST) -> Iterator[Case]:
     for name in chosen.sizes:
         warmup, steps = (1, 1) if chosen.quick else STEPS[name]
         request = {"do": "sft", "warmup": warmup, "steps": steps, "batch_size": BATCH, "check": CHECK}
@@ -38,7 +39,7 @@ def cases(chosen: Namespace) -> Iterator[Case]:
         tokens = sum(len(r["prompt"]) + len(r["response"]) for r in rows) * share
         flop = sft_flop(SIZES[name], rows) * share
         requests = {"default": request | {"settings": {}, "allocator": False}} | {
-            label: request | {"settings": settings, "allocator": True} for label, settings in BEST.items()
+            label: request | {"settings": settings, "allocator": True} for label, settings in best.items()
         }
         contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", request)]
         contenders += trl("TRL", requests, script="_worker_trl.py", environment="trl", chosen=chosen)
