@@ -24,6 +24,8 @@ from _setup import is_ready, python_of
 
 BENCH = Path(__file__).parent
 Answer = dict[str, Any]
+BUSY = 0.5
+"""Processes that wait or run on average: above this the table says that the machine was busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespa
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.sizes, chosen.runs = "XS", 1
+    # A part of the sizes has files of its own.
+    chosen.suffix = "" if chosen.quick or chosen.sizes == ",".join(sizes) else "-" + chosen.sizes.replace(",", "-")
     chosen.sizes = chosen.sizes.split(",")
     if chosen.out is None:
         chosen.out = Path(tempfile.mkdtemp(prefix="bench-")) if chosen.quick else BENCH / "results"
@@ -90,7 +94,7 @@ def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environm
 def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Namespace) -> dict[str, Any]:
     """Run all cases and write ``NAME.json`` and ``NAME.md``; after each case, so that a stopped run keeps what it has."""
     result: dict[str, Any] = {
-        "benchmark": name,
+        "benchmark": name + chosen.suffix,
         "title": title,
         "quick": chosen.quick,
         "runs": chosen.runs,
@@ -115,12 +119,16 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
     matmul = Contender("matmul", "", "_worker_heedful.py", {"do": "matmul"})
     workers = {c.name: _Worker(c, folder, chosen.threads) for c in [*case.contenders, matmul]}
     try:
+        for worker in workers.values():
+            worker.greet()
         failed: dict[str, str] = {}
         tried: dict[str, float] = {}
         for contender in case.contenders:
-            # The first run warms up and is not counted; of several candidates for "best" the second run chooses.
+            # The first run warms up and is not counted; of several candidates for "best" the second run chooses, unless a
+            # candidate's first is not half as fast as another's second.
             answer = workers[contender.name].ask()
-            if "error" not in answer and contender.column == "best" and not chosen.quick:
+            hopeless = "error" not in answer and case.work(answer) / answer["seconds"] < max(tried.values(), default=0) / 2
+            if "error" not in answer and contender.column == "best" and not chosen.quick and not hopeless:
                 answer = workers[contender.name].ask()
             if "error" in answer:
                 failed[contender.name] = answer["error"]
@@ -235,9 +243,13 @@ class _Worker:
                 text=True,
                 env=env,
             )
-        self.hello: Answer = self._read()
+        self.hello: Answer = {}
+
+    def greet(self) -> None:
+        """Wait until it has started; apart from the constructor, so that all start at the same time."""
+        self.hello = self._read()
         if "error" in self.hello:
-            raise RuntimeError(f"{contender.name}: {self.hello['error']}")
+            raise RuntimeError(f"{self.contender.name}: {self.hello['error']}")
 
     def ask(self) -> Answer:
         assert self._process.stdin is not None
@@ -291,6 +303,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['load_at_start']:.1f}; medians of {result['runs']}.",
         "",
     ]
+    if result["load_at_start"] > BUSY:
+        lines += ["**The machine was busy when this began: the figures are no measurement.**", ""]
     if result["quick"]:
         lines += ["**A quick run: it shows that everything works and measures nothing.**", ""]
     lines += [

@@ -37,7 +37,9 @@ from heedful.training.data import Example, PretrainingText, RankedPrompt
 FOLDER = Path(sys.argv[1])
 TOKENIZER = AutoTokenizer.from_pretrained(FOLDER / "policy")
 QUIET = Console(quiet=True)
-SCHEDULE: dict[str, Any] = {"learning_rate": 1e-4, "final_learning_rate_share": 1.0}  # constant, as the other side's
+# Constant, and the same as the other side's: after the same steps the losses should be close.
+SFT_RATE: dict[str, Any] = {"learning_rate": 1e-4, "final_learning_rate_share": 1.0}
+REWARD_RATE: dict[str, Any] = {"learning_rate": 1e-5, "final_learning_rate_share": 1.0}
 NEVER = 1e9  # seconds: no checkpoint while the clock runs, on either side
 
 
@@ -45,7 +47,7 @@ def run_sft(warmup: int, steps: int, batch_size: int, check: int) -> dict[str, A
     rows = [Example(**row) for row in read("examples")]
     model = load_causal_model(FOLDER / "policy")
     config = SFTConfig(
-        epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER, **SCHEDULE
+        epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER, **SFT_RATE
     )
     before = sft.demonstration_loss(model, rows[:check])
     with tempfile.TemporaryDirectory() as folder, timed(sft) as timing:
@@ -60,7 +62,7 @@ def run_reward(warmup: int, steps: int, batch_size: int, check: int) -> dict[str
         for i, row in enumerate(read("rankings"))
     ]
     model = load_scalar_model(FOLDER / "reward")
-    config = RewardConfig(batch_size=batch_size, checkpoint_seconds=NEVER, **SCHEDULE)
+    config = RewardConfig(batch_size=batch_size, checkpoint_seconds=NEVER, **REWARD_RATE)
     before, _ = reward.ranking_quality(model, rows[:check], config.tokens_per_microbatch)
     with tempfile.TemporaryDirectory() as folder, timed(reward) as timing:
         reward.train_reward(model, TOKENIZER, rows, config, Path(folder), validation=[], demonstrations=[], console=QUIET)

@@ -24,6 +24,10 @@ FOLDER = Path(sys.argv[1])
 TOKENIZER = transformers.AutoTokenizer.from_pretrained(FOLDER / "policy")
 
 
+# The same as the other side's, and constant on both: after the same steps the losses should be close.
+LEARNING_RATES = {trl.SFTTrainer: 1e-4, trl.RewardTrainer: 1e-5}
+
+
 class StepEnds(transformers.TrainerCallback):
     """Stamps the end of each optimiser step."""
 
@@ -84,7 +88,7 @@ def _train(
             per_device_train_batch_size=device_batch,
             gradient_accumulation_steps=batch_size // device_batch,
             per_device_eval_batch_size=len(check),
-            learning_rate=1e-4,
+            learning_rate=LEARNING_RATES[trainer_class],
             lr_scheduler_type="constant",
             adam_beta2=0.95,
             save_strategy="no",

@@ -54,8 +54,10 @@ def save_models(size: Size, folder: Path) -> None:
         end = embedding[END]
         shift = float(np.log(VOCABULARY / MEAN_STOP))  # the other logits' variance adds to both sides of the softmax
         model.get_parameter("transformer.ln_f.bias").add_(end * (shift / end.square().sum()))
-    torch.manual_seed(2)
     save_model(model, tokenizer, folder / "policy")
+    with torch.no_grad():  # scores of about unit deviation
+        model.get_parameter("transformer.ln_f.weight").fill_(1.0)
+    torch.manual_seed(2)
     save_model(scalar_model_from_causal(model, pad_token_id=PADDING, eos_token_id=END), tokenizer, folder / "reward")
 
 

@@ -13,7 +13,7 @@ from _driver import Case, Contender, measure, options, show, trl
 from _driver import write as write_result
 from _workload import SIZES, Size, pairs, rankings, reward_flop, save_models, write
 
-PROMPTS = {"XS": 2, "S": 8, "M": 4}
+PROMPTS = {"XS": 2, "S": 8, "M": 2}
 """Prompts of one optimiser step; all their comparisons are in it, on both sides."""
 STEPS = (1, 3)
 """Warm-up steps and counted steps of a run."""
@@ -67,7 +67,7 @@ def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]
                 prepare=partial(_prepare, SIZES[name], rows),
                 work=lambda _, work=prompts * comparisons * steps: work,
                 flop=lambda _, flop=flop: flop,
-                agree={"loss_before": 0.05, "loss_after": 0.25},
+                agree={"loss_before": 0.02, "loss_after": 0.1},
             )
 
 
