@@ -96,12 +96,14 @@ def _train(
             disable_tqdm=True,
             **settings,
         )
-        train_dataset = datasets.Dataset.from_list([row | {"length": _length(row)} for row in rows])
+        train_dataset, check_dataset = (
+            datasets.Dataset.from_list([row | {"length": _length(row)} for row in part]) for part in (rows, check)
+        )
         trainer = trainer_class(
             model=model,
             args=config,
             train_dataset=train_dataset,
-            eval_dataset=datasets.Dataset.from_list(check),
+            eval_dataset=check_dataset,
             processing_class=TOKENIZER,
             callbacks=[ends],
         )
