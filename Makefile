@@ -1,9 +1,11 @@
 # Everything runs in .venv, which each target makes or renews by itself; `make help` lists the targets.
 # Overridable: make PYTHON=python3.12 test    make align PROJECT=my-project    make test PYTEST="-k losses"
+#              make bench BENCH="--sizes S --runs 5"
 
 PYTHON ?= python3
 PROJECT ?=
 PYTEST ?=
+BENCH ?=
 EXTRAS := train,eval,lora,tensorboard,dev
 BIN := .venv/bin
 READY := .venv/.ready
@@ -33,11 +35,9 @@ types: $(READY)
 layers: $(READY)
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY) ## Run every benchmark in bench/
-	@set -e; for script in bench/[!_]*.py; do \
-	  test -e "$$script" || { echo "bench/ holds no benchmark yet"; break; }; \
-	  echo "== $$script"; $(BIN)/python "$$script"; \
-	done
+bench: $(READY) ## Run the benchmarks against TRL and transformers (hours), or BENCH=--quick (minutes)
+	$(BIN)/python bench/_setup.py
+	@set -e; for script in bench/[!_]*.py; do echo "== $$script $(BENCH)"; $(BIN)/python "$$script" $(BENCH); done
 
 docs: $(READY) ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -1,0 +1,386 @@
+"""Runs contenders against each other: each in its own process, in alternation, and writes one JSON and one table.
+
+What is timed, what warm-up is and how ratios are formed is said in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _setup import is_ready, python_of
+
+BENCH = Path(__file__).parent
+Answer = dict[str, Any]
+BUSY = 0.5
+"""Processes that wait or run on average: above this the table says that the machine was busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One side with one set of settings. column: "heedful", "default" or "best" (one of several tried)."""
+
+    name: str
+    column: str
+    script: str
+    request: dict[str, Any]
+    python: Path = Path(sys.executable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row of a table.
+
+    work: units of ``unit`` done in a run, from the run's answer. flop: useful FLOP of a run. prepare: fills the folder that all
+    contenders read. agree: fields of the answers that must be equal on all sides up to a tolerance: the work is the same.
+    """
+
+    size: str
+    label: str
+    unit: str
+    contenders: list[Contender]
+    prepare: Callable[[Path], None]
+    work: Callable[[Answer], float]
+    flop: Callable[[Answer], float] | None = None
+    agree: dict[str, float] = field(default_factory=dict)
+    ratios: bool = True
+
+
+def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespace:
+    """The flags that every benchmark has."""
+    parser = argparse.ArgumentParser(prog=f"bench/{name}.py")
+    parser.add_argument("--sizes", default=",".join(sizes), help="XS, S and M, separated by commas")
+    parser.add_argument("--runs", type=int, default=5, help="counted runs of each contender")
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    parser.add_argument("--quick", action="store_true", help="one small run to see that everything works; not a measurement")
+    parser.add_argument("--only-ours", action="store_true", help="leave TRL out")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the results (bench/results)")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.sizes, chosen.runs = "XS", 1
+    # A part of the sizes has files of its own.
+    chosen.suffix = "" if chosen.quick or chosen.sizes == ",".join(sizes) else "-" + chosen.sizes.replace(",", "-")
+    chosen.sizes = chosen.sizes.split(",")
+    if chosen.out is None:
+        chosen.out = Path(tempfile.mkdtemp(prefix="bench-")) if chosen.quick else BENCH / "results"
+    return chosen
+
+
+def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environment: str, chosen: Any) -> list[Contender]:
+    """TRL's contenders: the request named "default" and those tried for its best. None with --only-ours."""
+    if chosen.only_ours:
+        return []
+    if not is_ready(environment):
+        raise SystemExit(f"bench: {BENCH}/.venvs/{environment} is not there: run `make bench` or `python bench/_setup.py`,"
+                         " or measure this side alone with --only-ours")  # fmt: skip
+    return [
+        Contender(f"{name} {label}", "default" if label == "default" else "best", script, request, python_of(environment))
+        for label, request in requests.items()
+    ]
+
+
+def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Namespace) -> dict[str, Any]:
+    """Run all cases and write ``NAME.json`` and ``NAME.md``; after each case, so that a stopped run keeps what it has."""
+    result: dict[str, Any] = {
+        "benchmark": name + chosen.suffix,
+        "title": title,
+        "quick": chosen.quick,
+        "runs": chosen.runs,
+        "threads": chosen.threads,
+        "machine": machine(),
+        "load_at_start": os.getloadavg()[0],
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "heedful_commit": _commit(),
+        "cases": [],
+    }
+    for case in cases:
+        print(f"== {name}: {case.size}, {case.label}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            case.prepare(Path(folder))
+            result["cases"].append(_run_case(case, Path(folder), chosen))
+        result["ended"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        write(result, chosen.out)
+    return result
+
+
+def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+    matmul = Contender("matmul", "", "_worker_heedful.py", {"do": "matmul"})
+    workers = {c.name: _Worker(c, folder, chosen.threads) for c in [*case.contenders, matmul]}
+    try:
+        for worker in workers.values():
+            worker.greet()
+        failed: dict[str, str] = {}
+        tried: dict[str, float] = {}
+        for contender in case.contenders:
+            # The first run warms up and is not counted; of several candidates for "best" the second run chooses, unless a
+            # candidate's first is not half as fast as another's second.
+            answer = workers[contender.name].ask()
+            hopeless = "error" not in answer and case.work(answer) / answer["seconds"] < max(tried.values(), default=0) / 2
+            if "error" not in answer and contender.column == "best" and not chosen.quick and not hopeless:
+                answer = workers[contender.name].ask()
+            if "error" in answer:
+                failed[contender.name] = answer["error"]
+                workers.pop(contender.name).close()
+            elif contender.column == "best":
+                tried[contender.name] = case.work(answer) / answer["seconds"]
+        chosen_best = max(tried, key=tried.__getitem__, default=None)
+        for name in tried:
+            if name != chosen_best and not chosen.quick:
+                workers.pop(name).close()
+        names = [c.name for c in case.contenders if c.name in workers]
+        answers: dict[str, list[Answer]] = {name: [] for name in [*names, "matmul"]}
+        for round_ in range(chosen.runs):
+            for name in [*names[round_ % len(names) :], *names[: round_ % len(names)], "matmul"]:
+                answer = workers[name].ask()
+                if "error" in answer:
+                    raise RuntimeError(f"{name}: {answer['error']}\n{workers[name].log()}")
+                answers[name].append(answer)
+                print(f"   {name}: {answer.get('seconds', 0):.3f} s", file=sys.stderr, flush=True)
+        rows = {c.name: _row(case, c, workers[c.name], answers[c.name]) for c in case.contenders if c.name in answers}
+    finally:
+        for worker in workers.values():
+            worker.close()
+    rate = statistics.median(a["flop_per_second"] for a in answers["matmul"])
+    for row in rows.values():
+        if "useful_flop_per_second" in row:
+            row["share_of_matmul_rate"] = row["useful_flop_per_second"] / rate
+    return {
+        "size": case.size,
+        "label": case.label,
+        "unit": case.unit,
+        "contenders": rows,
+        "ratios": _ratios(rows) if case.ratios else {},
+        "tried_for_best": tried,
+        "failed": failed,
+        "same_work": _same_work(case, rows),
+        "bf16_matmul_flop_per_second": rate,
+        "bf16_matmul_by_size": answers["matmul"][-1]["by_size"],
+    }
+
+
+def _row(case: Case, contender: Contender, worker: _Worker, answers: list[Answer]) -> dict[str, Any]:
+    rates = [case.work(a) / a["seconds"] for a in answers]
+    row: dict[str, Any] = {
+        "column": contender.column,
+        "request": contender.request,
+        "versions": worker.hello["versions"],
+        "rate": statistics.median(rates),
+        "rates": rates,
+        "seconds": [a["seconds"] for a in answers],
+        "peak_mib": statistics.median(a["peak_mib"] for a in answers),
+        "resident_after_imports_mib": worker.hello["resident_mib"],
+        # Of the last run, and no long lists.
+        "details": {k: v for k, v in answers[-1].items() if k not in ("seconds", "peak_mib", "lengths")},
+    }
+    if lengths := answers[-1].get("lengths"):
+        row["details"]["mean_length"] = sum(lengths) / len(lengths)
+    if case.flop is not None:
+        row["useful_flop_per_second"] = statistics.median(case.flop(a) / a["seconds"] for a in answers)
+    return row
+
+
+def _ratios(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Our rate over each other contender's: of the medians, and the least and the greatest of the single rounds."""
+    ours = next((row for row in rows.values() if row["column"] == "heedful"), None)
+    found: dict[str, Any] = {}
+    for name, row in rows.items():
+        if ours is not None and row is not ours:
+            single = [a / b for a, b in zip(ours["rates"], row["rates"], strict=True)]
+            found[name] = {
+                "column": row["column"],
+                "ratio": ours["rate"] / row["rate"],
+                "least": min(single),
+                "greatest": max(single),
+                "peak_memory_ratio": ours["peak_mib"] / row["peak_mib"],
+            }
+    return found
+
+
+def _same_work(case: Case, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """For each field of ``case.agree`` all sides' values, and whether they are equal within the tolerance."""
+    checks: dict[str, Any] = {}
+    for name, tolerance in case.agree.items():
+        values = {contender: row["details"][name] for contender, row in rows.items() if name in row["details"]}
+        numbers = list(values.values())
+        if numbers and isinstance(numbers[0], list):
+            agree = all(value == numbers[0] for value in numbers)
+        else:
+            agree = bool(numbers) and max(numbers) - min(numbers) <= tolerance
+        checks[name] = {"values": values, "tolerance": tolerance, "agree": agree}
+    return checks
+
+
+class _Worker:
+    """A contender's process (see ``_worker.serve``)."""
+
+    def __init__(self, contender: Contender, folder: Path, threads: int) -> None:
+        self.contender = contender
+        self._log = folder / f"{contender.name}.log"
+        env = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONPATH": f"{BENCH.parent / 'src'}" if contender.script == "_worker_heedful.py" else "",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(
+                [str(contender.python), str(BENCH / contender.script), str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=env,
+            )
+        self.hello: Answer = {}
+
+    def greet(self) -> None:
+        """Wait until it has started; apart from the constructor, so that all start at the same time."""
+        self.hello = self._read()
+        if "error" in self.hello:
+            raise RuntimeError(f"{self.contender.name}: {self.hello['error']}")
+
+    def ask(self) -> Answer:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(self.contender.request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended: what it said last is read below
+        return self._read()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")[-4_000:]
+
+    def close(self) -> None:
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _read(self) -> Answer:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            return {"error": f"the process ended with {self._process.returncode}:\n{self.log()}"}
+        return json.loads(line)
+
+
+def write(result: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, text in ((".json", json.dumps(result, indent=1) + "\n"), (".md", table(result))):
+        path = folder / (result["benchmark"] + suffix)
+        path.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        os.replace(path.with_suffix(".tmp"), path)
+
+
+def show(result: dict[str, Any], folder: Path) -> None:
+    print(f"{table(result)}\n{folder / result['benchmark']}.json")
+
+
+def table(result: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    machine_ = result["machine"]
+    lines = [
+        f"# {result['title']}",
+        "",
+        f"{machine_['cpu']}, {machine_['cores']} cores, {result['threads']} threads, {result['begun']}; load at the start "
+        f"{result['load_at_start']:.1f}; medians of {result['runs']}.",
+        "",
+    ]
+    if result["load_at_start"] > BUSY:
+        lines += ["**The machine was busy when this began: the figures are no measurement.**", ""]
+    if result["quick"]:
+        lines += ["**A quick run: it shows that everything works and measures nothing.**", ""]
+    lines += [
+        "| size | case | contender | rate | unit | ours / this (least - greatest) | peak MiB (above imports) "
+        "| share of bf16 matmul rate |",
+        "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    notes: list[str] = []
+    for case in result["cases"]:
+        for name, row in case["contenders"].items():
+            ratio = case["ratios"].get(name)
+            ratio_text = f"{ratio['ratio']:.2f} ({ratio['least']:.2f} - {ratio['greatest']:.2f})" if ratio else ""
+            share = f"{row['share_of_matmul_rate']:.1%}" if "share_of_matmul_rate" in row else ""
+            lines.append(
+                f"| {case['size']} | {case['label']} | {name} | {row['rate']:,.1f} | {case['unit']} | {ratio_text} "
+                f"| {row['peak_mib']:,.0f} ({row['peak_mib'] - row['resident_after_imports_mib']:,.0f}) | {share} |"
+            )
+        where = f"{case['size']}, {case['label']}"
+        notes += [f"- {where}: {name} did not run: {error}" for name, error in case["failed"].items()]
+        for name, check in case["same_work"].items():
+            values = check["values"]
+            shown = "equal text" if any(isinstance(v, list) for v in values.values()) else _numbers(values)
+            notes.append(f"- {where}: {name} {'agrees' if check['agree'] else 'DOES NOT AGREE'}: {shown}")
+        for name, row in case["contenders"].items():
+            if parts := row["details"].get("parts"):
+                notes.append(f"- {where}: {name}, seconds by part: {_numbers(parts)}")
+        for key in ("optimiser_steps", "response_tokens"):
+            values = {n: row["details"][key] for n, row in case["contenders"].items() if key in row["details"]}
+            if values:
+                notes.append(f"- {where}: {key}: {_numbers(values)}")
+    losses = [
+        f"- {case['size']}, {case['label']}: slower than {name} ({ratio['ratio']:.2f})"
+        for case in result["cases"]
+        for name, ratio in case["ratios"].items()
+        if ratio["ratio"] < 1
+    ] + [
+        f"- {case['size']}, {case['label']}: more memory than {name} ({ratio['peak_memory_ratio']:.2f} times)"
+        for case in result["cases"]
+        for name, ratio in case["ratios"].items()
+        if ratio["peak_memory_ratio"] > 1
+    ]
+    lines += ["", "Where Heedful loses:", "", *(losses or ["- nowhere in this table"]), "", "Notes:", "", *notes, ""]
+    if extra := result.get("extra"):
+        lines += ["Derived:", "", *(f"- {name}: {value:.3g}" for name, value in extra.items()), ""]
+    return "\n".join(lines)
+
+
+def _numbers(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and memory, the system; no name of the host."""
+    cpu, flags = platform.processor(), ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+        if line.startswith("flags"):
+            flags = line
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "bf16_instructions": [f for f in ("amx_bf16", "avx512_bf16") if f in flags],
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+    }
+
+
+def _commit() -> str | None:
+    try:
+        git = ["git", "-C", str(BENCH.parent)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
+        return commit + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

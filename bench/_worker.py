@@ -1,0 +1,84 @@
+"""A contender's process: it reads requests as JSON lines and answers each with one JSON line. Standard library only.
+
+Imported by the workers of every side, in whichever virtual environment they run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "heedful")
+
+
+def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
+    """Answer requests ``{"do": NAME, ...}`` with ``handlers[NAME](...)`` until standard input ends.
+
+    What libraries print goes to standard error. An exception is an answer too: ``{"error": ..., "trace": ...}``.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    answers.write(json.dumps({"versions": versions(), "resident_mib": resident_mib("VmRSS")}) + "\n")
+    answers.flush()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = handlers[request.pop("do")](**request)
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Timing:
+    """The moments at which steps ended; the time is that from the end of the warm-up steps to the end of the last step."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, float] = {}
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak of the resident set starts anew
+
+    def end(self, step: int) -> None:
+        self.ends.setdefault(step, time.perf_counter())
+
+    def result(self, *, warmup: int, steps: int) -> dict[str, Any]:
+        """Seconds of ``steps`` steps after ``warmup``, and the peak of the resident set (MiB). Raises if steps are missing."""
+        if sorted(self.ends) != list(range(warmup + steps)):
+            raise RuntimeError(f"expected {warmup + steps} optimiser steps, counted {len(self.ends)}")
+        seconds = self.ends[warmup + steps - 1] - self.ends[warmup - 1]
+        return {"seconds": seconds, "peak_mib": resident_mib("VmHWM"), "steps": steps}
+
+
+def resident_mib(field: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no {field} in /proc/self/status")
+
+
+def keep_large_temporaries() -> None:
+    """The allocator settings that Heedful gives itself (``heedful.model.keep_large_temporaries``), for the other side."""
+    libc = ctypes.CDLL(None)
+    for parameter, value in ((-3, 2**30), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+        libc.mallopt(parameter, value)

@@ -1,0 +1,124 @@
+"""TRL's SFTTrainer and RewardTrainer (newest version), in their own virtual environment.
+
+``python bench/_worker_trl.py FOLDER``. A request's ``settings`` are fields of SFTConfig or RewardConfig; without any, all
+is TRL's default but the optimiser batch, the optimiser's numbers and what must be off while the clock runs (saving, reporting).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _worker import Timing, keep_large_temporaries, serve
+
+# Not in the project's own environment: imported by name.
+datasets: Any = importlib.import_module("datasets")
+transformers: Any = importlib.import_module("transformers")
+trl: Any = importlib.import_module("trl")
+
+FOLDER = Path(sys.argv[1])
+TOKENIZER = transformers.AutoTokenizer.from_pretrained(FOLDER / "policy")
+
+
+# The same as the other side's, and constant on both: after the same steps the losses should be close.
+LEARNING_RATES = {trl.SFTTrainer: 1e-4, trl.RewardTrainer: 1e-5}
+
+
+class StepEnds(transformers.TrainerCallback):
+    """Stamps the end of each optimiser step."""
+
+    timing: Timing
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.timing.end(state.global_step - 1)
+
+
+def run_sft(warmup: int, steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
+    rows = [
+        {
+            "input_ids": row["prompt"] + row["response"],
+            "completion_mask": [0] * len(row["prompt"]) + [1] * len(row["response"]),
+        }
+        for row in json.loads((FOLDER / "examples.json").read_text())
+    ]
+    model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy")
+    settings = {"completion_only_loss": True, **settings}
+    return _train(trl.SFTTrainer, trl.SFTConfig, model, rows, rows[:check], warmup, steps, batch_size, settings, allocator)
+
+
+def run_reward(
+    warmup: int, steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool
+) -> dict[str, Any]:
+    """batch_size: pairs in one optimiser step. check: the first pairs, whose loss is compared with the other side's."""
+    rows = json.loads((FOLDER / "pairs.json").read_text())
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1)
+    return _train(
+        trl.RewardTrainer, trl.RewardConfig, model, rows, rows[:check], warmup, steps, batch_size, settings, allocator
+    )
+
+
+def _train(
+    trainer_class: Any,
+    config_class: Any,
+    model: Any,
+    rows: list[dict[str, Any]],
+    check: list[dict[str, Any]],
+    warmup: int,
+    steps: int,
+    batch_size: int,
+    settings: dict[str, Any],
+    allocator: bool,
+) -> dict[str, Any]:
+    if allocator:
+        keep_large_temporaries()
+    # TRL's own batch for a device (8) unless the settings say otherwise, accumulated up to the optimiser batch.
+    device_batch = min(batch_size, settings.pop("per_device_train_batch_size", 8))
+    device_batch = next(n for n in range(device_batch, 0, -1) if batch_size % n == 0)
+    ends = StepEnds()
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_class(
+            output_dir=folder,
+            use_cpu=True,
+            num_train_epochs=1,
+            max_steps=warmup + steps,
+            per_device_train_batch_size=device_batch,
+            gradient_accumulation_steps=batch_size // device_batch,
+            per_device_eval_batch_size=len(check),
+            learning_rate=LEARNING_RATES[trainer_class],
+            lr_scheduler_type="constant",
+            adam_beta2=0.95,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **settings,
+        )
+        train_dataset, check_dataset = (
+            datasets.Dataset.from_list([row | {"length": _length(row)} for row in part]) for part in (rows, check)
+        )
+        trainer = trainer_class(
+            model=model,
+            args=config,
+            train_dataset=train_dataset,
+            eval_dataset=check_dataset,
+            processing_class=TOKENIZER,
+            callbacks=[ends],
+        )
+        before = trainer.evaluate()["eval_loss"]
+        ends.timing = Timing()
+        trainer.train()
+        result = ends.timing.result(warmup=warmup, steps=steps)
+        after = trainer.evaluate()["eval_loss"]
+    return result | {"loss_before": before, "loss_after": after, "device_batch": device_batch}
+
+
+def _length(row: dict[str, Any]) -> int:
+    """What length grouping sorts by: a pair's padded length is that of its longer sequence."""
+    return max(len(row[name]) for name in ("input_ids", "chosen_ids", "rejected_ids") if name in row)
+
+
+if __name__ == "__main__":
+    serve({"sft": run_sft, "reward": run_reward})

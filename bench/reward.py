@@ -1,0 +1,80 @@
+"""Reward model comparisons per second at K = 4 and K = 9 against TRL's RewardTrainer: ``python bench/reward.py --help``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from _driver import Case, Contender, measure, options, show, trl
+from _driver import write as write_result
+from _workload import SIZES, Size, pairs, rankings, reward_flop, save_models, write
+
+PROMPTS = {"XS": 2, "S": 8, "M": 2}
+"""Prompts of one optimiser step; all their comparisons are in it, on both sides."""
+STEPS = (1, 3)
+"""Warm-up steps and counted steps of a run."""
+# Grouping reads the column `length`, which would else be removed before.
+COMMON = {
+    "bf16": True,
+    "gradient_checkpointing": False,
+    "train_sampling_strategy": "group_by_length",
+    "remove_unused_columns": False,
+}
+BEST = {
+    "bf16, grouped, batch 8": COMMON,
+    "bf16, grouped, batch 24": COMMON | {"per_device_train_batch_size": 24},
+    "fp32, grouped, batch 8": COMMON | {"bf16": False},
+}
+
+
+def main() -> None:
+    chosen = options("reward")
+    result = measure("reward", "Reward model against TRL's RewardTrainer", cases(chosen, (4, 9)), chosen)
+    result["extra"] = {}
+    for size in chosen.sizes:
+        seconds = {c["label"]: c["contenders"]["Heedful"]["seconds"] for c in result["cases"] if c["size"] == size}
+        ratio = median(seconds["K = 9"]) / median(seconds["K = 4"])
+        result["extra"][f"{size}: Heedful's cost of a prompt at K = 9 over that at K = 4"] = ratio
+    write_result(result, chosen.out)
+    show(result, chosen.out)
+
+
+def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]] = BEST) -> Iterator[Case]:
+    warmup, steps = (1, 1) if chosen.quick else STEPS
+    for name in chosen.sizes:
+        for k in ks:
+            prompts, comparisons = PROMPTS[name], k * (k - 1) // 2
+            request = {"do": "reward", "warmup": warmup, "steps": steps}
+            rows = rankings(prompts * (warmup + steps), k)
+            flop = reward_flop(SIZES[name], rows) * steps / (warmup + steps)
+            pair_request = request | {"batch_size": prompts * comparisons, "check": comparisons}
+            requests = {"default": pair_request | {"settings": {}, "allocator": False}} | {
+                label: pair_request | {"settings": settings, "allocator": True} for label, settings in best.items()
+            }
+            # The check is the first ranking: all its comparisons weigh the same on both sides.
+            ours = request | {"batch_size": prompts, "check": 1}
+            contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", ours)]
+            contenders += trl("TRL", requests, script="_worker_trl.py", environment="trl", chosen=chosen)
+            yield Case(
+                size=name,
+                label=f"K = {k}",
+                unit="comparisons/s",
+                contenders=contenders,
+                prepare=partial(_prepare, SIZES[name], rows),
+                work=lambda _, work=prompts * comparisons * steps: work,
+                flop=lambda _, flop=flop: flop,
+                agree={"loss_before": 0.02, "loss_after": 0.1},
+            )
+
+
+def _prepare(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
+    save_models(size, folder)
+    write(folder, rankings=rows, pairs=pairs(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The benchmarks' own arithmetic, and that they run; what they measure is no test's business (the machine may be busy)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench"))  # where `python bench/sft.py` finds them
+driver: Any = importlib.import_module("_driver")
+worker: Any = importlib.import_module("_worker")
+workload: Any = importlib.import_module("_workload")
+
+
+@pytest.mark.slow
+def test_sft_runs_and_reports(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / "sft.py"), "--quick", "--only-ours", "--out", str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "sft.json").read_text())
+    row = result["cases"][0]["contenders"]["Heedful"]
+    assert result["quick"] is True
+    assert result["machine"]["cores"] == os.cpu_count()
+    assert row["versions"]["torch"] == result["machine"]["torch"]
+    assert row["rate"] > 0
+    assert row["peak_mib"] > row["resident_after_imports_mib"]
+    assert 0 < row["share_of_matmul_rate"] < 1
+    # Random weights with logits of deviation 1: the mean loss is near log(8192) + 1/2.
+    assert row["details"]["loss_before"] == pytest.approx(9.5, abs=0.3)
+    assert row["details"]["loss_after"] < row["details"]["loss_before"]
+    table = (tmp_path / "sft.md").read_text()
+    assert "| XS | batch 32 | Heedful |" in table
+    assert "measures nothing" in table
+
+
+def test_forward_flop_by_hand() -> None:
+    size = workload.Size(layers=1, width=2, heads=1)
+    # Blocks: 12 w² weights, 2 operations each. Attention: 2 products of width w per pair. Logits: w x 8192 each.
+    assert workload.forward_flop(size, tokens=3, attended=6, unembedded=2) == 3 * 96 + 6 * 8 + 2 * 2 * 2 * 8192
+
+
+def test_useful_flop_by_hand() -> None:
+    size = workload.Size(layers=1, width=2, heads=1)
+    flop = workload.forward_flop
+    rows = [{"prompt": [5, 6], "response": [7]}, {"prompt": [5], "response": [7, 0]}]
+    assert workload.sft_flop(size, rows) == 3 * flop(size, tokens=6, attended=12, unembedded=3)
+    # Prompt of 2 (3 pairs) once; responses of 1 and 3 see it and themselves: 2 + 1 and 6 + 6 pairs.
+    ranking = {"prompt": [5, 6], "responses": [[7], [8, 9, 0]], "ranks": [1, 2]}
+    assert workload.reward_flop(size, [ranking]) == 3 * flop(size, tokens=6, attended=18, unembedded=0)
+    assert workload.generation_flop(size, [(2, 1), (1, 2)]) == flop(size, tokens=6, attended=12, unembedded=3)
+
+
+def test_pairs_are_all_comparisons() -> None:
+    ranking = {"prompt": [5], "responses": [[7], [8], [9]], "ranks": [2, 3, 1]}
+    assert workload.pairs([ranking]) == [
+        {"chosen_ids": [5, 7], "rejected_ids": [5, 8]},
+        {"chosen_ids": [5, 9], "rejected_ids": [5, 7]},
+        {"chosen_ids": [5, 9], "rejected_ids": [5, 8]},
+    ]
+
+
+def test_data_has_the_stated_lengths_and_is_the_same_each_time() -> None:
+    rows = workload.examples(300)
+    assert rows == workload.examples(300)
+    assert {len(r["prompt"]) for r in rows} <= set(range(16, 129))
+    assert {len(r["response"]) for r in rows} <= set(range(8, 65))
+    assert all(r["response"][-1] == workload.END and workload.END not in r["prompt"] for r in rows)
+
+
+def test_warm_up_is_not_counted_and_missing_steps_are_refused() -> None:
+    timing = worker.Timing()
+    timing.end(0)
+    begin = time.perf_counter()
+    time.sleep(0.05)
+    timing.end(1)
+    end = time.perf_counter()
+    time.sleep(0.1)
+    timing.end(1)  # a second line of the same step changes nothing
+    assert 0.05 <= timing.result(warmup=1, steps=1)["seconds"] <= end - begin + 0.05
+    with pytest.raises(RuntimeError, match="expected 3 optimiser steps, counted 2"):
+        timing.result(warmup=1, steps=2)
+
+
+def row(column: str, rates: list[float], peak: float = 100.0, **details: Any) -> dict[str, Any]:
+    return {"column": column, "rates": rates, "rate": sorted(rates)[len(rates) // 2], "peak_mib": peak, "details": details}
+
+
+def test_ratios_are_ours_over_theirs() -> None:
+    rows = {"Heedful": row("heedful", [10, 30, 20], 50), "other": row("default", [5, 10, 4])}
+    assert driver._ratios(rows) == {
+        "other": {"column": "default", "ratio": 4.0, "least": 2.0, "greatest": 5.0, "peak_memory_ratio": 0.5}
+    }
+
+
+def test_work_that_differs_is_said(tmp_path: Path) -> None:
+    rows = {"Heedful": row("heedful", [1], loss=9.0, text=[[1, 2]]), "other": row("default", [2], loss=9.2, text=[[1, 3]])}
+    for each in rows.values():
+        each["resident_after_imports_mib"] = 10.0
+    case = driver.Case(
+        size="S",
+        label="some",
+        unit="u",
+        contenders=[],
+        prepare=lambda _: None,
+        work=lambda _: 1.0,
+        agree={"loss": 0.1, "text": 0.0},
+    )
+    same = driver._same_work(case, rows)
+    assert not same["loss"]["agree"]
+    assert not same["text"]["agree"]
+    case.agree["loss"] = 0.3
+    assert driver._same_work(case, rows)["loss"]["agree"]
+    result = {
+        "title": "t",
+        "quick": False,
+        "runs": 1,
+        "threads": 1,
+        "machine": {"cpu": "c", "cores": 1},
+        "begun": "now",
+        "load_at_start": 0.0,
+        "cases": [
+            {
+                "size": "S",
+                "label": "some",
+                "unit": "u",
+                "contenders": rows,
+                "ratios": driver._ratios(rows),
+                "failed": {},
+                "same_work": same,
+            }
+        ],
+    }
+    table = driver.table(result)
+    assert "loss DOES NOT AGREE" in table
+    assert "slower than other (0.50)" in table
