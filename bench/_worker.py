@@ -50,22 +50,28 @@ def versions() -> dict[str, str]:
 
 
 class Timing:
-    """The moments at which steps ended; the time is that from the end of the warm-up steps to the end of the last step."""
+    """The moments at which a run began and its steps ended; the time is that from the beginning to the end of the last step.
+
+    Whole runs, so that all sides do all of the same rows: with length grouping the first steps have the longest ones.
+    """
 
     def __init__(self) -> None:
+        self.begun: float | None = None
         self.ends: dict[int, float] = {}
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the peak of the resident set starts anew
 
+    def begin(self) -> None:
+        self.begun = time.perf_counter()
+
     def end(self, step: int) -> None:
         self.ends.setdefault(step, time.perf_counter())
 
-    def result(self, *, warmup: int, steps: int) -> dict[str, Any]:
-        """Seconds of ``steps`` steps after ``warmup``, and the peak of the resident set (MiB). Raises if steps are missing."""
-        if sorted(self.ends) != list(range(warmup + steps)):
-            raise RuntimeError(f"expected {warmup + steps} optimiser steps, counted {len(self.ends)}")
-        seconds = self.ends[warmup + steps - 1] - self.ends[warmup - 1]
-        return {"seconds": seconds, "peak_mib": resident_mib("VmHWM"), "steps": steps}
+    def result(self, steps: int) -> dict[str, Any]:
+        """Seconds of ``steps`` steps and the peak of the resident set (MiB). Raises if the beginning or a step is missing."""
+        if self.begun is None or sorted(self.ends) != list(range(steps)):
+            raise RuntimeError(f"expected a beginning and {steps} steps, counted {len(self.ends)}")
+        return {"seconds": self.ends[steps - 1] - self.begun, "peak_mib": resident_mib("VmHWM"), "steps": steps}
 
 
 def resident_mib(field: str) -> float:

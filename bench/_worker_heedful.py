@@ -43,7 +43,7 @@ REWARD_RATE: dict[str, Any] = {"learning_rate": 1e-5, "final_learning_rate_share
 NEVER = 1e9  # seconds: no checkpoint while the clock runs, on either side
 
 
-def run_sft(warmup: int, steps: int, batch_size: int, check: int) -> dict[str, Any]:
+def run_sft(steps: int, batch_size: int, check: int) -> dict[str, Any]:
     rows = [Example(**row) for row in read("examples")]
     model = load_causal_model(FOLDER / "policy")
     config = SFTConfig(
@@ -52,11 +52,11 @@ def run_sft(warmup: int, steps: int, batch_size: int, check: int) -> dict[str, A
     before = sft.demonstration_loss(model, rows[:check])
     with tempfile.TemporaryDirectory() as folder, timed(sft) as timing:
         sft.train_sft(model, TOKENIZER, rows, config, Path(folder), validation=rows[:2], console=QUIET)
-    result = timing.result(warmup=warmup, steps=steps)
+    result = timing.result(steps)
     return result | {"loss_before": before, "loss_after": sft.demonstration_loss(model, rows[:check])}
 
 
-def run_reward(warmup: int, steps: int, batch_size: int, check: int) -> dict[str, Any]:
+def run_reward(steps: int, batch_size: int, check: int) -> dict[str, Any]:
     rows = [
         RankedPrompt(str(i), "labeler", row["prompt"], row["responses"], tuple(row["ranks"]))
         for i, row in enumerate(read("rankings"))
@@ -66,7 +66,7 @@ def run_reward(warmup: int, steps: int, batch_size: int, check: int) -> dict[str
     before, _ = reward.ranking_quality(model, rows[:check], config.tokens_per_microbatch)
     with tempfile.TemporaryDirectory() as folder, timed(reward) as timing:
         reward.train_reward(model, TOKENIZER, rows, config, Path(folder), validation=[], demonstrations=[], console=QUIET)
-    result = timing.result(warmup=warmup, steps=steps)
+    result = timing.result(steps)
     after, _ = reward.ranking_quality(model, rows[:check], config.tokens_per_microbatch)
     return result | {"loss_before": before, "loss_after": after}
 
@@ -77,20 +77,18 @@ def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int) -> d
     sampling = Sampling(max_tokens=max_tokens, stop_token=TOKENIZER.eos_token_id if stop else None)
     seeds = request_seeds(seed, stream="bench", count=len(rows))
     timing = Timing()
-    timing.end(0)
+    timing.begin()
     generations = generate(model, rows, sampling, seeds, batch_size=batch_size)
-    timing.end(1)
+    timing.end(0)
     lengths = [len(g.tokens) for g in generations]
-    result = timing.result(warmup=1, steps=1)
+    result = timing.result(1)
     if not stop:  # the same work: greedy text of the first prompts in fp32, compared with the other side's
         exact = generate(load_causal_model(FOLDER / "policy"), rows[:4], Sampling(max_tokens=16, temperature=0.0), [0] * 4)
         result["greedy"] = [g.tokens for g in exact]
     return result | {"lengths": lengths}
 
 
-def run_ppo(
-    warmup: int, steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx: int, ptx_tokens: int
-) -> dict[str, Any]:
+def run_ppo(steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx: int, ptx_tokens: int) -> dict[str, Any]:
     policy, judge = load_causal_model(FOLDER / "policy"), load_scalar_model(FOLDER / "reward")
     check = [Example(**row) for row in read("examples")][:8]
     result: dict[str, Any] = {
@@ -98,7 +96,7 @@ def run_ppo(
         "score_before": float(reward.score(judge, [c.prompt for c in check], [c.response for c in check]).mean()),
     }
     config = PPOConfig(
-        episodes=batch_size * (warmup + steps),
+        episodes=batch_size * steps,
         batch_size=batch_size,
         minibatches=minibatches,
         ptx_coefficient=27.8 if ptx else 0.0,
@@ -116,26 +114,26 @@ def run_ppo(
         ppo.train_ppo(policy, judge, TOKENIZER, read("prompts"), config, Path(folder), pretraining=text, console=QUIET)
         counter.remove()
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    result |= timing.result(warmup=warmup, steps=steps)
-    result["parts"] = parts.total(range(warmup, warmup + steps), result["seconds"])
+    result |= timing.result(steps)
+    result["parts"] = parts.total(range(steps), result["seconds"])
     result["optimiser_steps"] = len(updates) // 2  # one of the policy and one of the value function each
-    result["response_tokens"] = sum(row["length"] for row in rows[warmup:]) / steps
+    result["response_tokens"] = sum(row["length"] for row in rows) / steps
     return result
 
 
-def run_ptx_sft(warmup: int, steps: int, batch_size: int, tokens: int) -> dict[str, Any]:
+def run_ptx_sft(steps: int, batch_size: int, tokens: int) -> dict[str, Any]:
     """The sequences of :func:`pretraining_text` as language modelling in ``sft``."""
     text = pretraining_text(tokens)
     rng = np.random.default_rng(0)
     rows: list[Example] = []
-    while len(rows) < (warmup + steps) * batch_size:
+    while len(rows) < steps * batch_size:
         rows += [Example(s[:1].tolist(), s[1:].tolist()) for s in text.sequences(context_length=tokens, rng=rng)]
-    rows = rows[: (warmup + steps) * batch_size]
+    rows = rows[: steps * batch_size]
     model = load_causal_model(FOLDER / "policy")
     config = SFTConfig(epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER)
     with tempfile.TemporaryDirectory() as folder, timed(sft) as timing:
         sft.train_sft(model, TOKENIZER, rows, config, Path(folder), validation=rows[:2], console=QUIET)
-    return timing.result(warmup=warmup, steps=steps)
+    return timing.result(steps)
 
 
 def run_matmul() -> dict[str, Any]:
@@ -165,9 +163,13 @@ def read(name: str) -> Any:
 
 @contextmanager
 def timed(module: Any, after: Callable[[], None] | None = None):
-    """A Timing whose steps end where a training loop logs them: once for each optimiser step (for each iteration in PPO)."""
+    """A Timing that begins with a loop's progress bar and whose steps (PPO: iterations) end where the loop logs them."""
     timing = Timing()
-    log = module.Run.log
+    log, progress = module.Run.log, module.Run.progress
+
+    def begun(run: Any, *args: Any, **kwargs: Any) -> Any:
+        timing.begin()
+        return progress(run, *args, **kwargs)
 
     def stamped(run: Any, step: int, metrics: Any) -> None:
         log(run, step, metrics)
@@ -176,11 +178,11 @@ def timed(module: Any, after: Callable[[], None] | None = None):
             if after is not None:
                 after()
 
-    module.Run.log = stamped
+    module.Run.log, module.Run.progress = stamped, begun
     try:
         yield timing
     finally:
-        module.Run.log = log
+        module.Run.log, module.Run.progress = log, progress
 
 
 class Parts:

@@ -49,15 +49,15 @@ def run_generation(
     torch.manual_seed(seed)
     lengths: list[int] = []
     timing = Timing()
-    timing.end(0)
+    timing.begin()
     for batch in batches:
         ids, mask = _padded([rows[i] for i in batch], settings.get("pad_to", 0))
         output = model.generate(
             ids, attention_mask=mask, do_sample=True, top_k=0, temperature=1.0, max_new_tokens=max_tokens, **extra
         )
         lengths += [_useful(row, stop) for row in output[:, ids.shape[1] :].tolist()]
-    timing.end(1)
-    result = timing.result(warmup=1, steps=1)
+    timing.end(0)
+    result = timing.result(1)
     if not stop:
         plain: Any = AutoModelForCausalLM.from_pretrained(FOLDER / "policy").eval()
         plain.generation_config = GenerationConfig(pad_token_id=PADDING, eos_token_id=None)

@@ -29,15 +29,18 @@ LEARNING_RATES = {trl.SFTTrainer: 1e-4, trl.RewardTrainer: 1e-5}
 
 
 class StepEnds(transformers.TrainerCallback):
-    """Stamps the end of each optimiser step."""
+    """Stamps the beginning of the epoch and the end of each optimiser step."""
 
     timing: Timing
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.timing.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.timing.end(state.global_step - 1)
 
 
-def run_sft(warmup: int, steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
+def run_sft(steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
     rows = [
         {
             "input_ids": row["prompt"] + row["response"],
@@ -47,18 +50,14 @@ def run_sft(warmup: int, steps: int, batch_size: int, check: int, settings: dict
     ]
     model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy")
     settings = {"completion_only_loss": True, **settings}
-    return _train(trl.SFTTrainer, trl.SFTConfig, model, rows, rows[:check], warmup, steps, batch_size, settings, allocator)
+    return _train(trl.SFTTrainer, trl.SFTConfig, model, rows, rows[:check], steps, batch_size, settings, allocator)
 
 
-def run_reward(
-    warmup: int, steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool
-) -> dict[str, Any]:
+def run_reward(steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
     """batch_size: pairs in one optimiser step. check: the first pairs, whose loss is compared with the other side's."""
     rows = json.loads((FOLDER / "pairs.json").read_text())
     model = transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1)
-    return _train(
-        trl.RewardTrainer, trl.RewardConfig, model, rows, rows[:check], warmup, steps, batch_size, settings, allocator
-    )
+    return _train(trl.RewardTrainer, trl.RewardConfig, model, rows, rows[:check], steps, batch_size, settings, allocator)
 
 
 def _train(
@@ -67,7 +66,6 @@ def _train(
     model: Any,
     rows: list[dict[str, Any]],
     check: list[dict[str, Any]],
-    warmup: int,
     steps: int,
     batch_size: int,
     settings: dict[str, Any],
@@ -84,7 +82,7 @@ def _train(
             output_dir=folder,
             use_cpu=True,
             num_train_epochs=1,
-            max_steps=warmup + steps,
+            max_steps=steps,
             per_device_train_batch_size=device_batch,
             gradient_accumulation_steps=batch_size // device_batch,
             per_device_eval_batch_size=len(check),
@@ -110,7 +108,7 @@ def _train(
         before = trainer.evaluate()["eval_loss"]
         ends.timing = Timing()
         trainer.train()
-        result = ends.timing.result(warmup=warmup, steps=steps)
+        result = ends.timing.result(steps)
         after = trainer.evaluate()["eval_loss"]
     return result | {"loss_before": before, "loss_after": after, "device_batch": device_batch}
 

@@ -32,13 +32,16 @@ TOKENIZER: Any = transformers.AutoTokenizer.from_pretrained(FOLDER / "policy")
 
 
 class IterationEnds(transformers.TrainerCallback):
-    """Stamps the end of each iteration and keeps its parts."""
+    """Stamps the beginning and the end of each iteration and keeps its parts."""
 
     def __init__(self) -> None:
         self.timing: Timing
         self.rows: list[dict[str, float]] = [{}]
         self.steps = 0
         self.generated_at = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.timing.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.timing.end(state.global_step - 1)
@@ -49,7 +52,6 @@ class IterationEnds(transformers.TrainerCallback):
 
 
 def run_ppo(
-    warmup: int,
     steps: int,
     batch_size: int,
     minibatches: int,
@@ -76,7 +78,7 @@ def run_ppo(
         config = ppo.PPOConfig(
             output_dir=folder,
             use_cpu=True,
-            total_episodes=batch_size * (warmup + steps),
+            total_episodes=batch_size * steps,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=1,
             num_mini_batches=minibatches,
@@ -130,14 +132,13 @@ def run_ppo(
         finally:
             counter.remove()
             trainer_module.batch_generation = generation
-    result = ends.timing.result(warmup=warmup, steps=steps)
+    result = ends.timing.result(steps)
     parts: dict[str, float] = {}
-    for row in ends.rows[warmup : warmup + steps]:
+    for row in ends.rows[:steps]:
         for part, seconds in row.items():
             parts[part] = parts.get(part, 0.0) + seconds
     parts["rest"] = result["seconds"] - sum(parts.values())
-    timed = lengths[warmup * batch_size :]
-    return result | check | {"parts": parts, "optimiser_steps": ends.steps, "response_tokens": sum(timed) / len(timed)}
+    return result | check | {"parts": parts, "optimiser_steps": ends.steps, "response_tokens": sum(lengths) / len(lengths)}
 
 
 @torch.no_grad()

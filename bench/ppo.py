@@ -15,8 +15,8 @@ from _workload import SIZES, Size, examples, prompts, save_models, write
 BATCH, MINIBATCHES, MAX_TOKENS = 64, 4, 64
 PTX_EXAMPLES, PTX_TOKENS = 8, 128  # pretraining sequences for each episode (the paper's) and their length
 PLAIN, WITH_PTX, SFT = "Heedful, plain", "Heedful, with ptx", "Heedful, the same text in sft"
-STEPS = {"XS": (1, 1), "S": (1, 3), "M": (1, 2)}
-"""Warm-up iterations and counted iterations of a run."""
+STEPS = {"XS": 1, "S": 3, "M": 2}
+"""Iterations of a run."""
 COMMON = {"gradient_checkpointing": False}
 BEST = {
     "bf16": COMMON | {"bf16": True},
@@ -41,9 +41,9 @@ def main() -> None:
 
 def cases(chosen: Namespace) -> Iterator[Case]:
     for name in chosen.sizes:
-        warmup, steps = STEPS[name] if not chosen.quick else (1, 1)
+        steps = STEPS[name] if not chosen.quick else 1
         max_tokens, ptx = (16, 1) if chosen.quick else (MAX_TOKENS, PTX_EXAMPLES)
-        shared = {"do": "ppo", "warmup": warmup, "steps": steps, "batch_size": BATCH, "minibatches": MINIBATCHES}
+        shared = {"do": "ppo", "steps": steps, "batch_size": BATCH, "minibatches": MINIBATCHES}
         shared |= {"max_tokens": max_tokens}
         requests = {"default": shared | {"settings": {}, "allocator": False}} | {
             label: shared | {"settings": settings, "allocator": True} for label, settings in BEST.items()
@@ -64,7 +64,7 @@ def cases(chosen: Namespace) -> Iterator[Case]:
         if name == "M":  # ptx adds 65,536 tokens to each iteration: measured on S
             continue
         sequences = ptx * BATCH // MINIBATCHES
-        same_text = {"do": "ptx_sft", "warmup": MINIBATCHES, "steps": MINIBATCHES * steps}
+        same_text = {"do": "ptx_sft", "steps": MINIBATCHES * steps}
         yield Case(
             size=name,
             label="pretraining gradients",

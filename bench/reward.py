@@ -15,8 +15,8 @@ from _workload import SIZES, Size, pairs, rankings, reward_flop, save_models, wr
 
 PROMPTS = {"XS": 2, "S": 8, "M": 2}
 """Prompts of one optimiser step; all their comparisons are in it, on both sides."""
-STEPS = (1, 3)
-"""Warm-up steps and counted steps of a run."""
+STEPS = 3
+"""Optimiser steps of a run."""
 # Grouping reads the column `length`, which would else be removed before.
 COMMON = {
     "bf16": True,
@@ -44,13 +44,13 @@ def main() -> None:
 
 
 def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]] = BEST) -> Iterator[Case]:
-    warmup, steps = (1, 1) if chosen.quick else STEPS
+    steps = 1 if chosen.quick else STEPS
     for name in chosen.sizes:
         for k in ks:
             prompts, comparisons = PROMPTS[name], k * (k - 1) // 2
-            request = {"do": "reward", "warmup": warmup, "steps": steps}
-            rows = rankings(prompts * (warmup + steps), k)
-            flop = reward_flop(SIZES[name], rows) * steps / (warmup + steps)
+            request = {"do": "reward", "steps": steps}
+            rows = rankings(prompts * steps, k)
+            flop = reward_flop(SIZES[name], rows)
             pair_request = request | {"batch_size": prompts * comparisons, "check": comparisons}
             requests = {"default": pair_request | {"settings": {}, "allocator": False}} | {
                 label: pair_request | {"settings": settings, "allocator": True} for label, settings in best.items()

@@ -81,18 +81,22 @@ def test_data_has_the_stated_lengths_and_is_the_same_each_time() -> None:
     assert all(r["response"][-1] == workload.END and workload.END not in r["prompt"] for r in rows)
 
 
-def test_warm_up_is_not_counted_and_missing_steps_are_refused() -> None:
+def test_time_runs_from_the_beginning_to_the_last_step_and_missing_steps_are_refused() -> None:
     timing = worker.Timing()
-    timing.end(0)
+    with pytest.raises(RuntimeError, match="expected a beginning and 0 steps"):
+        timing.result(0)
+    time.sleep(0.1)
     begin = time.perf_counter()
+    timing.begin()
+    timing.end(0)
     time.sleep(0.05)
     timing.end(1)
     end = time.perf_counter()
     time.sleep(0.1)
     timing.end(1)  # a second line of the same step changes nothing
-    assert 0.05 <= timing.result(warmup=1, steps=1)["seconds"] <= end - begin + 0.05
-    with pytest.raises(RuntimeError, match="expected 3 optimiser steps, counted 2"):
-        timing.result(warmup=1, steps=2)
+    assert 0.05 <= timing.result(2)["seconds"] <= end - begin + 0.05
+    with pytest.raises(RuntimeError, match="expected a beginning and 3 steps, counted 2"):
+        timing.result(3)
 
 
 def row(column: str, rates: list[float], peak: float = 100.0, **details: Any) -> dict[str, Any]:

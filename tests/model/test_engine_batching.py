@@ -248,7 +248,7 @@ def test_gpt2_written_out_generates_what_its_class_does(activation: str, monkeyp
 def test_an_altered_gpt2_runs_through_its_class() -> None:
     """An adapter, a hook or a replaced forward computes something else than the weights tell."""
     hooked = copy.deepcopy(MODELS["fp32"])
-    hooked.base_model.get_submodule("h.0.mlp").register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    hooked.base_model.get_submodule("h.0.mlp").register_forward_hook(lambda module, inputs, output: torch.zeros_like(inputs[0]))
     other_class = copy.deepcopy(MODELS["fp32"])
     attention = other_class.base_model.get_submodule("h.1.attn")
     attention.c_proj = torch.nn.Linear(32, 32)

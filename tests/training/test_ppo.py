@@ -254,10 +254,18 @@ def test_a_response_without_end_of_text_gets_the_reward_for_it() -> None:
 
 
 def test_temperature_holds_for_sampling_training_and_reference_alike() -> None:
-    rollouts = judged(policy_model(1), policy_model(1), settings(temperature=0.7))
-    for i, generation in enumerate(rollouts.generations):
+    policy = policy_model(1)
+    rollouts = judged(policy, policy_model(1), settings(temperature=0.7))
+    for i, (prompt, generation) in enumerate(zip(rollouts.prompts, rollouts.generations, strict=True)):
         length = len(generation.tokens)
-        torch.testing.assert_close(rollouts.logprobs[i, :length], torch.tensor(generation.logprobs), rtol=0, atol=1e-5)
+        hidden = last_hidden(plain(policy), [*prompt, *generation.tokens])[len(prompt) - 1 : -1]
+        logits = (hidden @ policy.get_output_embeddings().weight.T).detach() / 0.7  # pyright: ignore
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(generation.tokens)[:, None])[:, 0]
+        torch.testing.assert_close(rollouts.logprobs[i, :length], expected, rtol=0, atol=1e-5)
+        # The engine's own are the model's at temperature 1.
+        torch.testing.assert_close(
+            torch.tensor(generation.logprobs), plain_logprobs(policy, prompt, generation), rtol=0, atol=1e-5
+        )
     torch.testing.assert_close(rollouts.logprobs, rollouts.reference_logprobs, rtol=0, atol=0)
 
 
