@@ -85,6 +85,7 @@ def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int) -> d
     if not stop:  # the same work: greedy text of the first prompts in fp32, compared with the other side's
         exact = generate(load_causal_model(FOLDER / "policy"), rows[:4], Sampling(max_tokens=16, temperature=0.0), [0] * 4)
         result["greedy"] = [g.tokens for g in exact]
+        result["greedy_logprob"] = sum(sum(g.logprobs) for g in exact) / (4 * 16)
     return result | {"lengths": lengths}
 
 

@@ -62,8 +62,12 @@ def run_generation(
         plain: Any = AutoModelForCausalLM.from_pretrained(FOLDER / "policy").eval()
         plain.generation_config = GenerationConfig(pad_token_id=PADDING, eos_token_id=None)
         ids, mask = _padded(rows[:4], 0)
-        greedy = plain.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=16)
-        result["greedy"] = greedy[:, ids.shape[1] :].tolist()
+        options = {"do_sample": False, "max_new_tokens": 16, "return_dict_in_generate": True, "output_logits": True}
+        output = plain.generate(ids, attention_mask=mask, **options)
+        greedy = output.sequences[:, ids.shape[1] :]
+        logprobs = torch.stack(output.logits, dim=1).log_softmax(-1).gather(-1, greedy[..., None])
+        result["greedy"] = greedy.tolist()
+        result["greedy_logprob"] = float(logprobs.mean())
     return result | {"lengths": lengths}
 
 

@@ -65,7 +65,7 @@ def cases(
                     prepare=partial(_prepare, SIZES[name], rows),
                     work=_new_tokens,
                     flop=partial(_flop, SIZES[name], [len(row) for row in rows]),
-                    agree={} if stop else {"greedy": 0.0},
+                    agree={} if stop else {"greedy": 0.0, "greedy_logprob": 1e-3},
                 )
 
 
