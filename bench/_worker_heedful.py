@@ -56,9 +56,13 @@ def run_sft(steps: int, batch_size: int, check: int) -> dict[str, Any]:
     return result | {"loss_before": before, "loss_after": sft.demonstration_loss(model, rows[:check])}
 
 
+def _names(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple([str(k) for k in range(len(row["responses"]))])
+
+
 def run_reward(steps: int, batch_size: int, check: int) -> dict[str, Any]:
     rows = [
-        RankedPrompt(str(i), "labeler", row["prompt"], row["responses"], tuple(row["ranks"]))
+        RankedPrompt(str(i), _names(row), row["prompt"], row["responses"], ("labeler",), (tuple(row["ranks"]),))
         for i, row in enumerate(read("rankings"))
     ]
     model = load_scalar_model(FOLDER / "reward")

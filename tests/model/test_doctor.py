@@ -297,7 +297,7 @@ def start_sft(folder: Path) -> None:
 
 
 def start_reward(folder: Path) -> None:
-    rankings = [RankedPrompt("p", "a", [3], [[4, END], [5, END]], (1, 2))]
+    rankings = [RankedPrompt("p", ("x", "y"), [3], [[4, END], [5, END]], ("a",), ((1, 2),))]
     config = RewardConfig(batch_size=1)
     train_reward(scalar(), tiny_tokenizer(), rankings, config, folder, validation=[], demonstrations=[])
 

@@ -320,7 +320,7 @@ def test_the_moving_average_moves_adapters_only() -> None:
 
 COMMON: dict[str, Any] = {"lora_rank": RANK, "learning_rate": 1e-2}
 EXAMPLES = [Example([40, i, 41], [i, i + 1, END]) for i in range(1, 9)]
-RANKINGS = [RankedPrompt("p", "a", [3, i], [[7, 7, END], [8, END]], (1, 2)) for i in range(1, 9)]
+RANKINGS = [RankedPrompt("p", ("x", "y"), [3, i], [[7, 7, END], [8, END]], ("a",), ((1, 2),)) for i in range(1, 9)]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -160,8 +160,9 @@ def test_a_prompt_that_several_labelers_ranked_is_computed_once_and_weighs_once(
     ]
     shares = (0.25, 0.25, 0.5)
     assert got[0] == pytest.approx(sum(share * loss for share, (loss, _) in zip(shares, separate, strict=True)), abs=1e-6)
-    expected = {name: sum(share * g[name] for share, (_, g) in zip(shares, separate, strict=True)) for name in got[1]}
-    assert largest_difference(got[1], expected) < 1e-6  # pyright: ignore[reportArgumentType]
+    one, two, three = (g for _, g in separate)
+    expected = {name: 0.25 * one[name] + 0.25 * two[name] + 0.5 * three[name] for name in got[1]}
+    assert largest_difference(got[1], expected) < 1e-6
 
 
 def test_the_logged_loss_and_accuracy() -> None:

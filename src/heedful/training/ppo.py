@@ -215,7 +215,7 @@ def _validation_reward(
     config: PPOConfig,
 ) -> float:
     """Mean score of a model's responses to the validation prompts; the seeds are the same each time."""
-    compute = frozen(copy.deepcopy(model), config.precision)
+    compute = frozen(copy_sharing_base(model), config.precision)
     rows = list(prompts)
     seeds = request_seeds(config.seed, stream="validation", count=len(rows))
     generations = generate(compute, rows, _sampling(tokenizer, config), seeds, batch_size=config.batch_size)
