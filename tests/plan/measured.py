@@ -44,7 +44,7 @@ SFT = SFTConfig(
 )
 """Two optimiser steps of two microbatches each."""
 PPO = PPOConfig(
-    episodes=64,
+    episodes=32,
     batch_size=32,
     minibatches=2,
     tokens_per_microbatch=1_024,
@@ -52,7 +52,7 @@ PPO = PPOConfig(
     max_prompt_tokens=LENGTH // 2,
     max_response_tokens=LENGTH // 2,
 )
-"""Two iterations of two optimiser steps, each of two microbatches."""
+"""One iteration of two optimiser steps, each of two microbatches."""
 
 
 def run_sft(model: PreTrainedModel, config: SFTConfig, folder: Path) -> None:

@@ -235,7 +235,7 @@ def test_measured_peak(step: str) -> None:
         [sys.executable, "-m", "tests.plan.measured", step],
         cwd=ROOT,
         env=os.environ
-        | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+        | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "524288"},
         capture_output=True,
         text=True,
         check=False,
