@@ -93,7 +93,6 @@ UNITS: Mapping[str, str] = {
     "prompts": "prompts",
     "validation_prompts": "prompts",
     "smallest_k": "outputs",
-    "labelers": "labelers",
     "largest_k": "outputs",
     "agreement_labelers": "labelers",
     "other_models_share": "",

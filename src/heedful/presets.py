@@ -23,7 +23,7 @@ class CollectConfig:
     """Fewest outputs of a prompt (SPEC 2.3)."""
     largest_k: int = 9
     """Most outputs of a prompt (SPEC 2.3)."""
-    labelers: int = 1
+    labelers_per_prompt: int = 1
     """Simulated labelers who rank the same outputs of a training prompt (ours; with people, as many as get the task). The
     reward model computes the outputs once for all of them."""
     temperature: float = 1.0
@@ -37,7 +37,7 @@ class CollectConfig:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            positive=("prompts", "validation_prompts", "smallest_k", "labelers", "agreement_labelers"),
+            positive=("prompts", "validation_prompts", "smallest_k", "labelers_per_prompt", "agreement_labelers"),
             shares=("other_models_share",),
         )
         if not 1 <= self.smallest_k <= self.largest_k:

@@ -151,7 +151,7 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
         # Validation prompts are ranked by several labelers of both groups, to measure agreement.
         several = config.agreement_labelers
         groups: dict[Group, int] = (
-            {"training": config.labelers} if prompt.split == "train" else {"training": several, "held_out": several}
+            {"training": config.labelers_per_prompt} if prompt.split == "train" else {"training": several, "held_out": several}
         )
         for group, number in groups.items():
             ranked, rated = setting.labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
