@@ -203,7 +203,7 @@ class Plan:
     response_tokens: Annotated[float | None, _shown("TOKENS")] = None
     """Mean length of a response (else a quarter of the limit)."""
     demonstrations: Annotated[int | None, _shown("INT")] = None
-    """Demonstrations for SFT (else the paper's 12,725, or the miniature's 400)."""
+    """Demonstrations for SFT (else the paper's 12,725, or the miniature's 600)."""
     rankings: Annotated[int | None, _shown("INT")] = None
     """Ranked prompts for the reward model (else the preset's: the paper's 33,207)."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

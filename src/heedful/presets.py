@@ -118,7 +118,7 @@ def miniature(seed: int = 0) -> Preset:
     common: dict[str, Any] = {"seed": seed, "tokens_per_microbatch": 32_768}
     return Preset(
         sft=SFTConfig(epochs=6, learning_rate=1e-3, batch_size=32, residual_dropout=0.1, candidates=3, **limits, **common),
-        # As many epochs as SFT: two passes over 400 demonstrations are 25 steps, too few to start PPO from.
+        # As many epochs as SFT: two passes over 600 demonstrations are 38 steps, too few to start PPO from.
         initial_policy=SFTConfig(
             epochs=6,
             learning_rate=1e-3,
@@ -129,9 +129,9 @@ def miniature(seed: int = 0) -> Preset:
             **limits,
             **common,
         ),
-        reward=RewardConfig(epochs=1, learning_rate=7e-4, batch_size=16, **limits, **common),
+        reward=RewardConfig(epochs=1, learning_rate=5e-4, batch_size=16, **limits, **common),
         ppo=PPOConfig(
-            episodes=10_240,
+            episodes=9_728,
             batch_size=256,
             minibatches=8,
             learning_rate=3e-4,
@@ -143,12 +143,13 @@ def miniature(seed: int = 0) -> Preset:
             # One pretraining sequence an episode instead of eight, at rates 30 times the paper's: 27.8 undoes the fine-tuning.
             ptx_coefficient=1.0,
             ptx_examples_per_episode=1,
-            ptx_context_length=96,
+            ptx_context_length=80,
             samples_every=20,
             **limits,
             **common,
         ),
-        collect=CollectConfig(prompts=7_000, validation_prompts=250, other_models_share=0.3),
+        # Four labelers for each prompt: with one labeler's noise, too little is learned from few prompts (docs/log.md).
+        collect=CollectConfig(prompts=6_000, validation_prompts=250, labelers_per_prompt=4, other_models_share=0.3),
         evaluate=EvaluateConfig(prompts=400, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
     )
 
