@@ -3,8 +3,11 @@
 Comparisons of one prompt are not independent of each other, so intervals are over prompts: see ``intervals``.
 """
 
-from heedful.statistics.agreement import group_agreement, labeler_agreement, leave_one_out_agreement
-from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, proportion, wilson
+from heedful.statistics.agreement import agreement_with, group_agreement, labeler_agreement, leave_one_out_agreement
+from heedful.statistics.alpha import krippendorff_alpha, ranking_alpha, rating_alpha
+from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, percent, proportion, wilson
+from heedful.statistics.kappa import FlagAgreement, cohen_kappa, flag_agreement, fleiss_kappa, labeler_kappas
+from heedful.statistics.rank_correlation import kendall_tau_b, labeler_tau_b
 from heedful.statistics.reward_accuracy import (
     Calibration,
     CalibrationBin,
@@ -21,16 +24,28 @@ __all__ = [
     "Calibration",
     "CalibrationBin",
     "Estimate",
+    "FlagAgreement",
     "LengthRules",
+    "agreement_with",
     "bootstrap_mean",
     "bootstrap_ratio",
     "calibration",
+    "cohen_kappa",
+    "flag_agreement",
+    "fleiss_kappa",
     "group_agreement",
+    "kendall_tau_b",
+    "krippendorff_alpha",
     "labeler_agreement",
+    "labeler_kappas",
+    "labeler_tau_b",
     "leave_one_out_agreement",
     "length_rules",
     "paired_difference",
+    "percent",
     "proportion",
+    "ranking_alpha",
+    "rating_alpha",
     "reward_accuracy",
     "reward_accuracy_by_k",
     "reward_accuracy_by_labeler",
