@@ -13,6 +13,7 @@ import numpy as np
 
 from heedful.errors import DataError
 from heedful.records import Ranking
+from heedful.statistics.answers import sums_within
 from heedful.statistics.comparisons import Comparisons, comparisons
 from heedful.statistics.intervals import Estimate, FloatArray, IntArray, proportion, proportions
 
@@ -73,8 +74,9 @@ def _by_labeler(judged: Comparisons, counts: IntArray, own: int, confidence: flo
     compared = counts[pair, 0] + counts[pair, 2] - own
     shape = (len(judged.prompts), len(judged.labelers))
     place = judged.pair_prompt[pair] * shape[1] + labeler
-    tables = [np.bincount(place, weights=w, minlength=shape[0] * shape[1]).reshape(shape) for w in (agreed, compared)]
-    estimates = proportions(tables[0], tables[1], confidence=confidence, seed=seed)
+    table = sums_within(place, np.stack([agreed, compared], axis=1).astype(np.float64), shape[0] * shape[1])
+    wins, trials = table[:, 0].reshape(shape), table[:, 1].reshape(shape)
+    estimates = proportions(wins, trials, confidence=confidence, seed=seed)
     return {name: estimate for name, estimate in zip(judged.labelers, estimates, strict=True) if estimate.count}
 
 

@@ -65,7 +65,8 @@ def ranking_alpha(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed
     Items are pairs of responses of one prompt, values are Kendall's scores of a pair (Kendall 1945): 1 better, 0 tied, -1
     worse, with the interval metric (a reversal is four times as far as a tie from a preference). Which response of a pair
     stands first means nothing, so each pair is entered both ways round; then the ordinal metric gives the same number.
-    Without ties and with many comparisons alpha = 2 * agreement - 1. This use of alpha is ours; the paper has none.
+    Without ties, with many comparisons and as many labelers for each prompt alpha = 2 * agreement - 1. This use of alpha is
+    ours; the paper has none.
     """
     judged = comparisons(rankings)
     coincidences = _coincidences(judged.sign_counts())

@@ -53,9 +53,10 @@ def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
     """Every pair of each ranking; where a labeler judged a pair twice, the later ranking holds."""
     prompts, prompt = coded([ranking.prompt_id for ranking in rankings])
     labelers, labeler = coded([ranking.labeler for ranking in rankings])
-    places: list[dict[str, int]] = [{} for _ in prompts]
+    places = [dict[str, int]() for _ in prompts]
     by_k: defaultdict[int, tuple[list[int], list[list[int]], list[tuple[int, ...]]]] = defaultdict(lambda: ([], [], []))
-    for index, (ranking, own_prompt) in enumerate(zip(rankings, prompt.tolist(), strict=True)):
+    prompt_of: list[int] = prompt.tolist()
+    for index, (ranking, own_prompt) in enumerate(zip(rankings, prompt_of, strict=True)):
         place = places[own_prompt]
         indices, responses, ranks = by_k[len(ranking.ranks)]
         indices.append(index)
@@ -68,8 +69,8 @@ def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
     rows: list[IntArray] = [np.zeros(0, np.int64)]
     for k, (indices, responses, ranks) in by_k.items():
         first, second = np.triu_indices(k, 1)
-        place, rank, index = np.array(responses), np.array(ranks), np.array(indices)
-        a, b = place[:, first], place[:, second]
+        place_of, rank, index = np.array(responses), np.array(ranks), np.array(indices)
+        a, b = place_of[:, first], place_of[:, second]
         sign = np.sign(rank[:, first] - rank[:, second])
         own = prompt[index][:, None]
         pairs.append((starts[own] + np.minimum(a, b) * num_responses[own] + np.maximum(a, b)).ravel())

@@ -185,8 +185,10 @@ def bootstrap(
 
     ``rows`` is (clusters, series, columns). ``statistic`` takes sums (any number of them, series, columns) to values (that
     number, series), NaN where it is not defined; draws in which it is not defined are left out. ``counts``: observations
-    behind each series. A series with anything but zeros in fewer than two clusters has no interval.
+    behind each series. Clusters in which everything is 0 are left out; a series with anything else in fewer than two
+    clusters has no interval.
     """
+    rows = rows[(rows != 0).any(axis=(1, 2))]
     num_clusters, num_series, num_columns = rows.shape
     values = statistic(rows.sum(axis=0)[None])[0]
     informative = np.count_nonzero((rows != 0).any(axis=2), axis=0)

@@ -40,7 +40,7 @@ def cohen_kappa(
     """
     size = len(first)
     items = [*range(size), *range(size)]
-    groups = None if clusters is None else [*clusters, *clusters]
+    groups = None if clusters is None else np.tile(np.asarray(clusters), 2)
     if len(second) != size:
         raise DataError("not pairs", expected="as many entries in both", got=f"{size} and {len(second)}")
     both = np.concatenate([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)])

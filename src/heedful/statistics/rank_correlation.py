@@ -95,9 +95,7 @@ def _tau_b(sign: npt.NDArray[np.float32], judged: npt.NDArray[np.float32]) -> Fl
     untied = np.abs(sign) @ judged.transpose(0, 2, 1)  # [a, b]: pairs that a did not tie and b judged too
     product = (untied * untied.transpose(0, 2, 1)).astype(np.float64)
     tau = np.divide(concordance, np.sqrt(product), out=np.full(product.shape, math.nan), where=product > 0)
-    diagonal = np.arange(tau.shape[1])
-    tau[:, diagonal, diagonal] = math.nan
-    return tau
+    return np.where(np.eye(tau.shape[1], dtype=np.bool_), math.nan, tau)
 
 
 def _ranges(starts: IntArray, stops: IntArray) -> IntArray:
