@@ -163,7 +163,7 @@ def test_weak_orders_by_hand() -> None:
 
 def test_without_ties_alpha_is_twice_the_agreement_less_one() -> None:
     rng = np.random.default_rng(5)
-    rankings = [r for p in range(300) for r in _noisy(rng, f"p{p}", 5, ties=False)]
+    rankings = [r for p in range(300) for r in _noisy(rng, f"p{p}", 5, ties=False, present=1.0)]
     assert ranking_alpha(rankings).value == pytest.approx(2 * labeler_agreement(rankings).value - 1, abs=1e-3)
 
 
@@ -197,12 +197,12 @@ def test_weak_orders_do_not_depend_on_names_or_order() -> None:
     assert ranking_alpha(renamed).value == pytest.approx(before)
 
 
-def _noisy(rng: np.random.Generator, prompt: str, k: int, *, ties: bool) -> list[Ranking]:
+def _noisy(rng: np.random.Generator, prompt: str, k: int, *, ties: bool, present: float = 0.8) -> list[Ranking]:
     quality = rng.normal(size=k)
     found = []
     for labeler in range(3):
         ranks = np.argsort(np.argsort(quality + rng.normal(size=k))) + 1
         ranks = (ranks + 1) // 2 if ties else ranks
-        if rng.random() < 0.8:
+        if rng.random() < present:
             found.append(ranking(prompt, f"l{labeler}", **{f"r{i}": int(rank) for i, rank in enumerate(ranks)}))
     return found

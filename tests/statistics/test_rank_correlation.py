@@ -58,7 +58,7 @@ def test_means_over_meetings_are_the_plain_loops(block: int, monkeypatch: pytest
         if a.prompt_id == b.prompt_id:
             shared = sorted(set(a.response_ids) & set(b.response_ids))
             x, y = ([r.ranks[r.response_ids.index(s)] for s in shared] for r in (a, b))
-            tau = stats.kendalltau(x, y).statistic
+            tau = stats.kendalltau(x, y).statistic if len(shared) > 1 else math.nan
             if not math.isnan(tau):
                 taus.setdefault(a.labeler, []).append(tau)
                 taus.setdefault(b.labeler, []).append(tau)
