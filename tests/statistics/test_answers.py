@@ -49,35 +49,23 @@ def test_a_missing_answer_does_not_replace_one() -> None:
 
 def test_comparisons_say_which_response_is_better() -> None:
     """1 where the pair's second response is better; the first ranking fixes which response is which."""
-    judged = comparisons(
-        [
-            ranking("p", "ann", a=2, b=1, c=1),
-            ranking("p", "bob", c=1, a=2),
-            ranking("q", "bob", a=1, b=2),
-            ranking("q", "ann", a=1),
-        ]
-    )
+    ann, bob = ranking("p", "ann", a=2, b=1, c=1), ranking("p", "bob", c=1, a=2)
+    judged = comparisons([ann, bob, ranking("q", "bob", a=1, b=2), ranking("q", "ann", a=1)])
     assert (judged.prompts, judged.labelers) == (["p", "q"], ["ann", "bob"])
     assert judged.num_responses.tolist() == [3, 2]
-    found = {
-        (
-            judged.prompts[judged.pair_prompt[pair]],
-            int(pair - judged.pair_starts[judged.pair_prompt[pair]]),
-            judged.labelers[lab],
-        ): sign
-        for pair, lab, sign in zip(judged.pair, judged.labeler, judged.sign.tolist(), strict=True)
-    }
-    # pairs are counted first * responses + second, with a = 0, b = 1, c = 2
-    assert found == {
-        ("p", 1, "ann"): 1,
-        ("p", 2, "ann"): 1,
-        ("p", 5, "ann"): 0,
-        ("p", 2, "bob"): 1,
-        ("q", 1, "bob"): -1,
-    }
-    assert judged.sign_counts()[2].tolist() == [0, 0, 2]
-    assert judged.sign_counts(judged.labeler == 0)[2].tolist() == [0, 0, 1]
-    assert judged.prompt_sums(np.arange(13)).tolist() == [36, 42]
+    assert judged.pair_prompt.tolist() == [0, 0, 0, 1]
+    rows = zip(judged.pair.tolist(), judged.labeler.tolist(), judged.sign.tolist(), strict=True)
+    # pairs 0 to 2 are ab, ac, bc of p, 3 is ab of q
+    assert sorted(rows) == [(0, 0, 1), (1, 0, 1), (1, 1, 1), (2, 0, 0), (3, 1, -1)]
+    assert judged.sign_counts().tolist() == [[0, 0, 1], [0, 0, 2], [0, 1, 0], [1, 0, 0]]
+    assert judged.sign_counts(judged.labeler == 0).tolist() == [[0, 0, 1], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert judged.prompt_sums(np.array([1, 2, 4, 8])).tolist() == [7, 8]
+
+
+def test_each_two_responses_are_one_pair() -> None:
+    judged = comparisons([ranking("p", "ann", a=1, b=2, c=3, d=4, e=5), ranking("p", "bob", e=5, d=4, c=3, b=2, a=1)])
+    assert sorted(judged.pair.tolist()) == sorted([*range(10), *range(10)])
+    assert judged.sign_counts().tolist() == [[2, 0, 0]] * 10
 
 
 @pytest.mark.parametrize("count", [400_000])

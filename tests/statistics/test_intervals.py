@@ -153,9 +153,8 @@ def test_percent_is_the_papers_form() -> None:
 def test_series_have_the_intervals_that_each_has_alone() -> None:
     """Up to which prompts are drawn; Wilson's rules for one trial each, equal clusters and a single one are the same."""
     rng = np.random.default_rng(7)
-    trials = np.column_stack(
-        [rng.integers(1, 5, 300), rng.integers(0, 3, 300), np.ones(300), np.full(300, 2), np.eye(300)[5] * 9]
-    )
+    many, few, one_prompt = rng.integers(1, 5, 300), rng.integers(0, 3, 300), np.eye(300)[5] * 9
+    trials = np.column_stack([many, few, np.ones(300), np.full(300, 2), one_prompt]).astype(np.float64)
     wins = rng.binomial(trials.astype(int), 0.6).astype(float)
     wins[:, 3] = 2
     together = proportions(wins, trials)

@@ -56,7 +56,7 @@ def test_cohens_kappa_of_published_tables(table: list[list[int]], kappa: float) 
     estimate = cohen_kappa(*from_table(table))
     assert estimate.value == pytest.approx(kappa)
     assert estimate.count == sum(map(sum, table))
-    theirs = inter_rater.cohens_kappa(np.array(table))
+    theirs: Any = inter_rater.cohens_kappa(np.array(table))
     assert estimate.value == pytest.approx(theirs.kappa)
     if 0 < kappa < 1:
         # two ways to an interval: ours draws items again, theirs is the large-sample one

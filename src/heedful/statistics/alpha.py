@@ -69,9 +69,11 @@ def ranking_alpha(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed
     ours; the paper has none.
     """
     judged = comparisons(rankings)
-    coincidences = _coincidences(judged.sign_counts())
+    counts = judged.sign_counts()
+    met = counts.sum(axis=1) > 1
+    coincidences = _coincidences(counts[met])
     both_ways = coincidences + coincidences[:, ::-1, ::-1]
-    rows = sums_within(judged.pair_prompt, both_ways.reshape(-1, 9), len(judged.prompts))
+    rows = sums_within(judged.pair_prompt[met], both_ways.reshape(-1, 9), len(judged.prompts))
     return _alpha(rows, np.array([-1.0, 0.0, 1.0]), "interval", 2, confidence, seed)
 
 

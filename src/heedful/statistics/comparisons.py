@@ -29,14 +29,19 @@ class Comparisons:
     """1 where the pair's second response is better, -1 where its first is, 0 for a tie."""
 
     @property
+    def num_pairs(self) -> IntArray:
+        """Pairs of each prompt."""
+        return self.num_responses * (self.num_responses - 1) // 2
+
+    @property
     def pair_starts(self) -> IntArray:
         """Where each prompt's pairs start, with one more entry: the number of all (not every one need have been judged)."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.num_responses**2)])
+        return _starts(self.num_pairs)
 
     @property
     def pair_prompt(self) -> IntArray:
         """The prompt of each pair."""
-        return np.repeat(np.arange(len(self.prompts)), self.num_responses**2)
+        return np.repeat(np.arange(len(self.prompts)), self.num_pairs)
 
     def sign_counts(self, rows: npt.NDArray[np.bool_] | None = None) -> IntArray:
         """How many labelers said -1, 0, 1 of each pair, (pairs, 3); only those of ``rows`` where given."""
@@ -63,7 +68,7 @@ def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
         responses.append([place.setdefault(response, len(place)) for response in ranking.response_ids])
         ranks.append(ranking.ranks)
     num_responses = np.array([len(place) for place in places], dtype=np.int64)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_responses**2)])
+    starts = _starts(num_responses * (num_responses - 1) // 2)
     pairs: list[IntArray] = [np.zeros(0, np.int64)]
     signs: list[npt.NDArray[np.int8]] = [np.zeros(0, np.int8)]
     rows: list[IntArray] = [np.zeros(0, np.int64)]
@@ -73,7 +78,9 @@ def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
         a, b = place_of[:, first], place_of[:, second]
         sign = np.sign(rank[:, first] - rank[:, second])
         own = prompt[index][:, None]
-        pairs.append((starts[own] + np.minimum(a, b) * num_responses[own] + np.maximum(a, b)).ravel())
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        # pairs in the order 01 02 .. 12 13 ..
+        pairs.append((starts[own] + low * (2 * num_responses[own] - low - 1) // 2 + high - low - 1).ravel())
         signs.append(np.where(a < b, sign, -sign).astype(np.int8).ravel())
         rows.append(np.repeat(index, len(first)))
     pair, sign, row = np.concatenate(pairs), np.concatenate(signs), np.concatenate(rows)
@@ -89,3 +96,7 @@ def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
         labeler=labeler[row],
         sign=sign,
     )
+
+
+def _starts(lengths: IntArray) -> IntArray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])

@@ -69,15 +69,15 @@ def _by_prompt_and_labeler(judged: Comparisons, others: npt.NDArray[np.bool_]) -
     first_present = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_present)])
     slot = slot_of_row - first_present[prompt]
     row_starts = np.searchsorted(prompt, np.arange(len(judged.prompts) + 1))
-    for width, depth in np.unique(np.stack([judged.num_responses, num_present], axis=1), axis=0).tolist():
-        alike = np.flatnonzero((judged.num_responses == width) & (num_present == depth))
-        if depth < 2 or width < 2:
+    for width, depth in np.unique(np.stack([judged.num_pairs, num_present], axis=1), axis=0).tolist():
+        alike = np.flatnonzero((judged.num_pairs == width) & (num_present == depth))
+        if depth < 2 or width < 1:
             continue
-        block = max(1, _BLOCK // (depth * width**2))
+        block = max(1, _BLOCK // (depth * width))
         for some in np.split(alike, range(block, len(alike), block)):
             rows = _ranges(row_starts[some], row_starts[some + 1])
             place = np.repeat(np.arange(len(some)), row_starts[some + 1] - row_starts[some])
-            table = np.zeros((2, len(some), depth, width**2), dtype=np.float32)
+            table = np.zeros((2, len(some), depth, width), dtype=np.float32)
             local = pair[rows] - judged.pair_starts[prompt[rows]]
             table[0, place, slot[rows], local] = sign[rows]
             table[1, place, slot[rows], local] = 1
