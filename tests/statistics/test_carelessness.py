@@ -112,22 +112,28 @@ def test_short_texts_are_quick_without_being_fast() -> None:
 
 
 def test_fast_by_hand() -> None:
-    """Texts of one length, usual time 90 s: below 30 s is fast; who needs 60 s as a rule is fast below 20 s."""
+    """Texts of one length, usual time 90 s: below 30 s is fast, also for who needs 180 s as a rule; below 20 s for 60 s."""
     base = {"kind": "rate", "characters": 100}
     usual = [Submission(id=f"u{i}", labeler="ann", seconds=90, **base) for i in range(50)]
     quick = [Submission(id=f"q{i}", labeler="bob", seconds=60, **base) for i in range(20)]
+    slow = [Submission(id=f"s{i}", labeler="cem", seconds=180, **base) for i in range(20)]
     tries = [
+        Submission(id="28", labeler="cem", seconds=28, **base),
+        Submission(id="32", labeler="cem", seconds=32, **base),
         Submission(id="29", labeler="ann", seconds=29, **base),
         Submission(id="31", labeler="ann", seconds=31, **base),
         Submission(id="19", labeler="bob", seconds=19, **base),
         Submission(id="21", labeler="bob", seconds=21, **base),
     ]
-    ann, bob = carelessness(usual + quick + tries)
+    ann, bob, cem = carelessness(usual + quick + slow + tries)
     assert (ann.labeler, ann.fast_ids) == ("ann", ("29",))
     assert (bob.labeler, bob.fast_ids) == ("bob", ("19",))
+    assert (cem.labeler, cem.fast_ids) == ("cem", ("28",))
     assert ann.fast.value == 1 / 52
-    assert ann.pace_ratio == pytest.approx(1.5)
-    assert bob.pace_ratio == pytest.approx(1 / 1.5)
+    # over the median of 60 and 180, of 90 and 180, of 90 and 60
+    assert ann.pace_ratio == pytest.approx(90 / 120)
+    assert bob.pace_ratio == pytest.approx(60 / 135)
+    assert cem.pace_ratio == pytest.approx(180 / 75)
 
 
 def test_kinds_do_not_mix_and_the_order_of_labelers_does_not_matter() -> None:

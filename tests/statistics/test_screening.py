@@ -157,6 +157,8 @@ def test_demonstration_score_by_hand_and_its_coverage() -> None:
     assert estimate.standard_error == pytest.approx(math.sqrt((4 + 0 + 1 + 1) / 3 / 4))
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * estimate.standard_error, rel=1e-3)
     assert demonstration_score([]).count == 0
+    # three equal whole numbers are not certainty
+    assert demonstration_score([7, 7, 7]).standard_error == pytest.approx(0.5 / math.sqrt(3))
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(400):
