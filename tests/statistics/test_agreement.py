@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from heedful.errors import DataError
 from heedful.records import Ranking
-from heedful.statistics import group_agreement, labeler_agreement, leave_one_out_agreement
+from heedful.statistics import agreement_with, group_agreement, labeler_agreement, leave_one_out_agreement
 
 
 def ranking(prompt: str, labeler: str, **ranks: int) -> Ranking:
@@ -114,3 +115,63 @@ def test_agreement_is_symmetric_and_only_the_order_counts(ranks: list[tuple[int,
     before = value(list(ranks), names)
     after = value([tuple(10 * r * r for r in row) for row in ranks[::-1]], names)
     assert before == pytest.approx(after, nan_ok=True)
+
+
+def test_against_researchers_by_hand() -> None:
+    """Without ann and bob's own meeting: cem tied ab, so ann and bob meet him on ac and bc."""
+    values = {labeler: (e.value, e.count) for labeler, e in agreement_with(PROMPT, {"cem"}).items()}
+    assert values == {"ann": (1.0, 2), "bob": (1 / 2, 2)}
+    both = {labeler: (e.value, e.count) for labeler, e in agreement_with(PROMPT, {"cem", "bob"}).items()}
+    assert both == {"ann": (4 / 5, 5)}
+    assert agreement_with(PROMPT, {"nobody"}) == {}
+
+
+def test_shares_are_the_plain_loops() -> None:
+    """Counting how many said what gives what going through all pairs of labelers gives, rankings made twice included."""
+    rng = np.random.default_rng(2)
+    rankings: list[Ranking] = []
+    for p in range(40):
+        for name in ("ann", "bob", "cem", "dora", "ann"):
+            own = rng.permutation(6)[: rng.integers(1, 6)]
+            rankings.append(ranking(f"p{p}", name, **{f"r{i}": int(rng.integers(1, 4)) for i in own}))
+    held: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+    for r in rankings:
+        own_pairs = held.setdefault((r.prompt_id, r.labeler), {})
+        for (a, rank_a), (b, rank_b) in combinations(sorted(zip(r.response_ids, r.ranks, strict=True)), 2):
+            own_pairs[a, b] = rank_a - rank_b
+    groups = {"ann": "x", "bob": "y", "cem": "x", "dora": "y"}
+    total, by_labeler, by_group = [0, 0], {}, {}
+    for ((p, first), ours), ((q, second), theirs) in combinations(held.items(), 2):
+        if p == q:
+            signs = [ours[pair] * theirs[pair] for pair in ours.keys() & theirs.keys()]
+            agreed, compared = sum(s > 0 for s in signs), sum(s != 0 for s in signs)
+            low, high = sorted((groups[first], groups[second]))
+            for row in (
+                total,
+                by_labeler.setdefault(first, [0, 0]),
+                by_labeler.setdefault(second, [0, 0]),
+                by_group.setdefault((low, high), [0, 0]),
+            ):
+                row[0] += agreed
+                row[1] += compared
+    for estimate, (agreed, compared) in [
+        (labeler_agreement(rankings), total),
+        *((leave_one_out_agreement(rankings)[name], row) for name, row in by_labeler.items()),
+        *((group_agreement(rankings, groups)[pair], row) for pair, row in by_group.items()),
+    ]:
+        assert (estimate.value, estimate.count) == (pytest.approx(agreed / compared), compared)
+
+
+def test_labelers_share_the_prompts_that_are_drawn_and_keep_their_own_uncertainty() -> None:
+    """bob meets ann on each of 400 prompts, cem on 100 of them: cem's standard error is twice bob's."""
+    rng = np.random.default_rng(3)
+    rankings: list[Ranking] = []
+    for p in range(400):
+        rankings.append(ranking(f"p{p}", "ann", a=1, b=2, c=3))
+        for name in ("bob", "cem") if p < 100 else ("bob",):
+            order = (1, 2, 3) if rng.random() < 0.7 else (3, 2, 1)
+            rankings.append(ranking(f"p{p}", name, **dict(zip("abc", order, strict=True))))
+    found = agreement_with(rankings, {"ann"})
+    for name, prompts in (("bob", 400), ("cem", 100)):
+        share = found[name].value
+        assert found[name].standard_error == pytest.approx(math.sqrt(share * (1 - share) / prompts), rel=0.06)

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from heedful.errors import DataError
-from heedful.statistics import Estimate, bootstrap_mean, bootstrap_ratio, proportion, wilson
+from heedful.statistics import Estimate, bootstrap_mean, bootstrap_ratio, percent, proportion, wilson
+from heedful.statistics.intervals import bootstrap, proportions, ratio
 
 
 @pytest.mark.parametrize(
@@ -141,3 +142,39 @@ def test_the_order_of_rows_does_not_matter() -> None:
 def test_columns_must_match() -> None:
     with pytest.raises(DataError, match="columns do not match"):
         bootstrap_mean([1.0, 2.0], ["a"])
+
+
+def test_percent_is_the_papers_form() -> None:
+    assert percent(Estimate(0.726, 0.711, 0.741, 1000, 0.0077)) == "72.6 ± 1.5 %"
+    assert percent(Estimate(0.5, math.nan, math.nan, 3, math.nan)) == "50.0 %"
+    assert percent(wilson(0, 0)) == "n/a"
+
+
+def test_series_have_the_intervals_that_each_has_alone() -> None:
+    """Up to which prompts are drawn; Wilson's rules for one trial each, equal clusters and a single one are the same."""
+    rng = np.random.default_rng(7)
+    many, few, one_prompt = rng.integers(1, 5, 300), rng.integers(0, 3, 300), np.eye(300)[5] * 9
+    trials = np.column_stack([many, few, np.ones(300), np.full(300, 2), one_prompt]).astype(np.float64)
+    wins = rng.binomial(trials.astype(int), 0.6).astype(float)
+    wins[:, 3] = 2
+    together = proportions(wins, trials)
+    for series, estimate in enumerate(together):
+        alone = proportion(wins[:, series], np.arange(300), trials=trials[:, series])
+        assert (estimate.value, estimate.count) == (pytest.approx(alone.value), alone.count)
+        if series < 2:
+            assert estimate.standard_error == pytest.approx(alone.standard_error, rel=0.08)
+            assert (estimate.low, estimate.high) == pytest.approx((alone.low, alone.high), abs=0.15 * alone.standard_error * 4)
+        else:
+            assert (estimate.low, estimate.high) == (alone.low, alone.high)
+    assert proportions(np.zeros((4, 1)), np.zeros((4, 1)))[0].count == 0
+
+
+def test_a_series_in_one_cluster_has_no_interval_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    rows = np.stack([rng.integers(0, 5, (60, 2)), np.full((60, 2), 5)], axis=2).astype(float)
+    rows[1:, 1] = 0
+    whole = bootstrap(rows, ratio, counts=[300, 5])
+    assert math.isnan(whole[1].low)
+    assert not math.isnan(whole[1].value)
+    monkeypatch.setattr("heedful.statistics.intervals._BLOCK", 7 * 60)
+    assert bootstrap(rows, ratio, counts=[300, 5])[0] == whole[0]

@@ -3,8 +3,20 @@
 Comparisons of one prompt are not independent of each other, so intervals are over prompts: see ``intervals``.
 """
 
-from heedful.statistics.agreement import group_agreement, labeler_agreement, leave_one_out_agreement
-from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, proportion, wilson
+from heedful.statistics.agreement import agreement_with, group_agreement, labeler_agreement, leave_one_out_agreement
+from heedful.statistics.alpha import krippendorff_alpha, ranking_alpha, rating_alpha
+from heedful.statistics.carelessness import (
+    CarelessnessRow,
+    CarelessnessThresholds,
+    Submission,
+    binomial_tail,
+    carelessness,
+    chance_of_run,
+)
+from heedful.statistics.gold import gold_flag_scores, gold_overall_scores, gold_ranking_scores
+from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, percent, proportion, wilson
+from heedful.statistics.kappa import FlagAgreement, cohen_kappa, flag_agreement, fleiss_kappa, labeler_kappas
+from heedful.statistics.rank_correlation import kendall_tau_b, labeler_tau_b
 from heedful.statistics.reward_accuracy import (
     Calibration,
     CalibrationBin,
@@ -15,25 +27,64 @@ from heedful.statistics.reward_accuracy import (
     reward_accuracy_by_k,
     reward_accuracy_by_labeler,
 )
+from heedful.statistics.screening import (
+    ScreeningCutoffs,
+    ScreeningRecord,
+    ScreeningRow,
+    candidate_code,
+    demonstration_score,
+    screening_table,
+    sensitive_counts,
+    topic_coverage,
+)
 from heedful.statistics.winrates import paired_difference, win_rate
 
 __all__ = [
     "Calibration",
     "CalibrationBin",
+    "CarelessnessRow",
+    "CarelessnessThresholds",
     "Estimate",
+    "FlagAgreement",
     "LengthRules",
+    "ScreeningCutoffs",
+    "ScreeningRecord",
+    "ScreeningRow",
+    "Submission",
+    "agreement_with",
+    "binomial_tail",
     "bootstrap_mean",
     "bootstrap_ratio",
     "calibration",
+    "candidate_code",
+    "carelessness",
+    "chance_of_run",
+    "cohen_kappa",
+    "demonstration_score",
+    "flag_agreement",
+    "fleiss_kappa",
+    "gold_flag_scores",
+    "gold_overall_scores",
+    "gold_ranking_scores",
     "group_agreement",
+    "kendall_tau_b",
+    "krippendorff_alpha",
     "labeler_agreement",
+    "labeler_kappas",
+    "labeler_tau_b",
     "leave_one_out_agreement",
     "length_rules",
     "paired_difference",
+    "percent",
     "proportion",
+    "ranking_alpha",
+    "rating_alpha",
     "reward_accuracy",
     "reward_accuracy_by_k",
     "reward_accuracy_by_labeler",
+    "screening_table",
+    "sensitive_counts",
+    "topic_coverage",
     "wilson",
     "win_rate",
 ]

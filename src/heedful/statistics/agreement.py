@@ -6,29 +6,23 @@ over all such comparisons; its uncertainty is over prompts. The paper does not s
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations_with_replacement
+
+import numpy as np
 
 from heedful.errors import DataError
 from heedful.records import Ranking
-from heedful.statistics.intervals import Estimate, proportion
-
-
-class _Meeting(NamedTuple):
-    """Two labelers at one prompt."""
-
-    prompt_id: str
-    first: str
-    second: str
-    agreed: int
-    compared: int
+from heedful.statistics.answers import sums_within
+from heedful.statistics.comparisons import Comparisons, comparisons
+from heedful.statistics.intervals import Estimate, FloatArray, IntArray, proportion, proportions
 
 
 def labeler_agreement(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed: int = 0) -> Estimate:
     """Share of comparisons on which two labelers agree, over all pairs of labelers."""
-    return _share(_meetings(rankings), confidence, seed)
+    judged = comparisons(rankings)
+    counts = judged.sign_counts()
+    return _share(judged, *_within(counts), confidence, seed)
 
 
 def group_agreement(
@@ -39,11 +33,15 @@ def group_agreement(
     Key ``(a, a)`` is among members of group a, ``(a, b)`` with a < b between a member of each. Pairs of groups that never met
     at a prompt are left out. Raises ``DataError`` for a labeler without a group.
     """
-    sorted_meetings: defaultdict[tuple[str, str], list[_Meeting]] = defaultdict(list)
-    for meeting in _meetings(rankings):
-        low, high = sorted((_group(groups, meeting.first), _group(groups, meeting.second)))
-        sorted_meetings[low, high].append(meeting)
-    return {key: _share(sorted_meetings[key], confidence, seed) for key in sorted(sorted_meetings)}
+    judged = comparisons(rankings)
+    group_of = np.array([_group(groups, labeler) for labeler in judged.labelers], dtype=np.str_)
+    names = sorted(set(group_of.tolist()))
+    counts = {name: judged.sign_counts((group_of == name)[judged.labeler]) for name in names}
+    estimates: dict[tuple[str, str], Estimate] = {}
+    for a, b in combinations_with_replacement(names, 2):
+        agreed, compared = _within(counts[a]) if a == b else _between(counts[a], counts[b])
+        estimates[a, b] = _share(judged, agreed, compared, confidence, seed)
+    return {key: estimate for key, estimate in estimates.items() if estimate.count}
 
 
 def leave_one_out_agreement(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed: int = 0) -> dict[str, Estimate]:
@@ -51,41 +49,55 @@ def leave_one_out_agreement(rankings: Sequence[Ranking], *, confidence: float = 
 
     A labeler who never met another is left out.
     """
-    own_meetings: defaultdict[str, list[_Meeting]] = defaultdict(list)
-    for meeting in _meetings(rankings):
-        own_meetings[meeting.first].append(meeting)
-        own_meetings[meeting.second].append(meeting)
-    return {labeler: _share(own_meetings[labeler], confidence, seed) for labeler in sorted(own_meetings)}
+    judged = comparisons(rankings)
+    return _by_labeler(judged, judged.sign_counts(), 1, confidence, seed)
 
 
-def _meetings(rankings: Sequence[Ranking]) -> list[_Meeting]:
-    """Pairs of labelers by prompt; where a labeler judged a pair of responses twice, the later ranking holds."""
-    # judgements[prompt][labeler][a, b] is rank(a) - rank(b) for response ids a < b
-    judgements: defaultdict[str, defaultdict[str, dict[tuple[str, str], int]]] = defaultdict(lambda: defaultdict(dict))
-    for ranking in rankings:
-        own = judgements[ranking.prompt_id][ranking.labeler]
-        for (a, rank_a), (b, rank_b) in combinations(sorted(zip(ranking.response_ids, ranking.ranks, strict=True)), 2):
-            own[a, b] = rank_a - rank_b
-    meetings: list[_Meeting] = []
-    for prompt_id, by_labeler in judgements.items():
-        for first, second in combinations(sorted(by_labeler), 2):
-            ours, theirs = by_labeler[first], by_labeler[second]
-            signs = [ours[pair] * theirs[pair] for pair in ours.keys() & theirs.keys()]
-            agreed, compared = sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
-            if compared:
-                meetings.append(_Meeting(prompt_id, first, second, agreed, compared))
-    return meetings
+def agreement_with(
+    rankings: Sequence[Ranking], references: Collection[str], *, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Estimate]:
+    """For each labeler who is not among ``references`` (the researchers), the share of comparisons with these that agree.
+
+    A labeler who never met one of them is left out (SPEC 2.1, the second screening criterion).
+    """
+    judged = comparisons(rankings)
+    of_references = np.isin(judged.labelers, list(references))[judged.labeler]
+    estimates = _by_labeler(judged, judged.sign_counts(of_references), 0, confidence, seed)
+    return {labeler: estimate for labeler, estimate in estimates.items() if labeler not in references}
 
 
-def _share(meetings: Iterable[_Meeting], confidence: float, seed: int) -> Estimate:
-    rows = list(meetings)
-    return proportion(
-        [row.agreed for row in rows],
-        [row.prompt_id for row in rows],
-        trials=[row.compared for row in rows],
-        confidence=confidence,
-        seed=seed,
-    )
+def _by_labeler(judged: Comparisons, counts: IntArray, own: int, confidence: float, seed: int) -> dict[str, Estimate]:
+    """Each labeler against the judgements in ``counts``, of which ``own`` per pair is the labeler's."""
+    untied = judged.sign != 0
+    pair, labeler, sign = judged.pair[untied], judged.labeler[untied], judged.sign[untied]
+    agreed = counts[pair, sign + 1] - own
+    compared = counts[pair, 0] + counts[pair, 2] - own
+    shape = (len(judged.prompts), len(judged.labelers))
+    place = judged.pair_prompt[pair] * shape[1] + labeler
+    table = sums_within(place, np.stack([agreed, compared], axis=1).astype(np.float64), shape[0] * shape[1])
+    wins, trials = table[:, 0].reshape(shape), table[:, 1].reshape(shape)
+    estimates = proportions(wins, trials, confidence=confidence, seed=seed)
+    return {name: estimate for name, estimate in zip(judged.labelers, estimates, strict=True) if estimate.count}
+
+
+def _within(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Of each pair of responses, how many pairs of labelers agree and how many both have an opinion."""
+    untied = counts[:, 0] + counts[:, 2]
+    return _pairs_of(counts[:, 0]) + _pairs_of(counts[:, 2]), _pairs_of(untied)
+
+
+def _between(first: IntArray, second: IntArray) -> tuple[IntArray, IntArray]:
+    agreed = first[:, 0] * second[:, 0] + first[:, 2] * second[:, 2]
+    return agreed, (first[:, 0] + first[:, 2]) * (second[:, 0] + second[:, 2])
+
+
+def _pairs_of(count: IntArray) -> IntArray:
+    return count * (count - 1) // 2
+
+
+def _share(judged: Comparisons, agreed: IntArray, compared: IntArray, confidence: float, seed: int) -> Estimate:
+    tops: FloatArray = judged.prompt_sums(agreed)
+    return proportion(tops, np.arange(len(tops)), trials=judged.prompt_sums(compared), confidence=confidence, seed=seed)
 
 
 def _group(groups: Mapping[str, str], labeler: str) -> str:

@@ -1,0 +1,93 @@
+"""Answers in columns: who said what of which item. A missing answer is a row that is not there, or NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heedful.errors import DataError
+from heedful.statistics.intervals import FloatArray, IntArray, Labels, Numbers
+
+MAX_VALUES = 32
+"""Distinct values that a scale may have: coefficients are computed from tables of values by values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """One answer a row; the columns hold places in the lists of names, which are sorted."""
+
+    labelers: list[str]
+    values: list[float]
+    num_items: int
+    num_clusters: int
+    item: IntArray
+    labeler: IntArray
+    value: IntArray
+    item_cluster: IntArray
+    """Cluster of each item."""
+
+    def counts(self) -> IntArray:
+        """How often each item got each value, (items, values)."""
+        shape = (self.num_items, len(self.values))
+        return np.bincount(self.item * shape[1] + self.value, minlength=shape[0] * shape[1]).reshape(shape)
+
+    def cluster_sums(self, by_item: FloatArray) -> FloatArray:
+        """(items, columns) summed within each cluster."""
+        return sums_within(self.item_cluster, by_item, self.num_clusters)
+
+
+def answers(items: Labels, labelers: Labels, values: Numbers, clusters: Labels | None = None) -> Answers:
+    """Columns as they come from a form, made ready: NaN left out, a labeler's later answer to an item in place of an earlier.
+
+    ``clusters[i]``: what was drawn at random, for row i (the prompt, where items are its responses); each item its own where
+    not given. Raises ``DataError`` for columns of different lengths, an item in two clusters, and more than 32 values.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    lengths = [len(items), len(labelers), len(given), *([] if clusters is None else [len(clusters)])]
+    if len(set(lengths)) > 1:
+        raise DataError("columns do not match", expected="as many entries in each", got=" and ".join(map(str, lengths)))
+    item_names, item = coded(items)
+    labeler_names, labeler = coded(labelers)
+    cluster_names, cluster = (item_names, item) if clusters is None else coded(clusters)
+    item_cluster = np.zeros(len(item_names), dtype=np.int64)
+    item_cluster[item] = cluster
+    if bool((item_cluster[item] != cluster).any()):
+        wrong = item_names[int(item[np.flatnonzero(item_cluster[item] != cluster)[0]])]
+        raise DataError("an item lies in two clusters", expected="one prompt for each item", got=f"item {wrong!r} with two")
+    kept = np.flatnonzero(~np.isnan(given))
+    kept = kept[last_of_each(item[kept] * max(len(labeler_names), 1) + labeler[kept])]
+    scale, value = np.unique(given[kept], return_inverse=True)
+    if len(scale) > MAX_VALUES:
+        raise DataError("too many different values", expected=f"a scale of at most {MAX_VALUES} values", got=f"{len(scale)}")
+    return Answers(
+        labelers=labeler_names,
+        values=scale.tolist(),
+        num_items=len(item_names),
+        num_clusters=len(cluster_names),
+        item=item[kept],
+        labeler=labeler[kept],
+        value=value.astype(np.int64),
+        item_cluster=item_cluster,
+    )
+
+
+def coded(labels: Labels) -> tuple[list[str], IntArray]:
+    """The different labels in sorted order, as text, and the place of each entry among them."""
+    entries: Sequence[str] | Sequence[int] = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    names = sorted(set(entries))
+    place = {name: i for i, name in enumerate(names)}
+    return [str(name) for name in names], np.fromiter((place[entry] for entry in entries), dtype=np.int64, count=len(entries))
+
+
+def last_of_each(keys: IntArray) -> IntArray:
+    """Places of the last entry of each key, in ascending order."""
+    _, first_from_behind = np.unique(keys[::-1], return_index=True)
+    return np.sort(len(keys) - 1 - first_from_behind).astype(np.int64)
+
+
+def sums_within(group: IntArray, rows: FloatArray, num_groups: int) -> FloatArray:
+    """(rows, columns) summed within each group, (groups, columns)."""
+    columns = [np.bincount(group, weights=rows[:, c], minlength=num_groups) for c in range(rows.shape[1])]
+    return np.stack(columns, axis=1).astype(np.float64) if columns else np.zeros((num_groups, 0))
