@@ -27,7 +27,7 @@ def normalized(text: str) -> str:
 def compared(text: str) -> str:
     """What decides: the first PREFIX_LENGTH characters of the normalised text."""
     start = normalized(text[:_TAKEN])  # a prompt may be a book; its start is enough unless it is nearly all space
-    if len(start) < PREFIX_LENGTH + 1 and len(text) > _TAKEN:
+    if len(start) < 2 * PREFIX_LENGTH and len(text) > _TAKEN:
         start = normalized(text)
     return start[:PREFIX_LENGTH]
 

@@ -1,8 +1,9 @@
 """Personal data in a text, found by patterns that check themselves (SPEC 1.2): checksums, number plans, address ranges.
 
-Found: email addresses, phone numbers (by phonenumbers), payment cards (Luhn), IBANs (ISO 13616: length by country, mod 97), public
-IP addresses, numbers like US social security numbers, keys and tokens of services. Not found: names and postal addresses. For
-names there is Presidio (``names_finder``; the extra ``names``). The paper says only that PII was filtered; the patterns are ours.
+Found: email addresses, phone numbers (by phonenumbers), payment cards (Luhn), IBANs (ISO 13616: length by country, mod 97),
+public IP addresses, numbers like US social security numbers, keys and tokens of services. Not found: names and postal
+addresses. For names there is Presidio (``names_finder``; the extra ``names``). The paper says only that PII was filtered; the
+patterns are ours.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def check_region(region: str) -> None:
 
     if region not in phonenumbers.SUPPORTED_REGIONS:
         raise ConfigError(
-            "unknown region for phone numbers", expected="a country's two capital letters, for example US or DE", got=repr(region)
+            "unknown region for phone numbers",
+            expected="a country's two capital letters, for example US or DE",
+            got=repr(region),
         )
 
 
@@ -179,7 +182,7 @@ def _phones(text: str, region: str) -> Iterator[Finding]:
 
 
 def names_finder(language: str = "en", threshold: float = 0.6) -> Finder:
-    """A finder of people's names: Presidio with its default spaCy model. Raises MissingError where Presidio is not installed."""
+    """A finder of people's names: Presidio with its default spaCy model. Raises MissingError where it is not installed."""
     try:
         import presidio_analyzer  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:

@@ -2,7 +2,8 @@
 
 ``data/owners.json`` holds a secret key and the shares of the splits, both written once. An owner's split is a keyed hash of the
 owner's id: it depends on nobody else, so it stays when other owners come or go (SPEC 1.3). ``data/forgotten.jsonl`` holds one
-tombstone per forgotten owner: a keyed hash of the id (not the id), the time, and how many records were erased.
+tombstone per forgotten owner: keyed hashes of the owner's id and of the prompts' ids, the time, and how many records were
+erased.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class OwnerKey:
         return "train" if draw < self.shares[0] else "valid" if draw < self.shares[0] + self.shares[1] else "test"
 
     def hashed(self, owner: str) -> str:
-        """The owner's id as a tombstone has it."""
+        """The id of an owner or a prompt as a tombstone has it."""
         return blake2b(_encoded(owner), digest_size=16, key=self.key, person=b"forgotten").hexdigest()
 
 
@@ -85,12 +86,14 @@ def write_tombstones(data: Path, tombstones: Mapping[str, Mapping[str, Any]]) ->
 
 
 class Forgotten:
-    """Whether an owner was forgotten: ``owner in Forgotten(data)``. Raises DataError where the tombstones' key is gone."""
+    """Who and what was forgotten in a data folder. Raises DataError where the key of the tombstones is gone."""
 
     def __init__(self, data: Path) -> None:
-        self._hashes = set(read_tombstones(data))
-        self._key = existing_owner_key(data) if self._hashes else None
-        if self._hashes and self._key is None:
+        tombstones = read_tombstones(data)
+        self._owners = set(tombstones)
+        self._prompts = {hashed for row in tombstones.values() for hashed in row["prompts"]}
+        self._key = existing_owner_key(data) if tombstones else None
+        if tombstones and self._key is None:
             raise DataError(
                 f"{FORGOTTEN} is there and {OWNERS} is not: forgotten owners could not be told from others",
                 expected=f"{OWNERS} with the key that the tombstones were made with",
@@ -99,8 +102,13 @@ class Forgotten:
                 next_step="put the file back from a backup",
             )
 
-    def __contains__(self, owner: str) -> bool:
-        return self._key is not None and self._key.hashed(owner) in self._hashes
+    def owner(self, owner: str | None) -> bool:
+        """Whether this owner was forgotten."""
+        return owner is not None and self._key is not None and self._key.hashed(owner) in self._owners
+
+    def prompt(self, prompt_id: str) -> bool:
+        """Whether a prompt with this id was a forgotten owner's (another owner may have written the same text)."""
+        return self._key is not None and self._key.hashed(prompt_id) in self._prompts
 
 
 def _encoded(text: str) -> bytes:
