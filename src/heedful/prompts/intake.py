@@ -27,7 +27,7 @@ from heedful.errors import ConfigError, DataError
 from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key
 from heedful.prompts.language import language_of
 from heedful.prompts.personal import Finder, check_region, find_personal_data
-from heedful.prompts.reading import INTAKES, LeftOut, Submission, read_submission, submission_rows
+from heedful.prompts.reading import INTAKES, LeftOut, Submission, owner_of, read_submission, submission_rows
 from heedful.records import Prompt, Source, Split
 from heedful.store.dialogue import opening
 from heedful.store.files import file_name, locked, read_jsonl, record_to_json, write_jsonl
@@ -132,15 +132,15 @@ def import_prompts(
         found = _read_once(format, path, shelf, cleaning)
         _refuse_unreadable(format, path, found)
         chosen = _choose(found, shelf, cleaning.max_per_owner)
-        _keep_aside(data, path, _reasons(found, chosen, cleaning))
+        _keep_aside(data, path, _reasons(found, chosen, cleaning), shelf.key)
         written = _Written()
         if chosen.added:
             prompts = data / file_name("prompt")
             there = (row for _, row in read_jsonl(prompts)) if prompts.exists() else ()
             new = _new_prompts(format, path, found, chosen, source, written)
             write_jsonl(prompts, chain(there, map(record_to_json, new)))
-    left_out = Counter(found.left_out_categories.values()) + chosen.categories
-    reasons = sorted(_reasons(found, chosen, cleaning, most=_SHOWN_REASONS), key=lambda reason: reason[0])
+    left_out = Counter(category for category, _, _ in found.left_out.values()) + chosen.categories
+    reasons = sorted(_reasons(found, chosen, cleaning, most=_SHOWN_REASONS), key=lambda each: each[:2])
     return IntakeReport(
         format=format,
         file=str(path),
@@ -152,7 +152,7 @@ def import_prompts(
         owners=len(written.owners),
         without_owner=written.without_owner,
         flagged=written.flagged,
-        reasons=tuple(f"line {line}: {reason}" for line, reason in reasons[:_SHOWN_REASONS]),
+        reasons=tuple(f"line {line}: {reason}" for line, reason, _ in reasons[:_SHOWN_REASONS]),
         rejected_file=str(data / REJECTED),
     )
 
@@ -215,9 +215,8 @@ class _Found:
     """The file as the first reading leaves it: what each row is, as hashes."""
 
     read: int = 0
-    left_out: dict[int, str] = field(default_factory=dict[int, str])
-    """Reason by place (rows from 0)."""
-    left_out_categories: dict[int, str] = field(default_factory=dict[int, str])
+    left_out: dict[int, tuple[str, str, str | None]] = field(default_factory=dict[int, tuple[str, str, str | None]])
+    """Category, reason and owner by place (rows from 0)."""
     lines: array[int] = field(default_factory=lambda: array("q"))
     """Line of every row, by place."""
     personal: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
@@ -245,10 +244,10 @@ def _read_once(format: str, path: Path, shelf: _Shelf, cleaning: Cleaning) -> _F
             text, owner = submission.text, submission.owner
             split, personal = _checked(submission, shelf, cleaning)
         except BadRow as bad:
-            found.left_out[place], found.left_out_categories[place] = str(bad), "unreadable"
+            found.left_out[place] = ("unreadable", str(bad), owner_of(row.value))
             continue
         except LeftOut as out:
-            found.left_out[place], found.left_out_categories[place] = str(out), out.category
+            found.left_out[place] = (out.category, str(out), owner_of(row.value))
             continue
         if personal:
             found.personal[place] = personal
@@ -282,8 +281,9 @@ def _refuse_unreadable(format: str, path: Path, found: _Found) -> None:
     sample = INTAKES[format].sample
     if not found.read:
         raise DataError(f"{path.name} holds no rows", expected=sample, got="an empty file", where=path)
-    if list(found.left_out_categories.values()).count("unreadable") == found.read:
-        reason, count = Counter(found.left_out.values()).most_common(1)[0]
+    unreadable = Counter(reason for category, reason, _ in found.left_out.values() if category == "unreadable")
+    if unreadable.total() == found.read:
+        reason, count = unreadable.most_common(1)[0]
         raise DataError(
             f"no row of {path.name} is usable as {format}",
             expected=sample,
@@ -344,18 +344,22 @@ def _prompt_id(found: _Found, kept: str | int) -> str:
     return kept if isinstance(kept, str) else f"prompt-{found.contents[kept]:016x}"
 
 
-def _reasons(found: _Found, chosen: _Chosen, cleaning: Cleaning, most: int | None = None) -> Iterator[tuple[int, str]]:
-    """(line, reason) of every row that was left out; of each sort only the first ``most``."""
+def _reasons(
+    found: _Found, chosen: _Chosen, cleaning: Cleaning, most: int | None = None
+) -> Iterator[tuple[int, str, str | None]]:
+    """(line, reason, owner) of every row that was left out; of each sort only the first ``most``."""
     for place in list(found.left_out)[:most]:
-        yield found.lines[place], found.left_out[place]
+        _, reason, owner = found.left_out[place]
+        yield found.lines[place], reason, owner
     dropped = sorted(chosen.dropped, key=lambda candidate: found.places[candidate])
     for candidate in dropped[:most]:
-        line = found.lines[found.places[candidate]]
+        line, number = found.lines[found.places[candidate]], found.owners[candidate]
+        owner = found.owner_names[number] if number >= 0 else None
         if _dropped_as(found, chosen, candidate) == "duplicate":
             other = _prompt_id(found, chosen.kept_ids[found.prefixes[candidate]])
-            yield line, f"duplicate of {other}: the same text, or the same first {PREFIX_LENGTH} characters"
+            yield line, f"duplicate of {other}: the same text, or the same first {PREFIX_LENGTH} characters", owner
         else:
-            yield line, f"the owner's cap: {cleaning.max_per_owner} prompts of the owner are there"
+            yield line, f"the owner's cap: {cleaning.max_per_owner} prompts of the owner are there", owner
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -403,12 +407,15 @@ def _new_prompts(
         )
 
 
-def _keep_aside(data: Path, path: Path, reasons: Iterator[tuple[int, str]]) -> None:
-    """Add to ``rejected.jsonl`` what is not in it yet."""
+def _keep_aside(data: Path, path: Path, reasons: Iterator[tuple[int, str, str | None]], key: OwnerKey) -> None:
+    """Add to ``rejected.jsonl`` what is not in it yet: no text, and the owner only as a keyed hash (to be forgotten by)."""
     file, name = data / REJECTED, str(path.resolve())
     there = (row for _, row in read_jsonl(file)) if file.exists() else ()
     known = {_hash(str(row.get("file")), str(row.get("line")), str(row.get("reason"))) for row in there}
-    new = [(line, reason) for line, reason in reasons if _hash(name, str(line), reason) not in known]
-    if new:
-        again = (row for _, row in read_jsonl(file)) if file.exists() else ()
-        write_jsonl(file, chain(again, ({"file": name, "line": line, "reason": reason} for line, reason in new)))
+    rows = [each for each in reasons if _hash(name, str(each[0]), each[1]) not in known]
+    new = (
+        {"file": name, "line": line, "reason": reason} | ({} if owner is None else {"owner": key.hashed(owner)})
+        for line, reason, owner in rows
+    )
+    if rows:
+        write_jsonl(file, chain((row for _, row in read_jsonl(file)) if file.exists() else (), new))

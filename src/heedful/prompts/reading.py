@@ -106,15 +106,26 @@ def _submission(turns: list[Turn], row: Mapping[str, Any], **metadata: str) -> S
         raise LeftOut("no consent", "no consent: the owner did not agree that it may be used")
     if not turns[-1][1].strip():
         raise BadRow("the prompt is empty")
-    owner = next((id for key in ("organization", "owner", "user") if (id := _id(row, key)) is not None), None)
     return Submission(
         text=render_prompt(turns),
-        owner=owner,
+        owner=_owner(row),
         source=_one_of(row, "source", get_args(Source)),
         use_case=_one_of(row, "use_case", get_args(UseCase)),
         language=optional_text(row, "language"),
         metadata=metadata,
     )
+
+
+def _owner(row: Mapping[str, Any]) -> str | None:
+    return next((id for key in ("organization", "owner", "user") if (id := _id(row, key)) is not None), None)
+
+
+def owner_of(value: object) -> str | None:
+    """The owner that a row names, also where the rest of it is not readable."""
+    try:
+        return _owner(an_object(value))
+    except BadRow:
+        return None
 
 
 def _id(row: Mapping[str, Any], key: str) -> str | None:
