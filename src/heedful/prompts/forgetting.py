@@ -1,9 +1,9 @@
 """``heedful prompts forget OWNER``: an owner's text leaves a project's records and does not come back; its traces are listed.
 
 Erased: the owner's prompts; all responses, demonstrations, rankings and ratings of them; the tasks that show them; rejected
-rows that are the owner's or hold any of it; files that a killed writer left aside. Kept: a tombstone (in
-``heedful.store.owners``). Runs are not touched: which of them hold the text, or may have learned from it, is listed, and their folders are the user's to
-delete.
+rows that are the owner's or hold any of it; files that a killed writer left aside. Kept: a tombstone
+(``heedful.store.owners``). Runs stay: which of them hold the text, or may have learned from it, is
+listed, and their folders are the user's to delete.
 
 It may be killed at any moment and is then run again: the tombstone comes first, so nothing returns in between; prompts go last,
 so what belongs to them can still be told; after each rename the folder is whole, without a record that names one erased before.
