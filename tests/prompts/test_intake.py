@@ -185,7 +185,7 @@ def quick_disk() -> Any:
         yield
 
 
-SOME = settings(max_examples=40)
+SOME = settings(max_examples=20)
 
 
 def kept(records: Records) -> set[tuple[str, str | None, Split]]:

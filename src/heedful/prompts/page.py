@@ -141,7 +141,7 @@ def _axes(*, height: float) -> Iterator[tuple[Any, Callable[[], str]]]:
 
         def svg() -> str:
             file = io.StringIO()
-            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
             return file.getvalue().partition("<svg")[1] + file.getvalue().partition("<svg")[2]
 
         yield axes, svg
