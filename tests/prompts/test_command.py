@@ -39,7 +39,7 @@ def test_a_log_in_tables_out_an_owner_gone(tmp_path: Path, monkeypatch: pytest.M
     assert (folder / "prompts.html").is_file()
 
     code, said = run("prompts", "forget", "org-1", "--project", folder)
-    assert (code, "3 prompts" in said) == (0, True), said
+    assert (code, "prompts 3" in said) == (0, True), said
     assert {p.user for p in Records.load(folder / "data").prompts.values()} == {"org-0", "org-2"}
     code, said = run("prompts", "import", "api", log, "--project", folder)
     assert (code, "forgotten owner" in said, "already there" in said) == (0, True, True)

@@ -125,12 +125,13 @@ def test_they_do_not_come_back(tmp_path: Path) -> None:
     task = {"kind": "ranking", "prompt_id": ids[PRIVATE[0] + "\n"], "prompt": PRIVATE[0], "response_ids": ["r00", "r01"]}
     task |= {"responses": ["five slow walkers", "b"], "ranks": [1, 2], "labeler": "kim", "metadata": {}}
     other = {"kind": "demonstration", "id": "d9", "prompt_id": ids[prompts(1)[0] + "\n"], "text": "Well.", "labeler": "kim"}
-    said = import_file("heedful", put(tmp_path / "tasks.jsonl", [task, other]), project.data)
-    assert (said.accepted, said.rejected) == (1, 1)
+    named = {"kind": "prompt", "id": "my-own-id", "text": PRIVATE[0] + "\n"}
+    said = import_file("heedful", put(tmp_path / "tasks.jsonl", [task, other, named]), project.data)
+    assert (said.accepted, said.rejected) == (1, 2)
     for name in ("chat.jsonl", "tasks.jsonl"):
         (tmp_path / name).unlink()
     assert traces(project) == []
-    assert sum("forgotten" in row["reason"] for row in rejected(tmp_path)) == 8
+    assert sum("forgotten" in row["reason"] for row in rejected(tmp_path)) == 9
 
 
 def test_another_owner_may_write_the_same(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from heedful.errors import DataError, MissingError
 from heedful.store.dialogue import parse_prompt
 from heedful.store.files import RECORD_TYPES, Kind, file_name, locked, read_jsonl, remove_leftovers, write_jsonl
+from heedful.store.formats.rows import content_id
 from heedful.store.importing import REJECTED
 from heedful.store.owners import OwnerKey, owner_key, read_tombstones, write_tombstones
 from heedful.store.project import Project
@@ -107,6 +108,8 @@ class _Traces:
     """The owner as rejected rows of the prompt pipeline name it."""
     ids: set[str] = field(default_factory=set[str])
     """Of prompts."""
+    contents: set[str] = field(default_factory=set[str])
+    """Ids that the prompts' texts have where another import makes them anew."""
     texts: set[str] = field(default_factory=set[str])
     """Of prompts, their single turns, and all answers to them."""
     needles: tuple[str, ...] = ()
@@ -146,6 +149,7 @@ def _traces(data: Path, owner: str, hashed: str) -> _Traces:
     for row in _rows(data / file_name("prompt")):
         if row.get("user") == owner:
             traces.ids.add(row["id"])
+            traces.contents.add(content_id("prompt", row["text"]))
             traces.texts.add(row["text"].strip())
             traces.texts |= {text.strip() for role, text in parse_prompt(row["text"]) if role != "assistant"}
             times.append(_time(row.get("metadata", {}).get("imported")))
@@ -175,7 +179,7 @@ def _tombstone(
 ) -> dict[str, Any]:
     """The first time and its counts stay, where this finishes what was begun before."""
     begun = known or {"time": datetime.now(UTC).isoformat(timespec="seconds"), "erased": dict(erased), "prompts": []}
-    prompts = sorted({*begun["prompts"], *map(key.hashed, traces.ids)})
+    prompts = sorted({*begun["prompts"], *map(key.hashed, traces.ids | traces.contents)})
     return {"owner": key.hashed(owner), "time": begun["time"], "erased": begun["erased"], "prompts": prompts}
 
 

@@ -167,7 +167,7 @@ class _Shelf:
     key: OwnerKey
     forgotten: Forgotten
     identities: set[int] = field(default_factory=set[int])
-    prefixes: dict[int, str] = field(default_factory=dict[int, str])
+    prefixes: dict[int, str | int] = field(default_factory=dict[int, str | int])
     """Id by prefix key."""
     counts: Counter[str] = field(default_factory=Counter[str])
     """Prompts by owner."""
@@ -314,15 +314,14 @@ def _choose(found: _Found, shelf: _Shelf, max_per_owner: int) -> _Chosen:
     """Go through the candidates by hash, and keep each whose prefix is new and whose owner has room.
 
     Every candidate that is not kept is, at the end, a duplicate of one that is kept, or its owner has reached the cap: the same
-    again when the file is imported a second time.
+    again when the file is imported a second time. The shelf's sets are used up.
     """
-    chosen = _Chosen(kept_ids=dict(shelf.prefixes))
+    chosen = _Chosen(kept_ids=shelf.prefixes)
     counts = [shelf.counts[name] for name in found.owner_names]
-    left_to_see = set(shelf.identities)
     for candidate in np.argsort(np.frombuffer(found.identities, dtype=np.uint64), kind="stable").tolist():
         identity, prefix, owner = found.identities[candidate], found.prefixes[candidate], found.owners[candidate]
-        if identity in left_to_see:
-            left_to_see.remove(identity)
+        if identity in shelf.identities:
+            shelf.identities.remove(identity)
             chosen.already_there += 1
         elif prefix in chosen.kept_ids or (owner >= 0 and counts[owner] >= max_per_owner):
             chosen.dropped.append(candidate)

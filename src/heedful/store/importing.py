@@ -35,7 +35,7 @@ from heedful.store.files import (
     write_jsonl,
 )
 from heedful.store.formats import FORMATS
-from heedful.store.formats.rows import BadRow, Draft, SkippedRow, reason_of
+from heedful.store.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
 from heedful.store.owners import Forgotten
 from heedful.store.structure import nearest
 
@@ -324,9 +324,12 @@ class _Merge:
 
     def _refuse_forgotten(self, record: Record) -> None:
         """A forgotten owner's prompts do not come back: not by name, not without one, and not inside of a label."""
-        id = record.id if isinstance(record, Prompt) else record.prompt_id
-        others = (isinstance(record, Prompt) and record.user is not None) or id in self.records.prompts
-        if (isinstance(record, Prompt) and self.forgotten.owner(record.user)) or (self.forgotten.prompt(id) and not others):
+        if isinstance(record, Prompt):
+            ids = (record.id, content_id("prompt", record.text))
+            refused = self.forgotten.owner(record.user) or (record.user is None and any(map(self.forgotten.prompt, ids)))
+        else:
+            refused = record.prompt_id not in self.records.prompts and self.forgotten.prompt(record.prompt_id)
+        if refused:
             raise _OfForgotten("the owner asked to be forgotten")
 
     def _prompt(self, prompt: Prompt, draft: Draft) -> Prompt | None:
