@@ -58,7 +58,8 @@ def test_alone_it_prints_help(monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in VERBS:
         assert f"• {verb}" in said
     assert "heedful init mine --base-model FOLDER" in said
-    assert max(map(len, said.splitlines())) <= 80
+    _, _, rest = said.partition("\n\n")  # the first line names all verbs
+    assert max(map(len, rest.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -273,8 +273,8 @@ def test_whatever_the_texts(pairs: list[tuple[str, str]]) -> None:
 def test_the_order_of_erasing_is_what_keeps_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen red: with prompts first, a kill leaves labels that name nothing."""
     project = filled(tmp_path)
-    monkeypatch.setattr(forgetting, "reversed", list, raising=False)
-    rewrite, done = forgetting._rewrite, []
+    monkeypatch.setattr(forgetting, "_LABELS_FIRST", forgetting._LABELS_FIRST[::-1])
+    rewrite, done = forgetting._rewrite, list[str]()
 
     def killed(path: Path, keep: Any) -> None:
         if "prompts.jsonl" in done:

@@ -246,6 +246,7 @@ def test_nothing_usable_and_nothing_there(tmp_path: Path) -> None:
         import_prompts("prompt", tmp_path / "x", tmp_path / "data")
     with pytest.raises(MissingError, match="no file"):
         import_prompts("prompts", tmp_path / "x.jsonl", tmp_path / "data")
+    wrong: dict[str, Any]
     for wrong in ({"max_length": 0}, {"max_per_owner": 0}, {"region": "Mars"}):
         with pytest.raises(ConfigError):
             Cleaning(**wrong)

@@ -20,8 +20,8 @@ from heedful.prompts.personal import (
 )
 
 
-def kinds(text: str, **options: str) -> list[tuple[str, str]]:
-    return [(found.kind, text[found.start : found.end]) for found in find_personal_data(text, **options)]
+def kinds(text: str, region: str = "US") -> list[tuple[str, str]]:
+    return [(found.kind, text[found.start : found.end]) for found in find_personal_data(text, region=region)]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ from heedful.store.runs import STAGE_FILE
 
 _TELLING = 12
 """A shorter text must be equal, not contained: "Hello" is in too many places."""
+_LABELS_FIRST: tuple[Kind, ...] = tuple(reversed(list(RECORD_TYPES)))
+"""What names others before what is named."""
 _OWNER_KEYS = ("owner", "user", "user_id", "organization")
 _SEARCHED = (".jsonl", ".json", ".html", ".txt", ".csv")
 _NOT_SEARCHED = ("model", "checkpoints", "adapter")
@@ -91,7 +93,7 @@ def forget_owner(project: Project, owner: str) -> ForgetReport:
         for file in _task_files(project):
             _rewrite(file, lambda row: not traces.in_task(row))
         _rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
-        for kind in reversed(list(RECORD_TYPES)):  # what names others before what is named
+        for kind in _LABELS_FIRST:  # what names others before what is named
             _rewrite(data / file_name(kind), lambda row, kind=kind: not traces.of(kind, row))
     return ForgetReport(time=tombstone["time"], erased=dict(erased), runs=runs, files=files)
 

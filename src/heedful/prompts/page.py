@@ -90,7 +90,7 @@ def _use_cases(tables: Tables) -> str:
         axes.set_yticks(place, names)
         axes.invert_yaxis()
         axes.set_xlabel("%")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower right")
         return done()
 
 
@@ -106,7 +106,7 @@ def _sizes(tables: Tables) -> str:
         axes.set_yticks(range(len(DATA_SETS)), DATA_SETS)
         axes.invert_yaxis()
         axes.set_xlabel("prompts")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
         return done()
 
 
