@@ -50,7 +50,7 @@ def show_intake(report: IntakeReport, console: Console) -> None:
         _print(console, f"  {more}all in {report.rejected_file}")
     if report.added:
         splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items())
-        _print(console, f"new prompts: {splits}; {report.owners:,} owners")
+        _print(console, f"new prompts: {splits}; owners: {report.owners:,}")
     if report.without_owner:
         _print(console, f"note: {report.without_owner:,} new prompts have no owner: split by their text, under no cap")
     if report.flagged:
