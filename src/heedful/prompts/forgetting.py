@@ -14,7 +14,7 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,7 +94,7 @@ def forget_owner(project: Project, owner: str) -> ForgetReport:
             _rewrite(file, lambda row: not traces.in_task(row))
         _rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
         for kind in _LABELS_FIRST:  # what names others before what is named
-            _rewrite(data / file_name(kind), lambda row, kind=kind: not traces.of(kind, row))
+            _rewrite(data / file_name(kind), traces.others(kind))
     return ForgetReport(time=tombstone["time"], erased=dict(erased), runs=runs, files=files)
 
 
@@ -121,6 +121,10 @@ class _Traces:
 
     def of(self, kind: Kind, row: Any) -> bool:
         return row.get("id" if kind == "prompt" else "prompt_id") in self.ids
+
+    def others(self, kind: Kind) -> Callable[[Any], bool]:
+        """Whether a row of a kind is not of the owner's prompts."""
+        return lambda row: not self.of(kind, row)
 
     def in_task(self, row: Any) -> bool:
         return isinstance(row, dict) and row.get("prompt_id") in self.ids
@@ -242,7 +246,7 @@ def _rows(path: Path) -> Iterator[Any]:
         yield row
 
 
-def _rewrite(path: Path, keep: Any) -> None:
+def _rewrite(path: Path, keep: Callable[[Any], bool]) -> None:
     """Write the file anew without the rows that go, where there are any."""
     if not all(map(keep, _rows(path))):
         write_jsonl(path, filter(keep, _rows(path)))
