@@ -21,7 +21,19 @@ def test_told(text: str, language: str) -> None:
     assert language_of(text) == language
 
 
-@pytest.mark.parametrize("text", ["", "Hi", "ok?", "12 + 30 = ?", "1234567890 1234567890", "asdf qwer zxcv", "?!?!?!?!?!?!?"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Hi",
+        "ok?",
+        "12 + 30 = ?",
+        "1234567890 1234567890",
+        "asdf qwer zxcv",
+        "SELECT * FROM users WHERE id = 3;",
+        "?!?!?!?!?!?!?",
+    ],
+)
 def test_not_told(text: str) -> None:
     assert language_of(text) == UNKNOWN
 
