@@ -6,7 +6,7 @@ PYTHON ?= python3
 PROJECT ?=
 PYTEST ?=
 BENCH ?=
-EXTRAS := train,eval,lora,tensorboard,dev
+EXTRAS := train,eval,prompts,lora,tensorboard,dev
 BIN := .venv/bin
 READY := .venv/.ready
 

@@ -25,6 +25,8 @@ HEAVY = (
     "jaxtyping",
     "scipy",
     "matplotlib",
+    "pyarrow",
+    "presidio_analyzer",
     "tensorboard",
     "beartype",
     "psutil",

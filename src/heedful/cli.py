@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful import __version__
-from heedful.errors import ConfigError, HeedfulError, MissingError, StorageError, UserError
+from heedful.errors import ConfigError, HeedfulError, MissingError, ModelError, StorageError, UserError
 
 if TYPE_CHECKING:
     from heedful.store.project import Project
@@ -25,6 +26,7 @@ MINIATURE_FOLDER = Path("miniature")
 INTERRUPTED = 130
 
 ImportFormat = Literal["oasst", "hh-rlhf", "alpaca", "messages", "trl-preference", "heedful"]
+PromptFormat = Literal["prompts", "chat", "api"]
 ExportFormat = Literal["trl-sft", "trl-preference", "messages", "heedful"]
 
 DESCRIPTION = """\
@@ -32,6 +34,7 @@ Teach a language model to follow instructions from human feedback: InstructGPT.
   heedful align                              the built-in miniature, in minutes
   heedful init mine --base-model FOLDER      or a project of your own:
   heedful import alpaca FILE --project mine  ... people's data,
+  heedful prompts import api LOG --project mine  ... users' prompts,
   heedful align mine                         ... as far as the data allow,
   heedful status mine                        ... what is there, what is missing"""
 
@@ -39,6 +42,11 @@ Teach a language model to follow instructions from human feedback: InstructGPT.
 def _shown(metavar: str) -> Any:
     """How an option that may be left out is shown: the field's text says what happens then, not "(default: None)"."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+def _description(verb: type, in_full: bool) -> str:
+    first, *more = (line for line in (inspect.getdoc(verb) or "").splitlines() if line)
+    return "\n".join([first, *more] if in_full else [first])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +112,88 @@ class Import:
     """Whose labels these are, where the file does not say (else the format's name)."""
     seed: int = 0
     """Seed of the split of new prompts into train, valid and test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsImport:
+    """Read users' prompts from a file into a project, cleaned.
+
+    - prompts  rows with prompt and owner (JSONL, CSV, TSV, Parquet)
+    - chat     conversations: the prompt is all up to the user's last turn
+    - api      the log of the public API: only requests with consent
+    - Left out, each with its reason in data/rejected.jsonl: personal data in
+      train, duplicates, what is too long, what is over an owner's cap.
+    - An owner's prompts all go to one split, for ever.
+    - A second import of the same file adds nothing.
+    """
+
+    format: Annotated[PromptFormat, tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")]
+    """What the file is: prompts, chat or api."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The file (.jsonl, .json, also .gz; .csv, .tsv, .parquet)."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    source: Literal["customer", "labeler", "imported"] = "imported"
+    """Where the prompts come from, where a row does not say (api: customers)."""
+    tokenizer: Annotated[Path | None, _shown("FOLDER")] = None
+    """A model's folder, or its tokenizer.json: lengths are in its tokens (else in words)."""
+    max_length: int = 1_024
+    """Longest prompt, in tokens or words."""
+    max_per_owner: int = 200
+    """Most prompts of one user or organisation."""
+    region: str = "US"
+    """Country whose phone numbers may lack the country code."""
+    names: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """People's names are personal data too: found by Presidio (heedful[names])."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsStats:
+    """Print the paper's Tables 1 and 6 to 11 for a project's prompts.
+
+    - Use cases, sizes by split and source, what labelers say of the prompts,
+      prompts per owner, lengths, languages.
+    - The same tables with figures go to an HTML page.
+    """
+
+    project: Annotated[Path, tyro.conf.Positional, _shown("[PROJECT]")] = Path()
+    """The project's folder; none: the current folder."""
+    tokenizer: Annotated[Path | None, _shown("FOLDER")] = None
+    """A model's folder, or its tokenizer.json: lengths are in its tokens (else in words)."""
+    page: Annotated[Path | None, _shown("FILE")] = None
+    """The HTML page to write (else prompts.html in the project)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsForget:
+    """Erase everything of one owner from a project's records.
+
+    - Prompts, and all responses, demonstrations, rankings, ratings and tasks.
+    - A tombstone stays, so that a later import does not bring them back.
+    - Lists the runs that used them. It cannot be undone.
+    """
+
+    owner: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER")]
+    """The owner's id, as in the key user of data/prompts.jsonl."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Take in users' prompts, show what there is, forget an owner.
+
+    - import  read prompts, chats or the API's log, cleaned
+    - stats   the paper's tables for your prompts
+    - forget  erase everything of one owner
+    - `heedful prompts import --help` and so on tell more.
+    """
+
+    action: (
+        Annotated[PromptsImport, tyro.conf.subcommand("import", description=_description(PromptsImport, in_full=True))]
+        | Annotated[PromptsStats, tyro.conf.subcommand("stats", description=_description(PromptsStats, in_full=True))]
+        | Annotated[PromptsForget, tyro.conf.subcommand("forget", description=_description(PromptsForget, in_full=True))]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +347,7 @@ class Doctor:
     """The type to compute in; float32 is always checked too."""
 
 
-Verb = Align | Init | Status | Import | Export | Report | Pretrain | Plan | Sweep | Doctor
+Verb = Align | Init | Status | Import | Prompts | Export | Report | Pretrain | Plan | Sweep | Doctor
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -310,11 +400,6 @@ def _verbs(*, in_full: bool) -> Any:
         Annotated[verb, tyro.conf.subcommand(verb.__name__.lower(), description=_description(verb, in_full))] for verb in _RUN
     ]
     return Union[tuple(described)]  # noqa: UP007 (their number is known only at run time)
-
-
-def _description(verb: type, in_full: bool) -> str:
-    first, *more = (line for line in (inspect.getdoc(verb) or "").splitlines() if line)
-    return "\n".join([first, *more] if in_full else [first])
 
 
 def _say(console: Console, message: str) -> None:
@@ -382,6 +467,70 @@ def _import(verb: Import, console: Console) -> None:
     project = _project(verb.project)
     report = import_file(verb.format, verb.file, project.data, labeler=verb.labeler, seed=verb.seed)
     print(report.summary())
+
+
+def _prompts(verb: Prompts, console: Console) -> None:
+    _PROMPTS[type(verb.action)](verb.action, console)
+
+
+def _prompts_import(verb: PromptsImport, console: Console) -> None:
+    from heedful.prompts.intake import Cleaning, count_words, import_prompts
+    from heedful.prompts.personal import names_finder
+    from heedful.prompts.show import show_intake
+
+    project = _project(verb.project)
+    cleaning = Cleaning(
+        max_length=verb.max_length,
+        length=count_words if verb.tokenizer is None else _token_counter(verb.tokenizer),
+        unit="words" if verb.tokenizer is None else "tokens",
+        max_per_owner=verb.max_per_owner,
+        region=verb.region,
+        names=names_finder() if verb.names else None,
+    )
+    show_intake(import_prompts(verb.format, verb.file, project.data, source=verb.source, cleaning=cleaning), Console())
+
+
+def _prompts_stats(verb: PromptsStats, console: Console) -> None:
+    from heedful.prompts.intake import count_words
+    from heedful.prompts.page import write_page
+    from heedful.prompts.show import show_tables
+    from heedful.prompts.tables import prompt_tables
+
+    project = _project(verb.project)
+    if verb.tokenizer is None:
+        tables = prompt_tables(project.data, length=count_words, unit="words")
+    else:
+        tables = prompt_tables(project.data, length=_token_counter(verb.tokenizer), unit="tokens")
+    show_tables(tables, Console())
+    page = verb.page or project.folder / "prompts.html"
+    write_page(tables, project.name, page)
+    _say(console, f"page: {page}")
+
+
+def _prompts_forget(verb: PromptsForget, console: Console) -> None:
+    from heedful.prompts.forgetting import forget_owner
+    from heedful.prompts.show import show_forgotten
+
+    show_forgotten(forget_owner(_project(verb.project), verb.owner), Console())
+
+
+_PROMPTS: dict[type, Any] = {PromptsImport: _prompts_import, PromptsStats: _prompts_stats, PromptsForget: _prompts_forget}
+
+
+def _token_counter(path: Path) -> Callable[[str], int]:
+    """How many tokens a text has, by the tokenizer of a model's folder. Raises MissingError, ModelError."""
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from None
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise MissingError("there is no tokenizer", expected="a folder with tokenizer.json", got="no such file", where=file)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelError("the tokenizer cannot be read", expected="a tokenizer.json", got=str(error), where=file) from None
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _export(verb: Export, console: Console) -> None:
@@ -496,6 +645,7 @@ _RUN = {
     Init: _init,
     Status: _status,
     Import: _import,
+    Prompts: _prompts,
     Export: _export,
     Report: _report,
     Pretrain: _pretrain,

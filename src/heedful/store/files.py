@@ -169,6 +169,13 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what killed writers left aside in a folder (its lock must be held). Raises StorageError."""
+    for aside in Path(folder).glob(".*.tmp"):
+        with _storage_errors(aside):
+            aside.unlink(missing_ok=True)
+
+
 # ---------------------------------------------------------------------------------------------------- reading
 
 

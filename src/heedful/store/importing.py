@@ -35,7 +35,8 @@ from heedful.store.files import (
     write_jsonl,
 )
 from heedful.store.formats import FORMATS
-from heedful.store.formats.rows import BadRow, Draft, SkippedRow, reason_of
+from heedful.store.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
+from heedful.store.owners import Forgotten
 from heedful.store.structure import nearest
 
 REJECTED = "rejected.jsonl"
@@ -116,7 +117,7 @@ def import_file(
     _check_format(format)
     _check_shares(split_shares)
     path, folder = Path(path), Path(project_data_folder)
-    rows = list(_rows(path))
+    rows = list(rows_of_file(path))
     drafts: list[tuple[Row, Draft]] = []
     rejected: list[tuple[Row, str]] = []
     skipped: Counter[str] = Counter()
@@ -129,11 +130,13 @@ def import_file(
             skipped[str(skip)] += 1
     drafts.sort(key=lambda each: _first_kind(each[1]))  # so that rows may stand in any order: stable, dependencies first
     with locked(folder):
-        merge = _Merge(Records.load(folder), split_shares, seed)
+        merge = _Merge(Records.load(folder), split_shares, seed, Forgotten(folder))
         accepted = 0
         for row, draft in drafts:
             try:
                 accepted += merge.add(draft)
+            except _OfForgotten as bad:
+                rejected.append((Row(row.line), str(bad)))  # the reason is kept, the text is not
             except BadRow as bad:
                 rejected.append((row, str(bad)))
         if len(rejected) + sum(skipped.values()) == len(rows):
@@ -182,7 +185,7 @@ def _check_shares(shares: tuple[float, float, float]) -> None:
 # ---------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def rows_of_file(path: Path) -> Iterator[Row]:
     """The rows of a JSONL file, or the elements of a file that is one JSON array."""
     rows = read_rows(path)
     first = next(rows, None)
@@ -243,12 +246,13 @@ def _draft(format: str, row: Row, labeler: str | None) -> Draft:
     except DataError as error:  # a record refused its value
         raise BadRow(reason_of(error)) from None
     for record in draft.records:
-        if not isinstance(record, Ranking) and not _encodable(getattr(record, "text", "")):
+        if not isinstance(record, Ranking) and not is_encodable(getattr(record, "text", "")):
             raise BadRow("half of a surrogate pair (\\ud800 to \\udfff) in a text: no character")
     return draft
 
 
-def _encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether the text can be written as UTF-8: half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -263,6 +267,10 @@ def _first_kind(draft: Draft) -> int:
 # ---------------------------------------------------------------------------------------------------- merging
 
 
+class _OfForgotten(BadRow):
+    """The row holds text of an owner who asked to be forgotten."""
+
+
 @dataclass(slots=True)
 class _Merge:
     """Records that grow row by row; a row goes in whole or not at all."""
@@ -270,6 +278,7 @@ class _Merge:
     records: Records
     shares: tuple[float, float, float]
     seed: int
+    forgotten: Forgotten
     by_text: dict[str, str] = field(init=False)
     """Prompt id by text."""
     split_of: dict[str, Split] = field(init=False)
@@ -292,6 +301,7 @@ class _Merge:
         new: list[Record] = []
         try:
             for record in draft.records:
+                self._refuse_forgotten(record)
                 record = self._prompt(record, draft) if isinstance(record, Prompt) else self._label(record)
                 if record is not None:
                     self.records.by_kind(kind_of(record))[record.id] = record
@@ -311,6 +321,16 @@ class _Merge:
         if new:
             self.notes.update(draft.notes)
         return bool(new)
+
+    def _refuse_forgotten(self, record: Record) -> None:
+        """A forgotten owner's prompts do not come back: not by name, not without one, and not inside of a label."""
+        if isinstance(record, Prompt):
+            ids = (record.id, content_id("prompt", record.text))
+            refused = self.forgotten.owner(record.user) or (record.user is None and any(map(self.forgotten.prompt, ids)))
+        else:
+            refused = record.prompt_id not in self.records.prompts and self.forgotten.prompt(record.prompt_id)
+        if refused:
+            raise _OfForgotten("the owner asked to be forgotten")
 
     def _prompt(self, prompt: Prompt, draft: Draft) -> Prompt | None:
         there = self.records.prompts.get(prompt.id)

@@ -1,0 +1,1 @@
+"""Prompts from users into a project: intake, cleaning, split by owner, statistics, and forgetting an owner (SPEC 1)."""

@@ -1,0 +1,252 @@
+"""``heedful prompts forget OWNER``: an owner's text leaves a project's records and does not come back; its traces are listed.
+
+Erased: the owner's prompts; all responses, demonstrations, rankings and ratings of them; the tasks that show them; rejected
+rows that are the owner's or hold any of it; files that a killed writer left aside. Kept: a tombstone
+(``heedful.store.owners``). Runs stay: which of them hold the text, or may have learned from it, is
+listed, and their folders are the user's to delete.
+
+It may be killed at any moment and is then run again: the tombstone comes first, so nothing returns in between; prompts go last,
+so what belongs to them can still be told; after each rename the folder is whole, without a record that names one erased before.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from heedful.errors import DataError, MissingError
+from heedful.store.dialogue import parse_prompt
+from heedful.store.files import RECORD_TYPES, Kind, file_name, locked, read_jsonl, remove_leftovers, write_jsonl
+from heedful.store.formats.rows import content_id
+from heedful.store.importing import REJECTED
+from heedful.store.owners import OwnerKey, owner_key, read_tombstones, write_tombstones
+from heedful.store.project import Project
+from heedful.store.runs import STAGE_FILE
+
+_TELLING = 12
+"""A shorter text must be equal, not contained: "Hello" is in too many places."""
+_LABELS_FIRST: tuple[Kind, ...] = tuple(reversed(list(RECORD_TYPES)))
+"""What names others before what is named."""
+_OWNER_KEYS = ("owner", "user", "user_id", "organization")
+_SEARCHED = (".jsonl", ".json", ".html", ".txt", ".csv")
+_NOT_SEARCHED = ("model", "checkpoints", "adapter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedRun:
+    """A run that holds the owner's text, or that may have learned from it."""
+
+    folder: Path
+    holds_text: bool
+    """Some of its files hold the text or name the prompts; else it only ended after the text had come in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetReport:
+    """What was erased, and what the user still has to look at."""
+
+    time: str
+    """When the owner was forgotten first (ISO 8601, UTC)."""
+    erased: Mapping[str, int]
+    """Records by kind, tasks and rejected rows: this time."""
+    runs: tuple[UsedRun, ...]
+    files: tuple[Path, ...]
+    """Files outside of ``data/``, ``tasks/`` and run folders that hold the text (a report, say)."""
+
+
+def forget_owner(project: Project, owner: str) -> ForgetReport:
+    """Erase everything of one owner from a project's records.
+
+    Raises MissingError where there is no such owner (and none was forgotten), DataError for a broken data folder (then nothing
+    was changed), StorageError for a full disk (run it again then).
+    """
+    data = project.data
+    if not data.is_dir():
+        raise MissingError("there is no data folder", expected="a project with prompts", got="nothing", where=data)
+    with locked(data):
+        key = owner_key(data)
+        tombstones = read_tombstones(data)
+        known = tombstones.get(key.hashed(owner))
+        traces = _traces(data, owner, key.hashed(owner))
+        erased = _erased(project, traces)
+        if known is None and not erased:
+            raise MissingError(
+                "there is nothing of this owner",
+                expected="the id of an owner (the key user in prompts.jsonl)",
+                got=repr(owner),
+                where=data / file_name("prompt"),
+                next_step="check the id: it must be the same to the letter",
+            )
+        runs, files = _runs(project, traces) if traces.ids else (_known_runs(project, known), ())
+        tombstone = _tombstone(key, owner, traces, erased, known)
+        tombstone["runs"] = [
+            {"folder": str(run.folder.relative_to(project.folder)), "holds_text": run.holds_text} for run in runs
+        ]
+        write_tombstones(data, {**tombstones, tombstone["owner"]: tombstone})
+        remove_leftovers(data)
+        for file in _task_files(project):
+            _rewrite(file, lambda row: not traces.in_task(row))
+        _rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
+        for kind in _LABELS_FIRST:  # what names others before what is named
+            _rewrite(data / file_name(kind), traces.others(kind))
+    return ForgetReport(time=tombstone["time"], erased=dict(erased), runs=runs, files=files)
+
+
+# ---------------------------------------------------------------------------------------------------- what is the owner's
+
+
+@dataclass(slots=True)
+class _Traces:
+    """By what the owner's records and texts are known."""
+
+    owner: str
+    hashed: str
+    """The owner as rejected rows of the prompt pipeline name it."""
+    ids: set[str] = field(default_factory=set[str])
+    """Of prompts."""
+    contents: set[str] = field(default_factory=set[str])
+    """Ids that the prompts' texts have where another import makes them anew."""
+    texts: set[str] = field(default_factory=set[str])
+    """Of prompts, their single turns, and all answers to them."""
+    needles: tuple[str, ...] = ()
+    """The longer ones of the texts, as files may spell them."""
+    since: datetime | None = None
+    """When the first of the prompts came in; None where one does not say."""
+
+    def of(self, kind: Kind, row: Any) -> bool:
+        return row.get("id" if kind == "prompt" else "prompt_id") in self.ids
+
+    def others(self, kind: Kind) -> Callable[[Any], bool]:
+        """Whether a row of a kind is not of the owner's prompts."""
+        return lambda row: not self.of(kind, row)
+
+    def in_task(self, row: Any) -> bool:
+        return isinstance(row, dict) and row.get("prompt_id") in self.ids
+
+    def in_rejected(self, row: Mapping[str, Any]) -> bool:
+        """Whether a rejected row is the owner's, or holds any of the texts; the prompt pipeline keeps no text in them."""
+        return row.get("owner") == self.hashed or ("row" in row and self._inside(row["row"]))
+
+    def _inside(self, value: object) -> bool:
+        if isinstance(value, Mapping):
+            named = any(str(value[key]) == self.owner for key in _OWNER_KEYS if key in value)
+            return named or any(map(self._inside, value.values()))
+        if isinstance(value, list):
+            return any(map(self._inside, value))
+        if not isinstance(value, str):
+            return False
+        return value.strip() in self.texts or value in self.ids or any(needle in value for needle in self.needles)
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    """A text as files may hold it: plain, in JSON, in HTML."""
+    return tuple({text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], html.escape(text)})
+
+
+def _traces(data: Path, owner: str, hashed: str) -> _Traces:
+    traces = _Traces(owner, hashed)
+    times: list[datetime | None] = []
+    for row in _rows(data / file_name("prompt")):
+        if row.get("user") == owner:
+            traces.ids.add(row["id"])
+            traces.contents.add(content_id("prompt", row["text"]))
+            traces.texts.add(row["text"].strip())
+            traces.texts |= {text.strip() for role, text in parse_prompt(row["text"]) if role != "assistant"}
+            times.append(_time(row.get("metadata", {}).get("imported")))
+    known = [time for time in times if time is not None]
+    traces.since = min(known) if known and len(known) == len(times) else None
+    kinds: tuple[Kind, ...] = ("response", "demonstration")
+    for kind in kinds:
+        traces.texts |= {row["text"].strip() for row in _rows(data / file_name(kind)) if traces.of(kind, row)}
+    traces.texts.discard("")
+    telling = [text for text in traces.texts if len(text) >= _TELLING]
+    traces.needles = tuple({needle for text in telling for needle in _spellings(text)})
+    return traces
+
+
+def _erased(project: Project, traces: _Traces) -> Counter[str]:
+    """How much will go; every file is read here, so that a broken one stops it before anything was changed."""
+    erased: Counter[str] = Counter()
+    for kind in RECORD_TYPES:
+        erased[f"{kind}s"] = sum(traces.of(kind, row) for row in _rows(project.data / file_name(kind)))
+    erased["tasks"] = sum(traces.in_task(row) for file in _task_files(project) for row in _rows(file))
+    erased["rejected rows"] = sum(map(traces.in_rejected, _rows(project.data / REJECTED)))
+    return +erased
+
+
+def _tombstone(
+    key: OwnerKey, owner: str, traces: _Traces, erased: Mapping[str, int], known: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The first time and its counts stay, where this finishes what was begun before."""
+    begun = known or {"time": datetime.now(UTC).isoformat(timespec="seconds"), "erased": dict(erased), "prompts": []}
+    prompts = sorted({*begun["prompts"], *map(key.hashed, traces.ids | traces.contents)})
+    return {"owner": key.hashed(owner), "time": begun["time"], "erased": begun["erased"], "prompts": prompts}
+
+
+# ---------------------------------------------------------------------------------------------------- runs
+
+
+def _runs(project: Project, traces: _Traces) -> tuple[tuple[UsedRun, ...], tuple[Path, ...]]:
+    """Runs that used the text, and other files of the project that hold it."""
+    needles = (*traces.needles, *traces.ids)
+    runs: list[UsedRun] = []
+    for stage in sorted(project.folder.rglob(STAGE_FILE)):
+        holds = any(_holds(file, needles) for file in _searched(stage.parent))
+        ended = datetime.fromtimestamp(stage.stat().st_mtime, UTC)
+        if holds or traces.since is None or ended >= traces.since:
+            runs.append(UsedRun(folder=stage.parent, holds_text=holds))
+    beside = [file for file in project.folder.iterdir() if file.is_file() and file.suffix in _SEARCHED]
+    return tuple(runs), tuple(sorted(file for file in beside if _holds(file, needles)))
+
+
+def _known_runs(project: Project, known: Mapping[str, Any] | None) -> tuple[UsedRun, ...]:
+    """The runs that a tombstone lists, as far as they are still there."""
+    listed = known["runs"] if known else []
+    runs = (UsedRun(folder=project.folder / row["folder"], holds_text=row["holds_text"]) for row in listed)
+    return tuple(run for run in runs if run.folder.is_dir())
+
+
+def _searched(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name not in _NOT_SEARCHED:
+            yield from _searched(path)
+        elif path.suffix in _SEARCHED and path.is_file():
+            yield path
+
+
+def _holds(file: Path, needles: Iterable[str]) -> bool:
+    content = file.read_text(encoding="utf-8", errors="replace")
+    return any(needle in content for needle in needles)
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def _task_files(project: Project) -> list[Path]:
+    return sorted(project.tasks.glob("*.jsonl")) if project.tasks.is_dir() else []
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    for line, row in read_jsonl(path) if path.exists() else ():
+        if not isinstance(row, dict):
+            raise DataError("a row is no object", expected="a JSON object", got=type(row).__name__, where=f"{path}:{line}")
+        yield row
+
+
+def _rewrite(path: Path, keep: Callable[[Any], bool]) -> None:
+    """Write the file anew without the rows that go, where there are any."""
+    if not all(map(keep, _rows(path))):
+        write_jsonl(path, filter(keep, _rows(path)))

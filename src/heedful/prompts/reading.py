@@ -1,0 +1,232 @@
+"""Submissions from files: rows of prompts (JSONL, CSV, TSV, Parquet), chat logs, and the public API's own log.
+
+A row that is no submission raises BadRow; one whose owner did not consent raises LeftOut. Readers make the prompt's text as
+everywhere: one turn and a newline, or the turns of a conversation (``heedful.store.dialogue``).
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+from heedful.errors import DataError, MissingError
+from heedful.records import Source, UseCase
+from heedful.store.dialogue import Turn, render_prompt
+from heedful.store.files import Row
+from heedful.store.formats.rows import BadRow, an_object, optional_text, text_of, turns_of
+from heedful.store.importing import is_encodable, rows_of_file
+from heedful.store.structure import shown
+
+
+class LeftOut(Exception):
+    """The row is whole and is not wanted: ``category`` for the counts, ``str()`` the reason for a person."""
+
+    def __init__(self, category: str, reason: str) -> None:
+        super().__init__(reason)
+        self.category = category
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What somebody submitted, as a row says it."""
+
+    text: str
+    """The prompt's text, rendered."""
+    owner: str | None = None
+    """Organisation, or else user."""
+    source: Source | None = None
+    use_case: UseCase | None = None
+    language: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+PROMPTS_SAMPLE = '{"prompt": "…", "owner": "…", "use_case": "brainstorming"}'
+CHAT_SAMPLE = '{"messages": [{"role": "user", "content": "…"}], "owner": "…"}'
+API_SAMPLE = '{"time": "2026-03-01T09:30:00Z", "owner": "org-7", "model": "…", "consent": true, "prompt": "…"}'
+
+
+def read_submission(format: str, value: object) -> Submission:
+    """The submission of a row. Raises BadRow, LeftOut."""
+    submission = INTAKES[format].read(an_object(value))
+    texts = (submission.text, submission.owner or "", submission.language or "", *map(str, submission.metadata.values()))
+    if not all(map(is_encodable, texts)):
+        raise BadRow("half of a surrogate pair (\\ud800 to \\udfff) in a text: no character")
+    return submission
+
+
+def _read_prompt(row: Mapping[str, Any]) -> Submission:
+    key = next((key for key in ("prompt", "text") if key in row), None)
+    if key is None:
+        raise BadRow("no key 'prompt' (or 'text')")
+    return _submission([("user", text_of(row, key))], row)
+
+
+def _read_chat(row: Mapping[str, Any]) -> Submission:
+    key = "messages" if "messages" in row or "conversations" not in row else "conversations"
+    if key not in row:
+        raise BadRow("no key 'messages'")
+    return _submission(_asked(turns_of(row[key])), row)
+
+
+def _read_request(row: Mapping[str, Any]) -> Submission:
+    time, owner, model = text_of(row, "time"), text_of(row, "owner"), text_of(row, "model")
+    try:
+        when = datetime.fromisoformat(time)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise BadRow(f"'time' should be ISO 8601 with a time zone and is {shown(time)}")
+    if not owner.strip():
+        raise BadRow("'owner' is empty")
+    if type(row.get("consent")) is not bool:
+        raise BadRow(
+            f"'consent' should be true or false and is {shown(row['consent'])}" if "consent" in row else "no key 'consent'"
+        )
+    if ("prompt" in row) == ("messages" in row):
+        raise BadRow("neither 'prompt' nor 'messages', or both: a request has one of them")
+    turns: list[Turn] = _asked(turns_of(row["messages"])) if "messages" in row else [("user", text_of(row, "prompt"))]
+    return _submission(turns, {"source": "customer", **row}, time=time, model=model)
+
+
+def _asked(turns: list[Turn]) -> list[Turn]:
+    """The conversation up to the user's last turn: what the model was asked last, with all that came before."""
+    last = max((index for index, (role, _) in enumerate(turns) if role == "user"), default=None)
+    if last is None:
+        raise BadRow("no turn of the user")
+    return turns[: last + 1]
+
+
+def _submission(turns: list[Turn], row: Mapping[str, Any], **metadata: str) -> Submission:
+    if str(row.get("consent", True)).strip().lower() in ("false", "no", "0"):  # a table has it as text
+        raise LeftOut("no consent", "no consent: the owner did not agree that it may be used")
+    if not turns[-1][1].strip():
+        raise BadRow("the prompt is empty")
+    return Submission(
+        text=render_prompt(turns),
+        owner=_owner(row),
+        source=_one_of(row, "source", get_args(Source)),
+        use_case=_one_of(row, "use_case", get_args(UseCase)),
+        language=optional_text(row, "language"),
+        metadata=metadata,
+    )
+
+
+def _owner(row: Mapping[str, Any]) -> str | None:
+    return next((id for key in ("organization", "owner", "user") if (id := _id(row, key)) is not None), None)
+
+
+def owner_of(value: object) -> str | None:
+    """The owner that a row names, also where the rest of it is not readable."""
+    try:
+        return _owner(an_object(value))
+    except BadRow:
+        return None
+
+
+def _id(row: Mapping[str, Any], key: str) -> str | None:
+    """An id: text, or a whole number as tables have it."""
+    value = row.get(key)
+    if type(value) is int:
+        return str(value)
+    text = optional_text(row, key)
+    return text.strip() or None if text else None
+
+
+def _one_of(row: Mapping[str, Any], key: str, options: tuple[str, ...]) -> Any:
+    value = optional_text(row, key)
+    if value is not None and value not in options:
+        raise BadRow(f"{key!r} should be one of {', '.join(options)} and is {shown(value)}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A format: how a row is read, and what a row looks like."""
+
+    read: Callable[[Mapping[str, Any]], Submission]
+    sample: str
+
+
+INTAKES: Mapping[str, Intake] = {
+    "prompts": Intake(_read_prompt, PROMPTS_SAMPLE),
+    "chat": Intake(_read_chat, CHAT_SAMPLE),
+    "api": Intake(_read_request, API_SAMPLE),
+}
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def submission_rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL, JSON, CSV, TSV or Parquet file (the first two also ``.gz``), one after the other.
+
+    Raises MissingError for no file or no pyarrow, DataError for a file that cannot be read at all.
+    """
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return _parquet(path)
+    return _table(path, "\t" if kind == ".tsv" else ",") if kind in (".csv", ".tsv") else rows_of_file(path)
+
+
+def _table(path: Path, delimiter: str) -> Iterator[Row]:
+    _check_is_file(path)
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        end = 1
+        try:
+            for cells in reader:
+                line, end = end + 1, reader.line_num
+                if None in cells or None in cells.values():
+                    yield Row(line, problem="more or fewer cells than the header has")
+                elif not all(map(is_encodable, cells.values())):
+                    yield Row(line, problem="not UTF-8")
+                else:
+                    yield Row(line, value={name: cell for name, cell in cells.items() if cell != ""})
+        except csv.Error as error:
+            raise DataError(
+                f"{path.name} cannot be read as a table",
+                expected="CSV with a header line, cells with commas or line ends in double quotes",
+                got=str(error),
+                where=f"{path}:{reader.line_num}",
+            ) from None
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    _check_is_file(path)
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise MissingError(
+            "Parquet files are read by pyarrow, which is not installed",
+            expected="the extra prompts",
+            got="no module pyarrow",
+            next_step="pip install 'heedful[prompts]', or turn the file into JSONL or CSV",
+        ) from None
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1_000):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(number, value={name: _plain(cell) for name, cell in value.items() if cell is not None})
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path.name} cannot be read as Parquet", expected="a whole Parquet file", got=str(error), where=path
+        ) from None
+
+
+def _plain(cell: object) -> object:
+    return cell.isoformat() if isinstance(cell, (date, datetime)) else cell
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "nothing"
+        raise MissingError(f"there is no file {path.name}", expected="a file", got=got, where=path)

@@ -1,0 +1,155 @@
+"""Files and formats: JSONL, CSV, TSV, Parquet; rows, chats, the API's log."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heedful.errors import DataError, MissingError
+from heedful.prompts.reading import INTAKES, LeftOut, owner_of, read_submission, submission_rows
+from heedful.store.formats.rows import BadRow
+
+REQUEST = {
+    "time": "2026-03-01T09:30:00Z",
+    "owner": "org-7",
+    "model": "small-1",
+    "consent": True,
+    "prompt": "List three rivers.",
+}
+
+
+def test_owner_is_the_organisation_or_else_the_user() -> None:
+    assert read_submission("prompts", {"text": "x", "user": "u", "organization": "o"}).owner == "o"
+    assert read_submission("prompts", {"text": "x", "user": "u"}).owner == "u"
+    assert read_submission("prompts", {"text": "x", "owner": 17}).owner == "17"
+    assert read_submission("prompts", {"text": "x", "owner": " "}).owner is None
+    assert owner_of({"owner": "u", "text": 7}) == "u"
+    assert owner_of("no object") is None
+
+
+def test_a_chat_is_asked_last() -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Name a river."},
+        {"role": "assistant", "content": "The Po."},
+        {"role": "user", "content": "Another."},
+        {"role": "assistant", "content": "The Don."},
+    ]
+    text = read_submission("chat", {"messages": messages, "user": "u"}).text
+    assert text == "Be brief.\n\nHuman: Name a river.\n\nAssistant: The Po.\n\nHuman: Another.\n\nAssistant:"
+    assert read_submission("chat", {"conversations": [{"from": "human", "value": "Hi there"}]}).text == "Hi there\n"
+    for wrong in ({}, {"messages": []}, {"messages": [{"role": "assistant", "content": "x"}]}, {"messages": "x"}):
+        with pytest.raises(BadRow):
+            read_submission("chat", wrong)
+
+
+def test_a_request_of_the_api() -> None:
+    submission = read_submission("api", REQUEST)
+    assert (submission.text, submission.owner, submission.source) == ("List three rivers.\n", "org-7", "customer")
+    assert submission.metadata == {"time": "2026-03-01T09:30:00Z", "model": "small-1"}
+    chat = {**REQUEST, "messages": [{"role": "user", "content": "Hi there"}]}
+    del chat["prompt"]
+    assert read_submission("api", chat).text == "Hi there\n"
+    assert read_submission("api", {**REQUEST, "response": "ignored", "user": "u"}).owner == "org-7"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"time": "yesterday"}, "time"),
+        ({"time": "2026-03-01T09:30:00"}, "time zone"),
+        ({"time": None}, "time"),
+        ({"owner": " "}, "owner"),
+        ({"consent": "true"}, "consent"),
+        ({"model": 3}, "model"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "or both"),
+        ({"prompt": "\n"}, "empty"),
+        ({"prompt": "half \ud800 a pair"}, "surrogate"),
+        ({"use_case": "poetry"}, "use_case"),
+    ],
+)
+def test_a_request_that_is_none(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        read_submission("api", {**REQUEST, **change})
+
+
+@pytest.mark.parametrize("key", ["time", "owner", "model", "consent", "prompt"])
+def test_a_request_lacks_nothing(key: str) -> None:
+    with pytest.raises(BadRow, match=key):
+        read_submission("api", {name: value for name, value in REQUEST.items() if name != key})
+
+
+@pytest.mark.parametrize(
+    ("format", "row"),
+    [
+        ("api", {**REQUEST, "consent": False}),
+        ("prompts", {"text": "x", "consent": "False"}),
+        ("prompts", {"text": "x", "consent": 0}),
+    ],
+)
+def test_no_consent(format: str, row: dict[str, Any]) -> None:
+    with pytest.raises(LeftOut, match="consent"):
+        read_submission(format, row)
+
+
+def test_samples_are_readable() -> None:
+    for name, intake in INTAKES.items():
+        assert read_submission(name, json.loads(intake.sample)).owner
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+ROWS = [{"prompt": 'Say "hello",\nin two lines', "owner": "ada"}, {"prompt": "Ünïcode 写一首诗"}]
+
+
+def test_csv_and_tsv(tmp_path: Path) -> None:
+    content = 'prompt,owner\n"Say ""hello"",\nin two lines",ada\nÜnïcode 写一首诗,\n'
+    (tmp_path / "a.csv").write_text("\ufeff" + content, encoding="utf-8")
+    rows = list(submission_rows(tmp_path / "a.csv"))
+    assert [row.value for row in rows] == ROWS
+    assert [row.line for row in rows] == [2, 4]
+    (tmp_path / "a.tsv").write_text("prompt\towner\nHello, you\tada\n", encoding="utf-8")
+    assert [row.value for row in submission_rows(tmp_path / "a.tsv")] == [{"prompt": "Hello, you", "owner": "ada"}]
+
+
+def test_csv_rows_that_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"prompt,owner\nfine,ada\ntoo,many,cells\nfew\nlatin \xe9,ada\n")
+    rows = list(submission_rows(tmp_path / "a.csv"))
+    assert [row.problem is None for row in rows] == [True, False, False, False]
+    assert "UTF-8" in str(rows[3].problem)
+
+
+def test_json_and_gzip(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in ROWS)
+    for name in ("a.json", "a.jsonl.gz"):
+        assert [row.value for row in submission_rows(tmp_path / name)] == ROWS
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra prompts")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra prompts")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    assert [(row.line, row.value) for row in submission_rows(tmp_path / "a.parquet")] == [(1, ROWS[0]), (2, ROWS[1])]
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    with pytest.raises(DataError, match="Parquet"):
+        list(submission_rows(tmp_path / "b.parquet"))
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingError, match=r"heedful\[prompts\]"):
+        list(submission_rows(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_no_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no file"):
+        list(submission_rows(tmp_path / name))
