@@ -241,7 +241,7 @@ class Engine:
             batch = pack(prompts[first:end], [[0]] * (end - first)).to(device)
             lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
             rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(device)
-            layout = PrefillLayout(batch, slots, rows)
+            layout = PrefillLayout(batch.layout, batch.positions, slots, rows)
             wanted = batch.last - 1
             if self._forward is not None:
                 hidden.append(self._forward(batch.tokens, batch.positions, layout, wanted))
