@@ -19,6 +19,7 @@ _NUCLEUS = 256  # top-p looks at this many likeliest tokens first and sorts the 
 _NUMBERS_AHEAD = 32  # steps whose uniform numbers are made at the same time
 _BELOW_ONE = 1 - 2.0**-52  # a product with it is below its other factor, whatever the rounding
 _CHUNK_NUMBERS = 2**20  # logits that are in fp32 at the same time
+SEED_MASK = 2**63 - 1  # of a request's seed: what counts of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
