@@ -29,6 +29,7 @@ from heedful.store.project import Project
 from heedful.training import ppo
 from heedful.training.config import PPOConfig
 
+VLLM: Any = stand_in
 TOKENIZER = tiny_tokenizer()
 RNG = random.Random(0)
 PROMPTS = [[RNG.randrange(1, VOCABULARY) for _ in range(RNG.randrange(1, 12))] for _ in range(10)]
@@ -133,7 +134,7 @@ def test_each_call_uses_the_weights_as_they_are_then(sleeping: bool, monkeypatch
     for prompt, generation in zip(PROMPTS, after, strict=True):
         np.testing.assert_allclose(generation.logprobs, full_logprobs(model, prompt, generation.tokens), rtol=0, atol=1e-5)
     if sleeping:
-        llm = _only_engine(stand_in)._llm
+        llm = _only_engine(VLLM)._llm
         assert llm._asleep == {"weights", "kv_cache"}
         assert llm.gpu_memory_utilization == pytest.approx(0.45)  # nine tenths of the half that is free
 
@@ -147,8 +148,24 @@ def test_another_architecture_or_type_starts_vllm_anew() -> None:
             assert [g.tokens for g in with_vllm(model, prompts, sampling, [0, 0])] == expected
         else:
             with_vllm(model, prompts, sampling, [0, 0])
-            assert _only_engine(stand_in)._llm._model.dtype == torch.bfloat16
+            assert _only_engine(VLLM)._llm._model.dtype == torch.bfloat16
     assert stand_in.LLM.started == 3
+
+
+def test_after_a_reload_that_failed_vllm_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sampling = tiny_gpt2(), Sampling(max_tokens=3)
+    expected = with_vllm(model, PROMPTS, sampling, [0] * 10)
+
+    def failing(llm: stand_in.LLM, weights_path: str) -> None:
+        next(llm._model.parameters()).data.zero_()
+        raise RuntimeError("half of the weights are in")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(stand_in.LLM, "_reload_weights", failing)
+        with pytest.raises(RuntimeError, match="half"):
+            with_vllm(model, PROMPTS, sampling, [0] * 10)
+    assert with_vllm(model, PROMPTS, sampling, [0] * 10) == expected
+    assert stand_in.LLM.started == 2
 
 
 def test_a_model_with_an_adapter_is_sent_merged() -> None:

@@ -190,7 +190,7 @@ def project_setting(
 ) -> Setting:
     """What the stages need to know about a project. Raises ConfigError for a value in heedful.toml that is not right."""
     preset = resolved_preset(project)
-    for engine in {project.engine, preset.ppo.engine}:
+    for engine in (project.engine, preset.ppo.engine):
         generator(engine)  # refused before hours of training where it cannot be had
     world = World(WORLD_SEED) if project.labelers == "simulated" else None
     return Setting(

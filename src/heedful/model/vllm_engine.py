@@ -120,17 +120,21 @@ class VLLMEngine:
     def _load(self, model: PreTrainedModel, folder: Path) -> None:
         """Let vLLM hold the weights in a folder."""
         wanted = (_shape(model), model.dtype)
-        if self._llm is not None and self._running == wanted:
+        # Unset until all is loaded: a reload that fails half way leaves some weights of each, and vLLM has to start anew.
+        running, self._running = self._running, None
+        if self._llm is not None and running == wanted:
             on_gpu = torch.cuda.is_available()
             if on_gpu:
+                torch.cuda.empty_cache()  # what the trainer's allocator holds without using it
                 self._llm.wake_up(tags=["weights"])
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
             if on_gpu:
                 self._llm.wake_up(tags=["kv_cache"])
             # What it holds of earlier prompts was computed with the old weights.
             self._llm.reset_prefix_cache()
+            self._running = wanted
             return
-        self._llm = self._running = None
+        self._llm = None
         gc.collect()
         options: dict[str, Any] = {}
         if torch.cuda.is_available():
