@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -94,8 +94,8 @@ class LLM:
     enable_sleep_mode: bool = False
     _prefixes: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False)
     _asleep: set[str] = field(default_factory=set, init=False)
-    started: int = 0
-    """Of the class: how many were made."""
+    started: ClassVar[int] = 0
+    """How many were made."""
 
     def __post_init__(self) -> None:
         LLM.started += 1
