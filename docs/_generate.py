@@ -90,6 +90,7 @@ UNITS: Mapping[str, str] = {
     "keep_best": "yes/no",
     "kl_limit": "nats per response",
     "lora_rank": "",
+    "engine": "word",
     "prompts": "prompts",
     "validation_prompts": "prompts",
     "smallest_k": "outputs",

@@ -95,6 +95,9 @@ def test_long_sequences_are_among_the_examples() -> None:
     assert max(len(p) for p in doctor._full_examples(model).prompts) > attention._LARGEST_EXPLICIT_BLOCK
     mistral = tiny_mistral()
     assert max(len(p) for p in doctor._full_examples(mistral).prompts) > mistral.config.sliding_window
+    prompts, new_tokens = doctor._decoding_prompts(mistral)
+    assert any(len(p) < mistral.config.sliding_window < len(p) + new_tokens for p in prompts)
+    assert max(map(len, prompts)) + new_tokens <= CONTEXT
     for prompt, response in doctor._full_examples(mistral).pairs:
         assert len(prompt) + len(response) <= CONTEXT
 

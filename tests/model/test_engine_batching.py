@@ -13,7 +13,7 @@ from tests.tiny import END, VOCABULARY, last_hidden, plain, tiny_gpt2, tiny_llam
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from heedful.model import Engine, Generation, Sampling, engine, generate
+from heedful.model import Engine, Generation, Sampling, engine, generate, set_residual_dropout
 from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward
 from heedful.model.slots import Slots, groups_of
 
@@ -254,12 +254,58 @@ def test_an_altered_gpt2_runs_through_its_class() -> None:
     attention.c_proj = torch.nn.Linear(32, 32)
     replaced = copy.deepcopy(MODELS["fp32"])
     replaced.base_model.get_submodule("h.0.mlp").forward = lambda hidden: hidden
-    unusual = copy.deepcopy(MODELS["fp32"])
-    unusual.config.scale_attn_by_inverse_layer_idx = True
-    for model in (hooked, other_class, replaced, unusual, tiny_llama()):
+    before = copy.deepcopy(MODELS["fp32"])
+    before.base_model.get_submodule("ln_f").register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    for model in (hooked, other_class, replaced, before, tiny_llama()):
         assert gpt2_forward(model) is None
+    for setting in ("add_cross_attention", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"):
+        unusual = copy.deepcopy(MODELS["fp32"])
+        setattr(unusual.config, setting, True)
+        assert gpt2_forward(unusual) is None
     prompts, sampling = [[1, 2, 3]], Sampling(max_tokens=6, temperature=0.0)
     assert generate(hooked, prompts, sampling, [0]) != generate(MODELS["fp32"], prompts, sampling, [0])
+
+
+class RootMeanSquareNorm(torch.nn.LayerNorm):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input * input.square().mean(-1, keepdim=True).rsqrt() * self.weight
+
+
+class ScaledEmbedding(torch.nn.Embedding):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 3 * super().forward(input)
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement"),
+    [
+        ("h.0.ln_1", RootMeanSquareNorm(32)),
+        ("ln_f", RootMeanSquareNorm(32)),
+        ("wte", ScaledEmbedding(VOCABULARY, 32)),
+        ("h.1.mlp.act", torch.nn.Sigmoid()),
+        ("h.1.mlp", torch.nn.Sequential(torch.nn.LayerNorm(32))),
+    ],
+)
+def test_a_module_of_another_class_is_heeded_wherever_it_is(name: str, replacement: torch.nn.Module) -> None:
+    """It may have a weight of the right shape (as PEFT's embeddings have) and compute something else with it."""
+    model = copy.deepcopy(MODELS["fp32"])
+    model.base_model.set_submodule(name, replacement)
+    assert gpt2_forward(model) is None
+    prompt, sampling = [1, 2, 3], Sampling(max_tokens=6)
+    generation = generate(model, [prompt], sampling, [0])[0]
+    weight = model.get_output_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess]
+    logits = last_hidden(plain(model), [*prompt, *generation.tokens])[len(prompt) - 1 : -1] @ weight.T
+    expected = logits.log_softmax(-1).gather(-1, torch.tensor(generation.tokens)[:, None])[:, 0]
+    np.testing.assert_allclose(generation.logprobs, expected.detach(), rtol=0, atol=1e-5)
+
+
+def test_policies_in_training_run_through_the_written_out_forward() -> None:
+    """Dropout of 0, as PPO has it, leaves no hook."""
+    model = copy.deepcopy(MODELS["fp32"])
+    set_residual_dropout(model, 0.2)
+    assert gpt2_forward(model) is None
+    set_residual_dropout(model, 0.0)
+    assert gpt2_forward(model) is not None
 
 
 def test_a_new_call_sees_changed_weights() -> None:

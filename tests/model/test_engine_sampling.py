@@ -161,6 +161,41 @@ def test_the_outermost_numbers_draw_tokens_that_are_possible(number: float, monk
     assert set(tokens.tolist()) == {20 if number == 0 else 45}
 
 
+def test_rounding_of_the_cumulative_distribution_draws_no_impossible_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: blocks of four tokens weigh 4, s, 4, 0 with s = 1.5 * 2**-51, and the float64 after 4 is 4 + 2**-50.
+
+    Cumulative sums: 4, 4 + s = 4 + 2**-50 (rounded up), 8. Half of 8 is where the second block begins, whose place is
+    1 - 2**-50 / s = -1/3 of it; its first token weighs nothing.
+    """
+    monkeypatch.setattr("heedful.model.sampling.uniform", lambda seeds, steps: (0 * (seeds + steps)).double() + 0.5)
+    logits = torch.full((1, 16), -math.inf)
+    logits[0, [0, 1, 2, 3, 8, 9, 10, 11]] = 0.0
+    logits[0, 5] = math.log(1.5) - 51 * math.log(2)
+    assert drawing(Sampling(max_tokens=1), [0]).draw(logits)[0].tolist() == [5]
+
+
+@pytest.mark.parametrize("vocabulary", [3, 64, 1_000])
+def test_the_largest_number_finds_the_last_possible_token(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the weights: rounding does not take the target to the whole sum, behind which there is nothing."""
+    largest = 1 - 2.0**-53
+    monkeypatch.setattr("heedful.model.sampling.uniform", lambda seeds, steps: (0 * (seeds + steps)).double() + largest)
+    logits = some_logits(3_000, vocabulary, scale=2.0)
+    logits[:1_000] = 0.0  # sums that are powers of two, or small numbers
+    logits[:, vocabulary - 1] = -math.inf
+    tokens, _ = drawing(Sampling(max_tokens=1), list(range(3_000))).draw(logits)
+    assert tokens.tolist() == [vocabulary - 2] * 3_000
+
+
+def test_top_k_keeps_k_tokens_and_those_as_likely_as_the_last() -> None:
+    logits = torch.tensor([[2.0, 5.0, 3.0, 3.0, 4.0, 1.0]]).expand(400, -1)
+    for k, kept in ((1, {1}), (2, {1, 4}), (3, {1, 2, 3, 4}), (4, {1, 2, 3, 4}), (5, {0, 1, 2, 3, 4})):
+        tokens, _ = drawing(Sampling(max_tokens=1, temperature=4.0, top_k=k), list(range(400))).draw(logits)
+        assert set(tokens.tolist()) == kept
+    for k in (6, 7, 1_000):  # all of a vocabulary, and more than there are
+        tokens, _ = drawing(Sampling(max_tokens=1, temperature=4.0, top_k=k), list(range(400))).draw(logits)
+        assert set(tokens.tolist()) == {0, 1, 2, 3, 4, 5}
+
+
 def test_values_out_of_range_are_refused() -> None:
     for wrong in (
         {"temperature": -1.0},

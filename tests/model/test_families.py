@@ -39,6 +39,7 @@ from transformers import (
 
 from heedful.errors import ModelError
 from heedful.model import (
+    Engine,
     Sampling,
     attention,
     generate,
@@ -150,13 +151,15 @@ def test_packed_is_plain_transformers_with_padding(make: Make, side: str) -> Non
 
 @each_family
 def test_cached_decoding_is_the_full_forward(make: Make) -> None:
-    """Within the window: beyond it, see the refusal below."""
+    """Prompts of all lengths at once, responses of all lengths: some rows are beyond a sliding window, some within it."""
     model = make()
     twin = plain(model)
     rng = random.Random(2)
-    prompts = [random_tokens(rng, n) for n in (1, 4, 2, 3)]
+    prompts = [random_tokens(rng, n) for n in (1, 4, 2, 3, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3)]
     for temperature in (0.0, 1.0):
-        generations = generate(model, prompts, Sampling(max_tokens=4, temperature=temperature), [5, 6, 7, 8])
+        sampling = Sampling(max_tokens=2 * WINDOW + 4, temperature=temperature, stop_token=END)
+        generations = generate(model, prompts, sampling, list(range(5, 5 + len(prompts))))
+        assert any(len(p) + len(g.tokens) > 2 * WINDOW for p, g in zip(prompts, generations, strict=True))
         for prompt, generation in zip(prompts, generations, strict=True):
             logprobs = plain_logits(twin, prompt + generation.tokens)[len(prompt) - 1 : -1].log_softmax(-1)
             want = logprobs.gather(-1, torch.tensor(generation.tokens)[:, None])[:, 0]
@@ -166,24 +169,32 @@ def test_cached_decoding_is_the_full_forward(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", SLIDING, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("prompt_length", [3, WINDOW + 3])
-def test_generation_beyond_the_window_is_right_or_refused(make: Make, prompt_length: int) -> None:
-    """A cache that shows a token more than its window gives wrong text without an error."""
+@pytest.mark.parametrize("group_bytes", [0, 10**12])
+def test_generation_goes_beyond_the_window(make: Make, group_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that shows a token more than its window gives wrong text without an error.
+
+    More than the cache's grid of lengths is generated, requests join late and leave early, in one group and in several.
+    """
+    monkeypatch.setattr("heedful.model.slots._GROUP_BYTES", group_bytes)
     model = make()
-    prompt = random_tokens(random.Random(3), prompt_length)
-    refusal = None
-    generation = None
-    try:
-        generation = generate(model, [prompt], Sampling(max_tokens=WINDOW + 2, temperature=0.0), [0])[0]
-    except ModelError as error:
-        refusal = str(error)
-    if generation is None:
-        assert f"at most {WINDOW} tokens" in str(refusal)
-        assert "max_response_tokens" in str(refusal)
-        return
-    logprobs = plain_logits(plain(model), prompt + generation.tokens)[len(prompt) - 1 : -1].log_softmax(-1)
-    want = logprobs.gather(-1, torch.tensor(generation.tokens)[:, None])[:, 0]
-    assert_near(torch.tensor(generation.logprobs), want.detach())
+    twin = plain(model)
+    rng = random.Random(3)
+    prompts = [random_tokens(rng, n) for n in (3, WINDOW + 3, 31, 40, WINDOW, 3)]
+    server, results = Engine(model, slots=4), {}
+    asked: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        numbers = server.submit(prompt, Sampling(max_tokens=50 if i % 2 else 9), [2 * i, 2 * i + 1])
+        asked |= dict.fromkeys(numbers, prompt)
+        for _ in range(3):
+            results |= dict(server.step())
+    while server.num_unfinished:
+        results |= dict(server.step())
+    assert sorted(len(g.tokens) for g in results.values()) == [9] * 6 + [50] * 6
+    for number, generation in results.items():
+        prompt = asked[number]
+        logprobs = plain_logits(twin, prompt + generation.tokens)[len(prompt) - 1 : -1].log_softmax(-1)
+        want = logprobs.gather(-1, torch.tensor(generation.tokens)[:, None])[:, 0]
+        assert_near(torch.tensor(generation.logprobs), want.detach())
 
 
 # ---------------------------------------------------------------- folders, heads

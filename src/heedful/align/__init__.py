@@ -24,7 +24,7 @@ from heedful.miniature.panel import Panel
 from heedful.miniature.project import WORLD_SEED, write_miniature_data
 from heedful.miniature.tasks import few_shot_prefixes
 from heedful.miniature.world import World
-from heedful.model import keep_large_temporaries
+from heedful.model import generator, keep_large_temporaries
 from heedful.store.files import Records, read_jsonl
 from heedful.store.project import Project
 
@@ -190,6 +190,8 @@ def project_setting(
 ) -> Setting:
     """What the stages need to know about a project. Raises ConfigError for a value in heedful.toml that is not right."""
     preset = resolved_preset(project)
+    for engine in (project.engine, preset.ppo.engine):
+        generator(engine)  # refused before hours of training where it cannot be had
     world = World(WORLD_SEED) if project.labelers == "simulated" else None
     return Setting(
         project=project,

@@ -99,6 +99,7 @@ def evaluate(
                 max_response_tokens=limits.max_response_tokens,
                 temperature=config.temperature,
                 seed=setting.seed,
+                engine=setting.project.engine,
                 console=console,
             )
             for benchmark in setting.benchmarks:

@@ -11,11 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import DataError
 from heedful.model import (
+    EngineName,
     Precision,
     Sampling,
     check_tokenizer,
     frozen,
-    generate,
+    generator,
     load_causal_model,
     load_scalar_model,
     load_tokenizer,
@@ -64,6 +65,7 @@ def answer(
     max_response_tokens: int,
     temperature: float,
     seed: int,
+    engine: EngineName = "heedful",
     texts: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> list[Response]:
@@ -89,7 +91,9 @@ def answer(
     sampling = Sampling(max_tokens=max_response_tokens, temperature=temperature, stop_token=end)
     seeds = [request_seeds(seed, stream=f"answer {identifier}", count=1)[0] for identifier in ids]
     with progress_line(f"{name} answers", len(prompts), unit="prompts", console=console) as progress:
-        generations = generate(model, tokens, sampling, seeds, batch_size=GENERATION_BATCH, advance=progress.advance)
+        generations = generator(engine)(
+            model, tokens, sampling, seeds, batch_size=GENERATION_BATCH, advance=progress.advance, tokenizer=tokenizer
+        )
     decoded = tokenizer.batch_decode([g.tokens for g in generations], skip_special_tokens=True)
     return [
         Response(id=identifier, prompt_id=prompt.id, text=str(text), model=name, finished=generation.finished)

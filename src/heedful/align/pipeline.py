@@ -132,6 +132,7 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
             max_response_tokens=limits.max_response_tokens,
             temperature=config.temperature,
             seed=setting.seed,
+            engine=setting.project.engine,
             console=console,
         )
         for (prompt, i), response in zip(mine, answers, strict=True):
@@ -264,6 +265,7 @@ def choose_sft(
             max_response_tokens=limits.max_response_tokens,
             temperature=1.0,
             seed=setting.seed,
+            engine=setting.project.engine,
             console=console,
         )
         scores = score_responses(
@@ -403,6 +405,7 @@ def answer_with_prefix(
         max_response_tokens=limits.max_response_tokens,
         temperature=evaluate.temperature,
         seed=setting.seed,
+        engine=setting.project.engine,
         console=console,
     )
     return [cut_answer(response) for response in responses]

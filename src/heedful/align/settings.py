@@ -81,5 +81,7 @@ def resolved_preset(project: Project) -> Preset:
         if not isinstance(given, Mapping):
             raise ConfigError(f"{name} is not a table", expected=f"[{name}]", got=repr(given), where=project.config_file)
         values = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+        if "engine" in values:
+            values["engine"] = project.engine
         parts[name] = config_from_mapping(type(base), {**values, **given}, f"{project.config_file} [{name}]")
     return Preset(**parts)

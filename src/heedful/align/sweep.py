@@ -303,6 +303,7 @@ def _validate(
         max_response_tokens=limits.max_response_tokens,
         temperature=limits.temperature,
         seed=setting.seed,
+        engine=setting.project.engine,
         console=console,
     )
     reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)

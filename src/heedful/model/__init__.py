@@ -25,10 +25,12 @@ from heedful.model.lora import add_adapter, copy_sharing_base, is_adapted, merge
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
 from heedful.model.sampling import Sampling, request_seeds
 from heedful.model.scratch import new_gpt2, train_tokenizer
+from heedful.model.vllm_engine import EngineName, generator
 
 __all__ = [
     "ASIDE",
     "Engine",
+    "EngineName",
     "Generation",
     "MasterWeights",
     "PackedBatch",
@@ -40,6 +42,7 @@ __all__ = [
     "examine",
     "frozen",
     "generate",
+    "generator",
     "is_adapted",
     "keep_large_temporaries",
     "load_causal_model",

@@ -30,6 +30,10 @@ class Layout(Protocol):
         """[tokens, heads, head width] for query, [tokens, key heads, head width] for key and value -> like query."""
         ...
 
+    def within(self, window: int) -> Layout:
+        """The layout of layers that see ``window`` positions: the token itself and the ``window - 1`` before it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionBlock:
@@ -150,7 +154,6 @@ def _heedful_attention(
     dropout: float = 0.0,
     layout: Layout | None = None,
     sliding_window: int | None = None,
-    position_ids: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, heads, tokens, width] in, [1, tokens, heads, width] out.
@@ -166,25 +169,11 @@ def _heedful_attention(
         )
     _refuse_more_than_softmax(module, more)
     if sliding_window is not None:
-        layout = _within_window(layout, sliding_window, position_ids)
+        layout = layout.within(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
     return layout.attend(layer, rows[0], rows[1], rows[2], scale).unsqueeze(0), None
-
-
-def _within_window(layout: Layout, window: int, position_ids: Tensor | None) -> Layout:
-    """The layout within a sliding window. Layouts without ``within`` serve sequences that are no longer than the window."""
-    if (within := getattr(layout, "within", None)) is not None:
-        return within(window)
-    if position_ids is not None and int(position_ids.max()) < window:
-        return layout
-    raise ModelError(
-        "a sequence is longer than the model's sliding window, which this way of computing does not support",
-        expected=f"at most {window} tokens of prompt and response together",
-        got="more" if position_ids is None else f"at least {int(position_ids.max()) + 1}",
-        next_step="lower max_prompt_tokens or max_response_tokens",
-    )
 
 
 # Arguments by which transformers' models ask an attention function for more than softmax(scaling * Q K') V.

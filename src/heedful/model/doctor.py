@@ -430,9 +430,11 @@ def _full_examples(model: PreTrainedModel) -> _Examples:
 
 
 def _decoding_prompts(model: PreTrainedModel) -> tuple[list[list[int]], int]:
-    """Prompts, two of them equal, and how many tokens to generate: within a sliding window, which generation respects."""
-    window = getattr(model.config, "sliding_window", None) or _context(model)
-    longest = max(1, min(40, min(window, _context(model)) - 17))
-    new_tokens = max(1, min(16, window - longest))
-    prompts = _examples(model, [1, min(7, longest), longest], [[1]] * 3).prompts
-    return [*prompts, prompts[1]], new_tokens
+    """Prompts, two of them equal, and how many tokens to generate: past the sliding window, where there is one."""
+    longest = max(1, min(40, _context(model) - 17))
+    lengths = [1, min(7, longest), longest]
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and window <= _LARGEST_WINDOW and window + 13 <= _context(model):
+        lengths.append(max(1, window - 4))  # its first tokens see all of it
+    prompts = _examples(model, lengths, [[1]] * len(lengths)).prompts
+    return [*prompts, prompts[1]], 16

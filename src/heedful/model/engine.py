@@ -19,13 +19,12 @@ from heedful.errors import UserError
 from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward
 from heedful.model.layouts import on_grid, pack
 from heedful.model.loading import unembedding
-from heedful.model.sampling import Drawing, Sampling
+from heedful.model.sampling import SEED_MASK, Drawing, Sampling
 from heedful.model.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 
 _TOKENS_PER_PREFILL = 16_384
 # A full engine admits again when this share of its slots is free: prompts are cheaper to compute together.
 _ADMIT_AT = 0.25
-_SEED_MASK = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +93,9 @@ class Engine:
         More seeds than slots are served in turns, with the prompt computed once in each. Raises ValueError (no token, no
         tokenizer for stop strings), UserError where prompt and max_tokens together pass the model's context window.
         """
-        if len(prompt) == 0:
-            raise ValueError("a prompt is empty")
         if sampling.stop and self._tokenizer is None:
             raise ValueError("stop strings need the tokenizer: give it to the engine")
-        window = getattr(self._model.config, "max_position_embeddings", None)
-        if window is not None and len(prompt) + sampling.max_tokens > window:
-            raise UserError(
-                "prompt and response do not fit the model's context window",
-                expected=f"at most {window} tokens together",
-                got=f"a prompt of {len(prompt)} and up to {sampling.max_tokens} new tokens",
-                next_step="lower the limits max_prompt_tokens or max_response_tokens",
-            )
+        check_fits(self._model, prompt, sampling)
         numbers = list(range(self._next_number, self._next_number + len(seeds)))
         self._next_number += len(seeds)
         requests = [_Request(number, sampling, seed) for number, seed in zip(numbers, seeds, strict=True)]
@@ -241,7 +231,7 @@ class Engine:
             batch = pack(prompts[first:end], [[0]] * (end - first)).to(device)
             lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
             rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(device)
-            layout = PrefillLayout(batch, slots, rows)
+            layout = PrefillLayout(batch.layout, batch.positions, slots, rows)
             wanted = batch.last - 1
             if self._forward is not None:
                 hidden.append(self._forward(batch.tokens, batch.positions, layout, wanted))
@@ -301,6 +291,20 @@ class Engine:
         return 2 * heads * width * self._model.dtype.itemsize
 
 
+def check_fits(model: PreTrainedModel, prompt: Sequence[int], sampling: Sampling) -> None:
+    """Raise ValueError for an empty prompt, UserError where it and max_tokens together pass the model's context window."""
+    if len(prompt) == 0:
+        raise ValueError("a prompt is empty")
+    window = getattr(model.config, "max_position_embeddings", None)
+    if window is not None and len(prompt) + sampling.max_tokens > window:
+        raise UserError(
+            "prompt and response do not fit the model's context window",
+            expected=f"at most {window} tokens together",
+            got=f"a prompt of {len(prompt)} and up to {sampling.max_tokens} new tokens",
+            next_step="lower the limits max_prompt_tokens or max_response_tokens",
+        )
+
+
 def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:
     """How each row's next token is drawn; unused rows like any other."""
     samplings: list[Sampling] = []
@@ -310,7 +314,7 @@ def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:
     for group in groups:
         filler = group.slots.rows - len(group.requests)
         samplings += [request.sampling for request in group.requests] + [plain] * filler
-        seeds += [request.seed & _SEED_MASK for request in group.requests] + [0] * filler
+        seeds += [request.seed & SEED_MASK for request in group.requests] + [0] * filler
         steps += [len(request.tokens) for request in group.requests] + [0] * filler
     return Drawing(samplings, torch.tensor(seeds, device=device), torch.tensor(steps, device=device))
 

@@ -14,12 +14,18 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2LMHeadModel, GPT2Model, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
 from heedful.model.attention import Layout
 
+# What the forward below computes; the activation's class is the configuration's.
+_WRITTEN_OUT = {
+    *(GPT2Model, GPT2Block, GPT2Attention, GPT2MLP),
+    *(Conv1D, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList),
+}
 # transformers' names of the activations that oneDNN computes inside a product: its name, its variant.
 _FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
 
@@ -118,10 +124,9 @@ def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
         hooks = (module._forward_hooks, module._forward_pre_hooks)
         if any(hooks) or "forward" in vars(module):
             return None
-    for block in cast(Any, model.transformer).h:
-        parts = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
-        if any(type(part) is not Conv1D for part in parts):
-            return None
+    written_out = {*_WRITTEN_OUT, type(ACT2FN[config.activation_function])}
+    if any(type(module) not in written_out for module in cast(Any, model.transformer).modules()):
+        return None
     return GPT2Forward(model)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 _LOG2_E = math.log2(math.e)
 _NUCLEUS = 256  # top-p looks at this many likeliest tokens first and sorts the whole vocabulary only where they do not suffice
 _NUMBERS_AHEAD = 32  # steps whose uniform numbers are made at the same time
-_BELOW_ONE = 1 - 2.0**-52  # a product with it is below its other factor, whatever the rounding
 _CHUNK_NUMBERS = 2**20  # logits that are in fp32 at the same time
+SEED_MASK = 2**63 - 1  # of a request's seed: what counts of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Drawing:
         """
         if not self._numbers:
             ahead = torch.arange(_NUMBERS_AHEAD, device=self._seeds.device)[:, None]
-            self._numbers = list((uniform(self._seeds, self._steps + ahead) * _BELOW_ONE).flip(0))
+            self._numbers = list(uniform(self._seeds, self._steps + ahead).flip(0))
             self._steps = self._steps + _NUMBERS_AHEAD
         numbers = self._numbers.pop()
         rows, vocabulary = logits.shape
@@ -175,13 +175,15 @@ def _filtered(scores: Tensor, sampling: Sampling) -> Tensor:
 def _invert(weights: Tensor, sums: Tensor, cumulative: Tensor, numbers: Tensor) -> Tensor:
     """The token at which the cumulative distribution passes a uniform number: first its block, then its place in the block.
 
-    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks]; numbers: [rows] in [0, _BELOW_ONE).
+    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks]; numbers: [rows] in [0, 1 - 2**-53],
+    float64. That times a sum is below the sum also after rounding, so a token is always found, and never an impossible one.
     """
     length = _block(weights.shape[1])
     target = (numbers * cumulative[:, -1])[:, None]
     block = torch.searchsorted(cumulative, target, right=True)
-    # How far into the block, as a share of it; rounding must not take it below 0 or to 1, where a token may be impossible.
-    share = (1 - (cumulative.gather(-1, block) - target) / sums.gather(-1, block)).clamp_(min=0).mul_(_BELOW_ONE)
+    # How far into the block, as a share of it, at most 1 - 2**-53 too. Where the cumulative sum was rounded up by more than a
+    # small block's own sum, it comes out below 0, which would find the block's first token even where that is impossible.
+    share = (1 - (cumulative.gather(-1, block) - target) / sums.gather(-1, block)).clamp_(min=0)
     index = block.unsqueeze(-1).expand(-1, -1, length)
     inner = _blocks(weights).gather(1, index)[:, 0].cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(inner, share * inner[:, -1:], right=True)

@@ -9,13 +9,14 @@ many requests costs; two groups are kept apart where one of the length of both w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from heedful.model.layouts import PackedBatch, on_grid
+from heedful.model.attention import BlockLayout
+from heedful.model.layouts import on_grid
 
 _LENGTH_GRID = 32
 # Attention over one more group takes as long as reading about this many bytes of one layer's cache.
@@ -37,10 +38,11 @@ class Slots:
         self._cache: list[Tensor] = []
         self._views: list[tuple[Tensor, Tensor, Tensor]] = []
         # Of the token that is decoded next: its position [rows], its places in a layer's cache seen as [cells, head width],
-        # and 0 where it sees a key [rows, 1, length].
+        # and 0 where it sees a key [rows, 1, length] (and the same for each sliding window that rows have outgrown).
         self.positions = torch.empty(0)
         self._places = torch.empty(0)
         self._mask = torch.empty(0)
+        self._window_masks: dict[int, Tensor] = {}
         self._row_numbers = torch.empty(0)
 
     @property
@@ -106,7 +108,8 @@ class Slots:
         self._places = (cells + self.positions[:, None, None]).view(-1)
         hidden = torch.arange(self.length, device=device) > self.positions[:, None]
         self._mask = torch.zeros(self.rows, 1, self.length, dtype=dtype, device=device)
-        self._mask.masked_fill_(hidden[:, None], torch.finfo(dtype).min / 2)
+        self._mask.masked_fill_(hidden[:, None], _hidden(dtype))
+        self._window_masks = {}
         self._views = []
         for cache in self._cache:
             keys, values = (part[: self.rows].view(-1, self.length, width) for part in cache)
@@ -121,16 +124,33 @@ class Slots:
         self.positions.add_(1)
         self._places.add_(1)
         self._mask[self._row_numbers, 0, self.positions] = 0
+        self._window_masks = {}
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """One new token for each row: it joins the cache and attends to it up to itself."""
+    def _mask_within(self, window: int | None) -> Tensor:
+        """0 where a row's next token sees a key: all up to itself, or the last ``window``."""
+        if window is None or max(self.lengths) < window:
+            return self._mask
+        if window not in self._window_masks:
+            gone = torch.arange(self.length, device=self.positions.device) <= self.positions[:, None] - window
+            self._window_masks[window] = self._mask.masked_fill(gone[:, None], _hidden(self._mask.dtype))
+        return self._window_masks[window]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        """One new token for each row: it joins the cache and attends to it up to itself, within a window where there is one."""
         cells, keys, values = self._views[layer]
         rows, heads, width = key.shape
         cells.index_copy_(0, self._places, torch.stack((key, value), 1).view(-1, width))
         # Query heads that share a key head are the rows of one product.
         scores = torch.bmm((query * scaling).reshape(rows * heads, -1, width), keys)
-        scores.view(rows, -1, self.length).add_(self._mask)
+        scores.view(rows, -1, self.length).add_(self._mask_within(window))
         return torch.bmm(scores.softmax(-1), values).view(rows, -1, width)
+
+
+def _hidden(dtype: torch.dtype) -> float:
+    """What hides a key when it is added to its score: its share of the softmax is exactly 0."""
+    return torch.finfo(dtype).min / 2
 
 
 def on_length_grid(length: int) -> int:
@@ -165,17 +185,25 @@ def worth_merging(left: Slots, right: Slots, bytes_per_token: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PrefillLayout:
-    """A packed row's attention that also writes its keys and values to a group's slots. rows: [tokens] whose token it is."""
+    """A packed row's attention that also writes its keys and values to a group's slots.
 
-    batch: PackedBatch
+    positions, rows: [tokens] each real token's place in its own sequence, and the slot that it belongs to.
+    """
+
+    layout: BlockLayout
+    positions: Tensor
     slots: Slots
     rows: Tensor
+
+    def within(self, window: int) -> PrefillLayout:
+        """The slots are given everything: what of it a later token sees is the decoding layout's matter."""
+        return replace(self, layout=self.layout.within(window))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[tokens, heads, head width] in and out."""
         real = len(self.rows)  # the row's end is filler
-        self.slots.write_prompts(layer, self.rows, self.batch.positions[:real], key[:real], value[:real])
-        return self.batch.layout.attend(layer, query, key, value, scaling)
+        self.slots.write_prompts(layer, self.rows, self.positions[:real], key[:real], value[:real])
+        return self.layout.attend(layer, query, key, value, scaling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +211,21 @@ class DecodeLayout:
     """One new token for each row of several groups, one group after the other; rows behind them are filler."""
 
     groups: Sequence[Slots]
+    window: int | None = None
+
+    def within(self, window: int) -> DecodeLayout:
+        """Keys ``window`` or more positions before the new token are hidden; they stay in the cache."""
+        return DecodeLayout(self.groups, window)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[rows, heads, head width] in and out."""
         if len(self.groups) == 1 and self.groups[0].rows == len(query):
-            return self.groups[0].attend(layer, query, key, value, scaling)
+            return self.groups[0].attend(layer, query, key, value, scaling, self.window)
         outputs: list[Tensor] = []
         first = 0
         for slots in self.groups:
             part = slice(first, first + slots.rows)
-            outputs.append(slots.attend(layer, query[part], key[part], value[part], scaling))
+            outputs.append(slots.attend(layer, query[part], key[part], value[part], scaling, self.window))
             first += slots.rows
         if first < len(query):
             outputs.append(query.new_zeros(len(query) - first, *query.shape[1:]))

@@ -35,6 +35,9 @@ pretraining_text = "data/pretraining"
 # What the reward model starts from, where that is not the SFT model.
 # reward_start = "models/tuned-on-public-sets"
 
+# What generates: Heedful's own engine, or "vllm" (needs the extra heedful[vllm]).
+# engine = "heedful"
+
 # Who ranks and rates: "people", or "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
 labelers = "people"
 
@@ -93,6 +96,9 @@ class ProjectSection:
     reward_start: str | None = None
     """The model that the reward model starts from, with the same tokenizer. Without it: the SFT model (SPEC 3.3, 3.5); the
     paper's final one started from a model tuned on public language sets (SPEC 3.3, C.2)."""
+    engine: Literal["heedful", "vllm"] = "heedful"
+    """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
+    own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
     labelers: Literal["people", "simulated"] = "people"
     """Who ranks and rates: people, or the miniature's simulation (which can judge only its own prompts)."""
     preset: str = "paper-1.3B"
@@ -111,6 +117,7 @@ class Project:
     pretraining_text: Path
     small_model: str | None = None
     reward_start: str | None = None
+    engine: Literal["heedful", "vllm"] = "heedful"
     labelers: Literal["people", "simulated"] = "people"
     preset: str = "paper-1.3B"
     seed: int = 0
@@ -172,6 +179,7 @@ class Project:
             pretraining_text=folder / section.pretraining_text,
             small_model=section.small_model,
             reward_start=section.reward_start,
+            engine=section.engine,
             labelers=section.labelers,
             preset=section.preset,
             seed=section.seed,

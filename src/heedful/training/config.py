@@ -217,6 +217,8 @@ class PPOConfig(StepConfig):
     lora_rank: int = 0
     """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
     the paper."""
+    engine: Literal["heedful", "vllm"] = "heedful"
+    """What generates the rollouts: Heedful's own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)

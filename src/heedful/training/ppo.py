@@ -36,7 +36,7 @@ from heedful.model import (
     add_adapter,
     copy_sharing_base,
     frozen,
-    generate,
+    generator,
     pack,
     pack_documents,
     packed_hidden,
@@ -94,6 +94,7 @@ def train_ppo(
             got="none within the limit",
             next_step="add prompts of the split valid, or set validate_every = 0",
         )
+    generator(config.engine)  # refused before the first step where it cannot be had
     validation = validation[: config.num_validation_prompts]
     for model in (policy, reward_model):
         quick_check(model)
@@ -197,7 +198,8 @@ def _respond(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
 ) -> list[Generation]:
     seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
-    return generate(policy, prompts, _sampling(tokenizer, config), seeds, batch_size=config.batch_size)
+    sampling = _sampling(tokenizer, config)
+    return generator(config.engine)(policy, prompts, sampling, seeds, batch_size=config.batch_size, tokenizer=tokenizer)
 
 
 def _sampling(tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> Sampling:
@@ -218,7 +220,8 @@ def _validation_reward(
     compute = frozen(copy_sharing_base(model), config.precision)
     rows = list(prompts)
     seeds = request_seeds(config.seed, stream="validation", count=len(rows))
-    generations = generate(compute, rows, _sampling(tokenizer, config), seeds, batch_size=config.batch_size)
+    sampling = _sampling(tokenizer, config)
+    generations = generator(config.engine)(compute, rows, sampling, seeds, batch_size=config.batch_size, tokenizer=tokenizer)
     total = 0.0
     for members in _microbatches(rows, generations, range(len(rows)), config):
         batch = _pack(rows, generations, members).to(compute.device)
