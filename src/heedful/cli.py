@@ -292,7 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _refuse_torchrun() -> None:
     """A command that several processes run at the same time would write each file several times."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "the heedful command works in one process",
             expected="one process",

@@ -18,6 +18,8 @@ from tests.training import ranks
 from tests.training.killed import EXAMPLES
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from heedful.cli import main
+from heedful.errors import ConfigError
 from heedful.model import load_scalar_model
 from heedful.training import distributed
 from heedful.training.distributed import World, in_order, own_indices, rows_in_order, share, total
@@ -97,7 +99,7 @@ def one_process(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Any
 @pytest.mark.parametrize("loop", ranks.LOOPS)
 def test_two_ranks_give_the_losses_of_one(loop: str, processes: Any, one_process: Any, tmp_path: Path) -> None:
     """With activation checkpointing too, which one process goes without."""
-    ends = launch(processes, loop, tmp_path / loop, 2, activation_checkpointing=True)
+    ends = launch(processes, loop, tmp_path / loop, 2, activation_checkpointing=True, checkpoint_seconds=1e9)
     assert ends == ["done", "done"], ends
     assert_same_metrics(tmp_path / loop, one_process(loop))
     # Adam makes a step of the rounding of gradients that are zero in exact arithmetic: weights agree less closely than losses.
@@ -135,11 +137,12 @@ def test_two_ranks_with_dropout_go_on_with_the_same_bits(processes: Any, tmp_pat
     assert largest_difference(weights(tmp_path / "run"), weights(tmp_path / "whole")) == 0.0
 
 
-def test_bfloat16_is_computed_with_and_summed_in_float32(processes: Any, tmp_path: Path) -> None:
-    """Two ranks' losses are as far from one's as rounding to bfloat16 makes them, and the saved weights are float32."""
+def test_bfloat16_is_computed_with_and_float32_is_kept(processes: Any, one_process: Any, tmp_path: Path) -> None:
+    """Two ranks' losses are near one's, but not those of float32; and the saved weights are float32."""
     for size in (1, 2):
         assert launch(processes, "sft", tmp_path / str(size), size, precision="bfloat16") == ["done"] * size
     assert_same_metrics(tmp_path / "2", tmp_path / "1", within=0.05)
+    assert metrics(tmp_path / "2")[0]["loss"] != pytest.approx(metrics(one_process("sft"))[0]["loss"], abs=1e-4)
     assert any((w != w.bfloat16().float()).any() for w in weights(tmp_path / "2").values())
 
 
@@ -160,6 +163,26 @@ def test_torchrun_starts_a_run_again_after_a_rank_was_lost(one_process: Any, tmp
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "1/1 attempts left" in ended.stderr or "SIGKILL" in ended.stderr or "Signal 9" in ended.stderr
     assert_same_metrics(tmp_path / "sft", one_process("sft"))
+
+
+def test_restarts_on_several_machines_need_a_new_store_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun's own default would let a restarted rank connect to processes that are gone."""
+    given = {"WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in {**given, "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        distributed.world()
+
+
+def test_the_command_works_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    with pytest.raises(SystemExit) as ended:
+        main(["status", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "the heedful command works in one process" in capsys.readouterr().err
 
 
 def test_adapters_are_refused(processes: Any, tmp_path: Path) -> None:

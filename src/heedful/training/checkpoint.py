@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import CheckpointException
 
 from heedful.errors import StorageError
 from heedful.model import ASIDE, write_folder
@@ -167,7 +168,7 @@ def _try_to_read(path: Path) -> tuple[dict[str, Any], None] | tuple[None, str]:
         state, problem = None, None
         try:
             state = step(path)
-        except Exception as error:  # torch.load raises nearly anything for a damaged file
+        except (Exception, CheckpointException) as error:  # torch.load raises nearly anything for a damaged file
             problem = _first_line(error)
         problems = [text for text in everyone(problem) if text is not None]
         if problems:
@@ -221,5 +222,5 @@ def _parts(value: Any) -> Iterable[bytes | memoryview]:
         yield repr(value).encode()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from heedful.errors import ConfigError, LostRankError
 from heedful.training.data import minibatches
@@ -46,11 +47,7 @@ def world() -> World:
         return World(dist.get_rank(), dist.get_world_size())
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World(0, 1)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+    _join()
     return World(dist.get_rank(), dist.get_world_size())
 
 
@@ -177,6 +174,33 @@ def set_seed(seed: int) -> None:
     """Seed torch's random numbers (dropout): rank 0's as in one process, each other rank's with its own stream."""
     rank = world().rank
     torch.manual_seed(seed if rank == 0 else int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
+
+
+def _join() -> None:
+    """Become one of torchrun's ranks. Raises ConfigError where a restart would not work.
+
+    torchrun keeps one store for all its restarts, so that a restarted rank would find the addresses of processes that are gone
+    (torch 2.13). On one machine the number of the restart sets them apart. Machines count restarts differently: there torchrun
+    must be told to make a new store each time.
+    """
+    environment = os.environ
+    one_machine = int(environment.get("GROUP_WORLD_SIZE", "1")) == 1
+    shared_store = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not one_machine and shared_store and int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise ConfigError(
+            "torchrun cannot start the ranks of several machines again as it is set",
+            expected="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment on every machine",
+            got=f"--max-restarts={environment['TORCHELASTIC_MAX_RESTARTS']} with a store that outlives a restart",
+            next_step="export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or leave --max-restarts out",
+        )
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(environment.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    store, rank, size = next(rendezvous("env://"))
+    if one_machine:
+        store = dist.PrefixStore(f"start {environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def _gathered(value: Any) -> list[Any]:

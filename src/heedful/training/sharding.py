@@ -54,7 +54,7 @@ def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     """
     if world().size == 1:
         return model
-    refuse_different("models", [float(parameter.sum(dtype=torch.float64)) for parameter in model.parameters()])
+    refuse_different("models", [float(parameter.detach().sum(dtype=torch.float64)) for parameter in model.parameters()])
     if is_adapted(model):
         raise ConfigError(
             "adapters (LoRA) cannot be trained under torchrun yet",
