@@ -9,18 +9,24 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from tests.tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.tiny import FAMILIES, largest_difference, parameter_gradients, snapshot, tiny_gpt2, tiny_llama, tiny_tokenizer
 from tests.training.interrupting import interrupted_at, quiet
 from tests.training.killed import EXAMPLES, scalar_model, text
 from tests.training.test_reward import likes_sevens
+from transformers import PreTrainedModel
 
+from heedful.functional import chunked_token_logprobs
+from heedful.model import pack, packed_hidden, set_residual_dropout, unembedding
 from heedful.training import ppo, pretrain, reward, sft
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
+from heedful.training.data import Example
+from heedful.training.sharding import for_generation, master_weights, whole, whole_tensor
 
 STEPS = 10
 COMMON: dict[str, Any] = {
@@ -76,6 +82,36 @@ def run_ppo(folder: Path, **changed: Any) -> None:
     ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), prompts, config, folder, **more)
 
 
+def compare_families(folder: Path) -> None:
+    """Every family's gradients on two ranks, and its weights gathered again, against the model in one process."""
+    batch, config = EXAMPLES[:7], SFTConfig(**COMMON, activation_checkpointing=True)
+    for family in FAMILIES:
+        model = family()
+        set_residual_dropout(model, 0.0)
+        model.train()
+        before = snapshot(model)
+        total = sum(len(e.response) for e in batch)
+        loss = -token_logprobs(model, batch).sum() / total
+        loss.backward()
+        expected = parameter_gradients(model)
+        model.zero_grad()
+        weights = master_weights(model, config)
+        weights.train()
+        assert sft._accumulate(weights, batch, config) == pytest.approx(float(loss.detach()), abs=1e-5), family.__name__
+        gradients = {name: whole_tensor(gradient) for name, gradient in parameter_gradients(model).items()}
+        assert largest_difference(gradients, expected) < 1e-4, family.__name__
+        for gathered in (whole(model), for_generation(weights, "float32")):
+            if gathered is not None:
+                assert largest_difference(snapshot(gathered), before) == 0.0, family.__name__
+                assert float(-token_logprobs(gathered, batch).sum() / total) == pytest.approx(float(loss.detach()), abs=1e-5)
+
+
+def token_logprobs(model: PreTrainedModel, batch: Sequence[Example]) -> torch.Tensor:
+    packed = pack([e.prompt for e in batch], [e.response for e in batch])
+    hidden = packed_hidden(model, packed).index_select(0, packed.predict_from)
+    return chunked_token_logprobs(hidden, unembedding(model), packed.targets)
+
+
 LOOPS: dict[str, Callable[..., None]] = {"pretrain": run_pretrain, "sft": run_sft, "reward": run_reward, "ppo": run_ppo}
 MODULES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
 
@@ -96,7 +132,7 @@ def work(loop: str, folder: str, rank: int, size: int, port: int, stop_at: int |
             module.apply_gradients = killed_at(stop_at, module.apply_gradients)
     end = "done"
     try:
-        LOOPS[loop](Path(folder), **changed)
+        (compare_families if loop == "families" else LOOPS[loop])(Path(folder), **changed)
     except KeyboardInterrupt:
         end = "interrupted"
     except BaseException as error:

@@ -127,6 +127,10 @@ def test_a_run_goes_on_with_another_number_of_ranks(loop: str, processes: Any, o
     assert_same_metrics(folder, one_process(loop))
 
 
+def test_every_model_family_is_sharded(processes: Any, tmp_path: Path) -> None:
+    assert launch(processes, "families", tmp_path / "families", 2) == ["done"] * 2
+
+
 def test_two_ranks_with_dropout_go_on_with_the_same_bits(processes: Any, tmp_path: Path) -> None:
     """Each rank's own random numbers are in the checkpoint."""
     settings: dict[str, Any] = {"residual_dropout": 0.3}

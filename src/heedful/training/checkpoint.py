@@ -144,7 +144,10 @@ def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int) -> None
 
     def write_part(aside: Path) -> None:
         write_sharded(aside, state)
-        own = sorted(aside.iterdir())[world().rank :: world().size]
+        # Each rank sums what it wrote itself: another machine may not see all of it yet.
+        own = [file for file in aside.iterdir() if file.name.startswith(f"__{world().rank}_")]
+        if world().leads:
+            own += [file for file in aside.iterdir() if not file.name.startswith("__")]
         sums = sorted(line for lines in everyone([f"{_checksum(file)}  {file.name}\n" for file in own]) for line in lines)
         if world().leads:
             (aside / CHECKSUM_FILE).write_text("".join(sums), encoding="ascii")

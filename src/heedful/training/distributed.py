@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.rendezvous import rendezvous
 
 from heedful.errors import ConfigError, LostRankError
@@ -59,7 +60,7 @@ def across_ranks(train: Callable[P, R]) -> Callable[P, R]:
         try:
             world()
             return train(*args, **kwargs)
-        except RuntimeError as error:
+        except (RuntimeError, CheckpointException) as error:
             if not _is_lost(error):
                 raise
             raise LostRankError(
@@ -218,7 +219,7 @@ def _owned(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [sorted(indices) for indices in owned]
 
 
-def _is_lost(error: RuntimeError) -> bool:
+def _is_lost(error: BaseException) -> bool:
     text = str(error).lower()
     signs = ("connection closed by peer", "connection reset by peer", "broken pipe", "gloo", "timed out", "nccl")
     return isinstance(error, dist.DistError) or (

@@ -142,7 +142,9 @@ def train_ppo(
 
             if in_flight.rollouts is None:
                 batch = [prompts[i] for i in prompt_order(config.seed, iteration, config.batch_size, len(prompts))]
-                generations = _respond(policy_weights, tokenizer, batch, config, iteration)
+                compute = for_generation(policy_weights, config.precision)
+                generations = _respond(compute, tokenizer, batch, config, iteration)
+                del compute
                 in_flight.rollouts = _judge(policy_weights, value_weights, reference, reward_model, batch, generations, config)
             rollouts, updates = in_flight.rollouts.to(policy.device), in_flight.updates
             if config.kl_limit is not None and (kl := _mean_kl(rollouts)) > config.kl_limit:
@@ -199,10 +201,10 @@ def prompt_order(seed: int, iteration: int, batch_size: int, num_prompts: int) -
 
 
 def _respond(
-    policy: MasterWeights, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
 ) -> list[Generation]:
     seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
-    return _generate(for_generation(policy, config.precision), tokenizer, prompts, seeds, config)
+    return _generate(policy, tokenizer, prompts, seeds, config)
 
 
 def _generate(
