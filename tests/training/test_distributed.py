@@ -165,7 +165,7 @@ def test_torchrun_starts_a_run_again_after_a_rank_was_lost(one_process: Any, tmp
     command = [*torchrun, "-m", "tests.training.ranks", str(tmp_path / "sft")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "1/1 attempts left" in ended.stderr or "SIGKILL" in ended.stderr or "Signal 9" in ended.stderr
+    assert "exitcode: -9" in ended.stderr  # a rank was killed on the way
     assert_same_metrics(tmp_path / "sft", one_process("sft"))
 
 
