@@ -195,7 +195,9 @@ def read_sharded(folder: Path) -> dict[str, Any]:
     reader = dcp.FileSystemReader(folder)
     kept = reader.read_metadata().state_dict_metadata
     room = {name: _room(described) for name, described in kept.items() if isinstance(described, TensorStorageMetadata)}
-    dcp.load(cast(Any, room), storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():  # that it takes this for a single process: each rank reads by itself
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load(cast(Any, room), storage_reader=reader, no_dist=True)
     return _with_shards(rest, room)
 
 
