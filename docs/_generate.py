@@ -49,6 +49,7 @@ UNITS: Mapping[str, str] = {
     "adam_beta2": "",
     "max_gradient_norm": "norm",
     "tokens_per_microbatch": "tokens",
+    "activation_checkpointing": "yes/no",
     "checkpoint_seconds": "s",
     "keep_checkpoints": "checkpoints",
     "validate_every": "steps",

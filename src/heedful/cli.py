@@ -365,6 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
         console = Console(stderr=True)
+        _refuse_torchrun()
         _RUN[type(verb)](verb, console)
         sys.stdout.flush()  # so that a closed pipe is noticed here, not when Python ends
     except HeedfulError as error:
@@ -377,6 +378,17 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(_refused(error), HeedfulError.exit_code)
     except KeyboardInterrupt:
         _complain("interrupted: run the same command again, it continues from the last checkpoint", INTERRUPTED)
+
+
+def _refuse_torchrun() -> None:
+    """A command that several processes run at the same time would write each file several times."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "the heedful command works in one process",
+            expected="one process",
+            got=f"{os.environ['WORLD_SIZE']} processes of torchrun",
+            next_step="call the training step from a program of your own: docs/distributed.md has one",
+        )
 
 
 def _refused(error: OSError) -> str:

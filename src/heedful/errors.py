@@ -10,7 +10,8 @@
     │   └── ModelError              a model folder or tokenizer that cannot be used
     ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
-    └── StorageError                a disk that is full or refuses; nothing half-written is left
+    ├── StorageError                a disk that is full or refuses; nothing half-written is left
+    └── LostRankError               under torchrun: another process of the run is gone
 
 Each message says what was expected, what was got, where, and what to do next.
 """
@@ -85,3 +86,7 @@ class NumericalError(HeedfulError):
 
 class StorageError(HeedfulError):
     """A disk is full or refuses to write; nothing half-written is left behind."""
+
+
+class LostRankError(HeedfulError):
+    """Another process of a run under torchrun is gone; the last checkpoint is there to go on from."""

@@ -205,7 +205,7 @@ def test_killed_and_run_again_it_is_as_never_killed(project: Path, tmp_path: Pat
     arguments = ("sweep", "sft", "learning_rate", "--values", 1e-2, 3e-2)
     killed = heedful(*arguments, "--project", project, kill=("sft", 3, "log", signal.SIGKILL))
     assert killed.returncode == -signal.SIGKILL
-    assert list(project.glob("sweeps/*/sft-1/checkpoint.pt"))
+    assert list(project.glob("sweeps/*/sft-1/checkpoints/step-*"))
     assert not (project / "sweeps" / "sft-learning_rate" / "results.json").exists()
     again = heedful(*arguments, "--project", project)
     assert again.returncode == 0, again.stderr

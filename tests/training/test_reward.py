@@ -282,7 +282,7 @@ def test_an_interruption_while_the_model_is_saved_does_not_shift_it_twice(
     monkeypatch.setattr(reward, "CheckpointTimer", every(1))
     whole = train(scalar_model(), likes_sevens(16), settings(), tmp_path / "whole", demonstrations=DEMONSTRATIONS)
     with monkeypatch.context() as patched:
-        patched.setattr(reward, "save_model", interrupted_at(1, reward.save_model))
+        patched.setattr(reward, "save_gathered", interrupted_at(1, reward.save_gathered))
         with pytest.raises(KeyboardInterrupt):
             train(scalar_model(), likes_sevens(16), settings(), tmp_path / "run", demonstrations=DEMONSTRATIONS)
     resumed = train(scalar_model(), likes_sevens(16), settings(), tmp_path / "run", demonstrations=DEMONSTRATIONS)

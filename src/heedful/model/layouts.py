@@ -146,9 +146,9 @@ def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[S
 
 def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Final hidden states [tokens, width] of a row, from any model switched to heedful attention."""
-    output = model.base_model(
-        input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=batch.layout
-    )
+    # A model that is sharded over several processes gathers its weights first (training/sharding.py).
+    body = vars(model).get("heedful_sharded_body", model.base_model)
+    output = body(input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=batch.layout)
     return output.last_hidden_state[0]
 
 

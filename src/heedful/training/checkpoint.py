@@ -2,7 +2,7 @@
 
 A checkpoint is written aside, flushed to the disk and renamed, so it is there whole or not at all. It is verified by its
 checksum before it is read (`sha256sum --check SHA256SUMS` in its folder does the same), and where it is damaged the one before
-it takes its place.
+it takes its place. Under ``torchrun`` all ranks write and verify one checkpoint together; any number of ranks reads it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import CheckpointException
 
 from heedful.errors import StorageError
 from heedful.model import ASIDE, write_folder
 from heedful.training.data import PretrainingText
+from heedful.training.distributed import agreed, everyone, wait_for_all, world
+from heedful.training.sharding import read_sharded, whole_tensor, write_sharded
 
 CHECKPOINTS = "checkpoints"
 STATE_FILE, CHECKSUM_FILE = "state.pt", "SHA256SUMS"
@@ -32,6 +35,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Non
     the previous checkpoints are untouched.
     """
 
+    if world().size > 1:
+        _save_together(folder, state, keep=keep)
+        return
+
     def write(aside: Path) -> None:
         try:
             with open(aside / STATE_FILE, "wb") as file:
@@ -42,8 +49,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Non
         (aside / CHECKSUM_FILE).write_text(f"{_checksum(aside / STATE_FILE)}  {STATE_FILE}\n", encoding="ascii")
 
     write_folder(folder / f"step-{state['step']}", write)
-    for old in _newest_first(folder)[keep:]:
-        _remove(old)
+    _prune(folder, keep)
 
 
 def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -52,23 +58,24 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
     Where the newest is damaged, ``say`` tells so, it is removed, and the one before it is taken. Raises StorageError where all
     are damaged; then they are left as they are.
     """
-    damaged: list[tuple[Path, Exception]] = []
-    for path in _newest_first(folder):
-        try:
-            state = _read(path)
-        except Exception as error:  # torch.load raises nearly anything for a damaged file
-            damaged.append((path, error))
+    damaged: list[tuple[Path, str]] = []
+    for path in agreed(_newest_first(folder)):
+        state, problem = _try_to_read(path)
+        if problem is not None:
+            damaged.append((path, problem))
             continue
-        for newer, error in damaged:
-            say(f"{newer.name} is damaged ({_first_line(error)}): going back to {path.name}")
-            _remove(newer)
+        for newer, problem in damaged:
+            say(f"{newer.name} is damaged ({problem}): going back to {path.name}")
+            if world().leads:
+                _remove(newer)
+        wait_for_all()
         return state
     if damaged:
-        path, error = damaged[0]
+        path, problem = damaged[0]
         raise StorageError(
             "the checkpoint is damaged, and there is no other" if len(damaged) == 1 else "all checkpoints are damaged",
             expected="a checkpoint as this version of Heedful wrote it",
-            got=_first_line(error),
+            got=problem,
             where=path,
             next_step=f"delete {folder} to start this step again",
         )
@@ -77,7 +84,7 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints at once: a kill on the way leaves none that is half removed."""
-    if folder.is_dir():
+    if world().leads and folder.is_dir():
         _remove(folder)
 
 
@@ -91,13 +98,22 @@ def digest(value: Any) -> str:
 
 def random_state() -> dict[str, Any]:
     """The states of torch's global random generators. Numpy's need none: each is made from the seed and a place in the run."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    if not torch.cuda.is_available():
+        cuda = []
+    elif world().size > 1:  # of several ranks each has one GPU
+        cuda = [torch.cuda.get_rng_state()]
+    else:
+        cuda = torch.cuda.get_rng_state_all()
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put the generators back. A run that goes on with another number of GPUs keeps the new ones' own states."""
     torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
+    if world().size > 1:
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"][0])
+    elif len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
@@ -109,7 +125,7 @@ class CheckpointTimer:
         self.last = clock()
 
     def due(self) -> bool:
-        if self.clock() - self.last < self.seconds:
+        if not agreed(self.clock() - self.last >= self.seconds):  # rank 0's clock decides
             return False
         self.last = self.clock()
         return True
@@ -120,11 +136,65 @@ def _newest_first(folder: Path) -> list[Path]:
     return [numbered[number] for number in sorted(numbered, reverse=True)]
 
 
+def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int) -> None:
+    """All ranks write their shards into one folder; rank 0 then adds the checksums, renames the folder and prunes."""
+
+    def write(aside: Path) -> None:
+        write_part(agreed(aside))
+
+    def write_part(aside: Path) -> None:
+        write_sharded(aside, state)
+        # Each rank sums what it wrote itself: another machine may not see all of it yet.
+        own = [file for file in aside.iterdir() if file.name.startswith(f"__{world().rank}_")]
+        if world().leads:
+            own += [file for file in aside.iterdir() if not file.name.startswith("__")]
+        sums = sorted(line for lines in everyone([f"{_checksum(file)}  {file.name}\n" for file in own]) for line in lines)
+        if world().leads:
+            (aside / CHECKSUM_FILE).write_text("".join(sums), encoding="ascii")
+
+    if world().leads:
+        write_folder(folder / f"step-{state['step']}", write)
+        _prune(folder, keep)
+    else:
+        write_part(agreed(None))
+    wait_for_all()
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for old in _newest_first(folder)[keep:]:
+        _remove(old)
+
+
+def _try_to_read(path: Path) -> tuple[dict[str, Any], None] | tuple[None, str]:
+    """A checkpoint's state, or what is wrong with it on any rank; each rank verifies a part of the files."""
+    for step in (_verify, _read):
+        state, problem = None, None
+        try:
+            state = step(path)
+        except (Exception, CheckpointException) as error:  # torch.load raises nearly anything for a damaged file
+            problem = _first_line(error)
+        problems = [text for text in everyone(problem) if text is not None]
+        if problems:
+            return None, problems[0]
+    assert state is not None
+    return state, None
+
+
+def _verify(path: Path) -> None:
+    lines = (path / CHECKSUM_FILE).read_text(encoding="ascii").splitlines()
+    if not lines:
+        raise ValueError("its checksums are gone")
+    for line in lines[world().rank :: world().size]:
+        expected, name = line.split(maxsplit=1)
+        if _checksum(path / name) != expected:
+            raise ValueError("its checksum is another")
+
+
 def _read(path: Path) -> dict[str, Any]:
-    expected = (path / CHECKSUM_FILE).read_text(encoding="ascii").split(maxsplit=1)[0]
-    if _checksum(path / STATE_FILE) != expected:
-        raise ValueError("its checksum is another")
-    return torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
+    if not (path / STATE_FILE).exists():
+        return read_sharded(path)
+    # One process wrote it. Under torchrun each rank takes its own shards from it, and the file is not read as a whole.
+    return torch.load(path / STATE_FILE, map_location="cpu", weights_only=True, mmap=world().size > 1)
 
 
 def _checksum(path: Path) -> str:
@@ -140,11 +210,11 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _parts(value: Any) -> Iterable[bytes]:
+def _parts(value: Any) -> Iterable[bytes | memoryview]:
     if isinstance(value, torch.nn.Module):
         for name, tensor in value.state_dict().items():
             yield name.encode()
-            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            yield whole_tensor(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     elif isinstance(value, PretrainingText):
         yield value.tokens.tobytes()
         yield value.offsets.tobytes()
@@ -155,5 +225,5 @@ def _parts(value: Any) -> Iterable[bytes]:
         yield repr(value).encode()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__

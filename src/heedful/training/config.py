@@ -30,6 +30,8 @@ class StepConfig:
     """Gradients are scaled down to this global norm (the paper is silent; GPT-3 used 1.0). 0 switches it off."""
     tokens_per_microbatch: int = 16_384
     """Tokens in one forward and backward pass; larger batches are accumulated. Bounds memory, does not change the result."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, one more forward pass."""
     checkpoint_seconds: float = 60.0
     """A checkpoint to resume from is written at least this often (seconds); all are removed when the step is done."""
     keep_checkpoints: int = 2

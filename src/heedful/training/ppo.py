@@ -42,7 +42,6 @@ from heedful.model import (
     packed_hidden,
     quick_check,
     request_seeds,
-    save_model,
     scalar_head,
     scalar_offset,
     set_residual_dropout,
@@ -52,13 +51,16 @@ from heedful.model import (
 )
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
-from heedful.training.data import PretrainingText, epoch_order, minibatches
+from heedful.training.data import PretrainingText, epoch_order
+from heedful.training.distributed import across_ranks, in_order, own_indices, rows_in_order, share, total, totals
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.progress import Best, InFlight, Rollouts
 from heedful.training.run import Run
 from heedful.training.schedules import constant_after_warmup, set_learning_rate
+from heedful.training.sharding import for_generation, frozen_copy, load_into, master_weights, save_whole, shard
 
 
+@across_ranks
 def train_ppo(
     policy: PreTrainedModel,
     reward_model: PreTrainedModel,
@@ -76,7 +78,8 @@ def train_ppo(
 
     prompts: token ids of unique prompts; each epoch over them has its own random order. validation: held-back prompts, scored
     where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given; the value function starts as a
-    copy of the reward model (SPEC 3.5). Raises CheckError, ConfigError, DataError, NumericalError, StorageError.
+    copy of the reward model (SPEC 3.5). Under ``torchrun`` all models are sharded, the one that is returned too: the folder
+    holds it whole. Raises CheckError, ConfigError, DataError, LostRankError, NumericalError, StorageError.
     """
     if not prompts:
         raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
@@ -109,7 +112,9 @@ def train_ppo(
     average = copy_sharing_base(policy)
     for model in (policy, value_model):
         set_residual_dropout(model, 0.0)
-    policy_weights, value_weights = MasterWeights(policy, config.precision), MasterWeights(value_model, config.precision)
+    reference, reward_model = shard(reference, config.precision), shard(reward_model, config.precision)
+    average = shard(average, "float32")  # never computed with
+    policy_weights, value_weights = master_weights(policy, config), master_weights(value_model, config)
     policy_optimizer, value_optimizer = make_optimizer(policy, config), make_optimizer(value_model, config)
     result = average if config.average_decay else policy
     parts = {
@@ -132,13 +137,15 @@ def train_ppo(
 
     with run.progress(config.iterations, done=done, unit="iterations") as progress:
         for iteration in range(done, config.iterations):
-            share = constant_after_warmup(iteration, warmup=config.warmup_iterations, start_share=config.warmup_start_share)
-            set_learning_rate(policy_optimizer, config.learning_rate * share)
-            set_learning_rate(value_optimizer, config.value_learning_rate * share)
+            warm = constant_after_warmup(iteration, warmup=config.warmup_iterations, start_share=config.warmup_start_share)
+            set_learning_rate(policy_optimizer, config.learning_rate * warm)
+            set_learning_rate(value_optimizer, config.value_learning_rate * warm)
 
             if in_flight.rollouts is None:
                 batch = [prompts[i] for i in prompt_order(config.seed, iteration, config.batch_size, len(prompts))]
-                generations = _respond(policy_weights.compute, tokenizer, batch, config, iteration)
+                compute = for_generation(policy_weights, config.precision)
+                generations = _respond(compute, tokenizer, batch, config, iteration)
+                del compute
                 in_flight.rollouts = _judge(policy_weights, value_weights, reference, reward_model, batch, generations, config)
             rollouts, updates = in_flight.rollouts.to(policy.device), in_flight.updates
             if config.kl_limit is not None and (kl := _mean_kl(rollouts)) > config.kl_limit:
@@ -163,7 +170,7 @@ def train_ppo(
                 updates.append(metrics)
             update_average(average, policy, config.average_decay)
 
-            summary = _summary(rollouts, updates) | {"learning_rate": config.learning_rate * share}
+            summary = _summary(rollouts, updates) | {"learning_rate": config.learning_rate * warm}
             if config.validates_after(iteration):
                 summary["validation_reward"] = _validation_reward(result, reward_model, tokenizer, validation, config)
                 if config.keep_best:
@@ -180,9 +187,9 @@ def train_ppo(
             f"{title}: best validation reward {best.reward:+.3f}, after iteration {best.iteration}: that model is the result",
             highlight=False,
         )
-        result.load_state_dict(best.weights)
+        load_into(result, best.weights)
     result.eval()
-    save_model(result, tokenizer, run.model_folder)
+    save_whole(result, tokenizer, run.model_folder)
     run.finish()
     return result
 
@@ -198,8 +205,24 @@ def _respond(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
 ) -> list[Generation]:
     seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
-    sampling = _sampling(tokenizer, config)
-    return generator(config.engine)(policy, prompts, sampling, seeds, batch_size=config.batch_size, tokenizer=tokenizer)
+    return _generate(policy, tokenizer, prompts, seeds, config)
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    seeds: list[int],
+    config: PPOConfig,
+) -> list[Generation]:
+    """A response to each prompt, on all ranks; each rank generates its part of them."""
+    own = own_indices([len(prompt) for prompt in prompts])
+    own_prompts, own_seeds = [prompts[i] for i in own], [seeds[i] for i in own]
+    generate = generator(config.engine)
+    responses = generate(
+        model, own_prompts, _sampling(tokenizer, config), own_seeds, batch_size=config.batch_size, tokenizer=tokenizer
+    )
+    return in_order(zip(own, responses, strict=True))
 
 
 def _sampling(tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> Sampling:
@@ -217,17 +240,16 @@ def _validation_reward(
     config: PPOConfig,
 ) -> float:
     """Mean score of a model's responses to the validation prompts; the seeds are the same each time."""
-    compute = frozen(copy_sharing_base(model), config.precision)
+    compute = frozen_copy(model, config.precision)
     rows = list(prompts)
     seeds = request_seeds(config.seed, stream="validation", count=len(rows))
-    sampling = _sampling(tokenizer, config)
-    generations = generator(config.engine)(compute, rows, sampling, seeds, batch_size=config.batch_size, tokenizer=tokenizer)
-    total = 0.0
-    for members in _microbatches(rows, generations, range(len(rows)), config):
+    generations = _generate(compute, tokenizer, rows, seeds, config)
+    summed = 0.0
+    for members, factor in _microbatches(rows, generations, range(len(rows)), config):
         batch = _pack(rows, generations, members).to(compute.device)
         score = _without_end(_scalars(reward_model, batch, batch.last), [generations[i] for i in members], config)
-        total += float(score.sum())
-    return total / len(rows)
+        summed += factor * float(score.sum())
+    return total(summed) / len(rows)
 
 
 def _without_end(score: Tensor, generations: Sequence[Generation], config: PPOConfig) -> Tensor:
@@ -250,8 +272,9 @@ def _judge(
 ) -> Rollouts:
     """Log-probs, values, scores and advantages of a batch of responses."""
     longest = max(len(g.tokens) for g in generations)
-    columns: dict[str, list[Tensor]] = {"logprobs": [], "reference_logprobs": [], "values": [], "mask": [], "score": []}
-    for members in _microbatches(prompts, generations, range(len(prompts)), config):
+    names = ("logprobs", "reference_logprobs", "values", "mask", "score")
+    columns: dict[str, list[tuple[list[int], Tensor]]] = {name: [] for name in names}
+    for members, factor in _microbatches(prompts, generations, range(len(prompts)), config):
         batch = _pack(prompts, generations, members).to(policy.compute.device)
         padded = {
             "logprobs": batch.pad(_logprobs(policy.compute, batch, config)),
@@ -259,10 +282,14 @@ def _judge(
             "values": batch.pad(_scalars(value.compute, batch, batch.predict_from)),
             "mask": batch.mask(),
         }
+        score = _scalars(reward_model, batch, batch.last)
+        if not factor:
+            continue
         for name, tensor in padded.items():
-            columns[name].append(F.pad(tensor, (0, longest - tensor.shape[1])))
-        columns["score"].append(_scalars(reward_model, batch, batch.last))
-    joined = {name: torch.cat(parts) for name, parts in columns.items()}
+            columns[name].append((members, F.pad(tensor, (0, longest - tensor.shape[1]))))
+        columns["score"].append((members, score))
+    # The whole batch on every rank: it is small, and all that follows is then as in one process.
+    joined = {name: rows_in_order(parts, policy.compute.device) for name, parts in columns.items()}
     score, mask = _without_end(joined["score"], generations, config), joined["mask"]
     rewards = rewards_with_kl(score, joined["logprobs"], joined["reference_logprobs"], mask, beta=config.kl_coefficient)
     advantages, returns = generalized_advantage_estimation(
@@ -284,8 +311,8 @@ def _judge(
 def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
     """Add the gradient of one minibatch's clipped policy loss (mean over its tokens)."""
     count = sum(len(rollouts.generations[i].tokens) for i in members)
-    totals: dict[str, float] = {}
-    for part in _microbatches(rollouts.prompts, rollouts.generations, members, config):
+    sums: dict[str, float] = {}
+    for part, factor in _microbatches(rollouts.prompts, rollouts.generations, members, config):
         batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
         hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
         logprobs, entropy = chunked_token_logprobs_and_entropy(
@@ -302,20 +329,20 @@ def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[i
             clip_ratio=config.clip_ratio,
             normalizer=count,
         )
-        loss.backward()
-        share = len(batch.targets) / count
-        _add(totals, "policy_loss", loss.detach())
-        _add(totals, "entropy", entropy.mean() * share)
-        _add(totals, "clip_fraction", statistics.clip_fraction * share)
-        _add(totals, "approximate_kl", statistics.approximate_kl * share)
-    return totals
+        (factor * loss).backward()
+        weight = factor * len(batch.targets) / count
+        _add(sums, "policy_loss", factor * loss.detach())
+        _add(sums, "entropy", entropy.mean() * weight)
+        _add(sums, "clip_fraction", statistics.clip_fraction * weight)
+        _add(sums, "approximate_kl", statistics.approximate_kl * weight)
+    return totals(sums)
 
 
 def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
     """Add the gradient of one minibatch's clipped value loss (mean over its tokens)."""
     count = sum(len(rollouts.generations[i].tokens) for i in members)
-    totals: dict[str, float] = {}
-    for part in _microbatches(rollouts.prompts, rollouts.generations, members, config):
+    sums: dict[str, float] = {}
+    for part, factor in _microbatches(rollouts.prompts, rollouts.generations, members, config):
         batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
         width = int(batch.lengths.max())
         rows = torch.tensor(part, device=rollouts.mask.device)
@@ -327,25 +354,25 @@ def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[in
             clip_range=config.value_clip,
             normalizer=count,
         )
-        loss.backward()
-        share = len(batch.targets) / count
-        _add(totals, "value_loss", loss.detach())
-        _add(totals, "value_clip_fraction", statistics.clip_fraction * share)
-        _add(totals, "explained_variance", statistics.explained_variance * share)
-    return totals
+        (factor * loss).backward()
+        weight = factor * len(batch.targets) / count
+        _add(sums, "value_loss", factor * loss.detach())
+        _add(sums, "value_clip_fraction", statistics.clip_fraction * weight)
+        _add(sums, "explained_variance", statistics.explained_variance * weight)
+    return totals(sums)
 
 
 def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], config: PPOConfig) -> float:
     """Add gamma times the gradient of the pretraining loss (mean per token of the minibatch's sequences); returns the loss."""
     count = sum(len(s) - 1 for s in sequences)
-    total = 0.0
-    for members in minibatches([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
+    summed = 0.0
+    for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
         batch = pack_documents([sequences[i] for i in members]).to(weights.compute.device)
         hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
         loss = -chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets).sum() / count
-        (config.ptx_coefficient * loss).backward()
-        total += float(loss.detach())
-    return total
+        (factor * config.ptx_coefficient * loss).backward()
+        summed += factor * float(loss.detach())
+    return total(summed)
 
 
 def _logprobs(model: PreTrainedModel, batch: PackedBatch, config: PPOConfig) -> Tensor:
@@ -366,10 +393,12 @@ def _pack(prompts: list[list[int]], generations: list[Generation], members: Sequ
 
 def _microbatches(
     prompts: list[list[int]], generations: list[Generation], members: Sequence[int], config: PPOConfig
-) -> list[list[int]]:
+) -> list[tuple[list[int], float]]:
+    """This rank's part of some episodes in microbatches, and the factor of each one's loss."""
     members = list(members)
     lengths = [len(prompts[i]) + len(generations[i].tokens) for i in members]
-    return [[members[j] for j in part] for part in minibatches(lengths, tokens=config.tokens_per_microbatch)]
+    parts = share(lengths, tokens=config.tokens_per_microbatch)
+    return [([members[j] for j in part], factor) for part, factor in parts]
 
 
 def _split(config: PPOConfig, iteration: int, inner: int) -> list[list[int]]:
@@ -439,5 +468,5 @@ def _show(run: Run, tokenizer: PreTrainedTokenizerBase, iteration: int, rollouts
         )
 
 
-def _add(totals: dict[str, float], name: str, value: Tensor) -> None:
-    totals[name] = totals.get(name, 0.0) + float(value)
+def _add(sums: dict[str, float], name: str, value: Tensor) -> None:
+    sums[name] = sums.get(name, 0.0) + float(value)

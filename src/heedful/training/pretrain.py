@@ -18,18 +18,20 @@ from heedful.model import (
     pack_documents,
     packed_hidden,
     quick_check,
-    save_model,
     set_residual_dropout,
     unembedding,
 )
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PretrainConfig
 from heedful.training.data import PretrainingText
+from heedful.training.distributed import across_ranks, share, total
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, set_learning_rate
+from heedful.training.sharding import master_weights, save_whole
 
 
+@across_ranks
 def train_pretrain(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -42,13 +44,14 @@ def train_pretrain(
 ) -> PreTrainedModel:
     """Train ``model`` (fp32, changed in place) on ``text``, save it to ``folder/model`` and return it.
 
-    Raises CheckError, NumericalError (loss not finite), StorageError (disk full).
+    Under ``torchrun`` the model that is returned is sharded: the folder holds it whole.
+    Raises CheckError, LostRankError, NumericalError (loss not finite), StorageError (disk full).
     """
     quick_check(model)
     run = Run(folder, config, title="pretrain", console=console)
     steps = max(1, config.num_tokens // config.batch_tokens)
     set_residual_dropout(model, 0.0)
-    weights = MasterWeights(model, config.precision)
+    weights = master_weights(model, config)
     optimizer = make_optimizer(model, config, weight_decay=config.weight_decay)
     parts = {"model": model, "optimizer": optimizer}
     state = run.resume(parts, model=model, text=text)
@@ -60,12 +63,12 @@ def train_pretrain(
     warmup = round(config.warmup_share * steps)
     with run.progress(steps, done=done) as progress:
         for step in range(done, steps):
-            share = cosine(step, steps, final_share=config.final_learning_rate_share, warmup=warmup)
-            set_learning_rate(optimizer, config.learning_rate * share)
+            rate = config.learning_rate * cosine(step, steps, final_share=config.final_learning_rate_share, warmup=warmup)
+            set_learning_rate(optimizer, rate)
             loss = _accumulate(weights, next(batches), config)
             norm = apply_gradients(optimizer, model, config.max_gradient_norm)
             weights.refresh()
-            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": config.learning_rate * share})
+            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
             progress.advance(note=f"loss {loss:.3f}")
             if validation is not None and config.validates_after(step):
                 run.log(step, {"validation_loss": text_loss(weights.compute, validation, context_length=config.context_length)})
@@ -75,7 +78,7 @@ def train_pretrain(
         loss = text_loss(weights.compute, validation, context_length=config.context_length)
         run.log(steps, {"validation_loss": loss})
         run.console.print(f"pretrain: validation loss {loss:.3f}", highlight=False)
-    save_model(model, tokenizer, run.model_folder)
+    save_whole(model, tokenizer, run.model_folder)
     run.finish()
     return model
 
@@ -86,34 +89,31 @@ def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: 
     training = model.training
     model.eval()
     sequences = list(_first(text.sequences(context_length=context_length, rng=np.random.default_rng(0)), max_sequences))
-    total, count = 0.0, 0
+    loss, count = 0.0, sum(len(s) - 1 for s in sequences)
     for first in range(0, len(sequences), 32):
-        batch = pack_documents([list(s) for s in sequences[first : first + 32]]).to(model.device)
-        hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
-        logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
-        total -= float(logprobs.sum())
-        count += len(batch.targets)
+        part = sequences[first : first + 32]
+        for members, factor in share([len(s) for s in part], tokens=sum(len(s) for s in part)):
+            batch = pack_documents([list(part[i]) for i in members]).to(model.device)
+            hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+            logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
+            loss -= factor * float(logprobs.sum())
     model.train(training)
-    return total / count
+    return total(loss) / count
 
 
 def _accumulate(weights: MasterWeights, sequences: list[NDArray[np.int32]], config: PretrainConfig) -> float:
     """Add up the gradients of the mean loss per token over a batch; returns that loss."""
     count = sum(len(s) - 1 for s in sequences)
-    total = 0.0
-    start = 0
-    while start < len(sequences):
-        end, size = start, 0
-        while end < len(sequences) and (end == start or size + len(sequences[end]) <= config.tokens_per_microbatch):
-            size += len(sequences[end])
-            end += 1
-        batch = pack_documents(sequences[start:end]).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
+    summed = 0.0
+    for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
+        documents = [sequences[i] for i in members]
+        batch = pack_documents(documents).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
         hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
-        loss = -chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets).sum() / count
+        logprobs = chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets)
+        loss = factor * -logprobs.sum() / count
         loss.backward()
-        total += float(loss.detach())
-        start = end
-    return total
+        summed += float(loss.detach())
+    return total(summed)
 
 
 def _batches(text: PretrainingText, config: PretrainConfig, *, skip: int) -> Iterator[list[NDArray[np.int32]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from heedful.model import (
     pack_shared,
     packed_hidden,
     quick_check,
-    save_model,
     scalar_head,
     scalar_offset,
     set_residual_dropout,
@@ -30,13 +29,16 @@ from heedful.model import (
 )
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
-from heedful.training.data import Example, RankedPrompt, epoch_order, minibatches
+from heedful.training.data import Example, RankedPrompt, epoch_order
+from heedful.training.distributed import across_ranks, in_order, rows_in_order, share, totals
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.ranking_accuracy import accuracy_by
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, set_learning_rate
+from heedful.training.sharding import master_weights, save_gathered, whole
 
 
+@across_ranks
 def train_reward(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -50,7 +52,8 @@ def train_reward(
 ) -> PreTrainedModel:
     """Train a scalar model (fp32, changed in place), shift it so that demonstrations score 0 on average, save and return it.
 
-    Each prompt is computed once for its K responses. Raises CheckError, NumericalError, StorageError.
+    Each prompt is computed once for its K responses. Under ``torchrun`` the model that is returned is sharded: the folder holds
+    it whole. Raises CheckError, LostRankError, NumericalError, StorageError.
     """
     quick_check(model)
     run = Run(folder, config, title="reward", console=console)
@@ -59,7 +62,7 @@ def train_reward(
     set_residual_dropout(model, 0.0)
     if config.lora_rank:
         add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
-    weights = MasterWeights(model, config.precision)
+    weights = master_weights(model, config)
     optimizer = make_optimizer(model, config)
     parts = {"model": model, "optimizer": optimizer}
     state = run.resume(parts, model=model, rankings=rankings)
@@ -72,12 +75,11 @@ def train_reward(
             epoch, place = divmod(step, steps_per_epoch)
             order = epoch_order(config.seed, epoch, len(rankings))
             batch = [rankings[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
-            share = cosine(step, steps, final_share=config.final_learning_rate_share)
-            set_learning_rate(optimizer, config.learning_rate * share)
+            rate = config.learning_rate * cosine(step, steps, final_share=config.final_learning_rate_share)
+            set_learning_rate(optimizer, rate)
             loss, accuracy = _accumulate(weights, batch, config)
             norm = apply_gradients(optimizer, model, config.max_gradient_norm)
             weights.refresh()
-            rate = config.learning_rate * share
             run.log(step, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": rate})
             progress.advance(note=f"loss {loss:.3f}  accuracy {accuracy:.0%}")
             if validation and config.validates_after(step):
@@ -92,13 +94,15 @@ def train_reward(
         run.console.print(
             f"reward: accuracy on the rankings of {len(validation):,} unseen prompts {accuracy:.1%}", highlight=False
         )
+    final = whole(model)  # the model itself, or what rank 0 gathers of it
     if demonstrations:
         prompts, responses = [d.prompt for d in demonstrations], [d.response for d in demonstrations]
         mean = float(score(weights.compute, prompts, responses, tokens_per_microbatch=config.tokens_per_microbatch).mean())
-        shift_scalar_model(model, -mean)
+        if final is not None:
+            shift_scalar_model(final, -mean)
         run.log(steps, {"demonstration_reward_before_shift": mean})
     model.eval()
-    save_model(model, tokenizer, run.model_folder)
+    save_gathered(final, tokenizer, run.model_folder)
     run.finish()
     return model
 
@@ -112,13 +116,14 @@ def score(
     tokens_per_microbatch: int = 16_384,
 ) -> Tensor:
     """Rewards [sequences] fp32, read at each sequence's last token. The order and the microbatches do not matter."""
-    scores: list[Tensor] = []
-    for members in minibatches(
-        [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], tokens=tokens_per_microbatch
-    ):
+    scores: list[tuple[list[int], Tensor]] = []
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    for members, factor in share(lengths, tokens=tokens_per_microbatch):
         batch = pack([prompts[i] for i in members], [responses[i] for i in members]).to(model.device)
-        scores.append(_rewards(model, batch))
-    return torch.cat(scores)
+        rewards = _rewards(model, batch)
+        if factor:
+            scores.append((members, rewards))
+    return rows_in_order(scores, model.device)
 
 
 @torch.no_grad()
@@ -126,11 +131,13 @@ def score_rankings(
     model: PreTrainedModel, rankings: Sequence[RankedPrompt], *, tokens_per_microbatch: int = 16_384
 ) -> list[list[float]]:
     """Rewards of all responses of each ranking, each prompt computed once."""
-    return [
-        [float(r) for r in rewards]
-        for _, members in _microbatches(rankings, tokens_per_microbatch)
-        for rewards in _grouped(_rewards(model, _pack(members).to(model.device)), members)
-    ]
+    scores: list[tuple[int, list[float]]] = []
+    for indices, factor in _microbatches(rankings, tokens_per_microbatch):
+        members = [rankings[i] for i in indices]
+        groups = _grouped(_rewards(model, _pack(members).to(model.device)), members)
+        if factor:
+            scores += [(i, [float(r) for r in rewards]) for i, rewards in zip(indices, groups, strict=True)]
+    return in_order(scores)
 
 
 @torch.no_grad()
@@ -167,17 +174,19 @@ def _quality(scores: list[list[float]], rankings: Sequence[RankedPrompt]) -> tup
 
 def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: RewardConfig) -> tuple[float, float]:
     """Add up the gradients of the mean loss per prompt; returns it and the accuracy over the batch's comparisons."""
-    total, correct, pairs = 0.0, 0.0, 0.0
-    for _, members in _microbatches(batch, config.tokens_per_microbatch):
+    sums = {"loss": 0.0, "correct": 0.0, "pairs": 0.0}
+    for indices, factor in _microbatches(batch, config.tokens_per_microbatch):
+        members = [batch[i] for i in indices]
         rewards = _rewards(weights.compute, _pack(members).to(weights.compute.device))
         padded, ranks, shares = _by_labeler(rewards, members)
         loss, statistics = ranking_loss(padded, ranks, ranks > 0, weights=shares, normalizer=len(batch))
-        loss.backward()
-        total += float(loss.detach())
-        count = float(statistics.num_comparisons)
-        correct += float(statistics.accuracy) * count
-        pairs += count
-    return total, correct / pairs
+        (factor * loss).backward()
+        count = factor * float(statistics.num_comparisons)
+        sums["loss"] += factor * float(loss.detach())
+        sums["correct"] += float(statistics.accuracy) * count
+        sums["pairs"] += count
+    sums = totals(sums)
+    return sums["loss"], sums["correct"] / sums["pairs"]
 
 
 def _rewards(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -190,9 +199,8 @@ def _pack(members: Sequence[RankedPrompt]) -> PackedBatch:
     return pack_shared([r.prompt for r in members], [r.responses for r in members])
 
 
-def _microbatches(rankings: Sequence[RankedPrompt], tokens: int) -> Iterator[tuple[list[int], list[RankedPrompt]]]:
-    for members in minibatches([len(r.prompt) + sum(map(len, r.responses)) for r in rankings], tokens=tokens):
-        yield members, [rankings[i] for i in members]
+def _microbatches(rankings: Sequence[RankedPrompt], tokens: int) -> list[tuple[list[int], float]]:
+    return share([len(r.prompt) + sum(map(len, r.responses)) for r in rankings], tokens=tokens)
 
 
 def _grouped(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, ...]:

@@ -1,4 +1,7 @@
-"""A run folder: config.json, metrics.jsonl, samples.jsonl, checkpoints/ while it runs, and model/ when it is done."""
+"""A run folder: config.json, metrics.jsonl, samples.jsonl, checkpoints/ while it runs, and model/ when it is done.
+
+Under ``torchrun`` all ranks hold a Run of the same folder; rank 0 alone writes logs and talks, all write checkpoints together.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,18 @@ from heedful.training.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
+from heedful.training.distributed import everyone, refuse_different, set_seed, wait_for_all, world
+from heedful.training.sharding import load_into
 
 # Fields that may change when a run goes on: they do not change what it learns (but for rounding).
-_DO_NOT_COUNT = ("checkpoint_seconds", "keep_checkpoints", "tensorboard", "samples_every", "tokens_per_microbatch")
+_DO_NOT_COUNT = (
+    "checkpoint_seconds",
+    "keep_checkpoints",
+    "tensorboard",
+    "samples_every",
+    "tokens_per_microbatch",
+    "activation_checkpointing",
+)
 _PLAIN_LINES = 10  # progress lines of a step where the output is not a terminal
 
 
@@ -46,11 +58,14 @@ class Run:
 
     def __init__(self, folder: Path, config: Any, *, title: str, console: Console | None = None) -> None:
         self.folder, self.title, self.config = Path(folder), title, config
-        self.console = console or Console(stderr=True)
+        self._leads = world().leads
+        self.console = (console or Console(stderr=True)) if self._leads else Console(quiet=True)
         self._identity = {"configuration": {"step": type(config).__name__, **asdict(config)}, "inputs": {}}
-        self._tensorboard = _tensorboard_writer() if config.tensorboard else None
+        self._tensorboard = _tensorboard_writer() if config.tensorboard and self._leads else None
         self._events: Any = None
         self._purge_from: int | None = None
+        if not self._leads:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._checkpoints.exists():  # else only once the checkpoint is known to be of this configuration
@@ -69,20 +84,28 @@ class Run:
         checkpoint are cut off, because they will be made again; without one, all of them. Raises ConfigError where the
         checkpoint was made with another configuration or other inputs, StorageError where all checkpoints are damaged.
         """
-        remove_leftovers(self.folder)
+        if self._leads:
+            remove_leftovers(self.folder)
+        wait_for_all()
         self._identity["inputs"] = {name: digest(value) for name, value in inputs.items()}
+        refuse_different("configurations or data", self._identity)
         state = load_checkpoint(self._checkpoints, say=lambda text: self.console.print(f"{self.title}: {text}", markup=False))
         done = 0
         if state is not None:
             self._refuse_another(state["identity"])
             for name, part in (parts or {}).items():
-                part.load_state_dict(state[name])
-            set_random_state(state["random"])
+                load_into(part, state[name])
             done = int(state["step"])
-        self._write_configuration()
-        (self.folder / "stopped.json").unlink(missing_ok=True)
-        for path in self._logs:
-            _cut(path, done)
+            rank, others = world().rank, state.get("random_of_other_ranks", [])
+            if rank <= len(others):
+                set_random_state([state["random"], *others][rank])
+            else:  # this rank was not there when the checkpoint was written
+                set_seed(self.config.seed + done)
+        if self._leads:
+            self._write_configuration()
+            (self.folder / "stopped.json").unlink(missing_ok=True)
+            for path in self._logs:
+                _cut(path, done)
         self._purge_from = done  # TensorBoard drops what an earlier run wrote from this step on
         if state is not None:
             self.console.print(f"{self.title}: continuing at step {done}")
@@ -94,7 +117,7 @@ class Run:
         The logs are flushed first, so that no line before a checkpoint is ever missing. Raises StorageError.
         """
         try:
-            for path in self._logs:
+            for path in self._logs if self._leads else ():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
         except OSError as error:
@@ -102,7 +125,9 @@ class Run:
         if self._events is not None:
             self._events.flush()
         states = {name: part.state_dict() for name, part in (parts or {}).items()}
-        state = {"step": step, "identity": self._identity, "random": random_state(), **states, **more}
+        own, *others = everyone(random_state())
+        more |= {"random_of_other_ranks": others} if others else {}
+        state = {"step": step, "identity": self._identity, "random": own, **states, **more}
         save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints)
 
     def finish(self) -> None:
@@ -114,7 +139,8 @@ class Run:
     def stop_early(self, step: int, reason: str) -> None:
         """Say why the run ends before its last step, and keep it in ``stopped.json``."""
         self.console.print(f"{self.title}: stopped at step {step}: {reason}", markup=False, highlight=False)
-        write_atomically(self.folder / "stopped.json", json.dumps({"step": step, "reason": reason}, indent=2) + "\n")
+        if self._leads:
+            write_atomically(self.folder / "stopped.json", json.dumps({"step": step, "reason": reason}, indent=2) + "\n")
 
     def log(self, step: int, metrics: Mapping[str, float | Mapping[str, float]]) -> None:
         """Append one line to metrics.jsonl; a metric may be several numbers, each with a name.
@@ -180,6 +206,8 @@ class Run:
             )
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        if not self._leads:
+            return
         try:
             with open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

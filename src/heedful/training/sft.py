@@ -23,16 +23,17 @@ from heedful.model import (
     pack,
     packed_hidden,
     quick_check,
-    save_model,
     set_residual_dropout,
     unembedding,
 )
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
-from heedful.training.data import Example, PretrainingText, epoch_order, minibatches
+from heedful.training.data import Example, PretrainingText, epoch_order
+from heedful.training.distributed import across_ranks, set_seed, share, total
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, set_learning_rate
+from heedful.training.sharding import master_weights, save_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Candidate:
     pretraining_loss: float | None
 
 
+@across_ranks
 def train_sft(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -63,7 +65,7 @@ def train_sft(
 
     The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`).
     The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
-    Raises CheckError, ConfigError, NumericalError, StorageError.
+    Raises CheckError, ConfigError, LostRankError, NumericalError, StorageError.
     """
     if config.pretraining_share and pretraining is None:
         raise ConfigError(
@@ -79,7 +81,7 @@ def train_sft(
     keep_after = {round(config.epochs * (i + 1) / config.candidates) for i in range(config.candidates)} - {0}
     if config.lora_rank:
         add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
-    weights = MasterWeights(model, config.precision)
+    weights = master_weights(model, config)
     set_residual_dropout(weights.compute, config.residual_dropout)
     optimizer = make_optimizer(model, config)
     candidates: list[Candidate] = []
@@ -90,7 +92,7 @@ def train_sft(
         candidates = [Candidate(run.folder / "candidates" / Path(c[0]).name, *c[1:]) for c in state["candidates"]]
         done = int(state["step"])
     else:
-        torch.manual_seed(config.seed)
+        set_seed(config.seed)
     weights.refresh()
     timer = CheckpointTimer(config.checkpoint_seconds)
     text = _pretraining_batches(pretraining, config, steps, context_length) if pretraining is not None else None
@@ -102,13 +104,13 @@ def train_sft(
             batch = [examples[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
             if text is not None:
                 batch = batch + text[step]
-            share = cosine(step, steps, final_share=config.final_learning_rate_share)
-            set_learning_rate(optimizer, config.learning_rate * share)
+            rate = config.learning_rate * cosine(step, steps, final_share=config.final_learning_rate_share)
+            set_learning_rate(optimizer, rate)
             weights.train()
             loss = _accumulate(weights, batch, config)
             norm = apply_gradients(optimizer, model, config.max_gradient_norm)
             weights.refresh()
-            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": config.learning_rate * share})
+            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
             progress.advance(note=f"loss {loss:.3f}")
             if place == steps_per_epoch - 1 and epoch + 1 in keep_after:
                 candidate = _keep(
@@ -122,7 +124,7 @@ def train_sft(
             if timer.due():
                 kept = [(str(c.folder), c.epoch, c.validation_loss, c.pretraining_loss) for c in candidates]
                 run.save(step + 1, parts, candidates=kept)
-    save_model(model, tokenizer, run.model_folder)
+    save_whole(model, tokenizer, run.model_folder)
     run.finish()
     return candidates
 
@@ -132,9 +134,9 @@ def demonstration_loss(model: PreTrainedModel, examples: Sequence[Example], *, t
     """Mean loss per response token (nats)."""
     training = model.training
     model.eval()
-    total = sum(-float(logprobs.sum()) for logprobs in _logprobs(model, examples, tokens_per_microbatch))
+    loss = sum(-factor * float(logprobs.sum()) for logprobs, factor in _logprobs(model, examples, tokens_per_microbatch))
     model.train(training)
-    return total / sum(len(e.response) for e in examples)
+    return total(loss) / sum(len(e.response) for e in examples)
 
 
 def lowest_losses(candidates: Sequence[Candidate]) -> Candidate:
@@ -145,20 +147,20 @@ def lowest_losses(candidates: Sequence[Candidate]) -> Candidate:
 def _accumulate(weights: MasterWeights, batch: Sequence[Example], config: SFTConfig) -> float:
     """Add up the gradients of the batch's mean loss per target token; returns that loss."""
     count = sum(len(e.response) for e in batch)
-    total = 0.0
-    for logprobs in _logprobs(weights.compute, batch, config.tokens_per_microbatch):
-        loss = -logprobs.sum() / count
+    summed = 0.0
+    for logprobs, factor in _logprobs(weights.compute, batch, config.tokens_per_microbatch):
+        loss = factor * -logprobs.sum() / count
         loss.backward()
-        total += float(loss.detach())
-    return total
+        summed += float(loss.detach())
+    return total(summed)
 
 
-def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) -> Iterator[torch.Tensor]:
-    """Log-probs of all response tokens, a microbatch at a time."""
-    for members in minibatches([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
+def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) -> Iterator[tuple[torch.Tensor, float]]:
+    """Log-probs of all response tokens of this rank's examples, a microbatch at a time, and the factor of their loss."""
+    for members, factor in share([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
         batch = pack([examples[i].prompt for i in members], [examples[i].response for i in members]).to(model.device)
         hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
-        yield chunked_token_logprobs(hidden, unembedding(model), batch.targets)
+        yield chunked_token_logprobs(hidden, unembedding(model), batch.targets), factor
 
 
 def _keep(
@@ -172,7 +174,7 @@ def _keep(
     context_length: int,
 ) -> Candidate:
     folder = run.folder / "candidates" / f"epoch-{epoch}"
-    save_model(weights.master, tokenizer, folder)
+    save_whole(weights.master, tokenizer, folder)
     return Candidate(folder, epoch, *_validate(weights, validation, pretraining_validation, config, context_length))
 
 

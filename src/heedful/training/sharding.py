@@ -1,0 +1,244 @@
+"""Models, gradients and optimiser state in shards, one on each rank (FSDP2), and checkpoints that any number of ranks reads.
+
+Only under ``torchrun`` (:mod:`heedful.training.distributed`); in one process a model stays as it is. Weights are gathered layer
+by layer, in the compute type, for each forward and backward pass; gradients are summed over the ranks in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import empty as empty_sharded
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.errors import ConfigError
+from heedful.model import MasterWeights, Precision, copy_sharing_base, frozen, is_adapted, save_model, use_heedful_attention
+from heedful.model.dropout import decoder_layers
+from heedful.model.precision import copy_of_buffers
+from heedful.training.config import StepConfig
+from heedful.training.distributed import refuse_different, wait_for_all, world
+
+REST_FILE = "rest.pt"
+_MARK = "in the shards:"  # stands in the rest for a tensor that is in the shards
+
+
+def master_weights(model: PreTrainedModel, config: StepConfig) -> MasterWeights:
+    """The model's :class:`MasterWeights`; under ``torchrun`` the model is sharded, and its shards are the fp32 master.
+
+    The compute copy is then what FSDP gathers for a layer's pass, in the compute type.
+    """
+    sharded = world().size > 1
+    weights = MasterWeights(shard(model, config.precision), "float32" if sharded else config.precision)
+    if config.activation_checkpointing:
+        with warnings.catch_warnings():  # of a new name, which the first 5.x versions do not have
+            warnings.simplefilter("ignore", FutureWarning)
+            weights.compute.gradient_checkpointing_enable({"use_reentrant": False})
+    return weights
+
+
+def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
+    """Under ``torchrun``, leave each rank its shard of every parameter, in place; returned for chaining.
+
+    Raises ConfigError for a model with adapters, or where the ranks were given different weights.
+    """
+    if world().size == 1:
+        return model
+    refuse_different("models", [float(parameter.detach().sum(dtype=torch.float64)) for parameter in model.parameters()])
+    if is_adapted(model):
+        raise ConfigError(
+            "adapters (LoRA) cannot be trained under torchrun yet",
+            expected="lora_rank = 0, or one process",
+            got=f"lora_rank > 0 on {world().size} ranks",
+            next_step="set lora_rank = 0, or start without torchrun",
+        )
+    trained = next(model.parameters()).requires_grad
+    compute = torch.bfloat16 if precision == "bfloat16" and trained else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=compute, reduce_dtype=torch.float32 if compute is not None else None, cast_forward_inputs=False
+    )
+    arguments: dict[str, Any] = {"mesh": _mesh(), "mp_policy": policy}
+    for layer in decoder_layers(model):
+        fully_shard(layer, **arguments)
+    # Embeddings, last norm and head are gathered by the model itself, and stay so until the backward pass has ended: the head's
+    # weights are read outside of any module's forward.
+    fully_shard(model, **arguments)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # Losses are divided by the whole batch's counts, so gradients are summed, not averaged.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other reduction
+    vars(model)["heedful_sharded_body"] = _body(model)
+    register_fsdp_forward_method(model, "heedful_sharded_body")
+    return model
+
+
+def _body(model: PreTrainedModel) -> Callable[..., Any]:
+    """The model without its head, for FSDP to take as the whole model's forward."""
+
+    def body(**inputs: Any) -> Any:
+        output = model.base_model(**inputs)
+        output.last_hidden_state = output.last_hidden_state.clone()  # FSDP hangs a hook on it, which a view may lose
+        return output
+
+    return body
+
+
+def whole(model: PreTrainedModel) -> PreTrainedModel | None:
+    """A sharded model gathered into a plain one in rank 0's main memory (None on the others); any other model as it is."""
+    if not isinstance(model, FSDPModule):
+        return model
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        full = whole_tensor(tensor)  # one at a time, and all ranks take part
+        if world().leads:
+            state[name] = full.cpu()
+    return _plain(model, state) if world().leads else None
+
+
+def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedModel:
+    """The compute copy; of a sharded model a plain one, on each rank, made for the purpose.
+
+    It costs 2 bytes a parameter (float32: 4) of each GPU's memory as long as it is kept.
+    """
+    if not isinstance(weights.compute, FSDPModule):
+        return weights.compute
+    return _gathered_everywhere(weights.compute, precision)
+
+
+def frozen_copy(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
+    """A copy for inference in the compute type; of a sharded model the whole of it, on each rank."""
+    if not isinstance(model, FSDPModule):
+        return frozen(copy_sharing_base(model), precision)
+    return _gathered_everywhere(model, precision)
+
+
+def _gathered_everywhere(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        cast_to = torch.bfloat16 if precision == "bfloat16" and name in parameters else tensor.dtype
+        state[name] = whole_tensor(tensor.to(cast_to))
+    return _plain(model, state)
+
+
+def _plain(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
+    """A plain model of these weights."""
+    plain_class = cast(type[PreTrainedModel], type(model).__bases__[1])  # FSDP made a class of its own from it
+    with torch.device("meta"):
+        plain = use_heedful_attention(plain_class(copy.deepcopy(model.config)))
+    plain.load_state_dict(state, assign=True)
+    copy_of_buffers(model, plain)
+    plain.tie_weights()
+    return plain.requires_grad_(False).eval()
+
+
+def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """``save_model``; a sharded model is gathered and written by rank 0, and the others wait."""
+    save_gathered(whole(model), tokenizer, folder)
+
+
+def save_gathered(gathered: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write what :func:`whole` gave, on rank 0; the others wait."""
+    if gathered is not None and world().leads:
+        save_model(gathered, tokenizer, folder)
+    wait_for_all()
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered from all ranks; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def load_into(part: Any, state: dict[str, Any]) -> None:
+    """``part.load_state_dict(state)``, where a sharded model or its optimiser is given its own shards of whole tensors."""
+    if isinstance(part, FSDPModule):
+        own = cast(Any, part).state_dict()
+        state = {name: _sharded_like(tensor, own[name]) for name, tensor in state.items()}
+    elif isinstance(part, torch.optim.Optimizer) and world().size > 1:
+        parameters = [p for group in part.param_groups for p in group["params"]]
+        moments = {
+            i: {name: _sharded_like(value, parameters[i]) for name, value in values.items()}
+            for i, values in state["state"].items()
+        }
+        state = {**state, "state": moments}
+    cast(Any, part).load_state_dict(state)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def write_sharded(folder: Path, state: Mapping[str, Any]) -> None:
+    """All ranks write their shards of ``state`` into a folder that is there; rank 0 writes what is not sharded."""
+    shards: dict[str, Tensor] = {}
+    rest = _without_shards(dict(state), "", shards)
+    dcp.save(cast(Any, shards), storage_writer=dcp.FileSystemWriter(folder))
+    if world().leads:
+        with open(folder / REST_FILE, "wb") as file:
+            torch.save(rest, file)
+    wait_for_all()
+
+
+def read_sharded(folder: Path) -> dict[str, Any]:
+    """The state in a folder; each rank reads its shards only, whatever the number of ranks was. One process reads all."""
+    rest = torch.load(folder / REST_FILE, map_location="cpu", weights_only=True)
+    reader = dcp.FileSystemReader(folder)
+    kept = reader.read_metadata().state_dict_metadata
+    room = {name: _room(described) for name, described in kept.items() if isinstance(described, TensorStorageMetadata)}
+    with warnings.catch_warnings():  # that it takes this for a single process: each rank reads by itself
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load(cast(Any, room), storage_reader=reader, no_dist=True)
+    return _with_shards(rest, room)
+
+
+def _without_shards(value: Any, path: str, shards: dict[str, Tensor]) -> Any:
+    if isinstance(value, DTensor):
+        shards[path] = value
+        return _MARK + path
+    if isinstance(value, dict):
+        return {key: _without_shards(item, f"{path}/{key}", shards) for key, item in cast(dict[Any, Any], value).items()}
+    return value
+
+
+def _with_shards(value: Any, shards: dict[str, Tensor]) -> Any:
+    if isinstance(value, str) and value.startswith(_MARK):
+        return shards[value.removeprefix(_MARK)]
+    if isinstance(value, dict):
+        return {key: _with_shards(item, shards) for key, item in cast(dict[Any, Any], value).items()}
+    return value
+
+
+def _room(described: TensorStorageMetadata) -> Tensor:
+    """Where a tensor is read to: this rank's shard of it, or all of it in one process."""
+    if world().size == 1:
+        return torch.empty(described.size, dtype=described.properties.dtype)
+    return empty_sharded(*described.size, dtype=described.properties.dtype, device_mesh=_mesh(), placements=[Shard(0)])
+
+
+def _sharded_like(value: Any, like: Tensor) -> Any:
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or isinstance(value, DTensor):
+        return value
+    if value.shape != like.shape:  # Adam's count of steps
+        return value
+    # Every rank has the whole tensor: nothing is sent.
+    replicated = DTensor.from_local(value.to(like.device), like.device_mesh, [Replicate()], run_check=False)
+    return replicated.redistribute(placements=like.placements)
+
+
+_meshes: list[DeviceMesh] = []
+
+
+def _mesh() -> DeviceMesh:
+    if not _meshes:
+        _meshes.append(init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world().size,)))
+    return _meshes[0]

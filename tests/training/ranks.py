@@ -1,0 +1,163 @@
+"""The four loops on tiny models, as one rank of several: each rank is a process of its own, joined as ``torchrun`` joins them.
+
+``python -m tests.training.ranks FOLDER`` is the program that the test of torchrun's own restarts starts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import FAMILIES, largest_difference, parameter_gradients, snapshot, tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.training.interrupting import interrupted_at, quiet
+from tests.training.killed import EXAMPLES, scalar_model, text
+from tests.training.test_reward import likes_sevens
+from transformers import PreTrainedModel
+
+from heedful.functional import chunked_token_logprobs
+from heedful.model import pack, packed_hidden, set_residual_dropout, unembedding
+from heedful.training import ppo, pretrain, reward, sft
+from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
+from heedful.training.data import Example
+from heedful.training.sharding import for_generation, master_weights, whole, whole_tensor
+
+STEPS = 10
+COMMON: dict[str, Any] = {
+    "precision": "float32",
+    "checkpoint_seconds": 1e-9,
+    "learning_rate": 1e-3,
+    "validate_every": 3,
+    "tokens_per_microbatch": 40,
+}
+
+
+def run_pretrain(folder: Path, **changed: Any) -> None:
+    settings = {**COMMON, "num_tokens": 60 * STEPS, "batch_tokens": 60, "context_length": 24, "shortest_context": 8, **changed}
+    # Llama: a head of its own, which is not the embedding.
+    model = tiny_llama()
+    pretrain.train_pretrain(
+        model, tiny_tokenizer(), text(), PretrainConfig(**settings), folder, validation=text(), console=quiet()
+    )
+
+
+def run_sft(folder: Path, **changed: Any) -> None:
+    settings = {**COMMON, "epochs": 2, "batch_size": 5, "candidates": 1, "residual_dropout": 0.0, "pretraining_share": 0.2}
+    more: dict[str, Any] = {"pretraining": text(), "pretraining_validation": text(), "context_length": 8}
+    config = SFTConfig(**{**settings, **changed})
+    sft.train_sft(tiny_gpt2(), tiny_tokenizer(), EXAMPLES, config, folder, validation=EXAMPLES, console=quiet(), **more)
+
+
+def run_reward(folder: Path, **changed: Any) -> None:
+    config = RewardConfig(**{**COMMON, "batch_size": 3, **changed})
+    rankings = likes_sevens(28)  # the last batch has one prompt: a rank without any
+    more: dict[str, Any] = {"validation": likes_sevens(5, seed=1), "demonstrations": EXAMPLES}
+    reward.train_reward(scalar_model(1), tiny_tokenizer(), rankings, config, folder, console=quiet(), **more)
+
+
+def run_ppo(folder: Path, **changed: Any) -> None:
+    settings: dict[str, Any] = {
+        **COMMON,
+        "episodes": 6 * STEPS,
+        "batch_size": 6,
+        "minibatches": 2,
+        "max_response_tokens": 5,
+        "ptx_coefficient": 2.0,
+        "ptx_examples_per_episode": 1,
+        "ptx_context_length": 8,
+        "average_decay": 0.5,
+        "keep_best": True,
+        "samples_every": 1,
+        "warmup_iterations": 0,
+    }
+    prompts = [[8 + i, 9, 3][: 1 + i % 3] for i in range(11)]
+    more: dict[str, Any] = {"pretraining": text(), "validation": prompts[:5], "console": quiet()}
+    config = PPOConfig(**{**settings, **changed})
+    ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), prompts, config, folder, **more)
+
+
+def compare_families(folder: Path) -> None:
+    """Every family's gradients on two ranks, and its weights gathered again, against the model in one process."""
+    batch, config = EXAMPLES[:7], SFTConfig(**COMMON, activation_checkpointing=True)
+    for family in FAMILIES:
+        model = family()
+        set_residual_dropout(model, 0.0)
+        model.train()
+        before = snapshot(model)
+        total = sum(len(e.response) for e in batch)
+        loss = -token_logprobs(model, batch).sum() / total
+        loss.backward()
+        expected = parameter_gradients(model)
+        model.zero_grad()
+        weights = master_weights(model, config)
+        weights.train()
+        assert sft._accumulate(weights, batch, config) == pytest.approx(float(loss.detach()), abs=1e-5), family.__name__
+        gradients = {name: whole_tensor(gradient) for name, gradient in parameter_gradients(model).items()}
+        assert largest_difference(gradients, expected) < 1e-4, family.__name__
+        for gathered in (whole(model), for_generation(weights, "float32")):
+            if gathered is not None:
+                assert largest_difference(snapshot(gathered), before) == 0.0, family.__name__
+                assert float(-token_logprobs(gathered, batch).sum() / total) == pytest.approx(float(loss.detach()), abs=1e-5)
+
+
+def token_logprobs(model: PreTrainedModel, batch: Sequence[Example]) -> torch.Tensor:
+    packed = pack([e.prompt for e in batch], [e.response for e in batch])
+    hidden = packed_hidden(model, packed).index_select(0, packed.predict_from)
+    return chunked_token_logprobs(hidden, unembedding(model), packed.targets)
+
+
+LOOPS: dict[str, Callable[..., None]] = {"pretrain": run_pretrain, "sft": run_sft, "reward": run_reward, "ppo": run_ppo}
+MODULES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
+
+
+def work(loop: str, folder: str, rank: int, size: int, port: int, stop_at: int | None, lose: bool, changed: Any) -> None:
+    """One rank: train to the end, or stop at the ``stop_at``-th optimiser step: all together, or (lose) the last is killed.
+
+    What it ended with is left in ``FOLDER.rank-N``.
+    """
+    torch.set_num_threads(1)
+    if size > 1:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    if stop_at is not None:
+        module = MODULES[loop]
+        if not lose:
+            module.apply_gradients = interrupted_at(stop_at, module.apply_gradients)
+        elif rank == size - 1:
+            module.apply_gradients = killed_at(stop_at, module.apply_gradients)
+    end = "done"
+    try:
+        (compare_families if loop == "families" else LOOPS[loop])(Path(folder), **changed)
+    except KeyboardInterrupt:
+        end = "interrupted"
+    except BaseException as error:
+        end = "".join(traceback.format_exception(error)) + f"\n{type(error).__name__}: {error}"
+    Path(f"{folder}.rank-{rank}").write_text(end)
+    if end != "done":
+        os._exit(1)  # at once, as a process that is lost: no farewell to the other ranks
+
+
+def killed_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, but its ``call``-th call (from 1) kills the process instead."""
+    calls = 0
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1":
+        sft.apply_gradients = killed_at(5, sft.apply_gradients)
+    run_sft(Path(sys.argv[1]))
