@@ -193,7 +193,7 @@ def test_a_trial_that_diverges_is_a_result(project: Path) -> None:
     assert "not a finite number" in bad["diverged"]
     assert bad["metrics"] == {}
     assert results(project, "sft-learning_rate")["best"] == good
-    assert not list((project / bad["folder"]).glob("checkpoint.pt"))
+    assert not list((project / bad["folder"]).glob("checkpoints"))
     assert "diverged" in (project / "sweeps" / "sft-learning_rate" / "report.html").read_text()
     code, said = run("sweep", "sft", "learning_rate", "--values", 1e30, "--project", project)
     assert (code, "every trial diverged" in said, "done before" in said) == (0, True, True)
