@@ -30,7 +30,7 @@ from heedful.store.files import Records
 from heedful.store.project import Project
 from heedful.store.runs import stage_folders, stage_state
 from heedful.store.structure import nearest
-from heedful.training.checkpoint import STATE_FILE
+from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import StepConfig
 
 Step = Literal["sft", "reward", "ppo", "ppo_ptx"]
@@ -193,7 +193,7 @@ def _train_or_diverge(train: Callable[[Any, Path], None], config: Any, folder: P
         train(config, folder)
     except NumericalError as error:
         pipeline.write_json(folder / _DIVERGED, {"reason": error.message})
-        (folder / STATE_FILE).unlink(missing_ok=True)
+        remove_checkpoints(folder / CHECKPOINTS)
         console.print(f"diverged: {error.message}", style="yellow", markup=False, highlight=False)
 
 
