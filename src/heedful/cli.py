@@ -370,6 +370,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()  # so that a closed pipe is noticed here, not when Python ends
     except HeedfulError as error:
         _complain(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = _not_installed(error)
+        _complain(str(missing), missing.exit_code)
     except BrokenPipeError:
         # Python flushes again when it ends: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -428,10 +431,8 @@ def _complain(message: str, exit_code: int) -> NoReturn:
 
 
 def _align(verb: Align, console: Console) -> None:
-    try:
-        from heedful.align import align
-    except ModuleNotFoundError as error:
-        raise _not_installed(error) from None
+    from heedful.align import align
+
     project = _miniature(verb, console) if verb.project is None else _project(verb.project)
     if verb.project is not None and verb.seed is not None:
         raise UserError(
@@ -531,10 +532,8 @@ _PROMPTS: dict[type, Any] = {PromptsImport: _prompts_import, PromptsStats: _prom
 
 def _token_counter(path: Path) -> Callable[[str], int]:
     """How many tokens a text has, by the tokenizer of a model's folder. Raises MissingError, ModelError."""
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError as error:
-        raise _not_installed(error) from None
+    from tokenizers import Tokenizer
+
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise MissingError("there is no tokenizer", expected="a folder with tokenizer.json", got="no such file", where=file)
@@ -553,11 +552,9 @@ def _export(verb: Export, console: Console) -> None:
 
 
 def _report(verb: Report, console: Console) -> None:
-    try:
-        from heedful.evaluate.report import write_report
-        from heedful.evaluate.results import load_results, load_timings
-    except ModuleNotFoundError as error:
-        raise _not_installed(error) from None
+    from heedful.evaluate.report import write_report
+    from heedful.evaluate.results import load_results, load_timings
+
     timings = verb.results.with_name("timings.json")
     output = verb.output or verb.results.with_name("report.html")
     write_report(load_results(verb.results), load_timings(timings) if timings.is_file() else None, output)
@@ -565,11 +562,9 @@ def _report(verb: Report, console: Console) -> None:
 
 
 def _pretrain(verb: Pretrain, console: Console) -> None:
-    try:
-        from heedful.align.pretraining import pretrain_from_text
-        from heedful.training.config import PretrainConfig
-    except ModuleNotFoundError as error:
-        raise _not_installed(error) from None
+    from heedful.align.pretraining import pretrain_from_text
+    from heedful.training.config import PretrainConfig
+
     config = PretrainConfig(
         num_tokens=verb.num_tokens,
         batch_tokens=verb.batch_tokens,
@@ -592,11 +587,9 @@ def _pretrain(verb: Pretrain, console: Console) -> None:
 
 
 def _plan(verb: Plan, console: Console) -> None:
-    try:
-        from heedful.plan.command import plan_of
-        from heedful.plan.show import plan_as_json, show_plan
-    except ModuleNotFoundError as error:
-        raise _not_installed(error) from None
+    from heedful.plan.command import plan_of
+    from heedful.plan.show import plan_as_json, show_plan
+
     plan = plan_of(
         verb.model,
         reward_model=verb.reward_model,
@@ -616,10 +609,8 @@ def _plan(verb: Plan, console: Console) -> None:
 
 
 def _sweep(verb: Sweep, console: Console) -> None:
-    try:
-        from heedful.align.sweep import grid, sweep
-    except ModuleNotFoundError as error:
-        raise _not_installed(error) from None
+    from heedful.align.sweep import grid, sweep
+
     if (verb.low is None) != (verb.high is None) or (verb.values and verb.low is not None):
         raise ConfigError(
             "this is no grid",
@@ -636,10 +627,8 @@ def _sweep(verb: Sweep, console: Console) -> None:
 
 
 def _doctor(verb: Doctor, console: Console) -> None:
-    try:
-        from heedful.model.doctor import examine, refuse_failed
-    except ModuleNotFoundError as error:
-        raise _not_installed(error) from None
+    from heedful.model.doctor import examine, refuse_failed
+
     checks = examine(verb.model, verb.precision)
     table = Table(box=None, pad_edge=False)
     for heading in ("type", "check", "of", "difference", "limit", ""):
@@ -674,6 +663,7 @@ def _project(folder: Path) -> Project:
 
 
 def _not_installed(error: ModuleNotFoundError) -> HeedfulError:
+    """What to install for a verb that needs more; raises the error itself where the missing module is one of our own."""
     if error.name is None or error.name.split(".")[0] == "heedful":
         raise error
     return MissingError(

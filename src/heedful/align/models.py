@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -121,6 +122,19 @@ def score_responses(
     ]
     rewards = score(reward_model, prompt_ids, rows, tokens_per_microbatch=tokens_per_microbatch)
     return {response.id: float(reward) for response, reward in zip(responses, rewards, strict=True)}
+
+
+def mean_reward(
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: dict[str, Prompt],
+    responses: Sequence[Response],
+    *,
+    max_response_tokens: int,
+) -> float:
+    """Mean reward of responses: by which checkpoints, few-shot prefixes and sweeps' policies are compared."""
+    rewards = score_responses(reward_model, tokenizer, prompts, responses, max_response_tokens=max_response_tokens)
+    return float(np.mean(list(rewards.values())))
 
 
 def prompts_within(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], limit: int, console: Console) -> list[Prompt]:

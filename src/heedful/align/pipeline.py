@@ -18,11 +18,11 @@ from rich.console import Console
 from heedful.align.models import (
     answer,
     device,
+    mean_reward,
     policy_for_inference,
     policy_for_training,
     prompts_within,
     reward_model_for_inference,
-    score_responses,
 )
 from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.settings import Setting
@@ -268,10 +268,9 @@ def choose_sft(
             engine=setting.project.engine,
             console=console,
         )
-        scores = score_responses(
+        row["reward"] = mean_reward(
             reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens
         )
-        row["reward"] = float(np.mean(list(scores.values())))
     best = max(range(len(rows)), key=lambda i: rows[i]["reward"])
     for i, row in enumerate(rows):
         row["chosen"] = i == best
@@ -367,10 +366,9 @@ def choose_prefix(setting: Setting, records: Records, reward_folder: Path, folde
     scores: list[float] = []
     for number, prefix in enumerate(setting.prefixes):
         responses = answer_with_prefix(setting, model, tokenizer, prompts, prefix, f"prefix {number + 1}", console)
-        rewards = score_responses(
-            reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens
+        scores.append(
+            mean_reward(reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens)
         )
-        scores.append(float(np.mean(list(rewards.values()))))
         console.print(f"prefix {number + 1}: mean reward {scores[-1]:+.3f}", highlight=False)
     write_json(
         folder / "prefix.json", {"candidates": list(setting.prefixes), "scores": scores, "chosen": int(np.argmax(scores))}

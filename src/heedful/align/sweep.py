@@ -20,7 +20,7 @@ from rich.table import Table
 
 from heedful import __version__
 from heedful.align import pipeline, project_setting
-from heedful.align.models import answer, policy_for_inference, prompts_within, reward_model_for_inference, score_responses
+from heedful.align.models import answer, mean_reward, policy_for_inference, prompts_within, reward_model_for_inference
 from heedful.align.settings import Setting
 from heedful.align.stages import Stage, Stages, digest_of_files
 from heedful.errors import ConfigError, DataError, MissingError, NumericalError
@@ -307,11 +307,8 @@ def _validate(
         console=console,
     )
     reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)
-    rewards = score_responses(
-        reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens
-    )
-    found = {"validation_reward": float(np.mean(list(rewards.values()))), "prompts": len(prompts)}
-    pipeline.write_json(folder / "validation.json", found)
+    reward = mean_reward(reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens)
+    pipeline.write_json(folder / "validation.json", {"validation_reward": reward, "prompts": len(prompts)})
 
 
 def _with(setting: Setting, **configs: Any) -> Setting:

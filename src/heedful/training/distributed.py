@@ -8,6 +8,7 @@ and each function returns what it was given.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -101,10 +102,7 @@ def own_indices(lengths: Sequence[int]) -> list[int]:
 
 def total(number: float) -> float:
     """The sum over all ranks."""
-    if world().size == 1:
-        return number
-    numbers: list[float] = _gathered(number)
-    return sum(numbers)
+    return sum(everyone(number))
 
 
 def totals(numbers: dict[str, float]) -> dict[str, float]:
@@ -118,9 +116,7 @@ def totals(numbers: dict[str, float]) -> dict[str, float]:
 
 def in_order(own: Iterable[tuple[int, T]]) -> list[T]:
     """What all ranks have of a batch, by index; each rank gives pairs of an index and a value (no GPU tensors)."""
-    pairs = list(own)
-    if world().size > 1:
-        pairs = [pair for part in _gathered(pairs) for pair in part]
+    pairs = [pair for part in everyone(list(own)) for pair in part]
     return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
 
 
@@ -202,6 +198,13 @@ def _join() -> None:
     if one_machine:
         store = dist.PrefixStore(f"start {environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    # Left open, its threads may still run when Python ends, and a rank that is done then aborts (SIGABRT) instead.
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _gathered(value: Any) -> list[Any]:

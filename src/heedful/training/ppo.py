@@ -423,21 +423,25 @@ def _pretraining_batches(text: PretrainingText, config: PPOConfig, *, skip: int)
         epoch += 1
 
 
+def _kl(rollouts: Rollouts) -> Tensor:
+    """log(policy / initial policy) of each response token, nats, and 0 elsewhere: [episodes, longest response]."""
+    return torch.where(rollouts.mask, rollouts.logprobs - rollouts.reference_logprobs, 0.0)
+
+
 def _mean_kl(rollouts: Rollouts) -> float:
-    """Mean over episodes of the sum of log(policy / initial policy) over the response, nats."""
-    return float(torch.where(rollouts.mask, rollouts.logprobs - rollouts.reference_logprobs, 0.0).sum(1).mean())
+    """Mean over episodes of the sum over the response, nats."""
+    return float(_kl(rollouts).sum(1).mean())
 
 
 def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, float]:
     """An iteration's metrics: sums over a response are means over episodes; updates are averaged over the minibatches."""
     mask = rollouts.mask
-    kl = torch.where(mask, rollouts.logprobs - rollouts.reference_logprobs, 0.0)
     names = updates[0].keys()
     return {
         "reward": float(rollouts.score.mean()),
         "reward_deviation": float(rollouts.score.std()) if len(rollouts.score) > 1 else 0.0,
         "kl": _mean_kl(rollouts),
-        "kl_per_token": float(masked_mean(kl, mask)),
+        "kl_per_token": float(masked_mean(_kl(rollouts), mask)),
         "length": float(mask.sum(1).float().mean()),
         "finished_share": sum(g.finished for g in rollouts.generations) / len(rollouts.generations),
         "return": float(rollouts.returns[:, 0].mean()),
@@ -447,15 +451,15 @@ def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, f
 
 def _show(run: Run, tokenizer: PreTrainedTokenizerBase, iteration: int, rollouts: Rollouts) -> None:
     """Keep and print three samples with reward and KL."""
+    kl = _kl(rollouts)
     rows: list[dict[str, Any]] = []
     for i in range(min(3, len(rollouts.prompts))):
-        kl = torch.where(rollouts.mask[i], rollouts.logprobs[i] - rollouts.reference_logprobs[i], 0.0).sum()
         rows.append(
             {
                 "prompt": tokenizer.decode(rollouts.prompts[i]),
                 "response": tokenizer.decode(rollouts.generations[i].tokens, skip_special_tokens=True),
                 "reward": round(float(rollouts.score[i]), 3),
-                "kl": round(float(kl), 3),
+                "kl": round(float(kl[i].sum()), 3),
                 "finished": rollouts.generations[i].finished,
             }
         )
