@@ -44,6 +44,7 @@ PAPER_SECTIONS: Mapping[str, str] = {
 
 UNITS: Mapping[str, str] = {
     "seed": "",
+    "processes": "processes",
     "precision": "type",
     "adam_beta1": "",
     "adam_beta2": "",

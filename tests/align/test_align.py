@@ -279,6 +279,16 @@ def test_killed_in_the_middle_of_any_stage_it_continues_to_the_same_results(
     assert (folder / "results.json").read_bytes() == uninterrupted
 
 
+def test_side_by_side_it_comes_to_the_same_results(journey: Journey, uninterrupted: bytes, tmp_path: Path) -> None:
+    folder = copy_of(journey.folder, tmp_path / "mine")
+    set_config(folder, "[project]", "[project]\nprocesses = 2")
+    done = heedful("align", folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "results.json").read_bytes() == uninterrupted
+    assert "ppo, ppo_ptx" in done.stderr
+    assert "ppo_ptx:" in done.stderr  # what the other processes say is heard
+
+
 def test_interrupted_by_hand_it_says_how_to_go_on(journey: Journey, tmp_path: Path) -> None:
     folder = copy_of(journey.folder, tmp_path / "mine")
     stopped = heedful("align", folder, kill=("sft", 3, "log", signal.SIGINT))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import resource
-import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,8 +15,9 @@ from rich.console import Console
 from heedful.align import evaluation, pipeline
 from heedful.align.evaluation import Contender
 from heedful.align.prefixes import candidate_prefixes
+from heedful.align.processes import cores, peak_memory
 from heedful.align.settings import Setting, resolved_preset
-from heedful.align.stages import Stage, Stages, digest_of_files
+from heedful.align.stages import Job, Stage, Stages, digest_of_files
 from heedful.evaluate.report import write_report
 from heedful.evaluate.results import Timings, save_results, save_timings
 from heedful.miniature.benchmarks import benchmarks
@@ -67,12 +68,19 @@ def align(project: Project, console: Console) -> Path | None:
     supervised = {key: inputs[key] for key in ("base", "data")}
     sft = stages.run("sft", {**supervised, "config": preset.sft}, lambda f: pipeline.sft(setting, records, f, console))
 
+    processes = min(project.processes, cores()) if pipeline.device().type == "cpu" else 1
+    starts = {"": base_model} if small_model is None else {"": base_model, "_small": small_model}
+    initial_policies = [_initial_policy(setting, records, start, suffix, inputs) for suffix, start in starts.items()]
+    initial: list[Stage] = []
     if simulated or not pipeline.training_rankings(setting, records, "train"):
-        collect = stages.run(
-            "collect",
-            {"sft": sft.fingerprint, "config": preset.collect},
-            lambda f: pipeline.collect(setting, records, sft.folder, f, console),
+        collecting = Job(
+            name="collect",
+            inputs={"sft": sft.fingerprint, "config": preset.collect},
+            action=partial(pipeline.collect, setting, records, sft.folder),
         )
+        # People who have to rank now should not wait for a policy that is needed later.
+        beside = initial_policies if simulated else []
+        collect, *initial = stages.run_side_by_side([collecting, *beside], processes=processes)
         records = pipeline.collected(collect.folder, records)
         tasks = project.tasks / "ranking.jsonl"
         ranked = collect.fingerprint
@@ -114,46 +122,21 @@ def align(project: Project, console: Console) -> Path | None:
     contenders.append(Contender("sft", pipeline.chosen_sft(sft.folder, choice.folder)))
 
     runs = {"sft": sft.folder, "reward": reward.folder}
-    policies: list[tuple[str, Path, tuple[str, ...]]] = [("", base_model, ("ppo", "ppo_ptx"))]
+    initial = initial or stages.run_side_by_side(initial_policies, processes=processes)
+    policies = [
+        _policy(setting, records, name, suffix, start, reward, inputs)
+        for suffix, start in zip(starts, initial, strict=True)
+        for name in (("ppo_ptx",) if suffix else ("ppo", "ppo_ptx"))
+    ]
+    if not project.pretraining_text.exists() and preset.ppo.ptx_coefficient:
+        console.print(f"no pretraining text in {project.pretraining_text}: ppo_ptx is left out", highlight=False)
+        policies = [job for job in policies if not job.name.startswith("ppo_ptx")]
+    for stage in stages.run_side_by_side(policies, processes=processes):
+        runs[stage.name] = stage.folder
+        contenders.append(Contender(stage.name, stage.folder / "model"))
     if small_model is not None:
-        policies.append(("_small", small_model, ("ppo_ptx",)))
-    for suffix, start, variants in policies:
-        initial = stages.run(
-            f"initial_policy{suffix}",
-            {**inputs, "base": digest_of_files(start), "config": preset.initial_policy},
-            lambda f, start=start, suffix=suffix: pipeline.initial_policy(
-                setting, records, start, f, console, f"initial_policy{suffix}"
-            ),
-        )
-        if suffix:
-            contenders.append(Contender(f"base{suffix}", start))
-        for variant in variants:
-            config = preset.ppo if variant == "ppo_ptx" else replace(preset.ppo, ptx_coefficient=0.0)
-            if config.ptx_coefficient and not project.pretraining_text.exists():
-                console.print(f"no pretraining text in {project.pretraining_text}: ppo_ptx is left out", highlight=False)
-                continue
-            name = f"{variant}{suffix}"
-            trained = stages.run(
-                name,
-                {
-                    "initial": initial.fingerprint,
-                    "reward": reward.fingerprint,
-                    "config": config,
-                    "text": inputs["text"] if config.ptx_coefficient else None,
-                },
-                lambda f, initial=initial, config=config, name=name: pipeline.ppo(
-                    setting,
-                    records,
-                    config,
-                    pipeline.initial_policy_folder(initial.folder),
-                    reward.folder,
-                    f,
-                    console,
-                    name,
-                ),
-            )
-            runs[name] = trained.folder
-            contenders.append(Contender(name, trained.folder / "model"))
+        place = next((i for i, c in enumerate(contenders) if c.name == "ppo_ptx_small"), len(contenders))
+        contenders.insert(place, Contender("base_small", small_model))
 
     evaluated = stages.run(
         "evaluate",
@@ -207,20 +190,50 @@ def project_setting(
     )
 
 
+def _initial_policy(setting: Setting, records: Records, start: Path, suffix: str, inputs: Mapping[str, Any]) -> Job:
+    name = f"initial_policy{suffix}"
+    return Job(
+        name=name,
+        inputs={**inputs, "base": digest_of_files(start), "config": setting.preset.initial_policy},
+        action=partial(pipeline.initial_policy, setting, pipeline.without_labels(records), start, title=name),
+    )
+
+
+def _policy(
+    setting: Setting, records: Records, variant: str, suffix: str, initial: Stage, reward: Stage, inputs: Mapping[str, Any]
+) -> Job:
+    """PPO, or PPO-ptx, from an initial policy against the one reward model (SPEC 3.5, 3.6)."""
+    name = f"{variant}{suffix}"
+    config = setting.preset.ppo if variant == "ppo_ptx" else replace(setting.preset.ppo, ptx_coefficient=0.0)
+    return Job(
+        name=name,
+        inputs={
+            "initial": initial.fingerprint,
+            "reward": reward.fingerprint,
+            "config": config,
+            "text": inputs["text"] if config.ptx_coefficient else None,
+        },
+        action=partial(
+            pipeline.ppo,
+            setting,
+            pipeline.without_labels(records),
+            config,
+            pipeline.initial_policy_folder(initial.folder),
+            reward.folder,
+            title=name,
+        ),
+    )
+
+
 def _missing(console: Console, what: str, detail: str) -> None:
     console.print(f"waiting for {what}:", style="bold yellow", end=" ")
     console.print(detail, markup=False, highlight=False, soft_wrap=True)
 
 
 def _timings(stages: Stages) -> Timings:
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
     return {
         "stages": [{"stage": s.name, "seconds": round(s.seconds, 2)} for s in stages.done],
         "total_seconds": round(sum(s.seconds for s in stages.done), 2),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        "machine": f"{platform.system()} {platform.machine()}, {_cores()} cores, torch {torch.__version__}",
+        "peak_memory_bytes": peak_memory() + stages.peak_memory_of_processes,
+        "machine": f"{platform.system()} {platform.machine()}, {cores()} cores, torch {torch.__version__}",
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -189,6 +189,11 @@ def collected(folder: Path, records: Records) -> Records:
     return merged
 
 
+def without_labels(records: Records) -> Records:
+    """Prompts and demonstrations alone: what a policy is trained from (rankings are the most of a project's data)."""
+    return Records(prompts=records.prompts, demonstrations=records.demonstrations)
+
+
 def training_rankings(setting: Setting, records: Records, split: Split) -> list[Ranking]:
     """A split's rankings by labelers who may produce training data: never the held-out group's (SPEC 2.4)."""
     groups = {} if setting.labelers is None else setting.labelers.groups
@@ -288,7 +293,7 @@ def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
     return sft_folder / next(row["folder"] for row in rows if row["chosen"])
 
 
-def initial_policy(setting: Setting, records: Records, base_model: Path, folder: Path, console: Console, title: str) -> None:
+def initial_policy(setting: Setting, records: Records, base_model: Path, *, folder: Path, console: Console, title: str) -> None:
     """Where PPO starts: the base model on demonstrations with pretraining text mixed in, chosen by both losses (SPEC 3.4)."""
     config: SFTConfig = setting.preset.initial_policy
     model, tokenizer = policy_for_training(base_model)
@@ -330,6 +335,7 @@ def ppo(
     config: PPOConfig,
     policy_folder: Path,
     reward_folder: Path,
+    *,
     folder: Path,
     console: Console,
     title: str,

@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from heedful import __version__
+from heedful.align.processes import Cost, run_in_processes
 from heedful.errors import StorageError
 from heedful.store.files import write_atomically
 from heedful.store.runs import STAGE_FILE, stage_folders, stage_state
@@ -22,12 +24,22 @@ from heedful.store.runs import STAGE_FILE, stage_folders, stage_state
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage that is done: where its outputs are, what identifies them, and how long it took (seconds)."""
+    """A stage that is done: where its outputs are, what identifies them, and how long it took."""
 
     name: str
     folder: Path
     fingerprint: str
     seconds: float
+    """Of the clock on the wall; stages that ran side by side share it in proportion to their own time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A stage that may run beside others, in a process of its own: ``action(folder=..., console=...)`` must be picklable."""
+
+    name: str
+    inputs: Mapping[str, Any]
+    action: Callable[..., None]
 
 
 class Stages:
@@ -36,6 +48,8 @@ class Stages:
     def __init__(self, runs: Path, console: Console) -> None:
         self.runs, self.console = runs, console
         self.done: list[Stage] = []
+        self.peak_memory_of_processes = 0
+        """Most memory of the processes beside this one together, bytes (the sum of their own peaks)."""
 
     def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> Stage:
         """Do ``action(folder)`` unless it was done for the same ``inputs``.
@@ -43,32 +57,75 @@ class Stages:
         inputs: JSON-able; fingerprints of earlier stages are among them. An unfinished folder of the same inputs is given to
         ``action`` again: the training steps continue from their checkpoints.
         """
-        fingerprint = fingerprint_of({"heedful": __version__, "stage": name, **inputs})
+        fingerprint = _stage_fingerprint(name, inputs)
         folder, state = self._folder(name, fingerprint)
         if state.get("done"):
-            stage = Stage(name, folder, fingerprint, float(state["seconds"]))
-            self.console.print(f"{name}: done before, in {folder}", style="dim", markup=False, highlight=False, soft_wrap=True)
-            self.done.append(stage)
-            return stage
+            return self._done_before(name, folder, fingerprint, state)
         self.console.rule(f"[bold]{name}")
-        folder.mkdir(parents=True, exist_ok=True)
-        spent = float(state.get("seconds", 0.0))
+        begun = _Begun.now(name, inputs, fingerprint, folder, state)
         start = time.monotonic()
-        row = {"stage": name, "fingerprint": fingerprint, "inputs": dict(inputs)}
-        write_atomically(folder / STAGE_FILE, json.dumps({**row, "done": False, "seconds": spent}, indent=2, default=_plain))
         try:
             action(folder)
         except BaseException:
-            spent += time.monotonic() - start
-            with suppress(StorageError):  # a disk that is full now must not hide what went wrong
-                write_atomically(
-                    folder / STAGE_FILE, json.dumps({**row, "done": False, "seconds": spent}, indent=2, default=_plain)
-                )
+            begun.leave(time.monotonic() - start)
             raise
-        seconds = spent + time.monotonic() - start
-        write_atomically(folder / STAGE_FILE, json.dumps({**row, "done": True, "seconds": seconds}, indent=2, default=_plain))
-        self.console.print(f"[dim]{name}: {seconds:.1f} s[/dim]", highlight=False)
-        stage = Stage(name, folder, fingerprint, seconds)
+        stage = begun.end(time.monotonic() - start)
+        self.console.print(f"[dim]{name}: {stage.seconds:.1f} s[/dim]", highlight=False)
+        self.done.append(stage)
+        return stage
+
+    def run_side_by_side(self, jobs: Sequence[Job], *, processes: int) -> list[Stage]:
+        """Do jobs that do not need one another, ``processes`` at a time, in the given order; returns their stages in it.
+
+        One process: one after the other, in this one. Else each in its own, with its share of the cores. What fails first is
+        raised when the others have been stopped; all continue from their checkpoints when run again.
+        """
+        if processes == 1:
+            return [
+                self.run(job.name, job.inputs, lambda folder, job=job: job.action(folder=folder, console=self.console))
+                for job in jobs
+            ]
+        stages: dict[str, Stage] = {}
+        begun: dict[str, _Begun] = {}
+        for job in jobs:
+            fingerprint = _stage_fingerprint(job.name, job.inputs)
+            folder, state = self._folder(job.name, fingerprint)
+            if state.get("done"):
+                stages[job.name] = self._done_before(job.name, folder, fingerprint, state)
+            else:
+                begun[job.name] = _Begun.now(job.name, job.inputs, fingerprint, folder, state)
+        if begun:
+            self.console.rule(f"[bold]{', '.join(begun)}")
+            stages |= self._in_processes(begun, {job.name: job.action for job in jobs}, processes)
+        return [stages[job.name] for job in jobs]
+
+    def _in_processes(
+        self, begun: Mapping[str, _Begun], actions: Mapping[str, Callable[..., None]], processes: int
+    ) -> dict[str, Stage]:
+        calls = {name: partial(actions[name], folder=stage.folder) for name, stage in begun.items()}
+        costs: dict[str, Cost] = {}
+        start = time.monotonic()
+        try:
+            for name, cost in run_in_processes(calls, processes=processes):
+                costs[name] = cost
+                begun[name].end(cost.seconds / processes)  # a kill from now on does not undo it
+                self.console.print(f"[dim]{name}: {cost.seconds:.1f} s of its own[/dim]", highlight=False)
+        except BaseException:
+            for name, stage in begun.items():
+                if name not in costs:
+                    stage.leave((time.monotonic() - start) / len(begun))
+            raise
+        share = (time.monotonic() - start) / sum(cost.seconds for cost in costs.values())
+        found = {name: stage.end(share * costs[name].seconds) for name, stage in begun.items()}
+        self.done += found.values()
+        # One process does several stages: its peak counts once.
+        peaks = {cost.process: cost.peak_memory_bytes for cost in sorted(costs.values(), key=lambda c: c.peak_memory_bytes)}
+        self.peak_memory_of_processes = max(self.peak_memory_of_processes, sum(peaks.values()))
+        return found
+
+    def _done_before(self, name: str, folder: Path, fingerprint: str, state: Mapping[str, Any]) -> Stage:
+        stage = Stage(name, folder, fingerprint, float(state["seconds"]))
+        self.console.print(f"{name}: done before, in {folder}", style="dim", markup=False, highlight=False, soft_wrap=True)
         self.done.append(stage)
         return stage
 
@@ -80,6 +137,42 @@ class Stages:
             if state.get("fingerprint") == fingerprint:
                 return numbered[number], state
         return self.runs / f"{name}-{max(numbered, default=0) + 1}", {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A stage that is being done; its ``stage.json`` says so."""
+
+    row: Mapping[str, Any]
+    folder: Path
+    spent: float
+    """Seconds, before an interruption."""
+
+    @classmethod
+    def now(cls, name: str, inputs: Mapping[str, Any], fingerprint: str, folder: Path, state: Mapping[str, Any]) -> _Begun:
+        folder.mkdir(parents=True, exist_ok=True)
+        row = {"stage": name, "fingerprint": fingerprint, "inputs": dict(inputs)}
+        begun = cls(row, folder, float(state.get("seconds", 0.0)))
+        begun._write(done=False, seconds=0.0)
+        return begun
+
+    def end(self, seconds: float) -> Stage:
+        """It is done."""
+        self._write(done=True, seconds=seconds)
+        return Stage(self.row["stage"], self.folder, self.row["fingerprint"], self.spent + seconds)
+
+    def leave(self, seconds: float) -> None:
+        """It was interrupted."""
+        with suppress(StorageError):  # a disk that is full now must not hide what went wrong
+            self._write(done=False, seconds=seconds)
+
+    def _write(self, *, done: bool, seconds: float) -> None:
+        state = {**self.row, "done": done, "seconds": self.spent + seconds}
+        write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=_plain))
+
+
+def _stage_fingerprint(name: str, inputs: Mapping[str, Any]) -> str:
+    return fingerprint_of({"heedful": __version__, "stage": name, **inputs})
 
 
 def fingerprint_of(inputs: Any) -> str:

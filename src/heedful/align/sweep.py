@@ -255,7 +255,7 @@ def _ppo(setting: Setting, records: Records, step: str, console: Console) -> _In
         )
 
     def train(config: Any, folder: Path) -> None:
-        pipeline.ppo(setting, records, config, start, reward.folder, folder, console, step)
+        pipeline.ppo(setting, records, config, start, reward.folder, folder=folder, console=console, title=step)
 
     def measure(config: Any, stage: Stage, stages: Stages) -> dict[str, float]:
         del config

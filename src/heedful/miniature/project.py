@@ -79,6 +79,7 @@ small_model = {json.dumps(str(base_model_folder("small")))}
 labelers = "simulated"
 preset = "miniature"
 seed = {seed or 0}
+processes = 2
 """
     for name in ("data", "runs", "tasks"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -105,6 +105,13 @@ class ProjectSection:
     """Where configuration values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
     seed: int = 0
     """Seed of all stages."""
+    processes: int = 1
+    """Stages that run at the same time where they do not need each other, each with its share of the cores (on a GPU: one).
+    With models of a few million parameters two do nearly twice the work of one; each needs memory of its own."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError("[project] processes is out of range", expected="1 or more", got=str(self.processes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +128,7 @@ class Project:
     labelers: Literal["people", "simulated"] = "people"
     preset: str = "paper-1.3B"
     seed: int = 0
+    processes: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other tables of ``heedful.toml``, as they are: who reads one builds it with ``config_from_mapping``."""
 
@@ -183,6 +191,7 @@ class Project:
             labelers=section.labelers,
             preset=section.preset,
             seed=section.seed,
+            processes=section.processes,
             settings=tables,
         )
 
