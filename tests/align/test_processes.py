@@ -58,7 +58,7 @@ def test_each_call_has_its_process_and_its_share_of_the_cores(tmp_path: Path) ->
     calls = {name: partial(note, tmp_path / name) for name in ("a", "b")}
     found = dict(run_in_processes(calls, processes=2))
     assert set(found) == set(calls)
-    assert all(cost.seconds > 0 and cost.peak_memory_bytes > 50 * 2**20 for cost in found.values())
+    assert all(cost.seconds > 0 and cost.memory_bytes > 50 * 2**20 for cost in found.values())
     notes = {name: (tmp_path / name / "note").read_text().split() for name in calls}
     assert {name: int(pid) for name, (pid, *_) in notes.items()} == {name: cost.process for name, cost in found.items()}
     assert str(os.getpid()) not in {pid for pid, *_ in notes.values()}
@@ -116,7 +116,7 @@ def test_stages_side_by_side_are_done_once_and_share_the_clock_on_the_wall(tmp_p
     started = time.monotonic()
     stages = stages_side_by_side(tmp_path, actions, 2)
     assert sum(stage.seconds for stage in stages.done) <= time.monotonic() - started
-    assert stages.peak_memory_of_processes > 50 * 2**20
+    assert stages.most_memory > 50 * 2**20
     assert [stage.name for stage in stages.done] == ["a", "b"]
     # Done is done, whatever number of processes the next run has.
     nothing: dict[str, object] = {"a": refuse, "b": refuse}

@@ -234,6 +234,6 @@ def _timings(stages: Stages) -> Timings:
     return {
         "stages": [{"stage": s.name, "seconds": round(s.seconds, 2)} for s in stages.done],
         "total_seconds": round(sum(s.seconds for s in stages.done), 2),
-        "peak_memory_bytes": peak_memory() + stages.peak_memory_of_processes,
+        "peak_memory_bytes": max(peak_memory(), stages.most_memory),
         "machine": f"{platform.system()} {platform.machine()}, {cores()} cores, torch {torch.__version__}",
     }

@@ -172,15 +172,12 @@ def _writers(sft_folder: Path) -> list[tuple[str, Path]]:
 
 
 def collected(folder: Path, records: Records) -> Records:
-    """The project's records with those of a ranking stage added."""
-    merged = Records(
-        prompts=dict(records.prompts),
-        responses=dict(records.responses),
-        demonstrations=dict(records.demonstrations),
-        rankings=dict(records.rankings),
-        ratings=dict(records.ratings),
-    )
-    for kind in ("response", "ranking", "rating"):
+    """The project's records with the outputs and rankings of a ranking stage added.
+
+    Its ratings stay on the disk: nothing is trained from them, and they are the most of what labelers answer.
+    """
+    merged = replace(records, responses=dict(records.responses), rankings=dict(records.rankings))
+    for kind in ("response", "ranking"):
         path = folder / f"{kind}s.jsonl"
         for line, row in read_jsonl(path) if path.is_file() else ():
             record = record_from_json(kind, row, where=f"{path}:{line}")

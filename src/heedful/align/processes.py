@@ -14,15 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from heedful.errors import HeedfulError
-from heedful.model import keep_large_temporaries
+from heedful.model import give_back_memory, keep_large_temporaries
 
 Call = Callable[..., None]
 """A picklable function that takes ``console``."""
@@ -34,8 +35,8 @@ class Cost:
 
     seconds: float
     process: int
-    peak_memory_bytes: int
-    """Of its process, which may have done other calls before."""
+    memory_bytes: int
+    """Most memory of this process and all beside it at one moment, as far as the calls have come."""
 
 
 def cores() -> int:
@@ -55,14 +56,21 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     Raises what the first failing call raised, after those that run have been stopped (their checkpoints stay), and
     HeedfulError where a process was killed, as the system does when memory runs out.
     """
-    threads = max(1, cores() // processes)
+    at_once = min(processes, len(calls))
     # "spawn": a forked child would inherit torch's thread pools without their threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(calls)), mp_context=context, initializer=_prepare, initargs=(threads,))
+    give_back_memory()  # the others need what this process will not use while it waits
+    pool = ProcessPoolExecutor(at_once, context, initializer=_prepare, initargs=(max(1, cores() // at_once),))
+    most = 0
     try:
-        futures = {pool.submit(_do, call): name for name, call in calls.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        names = {pool.submit(_do, call): name for name, call in calls.items()}
+        running = set(names)
+        while running:
+            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            most = max(most, sum(memory_of(process) for process in (os.getpid(), *(pool._processes or ()))))
+            for future in done:
+                seconds, process = future.result()
+                yield names[future], Cost(seconds, process, most)
     except BrokenProcessPool:
         raise HeedfulError(
             "a process that ran a stage was killed",
@@ -78,11 +86,20 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _do(call: Call) -> Cost:
+def memory_of(process: int) -> int:
+    """The memory that a process holds now, bytes, without what it shares with files; 0 where the system does not say."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        return int(fields["RssAnon"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def _do(call: Call) -> tuple[float, int]:
     start = time.monotonic()
     # No terminal: two progress bars on the same lines would be unreadable, and each line begins with its stage's name.
     call(console=Console(force_terminal=False, width=160))
-    return Cost(time.monotonic() - start, os.getpid(), peak_memory())
+    return time.monotonic() - start, os.getpid()
 
 
 def _prepare(threads: int) -> None:

@@ -48,8 +48,8 @@ class Stages:
     def __init__(self, runs: Path, console: Console) -> None:
         self.runs, self.console = runs, console
         self.done: list[Stage] = []
-        self.peak_memory_of_processes = 0
-        """Most memory of the processes beside this one together, bytes (the sum of their own peaks)."""
+        self.most_memory = 0
+        """Of this process and those beside it together, bytes, while stages ran side by side."""
 
     def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> Stage:
         """Do ``action(folder)`` unless it was done for the same ``inputs``.
@@ -118,9 +118,7 @@ class Stages:
         share = (time.monotonic() - start) / sum(cost.seconds for cost in costs.values())
         found = {name: stage.end(share * costs[name].seconds) for name, stage in begun.items()}
         self.done += found.values()
-        # One process does several stages: its peak counts once.
-        peaks = {cost.process: cost.peak_memory_bytes for cost in sorted(costs.values(), key=lambda c: c.peak_memory_bytes)}
-        self.peak_memory_of_processes = max(self.peak_memory_of_processes, sum(peaks.values()))
+        self.most_memory = max(self.most_memory, *(cost.memory_bytes for cost in costs.values()))
         return found
 
     def _done_before(self, name: str, folder: Path, fingerprint: str, state: Mapping[str, Any]) -> Stage:

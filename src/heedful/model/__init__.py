@@ -1,6 +1,6 @@
 """Hugging Face causal language models, fed without padding: loading, heads, batch layouts, precision and generation."""
 
-from heedful.model.allocator import keep_large_temporaries
+from heedful.model.allocator import give_back_memory, keep_large_temporaries
 from heedful.model.attention import use_heedful_attention
 from heedful.model.doctor import examine, quick_check
 from heedful.model.dropout import set_residual_dropout
@@ -43,6 +43,7 @@ __all__ = [
     "frozen",
     "generate",
     "generator",
+    "give_back_memory",
     "is_adapted",
     "keep_large_temporaries",
     "load_causal_model",

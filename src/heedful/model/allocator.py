@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 
 # Parameters of glibc's mallopt(3), from <malloc.h>.
@@ -25,3 +26,10 @@ def keep_large_temporaries() -> bool:
     # A list, not a generator: one refused setting must not keep the others from being tried.
     accepted = [bool(libc.mallopt(parameter, value)) for parameter, value in settings]
     return all(accepted)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, which :func:`keep_large_temporaries` does not do by itself (glibc only)."""
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
