@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from heedful.align.processes import cores, run_in_processes
+from heedful.align.processes import run_in_processes
 from heedful.align.stages import Job, Stages
 from heedful.errors import DataError, HeedfulError
 
@@ -54,7 +54,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").exists() else True
 
 
-def test_each_call_has_its_process_and_its_share_of_the_cores(tmp_path: Path) -> None:
+def test_each_call_has_its_process_and_its_share_of_the_threads(tmp_path: Path) -> None:
     calls = {name: partial(note, tmp_path / name) for name in ("a", "b")}
     found = dict(run_in_processes(calls, processes=2))
     assert set(found) == set(calls)
@@ -62,7 +62,7 @@ def test_each_call_has_its_process_and_its_share_of_the_cores(tmp_path: Path) ->
     notes = {name: (tmp_path / name / "note").read_text().split() for name in calls}
     assert {name: int(pid) for name, (pid, *_) in notes.items()} == {name: cost.process for name, cost in found.items()}
     assert str(os.getpid()) not in {pid for pid, *_ in notes.values()}
-    assert {threads for _, threads, _ in notes.values()} == {str(max(1, cores() // 2))}
+    assert {threads for _, threads, _ in notes.values()} == {str(max(1, torch.get_num_threads() // 2))}
     assert {terminal for *_, terminal in notes.values()} == {"False"}
 
 

@@ -51,7 +51,7 @@ def peak_memory() -> int:
 
 
 def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[tuple[str, Cost]]:
-    """Do ``calls``, ``processes`` at a time in the given order, each with its share of the cores; yields names as they end.
+    """Do ``calls``, ``processes`` at a time in the given order, each with its share of the threads; yields names as they end.
 
     Raises what the first failing call raised, after those that run have been stopped (their checkpoints stay), and
     HeedfulError where a process was killed, as the system does when memory runs out.
@@ -60,7 +60,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     # "spawn": a forked child would inherit torch's thread pools without their threads.
     context = multiprocessing.get_context("spawn")
     give_back_memory()  # the others need what this process will not use while it waits
-    pool = ProcessPoolExecutor(at_once, context, initializer=_prepare, initargs=(max(1, cores() // at_once),))
+    pool = ProcessPoolExecutor(at_once, context, initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),))
     most = 0
     try:
         names = {pool.submit(_do, call): name for name, call in calls.items()}
