@@ -7,7 +7,10 @@
     │   ├── ConfigError             an unknown key, a value out of range
     │   ├── DataError               a file or a row that cannot be read as what it should be
     │   ├── MissingError            a file, a folder or a stage's input that is not there
-    │   └── ModelError              a model folder or tokenizer that cannot be used
+    │   ├── ModelError              a model folder or tokenizer that cannot be used
+    │   ├── ConflictError           somebody, or another window, was first: what was sent is about an older state
+    │   └── RefusedError            this person may not do that
+    │       └── ThrottledError      too many attempts: wait, then try again
     ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
     ├── StorageError                a disk that is full or refuses; nothing half-written is left
@@ -74,6 +77,22 @@ class MissingError(UserError):
 
 class ModelError(UserError):
     """A model folder or tokenizer cannot be used."""
+
+
+class ConflictError(UserError):
+    """Somebody, or another window, was first: what was sent is about an older state."""
+
+
+class RefusedError(UserError):
+    """This person may not do that."""
+
+
+class ThrottledError(RefusedError):
+    """Too many attempts; ``wait_seconds`` says how long to wait."""
+
+    def __init__(self, message: str, *, wait_seconds: float, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.wait_seconds = wait_seconds
 
 
 class CheckError(HeedfulError):
