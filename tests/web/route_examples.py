@@ -59,6 +59,16 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /account/password": Example(
         fields=lambda w: {"old_password": PASSWORD, "password": "another long one", "password_again": "another long one"}
     ),
+    # ------------------------------------------------------------------------------------ admin
+    "POST /admin/invites": Example(fields=lambda w: {"role": "labeler", "group": "held_out", "number": "2"}),
+    "POST /admin/invites/{invite_id}/withdraw": Example(fields=lambda w: {}),
+    "GET /admin/people/{person_id}": Example(),
+    "POST /admin/people/{person_id}": Example(
+        fields=lambda w: {"role": "researcher", "group": "training", "daily_limit": "12"}
+    ),
+    "POST /admin/people/{person_id}/disable": Example(fields=lambda w: {}),
+    "POST /admin/people/{person_id}/enable": Example(fields=lambda w: {}),
+    "POST /admin/people/{person_id}/reset-link": Example(fields=lambda w: {}),
     # ------------------------------------------------------------------------------------ the JSON API
     "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
     "DELETE /api/v1/session": Example(json=lambda w: None),
