@@ -44,6 +44,18 @@ def _account(_: World) -> dict[str, str]:
     return {"name": "New", "email": "new@example.org", "password": PASSWORD, "password_again": PASSWORD}
 
 
+def _batch(_: World) -> dict[str, str]:
+    return {
+        "name": "More",
+        "phase": "evaluation",
+        "tasks": "3",
+        "overlap": "2",
+        "smallest_k": "2",
+        "largest_k": "3",
+        "fresh": "yes",
+    }
+
+
 EXAMPLES: Mapping[str, Example] = {
     # ------------------------------------------------------------------------------------ accounts
     "GET /static/{version}/{name:path}": Example(),
@@ -59,6 +71,13 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /account/password": Example(
         fields=lambda w: {"old_password": PASSWORD, "password": "another long one", "password_again": "another long one"}
     ),
+    # ------------------------------------------------------------------------------------ batches
+    "GET /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}),
+    "POST /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}, fields=_batch),
+    "GET /batches/{batch_id}": Example(),
+    "POST /batches/{batch_id}/close": Example(fields=lambda w: {}),
+    "POST /batches/{batch_id}/open": Example(fields=lambda w: {}),
+    "POST /batches/{batch_id}/priority": Example(fields=lambda w: {"priority": "7"}),
     # ------------------------------------------------------------------------------------ admin
     "POST /admin/invites": Example(fields=lambda w: {"role": "labeler", "group": "held_out", "number": "2"}),
     "POST /admin/invites/{invite_id}/withdraw": Example(fields=lambda w: {}),
