@@ -10,6 +10,7 @@
     │   ├── ModelError              a model folder or tokenizer that cannot be used
     │   ├── ConflictError           somebody, or another page of the same person, was there first
     │   └── RefusedError            this person may not do this
+    │       └── ThrottledError      too many attempts: wait, then try again
     ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
     ├── StorageError                a disk that is full or refuses; nothing half-written is left
@@ -84,6 +85,14 @@ class ConflictError(UserError):
 
 class RefusedError(UserError):
     """The person may not do this."""
+
+
+class ThrottledError(RefusedError):
+    """Too many attempts; ``wait_seconds`` says how long to wait."""
+
+    def __init__(self, message: str, *, wait_seconds: float, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.wait_seconds = wait_seconds
 
 
 class CheckError(HeedfulError):
