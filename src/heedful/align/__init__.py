@@ -95,16 +95,18 @@ def align(project: Project, console: Console) -> Path | None:
     else:
         ranked = pipeline.digest_of_rankings(setting, records)
 
-    reward = stages.run(
-        "reward",
-        {
+    rewarding = Job(
+        name="reward",
+        inputs={
             "sft": sft.fingerprint,
             "start": None if reward_start is None else digest_of_files(reward_start),
             "rankings": ranked,
             "config": preset.reward,
         },
-        lambda f: pipeline.reward(setting, records, sft.folder, f, console),
+        action=partial(pipeline.reward, setting, records, sft.folder),
     )
+    # Alone, but in a process that gives its memory back before the policies' processes need theirs.
+    [reward] = stages.run_side_by_side([rewarding], processes=processes)
     choice = stages.run(
         "choose_sft",
         {"sft": sft.fingerprint, "reward": reward.fingerprint, "config": preset.evaluate},
