@@ -14,12 +14,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.test_cli import WITHOUT_EXTRAS
+from tests.test_layers import HEAVY
 
 from heedful.errors import HeedfulError
 from heedful.web.serving import Listening, is_loopback, serve
 
 ROOT = Path(__file__).resolve().parents[2]
+WITHOUT_EXTRAS = f"""
+import sys
+sys.modules.update(dict.fromkeys({HEAVY!r}))  # None: an import of it raises ImportError
+from heedful.cli import main
+main(sys.argv[1:])
+"""
 
 
 @contextmanager
