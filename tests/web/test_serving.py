@@ -22,7 +22,13 @@ from heedful.web.serving import Listening, is_loopback, serve
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_EXTRAS = f"""
 import sys
-sys.modules.update(dict.fromkeys({HEAVY!r}))  # None: an import of it raises ImportError
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
 from heedful.cli import main
 main(sys.argv[1:])
 """
