@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,32 @@ def test_a_researcher_makes_and_closes_a_batch(world: World) -> None:
     assert researcher.json("POST", f"/api/v1/batches/{made['batch_id']}/close").status_code == 200
     assert researcher.get(f"/api/v1/batches/{made['batch_id']}").json()["closed"] is not None
     assert world.site.browser(world.stranger).json("POST", "/api/v1/batches", new).status_code == 403
+
+
+def test_an_admin_backs_up_and_takes_it_away(world: World) -> None:
+    admin = world.site.browser(world.admin)
+    assert admin.post("/admin/backups").status_code == 303
+    [file] = world.site.app.state.settings.backups.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.name in admin.get("/admin/backups").text
+    taken = admin.post(f"/admin/backups/{file.name}/download")
+    assert taken.content == file.read_bytes()
+    assert taken.content.startswith(b"SQLite format 3\x00")
+    for other in ("labels.sqlite", "..%2Flabels.sqlite", "labels-none.sqlite"):
+        assert admin.post(f"/admin/backups/{other}/download").status_code == 404
+    assert world.site.browser(world.researcher).post(f"/admin/backups/{file.name}/download").status_code == 403
+
+
+def test_the_export_is_what_was_answered(world: World) -> None:
+    labeler, researcher = world.site.browser(world.owner), world.site.browser(world.researcher)
+    path = f"/api/v1/assignments/{world.parameters['assignment_id']}/submit"
+    answer = a_ranking(world)
+    assert labeler.json("POST", path, {"token": world.token, "answer": answer}).status_code == 200
+    exported = researcher.json("POST", "/api/v1/export")
+    rankings = [row for row in map(json.loads, exported.text.splitlines()) if "ranks" in row]
+    assert len(rankings) == 1
+    ranks = dict(zip(rankings[0]["response_ids"], rankings[0]["ranks"], strict=True))
+    assert ranks == {id: number for number, group in enumerate(answer["groups"], start=1) for id in group}
 
 
 def test_an_admin_invites(world: World) -> None:
