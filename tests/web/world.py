@@ -12,6 +12,8 @@ from tests.web.site import Site, make_site
 
 from heedful.records import Prompt, Response
 from heedful.store import items, people, queue
+from heedful.store.kinds import Phase, TaskKind
+from heedful.store.project import init_project
 
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'><b>bold</b> {{ 7 * 7 }} ${1} javascript:alert(3)"
 
@@ -38,7 +40,7 @@ class World:
 
 def make_world(folder: Path) -> World:
     """A filled database and its application."""
-    site = make_site(folder)
+    site = make_site(folder, project=init_project(folder / "project", base_model="none").folder)
     world = World(
         site=site,
         admin=site.person("admin", name="Ada"),
@@ -58,19 +60,20 @@ def make_world(folder: Path) -> World:
             ],
         )
         batches: dict[str, int] = {}
-        for kind, phase in (
+        kinds: tuple[tuple[TaskKind, Phase], ...] = (
             ("rank", "training"),
             ("demonstrate", "training"),
             ("rate", "evaluation"),
             ("write_prompt", "training"),
-        ):
+        )
+        for kind, phase in kinds:
             batches[kind] = items.make_batch(
                 connection,
                 name=f"{kind} {XSS}",
                 kind=kind,
                 phase=phase,
                 overlap=2,
-                created_by=world.admin,  # type: ignore[arg-type]
+                created_by=world.admin,
             )
             items.add_tasks(
                 connection,
