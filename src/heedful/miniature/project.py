@@ -16,7 +16,7 @@ from heedful.store.project import Project
 
 WORLD_SEED = 0
 """The base models were pretrained on this world."""
-DEMONSTRATED = {"train": 600, "valid": 100}
+DEMONSTRATED = {"train": 700, "valid": 100}
 """Prompts with a demonstration."""
 UNLABELED = {"train": 12_000, "valid": 400, "test": 500}
 """Further prompts, for rankings, PPO and evaluation."""
