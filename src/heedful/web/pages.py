@@ -14,6 +14,7 @@ from heedful.store.kinds import KINDS, PHASES
 from heedful.web import tasks
 from heedful.web.differences import word_differences
 from heedful.web.routing import Form, Routes, Visiting
+from heedful.web.security import safe_next
 
 HISTORY_LENGTH = 50
 
@@ -115,14 +116,14 @@ def show_instructions(visit: Visiting, kind: str, phase: str, version: int | Non
     )
 
 
-def acknowledge(visit: Visiting, instruction_id: int) -> Response:
-    """Keep that the labeler has read this version."""
+def acknowledge(visit: Visiting, form: Form, instruction_id: int) -> Response:
+    """Keep that the labeler has read this version; back to the task, if it was read there."""
     with visit.database.write() as connection:
         one = instructions.get(connection, instruction_id)
         if one.phase not in own_work.phases_of(connection, visit.person.id):
             raise MissingError("there are no such instructions", expected="instructions of your own work")
         instructions.acknowledge(connection, visit.person.id, instruction_id)
-    return visit.go("/", flash=f"Noted: you have read version {one.version}.")
+    return visit.go(safe_next(form.text("next", "")) or "/", flash=f"Noted: you have read version {one.version}.")
 
 
 # ---------------------------------------------------------------------------------------------------- questions

@@ -7,7 +7,7 @@ import { say } from "./page.js";
 const DRAG_FROM = 6; // px: less is a click
 const EDGE = 0.3; // share of a group's height at which an output goes between groups
 const SCROLL_WITHIN = 70; // px from the window's edge
-const BEGINNING = 90; // characters shown on a card
+const BEGINNING = 160; // characters shown on a card
 
 export function startRanking(section, form) {
   const board = section.querySelector(".board");
@@ -33,7 +33,9 @@ export function startRanking(section, form) {
     card.id = `card-${letter}`;
     card.setAttribute("role", "option");
     card.dataset.letter = letter;
-    const [name, rating, text] = ["strong", "span", "span"].map((tag) => document.createElement(tag));
+    const [prefix, name, rating, text] = ["span", "strong", "span", "span"].map((tag) => document.createElement(tag));
+    prefix.className = "visually-hidden";
+    prefix.textContent = "Output ";
     name.textContent = letter;
     name.className = "letter";
     rating.className = "board-rating";
@@ -41,7 +43,7 @@ export function startRanking(section, form) {
     text.dir = "auto";
     const whole = form.querySelector(`[data-output="${letter}"]`)?.textContent.trim().replace(/\s+/g, " ") ?? "";
     text.textContent = whole.length > BEGINNING ? `${whole.slice(0, BEGINNING)} …` : whole;
-    card.append(name, rating, text);
+    card.append(prefix, name, rating, text);
     return card;
   }
 
@@ -87,14 +89,12 @@ export function startRanking(section, form) {
       card.tabIndex = letter === chosen && !disabled ? 0 : -1;
       card.setAttribute("aria-selected", String(letter === chosen));
       card.querySelector(".board-rating").textContent = rating ? `${rating}/7` : "";
-      const rated = rating ? `, rated ${rating} of 7` : "";
-      card.setAttribute("aria-label", `Output ${letter}${rated}: ${card.querySelector(".board-text").textContent}`);
     }
     // A card that was moved in the page has lost the focus.
     if (active?.classList.contains("board-card") && document.activeElement !== active) active.focus({ preventScroll: true });
     section.querySelector("[data-chosen]").textContent = chosen;
     section.querySelector("[data-move=undo]").disabled = undone.length === 0;
-    const output = form.querySelector("[data-order]");
+    const output = document.querySelector("[data-order]");
     const missing = order.unplaced.length ? `${order.groups.length ? "; " : ""}no place yet: ${order.unplaced.join(", ")}` : "";
     output.textContent = inSigns(order) + missing;
     output.setAttribute("aria-label", inWords(order) + missing);
