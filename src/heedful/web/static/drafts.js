@@ -258,6 +258,7 @@ export function startDrafts(form, { onFilled }) {
     const submitter = event.submitter;
     const action = submitter?.getAttribute("formaction") ?? form.getAttribute("action");
     keepHere();
+    await new Promise((resolve) => setTimeout(resolve)); // a form cannot be submitted from within its own submit event
     if (running) await running;
     if (action === form.dataset.draft && submitter?.name !== "_more") {
       stopped = false;
