@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 from tests.web.site import Browser, Site, make_site
-from tests.web.work import HOSTILE, add_tasks, claim, hidden
+from tests.web.work import HOSTILE, add_tasks, claim, hidden, task_form
 
 from heedful.records import RATING_FLAGS
-from heedful.store import queue
+from heedful.store import instructions, queue
 from heedful.store.kinds import PROMPT_FLAGS, TaskKind
 from heedful.store.tables import assignment, problem, task
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    return make_site(tmp_path)
+    made = make_site(tmp_path)
+    with made.database.write() as connection:
+        instructions.publish_first_versions(connection)
+    return made
 
 
 GROUP_OF: dict[str, tuple[str, str]] = {
@@ -116,6 +119,7 @@ def expected(kind: TaskKind, ids: list[str]) -> dict[str, Any]:
 def checked(page: str) -> dict[str, str]:
     """What a browser would send of a page's form: the fields as the server filled them in."""
     fields: dict[str, str] = {}
+    page = task_form(page)
     for tag in re.findall(r"<input [^>]*>", page):
         name, value = re.search(r' name="([^"]*)"', tag), re.search(r' value="([^"]*)"', tag)
         if name and value and (" checked" in tag or 'type="hidden"' in tag):

@@ -20,7 +20,6 @@ from heedful.errors import (
     ThrottledError,
     UserError,
 )
-from heedful.store import instructions
 from heedful.store.database import Database
 from heedful.web import accounts, admin, api, api_docs, batches, console, pages
 from heedful.web.rendering import Rendering
@@ -71,8 +70,6 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     """The labeling application over an open database."""
     app = FastAPI(title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.database, app.state.settings = database, settings
-    with database.write() as connection:
-        instructions.publish_first_versions(connection)
     rendering = app.state.rendering = Rendering(title=settings.title)
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")
