@@ -71,11 +71,16 @@ class Unread:
 
 
 def first_version(kind: TaskKind, phase: Phase) -> str:
-    """The Markdown that ships: what matters most in this phase stands where the kind's page has ``{{priorities}}``."""
+    """The Markdown that ships.
+
+    What matters most in this phase stands where a page has ``{{priorities}}``: on those about how good outputs are. The other
+    kinds have the same page in every phase, but that candidates are told what screening is for (``{{screening}}``).
+    """
     folder = resources.files("heedful.store") / "first_instructions"
     text = (folder / f"{kind}.md").read_text(encoding="utf-8")
     priorities = (folder / f"priorities_{phase}.md").read_text(encoding="utf-8").strip()
-    return text.replace("{{priorities}}", priorities)
+    text = text.replace("{{priorities}}", priorities)
+    return text.replace("{{screening}}", priorities) if phase == "screening" else text.replace("{{screening}}\n\n", "")
 
 
 def publish_first_versions(connection: Connection, *, now: float | None = None) -> int:
