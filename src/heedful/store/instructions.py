@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, func, insert, select
 
 from heedful.errors import DataError, MissingError
 from heedful.store import events
-from heedful.store.kinds import KINDS, PHASES, Phase, TaskKind
+from heedful.store.kinds import KINDS, PHASES, Phase, TaskKind, refuse_unstorable
 from heedful.store.tables import acknowledgement, instruction
 
 FIRST_KINDS: Mapping[Phase, tuple[TaskKind, ...]] = {
@@ -109,6 +109,8 @@ def publish(
 ) -> Instruction:
     """Make a new version, in force at once. Raises DataError where it is empty, says nothing new, or has no change note."""
     now = time.time() if now is None else now
+    refuse_unstorable(markdown, "the instructions")
+    refuse_unstorable(change_note, "the note on the change")
     if kind not in KINDS:
         raise DataError("there is no such kind of task", expected=f"one of {', '.join(KINDS)}", got=repr(kind))
     if phase not in PHASES:
