@@ -35,8 +35,8 @@ export function fill(form, fields) {
   }
 }
 
-/** Start keeping drafts of a task's form. onFilled: called when the fields were changed from here. */
-export function startDrafts(form, { onFilled }) {
+/** Start keeping drafts of a task's form. makeRoom: called with fields that will be filled in; onFilled: when they were. */
+export function startDrafts(form, { makeRoom, onFilled }) {
   const assignment = form.dataset.assignment;
   const line = document.getElementById("saved");
   const clock = new WorkClock(Number.parseFloat(form.elements.seconds_spent.value) || 0);
@@ -197,6 +197,7 @@ export function startDrafts(form, { onFilled }) {
     const mine = contentOf(before.fields ?? {});
     const choice = mine === contentOf(here) ? "same" : newerDraft(before, { version, content: contentOf(here) });
     if (choice === "browser") {
+      makeRoom(before.fields);
       fill(form, before.fields);
       clock.seconds = Math.max(clock.seconds, Number.parseFloat(before.fields.seconds_spent) || 0);
       onFilled();
@@ -207,6 +208,7 @@ export function startDrafts(form, { onFilled }) {
         `This browser kept another draft of ${clockTime(new Date(before.changed))}; shown is the newer one from the server.`,
         "Show the one from this browser",
         () => {
+          makeRoom(before.fields);
           fill(form, before.fields);
           onFilled();
           document.getElementById("kept").hidden = true;
