@@ -2,6 +2,7 @@
 
 import { startDrafts } from "./drafts.js";
 import { forget } from "./kept.js";
+import { say } from "./page.js";
 import { startRanking } from "./ranking.js";
 
 const form = document.getElementById("task");
@@ -117,6 +118,11 @@ function showAll() {
   words.forEach(countWords);
 }
 
+// The whole comparison would be too much to listen to: its first line says what came of it.
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.target.id === "comparison") say(event.target.querySelector("p").textContent.trim());
+});
+document.addEventListener("htmx:sendError", () => say("Not connected: the outputs cannot be compared now."));
 form.addEventListener("change", showSteps);
 form.addEventListener("input", () => words.forEach(countWords));
 if (finished) forget(form.dataset.assignment);
