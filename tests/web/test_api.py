@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import openapi
 from tests.web.route_examples import a_ranking
 from tests.web.site import PASSWORD, Browser
-from tests.web.world import World, keep, make_world, restore
+from tests.web.world import World, make_world
 
 
 @pytest.fixture
@@ -123,14 +123,13 @@ def test_the_description_names_every_route_and_its_page_loads_nothing_from_elsew
 
 
 @pytest.mark.parametrize("role", ["nobody", "owner", "researcher", "admin"])
-def test_no_input_makes_it_fail(role: str, world: World, tmp_path: Path) -> None:
+def test_no_input_makes_it_fail(role: str, world: World) -> None:
     """schemathesis: inputs from the description and against it, as each role; nothing is answered with 5xx."""
     if role == "nobody":
         headers: dict[str, str] = {}
     else:
         browser = world.site.browser(getattr(world, role))
         headers = {"X-CSRF-Token": browser.csrf, "Cookie": f"heedful_session={browser.client.cookies['heedful_session']}"}
-    keep(world, tmp_path / "kept.sqlite")
     client = world.site.nobody()
     schema = openapi.from_dict(client.get("/api/openapi.json").json()).exclude(path="/api/v1/session", method="DELETE")
     statuses: Counter[int] = Counter()
@@ -141,7 +140,7 @@ def test_no_input_makes_it_fail(role: str, world: World, tmp_path: Path) -> None
         ) | operation.ok().as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
 
         @settings(
-            max_examples=12, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+            max_examples=8, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
         )
         @given(case=strategy)
         def check(case: Any) -> None:
@@ -159,5 +158,4 @@ def test_no_input_makes_it_fail(role: str, world: World, tmp_path: Path) -> None
             assert response.status_code < 500, f"{sent} {response.text}"
 
         check()
-    restore(world, tmp_path / "kept.sqlite")
-    assert statuses[401] > 200 if role == "nobody" else min(statuses[200], statuses[422]) > 10, statuses
+    assert statuses[401] > 100 if role == "nobody" else min(statuses[200], statuses[422]) > 10, statuses
