@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -315,4 +316,21 @@ event = Table(  # append-only (triggers refuse UPDATE and DELETE): who did what 
     Column("subject_id", String(200), nullable=False, index=True),
     Column("before", JSON),
     Column("after", JSON),
+)
+
+# ---------------------------------------------------------------- what the researchers' console reads by
+
+# Newest first with the id behind, so that a page goes on where the last ended even if a million rows came at once.
+for _table in (prompt, response, demonstration, ranking, rating, annotation):
+    Index(f"ix_{_table.name}_newest", _table.c.created, _table.c.id)
+for _table in (demonstration, ranking, rating, annotation):
+    Index(f"ix_{_table.name}_of_person", _table.c.person_id, _table.c.created, _table.c.id)
+Index("ix_task_progress", task.c.batch_id, task.c.state, task.c.wanted, task.c.answered)  # counted from it alone
+Index("ix_task_gold", task.c.id, sqlite_where=task.c.gold.isnot(None), postgresql_where=task.c.gold.isnot(None))
+Index("ix_assignment_late", assignment.c.task_id, sqlite_where=text("late"), postgresql_where=text("late"))
+Index(
+    "ix_problem_open",
+    problem.c.created,
+    sqlite_where=problem.c.answered.is_(None),
+    postgresql_where=problem.c.answered.is_(None),
 )
