@@ -6,8 +6,10 @@
     ├── UserError                   exit code 2: something the user gave is not right
     │   ├── ConfigError             an unknown key, a value out of range
     │   ├── DataError               a file or a row that cannot be read as what it should be
-    │   ├── MissingError            a file, a folder or a stage's input that is not there
-    │   └── ModelError              a model folder or tokenizer that cannot be used
+    │   ├── MissingError            a file, a folder, a stage's input or a task that is not there
+    │   ├── ModelError              a model folder or tokenizer that cannot be used
+    │   ├── ConflictError           somebody, or another page of the same person, was there first
+    │   └── RefusedError            this person may not do this
     ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
     ├── StorageError                a disk that is full or refuses; nothing half-written is left
@@ -74,6 +76,14 @@ class MissingError(UserError):
 
 class ModelError(UserError):
     """A model folder or tokenizer cannot be used."""
+
+
+class ConflictError(UserError):
+    """What is asked for no longer fits what is stored: already answered, a lost lease, an older draft."""
+
+
+class RefusedError(UserError):
+    """The person may not do this."""
 
 
 class CheckError(HeedfulError):

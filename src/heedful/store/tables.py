@@ -1,7 +1,8 @@
 """The tables of the labeling database: people, what they work on, what they answered, and what happened (SPEC 2).
 
 SQLAlchemy Core, the same on SQLite and PostgreSQL. Times are seconds since 1970 in UTC (float), so that both databases, and a
-copy from one to the other, hold the very same values. Answers are never overwritten: a correction is a new row, scores are derived.
+copy from one to the other, hold the very same values. Answers are never overwritten: a correction is a new row, scores are
+derived.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+
+Json = JSON(none_as_null=True)  # None is NULL, not the JSON value null
 
 metadata = MetaData(
     naming_convention={
@@ -97,7 +100,7 @@ prompt = Table(
     Column("owner", String(200), index=True),  # records.Prompt.user
     Column("split", String(10), nullable=False),
     Column("language", String(20)),
-    Column("details", JSON, nullable=False),  # records.Prompt.metadata
+    Column("details", Json, nullable=False),  # records.Prompt.metadata
     Column("created", Double, nullable=False, index=True),
 )
 
@@ -109,7 +112,7 @@ response = Table(
     Column("text", Text, nullable=False),
     Column("model", Text),  # never shown to a labeler
     Column("finished", Boolean, nullable=False),
-    Column("sampling", JSON, nullable=False),  # temperature, seed ...
+    Column("sampling", Json, nullable=False),  # temperature, seed ...
     Column("created", Double, nullable=False),
 )
 
@@ -134,21 +137,21 @@ task = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("batch_id", ForeignKey("batch.id"), nullable=False),
-    # Of the batch, again: what claims are searched by is in one index.
+    # Of the batch, again; a single task's priority may be raised.
     Column("kind", String(30), nullable=False),
     Column("phase", String(20), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("prompt_id", ForeignKey("prompt.id"), index=True),
-    Column("payload", JSON, nullable=False),  # what else this kind needs (see store.kinds)
-    Column("gold", JSON),  # the researchers' answer, never shown; a gold item is served like any other
+    Column("payload", Json, nullable=False),  # what else this kind needs (see store.kinds)
+    Column("gold", Json),  # the researchers' answer, never shown; a gold item is served like any other
     Column("wanted", Integer, nullable=False),  # answers
-    Column("held", Integer, nullable=False, default=0),  # answers and running leases
-    Column("answered", Integer, nullable=False, default=0),
-    Column("state", String(20), nullable=False),  # open | done | withdrawn
-    Column("shuffle", Double, nullable=False),  # random: the order of service within a priority
+    Column("held", Integer, nullable=False, default=0),  # answers and running leases; no surplus answers
+    Column("answered", Integer, nullable=False, default=0),  # no surplus answers
+    Column("skipped", Integer, nullable=False, default=0),  # persons who skipped it
+    Column("state", String(20), nullable=False),  # open | done | set_aside (skipped too often) | withdrawn
+    Column("shuffle", Double, nullable=False),  # random: the order of service within a priority (highest first)
     Column("created", Double, nullable=False),
-    Index("ix_task_service", "state", "kind", "phase", "priority", "shuffle"),
-    Index("ix_task_batch", "batch_id", "state"),
+    Index("ix_task_service", "batch_id", "state", "priority", "shuffle"),  # read backwards by claims
 )
 
 task_response = Table(
@@ -169,17 +172,17 @@ assignment = Table(  # one person's work on one task: the lease, the draft, the 
     Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("token", String(64), nullable=False),  # of the present lease; a submit must carry it
     Column("state", String(20), nullable=False),  # leased | answered | skipped | expired | released
-    Column("shown_order", JSON, nullable=False),  # response ids as this labeler saw them, left to right
+    Column("shown_order", Json, nullable=False),  # response ids as this labeler saw them, left to right
     Column("instruction_id", ForeignKey("instruction.id")),  # the version in force when it was leased
     Column("leased", Double, nullable=False),
     Column("expires", Double, nullable=False),
-    Column("draft", JSON),
+    Column("draft", Json),
     Column("draft_version", Integer, nullable=False, default=0),  # grows with each saved draft
     Column("draft_saved", Double),
-    Column("answer", JSON),  # exactly as submitted
+    Column("answer", Json),  # exactly as submitted
     Column("answered", Double),  # or skipped
     Column("late", Boolean, nullable=False, default=False),  # submitted after the lease had expired
-    Column("surplus", Boolean, nullable=False, default=False),  # late, and others had answered enough by then
+    Column("surplus", Boolean, nullable=False, default=False),  # others had answered enough by then, or it was withdrawn
     Column("seconds_spent", Double),  # with the page in front, as the browser counted
     Column("skip_reason", Text),
     UniqueConstraint("task_id", "person_id"),
@@ -207,8 +210,8 @@ ranking = Table(
     Column("assignment_id", ForeignKey("assignment.id"), index=True),
     Column("prompt_id", ForeignKey("prompt.id"), nullable=False, index=True),
     Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
-    Column("response_ids", JSON, nullable=False),
-    Column("ranks", JSON, nullable=False),  # 1 best, equal: a tie
+    Column("response_ids", Json, nullable=False),
+    Column("ranks", Json, nullable=False),  # 1 best, equal: a tie
     Column("created", Double, nullable=False),
 )
 
@@ -221,7 +224,7 @@ rating = Table(
     Column("response_id", ForeignKey("response.id"), nullable=False, index=True),
     Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
     Column("overall", Integer, nullable=False),
-    Column("flags", JSON, nullable=False),
+    Column("flags", Json, nullable=False),
     Column("created", Double, nullable=False),
 )
 
@@ -234,7 +237,7 @@ annotation = Table(  # every other answer about a prompt or a response: Table 7'
     Column("prompt_id", ForeignKey("prompt.id"), index=True),
     Column("response_id", ForeignKey("response.id"), index=True),
     Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
-    Column("value", JSON, nullable=False),
+    Column("value", Json, nullable=False),
     Column("created", Double, nullable=False),
 )
 
@@ -281,9 +284,7 @@ screening_decision = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
-    Column(
-        "code", String(20), nullable=False
-    ),  # under which the candidate was shown: selection is on anonymised data (SPEC 2.1)
+    Column("code", String(20), nullable=False),  # what the candidate was shown as: selection is on anonymised data (SPEC 2.1)
     Column("selected", Boolean, nullable=False),
     Column("note", Text, nullable=False),
     Column("decided_by", ForeignKey("person.id"), nullable=False),
@@ -295,7 +296,7 @@ survey_answer = Table(  # anonymous: no person, no time
     metadata,
     Column("id", String(40), primary_key=True),  # random
     Column("survey", String(30), nullable=False),  # demographics | satisfaction
-    Column("answers", JSON, nullable=False),
+    Column("answers", Json, nullable=False),
 )
 
 survey_taken = Table(  # who has been asked; cannot be joined with the answers
@@ -314,8 +315,8 @@ event = Table(  # append-only (triggers refuse UPDATE and DELETE): who did what 
     Column("action", String(40), nullable=False, index=True),
     Column("subject", String(30), nullable=False),  # a table's name
     Column("subject_id", String(200), nullable=False, index=True),
-    Column("before", JSON),
-    Column("after", JSON),
+    Column("before", Json),
+    Column("after", Json),
 )
 
 # ---------------------------------------------------------------- what the researchers' console reads by
