@@ -1,0 +1,59 @@
+// The rules by which drafts are kept: pure functions, no page, no network. drafts.js follows them.
+
+/** Seconds until the next try after so many failures in a row: 2, 4, 8 ... at most 60. */
+export function waitAfter(failures) {
+  return Math.min(60, 2 ** Math.max(1, failures));
+}
+
+/**
+ * Which draft a page that was loaded again shall show.
+ *
+ * browser: { fields, version, changed, synced } as kept here, or null; version: the server's draft it was based on;
+ * server: { version }. The browser's is taken when the server does not have it yet and nothing newer was saved there
+ * from elsewhere meanwhile.
+ */
+export function newerDraft(browser, server) {
+  if (!browser || !browser.fields || browser.synced) return "server";
+  return browser.version >= server.version ? "browser" : "server";
+}
+
+/** What an answer of the server means for a draft. */
+export function meaningOf(status) {
+  if (status >= 200 && status < 300) return "saved";
+  if (status === 401 || status === 403) return "signed out";
+  if (status === 404 || status === 409 || status === 410) return "conflict";
+  if (status === 413 || status === 422 || status === 400) return "refused";
+  return "unreachable";
+}
+
+/**
+ * Counts seconds that somebody worked: the page is in front, and something was done in the last idleAfter seconds.
+ * Call tick(now, visible) every second or so, and active(now) at each key, click or scroll; times in seconds.
+ */
+export class WorkClock {
+  constructor(start = 0, idleAfter = 60) {
+    this.seconds = start;
+    this.idleAfter = idleAfter;
+    this.lastActive = null;
+    this.lastTick = null;
+  }
+
+  active(now) {
+    this.lastActive = now;
+  }
+
+  tick(now, visible) {
+    const before = this.lastTick;
+    this.lastTick = now;
+    if (before === null || !visible || this.lastActive === null) return this.seconds;
+    // A gap of more than a few seconds is a machine that slept: nobody worked through it.
+    if (now - before > 5 || now - this.lastActive > this.idleAfter) return this.seconds;
+    this.seconds += Math.max(0, now - before);
+    return this.seconds;
+  }
+}
+
+/** "12:03:05" of a Date, in the labeler's own time. */
+export function clockTime(date) {
+  return [date.getHours(), date.getMinutes(), date.getSeconds()].map((n) => String(n).padStart(2, "0")).join(":");
+}
