@@ -35,6 +35,7 @@ Teach a language model to follow instructions from human feedback: InstructGPT.
   heedful init mine --base-model FOLDER      or a project of your own:
   heedful import alpaca FILE --project mine  ... people's data,
   heedful prompts import api LOG --project mine  ... users' prompts,
+  heedful web mine                           ... people label here,
   heedful align mine                         ... as far as the data allow,
   heedful status mine                        ... what is there, what is missing"""
 
@@ -217,6 +218,38 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Web:
+    """Serve the labeling application: people write, rank and rate in a browser.
+
+    - The first start prints a link to join with as admin; invite the others
+      from the page People.
+    - Labels are kept in labels.sqlite in the project's folder, or in
+      PostgreSQL by --database.
+    - Beyond this machine it listens only with TLS: a certificate, or a proxy.
+    - docs/web.md tells more.
+    """
+
+    project: Annotated[Path, tyro.conf.Positional, _shown("[PROJECT]")] = Path()
+    """The project's folder, or any folder to keep the labels in; none: the current folder."""
+    database: Annotated[str | None, _shown("URL")] = None
+    """postgresql+psycopg://USER:PASSWORD@HOST/NAME, or a SQLite file (else $DATABASE_URL, else labels.sqlite)."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0: all of this machine."""
+    port: int = 8000
+    """Port to listen on."""
+    url: Annotated[str | None, _shown("URL")] = None
+    """How people reach it, for links: https://labels.example.org (else made from host and port)."""
+    certificate: Annotated[Path | None, _shown("FILE")] = None
+    """TLS certificate in PEM format, with its chain."""
+    certificate_key: Annotated[Path | None, _shown("FILE")] = None
+    """The certificate's key."""
+    tls_proxy: Annotated[str | None, _shown("ADDRESS")] = None
+    """Address of a reverse proxy that speaks TLS with browsers; its X-Forwarded-For is believed."""
+    send_passwords_unencrypted: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Listen beyond this machine without TLS: everybody on the network can read passwords and labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Write report.html anew from a results.json.
 
@@ -347,7 +380,7 @@ class Doctor:
     """The type to compute in; float32 is always checked too."""
 
 
-Verb = Align | Init | Status | Import | Prompts | Export | Report | Pretrain | Plan | Sweep | Doctor
+Verb = Align | Init | Status | Import | Prompts | Export | Web | Report | Pretrain | Plan | Sweep | Doctor
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -551,6 +584,22 @@ def _export(verb: Export, console: Console) -> None:
     print(report.summary())
 
 
+def _web(verb: Web, console: Console) -> None:
+    from heedful.web.serving import Listening, serve
+
+    listening = Listening(
+        host=verb.host,
+        port=verb.port,
+        url=verb.url,
+        certificate=verb.certificate,
+        certificate_key=verb.certificate_key,
+        tls_proxy=verb.tls_proxy,
+        unencrypted=verb.send_passwords_unencrypted,
+    )
+    database_url = verb.database or os.environ.get("DATABASE_URL") or None
+    serve(verb.project, listening, database_url=database_url, say=lambda message: _say(console, message))
+
+
 def _report(verb: Report, console: Console) -> None:
     from heedful.evaluate.report import write_report
     from heedful.evaluate.results import load_results, load_timings
@@ -648,6 +697,7 @@ _RUN = {
     Import: _import,
     Prompts: _prompts,
     Export: _export,
+    Web: _web,
     Report: _report,
     Pretrain: _pretrain,
     Plan: _plan,

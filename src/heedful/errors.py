@@ -8,8 +8,9 @@
     │   ├── DataError               a file or a row that cannot be read as what it should be
     │   ├── MissingError            a file, a folder, a stage's input or a task that is not there
     │   ├── ModelError              a model folder or tokenizer that cannot be used
-    │   ├── ConflictError           somebody, or another page of the same person, was there first
-    │   └── RefusedError            this person may not do this
+    │   ├── ConflictError           somebody, or another window, was first: what was sent is about an older state
+    │   └── RefusedError            this person may not do that
+    │       └── ThrottledError      too many attempts: wait, then try again
     ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
     ├── StorageError                a disk that is full or refuses; nothing half-written is left
@@ -79,11 +80,19 @@ class ModelError(UserError):
 
 
 class ConflictError(UserError):
-    """What is asked for no longer fits what is stored: already answered, a lost lease, an older draft."""
+    """Somebody, or another window, was first: what was sent is about an older state."""
 
 
 class RefusedError(UserError):
-    """The person may not do this."""
+    """This person may not do that."""
+
+
+class ThrottledError(RefusedError):
+    """Too many attempts; ``wait_seconds`` says how long to wait."""
+
+    def __init__(self, message: str, *, wait_seconds: float, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.wait_seconds = wait_seconds
 
 
 class CheckError(HeedfulError):

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, TextClause, and_, cast, func, select, text
 
-from heedful.store.tables import assignment, batch, person, problem, session, task
+from heedful.store.tables import assignment, batch, person, session, task
 
 DAY = 86_400.0
 MIN_PACE_SECONDS = 3_600.0
@@ -129,11 +129,6 @@ def answers_per_day(connection: Connection, *, days: int = 14, now: float | None
     for counts in by_person.values():
         total.update(counts)
     return [(day * DAY, total[day]) for day in range(first, first + days)]
-
-
-def open_questions(connection: Connection) -> int:
-    """Questions and reports of labelers that nobody has answered yet."""
-    return connection.scalar(select(func.count()).select_from(problem).where(problem.c.answered.is_(None))) or 0
 
 
 # ---------------------------------------------------------------------------------------------------- people

@@ -101,7 +101,7 @@ prompt = Table(
     Column("split", String(10), nullable=False),
     Column("language", String(20)),
     Column("details", Json, nullable=False),  # records.Prompt.metadata
-    Column("created", Double, nullable=False, index=True),
+    Column("created", Double, nullable=False),
 )
 
 response = Table(
@@ -198,7 +198,7 @@ demonstration = Table(
     Column("id", String(200), primary_key=True),
     Column("assignment_id", ForeignKey("assignment.id"), index=True),
     Column("prompt_id", ForeignKey("prompt.id"), nullable=False, index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("text", Text, nullable=False),
     Column("created", Double, nullable=False),
 )
@@ -209,7 +209,7 @@ ranking = Table(
     Column("id", String(200), primary_key=True),
     Column("assignment_id", ForeignKey("assignment.id"), index=True),
     Column("prompt_id", ForeignKey("prompt.id"), nullable=False, index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("response_ids", Json, nullable=False),
     Column("ranks", Json, nullable=False),  # 1 best, equal: a tie
     Column("created", Double, nullable=False),
@@ -222,7 +222,7 @@ rating = Table(
     Column("assignment_id", ForeignKey("assignment.id"), index=True),
     Column("prompt_id", ForeignKey("prompt.id"), nullable=False, index=True),
     Column("response_id", ForeignKey("response.id"), nullable=False, index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("overall", Integer, nullable=False),
     Column("flags", Json, nullable=False),
     Column("created", Double, nullable=False),
@@ -236,7 +236,7 @@ annotation = Table(  # every other answer about a prompt or a response: Table 7'
     Column("kind", String(30), nullable=False, index=True),
     Column("prompt_id", ForeignKey("prompt.id"), index=True),
     Column("response_id", ForeignKey("response.id"), index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("value", Json, nullable=False),
     Column("created", Double, nullable=False),
 )

@@ -1,1 +1,1 @@
-"""The web application: the labelers' pages, the researchers' console, administration and the JSON API."""
+"""The labeling application: pages and a JSON API over the store. Nothing here reaches torch."""

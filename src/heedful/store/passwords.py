@@ -1,0 +1,55 @@
+"""Passwords: argon2id hashes, checked in the same time whether or not there is an account."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from heedful.errors import DataError
+
+SHORTEST = 10
+"""Characters; length is what counts (NIST SP 800-63B), so no rule asks for digits or signs."""
+LONGEST = 200
+
+HASHER = PasswordHasher(time_cost=3, memory_cost=47_104, parallelism=1)
+"""argon2id with 46 MiB: the memory OWASP's first recommendation names, with more passes."""
+
+_AT_ONCE = threading.BoundedSemaphore(2)
+"""Each hash needs 46 MiB and a core: more at once would only take them from the labelers who are at work."""
+
+
+def hash_password(password: str) -> str:
+    """The argon2id hash of a password. Raises DataError for one that is too short or too long."""
+    check_password(password)
+    with _AT_ONCE:
+        return HASHER.hash(password)
+
+
+def check_password(password: str) -> None:
+    """Raises DataError for a password that is too short, too long, or one character over and over."""
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise DataError(
+            "the password is too short" if len(password) < SHORTEST else "the password is too long",
+            expected=f"{SHORTEST} to {LONGEST} characters",
+            got=f"{len(password)}",
+            next_step="several words in a row are easy to remember and hard to guess",
+        )
+    if len(set(password)) < 4:
+        raise DataError("the password is too easy to guess", expected="more than three different characters")
+
+
+def is_password(password: str, password_hash: str | None) -> bool:
+    """Whether this is the password; without a hash the same work is done and the answer is no."""
+    with _AT_ONCE:
+        try:
+            return HASHER.verify(password_hash or _nobodys_hash(), password[:LONGEST]) and password_hash is not None
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+@cache
+def _nobodys_hash() -> str:
+    return HASHER.hash("nobody has this password")

@@ -1,0 +1,191 @@
+"""The application: routes, guards and failures put together."""
+
+from __future__ import annotations
+
+import os
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from heedful.errors import (
+    ConflictError,
+    DataError,
+    HeedfulError,
+    MissingError,
+    RefusedError,
+    ThrottledError,
+    UserError,
+)
+from heedful.store.database import Database
+from heedful.web import accounts, admin, api, console, pages
+from heedful.web.rendering import Rendering
+from heedful.web.routing import NobodyError, Routes, Visit, begin_visit
+from heedful.web.security import Shield, log, sign
+from heedful.web.settings import Settings
+
+STATUS_OF: tuple[tuple[type[HeedfulError], int], ...] = (
+    (ThrottledError, 429),
+    (MissingError, 404),
+    (ConflictError, 409),
+    (RefusedError, 403),
+    (DataError, 422),
+    (UserError, 400),
+    (HeedfulError, 500),
+)
+"""The first that fits."""
+
+TITLES = {
+    400: "That did not work",
+    401: "Please log in",
+    403: "Not allowed",
+    404: "Not here",
+    405: "Not here",
+    409: "Somebody was first",
+    413: "Too large",
+    422: "Something is missing or not right",
+    429: "Too many attempts",
+    500: "Something went wrong here",
+}
+MESSAGES = {
+    400: "the request could not be read",
+    401: "you are not logged in, or were logged out",
+    404: "there is no such page, or it is not yours",
+    405: "this address is not for that",
+    413: "what was sent is larger than what is taken",
+    500: "this is a mistake of ours, not yours",
+}
+NEXT_STEPS = {
+    401: "log in (in another tab, if you were in the middle of something: drafts stay in this browser)",
+    500: "try again; if it happens again, tell a researcher or admin what you did",
+}
+
+STATIC_SECONDS = 31_536_000
+
+
+def create_app(database: Database, settings: Settings) -> FastAPI:
+    """The labeling application over an open database."""
+    app = FastAPI(title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.database, app.state.settings = database, settings
+    rendering = app.state.rendering = Rendering(title=settings.title)
+    routes = Routes(app, database, settings)
+    routes.get("/static/{version}/{name:path}", _static, who="public")
+    routes.get("/health", _health, who="public")
+    for module in (accounts, pages, console, admin, api):
+        module.routes(routes)
+    rendering.navigation = routes.links
+    app.add_exception_handler(HeedfulError, _on_error)
+    app.add_exception_handler(NobodyError, _on_nobody)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_middleware(
+        Shield, secure=settings.secure, max_body_bytes=settings.max_body_bytes, on_failure=lambda r, s: _failure(app, r, s)
+    )
+    return app
+
+
+# ---------------------------------------------------------------------------------------------------- static, health
+
+
+def _static(request: Request, version: str, name: str) -> Response:
+    rendering: Rendering = request.app.state.rendering
+    file = rendering.static.get(name)
+    if file is None:
+        raise HTTPException(404)
+    # A page from before an update asks for another version: it gets today's file, and asks again next time.
+    kept = f"public, max-age={STATIC_SECONDS}, immutable" if version == rendering.version else "no-cache"
+    return Response(file.content, media_type=file.media_type, headers={"Cache-Control": kept})
+
+
+def _health(request: Request) -> JSONResponse:
+    """For a proxy or a service manager: the database answers."""
+    with request.app.state.database.read() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    return JSONResponse({"status": "ok"})
+
+
+# ---------------------------------------------------------------------------------------------------- failures
+
+
+def _failure(
+    app: FastAPI,
+    request: Request,
+    status: int,
+    *,
+    message: str | None = None,
+    expected: str | None = None,
+    got: str | None = None,
+    next_step: str | None = None,
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> Response:
+    """A failure as a page for a person, or as a problem (RFC 9457) for a program."""
+    message = message or MESSAGES.get(status) or HTTPStatus(status).phrase.lower()
+    next_step = next_step or NEXT_STEPS.get(status)
+    title = TITLES.get(status) or HTTPStatus(status).phrase
+    if request.url.path.startswith("/api/"):
+        problem = {"title": title, "status": status, "detail": message, "expected": expected, "got": got, "next": next_step}
+        content = {key: value for key, value in (problem | more).items() if value is not None}
+        return JSONResponse(content, status_code=status, headers=headers, media_type="application/problem+json")
+    visit: Visit | None = getattr(request.state, "visit", None)
+    if visit is None:  # it failed before the visitor was known: show the page that anybody may see
+        settings: Settings = app.state.settings
+        visit = Visit(
+            request=request,
+            database=app.state.database,
+            settings=settings,
+            somebody=None,
+            csrf_token=sign(settings.key, "none", ""),
+            session_token=None,
+        )
+    page = app.state.rendering.render(
+        visit,
+        "failure.html",
+        {"title": title, "message": message, "expected": expected, "got": got, "next_step": next_step, "status": status},
+    )
+    return Response(page, status_code=status, headers=headers, media_type="text/html")
+
+
+def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HeedfulError)
+    status = next(status for kind, status in STATUS_OF if isinstance(error, kind))
+    headers = {"Retry-After": str(max(1, round(error.wait_seconds)))} if isinstance(error, ThrottledError) else None
+    if status >= 500:  # a full disk, say: what it says may name folders, so only the log has it
+        log.error("failed: %s %s", request.method, request.url.path, exc_info=error)
+        return _failure(request.app, request, status)
+    return _failure(
+        request.app,
+        request,
+        status,
+        message=error.message,
+        expected=error.expected,
+        got=error.got,
+        next_step=error.next_step,
+        headers=headers,
+        **({} if error.where is None or os.sep in error.where else {"where": error.where}),
+    )
+
+
+def _on_nobody(request: Request, error: Exception) -> Response:
+    if request.method == "GET" and not request.url.path.startswith("/api/"):
+        return RedirectResponse(accounts.login_path(request.url.path, request.url.query), status_code=303)
+    return _failure(request.app, request, 401)
+
+
+def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if not hasattr(request.state, "visit"):
+        request.state.visit = begin_visit(request, request.app.state.database, request.app.state.settings)
+    return _failure(request.app, request, error.status_code, headers=dict(error.headers or {}))
+
+
+def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [{"where": ".".join(map(str, found["loc"])), "what": found["msg"]} for found in error.errors()]
+    if any(found["loc"][:1] == ("path",) for found in error.errors()):
+        return _failure(request.app, request, 404)
+    first = problems[0] if problems else {"where": "", "what": ""}
+    return _failure(request.app, request, 422, message=f"{first['where']}: {first['what']}", problems=problems)

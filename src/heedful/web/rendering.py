@@ -1,0 +1,199 @@
+"""Templates, Markdown, and the static files with their content's hash in the address."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nh3
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from heedful import __version__
+from heedful.errors import MissingError
+
+if TYPE_CHECKING:
+    from heedful.web.routing import NavigationItem, Visit
+
+MARKDOWN_TAGS = {
+    "a",
+    "blockquote",
+    "br",
+    "code",
+    "dd",
+    "del",
+    "dl",
+    "dt",
+    "em",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "strong",
+    "sub",
+    "sup",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+}
+"""What instructions may hold: no pictures (a picture's address would tell its server who reads), no forms, no styles."""
+
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
+
+WORDS: Mapping[str, str] = {
+    "write_prompt": "Write a prompt",
+    "demonstrate": "Write a demonstration",
+    "rank": "Rank outputs",
+    "rate": "Rate outputs",
+    "review_prompt": "Describe a prompt",
+    "review_personal_data": "Look for personal data",
+    "toxicity": "Judge toxicity",
+    "flag_sensitive": "Flag sensitive speech",
+    "score_demonstration": "Score a demonstration",
+    "self_assess": "Say what you know well",
+    "training": "training",
+    "evaluation": "evaluation",
+    "screening": "screening",
+    "held_out": "held-out",
+    "candidate": "candidate",
+    "labeler": "labeler",
+    "researcher": "researcher",
+    "admin": "admin",
+}
+"""How pages name what the database names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticFile:
+    """A file that is served as it is."""
+
+    content: bytes
+    media_type: str
+
+
+class Rendering:
+    """The templates' environment and the static files, read once."""
+
+    def __init__(self, *, title: str) -> None:
+        self.static = _static_files()
+        digest = hashlib.sha256()
+        for name, file in sorted(self.static.items()):
+            digest.update(f"{name}\n{len(file.content)}\n".encode())
+            digest.update(file.content)
+        # One version for all: modules import each other by relative paths, so they must change together.
+        self.version = digest.hexdigest()[:16]
+        self.navigation: list[NavigationItem] = []
+        self.environment = Environment(
+            loader=PackageLoader("heedful.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.environment.filters |= {"when": when, "day": day, "markdown": markdown, "words": words, "count": count, "ago": ago}
+        self.environment.globals |= {"static": self.static_path, "app_title": title, "app_version": __version__}
+
+    def static_path(self, name: str) -> str:
+        """Where a static file is served: its address changes when any of them does, so browsers may keep it for ever."""
+        if name not in self.static:
+            raise MissingError("there is no such static file", got=name)
+        return f"/static/{self.version}/{name}"
+
+    def render(self, visit: Visit, template: str, values: Mapping[str, Any]) -> str:
+        """A whole page. Every template knows visit, person (or none), csrf_token, csrf_field(), navigation, flash and path too."""
+        common = {
+            "visit": visit,
+            "person": visit.somebody,
+            "csrf_token": visit.csrf_token,
+            "csrf_field": lambda: Markup('<input type="hidden" name="csrf" value="{}">').format(visit.csrf_token),
+            "navigation": [item for item in self.navigation if visit.may(item.who)] if visit.somebody else [],
+            "flash": visit.flash,
+            "path": visit.request.url.path,
+        }
+        return self.environment.get_template(template).render(common | dict(values))
+
+
+def _static_files() -> dict[str, StaticFile]:
+    root = Path(str(files("heedful.web") / "static"))
+    found: dict[str, StaticFile] = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            media_type = f"{kind}; charset=utf-8" if kind.startswith(("text/", "image/svg")) else kind
+            found[path.relative_to(root).as_posix()] = StaticFile(content=path.read_bytes(), media_type=media_type)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- filters
+
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+
+
+@lru_cache(maxsize=256)
+def markdown(text: str) -> Markup:
+    """Markdown as safe HTML: no HTML of its own is let through, and what comes out is cleaned again."""
+    return Markup(
+        nh3.clean(
+            _MARKDOWN.render(text),
+            tags=MARKDOWN_TAGS,
+            attributes={"a": {"href", "title"}, "ol": {"start"}},
+            url_schemes={"http", "https", "mailto"},
+            link_rel="noopener noreferrer nofollow",
+        )
+    )
+
+
+def when(seconds: float | None) -> Markup:
+    """A moment, in UTC; local-times.js shows it in the reader's own zone. Nothing where there is none."""
+    if seconds is None:
+        return Markup("–")
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M UTC")
+    )
+
+
+def day(seconds: float | None) -> Markup:
+    """A day, in UTC."""
+    if seconds is None:
+        return Markup("–")
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return Markup('<time datetime="{0}">{0}</time>').format(moment.strftime("%Y-%m-%d"))
+
+
+def ago(seconds: float) -> str:
+    """A length of time in its largest fitting unit: 40 s, 12 min, 3 h, 5 days."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length * (2 if unit == "days" else 1):
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def words(name: str) -> str:
+    """How pages name a kind, phase, role or group; other names have their underscores taken out."""
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def count(number: int) -> str:
+    """A number with thin spaces between thousands."""
+    return f"{number:,}".replace(",", "\u202f")

@@ -1,0 +1,311 @@
+"""Routes that say who may call them, and what a handler knows of the visit.
+
+A module of pages has a function ``routes(add: Routes)``::
+
+    def routes(add: Routes) -> None:
+        add.navigation("Tasks", "/", who="labeler")
+        add.get("/tasks/{assignment_id}", show_task, who="labeler")
+        add.post("/tasks/{assignment_id}/skip", skip_task, who="labeler")
+
+    def show_task(visit: Visiting, assignment_id: Id) -> Response:
+        with visit.database.read() as connection:
+            task = queue.view_assignment(connection, assignment_id, visit.person.id)
+        return visit.page("task.html", task=task)
+
+    def skip_task(visit: Visiting, form: Form, assignment_id: Id) -> Response:
+        with visit.database.write() as connection:
+            queue.skip(connection, assignment_id, visit.person.id, token=form.text("token"), reason=form.text("reason"))
+        return visit.go("/", flash="Skipped.")
+
+Who may call is checked before the handler runs: ``public``; ``labeler`` (everybody who is logged in); ``researcher``
+(researchers and admins); ``admin``. Whether an object is theirs is the store's to check. Everything but GET needs the CSRF
+token: the field ``csrf`` of a form ({{ csrf_field() }} in a template), or the header X-CSRF-Token.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Path, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response
+
+from heedful.errors import DataError, RefusedError
+from heedful.store.database import Database
+from heedful.store.people import Person
+from heedful.store.sessions import TOUCH_SECONDS, NewSession, keep_alive, person_of_session
+from heedful.web.security import comes_from_elsewhere, is_same, sign, signed_value
+from heedful.web.settings import Settings
+
+Who = Literal["public", "labeler", "researcher", "admin"]
+
+RANKS: Mapping[str, int] = {"public": 0, "labeler": 1, "researcher": 2, "admin": 3}
+"""Who may do everything that those before may."""
+
+FORM_FIELDS = 2_000
+FLASH_LENGTH = 500
+
+
+class NobodyError(Exception):
+    """Somebody who is not logged in asked for what needs it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NavigationItem:
+    """A link in the pages' header."""
+
+    label: str
+    path: str
+    who: Who
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """One request: who makes it, with what, and the answers that every page gives in the same way."""
+
+    request: Request
+    database: Database
+    settings: Settings
+    somebody: Person | None
+    csrf_token: str
+    session_token: str | None
+    new_cookies: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def person(self) -> Person:
+        """Who is logged in; only where the route asks for somebody."""
+        if self.somebody is None:
+            raise NobodyError
+        return self.somebody
+
+    @property
+    def address(self) -> str:
+        """The visitor's network address."""
+        return self.request.client.host if self.request.client else "unknown"
+
+    def may(self, who: Who) -> bool:
+        """Whether the visitor may call routes for these."""
+        return RANKS["public" if self.somebody is None else self.somebody.role] >= RANKS[who]
+
+    def page(self, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+        """A page from a template, with the values every page has (rendering.page_values)."""
+        rendering = self.request.app.state.rendering
+        response = HTMLResponse(rendering.render(self, template, values), status_code=status)
+        if self.flash is not None:
+            response.delete_cookie(_cookie(self.settings, "flash"), path="/")
+        return self._with_cookies(response)
+
+    def go(self, path: str, *, flash: str | None = None) -> RedirectResponse:
+        """Send the browser to a page of ours after a POST; the next page shows the message once."""
+        response = RedirectResponse(path, status_code=303)
+        if flash is not None:
+            # Cookies are ASCII.
+            value = sign(self.settings.key, "flash", flash[:FLASH_LENGTH].encode().hex())
+            self._set_cookie(response, "flash", value, max_age=60)
+        return self._with_cookies(response)
+
+    @property
+    def flash(self) -> str | None:
+        """The message that the page before left."""
+        signed = self.request.cookies.get(_cookie(self.settings, "flash"))
+        value = None if signed is None else signed_value(self.settings.key, "flash", signed)
+        return None if value is None else bytes.fromhex(value).decode()
+
+    def logged_in(self, new: NewSession, path: str) -> RedirectResponse:
+        """Give the browser a session and send it on."""
+        response = RedirectResponse(path, status_code=303)
+        self._set_cookie(response, "session", new.token, max_age=int(new.expires - time.time()))
+        response.delete_cookie(_cookie(self.settings, "visitor"), path="/")
+        return response
+
+    def logged_out(self, path: str) -> RedirectResponse:
+        """Take the session's cookie away and send the browser on."""
+        response = self.go(path, flash="You are logged out.")
+        response.delete_cookie(_cookie(self.settings, "session"), path="/")
+        return response
+
+    def _with_cookies(self, response: Any) -> Any:
+        for name, value in self.new_cookies.items():
+            self._set_cookie(response, name, value, max_age=None)
+        return response
+
+    def _set_cookie(self, response: Response, name: str, value: str, *, max_age: int | None) -> None:
+        response.set_cookie(
+            _cookie(self.settings, name),
+            value,
+            max_age=max_age,
+            path="/",
+            httponly=True,
+            secure=self.settings.secure,
+            samesite="lax",
+        )
+
+
+class FormValues:
+    """The fields of a sent form; files are not taken."""
+
+    def __init__(self, data: FormData) -> None:
+        self._values: list[tuple[str, str]] = [(key, value) for key, value in data.multi_items() if isinstance(value, str)]
+        if any(isinstance(value, UploadFile) for value in data.values()) or any("\x00" in value for _, value in self._values):
+            raise DataError("this form cannot be read", expected="text without files and null characters")
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """One field, newlines as "\\n". Raises DataError where it was not sent and there is no default."""
+        found = self.all(name)
+        if found:
+            return found[0]
+        if default is None:
+            raise DataError("a field of the form is missing", expected=f"the field {name}")
+        return default
+
+    def all(self, name: str) -> list[str]:
+        """All values sent under a name."""
+        return [value.replace("\r\n", "\n") for key, value in self._values if key == name]
+
+    def has(self, name: str) -> bool:
+        """Whether it was sent: a ticked box."""
+        return any(key == name for key, _ in self._values)
+
+    def names(self) -> list[str]:
+        """Every field's name, once, in the order sent."""
+        return list(dict.fromkeys(key for key, _ in self._values))
+
+    def whole(self, name: str, default: int | None = None) -> int | None:
+        """A whole number; the default where the field is empty or absent. Raises DataError for anything else."""
+        text = self.text(name, "").strip()
+        if not text:
+            return default
+        if not text.removeprefix("-").isdecimal() or len(text) > 12:
+            raise DataError(f"{name.replace('_', ' ')} is not a whole number", expected="digits", got=repr(text[:20]))
+        return int(text)
+
+
+async def _form(request: Request) -> FormValues:
+    return FormValues(await request.form(max_files=0, max_fields=FORM_FIELDS))
+
+
+def _visit(request: Request) -> Visit:
+    return request.state.visit
+
+
+Visiting = Annotated[Visit, Depends(_visit)]
+"""The type of a handler's first parameter."""
+Form = Annotated[FormValues, Depends(_form)]
+"""The type of a handler's parameter for the form that was sent."""
+
+Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
+"""The type of a number in a path: what the database's integers hold."""
+
+
+class Routes:
+    """Adds routes to an application, each with who may call it (``route.heedful_who``), and links to the header."""
+
+    def __init__(self, app: FastAPI, database: Database, settings: Settings) -> None:
+        self._app, self._database, self._settings = app, database, settings
+        self.links: list[NavigationItem] = []
+
+    def navigation(self, label: str, path: str, *, who: Who) -> None:
+        """A link in the header of those who may follow it."""
+        self.links.append(NavigationItem(label=label, path=path, who=who))
+
+    def get(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
+        """A page to read; it changes nothing."""
+        self._add("GET", path, handler, who, more)
+
+    def post(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
+        """A change, by a form or the JSON API."""
+        self._add("POST", path, handler, who, more)
+
+    def put(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
+        """A change by the JSON API."""
+        self._add("PUT", path, handler, who, more)
+
+    def delete(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
+        """A removal by the JSON API."""
+        self._add("DELETE", path, handler, who, more)
+
+    def _add(self, method: str, path: str, handler: Callable[..., Any], who: Who, more: dict[str, Any]) -> None:
+        if who not in RANKS:
+            raise ValueError(f"{method} {path}: who may call it must be one of {', '.join(RANKS)}")
+        # A handler's declared return type is its response as it is, but in the JSON API, which says a model.
+        options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
+        self._app.add_api_route(
+            path, handler, methods=[method], dependencies=[Depends(self._guard(who, changes=method != "GET"))], **options
+        )
+        self._app.routes[-1].heedful_who = who  # type: ignore[attr-defined]
+
+    def _guard(self, who: Who, *, changes: bool) -> Callable[..., Any]:
+        async def guard(request: Request) -> None:
+            visit = await run_in_threadpool(begin_visit, request, self._database, self._settings, changes)
+            request.state.visit = visit
+            if not visit.may(who):
+                if visit.somebody is None:
+                    raise NobodyError
+                raise RefusedError("this page is not for your role", next_step=f"ask an admin, if you should be a {who}")
+            if changes:
+                await _check_csrf(request, visit)
+
+        return guard
+
+
+def begin_visit(request: Request, database: Database, settings: Settings, changes: bool = False) -> Visit:
+    """Who makes this request. A session that is used for changes lives on; reading changes nothing."""
+    token = request.cookies.get(_cookie(settings, "session"))
+    if token is not None:
+        now = time.time()
+        with database.read() as connection:
+            found = person_of_session(connection, token, now)
+        if found is not None:
+            somebody, csrf_token, last_seen = found
+            if changes and now - last_seen > TOUCH_SECONDS:
+                with database.write() as connection:
+                    keep_alive(connection, token, now=now)
+            return Visit(
+                request=request,
+                database=database,
+                settings=settings,
+                somebody=somebody,
+                csrf_token=csrf_token,
+                session_token=token,
+            )
+    # Nobody is logged in: the token of the login form belongs to a random cookie that we signed.
+    signed = request.cookies.get(_cookie(settings, "visitor"))
+    visitor = None if signed is None else signed_value(settings.key, "visitor", signed)
+    cookies: dict[str, str] = {}
+    if visitor is None:
+        visitor = secrets.token_urlsafe(24)
+        cookies["visitor"] = sign(settings.key, "visitor", visitor)
+    return Visit(
+        request=request,
+        database=database,
+        settings=settings,
+        somebody=None,
+        csrf_token=sign(settings.key, "csrf", visitor).partition(".")[0],
+        session_token=token,
+        new_cookies=cookies,
+    )
+
+
+async def _check_csrf(request: Request, visit: Visit) -> None:
+    given = request.headers.get("x-csrf-token")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given is None and kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        sent = (await request.form(max_files=0, max_fields=FORM_FIELDS)).get("csrf")
+        given = sent if isinstance(sent, str) else None
+    if comes_from_elsewhere(request) or not is_same(given, visit.csrf_token):
+        raise RefusedError(
+            "this form has expired",
+            expected="a form of this application, opened since you last logged in",
+            next_step="go back, load the page again, then send it again",
+        )
+
+
+def _cookie(settings: Settings, name: str) -> str:
+    # With this prefix a browser takes the cookie only from the host itself, by TLS, for all paths.
+    return f"__Host-heedful_{name}" if settings.secure else f"heedful_{name}"

@@ -1,0 +1,138 @@
+"""What guards every request: headers, the size limit, signed values, where one may be sent next."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+}
+STRICT_TRANSPORT = "max-age=31536000"
+
+log = logging.getLogger("heedful.web")
+
+
+class TooLarge(Exception):
+    """The body is longer than what is read."""
+
+
+class Shield:
+    """ASGI middleware: the headers on every response, a limit on every body, and no internals in any failure."""
+
+    def __init__(
+        self, app: ASGIApp, *, secure: bool, max_body_bytes: int, on_failure: Callable[[Request, int], Response]
+    ) -> None:
+        self.app = app
+        self.headers = HEADERS | ({"Strict-Transport-Security": STRICT_TRANSPORT} if secure else {})
+        self.max_body_bytes = max_body_bytes
+        self.on_failure = on_failure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, read = False, 0
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in self.headers.items():
+                    headers[name] = value
+                # What people wrote stays out of shared caches and off the disk of a shared machine.
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        async def guarded_receive() -> Message:
+            nonlocal read
+            message = await receive()
+            if message["type"] == "http.request":
+                read += len(message.get("body", b""))
+                if read > self.max_body_bytes:
+                    raise TooLarge
+            return message
+
+        request = Request(scope)
+        try:
+            if _declared_length(request) > self.max_body_bytes:
+                raise TooLarge
+            await self.app(scope, guarded_receive, guarded_send)
+        except TooLarge:
+            if started:
+                raise
+            await self.on_failure(request, 413)(scope, receive, guarded_send)
+        except Exception:
+            # The path alone: a query or a body may hold what people wrote.
+            log.exception("failed: %s %s", request.method, request.url.path)
+            if started:
+                raise
+            await self.on_failure(request, 500)(scope, receive, guarded_send)
+
+
+def _declared_length(request: Request) -> int:
+    length = request.headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdigit() else 0
+
+
+def sign(key: bytes, purpose: str, value: str) -> str:
+    """The value with a signature in front, that holds for one purpose only."""
+    return hmac.new(key, f"{purpose}\n{value}".encode(), hashlib.sha256).hexdigest() + "." + value
+
+
+def signed_value(key: bytes, purpose: str, signed: str) -> str | None:
+    """What was signed, or None where it was not signed by us for this purpose."""
+    value = signed.partition(".")[2]
+    return value if hmac.compare_digest(sign(key, purpose, value).encode(), signed.encode(errors="replace")) else None
+
+
+def is_same(given: str | None, expected: str) -> bool:
+    """Whether two tokens are the same, in a time that does not tell how much of it is."""
+    return given is not None and hmac.compare_digest(given.encode(errors="replace"), expected.encode())
+
+
+def comes_from_elsewhere(request: Request) -> bool:
+    """Whether the browser says that another site made it send this request."""
+    return request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+
+
+def safe_next(target: str | None) -> str | None:
+    """The path to go to after logging in, where it is one of this application; else None (never another site)."""
+    if not target or not target.startswith("/") or target.startswith("//") or len(target) > 2_000:
+        return None
+    if "\\" in target or any(ord(character) < 32 or ord(character) == 127 for character in target):
+        return None
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return None
+    return None if parts.scheme or parts.netloc else target

@@ -1,0 +1,186 @@
+"""The work of ``heedful web``: decide whether it is safe to listen, open the database, serve until told to stop."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from heedful.errors import ConfigError, MissingError, StorageError, UserError
+from heedful.store.database import Database, open_database
+from heedful.store.people import first_admin_token
+from heedful.web.app import create_app
+from heedful.web.settings import Settings, secret_key
+
+DATABASE_FILE = "labels.sqlite"
+KEY_FILE = "web-key"
+BACKUPS_FOLDER = "backups"
+STOP_SECONDS = 10
+"""How long requests that are being answered may still take after Ctrl-C."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where and how to listen."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    url: str | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    tls_proxy: str | None = None
+    unencrypted: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.certificate_key is None):
+            raise ConfigError("a certificate needs its key", expected="both --certificate and --certificate-key")
+        for file in (self.certificate, self.certificate_key):
+            if file is not None and not file.is_file():
+                raise MissingError("there is no such certificate or key", expected="a PEM file", got="no file", where=file)
+        if self.url is not None and (urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).netloc):
+            raise ConfigError("the address is not valid", expected="https://labels.example.org", got=self.url)
+        if self.tls_proxy is not None and not (self.url or "").startswith("https://"):
+            raise ConfigError(
+                "behind a proxy with TLS, people reach the application at the proxy's address",
+                expected="--url https://…",
+                got=self.url or "no --url",
+                next_step="add --url with the address that people type",
+            )
+        if not (self.secure or self.unencrypted or is_loopback(self.host)):
+            raise UserError(
+                "without TLS, passwords and labels would cross the network for everybody on it to read",
+                expected="a certificate, or a proxy that speaks TLS, to listen beyond this machine",
+                got=f"--host {self.host} without either",
+                next_step="give --certificate and --certificate-key; or --tls-proxy with --url (docs/web.md); "
+                "or, in a network that you trust wholly, --send-passwords-unencrypted",
+            )
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers speak TLS, with us or with the proxy."""
+        return self.certificate is not None or self.tls_proxy is not None
+
+    @property
+    def public_url(self) -> str:
+        """What links begin with."""
+        if self.url is not None:
+            return self.url.rstrip("/")
+        host = socket.gethostname() if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"{'https' if self.secure else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def serve(folder: Path, listening: Listening, *, database_url: str | None, say: Callable[[str], None]) -> None:
+    """Serve the labeling application until interrupted. Raises UserError, StorageError where it cannot."""
+    if not folder.is_dir():
+        raise MissingError(
+            "there is no such folder",
+            expected="the folder of a project, or an empty one",
+            got="a file" if folder.exists() else "nothing",
+            where=folder,
+            next_step=f"make it (mkdir {folder}), or make a project there (heedful init {folder} --base-model MODEL)",
+        )
+    listener = _listen(listening.host, listening.port)
+    try:
+        database = open_database(database_url or folder / DATABASE_FILE)
+        try:
+            _serve(database, folder, listening, listener, say)
+        finally:
+            database.close()
+    finally:
+        listener.close()
+
+
+def _serve(database: Database, folder: Path, listening: Listening, listener: socket.socket, say: Callable[[str], None]) -> None:
+    settings = Settings(
+        key=secret_key(folder / KEY_FILE),
+        public_url=listening.public_url,
+        secure=listening.secure,
+        backups=folder / BACKUPS_FOLDER,
+    )
+    app = create_app(database, settings)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        # Paths may hold the tokens of invites: they belong in no log.
+        access_log=False,
+        server_header=False,
+        proxy_headers=listening.tls_proxy is not None,
+        forwarded_allow_ips=listening.tls_proxy,
+        ssl_certfile=listening.certificate,
+        ssl_keyfile=listening.certificate_key,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    try:
+        config.load()
+    except (ssl.SSLError, OSError) as error:
+        raise UserError(
+            "the certificate cannot be used",
+            expected="a certificate and its key in PEM format",
+            got=getattr(error, "reason", None) or str(error),
+            where=listening.certificate,
+        ) from error
+    logging.getLogger("heedful.web").setLevel(logging.INFO)
+    with database.write() as connection:
+        token = first_admin_token(connection)
+    say(f"the labeling application is at {settings.public_url}")
+    if listening.unencrypted and not listening.secure and not is_loopback(listening.host):
+        say("warning: passwords and labels cross the network unencrypted")
+    if token is not None:
+        say(f"join as its first admin, once, within a week: {settings.public_url}/join/{token}")
+    say("stop it with Ctrl-C")
+    with suppress(KeyboardInterrupt):  # uvicorn has finished what it was answering, and says again what stopped it
+        uvicorn.Server(config).run(sockets=[listener])
+    say("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before anything else is touched: who starts it twice finds out here."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(
+            "that address cannot be listened on",
+            expected="an address of this machine, and a port up to 65535",
+            got=f"{host}:{port}",
+        ) from error
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port {port} is in use",
+                expected="a port that nothing listens on",
+                got=f"something listens on {host}:{port}; perhaps heedful web is running already",
+                next_step=f"open it in a browser, stop it, or give another port: --port {port + 1}",
+            ) from None
+        if error.errno == errno.EACCES:
+            raise StorageError(
+                f"port {port} may not be used", got=error.strerror, next_step="give a port from 1024: --port 8000"
+            ) from None
+        raise ConfigError(
+            "that address cannot be listened on", expected="an address of this machine", got=f"{host}: {error.strerror}"
+        ) from None
+    return listener

@@ -1,0 +1,77 @@
+"""What the application is told when it starts; and its secret, made at the first start."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from heedful.errors import DataError, StorageError
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of one running application."""
+
+    key: bytes
+    """Signs what the browser keeps for us before anybody is logged in."""
+    public_url: str
+    """Where people reach the application, without a slash at the end: what links begin with."""
+    secure: bool
+    """Whether browsers reach it by TLS: cookies are then never sent without."""
+    title: str = "Heedful"
+    """What the pages are headed with."""
+    backups: Path | None = None
+    """Folder for backups of the database; none: pages offer none."""
+    max_body_bytes: int = 2_000_000
+    """Largest request that is read."""
+
+
+def secret_key(file: Path) -> bytes:
+    """The application's key, from a file that only its owner may read; made where there is none.
+
+    Raises StorageError where it cannot be written or read, DataError where it holds something else.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may start at the same moment: whose link comes first wins, and both then read the same.
+        if not file.exists():
+            aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "w") as stream:
+                    stream.write(secrets.token_hex(KEY_BYTES) + "\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                if not file.exists():
+                    os.link(aside, file)
+            except FileExistsError:
+                pass
+            finally:
+                aside.unlink(missing_ok=True)
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+        text = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(
+            "the application's key could not be read or made",
+            expected="a folder that may be written to",
+            got=str(error),
+            where=file,
+        ) from error
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise DataError(
+            "the application's key cannot be used",
+            expected=f"{2 * KEY_BYTES} hexadecimal digits",
+            got=f"{len(text)} characters",
+            where=file,
+            next_step="delete the file: a new one is made, and who has a login page open loads it again",
+        )
+    return key
