@@ -92,7 +92,7 @@ def gold(connection: Connection, scope: Scope | None = None, *, limit: int = MAX
         chosen = chosen.where(person.c.simulated == scope.simulated)
     answers = [
         GoldAnswer(task_id=id, kind=kind, gold=known, answer=answer, labeler=labeler)
-        for id, kind, known, answer, labeler in connection.execute(chosen).tuples()
+        for id, kind, known, answer, labeler in connection.execute(chosen)
     ]
     return gold_report(answers)
 
@@ -203,7 +203,7 @@ def submissions(connection: Connection, *, each: int = MAX_SUBMISSIONS) -> list[
     """Each labeler's newest ``each`` answers whose time is known, oldest first."""
     labelers = connection.execute(
         select(person.c.id, person.c.pseudonym).where(person.c.role == "labeler", person.c.group_name != "candidate")
-    ).tuples()
+    )
     rows = [(name, row) for id, name in labelers.all() for row in connection.execute(_newest_answers(id, each)).all()]
     lengths = _characters(connection, sorted({row.task_id for _, row in rows}))
     return [
@@ -291,6 +291,6 @@ def _characters(connection: Connection, task_ids: Sequence[int]) -> dict[int, in
     for start in range(0, len(task_ids), 5_000):
         some = task_ids[start : start + 5_000]
         for query, key in ((prompts, task.c.id), (outputs, task_response.c.task_id)):
-            for task_id, length in connection.execute(query.where(key.in_(some))).tuples():
+            for task_id, length in connection.execute(query.where(key.in_(some))):
                 found[task_id] += length
     return found

@@ -1,9 +1,9 @@
 """Looking through what is stored: prompts, responses, demonstrations, rankings and ratings, newest first, a page at a time.
 
-A page never counts or sorts a whole table and knows no OFFSET over one: it goes on behind the last row of the page before (its
-time and id), in steps of ``STEP`` entries of an index, until it is full or ``BUDGET_SECONDS`` are used up. In the second case it
-says how far it has looked, and the next page goes on from there. So any combination of filters is quick in a million rows, a rare
-word just takes several pages; where a filter names few rows (a labeler, a small batch) only these are looked at.
+A page never counts or sorts a whole table and knows no OFFSET over one: it goes on behind the last row of the page before
+(its time and id), in steps of ``STEP`` entries of an index, until it is full or ``BUDGET_SECONDS`` are used up. In the second
+case it says how far it has looked, and the next page goes on from there. So any combination of filters is quick in a million
+rows, a rare word just takes several pages; where a filter names few rows (a labeler, a small batch) only these are looked at.
 
 Text is searched as it stands: the words as a piece of the text, without regard to the case of A to Z.
 
@@ -159,6 +159,13 @@ def every_row(connection: Connection, search: Search, *, step: int = STEP) -> It
         if edge is None:
             return
         behind = edge
+
+
+def of_prompt(connection: Connection, kind: Literal["demonstration", "ranking"], prompt_id: str, limit: int) -> list[Found]:
+    """The newest demonstrations or rankings of one prompt that came from elsewhere: no task was answered."""
+    plan = _Plan(search=Search(kind=kind))
+    query = _rows(plan, None, None, limit).where(plan.table.c.prompt_id == prompt_id, plan.table.c.assignment_id.is_(None))
+    return [Found(**dict(row)) for row in connection.execute(query).mappings()]
 
 
 # ---------------------------------------------------------------------------------------------------- how it is looked for

@@ -144,9 +144,7 @@ def get(connection: Connection, instruction_id: int) -> Instruction:
     """One version. Raises MissingError."""
     row = connection.execute(select(instruction).where(instruction.c.id == instruction_id)).one_or_none()
     if row is None:
-        raise MissingError(
-            "there are no such instructions", expected="the number of a version", got=str(instruction_id)
-        )
+        raise MissingError("there are no such instructions", expected="the number of a version", got=str(instruction_id))
     return _of(row)
 
 

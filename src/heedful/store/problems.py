@@ -106,9 +106,7 @@ def mark_seen(connection: Connection, problem_id: int, person_id: int, *, now: f
     if row.answered is None or row.seen is not None:
         return
     connection.execute(update(problem).where(mine).values(seen=now))
-    events.record(
-        connection, person_id=person_id, action="see_answer", subject="problem", subject_id=problem_id, now=now
-    )
+    events.record(connection, person_id=person_id, action="see_answer", subject="problem", subject_id=problem_id, now=now)
 
 
 def list_problems(

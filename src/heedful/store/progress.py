@@ -174,9 +174,7 @@ def people(connection: Connection, *, days: int = 7, now: float | None = None) -
         select(assignment.c.person_id, func.count()).where(_answered_since(now - DAY)).group_by(assignment.c.person_id),
     )
     last_seen = dict(
-        connection.execute(select(session.c.person_id, func.max(session.c.last_seen)).group_by(session.c.person_id))
-        .tuples()
-        .all()
+        connection.execute(select(session.c.person_id, func.max(session.c.last_seen)).group_by(session.c.person_id)).all()
     )
     leases: defaultdict[int, list[tuple[str, float]]] = defaultdict(list)
     for person_id, kind, expires in connection.execute(
@@ -184,14 +182,14 @@ def people(connection: Connection, *, days: int = 7, now: float | None = None) -
         .join(task, task.c.id == assignment.c.task_id)
         .where(_running(now))
         .order_by(assignment.c.expires)
-    ).tuples():
+    ):
         leases[person_id].append((kind, expires))
     skips: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for person_id, reason, count in connection.execute(
         select(assignment.c.person_id, assignment.c.skip_reason, func.count())
         .where(_of_anyone("skipped"), assignment.c.answered >= first * DAY)
         .group_by(assignment.c.person_id, assignment.c.skip_reason)
-    ).tuples():
+    ):
         skips[person_id][reason or "no reason given"] = count
     return [
         Labeler(
@@ -245,13 +243,13 @@ def skipped_often(connection: Connection, *, batch_id: int | None = None, least:
     )
     if batch_id is not None:
         chosen = chosen.where(task.c.batch_id == batch_id)
-    rows = connection.execute(chosen).tuples().all()
+    rows = connection.execute(chosen).all()
     reasons: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for task_id, reason in connection.execute(
         select(assignment.c.task_id, assignment.c.skip_reason).where(
             assignment.c.task_id.in_([row[0] for row in rows]), assignment.c.state == "skipped"
         )
-    ).tuples():
+    ):
         reasons[task_id][reason or "no reason given"] += 1
     return [
         SkippedTask(
@@ -291,7 +289,7 @@ def assignments_query(
 
 def _task_counts(connection: Connection, only: ColumnElement[bool] | None) -> defaultdict[int, defaultdict[str, Counter[str]]]:
     counts: defaultdict[int, defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for own_batch, state, tasks, wanted, answered in connection.execute(task_counts_query(only)).tuples():
+    for own_batch, state, tasks, wanted, answered in connection.execute(task_counts_query(only)):
         counts[own_batch][state] = Counter(tasks=tasks, wanted=wanted, answered=answered)
     return counts
 
@@ -303,7 +301,7 @@ def _by_batch(
 
 
 def _counts(connection: Connection, query: Select[*tuple[Any, ...]]) -> Counter[int]:
-    return Counter(dict(connection.execute(query).tuples().all()))
+    return Counter(dict(connection.execute(query).all()))
 
 
 def _running(now: float) -> ColumnElement[bool]:
@@ -323,7 +321,7 @@ def _days_by_person(connection: Connection, since: float) -> defaultdict[int, Co
     day = cast(assignment.c.answered, BigInteger) // int(DAY)
     counted = select(assignment.c.person_id, day, func.count()).where(_answered_since(since))
     found: defaultdict[int, Counter[int]] = defaultdict(Counter)
-    for own, number, count in connection.execute(counted.group_by(assignment.c.person_id, day)).tuples():
+    for own, number, count in connection.execute(counted.group_by(assignment.c.person_id, day)):
         found[own][number] = count
     return found
 

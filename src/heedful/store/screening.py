@@ -99,7 +99,7 @@ def screening(connection: Connection, secret: bytes) -> Screening:
             select(
                 screening_decision.c.code, screening_decision.c.selected, screening_decision.c.note, screening_decision.c.at
             ).order_by(screening_decision.c.id.desc())
-        ).tuples()
+        )
     )
     latest: dict[str, bool] = {}
     for decision in decisions:
@@ -171,7 +171,7 @@ def _codes(connection: Connection, secret: bytes) -> dict[int, str]:
         select(person.c.id, func.coalesce(times.c.times, 0))
         .select_from(person.outerjoin(times, times.c.person_id == person.c.id))
         .where(person.c.group_name == CANDIDATE, person.c.role == "labeler", person.c.disabled.is_(None))
-    ).tuples()
+    )
     return {id: code_of(secret, id, candidacy) for id, candidacy in rows}
 
 
@@ -188,7 +188,7 @@ def _sensitive(connection: Connection, ids: Sequence[int]) -> Mapping[int, tuple
         .join(task, task.c.id == assignment.c.task_id)
         .where(annotation.c.person_id.in_(ids), annotation.c.kind == "flag_sensitive", annotation.c.prompt_id.isnot(None))
         .order_by(annotation.c.created)
-    ).tuples()
+    )
     for id, prompt_id, value, known in rows:
         own[id][prompt_id] = value["sensitive"]
         if known is not None:
@@ -201,7 +201,7 @@ def _sensitive(connection: Connection, ids: Sequence[int]) -> Mapping[int, tuple
             .join(person, person.c.id == annotation.c.person_id)
             .where(annotation.c.prompt_id.in_(some), annotation.c.kind == "flag_sensitive", person.c.role != "labeler")
             .order_by(annotation.c.created)
-        ).tuples():
+        ):
             researchers[id][prompt_id] = value["sensitive"]
     votes = [gold, *researchers.values()]
     return defaultdict(lambda: (0, 0), {id: sensitive_counts(flags, votes) for id, flags in own.items()})
@@ -260,7 +260,7 @@ def _demonstration_scores(connection: Connection, ids: Sequence[int]) -> tuple[M
             .join(assignment, assignment.c.id == annotation.c.assignment_id)
             .join(task, task.c.id == assignment.c.task_id)
             .where(annotation.c.kind == "score_demonstration")
-        ).tuples():
+        ):
             given[payload.get(SCORED, "")].append(value["score"])
     scores: defaultdict[int, list[int]] = defaultdict(list)
     for demonstration_id, id in writer_of.items():
@@ -276,7 +276,7 @@ def _writers(connection: Connection, ids: Sequence[int]) -> dict[str, int]:
         .where(demonstration.c.person_id.in_(ids))
         .order_by(demonstration.c.created, demonstration.c.id)
     )
-    return dict(rows.tuples().all())
+    return dict(rows.all())
 
 
 def make_scoring_tasks(connection: Connection, *, created_by: int, overlap: int = 1, now: float | None = None) -> int:
@@ -325,7 +325,7 @@ def _topics(connection: Connection, ids: Sequence[int]) -> tuple[Mapping[int, fr
         .join(task, task.c.id == assignment.c.task_id)
         .where(annotation.c.person_id.in_(ids), annotation.c.kind == "self_assess")
         .order_by(annotation.c.created)
-    ).tuples():
+    ):
         chosen[id] = frozenset(value["topics"])
         asked.update(dict.fromkeys(payload.get("topics", [])))
     return defaultdict(frozenset, chosen), tuple(asked)

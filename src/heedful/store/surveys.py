@@ -54,9 +54,7 @@ SURVEYS: Mapping[str, Survey] = {
         name="demographics",
         title="About you",
         questions=(
-            Question(
-                name="gender", text="What gender do you identify as?", options=("Male", "Female", "Nonbinary / other")
-            ),
+            Question(name="gender", text="What gender do you identify as?", options=("Male", "Female", "Nonbinary / other")),
             Question(
                 name="ethnicities",
                 text="What ethnicities do you identify as?",
@@ -73,9 +71,7 @@ SURVEYS: Mapping[str, Survey] = {
                 several=True,
             ),
             Question(name="nationality", text="What is your nationality?"),
-            Question(
-                name="age", text="What is your age?", options=("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
-            ),
+            Question(name="age", text="What is your age?", options=("18-24", "25-34", "35-44", "45-54", "55-64", "65+")),
             Question(
                 name="education",
                 text="What is your highest attained level of education?",
