@@ -8,8 +8,8 @@
     │   ├── DataError               a file or a row that cannot be read as what it should be
     │   ├── MissingError            a file, a folder, a stage's input or a task that is not there
     │   ├── ModelError              a model folder or tokenizer that cannot be used
-    │   ├── ConflictError           somebody, or another window, was first: what was sent is about an older state
-    │   └── RefusedError            this person may not do that
+    │   ├── ConflictError           somebody, or another page of the same person, was there first
+    │   └── RefusedError            this person may not do this
     │       └── ThrottledError      too many attempts: wait, then try again
     ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
@@ -80,11 +80,11 @@ class ModelError(UserError):
 
 
 class ConflictError(UserError):
-    """Somebody, or another window, was first: what was sent is about an older state."""
+    """What is asked for no longer fits what is stored: already answered, a lost lease, an older draft."""
 
 
 class RefusedError(UserError):
-    """This person may not do that."""
+    """The person may not do this."""
 
 
 class ThrottledError(RefusedError):

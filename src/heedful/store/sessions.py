@@ -103,10 +103,11 @@ def _count_attempt(connection: Connection, keys: tuple[str, str], now: float) ->
         ).one()
         if count >= allowed:
             wait = first + WINDOW_SECONDS - now
+            minutes = max(1, round(wait / 60))
             raise ThrottledError(
                 "too many attempts to log in",
                 wait_seconds=wait,
-                next_step=f"wait {max(1, round(wait / 60))} min, then try again; or ask an admin for a link to set a new password",
+                next_step=f"wait {minutes} min, then try again; or ask an admin for a link to set a new password",
             )
     connection.execute(login_failure.insert(), [{"key": key, "at": now} for key in keys])
 

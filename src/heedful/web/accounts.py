@@ -64,7 +64,7 @@ def log_in(visit: Visiting, form: Form) -> Response:
         if isinstance(error, ThrottledError):
             response.headers["Retry-After"] = str(max(1, round(error.wait_seconds)))
         return response
-    return visit.logged_in(new, target or home_of(new.person))
+    return visit.with_session(new, visit.go(target or home_of(new.person)))
 
 
 def log_out(visit: Visiting) -> Response:
@@ -72,7 +72,7 @@ def log_out(visit: Visiting) -> Response:
     if visit.session_token is not None:
         with visit.database.write() as connection:
             sessions.log_out(connection, visit.session_token)
-    return visit.logged_out("/login")
+    return visit.without_session(visit.go("/login", flash="You are logged out."))
 
 
 # ---------------------------------------------------------------------------------------------------- join, reset
@@ -98,7 +98,7 @@ def join(visit: Visiting, form: Form, token: str) -> Response:
             new = sessions.start(connection, who.id, earlier_token=visit.session_token)
     except (DataError, ConflictError) as error:
         return _join_page(visit, link, status=422, name=form.text("name", ""), email=form.text("email", ""), problem=error)
-    return visit.logged_in(new, home_of(new.person))
+    return visit.with_session(new, visit.go(home_of(new.person)))
 
 
 def _join_page(
@@ -134,7 +134,7 @@ def reset(visit: Visiting, form: Form, token: str) -> Response:
         if who.email is not None:
             sessions.forget_failures(connection, who.email)
         new = sessions.start(connection, who.id, earlier_token=visit.session_token)
-    return visit.logged_in(new, home_of(new.person))
+    return visit.with_session(new, visit.go(home_of(new.person)))
 
 
 # ---------------------------------------------------------------------------------------------------- one's own account
@@ -160,7 +160,7 @@ def change_password(visit: Visiting, form: Form) -> Response:
         people.set_password(connection, visit.person.id, password_hash, by=visit.person.id)
         sessions.forget_failures(connection, visit.person.email or "")
         new = sessions.start(connection, visit.person.id)
-    return visit.logged_in(new, "/account")
+    return visit.with_session(new, visit.go("/account", flash="The new password is set."))
 
 
 def _new_password(form: FormValues) -> str:

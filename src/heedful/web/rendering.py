@@ -119,7 +119,7 @@ class Rendering:
         return f"/static/{self.version}/{name}"
 
     def render(self, visit: Visit, template: str, values: Mapping[str, Any]) -> str:
-        """A whole page. Every template knows visit, person (or none), csrf_token, csrf_field(), navigation, flash and path too."""
+        """A page. Every template also knows visit, person (or none), csrf_token, csrf_field(), navigation, flash, path."""
         common = {
             "visit": visit,
             "person": visit.somebody,

@@ -28,7 +28,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -47,6 +47,8 @@ Who = Literal["public", "labeler", "researcher", "admin"]
 
 RANKS: Mapping[str, int] = {"public": 0, "labeler": 1, "researcher": 2, "admin": 3}
 """Who may do everything that those before may."""
+
+AnyResponse = TypeVar("AnyResponse", bound=Response)
 
 FORM_FIELDS = 2_000
 FLASH_LENGTH = 500
@@ -98,8 +100,8 @@ class Visit:
         rendering = self.request.app.state.rendering
         response = HTMLResponse(rendering.render(self, template, values), status_code=status)
         if self.flash is not None:
-            response.delete_cookie(_cookie(self.settings, "flash"), path="/")
-        return self._with_cookies(response)
+            self._remove_cookie(response, "flash")
+        return self.with_cookies(response)
 
     def go(self, path: str, *, flash: str | None = None) -> RedirectResponse:
         """Send the browser to a page of ours after a POST; the next page shows the message once."""
@@ -108,7 +110,7 @@ class Visit:
             # Cookies are ASCII.
             value = sign(self.settings.key, "flash", flash[:FLASH_LENGTH].encode().hex())
             self._set_cookie(response, "flash", value, max_age=60)
-        return self._with_cookies(response)
+        return self.with_cookies(response)
 
     @property
     def flash(self) -> str | None:
@@ -117,20 +119,19 @@ class Visit:
         value = None if signed is None else signed_value(self.settings.key, "flash", signed)
         return None if value is None else bytes.fromhex(value).decode()
 
-    def logged_in(self, new: NewSession, path: str) -> RedirectResponse:
-        """Give the browser a session and send it on."""
-        response = RedirectResponse(path, status_code=303)
+    def with_session(self, new: NewSession, response: AnyResponse) -> AnyResponse:
+        """Give the browser a session."""
         self._set_cookie(response, "session", new.token, max_age=int(new.expires - time.time()))
-        response.delete_cookie(_cookie(self.settings, "visitor"), path="/")
+        self._remove_cookie(response, "visitor")
         return response
 
-    def logged_out(self, path: str) -> RedirectResponse:
-        """Take the session's cookie away and send the browser on."""
-        response = self.go(path, flash="You are logged out.")
-        response.delete_cookie(_cookie(self.settings, "session"), path="/")
+    def without_session(self, response: AnyResponse) -> AnyResponse:
+        """Take the session's cookie away."""
+        self._remove_cookie(response, "session")
         return response
 
-    def _with_cookies(self, response: Any) -> Any:
+    def with_cookies(self, response: AnyResponse) -> AnyResponse:
+        """Add the cookies that a visitor needs who is not logged in."""
         for name, value in self.new_cookies.items():
             self._set_cookie(response, name, value, max_age=None)
         return response
@@ -144,6 +145,11 @@ class Visit:
             httponly=True,
             secure=self.settings.secure,
             samesite="lax",
+        )
+
+    def _remove_cookie(self, response: Response, name: str) -> None:
+        response.delete_cookie(
+            _cookie(self.settings, name), path="/", httponly=True, secure=self.settings.secure, samesite="lax"
         )
 
 
@@ -235,6 +241,7 @@ class Routes:
             raise ValueError(f"{method} {path}: who may call it must be one of {', '.join(RANKS)}")
         # A handler's declared return type is its response as it is, but in the JSON API, which says a model.
         options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
+        options["openapi_extra"] = {"x-who": who}
         self._app.add_api_route(
             path, handler, methods=[method], dependencies=[Depends(self._guard(who, changes=method != "GET"))], **options
         )

@@ -1,0 +1,77 @@
+"""One example of each route that takes something: what the permission test (test_permissions.py) sends.
+
+The key is "METHOD path" as the route says it. A route with a parameter in its path, and every route that changes something,
+needs an entry: who adds a route adds one here, or the test fails. Parameters of the path come from ``World.parameters`` (what
+belongs to the labeler ``owner``) unless the example gives its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.web.site import PASSWORD
+from tests.web.world import World
+
+from heedful.records import RATING_FLAGS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What to send so that the route does its work."""
+
+    fields: Callable[[World], Mapping[str, Any]] | None = None
+    """Fields of a form."""
+    json: Callable[[World], Any] | None = None
+    """A JSON body."""
+    path: Callable[[World], Mapping[str, Any]] = field(default=lambda world: {})
+    """Parameters of the path, where they are not ``World.parameters``."""
+    owned: bool = False
+    """The object is one labeler's: anybody else gets 404, whatever their role."""
+    prepare: Callable[[World], None] | None = None
+    """What must have happened before."""
+
+
+def a_ranking(world: World) -> dict[str, Any]:
+    """A whole answer to the owner's ranking."""
+    flags = dict.fromkeys(RATING_FLAGS, False)
+    first, *rest = world.response_ids
+    return {"ratings": {id: {"overall": 4, "flags": flags} for id in world.response_ids}, "groups": [[first], rest]}
+
+
+def _account(_: World) -> dict[str, str]:
+    return {"name": "New", "email": "new@example.org", "password": PASSWORD, "password_again": PASSWORD}
+
+
+EXAMPLES: Mapping[str, Example] = {
+    # ------------------------------------------------------------------------------------ accounts
+    "GET /static/{version}/{name:path}": Example(),
+    "POST /login": Example(fields=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
+    "POST /logout": Example(fields=lambda w: {}),
+    "GET /join/{token}": Example(),
+    "POST /join/{token}": Example(fields=_account),
+    "GET /reset/{token}": Example(path=lambda w: {"token": w.parameters["reset_token"]}),
+    "POST /reset/{token}": Example(
+        path=lambda w: {"token": w.parameters["reset_token"]},
+        fields=lambda w: {"password": "another long one", "password_again": "another long one"},
+    ),
+    "POST /account/password": Example(
+        fields=lambda w: {"old_password": PASSWORD, "password": "another long one", "password_again": "another long one"}
+    ),
+    # ------------------------------------------------------------------------------------ the JSON API
+    "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
+    "DELETE /api/v1/session": Example(json=lambda w: None),
+    "POST /api/v1/claim": Example(json=lambda w: {}),
+    "GET /api/v1/assignments/{assignment_id}": Example(owned=True),
+    "PUT /api/v1/assignments/{assignment_id}/draft": Example(
+        owned=True, json=lambda w: {"token": w.token, "version": 1, "draft": {"groups": []}}
+    ),
+    "POST /api/v1/assignments/{assignment_id}/submit": Example(
+        owned=True, json=lambda w: {"token": w.token, "answer": a_ranking(w), "seconds_spent": 61.5}
+    ),
+    "POST /api/v1/assignments/{assignment_id}/skip": Example(
+        owned=True, json=lambda w: {"token": w.token, "reason": "unclear"}
+    ),
+    "POST /api/v1/assignments/{assignment_id}/release": Example(owned=True, json=lambda w: {"token": w.token}),
+}
