@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
 
 from heedful.records import Ranking, Rating
 from heedful.statistics import (
@@ -32,6 +32,8 @@ from heedful.store.tables import assignment, person, ranking, rating, task
 MAX_RANKINGS = 5_000
 """Newest rankings that agreement is computed from, unless asked otherwise."""
 MAX_RATINGS = 20_000
+LOOKED_THROUGH = 100_000
+"""Newest answers among which those are looked for that can be held against another's."""
 RESEARCHERS = "researchers"
 """The group under which researchers and admins stand, whatever group they are in."""
 
@@ -53,6 +55,7 @@ class AgreementReport:
 
     rankings: int
     ratings: int
+    """Of outputs and prompts that two or more people judged; the others say nothing about agreement."""
     prompts: int
     """Prompts that two or more ranked."""
     newest_only: bool
@@ -121,9 +124,9 @@ def agreement_report(
 
 
 def stored_rankings(connection: Connection, scope: Scope, *, limit: int | None = None) -> tuple[list[Ranking], dict[str, str]]:
-    """The newest rankings in ``scope``, oldest first, and each labeler's group."""
+    """The newest rankings in ``scope`` of prompts that others ranked too, oldest first, and each labeler's group."""
     columns = (ranking.c.id, ranking.c.prompt_id, ranking.c.response_ids, ranking.c.ranks)
-    rows = connection.execute(_newest(columns, ranking, scope, limit)).all()
+    rows = connection.execute(_newest(connection, columns, ranking, ranking.c.prompt_id, scope, limit)).all()
     records = [
         Ranking(id=id, prompt_id=prompt_id, response_ids=tuple(response_ids), ranks=tuple(ranks), labeler=labeler)
         for id, prompt_id, response_ids, ranks, labeler, *_ in reversed(rows)
@@ -132,9 +135,9 @@ def stored_rankings(connection: Connection, scope: Scope, *, limit: int | None =
 
 
 def stored_ratings(connection: Connection, scope: Scope, *, limit: int | None = None) -> tuple[list[Rating], dict[str, str]]:
-    """The newest ratings in ``scope``, oldest first, and each labeler's group."""
+    """The newest ratings in ``scope`` of outputs that others rated too, oldest first, and each labeler's group."""
     columns = (rating.c.id, rating.c.prompt_id, rating.c.response_id, rating.c.overall, rating.c.flags)
-    rows = connection.execute(_newest(columns, rating, scope, limit)).all()
+    rows = connection.execute(_newest(connection, columns, rating, rating.c.response_id, scope, limit)).all()
     records = [
         Rating(id=id, prompt_id=prompt_id, response_id=response_id, overall=overall, flags=flags, labeler=labeler)
         for id, prompt_id, response_id, overall, flags, labeler, *_ in reversed(rows)
@@ -150,7 +153,14 @@ def not_screening() -> ColumnElement[bool]:
     )
 
 
-def _newest(columns: Sequence[Any], table: Any, scope: Scope, limit: int | None) -> Select[*tuple[Any, ...]]:
+def _newest(
+    connection: Connection, columns: Sequence[Any], table: Any, judged: Any, scope: Scope, limit: int | None
+) -> Select[*tuple[Any, ...]]:
+    other = table.alias("other")
+    by_another = exists().where(other.c[judged.name] == judged, other.c.person_id != table.c.person_id)
+    oldest = connection.scalar(
+        select(table.c.created).order_by(table.c.created.desc(), table.c.id.desc()).offset(LOOKED_THROUGH).limit(1)
+    )
     chosen = (
         select(*columns, person.c.pseudonym, person.c.role, person.c.group_name)
         .select_from(
@@ -158,9 +168,11 @@ def _newest(columns: Sequence[Any], table: Any, scope: Scope, limit: int | None)
             .outerjoin(assignment, assignment.c.id == table.c.assignment_id)
             .outerjoin(task, task.c.id == assignment.c.task_id)
         )
-        .where(not_screening())
+        .where(not_screening(), by_another)
         .order_by(table.c.created.desc(), table.c.id.desc())
     )
+    if oldest is not None:
+        chosen = chosen.where(table.c.created >= oldest)
     if scope.batch_id is not None:
         chosen = chosen.where(task.c.batch_id == scope.batch_id)
     if scope.phase is not None:

@@ -186,7 +186,7 @@ assignment = Table(  # one person's work on one task: the lease, the draft, the 
     Column("seconds_spent", Double),  # with the page in front, as the browser counted
     Column("skip_reason", Text),
     UniqueConstraint("task_id", "person_id"),
-    Index("ix_assignment_person", "person_id", "state", "answered"),
+    Index("ix_assignment_person", "person_id", "state", "answered", "task_id"),
     Index("ix_assignment_lease", "state", "expires"),
 )
 
@@ -328,7 +328,8 @@ for _table in (demonstration, ranking, rating, annotation):
     Index(f"ix_{_table.name}_of_person", _table.c.person_id, _table.c.created, _table.c.id)
 Index("ix_task_progress", task.c.batch_id, task.c.state, task.c.wanted, task.c.answered)  # counted from it alone
 Index("ix_task_gold", task.c.id, sqlite_where=task.c.gold.isnot(None), postgresql_where=task.c.gold.isnot(None))
-Index("ix_assignment_late", assignment.c.task_id, sqlite_where=text("late"), postgresql_where=text("late"))
+for _name, _only in (("late", text("late")), ("skipped", text("state = 'skipped'"))):
+    Index(f"ix_assignment_{_name}", assignment.c.task_id, sqlite_where=_only, postgresql_where=_only)
 Index(
     "ix_problem_open",
     problem.c.created,

@@ -1,4 +1,4 @@
-"""Indexes that the researchers' console reads by; none that claims and answers are served by.
+"""Indexes that the researchers' console reads by; what claims and answers are served by stays as it was.
 
 Revision ID: 0002
 """
@@ -22,10 +22,13 @@ def upgrade() -> None:
     for table in ("demonstration", "ranking", "rating", "annotation"):
         op.drop_index(f"ix_{table}_person_id", table)
         op.create_index(f"ix_{table}_of_person", table, ["person_id", "created", "id"])
+    op.drop_index("ix_assignment_person", "assignment")
+    op.create_index("ix_assignment_person", "assignment", ["person_id", "state", "answered", "task_id"])
     op.create_index("ix_task_progress", "task", ["batch_id", "state", "wanted", "answered"])
     for name, table, column, only in (
         ("ix_task_gold", "task", "id", "gold IS NOT NULL"),
         ("ix_assignment_late", "assignment", "task_id", "late"),
+        ("ix_assignment_skipped", "assignment", "task_id", "state = 'skipped'"),
         ("ix_problem_open", "problem", "created", "answered IS NULL"),
     ):
         op.create_index(name, table, [column], sqlite_where=sa.text(only), postgresql_where=sa.text(only))
