@@ -131,7 +131,18 @@ def answers_per_day(connection: Connection, *, days: int = 14, now: float | None
     return [(day * DAY, total[day]) for day in range(first, first + days)]
 
 
+def batch_names(connection: Connection) -> list[tuple[int, str]]:
+    """(id, name) of every batch but those of screening, newest first: what pages choose from."""
+    rows = connection.execute(select(batch.c.id, batch.c.name).where(batch.c.phase != "screening").order_by(batch.c.id.desc()))
+    return [(id, name) for id, name in rows]
+
+
 # ---------------------------------------------------------------------------------------------------- people
+
+
+def candidates(connection: Connection) -> set[int]:
+    """Who is being screened: pages that show a person at all leave out who these are."""
+    return set(connection.execute(select(person.c.id).where(person.c.group_name == "candidate")).scalars())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +231,8 @@ class SkippedTask:
     task_id: int
     batch_id: int
     kind: str
+    state: str
+    """open, done, or set_aside (skipped too often: served no more until a researcher says so)."""
     prompt_id: str | None
     skips: int
     reasons: Mapping[str, int]
@@ -235,7 +248,7 @@ def skipped_often(connection: Connection, *, batch_id: int | None = None, least:
         .subquery()
     )
     chosen = (
-        select(task.c.id, task.c.batch_id, task.c.kind, task.c.prompt_id, counted.c.skips)
+        select(task.c.id, task.c.batch_id, task.c.kind, task.c.state, task.c.prompt_id, counted.c.skips)
         .join(counted, counted.c.task_id == task.c.id)
         .where(task.c.state != "withdrawn", task.c.phase != "screening")
         .order_by(counted.c.skips.desc(), task.c.id)
@@ -256,11 +269,12 @@ def skipped_often(connection: Connection, *, batch_id: int | None = None, least:
             task_id=task_id,
             batch_id=own_batch,
             kind=kind,
+            state=state,
             prompt_id=prompt_id,
             skips=skips,
             reasons=dict(reasons[task_id].most_common()),
         )
-        for task_id, own_batch, kind, prompt_id, skips in rows
+        for task_id, own_batch, kind, state, prompt_id, skips in rows
     ]
 
 
