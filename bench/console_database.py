@@ -285,6 +285,9 @@ def _screening(connection: Connection, draw: random.Random, people: dict[str, li
             overlap=len(workers), created_by=2, now=now - DAY,
         )  # fmt: skip
         ids = add_tasks(connection, own_batch, tasks, seed=0, now=now - DAY)
+        connection.execute(
+            task.update().where(task.c.id.in_(ids)).values(held=len(workers), answered=len(workers), state="done")
+        )
         for task_id, new in zip(ids, tasks, strict=True):
             for who in workers:
                 shown = draw.sample(list(new.response_ids), len(new.response_ids))
