@@ -70,6 +70,18 @@ def _code(world: World) -> str:
     return records[0].candidate if records else "BCDFGHJK"
 
 
+def _batch(_: World) -> dict[str, str]:
+    return {
+        "name": "More",
+        "phase": "evaluation",
+        "tasks": "3",
+        "overlap": "2",
+        "smallest_k": "2",
+        "largest_k": "3",
+        "fresh": "yes",
+    }
+
+
 EXAMPLES: Mapping[str, Example] = {
     # ------------------------------------------------------------------------------------ accounts
     "GET /static/{version}/{name:path}": Example(),
@@ -85,6 +97,23 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /account/password": Example(
         fields=lambda w: {"old_password": PASSWORD, "password": "another long one", "password_again": "another long one"}
     ),
+    # ------------------------------------------------------------------------------------ batches
+    "GET /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}),
+    "POST /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}, fields=_batch),
+    "GET /batches/{batch_id}": Example(),
+    "POST /batches/{batch_id}/close": Example(fields=lambda w: {}),
+    "POST /batches/{batch_id}/open": Example(fields=lambda w: {}),
+    "POST /batches/{batch_id}/priority": Example(fields=lambda w: {"priority": "7"}),
+    # ------------------------------------------------------------------------------------ admin
+    "POST /admin/invites": Example(fields=lambda w: {"role": "labeler", "group": "held_out", "number": "2"}),
+    "POST /admin/invites/{invite_id}/withdraw": Example(fields=lambda w: {}),
+    "GET /admin/people/{person_id}": Example(),
+    "POST /admin/people/{person_id}": Example(
+        fields=lambda w: {"role": "researcher", "group": "training", "daily_limit": "12"}
+    ),
+    "POST /admin/people/{person_id}/disable": Example(fields=lambda w: {}),
+    "POST /admin/people/{person_id}/enable": Example(fields=lambda w: {}),
+    "POST /admin/people/{person_id}/reset-link": Example(fields=lambda w: {}),
     # ------------------------------------------------------------------------------------ the JSON API
     "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
     "DELETE /api/v1/session": Example(json=lambda w: None),

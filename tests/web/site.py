@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +81,7 @@ class Browser:
 
 def make_site(folder: Path, **settings: Any) -> Site:
     """An application over an empty SQLite file."""
+    shutil.copy(_empty(), folder / "labels.sqlite")
     database = open_database(folder / "labels.sqlite")
     values: dict[str, Any] = {
         "key": b"k" * 32,
@@ -85,6 +90,15 @@ def make_site(folder: Path, **settings: Any) -> Site:
         "backups": folder / "backups",
     }
     return Site(database=database, app=create_app(database, Settings(**(values | settings))))
+
+
+@cache
+def _empty() -> Path:
+    """An empty database, migrated once."""
+    file = Path(tempfile.mkdtemp()) / "labels.sqlite"
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    open_database(file).close()
+    return file
 
 
 def csrf_of(page: str) -> str:

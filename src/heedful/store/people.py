@@ -202,15 +202,15 @@ def add_person(
     now = time.time() if now is None else now
     values = {
         "pseudonym": pseudonym or _new_pseudonym(connection),
-        "name": name,
-        "email": email,
         "role": _one_of(role, Role, "role"),
         "group_name": _one_of(group, Group, "group"),
         "simulated": simulated,
         "created": now,
     }
-    key = connection.execute(person.insert().values(password_hash=password_hash, **values)).inserted_primary_key
+    private = {"name": name, "email": email, "password_hash": password_hash}
+    key = connection.execute(person.insert().values(**values, **private)).inserted_primary_key
     assert key is not None
+    # Events can never be removed: none holds a name or an address.
     events.record(connection, person_id=key[0], action="join", subject="person", subject_id=str(key[0]), after=values, now=now)
     return int(key[0])
 

@@ -15,9 +15,9 @@ from heedful.web.routing import Routes, Visiting
 
 DESCRIPTION = """\
 What the pages do, for programs. Log in with `POST /api/v1/session`: the session is in a cookie, and its CSRF token in the
-answer; send that as the header `X-CSRF-Token` with everything but GET (for the login itself: the token that
-`GET /api/v1/session` gives). Times are seconds since 1970 in UTC. Failures are problems (RFC 9457): `title`, `status`, `detail`,
-and where it helps `expected`, `got`, `next`.
+answer; send that as the header `X-CSRF-Token` with everything but GET (for the login itself: the one that
+`GET /api/v1/session` gives). Times are seconds since 1970 in UTC. Failures are problems (RFC 9457): `title`, `status`,
+`detail`, and where it helps `expected`, `got`, `next`.
 """
 PROBLEM = {
     "type": "object",

@@ -1,0 +1,192 @@
+"""Batches of tasks: make them of prompts and outputs in the store, see how far they are, close them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, get_args
+
+from starlette.responses import Response
+
+from heedful.errors import DataError, HeedfulError, MissingError
+from heedful.records import Source, Split, UseCase
+from heedful.store import batches, items
+from heedful.store.kinds import KINDS, PHASES, WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind
+from heedful.web.routing import Form, FormValues, Id, Routes, Visit, Visiting
+
+MADE_HERE: tuple[TaskKind, ...] = tuple(kind for kind in KINDS if kind not in ("review_personal_data", "score_demonstration"))
+"""Personal data is reviewed where the prompt pipeline found some; demonstrations are scored in the screening."""
+STYLES = ("plain", "few_shot", "user_based")
+
+
+def routes(add: Routes) -> None:
+    """Pages of batches and the link to them."""
+    add.navigation("Batches", "/batches", who="researcher")
+    add.get("/batches", show_batches, who="researcher")
+    add.get("/batches/new/{kind}", show_new, who="researcher")
+    add.post("/batches/new/{kind}", make, who="researcher")
+    add.get("/batches/{batch_id}", show_batch, who="researcher")
+    add.post("/batches/{batch_id}/close", close, who="researcher")
+    add.post("/batches/{batch_id}/open", reopen, who="researcher")
+    add.post("/batches/{batch_id}/priority", set_priority, who="researcher")
+
+
+def show_batches(visit: Visiting) -> Response:
+    """Every batch, and what can be made."""
+    with visit.database.read() as connection:
+        found = batches.all_batches(connection)
+    return visit.page("batches/list.html", batches=found, kinds=MADE_HERE)
+
+
+def show_batch(visit: Visiting, batch_id: Id) -> Response:
+    """One batch: its rules, how far it is."""
+    with visit.database.read() as connection:
+        found = batches.get_batch(connection, batch_id)
+    return visit.page("batches/batch.html", batch=found, problem=None)
+
+
+def close(visit: Visiting, batch_id: Id) -> Response:
+    """Serve nothing more of it."""
+    return _set_closed(
+        visit, batch_id, True, "Closed: nothing more of it is served. What is being worked on can still be sent."
+    )
+
+
+def reopen(visit: Visiting, batch_id: Id) -> Response:
+    """Serve it again."""
+    return _set_closed(visit, batch_id, False, "Open: its tasks are served again.")
+
+
+def _set_closed(visit: Visit, batch_id: int, closed: bool, flash: str) -> Response:
+    with visit.database.write() as connection:
+        items.close_batch(connection, batch_id, person_id=visit.person.id, closed=closed)
+    return visit.go(f"/batches/{batch_id}", flash=flash)
+
+
+def set_priority(visit: Visiting, form: Form, batch_id: Id) -> Response:
+    """Serve it before or after others."""
+    try:
+        priority = form.whole("priority", 0) or 0
+        if not -1_000 <= priority <= 1_000:
+            raise DataError("the priority is not valid", expected="-1000 to 1000", got=str(priority))
+        with visit.database.write() as connection:
+            items.set_priority(connection, batch_id, priority, person_id=visit.person.id)
+    except DataError as error:
+        with visit.database.read() as connection:
+            found = batches.get_batch(connection, batch_id)
+        return visit.page("batches/batch.html", status=422, batch=found, problem=error)
+    return visit.go(f"/batches/{batch_id}", flash="Saved.")
+
+
+# ---------------------------------------------------------------------------------------------------- making one
+
+
+def show_new(visit: Visiting, kind: str) -> Response:
+    """The form for a new batch of one kind."""
+    return _new_page(visit, _known(kind), {})
+
+
+def make(visit: Visiting, form: Form, kind: str) -> Response:
+    """Make a batch; or, with the button "Count", only say how many prompts fit."""
+    known = _known(kind)
+    values = {name: form.text(name) for name in form.names() if name != "csrf"}
+    try:
+        plan = _plan(known, form)
+        batches.check_plan(plan)
+        prompt_ids: Sequence[str] = ()
+        if known not in WITHOUT_PROMPT:
+            with visit.database.read() as connection:  # may look at every prompt: nobody waits for it
+                prompt_ids = batches.fitting_prompts(connection, known, plan.phase, plan.choice)
+        if form.has("count"):
+            return _new_page(visit, known, values, fitting=len(prompt_ids))
+        with visit.database.write() as connection:
+            batch_id, made = batches.make_tasks(connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32))
+    except DataError as error:
+        return _new_page(visit, known, values, status=422, problem=error)
+    fewer = "" if made == plan.tasks else f" {plan.tasks} were asked for; no more prompts fit."
+    return visit.go(f"/batches/{batch_id}", flash=f"Made {made} {'task' if made == 1 else 'tasks'}.{fewer}")
+
+
+def _known(kind: str) -> TaskKind:
+    if kind not in MADE_HERE:
+        raise MissingError("there is no such kind of task to make here", expected=", ".join(MADE_HERE), got=repr(kind[:40]))
+    return cast("TaskKind", kind)
+
+
+def _new_page(
+    visit: Visit,
+    kind: TaskKind,
+    values: Mapping[str, Any],
+    *,
+    status: int = 200,
+    problem: HeedfulError | None = None,
+    fitting: int | None = None,
+) -> Response:
+    with visit.database.read() as connection:
+        models = batches.models(connection) if kind in WITH_OUTPUTS else []
+    return visit.page(
+        "batches/new.html",
+        status=status,
+        kind=kind,
+        values=values,
+        problem=problem,
+        fitting=fitting,
+        models=models,
+        phases=PHASES,
+        splits=get_args(Split),
+        sources=get_args(Source),
+        use_cases=get_args(UseCase),
+        styles=STYLES,
+        with_prompt=kind not in WITHOUT_PROMPT,
+        with_outputs=kind in WITH_OUTPUTS,
+        most=batches.MOST_TASKS,
+        smallest_k=batches.SMALLEST_K,
+        largest_k=batches.LARGEST_K,
+    )
+
+
+def _plan(kind: TaskKind, form: FormValues) -> batches.Plan:
+    phase = form.text("phase")
+    if phase not in PHASES:
+        raise DataError("the phase is not valid", expected=", ".join(PHASES), got=repr(phase[:40]))
+    choice = batches.Choice(
+        split=form.text("split", "") or None,
+        source=form.text("source", "") or None,
+        use_case=form.text("use_case", "") or None,
+        language=form.text("language", "").strip() or None,
+        fresh=form.has("fresh"),
+        smallest_k=form.whole("smallest_k", batches.SMALLEST_K) or 0,
+        largest_k=form.whole("largest_k", batches.LARGEST_K) or 0,
+        model=form.text("model", "") or None,
+    )
+    return batches.Plan(
+        name=form.text("name"),
+        kind=kind,
+        phase=cast("Phase", phase),
+        tasks=form.whole("tasks", 0) or 0,
+        overlap=form.whole("overlap", 1) or 0,
+        priority=form.whole("priority", 0) or 0,
+        per_labeler_limit=form.whole("per_labeler_limit"),
+        lease_seconds=60.0 * (form.whole("lease_minutes", 30) or 0),
+        choice=choice,
+        payloads=_payloads(kind, form),
+    )
+
+
+def _payloads(kind: TaskKind, form: FormValues) -> Sequence[Mapping[str, Any]]:
+    lines = [line.strip() for line in form.text("lines", "").splitlines() if line.strip()]
+    if kind == "self_assess":
+        if not lines:
+            raise DataError("there are no topics", expected="one topic on each line")
+        return [{"topics": list(dict.fromkeys(lines))}]
+    if kind != "write_prompt":
+        return [{}]
+    style = form.text("style", "plain")
+    if style not in STYLES:
+        raise DataError("the style is not valid", expected=", ".join(STYLES), got=repr(style[:40]))
+    use_case = form.text("use_case", "") or None
+    if style != "user_based":
+        return [{"style": style, "use_case": use_case, "application": None}]
+    if not lines:
+        raise DataError("there are no applications", expected="what users want to use the model for, one on each line")
+    return [{"style": style, "use_case": use_case, "application": line} for line in lines]
