@@ -6,13 +6,15 @@ test("tries again after 2, 4, 8 ... at most 60 seconds", () => {
   assert.deepEqual([1, 2, 3, 4, 5, 6, 7, 50].map(waitAfter), [2, 4, 8, 16, 32, 60, 60, 60]);
 });
 
-test("the browser's draft is taken only when the server has neither it nor a newer one", () => {
-  const kept = { fields: { text: "x" }, version: 3, synced: false };
-  assert.equal(newerDraft(kept, { version: 3 }), "browser");
-  assert.equal(newerDraft(kept, { version: 4 }), "server");
-  assert.equal(newerDraft({ ...kept, synced: true }, { version: 3 }), "server");
-  assert.equal(newerDraft(null, { version: 0 }), "server");
-  assert.equal(newerDraft({ version: 9, synced: false }, { version: 0 }), "server");
+test("the browser's draft is shown when the server has nothing that this browser did not know of", () => {
+  const kept = { fields: { text: "x" }, version: 3, synced: false, attempts: ["sent"] };
+  assert.equal(newerDraft(kept, { version: 3, content: "old" }), "browser");
+  assert.equal(newerDraft(kept, { version: 4, content: "other" }), "both");
+  assert.equal(newerDraft(kept, { version: 4, content: "sent" }), "browser");
+  assert.equal(newerDraft({ ...kept, synced: true }, { version: 3, content: "old" }), "server");
+  assert.equal(newerDraft(null, { version: 0, content: "" }), "server");
+  assert.equal(newerDraft({ version: 9, synced: false }, { version: 0, content: "" }), "server");
+  assert.equal(newerDraft({ fields: {}, version: 1, synced: false }, { version: 2, content: "" }), "both");
 });
 
 test("what an answer of the server means", () => {

@@ -43,6 +43,28 @@ def a_ranking(world: World) -> dict[str, Any]:
     return {"ratings": {id: {"overall": 4, "flags": flags} for id in world.response_ids}, "groups": [[first], rest]}
 
 
+def a_ranking_form(world: World) -> dict[str, str]:
+    """The same as a form."""
+    shown = "ABCD"[: len(world.response_ids)]
+    fields = {f"{letter}.overall": "4" for letter in shown} | {f"{letter}.group": "2" for letter in shown} | {"A.group": "1"}
+    return fields | {"_token": world.token}
+
+
+def publish_instructions(world: World) -> None:
+    """The instructions that ship, and a second version of those for ranking."""
+    with world.site.database.write() as connection:
+        instructions.publish_first_versions(connection)
+        second = f"# Rank\n\n{XSS}"
+        instructions.publish(connection, "rank", "training", second, change_note=XSS, author_id=world.researcher)
+
+
+def ask_and_answer(world: World) -> None:
+    """A question of the owner with the researchers' answer."""
+    with world.site.database.write() as connection:
+        number = problems.ask(connection, world.owner, XSS)
+        problems.answer(connection, number, XSS, answered_by=world.researcher)
+
+
 def _account(_: World) -> dict[str, str]:
     return {"name": "New", "email": "new@example.org", "password": PASSWORD, "password_again": PASSWORD}
 
@@ -114,6 +136,29 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /admin/people/{person_id}/disable": Example(fields=lambda w: {}),
     "POST /admin/people/{person_id}/enable": Example(fields=lambda w: {}),
     "POST /admin/people/{person_id}/reset-link": Example(fields=lambda w: {}),
+    # ------------------------------------------------------------------------------------ the labelers' pages
+    "GET /questions": Example(prepare=ask_and_answer),
+    "GET /instructions": Example(prepare=publish_instructions),
+    "POST /tasks/claim": Example(fields=lambda w: {"kind": "demonstrate"}),
+    "GET /tasks/{assignment_id}": Example(owned=True),
+    "GET /tasks/{assignment_id}/compare": Example(owned=True),
+    "POST /tasks/{assignment_id}/draft": Example(owned=True, fields=lambda w: {"_token": w.token, "A.overall": "3"}),
+    "POST /tasks/{assignment_id}/submit": Example(owned=True, fields=a_ranking_form),
+    "POST /tasks/{assignment_id}/skip": Example(owned=True, fields=lambda w: {"_token": w.token, "_skip_reason": "unclear"}),
+    "POST /tasks/{assignment_id}/release": Example(owned=True, fields=lambda w: {"_token": w.token}),
+    "POST /tasks/{assignment_id}/ask": Example(owned=True, fields=lambda w: {"_token": w.token, "_question": "Why?"}),
+    "GET /instructions/{kind}/{phase}": Example(
+        path=lambda w: {"kind": "rank", "phase": "training"}, prepare=publish_instructions
+    ),
+    "POST /instructions/{instruction_id}/acknowledge": Example(
+        path=lambda w: {"instruction_id": 1}, fields=lambda w: {}, prepare=publish_instructions
+    ),
+    "POST /questions": Example(fields=lambda w: {"text": "Why?"}),
+    "POST /questions/{problem_id}/seen": Example(
+        owned=True, path=lambda w: {"problem_id": 1}, fields=lambda w: {}, prepare=ask_and_answer
+    ),
+    "GET /surveys/{name}": Example(path=lambda w: {"name": "demographics"}),
+    "POST /surveys/{name}": Example(path=lambda w: {"name": "satisfaction"}, fields=lambda w: {"glad": "Agree"}),
     # ------------------------------------------------------------------------------------ the JSON API
     "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
     "DELETE /api/v1/session": Example(json=lambda w: None),

@@ -82,10 +82,14 @@ def publish_first_versions(connection: Connection, *, now: float | None = None) 
     """Publish what ships for every kind and phase that has no version yet; returns how many those were."""
     rows = connection.execute(select(instruction.c.kind, instruction.c.phase).distinct())
     have = {(row.kind, row.phase) for row in rows}
-    missing = [(kind, phase) for phase, kinds in FIRST_KINDS.items() for kind in kinds if (kind, phase) not in have]
-    for kind, phase in missing:
-        publish(connection, kind, phase, first_version(kind, phase), change_note="First version.", author_id=None, now=now)
-    return len(missing)
+    published = 0
+    for phase, kinds in FIRST_KINDS.items():
+        for kind in kinds:
+            if (kind, phase) not in have:
+                text = first_version(kind, phase)
+                publish(connection, kind, phase, text, change_note="First version.", author_id=None, now=now)
+                published += 1
+    return published
 
 
 def publish(

@@ -23,7 +23,7 @@ class Piece:
 
 
 def word_differences(first: str, second: str) -> list[Piece]:
-    """The way from ``first`` to ``second`` in whole words; joined without "added" it is ``first``, without "removed" ``second``.
+    """The way from ``first`` to ``second`` in whole words; all but "added" is ``first``, all but "removed" ``second``.
 
     A longest common subsequence of words, spaces and punctuation; what is the same but stands lost between larger changes
     ("of", a comma) is counted to the change, so that two sentences that have nothing in common do not read as a mosaic.
@@ -91,7 +91,7 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
         elif piece.change == "added":
             added += piece.text
         else:
-            joined += [Piece(change, text) for change, text in (("removed", removed), ("added", added)) if text]
+            joined += [one for one in (Piece("removed", removed), Piece("added", added)) if one.text]
             removed, added = "", ""
             if piece.text and joined and joined[-1].change == "same":
                 joined[-1] = Piece("same", joined[-1].text + piece.text)

@@ -3,7 +3,7 @@
 A form is a flat mapping of field names to texts, the same with and without JavaScript, in a draft and in a submit::
 
     demonstrate           text
-    rank, rate            A.overall = 1..7, A.flag.<name> = on, A.group = 1.. (1 best; the same number: tied; gaps are closed up)
+    rank, rate            A.overall = 1..7, A.flag.<name> = on, A.group = 1.. (1 best; same number: tied; gaps are closed up)
     toxicity              A.toxicity, A.relative_toxicity, A.continuity, A.group
     write_prompt          text, use_case; few-shot: instruction, pair.1.query, pair.1.response, pair.2.query ... , use_case
     review_prompt         use_case, flag.<name> = on
@@ -77,7 +77,7 @@ def fields_of_draft(view: AssignmentView, draft: Mapping[str, Any] | None) -> di
 
 def draft_of_fields(view: AssignmentView, fields: Fields) -> dict[str, Any]:
     """What is kept of a half-filled form: the fields that this kind has, and nothing else that was sent."""
-    known = {name: value for name, value in fields.items() if _is_field(view, name)}
+    known = {name: value for name, value in fields.items() if value and _is_field(view, name)}
     return {"fields": known}
 
 
@@ -177,9 +177,7 @@ def _parse_rate(view: AssignmentView, fields: Fields, errors: dict[str, str]) ->
 def _parse_toxicity(view: AssignmentView, fields: Fields, errors: dict[str, str]) -> dict[str, Any]:
     labels = {
         output.id: {
-            name: _choice(
-                fields, f"{letter}.{name}", *bounds, errors, f"Output {letter}: choose the {name.replace('_', ' ')}."
-            )
+            name: _choice(fields, f"{letter}.{name}", *bounds, errors, f"Output {letter}: choose the {name.replace('_', ' ')}.")
             for name, bounds in _SCALES.items()
         }
         for letter, output in zip(letters(view), view.outputs, strict=True)
@@ -274,7 +272,7 @@ def _fill_groups(view: AssignmentView, answer: Mapping[str, Any]) -> dict[str, s
         f"{letter_of[response_id]}.group": str(number)
         for number, group in enumerate(groups if isinstance(groups, list) else [], start=1)
         for response_id in (group if isinstance(group, list) else [])
-        if response_id in letter_of
+        if isinstance(response_id, str) and response_id in letter_of
     }
 
 
@@ -301,9 +299,7 @@ def _fill_write_prompt(view: AssignmentView, answer: Mapping[str, Any]) -> dict[
 def _fill_self_assess(view: AssignmentView, answer: Mapping[str, Any]) -> dict[str, str]:
     chosen = answer.get("topics")
     offered = view.payload.get("topics", [])
-    return {
-        f"topic.{number}": "on" for number, topic in enumerate(offered) if isinstance(chosen, list) and topic in chosen
-    }
+    return {f"topic.{number}": "on" for number, topic in enumerate(offered) if isinstance(chosen, list) and topic in chosen}
 
 
 _FILLERS: Mapping[str, Callable[[AssignmentView, Mapping[str, Any]], dict[str, str]]] = {

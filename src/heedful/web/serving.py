@@ -18,6 +18,7 @@ import uvicorn
 
 from heedful.errors import ConfigError, MissingError, StorageError, UserError
 from heedful.store.database import Database, open_database
+from heedful.store.instructions import publish_first_versions
 from heedful.store.people import first_admin_token
 from heedful.web.app import create_app
 from heedful.web.settings import Settings, secret_key
@@ -139,6 +140,7 @@ def _serve(database: Database, folder: Path, listening: Listening, listener: soc
         ) from error
     logging.getLogger("heedful.web").setLevel(logging.INFO)
     with database.write() as connection:
+        publish_first_versions(connection)
         token = first_admin_token(connection)
     say(f"the labeling application is at {settings.public_url}")
     if listening.unencrypted and not listening.secure and not is_loopback(listening.host):

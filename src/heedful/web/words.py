@@ -1,25 +1,10 @@
-"""What kinds of tasks, fields and choices are called on the pages: plain words, one for each thing."""
+"""What the fields and choices of the labelers' forms are called: plain words, one for each thing (kinds: rendering.WORDS)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from heedful.records import RATING_FLAGS, USE_CASE_SHARES
-
-KIND_NAMES: Mapping[str, str] = {
-    "write_prompt": "Write a prompt",
-    "demonstrate": "Write a demonstration",
-    "rank": "Rank outputs",
-    "rate": "Rate outputs",
-    "review_prompt": "Describe a prompt",
-    "review_personal_data": "Review personal data",
-    "toxicity": "Judge toxicity",
-    "flag_sensitive": "Flag sensitive speech",
-    "score_demonstration": "Score a demonstration",
-    "self_assess": "Tell what you can judge",
-}
-
-PHASE_NAMES: Mapping[str, str] = {"training": "training", "evaluation": "evaluation", "screening": "screening"}
 
 USE_CASES: Mapping[str, tuple[str, str]] = {
     "generation": ("Generation", "write something new: a story, a letter, a list of ideas in prose"),

@@ -6,15 +6,21 @@ export function waitAfter(failures) {
 }
 
 /**
- * Which draft a page that was loaded again shall show.
+ * Which draft a page that was loaded again shall show: "server", "browser", or "both" (the server's, and a word of the other).
  *
- * browser: { fields, version, changed, synced } as kept here, or null; version: the server's draft it was based on;
- * server: { version }. The browser's is taken when the server does not have it yet and nothing newer was saved there
- * from elsewhere meanwhile.
+ * browser: { fields, version, synced, attempts } as kept here, or null: version is the server's draft it followed, attempts
+ * what was sent without a word coming back; server: { version, content }. The browser's is the newer one when the server has
+ * nothing that this browser did not know of.
  */
 export function newerDraft(browser, server) {
-  if (!browser || !browser.fields || browser.synced) return "server";
-  return browser.version >= server.version ? "browser" : "server";
+  if (!browser || !browser.fields || browser.synced !== false) return "server";
+  if (browser.version >= server.version || holdsOurs(server.content, browser.attempts ?? [])) return "browser";
+  return "both";
+}
+
+/** Whether what the server holds is one of ours, of which we never heard that it arrived. */
+export function holdsOurs(content, attempts) {
+  return attempts.includes(content);
 }
 
 /** What an answer of the server means for a draft. */

@@ -1,4 +1,7 @@
-// What every page gets: times in the reader's own zone, buttons that copy, a question before what cannot be undone.
+// What every page gets: times in the reader's own zone, buttons that copy, a question before what cannot be undone;
+// and kept.js, which lets go of what this browser no longer needs to keep.
+
+import "./kept.js";
 
 export function say(message) {
   const region = document.getElementById("live");

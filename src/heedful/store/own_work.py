@@ -1,0 +1,70 @@
+"""What a labeler's own page shows of their work: how much is done, and how long a task usually takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from heedful.store.kinds import Phase
+from heedful.store.tables import assignment, person, task
+
+DAY = 86_400.0
+_OWN, _EVERYBODY = 200, 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A labeler's own counts."""
+
+    day: int
+    """Answers within the last 24 hours."""
+    total: int
+    skipped: int
+
+
+def progress(connection: Connection, person_id: int, *, now: float | None = None) -> Progress:
+    """How much a person has done."""
+    now = time.time() if now is None else now
+    answered = assignment.c.state == "answered"
+    row = connection.execute(
+        select(
+            func.coalesce(func.sum(case((answered & (assignment.c.answered > now - DAY), 1), else_=0)), 0),
+            func.coalesce(func.sum(case((answered, 1), else_=0)), 0),
+            func.count(),
+        ).where(assignment.c.person_id == person_id, assignment.c.state.in_(("answered", "skipped")))
+    ).one()
+    return Progress(day=row[0], total=row[1], skipped=row[2] - row[1])
+
+
+def usual_seconds(connection: Connection, person_id: int) -> Mapping[str, float]:
+    """Kind -> median seconds of the person's last answers, or of everybody's where they have none; never timed: absent."""
+    timed = (assignment.c.state == "answered") & assignment.c.seconds_spent.is_not(None)
+    columns = (task.c.kind, assignment.c.seconds_spent)
+    own = select(*columns).select_from(assignment.join(task)).where(timed, assignment.c.person_id == person_id)
+    everybody = select(*columns).select_from(assignment.join(task)).where(timed)
+    return {
+        **_medians(connection.execute(everybody.order_by(assignment.c.id.desc()).limit(_EVERYBODY))),
+        **_medians(connection.execute(own.order_by(assignment.c.answered.desc()).limit(_OWN))),
+    }
+
+
+def phases_of(connection: Connection, person_id: int) -> tuple[Phase, ...]:
+    """The phases whose instructions concern a person: their group's, and all of them for researchers (SPEC 2.4)."""
+    row = connection.execute(select(person.c.role, person.c.group_name).where(person.c.id == person_id)).one()
+    if row.role != "labeler":
+        return ("training", "evaluation", "screening")
+    if row.group_name == "candidate":
+        return ("screening",)
+    return ("evaluation",) if row.group_name == "held_out" else ("training",)
+
+
+def _medians(rows: Iterable[Any]) -> dict[str, float]:
+    by_kind: dict[str, list[float]] = {}
+    for kind, seconds in rows:
+        by_kind.setdefault(kind, []).append(seconds)
+    return {kind: median(values) for kind, values in by_kind.items()}

@@ -1,0 +1,116 @@
+// A task's page: folds long texts, shows what is still to do, starts the board and the drafts.
+
+import { startDrafts } from "./drafts.js";
+import { forget } from "./kept.js";
+import { startRanking } from "./ranking.js";
+
+const form = document.getElementById("task");
+const finished = form.dataset.finished === "yes";
+
+/** A long text shows its first lines, and a button the rest; without JavaScript all of it is there. */
+function fold(box) {
+  const lines = Number(box.dataset.fold);
+  const height = lines * Number.parseFloat(getComputedStyle(box).lineHeight);
+  if (box.scrollHeight < height * 1.25) return;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet small fold-button";
+  box.id ||= `fold-${Math.random().toString(36).slice(2)}`;
+  button.setAttribute("aria-controls", box.id);
+  const count = box.textContent.trim().split(/\s+/).length;
+  const name = box.dataset.output ? ` of output ${box.dataset.output}` : "";
+  const show = (open) => {
+    box.style.maxBlockSize = open ? "" : `${height}px`;
+    box.classList.toggle("folded", !open);
+    button.setAttribute("aria-expanded", String(open));
+    button.textContent = open ? "Show less" : `Show all (${count} words)`;
+    const hidden = document.createElement("span");
+    hidden.className = "visually-hidden";
+    hidden.textContent = name;
+    button.append(hidden);
+  };
+  button.addEventListener("click", () => show(button.getAttribute("aria-expanded") !== "true"));
+  box.after(button);
+  show(false);
+}
+
+/** Which outputs are rated (every scale has a choice) and placed. */
+function stepsOf() {
+  const nav = form.querySelector("[data-steps]");
+  if (!nav) return () => {};
+  const steps = [...nav.querySelectorAll("[data-step]")];
+  return () => {
+    let [rated, placed] = [0, 0];
+    for (const step of steps) {
+      const letter = step.dataset.step;
+      const names = new Set([...form.querySelectorAll(`input[type=radio][name^="${letter}."]`)].map((input) => input.name));
+      const isRated = [...names].every((name) => form.querySelector(`input[name="${name}"]:checked`));
+      const select = form.querySelector(`select[data-place="${letter}"]`);
+      const isPlaced = !select || select.value !== "";
+      rated += isRated ? 1 : 0;
+      placed += isPlaced ? 1 : 0;
+      step.dataset.done = isRated && isPlaced ? "all" : isRated || (select && isPlaced) ? "part" : "none";
+      const missing = [isRated ? "" : "not rated", isPlaced ? "" : "no place"].filter(Boolean).join(", ");
+      step.querySelector(".step-state").textContent = missing ? "" : "✓";
+      step.title = `Output ${letter}: ${missing || "done"}`;
+      step.setAttribute("aria-label", `Output ${letter}: ${missing || "done"}`);
+    }
+    const count = nav.dataset.steps === "rated" ? `${rated} of ${steps.length} rated` : `${rated} of ${steps.length} rated, ${placed} placed`;
+    nav.querySelector("[data-steps-count]").textContent = count;
+  };
+}
+
+function countWords(line) {
+  const box = document.getElementById(line.dataset.countWords);
+  const text = box.value.trim();
+  const count = text ? text.split(/\s+/).length : 0;
+  line.textContent = count === 1 ? "1 word" : `${count} words`;
+}
+
+/** "One more example": a copy of the last pair, empty, with the next number. */
+function addPair(button, list) {
+  const last = list.lastElementChild;
+  const next = Number(last.dataset.pair) + 1;
+  const copy = last.cloneNode(true);
+  copy.dataset.pair = String(next);
+  copy.querySelector("legend").textContent = `Example ${next}`;
+  for (const problem of copy.querySelectorAll(".problem")) problem.remove();
+  for (const area of copy.querySelectorAll("textarea")) {
+    const name = area.name.replace(/\d+/, String(next));
+    copy.querySelector(`label[for="${area.id}"]`).htmlFor = `f-${name}`;
+    area.id = `f-${name}`;
+    area.name = name;
+    area.value = "";
+    area.removeAttribute("aria-describedby");
+    area.removeAttribute("aria-invalid");
+  }
+  list.append(copy);
+  copy.querySelector("textarea").focus();
+  button.hidden = next >= Number(list.dataset.most);
+}
+
+for (const element of document.querySelectorAll("[data-without-script]")) element.hidden = true;
+document.querySelectorAll("[data-fold]").forEach(fold);
+const section = form.querySelector("[data-board]");
+const ranking = section ? startRanking(section, form) : null;
+const showSteps = stepsOf();
+const words = [...form.querySelectorAll("[data-count-words]")];
+const pairs = form.querySelector("[data-pairs]");
+form.querySelector("[data-more-pairs]")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  addPair(event.currentTarget, pairs);
+});
+
+function showAll() {
+  ranking?.show();
+  showSteps();
+  words.forEach(countWords);
+}
+
+form.addEventListener("change", showSteps);
+form.addEventListener("input", () => words.forEach(countWords));
+if (finished) forget(form.dataset.assignment);
+else startDrafts(form, { onFilled: showAll });
+showAll();
+// What went wrong is read out and found at once.
+document.getElementById("problem")?.focus({ preventScroll: false });
