@@ -88,8 +88,6 @@ def build(
             surveys.take(connection, id, "satisfaction", given)
         for id in people["training"][:3]:
             surveys.take(connection, id, "demographics", {"age": "25-34"})
-    with database.write() as connection:
-        connection.exec_driver_sql("ANALYZE")
     database.close()
 
 
