@@ -195,4 +195,10 @@ EXAMPLES: Mapping[str, Example] = {
         fields=lambda w: {"code": _code(w), "choice": "select", "note": ""}, prepare=_a_candidate
     ),
     "POST /console/screening/score": Example(fields=lambda w: {}),
+    "POST /api/v1/batches": Example(json=lambda w: {"name": "More", "kind": "demonstrate", "phase": "evaluation", "tasks": 3}),
+    "GET /api/v1/batches/{batch_id}": Example(),
+    "POST /api/v1/batches/{batch_id}/close": Example(json=lambda w: None),
+    "POST /api/v1/batches/{batch_id}/open": Example(json=lambda w: None),
+    "POST /api/v1/invites": Example(json=lambda w: {"role": "labeler", "group": "candidate"}),
+    "DELETE /api/v1/invites/{invite_id}": Example(json=lambda w: None),
 }

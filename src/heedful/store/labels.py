@@ -268,7 +268,7 @@ def exported_records(connection: Connection, *, surplus: bool = False) -> Iterat
 def written_prompt_rows(
     id: str, answer: Mapping[str, Any], labeler: str, metadata: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """A labeler's prompt as rows. Few-shot: K pairs make K demonstrated prompts, each with the other K-1 as context (SPEC 1.1)."""
+    """A labeler's prompt as rows. Few-shot: K pairs make K prompts and demonstrations, each in the context of the others."""
     common = {"kind": "prompt", "use_case": answer["use_case"], "source": "labeler", "user": labeler}
     if "pairs" not in answer:
         yield common | {"id": f"prompt-{id}", "text": answer["text"].strip() + "\n", "metadata": dict(metadata)}

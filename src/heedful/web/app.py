@@ -21,7 +21,7 @@ from heedful.errors import (
     UserError,
 )
 from heedful.store.database import Database
-from heedful.web import accounts, admin, api, api_docs, batches, console, pages
+from heedful.web import accounts, admin, api, api_docs, api_manage, batches, console, pages
 from heedful.web.rendering import Rendering
 from heedful.web.routing import NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
@@ -74,7 +74,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")
     routes.get("/health", _health, who="public")
-    for module in (accounts, pages, console, batches, admin, api, api_docs):
+    for module in (accounts, pages, console, batches, admin, api, api_manage, api_docs):
         module.routes(routes)
     rendering.navigation = routes.links
     app.add_exception_handler(HeedfulError, _on_error)
