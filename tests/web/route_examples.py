@@ -104,6 +104,12 @@ def _batch(_: World) -> dict[str, str]:
     }
 
 
+def _a_backup(world: World) -> None:
+    folder = world.site.app.state.settings.backups
+    folder.mkdir(exist_ok=True)
+    (folder / "labels-20260101-000000.sqlite").write_bytes(b"x")
+
+
 EXAMPLES: Mapping[str, Example] = {
     # ------------------------------------------------------------------------------------ accounts
     "GET /static/{version}/{name:path}": Example(),
@@ -120,6 +126,7 @@ EXAMPLES: Mapping[str, Example] = {
         fields=lambda w: {"old_password": PASSWORD, "password": "another long one", "password_again": "another long one"}
     ),
     # ------------------------------------------------------------------------------------ batches
+    "POST /batches/import": Example(fields=lambda w: {}),
     "GET /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}),
     "POST /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}, fields=_batch),
     "GET /batches/{batch_id}": Example(),
@@ -159,6 +166,10 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "GET /surveys/{name}": Example(path=lambda w: {"name": "demographics"}),
     "POST /surveys/{name}": Example(path=lambda w: {"name": "satisfaction"}, fields=lambda w: {"glad": "Agree"}),
+    "POST /admin/backups": Example(fields=lambda w: {}),
+    "POST /admin/backups/{file}/download": Example(
+        path=lambda w: {"file": "labels-20260101-000000.sqlite"}, fields=lambda w: {}, prepare=_a_backup
+    ),
     # ------------------------------------------------------------------------------------ the JSON API
     "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
     "DELETE /api/v1/session": Example(json=lambda w: None),
@@ -199,6 +210,7 @@ EXAMPLES: Mapping[str, Example] = {
     "GET /api/v1/batches/{batch_id}": Example(),
     "POST /api/v1/batches/{batch_id}/close": Example(json=lambda w: None),
     "POST /api/v1/batches/{batch_id}/open": Example(json=lambda w: None),
+    "POST /api/v1/export": Example(json=lambda w: None),
     "POST /api/v1/invites": Example(json=lambda w: {"role": "labeler", "group": "candidate"}),
     "DELETE /api/v1/invites/{invite_id}": Example(json=lambda w: None),
 }

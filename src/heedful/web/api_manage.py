@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Query
 from pydantic import Field
+from starlette.responses import StreamingResponse
 
 from heedful.records import Source, Split, UseCase
-from heedful.store import audit, batches, items, people
+from heedful.store import audit, batches, items, labels, people
+from heedful.store import events as store_events
 from heedful.store.items import LEASE_SECONDS
 from heedful.store.kinds import WITHOUT_PROMPT, Phase, TaskKind
 from heedful.web.api import Done, Json, Sent
 from heedful.web.routing import Id, Routes, Visiting
+
+EXPORTED_AT_ONCE = 200
+"""Records of one piece of the stream."""
 
 
 class NewBatch(Sent):
@@ -71,6 +77,7 @@ def routes(add: Routes) -> None:
     add.get("/api/v1/batches/{batch_id}", one_batch, response_model=batches.Batch, **researcher)
     add.post("/api/v1/batches/{batch_id}/close", close_batch, response_model=Done, **researcher)
     add.post("/api/v1/batches/{batch_id}/open", open_batch, response_model=Done, **researcher)
+    add.post("/api/v1/export", export, **researcher)
     add.get("/api/v1/people", everybody, response_model=list[people.Person], **admin)
     add.get("/api/v1/invites", invites, response_model=list[people.Invite], **admin)
     add.post("/api/v1/invites", invite, response_model=Invited, **admin)
@@ -136,6 +143,28 @@ def open_batch(visit: Visiting, batch_id: Id) -> Done:
     with visit.database.write() as connection:
         items.close_batch(connection, batch_id, person_id=visit.person.id, closed=False)
     return Done()
+
+
+def export(visit: Visiting, surplus: bool = False) -> StreamingResponse:
+    """All answers as records, one JSON object on each line (JSONL): what ``heedful import heedful`` takes.
+
+    The prompts and outputs that they name come first. ``surplus``: also answers beyond those that were wanted. Who
+    exports is in the audit, so this is no GET.
+    """
+    with visit.database.write() as connection:
+        after = {"surplus": surplus}
+        store_events.record(
+            connection, person_id=visit.person.id, action="export", subject="assignment", subject_id="all", after=after
+        )
+
+    def lines() -> Iterator[str]:
+        with visit.database.read() as connection:
+            rows = labels.exported_records(connection, surplus=surplus)
+            for some in items.batched(rows, EXPORTED_AT_ONCE):
+                yield "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some)
+
+    headers = {"Content-Disposition": 'attachment; filename="labels.jsonl"'}
+    return StreamingResponse(lines(), media_type="application/jsonl", headers=headers)
 
 
 def everybody(visit: Visiting) -> list[people.Person]:
