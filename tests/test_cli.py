@@ -18,7 +18,21 @@ from heedful.presets import paper
 from heedful.store.project import TEMPLATE, Project, config_from_mapping, init_project
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("align", "init", "status", "import", "prompts", "export", "web", "report", "pretrain", "plan", "sweep", "doctor")
+VERBS = (
+    "align",
+    "init",
+    "status",
+    "import",
+    "prompts",
+    "export",
+    "web",
+    "store",
+    "report",
+    "pretrain",
+    "plan",
+    "sweep",
+    "doctor",
+)
 
 WITHOUT_EXTRAS = f"""
 import sys

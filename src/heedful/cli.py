@@ -249,6 +249,126 @@ class Web:
     """Listen beyond this machine without TLS: everybody on the network can read passwords and labels."""
 
 
+_DATABASE = _shown("URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreBackup:
+    """Copy the labels to a file while people go on working.
+
+    - The file is one consistent state, checked; half of one is never left.
+    - For SQLite. PostgreSQL has pg_dump.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The backup to write; an old one of this name is replaced."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    database: Annotated[str | None, _DATABASE] = None
+    """The labeling database (else $DATABASE_URL, else labels.sqlite in the project)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRestore:
+    """Put a backup in place of the labels. Stop the server first.
+
+    - A database that is there is replaced only with --overwrite, and kept
+      beside the new one as labels.sqlite.before-restore.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The backup."""
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    database: Annotated[str | None, _DATABASE] = None
+    """Where to (else $DATABASE_URL, else labels.sqlite in the project)."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace the database that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCheck:
+    """Check that the labels are whole.
+
+    - The file, references, counters, and that every answer's rows are what its
+      raw answer says.
+    - Exit code 1 if something is wrong.
+    """
+
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    database: Annotated[str | None, _DATABASE] = None
+    """The labeling database (else $DATABASE_URL, else labels.sqlite in the project)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCopy:
+    """Copy the labels from one database to another: SQLite, PostgreSQL or back.
+
+    - The target must be empty. Counts and a checksum of each table are compared
+      before anything is kept.
+    - A path, or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FROM")]
+    """The database to copy."""
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TO")]
+    """The empty database."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreImport:
+    """Bring a project's prompts, responses and waiting tasks to the labelers.
+
+    - Tasks are those that `heedful align` left in the project's tasks/.
+    - A second import adds only what is new.
+    """
+
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    database: Annotated[str | None, _DATABASE] = None
+    """The labeling database (else $DATABASE_URL, else labels.sqlite in the project)."""
+    overlap: int = 1
+    """Labelers per task."""
+    demonstrations: int = 0
+    """Also make this many tasks to demonstrate prompts that nobody has demonstrated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreExport:
+    """Bring the labelers' answers into the project's data, for `heedful align`.
+
+    - Labelers are named by pseudonym; late answers are marked.
+    - A second export adds only what is new.
+    """
+
+    project: Annotated[Path, _shown("PROJECT")] = Path()
+    """The project's folder (else the current folder)."""
+    database: Annotated[str | None, _DATABASE] = None
+    """The labeling database (else $DATABASE_URL, else labels.sqlite in the project)."""
+    file: Annotated[Path | None, _shown("FILE")] = None
+    """Only write the records to this file (JSONL)."""
+    surplus: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also answers that came late when others had answered enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """The labeling database: backup, restore, check, copy, import and export.
+
+    - `heedful store VERB --help` says more of each.
+    """
+
+    action: (
+        Annotated[StoreBackup, tyro.conf.subcommand("backup", description=_description(StoreBackup, in_full=True))]
+        | Annotated[StoreRestore, tyro.conf.subcommand("restore", description=_description(StoreRestore, in_full=True))]
+        | Annotated[StoreCheck, tyro.conf.subcommand("check", description=_description(StoreCheck, in_full=True))]
+        | Annotated[StoreCopy, tyro.conf.subcommand("copy", description=_description(StoreCopy, in_full=True))]
+        | Annotated[StoreImport, tyro.conf.subcommand("import", description=_description(StoreImport, in_full=True))]
+        | Annotated[StoreExport, tyro.conf.subcommand("export", description=_description(StoreExport, in_full=True))]
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Write report.html anew from a results.json.
@@ -380,7 +500,7 @@ class Doctor:
     """The type to compute in; float32 is always checked too."""
 
 
-Verb = Align | Init | Status | Import | Prompts | Export | Web | Report | Pretrain | Plan | Sweep | Doctor
+Verb = Align | Init | Status | Import | Prompts | Export | Web | Store | Report | Pretrain | Plan | Sweep | Doctor
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -600,6 +720,28 @@ def _web(verb: Web, console: Console) -> None:
     serve(verb.project, listening, database_url=database_url, say=lambda message: _say(console, message))
 
 
+def _store(verb: Store, console: Console) -> None:
+    from heedful.store import command
+
+    match verb.action:
+        case StoreCopy() as action:
+            said = command.copy(action.source, action.target)
+        case StoreBackup() as action:
+            said = command.backup(command.database_of(action.project, action.database), action.file)
+        case StoreRestore() as action:
+            where = command.database_of(action.project, action.database)
+            said = command.restore(where, action.file, overwrite=action.overwrite)
+        case StoreCheck() as action:
+            said = command.check(command.database_of(action.project, action.database))
+        case StoreImport() as action:
+            where, project = command.database_of(action.project, action.database), _project(action.project)
+            said = command.import_project(where, project, overlap=action.overlap, demonstrations=action.demonstrations)
+        case StoreExport() as action:
+            where, project = command.database_of(action.project, action.database), _project(action.project)
+            said = command.export_project(where, project, file=action.file, surplus=action.surplus)
+    print(said)
+
+
 def _report(verb: Report, console: Console) -> None:
     from heedful.evaluate.report import write_report
     from heedful.evaluate.results import load_results, load_timings
@@ -698,6 +840,7 @@ _RUN = {
     Prompts: _prompts,
     Export: _export,
     Web: _web,
+    Store: _store,
     Report: _report,
     Pretrain: _pretrain,
     Plan: _plan,

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from tests.store.labels_by_hand import DAY, NOW, Labels, new_database
+from tests.store.labels_by_hand import DAY, NOW, Labels
 
 from heedful.errors import DataError
 from heedful.store import explorer
@@ -13,9 +11,8 @@ from heedful.store.prompt_record import prompt_record
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
+def filled(database: Database) -> Database:
     """Prompts p00 to p29, three at each of ten times, every third one of use case chat; answers of ann and bea to some."""
-    database = new_database(tmp_path)
     with database.write() as connection:
         make = Labels(connection)
         ann, bea = make.person("ann"), make.person("bea")
@@ -42,27 +39,27 @@ def ids(page: Page) -> list[str]:
     return [row.id for row in page.rows]
 
 
-def all_pages(database: Database, search: Search, **options: object) -> list[Page]:
+def all_pages(filled: Database, search: Search, **options: object) -> list[Page]:
     pages: list[Page] = []
-    with database.read() as connection:
+    with filled.read() as connection:
         while True:
             behind = pages[-1].next if pages else None
-            pages.append(explorer.page(connection, search, behind=behind, **options))  # type: ignore[arg-type]
+            pages.append(explorer.page(connection, search, behind=behind, **({"budget_seconds": 60.0} | options)))  # type: ignore[arg-type]
             if pages[-1].next is None:
                 return pages
 
 
-@pytest.mark.parametrize("size", [1, 4, 7, 29, 30, 31])
+@pytest.mark.parametrize("size", [1, 7, 30, 31])
 @pytest.mark.parametrize("step", [1, 5, 100])
-def test_pages_hold_every_row_once_newest_first(database: Database, size: int, step: int) -> None:
-    pages = all_pages(database, Search(), size=size, step=step)
+def test_pages_hold_every_row_once_newest_first(filled: Database, size: int, step: int) -> None:
+    pages = all_pages(filled, Search(), size=size, step=step)
     assert [id for page in pages for id in ids(page)] == [f"p{number:02d}" for number in reversed(range(30))]
     assert all(len(page.rows) == size for page in pages[:-1])
 
 
 @pytest.mark.parametrize("step", [1, 4, 100])
-def test_a_page_without_time_to_look_says_where_it_stopped_and_the_next_goes_on(database: Database, step: int) -> None:
-    pages = all_pages(database, Search(text="wales"), size=5, step=step, budget_seconds=0.0)
+def test_a_page_without_time_to_look_says_where_it_stopped_and_the_next_goes_on(filled: Database, step: int) -> None:
+    pages = all_pages(filled, Search(text="wales"), size=5, step=step, budget_seconds=0.0)
     assert [id for page in pages for id in ids(page)] == ["p07"]
     assert len(pages) == (1 if step == 100 else 30 // step + (step == 4) + (step == 1))
     assert all(not page.full for page in pages[:-1])
@@ -91,21 +88,21 @@ def test_a_page_without_time_to_look_says_where_it_stopped_and_the_next_goes_on(
 )
 @pytest.mark.parametrize("small_batch", [5_000, 0])
 def test_filters(
-    database: Database, search: Search, expected: list[str], small_batch: int, monkeypatch: pytest.MonkeyPatch
+    filled: Database, search: Search, expected: list[str], small_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explorer, "SMALL_BATCH", small_batch)  # 0: every batch is a large one
-    with database.read() as connection:
+    with filled.read() as connection:
         assert ids(explorer.page(connection, search)) == expected
 
 
 @pytest.mark.parametrize("small_batch", [5_000, 0])
 def test_answers_by_labeler_batch_time_and_the_prompt(
-    database: Database, small_batch: int, monkeypatch: pytest.MonkeyPatch
+    filled: Database, small_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explorer, "SMALL_BATCH", small_batch)
 
     def found(**search: object) -> list[tuple[str | None, str]]:
-        with database.read() as connection:
+        with filled.read() as connection:
             page = explorer.page(connection, Search(**search))  # type: ignore[arg-type]
         return [(row.labeler, row.prompt_id) for row in page.rows]
 
@@ -123,8 +120,8 @@ def test_answers_by_labeler_batch_time_and_the_prompt(
         found(use_case="poetry")
 
 
-def test_every_row_gives_whole_rows_of_all_pages(database: Database) -> None:
-    with database.read() as connection:
+def test_every_row_gives_whole_rows_of_all_pages(filled: Database) -> None:
+    with filled.read() as connection:
         rows = list(explorer.every_row(connection, Search(kind="ranking", labeler="ann"), step=2))
         prompts = list(explorer.every_row(connection, Search(use_case="chat"), step=7))
     assert [row["prompt_id"] for row in rows] == [f"p{number:02d}" for number in reversed(range(6))]
@@ -133,8 +130,8 @@ def test_every_row_gives_whole_rows_of_all_pages(database: Database) -> None:
     assert prompts[0]["text"] == "A hill of 100% in Spain, number 27"
 
 
-def test_a_record_has_its_outputs_answers_and_events(database: Database) -> None:
-    with database.read() as connection:
+def test_a_record_has_its_outputs_answers_and_events(filled: Database) -> None:
+    with filled.read() as connection:
         whole = prompt_record(connection, "p00")
         assert prompt_record(connection, "p29").answers == ()
         with pytest.raises(Exception, match="no such prompt"):

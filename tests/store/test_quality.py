@@ -1,19 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from tests.store.labels_by_hand import DAY, NO_FLAGS, NOW, Labels, form, new_database
+from tests.store.labels_by_hand import DAY, NO_FLAGS, NOW, Labels, form
 
 from heedful.store import attention, quality
 from heedful.store.attention import GoldAnswer, gold_report, submission_of
 from heedful.store.database import Database
 from heedful.store.quality import RESEARCHERS, Scope
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return new_database(tmp_path)
 
 
 def test_agreement_of_stored_answers_by_hand(database: Database) -> None:

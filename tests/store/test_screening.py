@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from tests.store.labels_by_hand import NOW, Labels, new_database
+from tests.store.labels_by_hand import NOW, Labels
 
 from heedful.errors import DataError, MissingError
 from heedful.statistics import screening_table
@@ -15,11 +14,6 @@ from heedful.store.database import Database
 from heedful.store.tables import event, person, screening_decision, task
 
 SECRET = b"k" * 32
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return new_database(tmp_path)
 
 
 def screened(database: Database) -> dict[str, int]:

@@ -7,14 +7,17 @@ belongs to the labeler ``owner``) unless the example gives its own.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.web.site import PASSWORD
-from tests.web.world import World
+from tests.web.world import XSS, World
 
 from heedful.records import RATING_FLAGS
+from heedful.store import instructions, problems, screening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +43,53 @@ def a_ranking(world: World) -> dict[str, Any]:
     return {"ratings": {id: {"overall": 4, "flags": flags} for id in world.response_ids}, "groups": [[first], rest]}
 
 
+def a_ranking_form(world: World) -> dict[str, str]:
+    """The same as a form."""
+    shown = "ABCD"[: len(world.response_ids)]
+    fields = {f"{letter}.overall": "4" for letter in shown} | {f"{letter}.group": "2" for letter in shown} | {"A.group": "1"}
+    return fields | {"_token": world.token}
+
+
+def publish_instructions(world: World) -> None:
+    """The instructions that ship, and a second version of those for ranking."""
+    with world.site.database.write() as connection:
+        instructions.publish_first_versions(connection)
+        second = f"# Rank\n\n{XSS}"
+        instructions.publish(connection, "rank", "training", second, change_note=XSS, author_id=world.researcher)
+
+
+def ask_and_answer(world: World) -> None:
+    """A question of the owner with the researchers' answer."""
+    with world.site.database.write() as connection:
+        number = problems.ask(connection, world.owner, XSS)
+        problems.answer(connection, number, XSS, answered_by=world.researcher)
+
+
 def _account(_: World) -> dict[str, str]:
     return {"name": "New", "email": "new@example.org", "password": PASSWORD, "password_again": PASSWORD}
+
+
+def _a_question(world: World) -> None:
+    with world.site.database.write() as connection:
+        problems.ask(connection, world.owner, f"Why {XSS}")
+
+
+def _a_version(world: World) -> None:
+    with world.site.database.write() as connection:
+        if instructions.current(connection, "rank", "training") is None:
+            instructions.publish(connection, "rank", "training", f"Do {XSS}", change_note=XSS, author_id=None)
+
+
+def _a_candidate(world: World) -> None:
+    world.site.person("labeler", "candidate", name="Cara")
+
+
+def _code(world: World) -> str:
+    """Of the candidate; anything once there is none."""
+    secret = hmac.digest(b"k" * 32, b"screening codes", hashlib.sha256)
+    with world.site.database.read() as connection:
+        records = screening.screening(connection, secret).records
+    return records[0].candidate if records else "BCDFGHJK"
 
 
 def _batch(_: World) -> dict[str, str]:
@@ -54,6 +102,12 @@ def _batch(_: World) -> dict[str, str]:
         "largest_k": "3",
         "fresh": "yes",
     }
+
+
+def _a_backup(world: World) -> None:
+    folder = world.site.app.state.settings.backups
+    folder.mkdir(exist_ok=True)
+    (folder / "labels-20260101-000000.sqlite").write_bytes(b"x")
 
 
 EXAMPLES: Mapping[str, Example] = {
@@ -72,6 +126,7 @@ EXAMPLES: Mapping[str, Example] = {
         fields=lambda w: {"old_password": PASSWORD, "password": "another long one", "password_again": "another long one"}
     ),
     # ------------------------------------------------------------------------------------ batches
+    "POST /batches/import": Example(fields=lambda w: {}),
     "GET /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}),
     "POST /batches/new/{kind}": Example(path=lambda w: {"kind": "rank"}, fields=_batch),
     "GET /batches/{batch_id}": Example(),
@@ -88,6 +143,33 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /admin/people/{person_id}/disable": Example(fields=lambda w: {}),
     "POST /admin/people/{person_id}/enable": Example(fields=lambda w: {}),
     "POST /admin/people/{person_id}/reset-link": Example(fields=lambda w: {}),
+    # ------------------------------------------------------------------------------------ the labelers' pages
+    "GET /questions": Example(prepare=ask_and_answer),
+    "GET /instructions": Example(prepare=publish_instructions),
+    "POST /tasks/claim": Example(fields=lambda w: {"kind": "demonstrate"}),
+    "GET /tasks/{assignment_id}": Example(owned=True),
+    "GET /tasks/{assignment_id}/compare": Example(owned=True),
+    "POST /tasks/{assignment_id}/draft": Example(owned=True, fields=lambda w: {"_token": w.token, "A.overall": "3"}),
+    "POST /tasks/{assignment_id}/submit": Example(owned=True, fields=a_ranking_form),
+    "POST /tasks/{assignment_id}/skip": Example(owned=True, fields=lambda w: {"_token": w.token, "_skip_reason": "unclear"}),
+    "POST /tasks/{assignment_id}/release": Example(owned=True, fields=lambda w: {"_token": w.token}),
+    "POST /tasks/{assignment_id}/ask": Example(owned=True, fields=lambda w: {"_token": w.token, "_question": "Why?"}),
+    "GET /instructions/{kind}/{phase}": Example(
+        path=lambda w: {"kind": "rank", "phase": "training"}, prepare=publish_instructions
+    ),
+    "POST /instructions/{instruction_id}/acknowledge": Example(
+        path=lambda w: {"instruction_id": 1}, fields=lambda w: {}, prepare=publish_instructions
+    ),
+    "POST /questions": Example(fields=lambda w: {"text": "Why?"}),
+    "POST /questions/{problem_id}/seen": Example(
+        owned=True, path=lambda w: {"problem_id": 1}, fields=lambda w: {}, prepare=ask_and_answer
+    ),
+    "GET /surveys/{name}": Example(path=lambda w: {"name": "demographics"}),
+    "POST /surveys/{name}": Example(path=lambda w: {"name": "satisfaction"}, fields=lambda w: {"glad": "Agree"}),
+    "POST /admin/backups": Example(fields=lambda w: {}),
+    "POST /admin/backups/{file}/download": Example(
+        path=lambda w: {"file": "labels-20260101-000000.sqlite"}, fields=lambda w: {}, prepare=_a_backup
+    ),
     # ------------------------------------------------------------------------------------ the JSON API
     "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
     "DELETE /api/v1/session": Example(json=lambda w: None),
@@ -103,4 +185,32 @@ EXAMPLES: Mapping[str, Example] = {
         owned=True, json=lambda w: {"token": w.token, "reason": "unclear"}
     ),
     "POST /api/v1/assignments/{assignment_id}/release": Example(owned=True, json=lambda w: {"token": w.token}),
+    # ------------------------------------------------------------------------------------ the researchers' console
+    "GET /console/batches/{batch_id}": Example(),
+    "POST /console/batches/{batch_id}/serve": Example(fields=lambda w: {"do": "close"}),
+    "POST /console/tasks/{task_id}/serve": Example(fields=lambda w: {"do": "withdraw"}),
+    "POST /console/questions/{problem_id}": Example(
+        fields=lambda w: {"answer": "Because."}, path=lambda w: {"problem_id": 1}, prepare=_a_question
+    ),
+    "GET /console/instructions/{phase}/{kind}": Example(path=lambda w: {"phase": "training", "kind": "rank"}),
+    "POST /console/instructions/{phase}/{kind}": Example(
+        path=lambda w: {"phase": "training", "kind": "rank"},
+        fields=lambda w: {"markdown": f"New {XSS}", "change_note": "All of it.", "do": "publish"},
+    ),
+    "GET /console/instructions/{phase}/{kind}/{version}": Example(
+        path=lambda w: {"phase": "training", "kind": "rank", "version": "1"}, prepare=_a_version
+    ),
+    "GET /console/prompts/{prompt_id:path}": Example(path=lambda w: {"prompt_id": "p0"}),
+    "POST /console/data/export": Example(fields=lambda w: {"kind": "prompt"}),
+    "POST /console/screening/decide": Example(
+        fields=lambda w: {"code": _code(w), "choice": "select", "note": ""}, prepare=_a_candidate
+    ),
+    "POST /console/screening/score": Example(fields=lambda w: {}),
+    "POST /api/v1/batches": Example(json=lambda w: {"name": "More", "kind": "demonstrate", "phase": "evaluation", "tasks": 3}),
+    "GET /api/v1/batches/{batch_id}": Example(),
+    "POST /api/v1/batches/{batch_id}/close": Example(json=lambda w: None),
+    "POST /api/v1/batches/{batch_id}/open": Example(json=lambda w: None),
+    "POST /api/v1/export": Example(json=lambda w: None),
+    "POST /api/v1/invites": Example(json=lambda w: {"role": "labeler", "group": "candidate"}),
+    "DELETE /api/v1/invites/{invite_id}": Example(json=lambda w: None),
 }

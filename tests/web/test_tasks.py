@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 from tests.web.site import Browser, Site, make_site
-from tests.web.work import HOSTILE, add_tasks, claim, hidden
+from tests.web.work import HOSTILE, add_tasks, claim, hidden, task_form
 
 from heedful.records import RATING_FLAGS
-from heedful.store import queue
+from heedful.store import instructions, queue
 from heedful.store.kinds import PROMPT_FLAGS, TaskKind
 from heedful.store.tables import assignment, problem, task
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    return make_site(tmp_path)
+    made = make_site(tmp_path)
+    with made.database.write() as connection:
+        instructions.publish_first_versions(connection)
+    return made
 
 
 GROUP_OF: dict[str, tuple[str, str]] = {
@@ -116,6 +119,7 @@ def expected(kind: TaskKind, ids: list[str]) -> dict[str, Any]:
 def checked(page: str) -> dict[str, str]:
     """What a browser would send of a page's form: the fields as the server filled them in."""
     fields: dict[str, str] = {}
+    page = task_form(page)
     for tag in re.findall(r"<input [^>]*>", page):
         name, value = re.search(r' name="([^"]*)"', tag), re.search(r' value="([^"]*)"', tag)
         if name and value and (" checked" in tag or 'type="hidden"' in tag):
@@ -185,6 +189,7 @@ def test_what_was_typed_stays_when_one_thing_is_missing(site: Site, missing: str
     page = browser.post(f"/tasks/{number}/submit", hidden(browser.get(f"/tasks/{number}").text) | fields)
     assert page.status_code == 422
     assert "One thing is missing" in page.text
+    assert 'data-refilled="yes"' in page.text, "the script must not put an older draft over it"
     assert f'href="#f-{missing}"' in page.text
     assert checked(page.text) == fields
 
@@ -379,6 +384,19 @@ def test_a_question_keeps_what_was_typed(site: Site) -> None:
     assert gone.status_code == 303
     assert checked(browser.get(f"/tasks/{number}").text)["text"] == "half"
     assert "What is a whale?" in browser.get("/questions").text
+
+
+def test_a_question_about_an_answered_task(site: Site) -> None:
+    add_tasks(site.database, "demonstrate")
+    browser = worker(site, "demonstrate")
+    number = claim(browser, "demonstrate")
+    own = hidden(browser.get(f"/tasks/{number}").text)
+    browser.post(f"/tasks/{number}/submit", own | {"text": "one"})
+    page = browser.get(f"/tasks/{number}").text
+    gone = browser.post(f"/tasks/{number}/ask", hidden(page) | {"_question": "I was wrong"})
+    assert (gone.status_code, gone.headers["location"]) == (303, f"/tasks/{number}")
+    with site.database.read() as connection:
+        assert connection.execute(select(problem.c.text, problem.c.task_id)).all() == [("I was wrong", 1)]
 
 
 def test_submit_then_the_next_one(site: Site) -> None:

@@ -98,4 +98,11 @@ def claim(browser: Any, kind: TaskKind) -> int:
 
 def hidden(page: str) -> dict[str, str]:
     """What a browser sends by itself: the hidden fields of the task's form."""
-    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', task_form(page)))
+
+
+def task_form(page: str) -> str:
+    """The task's form of a page."""
+    found = re.search(r'<form [^>]*id="task".*?</form>', page, re.DOTALL)
+    assert found, "no task on the page"
+    return found[0]

@@ -12,6 +12,7 @@ from tests.web.site import Site, make_site
 
 from heedful.records import Prompt, Response
 from heedful.store import items, people, queue
+from heedful.store.project import init_project
 
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'><b>bold</b> {{ 7 * 7 }} ${1} javascript:alert(3)"
 
@@ -38,7 +39,7 @@ class World:
 
 def make_world(folder: Path) -> World:
     """A filled database and its application."""
-    site = make_site(folder)
+    site = make_site(folder, project=init_project(folder / "project", base_model="none").folder)
     world = World(
         site=site,
         admin=site.person("admin", name="Ada"),

@@ -24,6 +24,7 @@ from heedful.records import Source, Split, UseCase
 from heedful.store.quality import not_screening
 from heedful.store.tables import (
     assignment,
+    batch,
     demonstration,
     instruction,
     person,
@@ -163,8 +164,9 @@ def every_row(connection: Connection, search: Search, *, step: int = STEP) -> It
 
 def of_prompt(connection: Connection, kind: Literal["demonstration", "ranking"], prompt_id: str, limit: int) -> list[Found]:
     """The newest demonstrations or rankings of one prompt that came from elsewhere: no task was answered."""
-    plan = _Plan(search=Search(kind=kind))
-    query = _rows(plan, None, None, limit).where(plan.table.c.prompt_id == prompt_id, plan.table.c.assignment_id.is_(None))
+    table = TABLES[kind]
+    own = (table.c.prompt_id == prompt_id) & table.c.assignment_id.is_(None)
+    query = _rows(_Plan(search=Search(kind=kind), own=own), None, None, limit)
     return [Found(**dict(row)) for row in connection.execute(query).mappings()]
 
 
@@ -290,6 +292,7 @@ def _rows(
     columns = _whole_columns(plan) if whole else _page_columns(plan)
     if whole and plan.is_answer:
         joined = joined.outerjoin(instruction, instruction.c.id == assignment.c.instruction_id)
+        joined = joined.outerjoin(batch, batch.c.id == task.c.batch_id)
     chosen = select(*columns).select_from(joined).where(*conditions).order_by(created.desc(), id.desc())
     return chosen if limit is None else chosen.limit(limit)
 
@@ -298,11 +301,11 @@ def _of_batch(plan: _Plan, batch_id: int) -> ColumnElement[bool]:
     if plan.is_answer:
         return task.c.batch_id == batch_id
     other = task.alias("of_batch")
+    # + 0: the few tasks of a prompt are to be found by the prompt, not the many of a batch by the batch.
+    in_batch = other.c.batch_id + 0 == batch_id
     if plan.table is prompt:
-        return exists().where(other.c.prompt_id == prompt.c.id, other.c.batch_id == batch_id)
-    return exists().where(
-        task_response.c.response_id == response.c.id, task_response.c.task_id == other.c.id, other.c.batch_id == batch_id
-    )
+        return exists().where(other.c.prompt_id == prompt.c.id, in_batch)
+    return exists().where(task_response.c.response_id == response.c.id, task_response.c.task_id == other.c.id, in_batch)
 
 
 def _page_columns(plan: _Plan) -> list[Any]:
@@ -328,14 +331,16 @@ def _whole_columns(plan: _Plan) -> list[Any]:
     if plan.is_answer:
         columns += [
             person.c.pseudonym.label("labeler"),
-            person.c.group_name.label("labeler_group"),
+            person.c.group_name.label("group"),
             person.c.simulated,
             assignment.c.seconds_spent,
             assignment.c.late,
             assignment.c.surplus,
             assignment.c.shown_order,
-            task.c.batch_id,
+            task.c.id.label("task_id"),
             task.c.phase,
+            batch.c.name.label("batch"),
+            prompt.c.text.label("prompt_text"),
             instruction.c.version.label("instruction_version"),
         ]
     return columns

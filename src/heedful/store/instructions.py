@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, func, insert, select
 
 from heedful.errors import DataError, MissingError
 from heedful.store import events
-from heedful.store.kinds import KINDS, PHASES, Phase, TaskKind
+from heedful.store.kinds import KINDS, PHASES, Phase, TaskKind, refuse_unstorable
 from heedful.store.tables import acknowledgement, instruction
 
 FIRST_KINDS: Mapping[Phase, tuple[TaskKind, ...]] = {
@@ -71,11 +71,16 @@ class Unread:
 
 
 def first_version(kind: TaskKind, phase: Phase) -> str:
-    """The Markdown that ships: what matters most in this phase stands where the kind's page has ``{{priorities}}``."""
+    """The Markdown that ships.
+
+    What matters most in this phase stands where a page has ``{{priorities}}``: on those about how good outputs are. The other
+    kinds have the same page in every phase, but that candidates are told what screening is for (``{{screening}}``).
+    """
     folder = resources.files("heedful.store") / "first_instructions"
     text = (folder / f"{kind}.md").read_text(encoding="utf-8")
     priorities = (folder / f"priorities_{phase}.md").read_text(encoding="utf-8").strip()
-    return text.replace("{{priorities}}", priorities)
+    text = text.replace("{{priorities}}", priorities)
+    return text.replace("{{screening}}", priorities) if phase == "screening" else text.replace("{{screening}}\n\n", "")
 
 
 def publish_first_versions(connection: Connection, *, now: float | None = None) -> int:
@@ -104,6 +109,8 @@ def publish(
 ) -> Instruction:
     """Make a new version, in force at once. Raises DataError where it is empty, says nothing new, or has no change note."""
     now = time.time() if now is None else now
+    refuse_unstorable(markdown, "the instructions")
+    refuse_unstorable(change_note, "the note on the change")
     if kind not in KINDS:
         raise DataError("there is no such kind of task", expected=f"one of {', '.join(KINDS)}", got=repr(kind))
     if phase not in PHASES:

@@ -1,4 +1,4 @@
-"""A stored row as the record that files hold (heedful.records), with what a reader of the labels may need to know beside it."""
+"""A row of the explorer as the record that files hold (heedful.records), as ``store.labels`` exports it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
+from heedful.store.dialogue import continuation
 from heedful.store.explorer import Kind
 from heedful.store.files import record_to_json
 
 METADATA = (
-    "assignment_id",
-    "labeler_group",
+    "task_id",
+    "batch",
+    "group",
     "simulated",
-    "phase",
-    "batch_id",
     "instruction_version",
     "seconds_spent",
     "late",
@@ -22,12 +22,15 @@ METADATA = (
     "shown_order",
     "created",
 )
-"""Of an answer: columns of ``explorer.every_row`` that go into the record's metadata where they are known."""
+"""Of an answer: what goes into the record's metadata where it is known; ``created`` is when it was given."""
 
 
 def record_of(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as JSON; labelers stand under their pseudonyms."""
-    known = {name: row[name] for name in METADATA if name in row and row[name] is not None}
+    """The record as JSON; ``row`` is one of ``explorer.every_row``. Labelers stand under their pseudonyms."""
+    known = {name: row[name] for name in METADATA if row.get(name) is not None}
+    if row.get("phase") is not None:
+        # What heedful align goes by: evaluation's answers are never trained on.
+        known["task"] = "evaluation" if row["phase"] == "evaluation" else "ranking"
     match kind:
         case "prompt":
             record: Any = Prompt(
@@ -46,7 +49,11 @@ def record_of(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
             )
         case "demonstration":
             record = Demonstration(
-                id=row["id"], prompt_id=row["prompt_id"], text=row["text"], labeler=row["labeler"], metadata=known
+                id=row["id"],
+                prompt_id=row["prompt_id"],
+                text=continuation(row["prompt_text"], row["text"]),
+                labeler=row["labeler"],
+                metadata=known,
             )
         case "ranking":
             record = Ranking(

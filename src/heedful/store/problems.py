@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 
 from heedful.errors import DataError, MissingError
 from heedful.store import events
+from heedful.store.kinds import refuse_unstorable
 from heedful.store.tables import assignment, person, problem
 
 LONGEST = 20_000
@@ -131,7 +132,8 @@ def _problems() -> Select[Any]:
 
 
 def _checked(text: str, what: str) -> str:
+    refuse_unstorable(text, what)
     text = text.replace("\r\n", "\n").strip()
-    if not text or len(text) > LONGEST or "\x00" in text:
+    if not text or len(text) > LONGEST:
         raise DataError(f"{what} cannot be kept", expected=f"1 to {LONGEST:,} characters of text", got=f"{len(text):,}")
     return text

@@ -24,8 +24,8 @@ MIN_PACE_SECONDS = 3_600.0
 MEDIAN_OF = 100
 """A labeler's median time is over so many of their newest answers."""
 
-LATE, SKIPPED = text("assignment.late"), text("assignment.state = 'skipped'")
-"""As the partial indexes ``ix_assignment_late`` and ``ix_assignment_skipped`` say it: SQLite uses them for these very words."""
+LATE = text("assignment.late")
+"""As the partial index ``ix_assignment_late`` says it: SQLite uses it for these very words only."""
 
 
 # ---------------------------------------------------------------------------------------------------- queues
@@ -82,7 +82,7 @@ def queues(connection: Connection, *, batch_id: int | None = None, now: float | 
     only = None if batch_id is None else task.c.batch_id == batch_id
     tasks = _task_counts(connection, only)
     leased = _by_batch(connection, _running(now), only)
-    skipped = _by_batch(connection, SKIPPED, only)
+    skipped = _by_batch(connection, assignment.c.state == "skipped", only)
     late = _by_batch(connection, LATE, only)
     last_day = _by_batch(connection, _answered_since(now - DAY), only)
     found: list[Queue] = []
@@ -242,7 +242,7 @@ def skipped_often(connection: Connection, *, batch_id: int | None = None, least:
     """Tasks that at least ``least`` people skipped, most often skipped first."""
     counted = (
         select(assignment.c.task_id, func.count().label("skips"))
-        .where(SKIPPED)
+        .where(assignment.c.state == "skipped")
         .group_by(assignment.c.task_id)
         .having(func.count() >= least)
         .subquery()
@@ -260,7 +260,7 @@ def skipped_often(connection: Connection, *, batch_id: int | None = None, least:
     reasons: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for task_id, reason in connection.execute(
         select(assignment.c.task_id, assignment.c.skip_reason).where(
-            assignment.c.task_id.in_([row[0] for row in rows]), SKIPPED
+            assignment.c.task_id.in_([row[0] for row in rows]), assignment.c.state == "skipped"
         )
     ):
         reasons[task_id][reason or "no reason given"] += 1

@@ -83,8 +83,8 @@ def agreement(
 ) -> AgreementReport:
     """Everything the agreement page shows, of the newest rankings and ratings in ``scope``."""
     scope = scope or Scope()
-    rankings, groups = stored_rankings(connection, scope, limit=max_rankings + 1)
-    ratings, rating_groups = stored_ratings(connection, scope, limit=max_ratings + 1)
+    rankings, groups = compared_rankings(connection, scope, limit=max_rankings + 1)
+    ratings, rating_groups = compared_ratings(connection, scope, limit=max_ratings + 1)
     newest_only = len(rankings) > max_rankings or len(ratings) > max_ratings
     return agreement_report(
         rankings[-max_rankings:], ratings[-max_ratings:], {**groups, **rating_groups}, newest_only=newest_only
@@ -123,7 +123,9 @@ def agreement_report(
 # ---------------------------------------------------------------------------------------------------- stored answers
 
 
-def stored_rankings(connection: Connection, scope: Scope, *, limit: int | None = None) -> tuple[list[Ranking], dict[str, str]]:
+def compared_rankings(
+    connection: Connection, scope: Scope, *, limit: int | None = None
+) -> tuple[list[Ranking], dict[str, str]]:
     """The newest rankings in ``scope`` of prompts that others ranked too, oldest first, and each labeler's group."""
     columns = (ranking.c.id, ranking.c.prompt_id, ranking.c.response_ids, ranking.c.ranks)
     rows = connection.execute(_newest(connection, columns, ranking, ranking.c.prompt_id, scope, limit)).all()
@@ -134,7 +136,7 @@ def stored_rankings(connection: Connection, scope: Scope, *, limit: int | None =
     return records, {row.pseudonym: _group(row.role, row.group_name) for row in rows}
 
 
-def stored_ratings(connection: Connection, scope: Scope, *, limit: int | None = None) -> tuple[list[Rating], dict[str, str]]:
+def compared_ratings(connection: Connection, scope: Scope, *, limit: int | None = None) -> tuple[list[Rating], dict[str, str]]:
     """The newest ratings in ``scope`` of outputs that others rated too, oldest first, and each labeler's group."""
     columns = (rating.c.id, rating.c.prompt_id, rating.c.response_id, rating.c.overall, rating.c.flags)
     rows = connection.execute(_newest(connection, columns, rating, rating.c.response_id, scope, limit)).all()

@@ -138,9 +138,7 @@ def waiting(connection: Connection, person_id: int, now: float | None = None) ->
         return []
     ids = [row["id"] for row in live]
     open_tasks = (task.c.state == "open", task.c.batch_id.in_(ids))
-    count = dict(
-        connection.execute(select(task.c.batch_id, func.count()).where(*open_tasks).group_by(task.c.batch_id)).all()
-    )
+    count = dict(connection.execute(select(task.c.batch_id, func.count()).where(*open_tasks).group_by(task.c.batch_id)).all())
     # An open task is full only by leases that run; those whose time is over would be given back by the claim.
     over = func.sum(case((assignment.c.expires <= at, 1), else_=0))
     full = connection.execute(

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, text
 
 from heedful.errors import DataError, MissingError
+from heedful.store.kinds import refuse_unstorable
 from heedful.store.tables import survey_answer, survey_taken
 
 FEWEST = 5
@@ -159,7 +160,11 @@ def _checked(survey: Survey, answers: Mapping[str, Any]) -> dict[str, str | list
         if name not in questions:
             raise DataError("there is no such question", expected=f"one of {', '.join(questions)}", got=repr(name))
         question = questions[name]
-        values = [value.strip() for value in (given if isinstance(given, list) else [given]) if value and value.strip()]
+        given = given if isinstance(given, list) else [given]
+        refuse_unstorable(given, question.text)
+        if not all(isinstance(value, str) for value in given):
+            raise DataError("an answer is a text", where=question.text, got=repr(given)[:80])
+        values = [value.strip() for value in given if value.strip()]
         if not values:
             continue
         if len(values) > 1 and not question.several:
@@ -167,7 +172,7 @@ def _checked(survey: Survey, answers: Mapping[str, Any]) -> dict[str, str | list
         for value in values:
             if question.options and value not in question.options:
                 raise DataError("not among the answers", where=question.text, expected=", ".join(question.options), got=value)
-            if len(value) > LONGEST or "\x00" in value:
+            if len(value) > LONGEST:
                 raise DataError(
                     "the answer is too long", where=question.text, expected=f"at most {LONGEST} characters", got=str(len(value))
                 )

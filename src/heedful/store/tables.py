@@ -328,8 +328,7 @@ for _table in (demonstration, ranking, rating, annotation):
     Index(f"ix_{_table.name}_of_person", _table.c.person_id, _table.c.created, _table.c.id)
 Index("ix_task_progress", task.c.batch_id, task.c.state, task.c.wanted, task.c.answered)  # counted from it alone
 Index("ix_task_gold", task.c.id, sqlite_where=task.c.gold.isnot(None), postgresql_where=task.c.gold.isnot(None))
-for _name, _only in (("late", text("late")), ("skipped", text("state = 'skipped'"))):
-    Index(f"ix_assignment_{_name}", assignment.c.task_id, sqlite_where=_only, postgresql_where=_only)
+Index("ix_assignment_late", assignment.c.task_id, sqlite_where=text("late"), postgresql_where=text("late"))
 Index(
     "ix_problem_open",
     problem.c.created,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast, get_args
 
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
-from heedful.errors import DataError, HeedfulError, RefusedError
-from heedful.store import audit, people
+from heedful.errors import ConfigError, DataError, HeedfulError, MissingError, RefusedError, StorageError
+from heedful.store import audit, events, maintenance, people
 from heedful.store.people import Group, Role
 from heedful.web.routing import Form, Id, Routes, Visit, Visiting
 
@@ -19,6 +21,7 @@ def routes(add: Routes) -> None:
     """The admin's pages and links."""
     add.navigation("People", "/admin/people", who="admin")
     add.navigation("Audit", "/admin/audit", who="admin")
+    add.navigation("Backups", "/admin/backups", who="admin")
     add.get("/admin/people", show_people, who="admin")
     add.post("/admin/invites", invite, who="admin")
     add.post("/admin/invites/{invite_id}/withdraw", withdraw, who="admin")
@@ -28,6 +31,9 @@ def routes(add: Routes) -> None:
     add.post("/admin/people/{person_id}/enable", enable, who="admin")
     add.post("/admin/people/{person_id}/reset-link", reset_link, who="admin")
     add.get("/admin/audit", show_audit, who="admin")
+    add.get("/admin/backups", show_backups, who="admin")
+    add.post("/admin/backups", back_up, who="admin")
+    add.post("/admin/backups/{file}/download", download, who="admin")
 
 
 # ---------------------------------------------------------------------------------------------------- people
@@ -169,3 +175,53 @@ def show_audit(
         )
     filters = {"person": person, "action": action, "subject": subject, "subject_id": subject_id}
     return visit.page("admin/audit.html", found=found, filters=filters, actions=audit.ACTIONS, older=older_than)
+
+
+# ---------------------------------------------------------------------------------------------------- backups
+
+
+def show_backups(visit: Visiting) -> Response:
+    """The backups that there are, and the button for a new one."""
+    return _backups_page(visit)
+
+
+def back_up(visit: Visiting) -> Response:
+    """Copy the database while it is in use."""
+    folder = visit.settings.backups
+    if folder is None:
+        raise MissingError("this application keeps no backups")
+    name = datetime.now(UTC).strftime("labels-%Y%m%d-%H%M%S.sqlite")
+    try:
+        file = maintenance.backup(visit.database, folder / name)
+    except (ConfigError, StorageError) as error:
+        return _backups_page(visit, problem=error)
+    file.chmod(0o600)
+    with visit.database.write() as connection:
+        events.record(connection, person_id=visit.person.id, action="backup", subject="backup", subject_id=name)
+    return visit.go("/admin/backups", flash=f"Made {name}, and checked that it is whole.")
+
+
+def download(visit: Visiting, file: str) -> Response:
+    """A backup's file. Who took it is in the audit, so this is no GET."""
+    there = {path.name: path for path in _backups(visit)}
+    if file not in there:
+        raise MissingError("there is no such backup")
+    with visit.database.write() as connection:
+        events.record(connection, person_id=visit.person.id, action="download_backup", subject="backup", subject_id=file)
+    return FileResponse(there[file], media_type="application/vnd.sqlite3", filename=file)
+
+
+def _backups(visit: Visit) -> list[Path]:
+    folder = visit.settings.backups
+    return [] if folder is None else sorted(folder.glob("labels-*.sqlite"), reverse=True)
+
+
+def _backups_page(visit: Visit, *, problem: HeedfulError | None = None) -> Response:
+    found = [(path.name, path.stat().st_size, path.stat().st_mtime) for path in _backups(visit)]
+    return visit.page(
+        "admin/backups.html",
+        status=200 if problem is None else 422,
+        backups=found,
+        sqlite=visit.database.is_sqlite,
+        problem=problem,
+    )

@@ -20,9 +20,8 @@ from heedful.errors import (
     ThrottledError,
     UserError,
 )
-from heedful.store import instructions
 from heedful.store.database import Database
-from heedful.web import accounts, admin, api, api_docs, batches, console, pages
+from heedful.web import accounts, admin, api, api_docs, api_manage, batches, console, pages
 from heedful.web.rendering import Rendering
 from heedful.web.routing import NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
@@ -71,13 +70,11 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     """The labeling application over an open database."""
     app = FastAPI(title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.database, app.state.settings = database, settings
-    with database.write() as connection:
-        instructions.publish_first_versions(connection)
     rendering = app.state.rendering = Rendering(title=settings.title)
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")
     routes.get("/health", _health, who="public")
-    for module in (accounts, pages, console, batches, admin, api, api_docs):
+    for module in (accounts, pages, console, batches, admin, api, api_manage, api_docs):
         module.routes(routes)
     rendering.navigation = routes.links
     app.add_exception_handler(HeedfulError, _on_error)

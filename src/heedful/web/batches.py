@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from heedful.errors import DataError, HeedfulError, MissingError
 from heedful.records import Source, Split, UseCase
-from heedful.store import batches, items
+from heedful.store import batches, items, labels
 from heedful.store.kinds import KINDS, PHASES, WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind
+from heedful.store.project import Project
 from heedful.web.routing import Form, FormValues, Id, Routes, Visit, Visiting
 
 MADE_HERE: tuple[TaskKind, ...] = tuple(kind for kind in KINDS if kind not in ("review_personal_data", "score_demonstration"))
@@ -23,6 +24,7 @@ def routes(add: Routes) -> None:
     """Pages of batches and the link to them."""
     add.navigation("Batches", "/batches", who="researcher")
     add.get("/batches", show_batches, who="researcher")
+    add.post("/batches/import", bring_in, who="researcher")
     add.get("/batches/new/{kind}", show_new, who="researcher")
     add.post("/batches/new/{kind}", make, who="researcher")
     add.get("/batches/{batch_id}", show_batch, who="researcher")
@@ -35,7 +37,17 @@ def show_batches(visit: Visiting) -> Response:
     """Every batch, and what can be made."""
     with visit.database.read() as connection:
         found = batches.all_batches(connection)
-    return visit.page("batches/list.html", batches=found, kinds=MADE_HERE)
+    return visit.page("batches/list.html", batches=found, kinds=MADE_HERE, project=visit.settings.project)
+
+
+def bring_in(visit: Visiting) -> Response:
+    """Take in the project's prompts and outputs, and the rankings that `heedful align` asks for."""
+    if visit.settings.project is None:
+        raise MissingError("there is no project to take prompts from", next_step="start heedful web in a project's folder")
+    project = Project.load(visit.settings.project)
+    with visit.database.write() as connection:
+        imported = labels.import_project(connection, project, created_by=visit.person.id)
+    return visit.go("/batches", flash=f"From the project, {imported.summary()}.")
 
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:

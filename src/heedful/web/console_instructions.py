@@ -9,8 +9,12 @@ from starlette.responses import Response
 from heedful.errors import HeedfulError, MissingError
 from heedful.store import instructions
 from heedful.store.kinds import KINDS, PHASES, Phase, TaskKind
-from heedful.web.differences import word_differences
+from heedful.web.differences import Piece, word_differences
 from heedful.web.routing import Form, Routes, Visiting
+
+AROUND = 200
+"""Characters before and after a change that are shown with it."""
+LEFT_OUT = "[…]"
 
 
 def routes(add: Routes) -> None:
@@ -72,7 +76,7 @@ def save(visit: Visiting, form: Form, phase: str, kind: str) -> Response:
         markdown_text=text,
         change_note=note,
         preview=text,
-        pieces=word_differences(history[0].markdown, text) if history else None,
+        pieces=_changes(history[0].markdown, text) if history else None,
         problem=problem,
     )
 
@@ -94,8 +98,23 @@ def show_version(visit: Visiting, phase: str, kind: str, version: str) -> Respon
         history=history,
         one=one,
         before=before,
-        pieces=word_differences(before.markdown, one.markdown) if before else None,
+        pieces=_changes(before.markdown, one.markdown) if before else None,
     )
+
+
+def _changes(first: str, second: str) -> list[Piece]:
+    """What changed, with some of the text around it; long stretches that are the same are left out."""
+    pieces = word_differences(first, second)
+    return [
+        piece if piece.change != "same" else Piece("same", shortened(piece.text, index == 0, index == len(pieces) - 1))
+        for index, piece in enumerate(pieces)
+    ]
+
+
+def shortened(text: str, first: bool, last: bool) -> str:
+    """The text's ends, that touch changes, with a mark for what is left out between; all of it if it is short."""
+    head, tail = ("" if first else text[:AROUND]), ("" if last else text[-AROUND:])
+    return text if len(text) <= 3 * AROUND else f"{head} {LEFT_OUT} {tail}"
 
 
 def _checked(kind: str, phase: str) -> tuple[TaskKind, Phase]:

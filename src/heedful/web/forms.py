@@ -58,7 +58,9 @@ def parse(view: AssignmentView, fields: Fields) -> Parsed:
     """The answer that a form holds, or an error for each field that is not right; what was typed is not changed."""
     errors: dict[str, str] = {}
     answer = _PARSERS[view.kind](view, fields, errors)
-    return Parsed(answer=None if errors else answer, errors=errors)
+    # All of one output's together, as they stand on the page.
+    ordered = sorted(errors, key=lambda name: name[0] if name[1:2] == "." else "")
+    return Parsed(answer=None if errors else answer, errors={name: errors[name] for name in ordered})
 
 
 def fields_of_answer(view: AssignmentView, answer: Mapping[str, Any]) -> dict[str, str]:

@@ -109,6 +109,7 @@ class Rendering:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self.environment.filters["size"] = size
         self.environment.filters |= {"when": when, "day": day, "markdown": markdown, "words": words, "count": count, "ago": ago}
         self.environment.globals |= {"static": self.static_path, "app_title": title, "app_version": __version__}
 
@@ -197,3 +198,8 @@ def words(name: str) -> str:
 def count(number: int) -> str:
     """A number with thin spaces between thousands."""
     return f"{number:,}".replace(",", "\u202f")
+
+
+def size(num_bytes: int) -> str:
+    """The size of a file: 12 kB, 3.4 MB."""
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e6 else f"{max(num_bytes / 1e3, 1):.0f} kB"

@@ -18,7 +18,9 @@ import uvicorn
 
 from heedful.errors import ConfigError, MissingError, StorageError, UserError
 from heedful.store.database import Database, open_database
+from heedful.store.instructions import publish_first_versions
 from heedful.store.people import first_admin_token
+from heedful.store.project import CONFIG_FILE
 from heedful.web.app import create_app
 from heedful.web.settings import Settings, secret_key
 
@@ -114,6 +116,7 @@ def _serve(database: Database, folder: Path, listening: Listening, listener: soc
         public_url=listening.public_url,
         secure=listening.secure,
         backups=folder / BACKUPS_FOLDER,
+        project=folder if (folder / CONFIG_FILE).is_file() else None,
     )
     app = create_app(database, settings)
     config = uvicorn.Config(
@@ -139,6 +142,7 @@ def _serve(database: Database, folder: Path, listening: Listening, listener: soc
         ) from error
     logging.getLogger("heedful.web").setLevel(logging.INFO)
     with database.write() as connection:
+        publish_first_versions(connection)
         token = first_admin_token(connection)
     say(f"the labeling application is at {settings.public_url}")
     if listening.unencrypted and not listening.secure and not is_loopback(listening.host):

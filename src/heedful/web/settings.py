@@ -26,6 +26,8 @@ class Settings:
     """What the pages are headed with."""
     backups: Path | None = None
     """Folder for backups of the database; none: pages offer none."""
+    project: Path | None = None
+    """Folder of the project that prompts come from; none: there is none."""
     max_body_bytes: int = 2_000_000
     """Largest request that is read."""
 

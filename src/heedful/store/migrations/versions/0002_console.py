@@ -28,7 +28,6 @@ def upgrade() -> None:
     for name, table, column, only in (
         ("ix_task_gold", "task", "id", "gold IS NOT NULL"),
         ("ix_assignment_late", "assignment", "task_id", "late"),
-        ("ix_assignment_skipped", "assignment", "task_id", "state = 'skipped'"),
         ("ix_problem_open", "problem", "created", "answered IS NULL"),
     ):
         op.create_index(name, table, [column], sqlite_where=sa.text(only), postgresql_where=sa.text(only))
