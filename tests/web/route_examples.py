@@ -143,6 +143,10 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /admin/people/{person_id}/disable": Example(fields=lambda w: {}),
     "POST /admin/people/{person_id}/enable": Example(fields=lambda w: {}),
     "POST /admin/people/{person_id}/reset-link": Example(fields=lambda w: {}),
+    "POST /admin/backups": Example(fields=lambda w: {}),
+    "POST /admin/backups/{file}/download": Example(
+        path=lambda w: {"file": "labels-20260101-000000.sqlite"}, fields=lambda w: {}, prepare=_a_backup
+    ),
     # ------------------------------------------------------------------------------------ the labelers' pages
     "GET /questions": Example(prepare=ask_and_answer),
     "GET /instructions": Example(prepare=publish_instructions),

@@ -253,6 +253,20 @@ def test_a_candidate_is_selected_by_a_code_and_never_named(site: Site, researche
     assert "carl" not in after
     assert researcher.post("/console/screening/decide", {"code": codes[0], "choice": "select"}).status_code == 404
     assert researcher.post("/console/screening/decide", {"code": codes[0], "choice": "eat"}).status_code == 422
+    assert researcher.post("/console/screening/decide", {"choice": "select"}).status_code == 422
+
+
+def test_several_candidates_are_decided_together_or_not_at_all(site: Site, researcher: Browser) -> None:
+    for _ in range(3):
+        site.person("labeler", "candidate")
+    codes = re.findall(r'name="code" value="([^"]+)"', researcher.get("/console/screening").text)
+    wrong = {"code": [*codes[:2], "BCDFGHJK"], "choice": "select"}
+    assert researcher.post("/console/screening/decide", wrong).status_code == 404
+    with site.database.read() as connection:
+        assert connection.execute(select(screening_decision)).all() == []
+    assert researcher.post("/console/screening/decide", {"code": codes[:2], "choice": "select"}).status_code == 303
+    left = re.findall(r'name="code" value="([^"]+)"', researcher.get("/console/screening").text)
+    assert left == codes[2:]
 
 
 def test_codes_depend_on_the_application_s_key(site: Site) -> None:
@@ -332,6 +346,7 @@ def test_survey_results_are_hidden_below_five_answers(site: Site, researcher: Br
         surveys.take(connection, people[4], "satisfaction", {"clear": "Disagree"})
     shown = researcher.get("/console/surveys").text
     assert re.search(r"Agree</th><td class=\"number\">4<", shown)
+    assert shown.count("Fewer than 5 answered this one") == 4, "of a question that one person answered the count is a name"
     assert "Fewer than 5" in shown  # of the other survey
 
 

@@ -126,9 +126,11 @@ def _record(
     tasks: dict[tuple[Phase, str, tuple[str, ...]], int],
     at: float,
 ) -> None:
-    phases = [_phase(each, groups) for each in assessments]
-    keys = [(phase, each.ranking.prompt_id, each.ranking.response_ids) for phase, each in zip(phases, assessments, strict=True)]
-    for phase in dict.fromkeys(phases):
+    phases: list[Phase] = [_phase(each, groups) for each in assessments]
+    keys: list[tuple[Phase, str, tuple[str, ...]]] = [
+        (phase, each.ranking.prompt_id, each.ranking.response_ids) for phase, each in zip(phases, assessments, strict=True)
+    ]
+    for phase in sorted(set(phases)):
         if phase not in batches:
             batches[phase] = items.make_batch(connection, name=f"{name}: {phase}", kind="rank", phase=phase, now=at)
         new = [key for key in dict.fromkeys(keys) if key[0] == phase and key not in tasks]

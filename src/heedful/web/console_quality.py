@@ -107,21 +107,24 @@ def show_screening(visit: Visiting) -> Response:
 
 
 def decide(visit: Visiting, form: Form) -> Response:
-    """Select or decline the candidate behind a code."""
-    choice, code = form.text("choice"), form.text("code").strip()
+    """Select or decline the candidates behind some codes, all or none of them."""
+    choice, codes = form.text("choice"), sorted(set(form.all("code")))
     if choice not in ("select", "decline"):
         raise DataError("that is no decision", expected="select or decline", got=choice[:20])
+    if not codes:
+        raise DataError("nobody is chosen", expected="at least one ticked code", got="none", next_step="go back and tick some")
     with visit.database.write() as connection:
-        screening.decide(
-            connection,
-            _secret(visit),
-            code,
-            selected=choice == "select",
-            note=form.text("note", "").strip(),
-            decided_by=visit.person.id,
-        )
-    said = "is selected and works in the training group from now on" if choice == "select" else "is declined"
-    return visit.go("/console/screening", flash=f"{code} {said}.")
+        for code in codes:
+            screening.decide(
+                connection,
+                _secret(visit),
+                code,
+                selected=choice == "select",
+                note=form.text("note", "").strip(),
+                decided_by=visit.person.id,
+            )
+    said = "selected: in the training group from now on" if choice == "select" else "declined"
+    return visit.go("/console/screening", flash=f"{', '.join(codes)} {said}.")
 
 
 def make_scoring_tasks(visit: Visiting, form: Form) -> Response:
