@@ -191,7 +191,6 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /api/v1/assignments/{assignment_id}/release": Example(owned=True, json=lambda w: {"token": w.token}),
     # ------------------------------------------------------------------------------------ the researchers' console
     "GET /console/batches/{batch_id}": Example(),
-    "POST /console/batches/{batch_id}/serve": Example(fields=lambda w: {"do": "close"}),
     "POST /console/tasks/{task_id}/serve": Example(fields=lambda w: {"do": "withdraw"}),
     "POST /console/questions/{problem_id}": Example(
         fields=lambda w: {"answer": "Because."}, path=lambda w: {"problem_id": 1}, prepare=_a_question

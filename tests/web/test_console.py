@@ -12,7 +12,7 @@ from tests.store.labels_by_hand import Labels, form
 from tests.web.site import Browser, Site, make_site
 
 from heedful.store import instructions, problems, surveys
-from heedful.store.tables import batch, event, person, problem, screening_decision
+from heedful.store.tables import batch, event, person, problem, screening_decision, task
 from heedful.web.console_quality import _secret
 from heedful.web.kept import Kept
 
@@ -170,21 +170,18 @@ def test_a_prompt_s_page_has_outputs_answers_and_the_model(site: Site, researche
 # ---------------------------------------------------------------------------------------------------- changes
 
 
-def test_batches_are_closed_opened_and_given_priority(site: Site, researcher: Browser) -> None:
+def test_a_skipped_task_is_withdrawn_and_served_again(site: Site, researcher: Browser) -> None:
     filled(site)
-    for fields in ({"do": "close"}, {"do": "priority", "priority": "7"}):
-        assert researcher.post("/console/batches/1/serve", fields).status_code == 303
+    page = researcher.get("/console/batches/2").text
+    assert 'action="/console/tasks/2/serve"' in page
+    done = researcher.post("/console/tasks/2/serve", {"do": "withdraw", "batch_id": "2"})
+    assert done.headers["location"] == "/console/batches/2"
     with site.database.read() as connection:
-        row = connection.execute(select(batch).where(batch.c.id == 1)).mappings().one()
-    assert row["closed"] is not None
-    assert row["priority"] == 7
-    assert researcher.post("/console/batches/1/serve", {"do": "open"}).status_code == 303
-    assert researcher.post("/console/batches/1/serve", {"do": "eat"}).status_code == 422
-    assert researcher.post("/console/batches/1/serve", {"do": "priority", "priority": "5000"}).status_code == 422
-    assert (
-        researcher.post("/console/tasks/2/serve", {"do": "withdraw", "batch_id": "2"}).headers["location"]
-        == "/console/batches/2"
-    )
+        assert connection.execute(select(task.c.state).where(task.c.id == 2)).scalar_one() == "withdrawn"
+    assert researcher.post("/console/tasks/2/serve", {"do": "reopen"}).status_code == 303
+    with site.database.read() as connection:
+        assert connection.execute(select(task.c.state).where(task.c.id == 2)).scalar_one() == "open"
+    assert researcher.post("/console/tasks/2/serve", {"do": "eat"}).status_code == 422
 
 
 def test_a_question_is_answered(site: Site, researcher: Browser) -> None:

@@ -21,7 +21,6 @@ def routes(add: Routes) -> None:
     add.navigation("Console", "/console", who="researcher")
     add.get("/console", overview, who="researcher")
     add.get("/console/batches/{batch_id}", show_batch, who="researcher")
-    add.post("/console/batches/{batch_id}/serve", serve_batch, who="researcher")
     add.post("/console/tasks/{task_id}/serve", serve_task, who="researcher")
     add.get("/console/people", show_people, who="researcher")
     add.get("/console/questions", show_questions, who="researcher")
@@ -50,32 +49,13 @@ def overview(visit: Visiting) -> Response:
 
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:
-    """One batch: how far it is, tasks that were skipped often, and what may be done with it."""
+    """One batch: how far it is, and which tasks were skipped. It is closed, opened and given priority under Batches."""
     with visit.database.read() as connection:
         found = progress.queues(connection, batch_id=batch_id)
         if not found:
             raise MissingError("there is no such batch", expected="a batch's number", got=str(batch_id))
         skipped = progress.skipped_often(connection, batch_id=batch_id, least=1, limit=50)
     return visit.page("console/batch.html", queue=found[0], skipped=skipped, reasons=SKIP_REASONS)
-
-
-def serve_batch(visit: Visiting, form: Form, batch_id: Id) -> Response:
-    """Serve a batch or no longer; give it another priority."""
-    do = form.text("do")
-    with visit.database.write() as connection:
-        if do == "priority":
-            priority = form.whole("priority")
-            if priority is None or not -1000 <= priority <= 1000:
-                raise DataError(
-                    "that is no priority", expected="a whole number from -1000 to 1000", got=form.text("priority")[:20]
-                )
-            items.set_priority(connection, batch_id, priority, person_id=visit.person.id)
-        elif do in ("close", "open"):
-            items.close_batch(connection, batch_id, person_id=visit.person.id, closed=do == "close")
-        else:
-            raise DataError("there is no such thing to do", expected="close, open or priority", got=do[:20])
-    said = {"close": "Nothing more of this batch is served.", "open": "The batch is served again.", "priority": "Priority set."}
-    return visit.go(f"/console/batches/{batch_id}", flash=said[do])
 
 
 def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
@@ -99,9 +79,7 @@ def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
 def show_people(visit: Visiting) -> Response:
     """Who answered how much, how fast, what they skipped and why; pseudonyms only."""
     with visit.database.read() as connection:
-        return visit.page(
-            "console/people.html", people=progress.people(connection), now=time.time(), reasons=SKIP_REASONS
-        )
+        return visit.page("console/people.html", people=progress.people(connection), now=time.time(), reasons=SKIP_REASONS)
 
 
 def show_questions(visit: Visiting) -> Response:
