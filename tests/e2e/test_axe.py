@@ -29,8 +29,6 @@ class Looking:
 
     def __init__(self, server: Server, chromium: Any) -> None:
         self._server, self._chromium, self._pages = server, chromium, {}
-        server.database.close()
-        (server.folder / "labels.sqlite").unlink()
         self._who = fill(str(server.folder / "labels.sqlite"), server.database, num_prompts=600, num_tasks=600)
         self.examples = examples(server.database, self._who)
         server.start()

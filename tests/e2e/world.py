@@ -61,16 +61,19 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         work.append((worker, f"/tasks/{view.id}"))
         if kind == "rank":
             compare = f"/tasks/{view.id}/compare"
+    skips = add_tasks(database, "review_prompt")
     few_shot = {"style": "few_shot", "use_case": "chat", "application": "A game"}
     batch_id = add_tasks(database, "write_prompt", payload=few_shot)
     with database.write() as connection:
         view = queue.claim(connection, who["labeler"], kind="write_prompt", batch_id=batch_id)
         assert view is not None
         work.append(("labeler", f"/tasks/{view.id}"))
-        for state in ("answered", "skipped"):
-            mine = assignment.c.person_id == who["labeler"], assignment.c.state == state
-            done = connection.execute(select(assignment.c.id).where(*mine).limit(1)).scalar_one()
-            work.append(("labeler", f"/tasks/{done}"))
+        mine = assignment.c.person_id == who["labeler"], assignment.c.state == "answered"
+        done = connection.execute(select(assignment.c.id).where(*mine).limit(1)).scalar_one()
+        skipped = queue.claim(connection, who["labeler"], kind="review_prompt", batch_id=skips)
+        assert skipped is not None
+        queue.skip(connection, skipped.id, who["labeler"], token=skipped.token, reason=f"Unclear. {HOSTILE}")
+        work += [("labeler", f"/tasks/{done}"), ("labeler", f"/tasks/{skipped.id}")]
         asked = problems.ask(connection, who["labeler"], f"What is a whale? {HOSTILE}")
         problems.answer(connection, asked, f"A mammal. {HOSTILE}", answered_by=who["researcher"])
         admin = who["admin"]
