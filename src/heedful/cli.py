@@ -736,7 +736,9 @@ def _store(verb: Store, console: Console) -> None:
             where, project = command.database_of(action.project, action.database), _project(action.project)
             said = command.import_project(where, project, overlap=action.overlap, demonstrations=action.demonstrations)
         case StoreExport() as action:
-            where, project = command.database_of(action.project, action.database), _project(action.project)
+            # `heedful web` serves any folder: its answers can be had as a file without a project around them.
+            where = command.database_of(action.project, action.database)
+            project = _project(action.project) if action.file is None else None
             said = command.export_project(where, project, file=action.file, surplus=action.surplus)
     print(said)
 

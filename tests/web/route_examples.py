@@ -7,6 +7,8 @@ belongs to the labeler ``owner``) unless the example gives its own.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +17,7 @@ from tests.web.site import PASSWORD
 from tests.web.world import XSS, World
 
 from heedful.records import RATING_FLAGS
-from heedful.store import instructions, problems
+from heedful.store import instructions, problems, screening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,29 @@ def ask_and_answer(world: World) -> None:
 
 def _account(_: World) -> dict[str, str]:
     return {"name": "New", "email": "new@example.org", "password": PASSWORD, "password_again": PASSWORD}
+
+
+def _a_question(world: World) -> None:
+    with world.site.database.write() as connection:
+        problems.ask(connection, world.owner, f"Why {XSS}")
+
+
+def _a_version(world: World) -> None:
+    with world.site.database.write() as connection:
+        if instructions.current(connection, "rank", "training") is None:
+            instructions.publish(connection, "rank", "training", f"Do {XSS}", change_note=XSS, author_id=None)
+
+
+def _a_candidate(world: World) -> None:
+    world.site.person("labeler", "candidate", name="Cara")
+
+
+def _code(world: World) -> str:
+    """Of the candidate; anything once there is none."""
+    secret = hmac.digest(b"k" * 32, b"screening codes", hashlib.sha256)
+    with world.site.database.read() as connection:
+        records = screening.screening(connection, secret).records
+    return records[0].candidate if records else "BCDFGHJK"
 
 
 def _batch(_: World) -> dict[str, str]:
@@ -145,6 +170,10 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "GET /surveys/{name}": Example(path=lambda w: {"name": "demographics"}),
     "POST /surveys/{name}": Example(path=lambda w: {"name": "satisfaction"}, fields=lambda w: {"glad": "Agree"}),
+    "POST /admin/backups": Example(fields=lambda w: {}),
+    "POST /admin/backups/{file}/download": Example(
+        path=lambda w: {"file": "labels-20260101-000000.sqlite"}, fields=lambda w: {}, prepare=_a_backup
+    ),
     # ------------------------------------------------------------------------------------ the JSON API
     "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
     "DELETE /api/v1/session": Example(json=lambda w: None),
@@ -160,6 +189,26 @@ EXAMPLES: Mapping[str, Example] = {
         owned=True, json=lambda w: {"token": w.token, "reason": "unclear"}
     ),
     "POST /api/v1/assignments/{assignment_id}/release": Example(owned=True, json=lambda w: {"token": w.token}),
+    # ------------------------------------------------------------------------------------ the researchers' console
+    "GET /console/batches/{batch_id}": Example(),
+    "POST /console/tasks/{task_id}/serve": Example(fields=lambda w: {"do": "withdraw"}),
+    "POST /console/questions/{problem_id}": Example(
+        fields=lambda w: {"answer": "Because."}, path=lambda w: {"problem_id": 1}, prepare=_a_question
+    ),
+    "GET /console/instructions/{phase}/{kind}": Example(path=lambda w: {"phase": "training", "kind": "rank"}),
+    "POST /console/instructions/{phase}/{kind}": Example(
+        path=lambda w: {"phase": "training", "kind": "rank"},
+        fields=lambda w: {"markdown": f"New {XSS}", "change_note": "All of it.", "do": "publish"},
+    ),
+    "GET /console/instructions/{phase}/{kind}/{version}": Example(
+        path=lambda w: {"phase": "training", "kind": "rank", "version": "1"}, prepare=_a_version
+    ),
+    "GET /console/prompts/{prompt_id:path}": Example(path=lambda w: {"prompt_id": "p0"}),
+    "POST /console/data/export": Example(fields=lambda w: {"kind": "prompt"}),
+    "POST /console/screening/decide": Example(
+        fields=lambda w: {"code": _code(w), "choice": "select", "note": ""}, prepare=_a_candidate
+    ),
+    "POST /console/screening/score": Example(fields=lambda w: {}),
     "POST /api/v1/batches": Example(json=lambda w: {"name": "More", "kind": "demonstrate", "phase": "evaluation", "tasks": 3}),
     "GET /api/v1/batches/{batch_id}": Example(),
     "POST /api/v1/batches/{batch_id}/close": Example(json=lambda w: None),

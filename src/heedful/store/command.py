@@ -95,13 +95,19 @@ def import_project(where: str | Path, project: Project, *, overlap: int, demonst
     return done.summary()
 
 
-def export_project(where: str | Path, project: Project, *, file: Path | None, surplus: bool) -> str:
+def export_project(where: str | Path, project: Project | None, *, file: Path | None, surplus: bool) -> str:
     """Write all answers as records to a file; without one, to the project's ``labels.jsonl``, and into its data."""
-    target = file or project.folder / LABELS_FILE
-    with existing(where) as database, database.read() as connection:
-        write_jsonl(target, labels.exported_records(connection, surplus=surplus))
     if file is not None:
-        return f"labels: {target}"
+        _export(where, file, surplus=surplus)
+        return f"labels: {file}"
+    assert project is not None
+    target = project.folder / LABELS_FILE
+    _export(where, target, surplus=surplus)
     if target.stat().st_size == 0:
         return "there are no answers to export yet"
     return import_file("heedful", target, project.data).summary()
+
+
+def _export(where: str | Path, target: Path, *, surplus: bool) -> None:
+    with existing(where) as database, database.read() as connection:
+        write_jsonl(target, labels.exported_records(connection, surplus=surplus))

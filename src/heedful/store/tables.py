@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 Json = JSON(none_as_null=True)  # None is NULL, not the JSON value null
@@ -100,7 +101,7 @@ prompt = Table(
     Column("split", String(10), nullable=False),
     Column("language", String(20)),
     Column("details", Json, nullable=False),  # records.Prompt.metadata
-    Column("created", Double, nullable=False, index=True),
+    Column("created", Double, nullable=False),
 )
 
 response = Table(
@@ -185,7 +186,7 @@ assignment = Table(  # one person's work on one task: the lease, the draft, the 
     Column("seconds_spent", Double),  # with the page in front, as the browser counted
     Column("skip_reason", Text),
     UniqueConstraint("task_id", "person_id"),
-    Index("ix_assignment_person", "person_id", "state", "answered"),
+    Index("ix_assignment_person", "person_id", "state", "answered", "task_id"),
     Index("ix_assignment_lease", "state", "expires"),
 )
 
@@ -197,7 +198,7 @@ demonstration = Table(
     Column("id", String(200), primary_key=True),
     Column("assignment_id", ForeignKey("assignment.id"), index=True),
     Column("prompt_id", ForeignKey("prompt.id"), nullable=False, index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("text", Text, nullable=False),
     Column("created", Double, nullable=False),
 )
@@ -208,7 +209,7 @@ ranking = Table(
     Column("id", String(200), primary_key=True),
     Column("assignment_id", ForeignKey("assignment.id"), index=True),
     Column("prompt_id", ForeignKey("prompt.id"), nullable=False, index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("response_ids", Json, nullable=False),
     Column("ranks", Json, nullable=False),  # 1 best, equal: a tie
     Column("created", Double, nullable=False),
@@ -221,7 +222,7 @@ rating = Table(
     Column("assignment_id", ForeignKey("assignment.id"), index=True),
     Column("prompt_id", ForeignKey("prompt.id"), nullable=False, index=True),
     Column("response_id", ForeignKey("response.id"), nullable=False, index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("overall", Integer, nullable=False),
     Column("flags", Json, nullable=False),
     Column("created", Double, nullable=False),
@@ -235,7 +236,7 @@ annotation = Table(  # every other answer about a prompt or a response: Table 7'
     Column("kind", String(30), nullable=False, index=True),
     Column("prompt_id", ForeignKey("prompt.id"), index=True),
     Column("response_id", ForeignKey("response.id"), index=True),
-    Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
+    Column("person_id", ForeignKey("person.id"), nullable=False),
     Column("value", Json, nullable=False),
     Column("created", Double, nullable=False),
 )
@@ -316,4 +317,21 @@ event = Table(  # append-only (triggers refuse UPDATE and DELETE): who did what 
     Column("subject_id", String(200), nullable=False, index=True),
     Column("before", Json),
     Column("after", Json),
+)
+
+# ---------------------------------------------------------------- what the researchers' console reads by
+
+# Newest first with the id behind, so that a page goes on where the last ended even if a million rows came at once.
+for _table in (prompt, response, demonstration, ranking, rating, annotation):
+    Index(f"ix_{_table.name}_newest", _table.c.created, _table.c.id)
+for _table in (demonstration, ranking, rating, annotation):
+    Index(f"ix_{_table.name}_of_person", _table.c.person_id, _table.c.created, _table.c.id)
+Index("ix_task_progress", task.c.batch_id, task.c.state, task.c.wanted, task.c.answered)  # counted from it alone
+Index("ix_task_gold", task.c.id, sqlite_where=task.c.gold.isnot(None), postgresql_where=task.c.gold.isnot(None))
+Index("ix_assignment_late", assignment.c.task_id, sqlite_where=text("late"), postgresql_where=text("late"))
+Index(
+    "ix_problem_open",
+    problem.c.created,
+    sqlite_where=problem.c.answered.is_(None),
+    postgresql_where=problem.c.answered.is_(None),
 )

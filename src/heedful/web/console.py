@@ -1,18 +1,117 @@
-"""The researcher's console."""
+"""The researchers' console: where the work stands, who works, what labelers ask. More pages are in the console_… modules."""
 
 from __future__ import annotations
 
+import time
+
 from starlette.responses import Response
 
-from heedful.web.routing import Routes, Visiting
+from heedful.errors import DataError, MissingError
+from heedful.store import items, problems, progress, surveys
+from heedful.web import console_data, console_instructions, console_quality
+from heedful.web.routing import Form, Id, Routes, Visiting
+from heedful.web.words import SKIP_REASONS
+
+QUESTIONS = 30
+"""On a page."""
 
 
 def routes(add: Routes) -> None:
     """The console's pages and links."""
     add.navigation("Console", "/console", who="researcher")
-    add.get("/console", console, who="researcher")
+    add.get("/console", overview, who="researcher")
+    add.get("/console/batches/{batch_id}", show_batch, who="researcher")
+    add.post("/console/tasks/{task_id}/serve", serve_task, who="researcher")
+    add.get("/console/people", show_people, who="researcher")
+    add.get("/console/questions", show_questions, who="researcher")
+    add.post("/console/questions/{problem_id}", answer_question, who="researcher")
+    add.get("/console/surveys", show_surveys, who="researcher")
+    for module in (console_quality, console_instructions, console_data):
+        module.routes(add)
 
 
-def console(visit: Visiting) -> Response:
-    """Where the work stands."""
-    return visit.page("console.html")
+# ---------------------------------------------------------------------------------------------------- where the work stands
+
+
+def overview(visit: Visiting) -> Response:
+    """Queues with their pace, the last days' answers, what needs a researcher."""
+    with visit.database.read() as connection:
+        queues = progress.queues(connection)
+        return visit.page(
+            "console/overview.html",
+            queues=queues,
+            per_day=progress.answers_per_day(connection),
+            last_day=sum(queue.last_day for queue in queues),
+            skipped=progress.skipped_often(connection, least=3, limit=10),
+            unanswered=problems.count_unanswered(connection),
+            reasons=SKIP_REASONS,
+        )
+
+
+def show_batch(visit: Visiting, batch_id: Id) -> Response:
+    """One batch: how far it is, and which tasks were skipped. It is closed, opened and given priority under Batches."""
+    with visit.database.read() as connection:
+        found = progress.queues(connection, batch_id=batch_id)
+        if not found:
+            raise MissingError("there is no such batch", expected="a batch's number", got=str(batch_id))
+        skipped = progress.skipped_often(connection, batch_id=batch_id, least=1, limit=50)
+    return visit.page("console/batch.html", queue=found[0], skipped=skipped, reasons=SKIP_REASONS)
+
+
+def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
+    """Take a task out, or serve it again."""
+    do = form.text("do")
+    with visit.database.write() as connection:
+        if do == "withdraw":
+            items.withdraw_task(connection, task_id, person_id=visit.person.id)
+        elif do == "reopen":
+            items.reopen_task(connection, task_id, person_id=visit.person.id)
+        else:
+            raise DataError("there is no such thing to do", expected="withdraw or reopen", got=do[:20])
+    said = f"Task {task_id} is served no more." if do == "withdraw" else f"Task {task_id} is served again."
+    batch_id = form.whole("batch_id")
+    return visit.go("/console" if batch_id is None else f"/console/batches/{batch_id}", flash=said)
+
+
+# ---------------------------------------------------------------------------------------------------- people, questions
+
+
+def show_people(visit: Visiting) -> Response:
+    """Who answered how much, how fast, what they skipped and why; pseudonyms only."""
+    with visit.database.read() as connection:
+        return visit.page("console/people.html", people=progress.people(connection), now=time.time(), reasons=SKIP_REASONS)
+
+
+def show_questions(visit: Visiting) -> Response:
+    """Labelers' questions: those that wait, or all."""
+    every = visit.request.query_params.get("show") == "all"
+    before = visit.request.query_params.get("before", "")
+    with visit.database.read() as connection:
+        found = problems.list_problems(
+            connection,
+            answered=None if every else False,
+            before_id=int(before) if before.isdecimal() and len(before) < 10 else None,
+            limit=QUESTIONS + 1,
+        )
+        candidates = progress.candidates(connection)
+    return visit.page(
+        "console/questions.html",
+        questions=found[:QUESTIONS],
+        more=found[QUESTIONS - 1].id if len(found) > QUESTIONS else None,
+        every=every,
+        candidates=candidates,
+    )
+
+
+def answer_question(visit: Visiting, form: Form, problem_id: Id) -> Response:
+    """Answer a question; who asked is told on their pages."""
+    with visit.database.write() as connection:
+        problems.answer(connection, problem_id, form.text("answer"), answered_by=visit.person.id)
+    return visit.go("/console/questions", flash="Answered. The labeler sees it on the start page.")
+
+
+def show_surveys(visit: Visiting) -> Response:
+    """How often each answer was given; nothing below five answers."""
+    with visit.database.read() as connection:
+        found = [(survey, surveys.results(connection, name)) for name, survey in surveys.SURVEYS.items()]
+    return visit.page("console/surveys.html", surveys=found, fewest=surveys.FEWEST)

@@ -1,0 +1,77 @@
+"""A row of the explorer as the record that files hold (heedful.records), as ``store.labels`` exports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
+from heedful.store.dialogue import continuation
+from heedful.store.explorer import Kind
+from heedful.store.files import record_to_json
+
+METADATA = (
+    "task_id",
+    "batch",
+    "group",
+    "simulated",
+    "instruction_version",
+    "seconds_spent",
+    "late",
+    "surplus",
+    "shown_order",
+    "created",
+)
+"""Of an answer: what goes into the record's metadata where it is known; ``created`` is when it was given."""
+
+
+def record_of(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as JSON; ``row`` is one of ``explorer.every_row``. Labelers stand under their pseudonyms."""
+    known = {name: row[name] for name in METADATA if row.get(name) is not None}
+    if row.get("phase") is not None:
+        # What heedful align goes by: evaluation's answers are never trained on.
+        known["task"] = "evaluation" if row["phase"] == "evaluation" else "ranking"
+    match kind:
+        case "prompt":
+            record: Any = Prompt(
+                id=row["id"],
+                text=row["text"],
+                use_case=row["use_case"],
+                source=row["source"],
+                user=row["owner"],
+                split=row["split"],
+                language=row["language"],
+                metadata=row["details"],
+            )
+        case "response":
+            record = Response(
+                id=row["id"], prompt_id=row["prompt_id"], text=row["text"], model=row["model"], finished=row["finished"]
+            )
+        case "demonstration":
+            record = Demonstration(
+                id=row["id"],
+                prompt_id=row["prompt_id"],
+                text=continuation(row["prompt_text"], row["text"]),
+                labeler=row["labeler"],
+                metadata=known,
+            )
+        case "ranking":
+            record = Ranking(
+                id=row["id"],
+                prompt_id=row["prompt_id"],
+                response_ids=tuple(row["response_ids"]),
+                ranks=tuple(row["ranks"]),
+                labeler=row["labeler"],
+                metadata=known,
+            )
+        case "rating":
+            record = Rating(
+                id=row["id"],
+                prompt_id=row["prompt_id"],
+                response_id=row["response_id"],
+                labeler=row["labeler"],
+                overall=row["overall"],
+                flags=row["flags"],
+                metadata=known,
+            )
+    return record_to_json(record)

@@ -1,0 +1,82 @@
+"""Numbers that take seconds to compute, kept for minutes: agreement and signs of carelessness over thousands of answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from heedful.web.security import log
+
+Value = TypeVar("Value")
+
+MOST_SECONDS = 600.0
+TIMES = 100
+"""What took a second is kept for so many, at most ``MOST_SECONDS``: in a small database everything is fresh."""
+MOST_VALUES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class KeptValue(Generic[Value]):
+    """A value, and when it was computed."""
+
+    value: Value
+    at: float
+    seconds: float
+    """How long that took."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it need not be computed again."""
+        return time.time() - self.at < min(MOST_SECONDS, TIMES * self.seconds)
+
+
+class Kept:
+    """Values by key. What is too old is shown once more while a thread computes it anew; only the first asker waits."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[Hashable, KeptValue[Any]] = OrderedDict()
+        self._locks: dict[Hashable, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> KeptValue[Value]:
+        """The kept value, or a new one."""
+        with self._guard:
+            found, lock = self._values.get(key), self._locks.setdefault(key, threading.Lock())
+        if found is None:
+            with lock:  # who asks at the same moment waits for the first one's work
+                found = self._values.get(key)
+                return self._compute(key, make) if found is None else found
+        if not found.fresh and lock.acquire(blocking=False):
+            try:
+                if TIMES * found.seconds < MOST_SECONDS / 20:  # quick: nobody needs to see the old one
+                    return self._compute(key, make)
+            finally:
+                lock.release()
+            threading.Thread(target=self._renew, args=(key, make, lock), daemon=True).start()
+        return found
+
+    def _renew(self, key: Hashable, make: Callable[[], Any], lock: threading.Lock) -> None:
+        if not lock.acquire(blocking=False):
+            return
+        try:
+            self._compute(key, make)
+        except Exception:  # the old value stays; the next asker starts it again
+            log.exception("could not compute %r anew", key)
+        finally:
+            lock.release()
+
+    def _compute(self, key: Hashable, make: Callable[[], Value]) -> KeptValue[Value]:
+        started = time.monotonic()
+        value = make()
+        kept = KeptValue(value, time.time(), time.monotonic() - started)
+        with self._guard:
+            self._values[key] = kept
+            self._values.move_to_end(key)
+            while len(self._values) > MOST_VALUES:
+                old, _ = self._values.popitem(last=False)
+                self._locks.pop(old, None)
+        return kept
