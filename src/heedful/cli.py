@@ -676,8 +676,11 @@ def _prompts_stats(verb: PromptsStats, console: Console) -> None:
 def _prompts_forget(verb: PromptsForget, console: Console) -> None:
     from heedful.prompts.forgetting import forget_owner
     from heedful.prompts.show import show_forgotten
+    from heedful.store.command import if_there
 
-    show_forgotten(forget_owner(_project(verb.project), verb.owner), Console())
+    project = _project(verb.project)
+    with if_there(project.folder) as database:
+        show_forgotten(forget_owner(project, verb.owner, database=database), Console())
 
 
 _PROMPTS: dict[type, Any] = {PromptsImport: _prompts_import, PromptsStats: _prompts_stats, PromptsForget: _prompts_forget}

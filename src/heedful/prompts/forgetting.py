@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from heedful.errors import DataError, MissingError
+from heedful.store import forgetting
+from heedful.store.database import Database
 from heedful.store.dialogue import parse_prompt
 from heedful.store.files import RECORD_TYPES, Kind, file_name, locked, read_jsonl, remove_leftovers, write_jsonl
 from heedful.store.formats.rows import content_id
@@ -60,8 +62,8 @@ class ForgetReport:
     """Files outside of ``data/``, ``tasks/`` and run folders that hold the text (a report, say)."""
 
 
-def forget_owner(project: Project, owner: str) -> ForgetReport:
-    """Erase everything of one owner from a project's records.
+def forget_owner(project: Project, owner: str, *, database: Database | None = None) -> ForgetReport:
+    """Erase everything of one owner from a project's records, and from its labeling database where it has one.
 
     Raises MissingError where there is no such owner (and none was forgotten), DataError for a broken data folder (then nothing
     was changed), StorageError for a full disk (run it again then).
@@ -75,7 +77,8 @@ def forget_owner(project: Project, owner: str) -> ForgetReport:
         known = tombstones.get(key.hashed(owner))
         traces = _traces(data, owner, key.hashed(owner))
         erased = _erased(project, traces)
-        if known is None and not erased:
+        stored = forgetting.forget_owner(database, owner) if database is not None else {}
+        if known is None and not erased and not stored:
             raise MissingError(
                 "there is nothing of this owner",
                 expected="the id of an owner (the key user in prompts.jsonl)",
@@ -95,7 +98,8 @@ def forget_owner(project: Project, owner: str) -> ForgetReport:
         _rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
         for kind in _LABELS_FIRST:  # what names others before what is named
             _rewrite(data / file_name(kind), traces.others(kind))
-    return ForgetReport(time=tombstone["time"], erased=dict(erased), runs=runs, files=files)
+    counts = {**erased, **{f"{name} (labeling database)": count for name, count in stored.items()}}
+    return ForgetReport(time=tombstone["time"], erased=counts, runs=runs, files=files)
 
 
 # ---------------------------------------------------------------------------------------------------- what is the owner's

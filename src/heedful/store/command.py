@@ -43,6 +43,17 @@ def existing(where: str | Path) -> Iterator[Database]:
         database.close()
 
 
+@contextmanager
+def if_there(project: Path) -> Iterator[Database | None]:
+    """The project's labeling database (``$DATABASE_URL``, else the file in its folder), or None where nobody made one."""
+    where = database_of(project, None)
+    if where == project / DATABASE_FILE and not Path(where).is_file():
+        yield None
+        return
+    with existing(where) as database:
+        yield database
+
+
 def backup(where: str | Path, file: Path) -> str:
     """Back a SQLite database up while it is in use."""
     with existing(where) as database:

@@ -72,6 +72,15 @@ class Database:
             with _storage_errors(self.url), self._writer.begin() as connection:
                 yield connection
 
+    def empty_log(self) -> None:
+        """Bring SQLite's write-ahead log into the file and cut it, as far as nobody reads an older state at this moment."""
+        with self._one_writer, _storage_errors(self.url):
+            connection = self._writer.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
     def close(self) -> None:
         """Close all connections; on SQLite the write-ahead log goes into the file."""
         self._reader.dispose()
@@ -140,6 +149,7 @@ def _prepare_sqlite(engine: Engine, *, begin: str, query_only: bool) -> None:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            "secure_delete = ON",  # what is replaced or deleted is overwritten: a forgotten owner leaves no bytes behind
             "cache_size = -65536",  # KiB
             f"query_only = {'ON' if query_only else 'OFF'}",
         ):
