@@ -92,7 +92,7 @@ def next_step(project: Project, records: Records, stages: list[StageStatus]) -> 
         tasks = project.tasks / "ranking.jsonl"
         return (
             f"{_num_rows(tasks):,} ranking tasks wait in {tasks}: fill in ranks and labeler of each, then "
-            f"`heedful import heedful {tasks} --project {project.folder}`"
+            f"`heedful import heedful {tasks} --project {project.folder}`; {in_the_browser(project.folder)}"
         )
     report = project.folder / "report.html"
     if "evaluate" not in done or not report.is_file():
@@ -108,9 +108,14 @@ def next_step(project: Project, records: Records, stages: list[StageStatus]) -> 
     if tasks.is_file() and not judged:
         return (
             f"the report is {report}; for its win rates {_num_rows(tasks):,} tasks wait in {tasks}: fill in ranks and labeler "
-            f"of each, then `heedful import heedful {tasks} --project {project.folder}`"
+            f"of each, then `heedful import heedful {tasks} --project {project.folder}`; {in_the_browser(project.folder)}"
         )
     return f"done: the report is {report}"
+
+
+def in_the_browser(folder: Path) -> str:
+    """The other way for tasks to be done: people's browsers instead of a file."""
+    return f"or in the browser: `heedful store import --project {folder}`, `heedful web {folder}`, then `heedful store export --project {folder}`"
 
 
 def _record_table(records: Records) -> Table:
