@@ -115,7 +115,8 @@ def next_step(project: Project, records: Records, stages: list[StageStatus]) -> 
 
 def in_the_browser(folder: Path) -> str:
     """The other way for tasks to be done: people's browsers instead of a file."""
-    return f"or in the browser: `heedful store import --project {folder}`, `heedful web {folder}`, then `heedful store export --project {folder}`"
+    here = f"--project {folder}"
+    return f"or in the browser: `heedful store import {here}`, `heedful web {folder}`, then `heedful store export {here}`"
 
 
 def _record_table(records: Records) -> Table:

@@ -118,19 +118,22 @@ def save_draft(
         )
     stored = row["draft_version"] if same else max(version, row["draft_version"] + 1)
     values: dict[str, Any] = {"draft": dict(draft), "draft_version": stored, "draft_saved": at}
-    if row["state"] == "leased" or _take_up(connection, row):
+    running = row["state"] == "leased"
+    if running or _take_up(connection, row):
         values |= {"state": "leased", "expires": max(row["expires"], at + row["lease_seconds"])}
     connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**values))
-    events.record(
-        connection,
-        person_id=person_id,
-        action="draft",
-        subject="assignment",
-        subject_id=assignment_id,
-        before={"version": row["draft_version"], "state": row["state"]},
-        after={"version": stored, "state": values.get("state", row["state"])},
-        now=at,
-    )
+    # A draft is saved every few seconds and is no answer: the audit tells of the first, and of a lease that is taken up again.
+    if row["draft_version"] == 0 or values.get("state", row["state"]) != row["state"]:
+        events.record(
+            connection,
+            person_id=person_id,
+            action="draft",
+            subject="assignment",
+            subject_id=assignment_id,
+            before={"version": row["draft_version"], "state": row["state"]},
+            after={"version": stored, "state": values.get("state", row["state"])},
+            now=at,
+        )
     return SavedDraft(version=stored, saved=at, expires=values.get("expires", row["expires"]))
 
 
