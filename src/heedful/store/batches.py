@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +125,8 @@ def fitting_prompts(connection: Connection, kind: TaskKind, phase: Phase, choice
         wanted = getattr(choice, name)
         if wanted is not None:
             query = query.where(prompt.c[name] == wanted)
+    if kind == "review_personal_data":  # where the prompt pipeline found some and kept the prompt (SPEC 1.2)
+        query = query.where(prompt.c.details["needs_review"].as_boolean().is_(True))
     if kind in WITH_OUTPUTS:
         query = query.where(_outputs_of(choice.model) >= choice.smallest_k)
     if choice.fresh:
@@ -166,10 +168,19 @@ def check_plan(plan: Plan) -> None:
         require(1 <= low <= high <= LARGEST_K, "the number of outputs", f"from 1 to {LARGEST_K}", f"{low} to {high}")
 
 
-def make_tasks(connection: Connection, plan: Plan, prompt_ids: Sequence[str], *, by: int | None, seed: int) -> tuple[int, int]:
+def make_tasks(
+    connection: Connection,
+    plan: Plan,
+    prompt_ids: Sequence[str],
+    *,
+    by: int | None,
+    seed: int,
+    about: Callable[[str], Mapping[str, Any]] | None = None,
+) -> tuple[int, int]:
     """Make a batch of at most ``plan.tasks`` of these prompts, drawn at random; (its id, how many tasks).
 
-    ``prompt_ids``: from :func:`fitting_prompts`; kinds without prompts need none. Raises DataError where nothing fits.
+    ``prompt_ids``: from :func:`fitting_prompts`; kinds without prompts need none. ``about``: what a task holds about its
+    prompt's text, instead of ``plan.payloads``. Raises DataError where nothing fits.
     """
     check_plan(plan)
     draw = random.Random(seed)
@@ -197,15 +208,22 @@ def make_tasks(connection: Connection, plan: Plan, prompt_ids: Sequence[str], *,
         created_by=by,
     )
     outputs = _drawn_outputs(connection, chosen, plan.choice, draw) if plan.kind in WITH_OUTPUTS else {}
+    payloads = {id: about(text) for id, text in _texts(connection, chosen)} if about is not None else {}
     new = (
         NewTask(
             prompt_id=prompt_id,
             response_ids=outputs.get(prompt_id, ()) if prompt_id is not None else (),
-            payload=plan.payloads[number % len(plan.payloads)],
+            payload=payloads[prompt_id] if prompt_id in payloads else plan.payloads[number % len(plan.payloads)],
         )
         for number, prompt_id in enumerate(chosen)
     )
     return batch_id, len(add_tasks(connection, batch_id, new, created_by=by, seed=seed))
+
+
+def _texts(connection: Connection, prompt_ids: Sequence[str | None]) -> Iterator[tuple[str, str]]:
+    for some in batched(prompt_ids, _PROMPTS_AT_ONCE):
+        for row in connection.execute(select(prompt.c.id, prompt.c.text).where(prompt.c.id.in_(some))):
+            yield row.id, row.text
 
 
 def _drawn_outputs(

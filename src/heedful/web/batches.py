@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, cast, get_args
 
 from starlette.responses import Response
 
 from heedful.errors import DataError, HeedfulError, MissingError
+from heedful.prompts.personal import find_personal_data
 from heedful.records import Source, Split, UseCase
 from heedful.store import batches, items, labels
 from heedful.store.kinds import KINDS, PHASES, WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind
 from heedful.store.project import Project
 from heedful.web.routing import Form, FormValues, Id, Routes, Visit, Visiting
 
-MADE_HERE: tuple[TaskKind, ...] = tuple(kind for kind in KINDS if kind not in ("review_personal_data", "score_demonstration"))
-"""Personal data is reviewed where the prompt pipeline found some; demonstrations are scored in the screening."""
+MADE_HERE: tuple[TaskKind, ...] = tuple(kind for kind in KINDS if kind != "score_demonstration")
+"""Demonstrations are scored in the screening."""
 STYLES = ("plain", "few_shot", "user_based")
 
 
@@ -112,7 +114,10 @@ def make(visit: Visiting, form: Form, kind: str) -> Response:
         if form.has("count"):
             return _new_page(visit, known, values, fitting=len(prompt_ids))
         with visit.database.write() as connection:
-            batch_id, made = batches.make_tasks(connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32))
+            about = _findings if known == "review_personal_data" else None
+            batch_id, made = batches.make_tasks(
+                connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32), about=about
+            )
     except DataError as error:
         return _new_page(visit, known, values, status=422, problem=error)
     fewer = "" if made == plan.tasks else f" {plan.tasks} were asked for; no more prompts fit."
@@ -183,6 +188,11 @@ def _plan(kind: TaskKind, form: FormValues) -> batches.Plan:
         choice=choice,
         payloads=_payloads(kind, form),
     )
+
+
+def _findings(text: str) -> Mapping[str, Any]:
+    """What the patterns find in a prompt, for a labeler to see marked."""
+    return {"findings": [asdict(finding) for finding in find_personal_data(text)]}
 
 
 def _payloads(kind: TaskKind, form: FormValues) -> Sequence[Mapping[str, Any]]:
