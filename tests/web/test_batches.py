@@ -83,5 +83,5 @@ def test_a_mistake_keeps_what_was_typed(site: Site) -> None:
     assert 'value="My own name"' in page.text
     assert "umber of outputs is not valid" in page.text
     page = browser.post("/batches/new/rank", fields("rank", language="xx"))
-    assert (page.status_code, "no prompt fits" in page.text) == (422, True)
+    assert (page.status_code, "o prompt fits" in page.text) == (422, True)
     assert browser.get("/batches/new/score_demonstration").status_code == 404
