@@ -134,7 +134,7 @@ def test_what_links_begin_with() -> None:
         {"url": "labels.example.org"},
     ):
         with pytest.raises(HeedfulError):
-            Listening(**wrong)
+            Listening(**wrong)  # type: ignore[arg-type]
 
 
 def test_certificates_come_with_their_keys(tmp_path: Path) -> None:
