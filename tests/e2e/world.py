@@ -89,7 +89,10 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         "/reset/{token}": [("public", f"/reset/{reset}")],
         "/": [("labeler", "/"), ("held_out", "/"), ("candidate", "/")],
         "/history": [("labeler", "/history")],
-        "/instructions/{kind}/{phase}": [("labeler", "/instructions/rank/training"), ("held_out", "/instructions/rate/evaluation")],
+        "/instructions/{kind}/{phase}": [
+            ("labeler", "/instructions/rank/training"),
+            ("held_out", "/instructions/rate/evaluation"),
+        ],
         "/surveys/{name}": [("candidate", "/surveys/demographics"), ("labeler", "/surveys/satisfaction")],
         "/tasks/{assignment_id}": work,
         "/tasks/{assignment_id}/compare": [("labeler", f"{compare}?first=A&second=B"), ("labeler", compare)],
