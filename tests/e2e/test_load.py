@@ -209,7 +209,7 @@ def test_five_labelers_at_once(served: Server) -> None:
 def test_forty_labelers_for_a_minute(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
     load = run_load(served, labelers=40, seconds=60, tasks=1000)
     with capsys.disabled():
-        print(f"\n{served.database.engine.dialect.name}: {load.report()}")
+        print(f"\n{'PostgreSQL' if served.database_url else 'SQLite'}: {load.report()}")
     assert load.errors == []
     assert len(load.acknowledged) > 300
     check(served, load)

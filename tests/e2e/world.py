@@ -40,6 +40,11 @@ def routes() -> dict[str, Any]:
 def fill(where: str, database: Database, *, num_prompts: int, num_tasks: int) -> dict[str, int]:
     """A filled database; who there is: role or group to a person's id."""
     build(where, num_prompts=num_prompts, num_tasks=num_tasks)
+    return who_there_is(database)
+
+
+def who_there_is(database: Database) -> dict[str, int]:
+    """Role or group to the first such person's id."""
     who: dict[str, int] = {}
     with database.read() as connection:
         for row in connection.execute(select(person.c.id, person.c.role, person.c.group_name).order_by(person.c.id)):
