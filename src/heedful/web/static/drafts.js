@@ -66,8 +66,11 @@ export function startDrafts(form, { makeRoom, onFilled }) {
     box.hidden = false;
   }
 
+  const tick = () => clock.tick(performance.now() / 1000, document.visibilityState === "visible");
+
   function current() {
-    form.elements.seconds_spent.value = clock.seconds ? clock.seconds.toFixed(0) : "";
+    tick();
+    form.elements.seconds_spent.value = clock.seconds ? clock.seconds.toFixed(1) : "";
     return fieldsOf(form);
   }
 
@@ -229,7 +232,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
   for (const name of ["keydown", "pointerdown", "pointermove", "scroll", "wheel"]) {
     document.addEventListener(name, () => clock.active(performance.now() / 1000), { passive: true, capture: true });
   }
-  setInterval(() => clock.tick(performance.now() / 1000, document.visibilityState === "visible"), 1000);
+  setInterval(tick, 1000);
   window.addEventListener("online", () => {
     failures = 0;
     clearTimeout(timer);
