@@ -9,6 +9,7 @@ from starlette.responses import Response
 from heedful.errors import DataError, MissingError
 from heedful.store import items, problems, progress, surveys
 from heedful.web import console_data, console_instructions, console_quality
+from heedful.web.kept import kept_of
 from heedful.web.routing import Form, Id, Routes, Visiting
 from heedful.web.words import SKIP_REASONS
 
@@ -35,17 +36,26 @@ def routes(add: Routes) -> None:
 
 def overview(visit: Visiting) -> Response:
     """Queues with their pace, the last days' answers, what needs a researcher."""
+
+    def compute() -> tuple[list[progress.Queue], list[tuple[float, int]], list[progress.SkippedTask]]:
+        with visit.database.read() as connection:
+            skipped = progress.skipped_often(connection, least=3, limit=10)
+            return progress.queues(connection), progress.answers_per_day(connection), skipped
+
+    kept = kept_of(visit).get("overview", compute)
+    queues, per_day, skipped = kept.value
     with visit.database.read() as connection:
-        queues = progress.queues(connection)
-        return visit.page(
-            "console/overview.html",
-            queues=queues,
-            per_day=progress.answers_per_day(connection),
-            last_day=sum(queue.last_day for queue in queues),
-            skipped=progress.skipped_often(connection, least=3, limit=10),
-            unanswered=problems.count_unanswered(connection),
-            reasons=SKIP_REASONS,
-        )
+        unanswered = problems.count_unanswered(connection)
+    return visit.page(
+        "console/overview.html",
+        queues=queues,
+        per_day=per_day,
+        last_day=sum(queue.last_day for queue in queues),
+        skipped=skipped,
+        unanswered=unanswered,
+        at=kept.at,
+        reasons=SKIP_REASONS,
+    )
 
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:
