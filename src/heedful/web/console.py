@@ -60,12 +60,17 @@ def overview(visit: Visiting) -> Response:
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:
     """One batch: how far it is, and which tasks were skipped. It is closed, opened and given priority under Batches."""
-    with visit.database.read() as connection:
-        found = progress.queues(connection, batch_id=batch_id)
-        if not found:
-            raise MissingError("there is no such batch", expected="a batch's number", got=str(batch_id))
-        skipped = progress.skipped_often(connection, batch_id=batch_id, least=1, limit=50)
-    return visit.page("console/batch.html", queue=found[0], skipped=skipped, reasons=SKIP_REASONS)
+
+    def compute() -> tuple[list[progress.Queue], list[progress.SkippedTask]]:
+        with visit.database.read() as connection:
+            skipped = progress.skipped_often(connection, batch_id=batch_id, least=1, limit=50)
+            return progress.queues(connection, batch_id=batch_id), skipped
+
+    kept = kept_of(visit).get(("batch", batch_id), compute)
+    found, skipped = kept.value
+    if not found:
+        raise MissingError("there is no such batch", expected="a batch's number", got=str(batch_id))
+    return visit.page("console/batch.html", queue=found[0], skipped=skipped, at=kept.at, reasons=SKIP_REASONS)
 
 
 def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
@@ -80,6 +85,8 @@ def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
             raise DataError("there is no such thing to do", expected="withdraw or reopen", got=do[:20])
     said = f"Task {task_id} is served no more." if do == "withdraw" else f"Task {task_id} is served again."
     batch_id = form.whole("batch_id")
+    for key in ("overview", ("batch", batch_id)):
+        kept_of(visit).drop(key)
     return visit.go("/console" if batch_id is None else f"/console/batches/{batch_id}", flash=said)
 
 

@@ -62,6 +62,11 @@ class Kept:
             threading.Thread(target=self._renew, args=(key, make, lock), daemon=True).start()
         return found
 
+    def drop(self, key: Hashable) -> None:
+        """Forget a value: somebody has just changed what it counts."""
+        with self._guard:
+            self._values.pop(key, None)
+
     def _renew(self, key: Hashable, make: Callable[[], Any], lock: threading.Lock) -> None:
         if not lock.acquire(blocking=False):
             return
