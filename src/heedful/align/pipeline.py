@@ -6,7 +6,7 @@ Each function here is one stage: it reads what earlier stages left on disk and w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from heedful.errors import DataError
 from heedful.evaluate.results import Group
 from heedful.model import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer, scalar_model_from_causal
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split
+from heedful.store.command import DATABASE_FILE
+from heedful.store.database import open_database
 from heedful.store.files import (
     Record,
     Records,
@@ -41,6 +43,7 @@ from heedful.store.files import (
     write_atomically,
     write_jsonl,
 )
+from heedful.store.recording import Assessment, record_assessments, recorded_assessments
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.data import (
     PretrainingText,
@@ -147,7 +150,7 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     for response in responses:
         of_prompt.setdefault(response.prompt_id, []).append(response)
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
-    rankings, ratings = [], []
+    assessments: list[Assessment] = []
     for prompt in chosen:
         # Validation prompts are ranked by several labelers of both groups, to measure agreement.
         several = config.agreement_labelers
@@ -156,11 +159,32 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
         )
         for group, number in groups.items():
             ranked, rated = setting.labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
-            rankings += ranked
-            ratings += rated
-    write_jsonl(folder / "ratings.jsonl", [record_to_json(r) for r in ratings])
-    write_jsonl(folder / "rankings.jsonl", [record_to_json(r) for r in rankings])
-    console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
+            k = len(of_prompt[prompt.id])
+            assessments += [Assessment(ranking=r, ratings=rated[i * k : (i + 1) * k]) for i, r in enumerate(ranked)]
+    stored = through_store(setting.labelers.groups, chosen, responses, assessments, folder)
+    write_jsonl(folder / "ratings.jsonl", [record_to_json(rating) for each in stored for rating in each.ratings])
+    write_jsonl(folder / "rankings.jsonl", [record_to_json(each.ranking) for each in stored])
+    console.print(f"{len(stored):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
+
+
+def through_store(
+    groups: Mapping[str, Group],
+    prompts: Sequence[Prompt],
+    responses: Sequence[Response],
+    assessments: Sequence[Assessment],
+    folder: Path,
+) -> list[Assessment]:
+    """What simulated labelers said, recorded in the tables that people's answers go to, and read from there."""
+    file = folder / DATABASE_FILE
+    for suffix in ("", "-wal", "-shm"):  # of a run that was interrupted
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    database = open_database(file)
+    try:
+        record_assessments(database, assessments, name=folder.name, prompts=prompts, responses=responses, groups=groups)
+        with database.read() as connection:
+            return list(recorded_assessments(connection))
+    finally:
+        database.close()
 
 
 def _writers(sft_folder: Path) -> list[tuple[str, Path]]:

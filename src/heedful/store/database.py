@@ -12,7 +12,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ class Database:
     def __init__(self, url: URL) -> None:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), **_POOL}
+        options: dict[str, Any] = {"json_serializer": json.JSONEncoder(allow_nan=False).encode, **_POOL}
         # One writer at a time is SQLite's rule anyway: waiting here is fair and quick, waiting in SQLite is polling.
         self._one_writer = threading.Lock()
         if self.is_sqlite:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Table, insert, select, update
 from heedful.errors import ConflictError, DataError, MissingError
 from heedful.records import Prompt, Response
 from heedful.store import events
-from heedful.store.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, refuse_unstorable
+from heedful.store.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, refuse_unstorable, storable
 from heedful.store.tables import batch, prompt, response, task, task_response
 
 LEASE_SECONDS = 1_800.0
@@ -314,7 +314,7 @@ def _refuse_unstorable(id: str, text: str, owner: str | None, kind: str) -> None
                 f"the {kind}'s {what} is too long", expected=f"at most {LONGEST_ID} characters", got=f"{len(value)}"
             )
         refuse_unstorable(value, f"the {kind}'s {what}")
-    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if not storable(text):
         raise DataError(
             f"the {kind} {id!r} cannot be stored", expected="text without NUL and unpaired surrogates", got="such text"
         )

@@ -5,7 +5,9 @@ Answers are JSON, the same from a page and from the API; docs/store.md shows one
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 
@@ -48,6 +50,7 @@ PROMPT_FLAGS: tuple[str, ...] = (
 
 LONGEST_TEXT = 200_000
 """Characters of one text in an answer."""
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +69,14 @@ def check_answer(kind: TaskKind, task: TaskView, answer: Mapping[str, Any]) -> N
 
 def refuse_unstorable(value: object, where: str = "the answer") -> None:
     """Raise DataError for text that no database keeps: NUL characters and unpaired surrogates; for NaN; for other types."""
+    with suppress(TypeError, ValueError):  # (an unpaired surrogate is a ValueError, too)
+        text = _ENCODE(value)
+        text.encode()
+        if len(text) <= LONGEST_TEXT and "\\u0000" not in text:
+            return
     match value:
         case str():
-            if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            if not storable(value):
                 _refuse(where, "text without NUL characters and unpaired surrogates", repr(value[:40]))
             if len(value) > LONGEST_TEXT:
                 _refuse(where, f"at most {LONGEST_TEXT:,} characters", f"{len(value):,}")
@@ -86,6 +94,15 @@ def refuse_unstorable(value: object, where: str = "the answer") -> None:
                 refuse_unstorable(item, where)
         case _:
             _refuse(where, "JSON", type(value).__name__)
+
+
+def storable(value: str) -> bool:
+    """Whether both databases keep this text: no NUL characters, no unpaired surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in value
 
 
 def ranks_of_groups(groups: Sequence[Sequence[str]], response_ids: Sequence[str]) -> list[int]:

@@ -261,7 +261,7 @@ def _next(connection: Connection, person_id: int, wanted: Any) -> int | None:
     return None
 
 
-def candidate_query(batch_id: int, person_id: int) -> Select[Any]:
+def candidate_query(batch_id: int, person_id: int) -> Select[int, float, int]:
     """The first task of a batch that a person can be given: an index is read backwards until one fits, nothing is sorted."""
     mine = exists().where(
         assignment.c.task_id == task.c.id, assignment.c.person_id == person_id, assignment.c.state.in_(_TAKEN)
