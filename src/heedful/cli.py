@@ -236,7 +236,7 @@ class Web:
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0: all of this machine."""
     port: int = 8000
-    """Port to listen on."""
+    """Port to listen on; 0: one that is free."""
     url: Annotated[str | None, _shown("URL")] = None
     """How people reach it, for links: https://labels.example.org (else made from host and port)."""
     certificate: Annotated[Path | None, _shown("FILE")] = None
@@ -716,8 +716,7 @@ def _web(verb: Web, console: Console) -> None:
         tls_proxy=verb.tls_proxy,
         unencrypted=verb.send_passwords_unencrypted,
     )
-    database_url = verb.database or os.environ.get("DATABASE_URL") or None
-    serve(verb.project, listening, database_url=database_url, say=lambda message: _say(console, message))
+    serve(verb.project, listening, database_url=verb.database, say=lambda message: _say(console, message))
 
 
 def _store(verb: Store, console: Console) -> None:

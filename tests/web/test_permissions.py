@@ -29,7 +29,9 @@ PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 def _routes() -> list[tuple[str, Any]]:
     app = create_app(cast("Database", None), Settings(key=b"", public_url="", secure=False))
     return [
-        (f"{method} {route.path}", route) for route in app.routes for method in sorted(getattr(route, "methods", None) or {"?"})
+        (f"{method} {route.path}", route)
+        for route in cast("list[Any]", app.routes)
+        for method in sorted(getattr(route, "methods", None) or {"?"})
     ]
 
 

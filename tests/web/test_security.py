@@ -388,7 +388,7 @@ def test_pseudonyms_can_be_said_and_say_nothing(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)",
+    ["//evil.example", "///evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)",
      "/a\r\nSet-Cookie: x=1", "/\t/evil.example", " //evil.example", "evil.example", "", None, "/" + "a" * 3_000],
 )  # fmt: skip
 def test_nobody_is_sent_elsewhere_after_logging_in(site: Site, target: str | None) -> None:

@@ -12,6 +12,7 @@ from tests.web.site import Site, make_site
 
 from heedful.records import Prompt, Response
 from heedful.store import items, people, queue
+from heedful.store.kinds import Phase, TaskKind
 from heedful.store.project import init_project
 
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'><b>bold</b> {{ 7 * 7 }} ${1} javascript:alert(3)"
@@ -59,19 +60,20 @@ def make_world(folder: Path) -> World:
             ],
         )
         batches: dict[str, int] = {}
-        for kind, phase in (
+        kinds: tuple[tuple[TaskKind, Phase], ...] = (
             ("rank", "training"),
             ("demonstrate", "training"),
             ("rate", "evaluation"),
             ("write_prompt", "training"),
-        ):
+        )
+        for kind, phase in kinds:
             batches[kind] = items.make_batch(
                 connection,
                 name=f"{kind} {XSS}",
                 kind=kind,
                 phase=phase,
                 overlap=2,
-                created_by=world.admin,  # type: ignore[arg-type]
+                created_by=world.admin,
             )
             items.add_tasks(
                 connection,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, ScalarSelect, Select, exists, func, select
+from sqlalchemy import Connection, ScalarSelect, exists, func, select
 
 from heedful.errors import DataError, MissingError
 from heedful.store.items import LEASE_SECONDS, NewTask, add_tasks, batched, make_batch
@@ -133,7 +133,7 @@ def fitting_prompts(connection: Connection, kind: TaskKind, phase: Phase, choice
 
 
 def _outputs_of(model: str | None) -> ScalarSelect[int]:
-    outputs: Select[tuple[int]] = select(func.count()).where(response.c.prompt_id == prompt.c.id)
+    outputs = select(func.count()).where(response.c.prompt_id == prompt.c.id)
     if model is not None:
         outputs = outputs.where(response.c.model == model)
     return outputs.scalar_subquery()

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from sqlalchemy import Connection, Row, and_, func, select
 
@@ -328,7 +328,13 @@ def _keep_an_admin(connection: Connection, who: Person) -> None:
 
 
 def _changed(
-    connection: Connection, by: int, action: str, person_id: int, before: object, after: object, now: float | None
+    connection: Connection,
+    by: int,
+    action: str,
+    person_id: int,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+    now: float | None,
 ) -> None:
     events.record(
         connection,

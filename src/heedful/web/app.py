@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from heedful.errors import (
@@ -63,12 +64,23 @@ NEXT_STEPS = {
     500: "try again; if it happens again, tell a researcher or admin what you did",
 }
 
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""FastAPI can report requests, with what was in them, to where environment variables say: what people write goes nowhere."""
+
 STATIC_SECONDS = 31_536_000
 
 
 def create_app(database: Database, settings: Settings) -> FastAPI:
     """The labeling application over an open database."""
-    app = FastAPI(title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
+    )
     app.state.database, app.state.settings = database, settings
     rendering = app.state.rendering = Rendering(title=settings.title)
     routes = Routes(app, database, settings)

@@ -10,13 +10,14 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
 
 from heedful.errors import ConfigError, MissingError, StorageError, UserError
+from heedful.store.command import database_of
 from heedful.store.database import Database, open_database
 from heedful.store.instructions import publish_first_versions
 from heedful.store.people import first_admin_token
@@ -24,7 +25,6 @@ from heedful.store.project import CONFIG_FILE
 from heedful.web.app import create_app
 from heedful.web.settings import Settings, secret_key
 
-DATABASE_FILE = "labels.sqlite"
 KEY_FILE = "web-key"
 BACKUPS_FOLDER = "backups"
 STOP_SECONDS = 10
@@ -44,6 +44,8 @@ class Listening:
     unencrypted: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError("there is no such port", expected="0 to 65535", got=str(self.port), next_step="give --port 8000")
         if (self.certificate is None) != (self.certificate_key is None):
             raise ConfigError("a certificate needs its key", expected="both --certificate and --certificate-key")
         for file in (self.certificate, self.certificate_key):
@@ -101,7 +103,8 @@ def serve(folder: Path, listening: Listening, *, database_url: str | None, say: 
         )
     listener = _listen(listening.host, listening.port)
     try:
-        database = open_database(database_url or folder / DATABASE_FILE)
+        listening = replace(listening, port=listener.getsockname()[1])  # 0: the system has chosen one
+        database = open_database(database_of(folder, database_url))
         try:
             _serve(database, folder, listening, listener, say)
         finally:

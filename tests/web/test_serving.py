@@ -1,0 +1,164 @@
+"""``heedful web`` as people start it: what it says, what it refuses, and that it needs the light installation only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.test_layers import HEAVY
+
+from heedful.errors import HeedfulError
+from heedful.web.serving import Listening, is_loopback, serve
+
+ROOT = Path(__file__).resolve().parents[2]
+WITHOUT_EXTRAS = f"""
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+from heedful.cli import main
+main(sys.argv[1:])
+"""
+
+
+@contextmanager
+def running(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The command, without any extra, and what it said until it was ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_EXTRAS, "web", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said: list[str] = []
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line.strip())
+            if "Ctrl-C" in line:
+                break
+        yield process, said
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def refusal(folder: Path, **how: object) -> str:
+    with pytest.raises(HeedfulError) as raised:
+        serve(folder, Listening(**how), database_url=None, say=print)  # type: ignore[arg-type]
+    assert raised.value.exit_code in (1, 2)
+    return str(raised.value)
+
+
+def test_first_start_answers_stops_and_goes_on(tmp_path: Path) -> None:
+    with running(tmp_path, "--port", "0") as (process, said):
+        assert process.poll() is None, said
+        address = said[0].rpartition(" ")[2]
+        link = said[1].rpartition(" ")[2]
+        assert said[1].startswith("join as its first admin, once, within a week: ")
+        assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+        page = httpx.get(link)
+        assert (page.status_code, "invited as" in page.text) == (200, True)
+        port = int(address.rpartition(":")[2])
+        assert f"--port {port + 1}" in refusal(tmp_path, port=port), "a port in use names another one"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read().split() == ["stopped"]
+    assert {path.name for path in tmp_path.iterdir()} == {"labels.sqlite", "web-key"}
+    with running(tmp_path, "--port", "0") as (_, said):
+        again = said[1].rpartition(" ")[2]
+        assert httpx.get(again).status_code == 200
+        earlier = f"{again.rpartition('/join/')[0]}/join/{link.rpartition('/')[2]}"
+        assert httpx.get(earlier).status_code == 404, "the link that was printed before does not work any more"
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    said = refusal(tmp_path / "nowhere")
+    assert "there is no such folder" in said
+    assert "mkdir" in said
+
+
+def test_no_database(tmp_path: Path) -> None:
+    (tmp_path / "labels.sqlite").write_text("These are no labels but a text that somebody put here.\n" * 100)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert "this is no database" in refusal(tmp_path, port=port)
+
+
+def test_no_such_address(tmp_path: Path) -> None:
+    assert "cannot be listened on" in refusal(tmp_path, host="192.0.2.1", unencrypted=True, port=0)
+    assert "0 to 65535" in refusal(tmp_path, port=70_000)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "labels.example.org"])
+def test_beyond_this_machine_only_with_tls(tmp_path: Path, host: str) -> None:
+    said = refusal(tmp_path, host=host)
+    assert "--tls-proxy" in said
+    assert "--send-passwords-unencrypted" in said
+    assert list(tmp_path.iterdir()) == []
+    assert not Listening(host=host, unencrypted=True).secure
+    assert Listening(host=host, tls_proxy="10.0.0.1", url="https://labels.example.org/").secure
+
+
+def test_what_links_begin_with() -> None:
+    assert Listening().public_url == "http://127.0.0.1:8000"
+    assert Listening(host="::1", port=9000).public_url == "http://[::1]:9000"
+    behind = Listening(tls_proxy="127.0.0.1", url="https://labels.example.org/")
+    assert behind.public_url == "https://labels.example.org"
+    for wrong in (
+        {"tls_proxy": "127.0.0.1"},
+        {"tls_proxy": "127.0.0.1", "url": "http://a.example"},
+        {"url": "labels.example.org"},
+    ):
+        with pytest.raises(HeedfulError):
+            Listening(**wrong)  # type: ignore[arg-type]
+
+
+def test_certificates_come_with_their_keys(tmp_path: Path) -> None:
+    file = tmp_path / "certificate.pem"
+    file.write_text("no certificate")
+    assert "both --certificate and --certificate-key" in refusal(tmp_path, certificate=file)
+    assert "no such certificate" in refusal(tmp_path, certificate=file, certificate_key=tmp_path / "key.pem")
+    assert "certificate cannot be used" in refusal(tmp_path, certificate=file, certificate_key=file, port=0)
+
+
+def test_loopback() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.5.0.1", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", "")))
+
+
+def test_the_wheel_holds_all_that_the_application_reads(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = set(wheel.namelist())
+    for folder, pattern in (("web/templates", "*.html"), ("web/static", "*"), ("store/migrations", "*.py")):
+        files = [path for path in (ROOT / "src" / "heedful" / folder).rglob(pattern) if path.is_file()]
+        assert files
+        for file in files:
+            if "__pycache__" not in file.parts:
+                assert file.relative_to(ROOT / "src").as_posix() in held
