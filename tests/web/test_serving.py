@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ import pytest
 from tests.test_layers import HEAVY
 
 from heedful.errors import HeedfulError
+from heedful.store.instructions import FIRST_KINDS
 from heedful.web.serving import Listening, is_loopback, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +89,9 @@ def test_first_start_answers_stops_and_goes_on(tmp_path: Path) -> None:
         assert httpx.get(again).status_code == 200
         earlier = f"{again.rpartition('/join/')[0]}/join/{link.rpartition('/')[2]}"
         assert httpx.get(earlier).status_code == 404, "the link that was printed before does not work any more"
+    with closing(sqlite3.connect(tmp_path / "labels.sqlite")) as connection:
+        versions = connection.execute("SELECT count(*), max(version) FROM instruction").fetchone()
+    assert versions == (sum(map(len, FIRST_KINDS.values())), 1), "the instructions that ship are published, once"
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_what_was_typed_stays_when_one_thing_is_missing(site: Site, missing: str
     page = browser.post(f"/tasks/{number}/submit", hidden(browser.get(f"/tasks/{number}").text) | fields)
     assert page.status_code == 422
     assert "One thing is missing" in page.text
+    assert 'data-refilled="yes"' in page.text, "the script must not put an older draft over it"
     assert f'href="#f-{missing}"' in page.text
     assert checked(page.text) == fields
 
@@ -383,6 +384,19 @@ def test_a_question_keeps_what_was_typed(site: Site) -> None:
     assert gone.status_code == 303
     assert checked(browser.get(f"/tasks/{number}").text)["text"] == "half"
     assert "What is a whale?" in browser.get("/questions").text
+
+
+def test_a_question_about_an_answered_task(site: Site) -> None:
+    add_tasks(site.database, "demonstrate")
+    browser = worker(site, "demonstrate")
+    number = claim(browser, "demonstrate")
+    own = hidden(browser.get(f"/tasks/{number}").text)
+    browser.post(f"/tasks/{number}/submit", own | {"text": "one"})
+    page = browser.get(f"/tasks/{number}").text
+    gone = browser.post(f"/tasks/{number}/ask", hidden(page) | {"_question": "I was wrong"})
+    assert (gone.status_code, gone.headers["location"]) == (303, f"/tasks/{number}")
+    with site.database.read() as connection:
+        assert connection.execute(select(problem.c.text, problem.c.task_id)).all() == [("I was wrong", 1)]
 
 
 def test_submit_then_the_next_one(site: Site) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, Subquery, case, func, select
 
 from heedful.store.kinds import Phase
 from heedful.store.tables import assignment, person, task
 
 DAY = 86_400.0
-_OWN, _EVERYBODY = 200, 1_000
+_OWN, _EVERYBODY = 200, 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +42,12 @@ def progress(connection: Connection, person_id: int, *, now: float | None = None
 
 def usual_seconds(connection: Connection, person_id: int) -> Mapping[str, float]:
     """Kind -> median seconds of the person's last answers, or of everybody's where they have none; never timed: absent."""
-    timed = (assignment.c.state == "answered") & assignment.c.seconds_spent.is_not(None)
-    columns = (task.c.kind, assignment.c.seconds_spent)
-    own = select(*columns).select_from(assignment.join(task)).where(timed, assignment.c.person_id == person_id)
-    everybody = select(*columns).select_from(assignment.join(task)).where(timed)
+    # The newest rows whatever they are, then what of them was timed: a bounded read, however many answers there are.
+    columns = (assignment.c.task_id, assignment.c.state, assignment.c.seconds_spent)
+    own = select(*columns).where(assignment.c.person_id == person_id, assignment.c.state == "answered")
     return {
-        **_medians(connection.execute(everybody.order_by(assignment.c.id.desc()).limit(_EVERYBODY))),
-        **_medians(connection.execute(own.order_by(assignment.c.answered.desc()).limit(_OWN))),
+        **_medians(connection, select(*columns).order_by(assignment.c.id.desc()).limit(_EVERYBODY).subquery()),
+        **_medians(connection, own.order_by(assignment.c.answered.desc()).limit(_OWN).subquery()),
     }
 
 
@@ -63,8 +61,11 @@ def phases_of(connection: Connection, person_id: int) -> tuple[Phase, ...]:
     return ("evaluation",) if row.group_name == "held_out" else ("training",)
 
 
-def _medians(rows: Iterable[Any]) -> dict[str, float]:
+def _medians(connection: Connection, some: Subquery) -> dict[str, float]:
+    timed = (some.c.state == "answered") & some.c.seconds_spent.is_not(None)
     by_kind: dict[str, list[float]] = {}
-    for kind, seconds in rows:
+    for kind, seconds in connection.execute(
+        select(task.c.kind, some.c.seconds_spent).join(some, some.c.task_id == task.c.id).where(timed)
+    ):
         by_kind.setdefault(kind, []).append(seconds)
     return {kind: median(values) for kind, values in by_kind.items()}

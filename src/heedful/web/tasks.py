@@ -81,7 +81,8 @@ def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: int
     except DataError as error:
         if not to_script:
             return _page(visit, view, fields, problem=error, status=422)
-        return JSONResponse({"message": error.message}, status_code=422)
+        content = {"message": error.message, "expected": error.expected, "got": error.got}
+        return JSONResponse(content, status_code=422)
     if to_script:
         return JSONResponse({"version": saved.version, "saved": saved.saved, "expires": saved.expires})
     pairs = form.whole("_more")

@@ -35,8 +35,8 @@ export function fill(form, fields) {
   }
 }
 
-/** Start keeping drafts of a task's form. onFilled: called when the fields were changed from here. */
-export function startDrafts(form, { onFilled }) {
+/** Start keeping drafts of a task's form. makeRoom: called with fields that will be filled in; onFilled: when they were. */
+export function startDrafts(form, { makeRoom, onFilled }) {
   const assignment = form.dataset.assignment;
   const line = document.getElementById("saved");
   const clock = new WorkClock(Number.parseFloat(form.elements.seconds_spent.value) || 0);
@@ -47,6 +47,7 @@ export function startDrafts(form, { onFilled }) {
   let timer = null;
   let running = null;
   let stopped = false;
+  let loggedOut = false;
   let stored = true;
 
   function show(state, text) {
@@ -65,8 +66,11 @@ export function startDrafts(form, { onFilled }) {
     box.hidden = false;
   }
 
+  const tick = () => clock.tick(performance.now() / 1000, document.visibilityState === "visible");
+
   function current() {
-    form.elements.seconds_spent.value = clock.seconds ? clock.seconds.toFixed(0) : "";
+    tick();
+    form.elements.seconds_spent.value = clock.seconds ? clock.seconds.toFixed(1) : "";
     return fieldsOf(form);
   }
 
@@ -142,6 +146,8 @@ export function startDrafts(form, { onFilled }) {
       synced = content;
       version = answer.version;
       form.elements._version.value = String(version);
+      const box = document.getElementById("kept");
+      if (box.querySelector("button").hidden) box.hidden = true; // what it told is over; an offer stays
       show("saved", `Saved ${clockTime(new Date(answer.saved * 1000))}`);
       if (!keepHere()) plan(SAVE_AFTER);
       return "saved";
@@ -164,13 +170,15 @@ export function startDrafts(form, { onFilled }) {
       return "conflict";
     }
     if (meaning === "signed out") {
+      loggedOut = true;
       stop("lost", "Logged out: kept in this browser");
       tell("You were logged out, or logged in anew. What you typed is kept in this browser: log in in another tab, then load this page again.");
       return "signed out";
     }
     if (meaning === "refused") {
-      stop("lost", "The server does not take this text: kept in this browser");
-      tell(`The server does not take what you typed${answer?.message ? `: ${answer.message}` : ""}. Change it, then press “Save now”.`);
+      show("lost", "The server does not take this text: kept in this browser");
+      const why = answer?.expected ? `: it takes ${answer.expected}, and got ${answer.got}` : "";
+      tell(`The server does not take what you typed${why}. Once you change it, it is saved again.`);
       return "refused";
     }
     retry();
@@ -178,10 +186,6 @@ export function startDrafts(form, { onFilled }) {
   }
 
   function changed() {
-    if (stopped && line.dataset.state === "lost" && !document.getElementById("kept").hidden) {
-      keepHere();
-      return;
-    }
     if (!keepHere()) plan(SAVE_AFTER);
   }
 
@@ -197,6 +201,7 @@ export function startDrafts(form, { onFilled }) {
     const mine = contentOf(before.fields ?? {});
     const choice = mine === contentOf(here) ? "same" : newerDraft(before, { version, content: contentOf(here) });
     if (choice === "browser") {
+      makeRoom(before.fields);
       fill(form, before.fields);
       clock.seconds = Math.max(clock.seconds, Number.parseFloat(before.fields.seconds_spent) || 0);
       onFilled();
@@ -207,6 +212,7 @@ export function startDrafts(form, { onFilled }) {
         `This browser kept another draft of ${clockTime(new Date(before.changed))}; shown is the newer one from the server.`,
         "Show the one from this browser",
         () => {
+          makeRoom(before.fields);
           fill(form, before.fields);
           onFilled();
           document.getElementById("kept").hidden = true;
@@ -226,7 +232,7 @@ export function startDrafts(form, { onFilled }) {
   for (const name of ["keydown", "pointerdown", "pointermove", "scroll", "wheel"]) {
     document.addEventListener(name, () => clock.active(performance.now() / 1000), { passive: true, capture: true });
   }
-  setInterval(() => clock.tick(performance.now() / 1000, document.visibilityState === "visible"), 1000);
+  setInterval(tick, 1000);
   window.addEventListener("online", () => {
     failures = 0;
     clearTimeout(timer);
@@ -261,7 +267,7 @@ export function startDrafts(form, { onFilled }) {
     await new Promise((resolve) => setTimeout(resolve)); // a form cannot be submitted from within its own submit event
     if (running) await running;
     if (action === form.dataset.draft && submitter?.name !== "_more") {
-      stopped = false;
+      stopped = loggedOut = false;
       document.getElementById("kept").hidden = true;
       if (contentOf(current()) === synced) show("saved", `Saved ${clockTime(new Date())}`);
       else await save();
@@ -275,6 +281,8 @@ export function startDrafts(form, { onFilled }) {
     }
     if (line.dataset.state === "waiting") {
       tell("The server cannot be reached, so nothing was sent. What you typed is kept in this browser. When the line above says “Saved”, press the button again.");
+    }
+    if (line.dataset.state === "waiting" || loggedOut) {
       document.getElementById("kept").scrollIntoView({ block: "center" });
       return;
     }

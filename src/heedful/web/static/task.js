@@ -2,6 +2,7 @@
 
 import { startDrafts } from "./drafts.js";
 import { forget } from "./kept.js";
+import { say } from "./page.js";
 import { startRanking } from "./ranking.js";
 
 const form = document.getElementById("task");
@@ -85,8 +86,17 @@ function addPair(button, list) {
     area.removeAttribute("aria-invalid");
   }
   list.append(copy);
-  copy.querySelector("textarea").focus();
   button.hidden = next >= Number(list.dataset.most);
+  return copy;
+}
+
+/** A draft may have more examples than the page came with. */
+function makeRoom(fields) {
+  if (!pairs) return;
+  const numbers = Object.keys(fields).map((name) => Number(/^pair\.(\d+)\./.exec(name)?.[1] ?? 0));
+  while (Number(pairs.lastElementChild.dataset.pair) < Math.min(Math.max(...numbers), Number(pairs.dataset.most))) {
+    addPair(morePairs, pairs);
+  }
 }
 
 for (const element of document.querySelectorAll("[data-without-script]")) element.hidden = true;
@@ -96,9 +106,10 @@ const ranking = section ? startRanking(section, form) : null;
 const showSteps = stepsOf();
 const words = [...form.querySelectorAll("[data-count-words]")];
 const pairs = form.querySelector("[data-pairs]");
-form.querySelector("[data-more-pairs]")?.addEventListener("click", (event) => {
+const morePairs = form.querySelector("[data-more-pairs]");
+morePairs?.addEventListener("click", (event) => {
   event.preventDefault();
-  addPair(event.currentTarget, pairs);
+  addPair(morePairs, pairs).querySelector("textarea").focus();
 });
 
 function showAll() {
@@ -107,10 +118,15 @@ function showAll() {
   words.forEach(countWords);
 }
 
+// The whole comparison would be too much to listen to: its first line says what came of it.
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.target.id === "comparison") say(event.target.querySelector("p").textContent.trim());
+});
+document.addEventListener("htmx:sendError", () => say("Not connected: the outputs cannot be compared now."));
 form.addEventListener("change", showSteps);
 form.addEventListener("input", () => words.forEach(countWords));
 if (finished) forget(form.dataset.assignment);
-else startDrafts(form, { onFilled: showAll });
+else startDrafts(form, { makeRoom, onFilled: showAll });
 showAll();
 // What went wrong is read out and found at once.
 document.getElementById("problem")?.focus({ preventScroll: false });
