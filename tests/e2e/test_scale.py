@@ -44,6 +44,7 @@ def test_every_page_is_quick(big: tuple[Server, dict[str, int]], capsys: pytest.
     server, who = big
     shown = examples(server.database, who)
     medians: dict[str, float] = {}
+    most: dict[str, float] = {}
     for path, route in routes().items():
         for somebody, example in shown.get(path, [(route.heedful_who, path)]):
             cookies = {} if somebody == "public" else {"heedful_session": cookie(server.database, who[somebody])}
@@ -55,7 +56,11 @@ def test_every_page_is_quick(big: tuple[Server, dict[str, int]], capsys: pytest.
                     seconds.append(time.perf_counter() - started)
                     assert answer.status_code in (200, 404), f"{example}: {answer.status_code}"
             medians[f"{somebody} {example}"] = statistics.median(seconds)
-    table = [f"{1000 * seconds:7.0f} ms  {page}" for page, seconds in sorted(medians.items(), key=lambda one: -one[1])]
+            most[f"{somebody} {example}"] = max(seconds)
+    table = [
+        f"{1000 * seconds:7.0f} ms, at most {1000 * most[page]:7.0f} ms  {page}"
+        for page, seconds in sorted(medians.items(), key=lambda one: -one[1])
+    ]
     with capsys.disabled():
         print(f"\nload average {os.getloadavg()[0]:.1f}", *table, sep="\n")
     slow = [page for page, seconds in medians.items() if seconds >= MOST_SECONDS]

@@ -112,6 +112,10 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
             ("researcher", "/console/data?kind=rating"),
             ("researcher", "/console/data?kind=demonstration"),
             ("researcher", "/console/data?text=river"),
+            ("researcher", "/console/data?text=sesquipedalian"),  # one prompt has it ...
+            ("researcher", "/console/data?text=in+none+of+them"),  # ... and this none
+            ("researcher", "/console/data?kind=ranking&text=in+none+of+them"),
+            ("researcher", "/console/data?use_case=chat&source=labeler&split=test"),
         ],
         "/console/prompts/{prompt_id:path}": [("researcher", f"/console/prompts/{some_prompt}")],
         "/batches/new/{kind}": [("researcher", f"/batches/new/{kind}") for kind in ROLE_OF_KIND],
