@@ -1,4 +1,4 @@
-"""The story of a labeler in a real browser, against the installed wheel: invited, offline in mid-form; by keys, mouse, boxes."""
+"""A labeler's story in a real browser, against the installed wheel: invited, offline in mid-form; by keys, mouse, lists."""
 
 from __future__ import annotations
 

@@ -40,6 +40,11 @@ def routes() -> dict[str, Any]:
 def fill(where: str, database: Database, *, num_prompts: int, num_tasks: int) -> dict[str, int]:
     """A filled database; who there is: role or group to a person's id."""
     build(where, num_prompts=num_prompts, num_tasks=num_tasks)
+    return who_there_is(database)
+
+
+def who_there_is(database: Database) -> dict[str, int]:
+    """Role or group to the first such person's id."""
     who: dict[str, int] = {}
     with database.read() as connection:
         for row in connection.execute(select(person.c.id, person.c.role, person.c.group_name).order_by(person.c.id)):
@@ -107,6 +112,10 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
             ("researcher", "/console/data?kind=rating"),
             ("researcher", "/console/data?kind=demonstration"),
             ("researcher", "/console/data?text=river"),
+            ("researcher", "/console/data?text=sesquipedalian"),  # one prompt has it ...
+            ("researcher", "/console/data?text=in+none+of+them"),  # ... and this none
+            ("researcher", "/console/data?kind=ranking&text=in+none+of+them"),
+            ("researcher", "/console/data?use_case=chat&source=labeler&split=test"),
         ],
         "/console/prompts/{prompt_id:path}": [("researcher", f"/console/prompts/{some_prompt}")],
         "/batches/new/{kind}": [("researcher", f"/batches/new/{kind}") for kind in ROLE_OF_KIND],

@@ -170,10 +170,6 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "GET /surveys/{name}": Example(path=lambda w: {"name": "demographics"}),
     "POST /surveys/{name}": Example(path=lambda w: {"name": "satisfaction"}, fields=lambda w: {"glad": "Agree"}),
-    "POST /admin/backups": Example(fields=lambda w: {}),
-    "POST /admin/backups/{file}/download": Example(
-        path=lambda w: {"file": "labels-20260101-000000.sqlite"}, fields=lambda w: {}, prepare=_a_backup
-    ),
     # ------------------------------------------------------------------------------------ the JSON API
     "POST /api/v1/session": Example(json=lambda w: {"email": "person3@example.org", "password": PASSWORD}),
     "DELETE /api/v1/session": Example(json=lambda w: None),

@@ -178,6 +178,7 @@ def test_a_skipped_task_is_withdrawn_and_served_again(site: Site, researcher: Br
     assert done.headers["location"] == "/console/batches/2"
     with site.database.read() as connection:
         assert connection.execute(select(task.c.state).where(task.c.id == 2)).scalar_one() == "withdrawn"
+    assert "1 withdrawn" in researcher.get("/console/batches/2").text, "what is kept was forgotten at the change"
     assert researcher.post("/console/tasks/2/serve", {"do": "reopen"}).status_code == 303
     with site.database.read() as connection:
         assert connection.execute(select(task.c.state).where(task.c.id == 2)).scalar_one() == "open"

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from heedful.errors import DataError, MissingError
 from heedful.store import items, problems, progress, surveys
 from heedful.web import console_data, console_instructions, console_quality
+from heedful.web.kept import kept_of
 from heedful.web.routing import Form, Id, Routes, Visiting
 from heedful.web.words import SKIP_REASONS
 
@@ -35,27 +36,41 @@ def routes(add: Routes) -> None:
 
 def overview(visit: Visiting) -> Response:
     """Queues with their pace, the last days' answers, what needs a researcher."""
+
+    def compute() -> tuple[list[progress.Queue], list[tuple[float, int]], list[progress.SkippedTask]]:
+        with visit.database.read() as connection:
+            skipped = progress.skipped_often(connection, least=3, limit=10)
+            return progress.queues(connection), progress.answers_per_day(connection), skipped
+
+    kept = kept_of(visit).get("overview", compute)
+    queues, per_day, skipped = kept.value
     with visit.database.read() as connection:
-        queues = progress.queues(connection)
-        return visit.page(
-            "console/overview.html",
-            queues=queues,
-            per_day=progress.answers_per_day(connection),
-            last_day=sum(queue.last_day for queue in queues),
-            skipped=progress.skipped_often(connection, least=3, limit=10),
-            unanswered=problems.count_unanswered(connection),
-            reasons=SKIP_REASONS,
-        )
+        unanswered = problems.count_unanswered(connection)
+    return visit.page(
+        "console/overview.html",
+        queues=queues,
+        per_day=per_day,
+        last_day=sum(queue.last_day for queue in queues),
+        skipped=skipped,
+        unanswered=unanswered,
+        at=kept.at,
+        reasons=SKIP_REASONS,
+    )
 
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:
     """One batch: how far it is, and which tasks were skipped. It is closed, opened and given priority under Batches."""
-    with visit.database.read() as connection:
-        found = progress.queues(connection, batch_id=batch_id)
-        if not found:
-            raise MissingError("there is no such batch", expected="a batch's number", got=str(batch_id))
-        skipped = progress.skipped_often(connection, batch_id=batch_id, least=1, limit=50)
-    return visit.page("console/batch.html", queue=found[0], skipped=skipped, reasons=SKIP_REASONS)
+
+    def compute() -> tuple[list[progress.Queue], list[progress.SkippedTask]]:
+        with visit.database.read() as connection:
+            skipped = progress.skipped_often(connection, batch_id=batch_id, least=1, limit=50)
+            return progress.queues(connection, batch_id=batch_id), skipped
+
+    kept = kept_of(visit).get(("batch", batch_id), compute)
+    found, skipped = kept.value
+    if not found:
+        raise MissingError("there is no such batch", expected="a batch's number", got=str(batch_id))
+    return visit.page("console/batch.html", queue=found[0], skipped=skipped, at=kept.at, reasons=SKIP_REASONS)
 
 
 def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
@@ -70,6 +85,8 @@ def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
             raise DataError("there is no such thing to do", expected="withdraw or reopen", got=do[:20])
     said = f"Task {task_id} is served no more." if do == "withdraw" else f"Task {task_id} is served again."
     batch_id = form.whole("batch_id")
+    for key in ("overview", ("batch", batch_id)):
+        kept_of(visit).drop(key)
     return visit.go("/console" if batch_id is None else f"/console/batches/{batch_id}", flash=said)
 
 

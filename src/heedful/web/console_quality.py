@@ -12,7 +12,7 @@ from heedful.errors import DataError
 from heedful.statistics import CarelessnessThresholds, ScreeningCutoffs, screening_table, topic_coverage
 from heedful.store import attention, progress, quality, screening
 from heedful.store.quality import Scope
-from heedful.web.kept import Kept
+from heedful.web.kept import kept_of
 from heedful.web.routing import Form, Routes, Visit, Visiting
 from heedful.web.words import RATING_FLAG_WORDS
 
@@ -52,7 +52,7 @@ def show_agreement(visit: Visiting) -> Response:
         with visit.database.read() as connection:
             return quality.agreement(connection, scope)
 
-    kept = _kept(visit).get(("agreement", scope), compute)
+    kept = kept_of(visit).get(("agreement", scope), compute)
     with visit.database.read() as connection:
         batches = progress.batch_names(connection)
     return visit.page(
@@ -74,7 +74,7 @@ def show_quality(visit: Visiting) -> Response:
         with visit.database.read() as connection:
             return attention.gold(connection), attention.careless(connection)
 
-    kept = _kept(visit).get("attention", compute)
+    kept = kept_of(visit).get("attention", compute)
     gold, rows = kept.value
     return visit.page(
         "console/quality.html",
@@ -139,10 +139,3 @@ def make_scoring_tasks(visit: Visiting, form: Form) -> Response:
 def _secret(visit: Visit) -> bytes:
     """Of codes only: from the application's key, which no page shows."""
     return hmac.digest(visit.settings.key, b"screening codes", hashlib.sha256)
-
-
-def _kept(visit: Visit) -> Kept:
-    state = visit.request.app.state
-    if not hasattr(state, "kept"):
-        state.kept = Kept()
-    return state.kept

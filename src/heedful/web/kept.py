@@ -1,4 +1,4 @@
-"""Numbers that take seconds to compute, kept for minutes: agreement and signs of carelessness over thousands of answers."""
+"""Numbers that take long to compute, kept for a while: agreement over thousands of answers for minutes, counts for seconds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from heedful.web.security import log
+
+if TYPE_CHECKING:
+    from heedful.web.routing import Visit
 
 Value = TypeVar("Value")
 
@@ -59,6 +62,11 @@ class Kept:
             threading.Thread(target=self._renew, args=(key, make, lock), daemon=True).start()
         return found
 
+    def drop(self, key: Hashable) -> None:
+        """Forget a value: somebody has just changed what it counts."""
+        with self._guard:
+            self._values.pop(key, None)
+
     def _renew(self, key: Hashable, make: Callable[[], Any], lock: threading.Lock) -> None:
         if not lock.acquire(blocking=False):
             return
@@ -80,3 +88,11 @@ class Kept:
                 old, _ = self._values.popitem(last=False)
                 self._locks.pop(old, None)
         return kept
+
+
+def kept_of(visit: Visit) -> Kept:
+    """The application's."""
+    state = visit.request.app.state
+    if not hasattr(state, "kept"):
+        state.kept = Kept()
+    return state.kept
