@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from tests.tiny import (
     END,
     largest_difference,
@@ -62,6 +63,7 @@ from heedful.model import (
     update_average,
 )
 from heedful.training import ppo, sft
+from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.data import Example, PretrainingText, RankedPrompt
 from heedful.training.ppo import train_ppo
@@ -376,9 +378,12 @@ def test_a_reward_model_is_trained_as_adapter_and_head(precision: Any, tmp_path:
     assert plain_score == pytest.approx(float(score(again, prompts[:1], responses[:1])[0]), abs=1e-4)
 
 
-def run_ppo(folder: Path, precision: Any, tmp_path: Path) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+def run_ppo(
+    folder: Path, precision: Any, tmp_path: Path, **settings: Any
+) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     config = PPOConfig(
         **COMMON,
+        **settings,
         precision=precision,
         value_learning_rate=1e-2,
         episodes=16,
@@ -393,7 +398,7 @@ def run_ppo(folder: Path, precision: Any, tmp_path: Path) -> tuple[PreTrainedMod
     policy, reward_model = load_causal_model(tmp_path / "base"), load_scalar_model(tmp_path / "rm")
     train_ppo(
         policy, reward_model, tiny_tokenizer(), [[i, i + 1] for i in range(1, 20)], config, folder,
-        pretraining=text, console=quiet(),
+        pretraining=text, validation=[[3, 4], [5]], console=quiet(),
     )  # fmt: skip
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return policy, [json.loads(line) for line in lines]
@@ -427,6 +432,51 @@ def test_ppo_on_one_shared_base_is_ppo_on_two_copies_of_it(
     assert largest_difference(untouched, want) == 0.0
     average = AutoModelForCausalLM.from_pretrained(tmp_path / "shared" / "model")
     assert torch.isfinite(plain_logits(average)).all()
+
+
+CHECKPOINTS: dict[str, Any] = {"checkpoint_seconds": 1e-9, "keep_best": True, "validate_every": 1}
+
+
+def interrupt_ppo(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stop PPO with adapters in its second iteration; returns the newest checkpoint."""
+    save_model(tiny_gpt2(scale=0.1), tiny_tokenizer(), tmp_path / "base")
+    reward_model_on(tmp_path / "base", tmp_path / "rm", "float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(ppo, "apply_gradients", interrupted_at(7, ppo.apply_gradients))
+        with pytest.raises(KeyboardInterrupt):
+            run_ppo(folder, "float32", tmp_path, **CHECKPOINTS)
+    state = load_checkpoint(folder / "checkpoints", say=lambda text: None)
+    assert state is not None
+    return state
+
+
+def test_a_checkpoint_holds_adapters_and_not_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = interrupt_ppo(tmp_path / "run", tmp_path, monkeypatch)
+    best = state["best"]["weights"]
+    for part in (state["policy"], state["average"], best):
+        assert part
+        assert all(".lora_" in name for name in part)
+    assert {name for name in state["value"] if ".lora_" not in name} == {"score.weight"}
+    # And it ends with the same bits.
+    whole, metrics = run_ppo(tmp_path / "whole", "float32", tmp_path, **CHECKPOINTS)
+    again, resumed = run_ppo(tmp_path / "run", "float32", tmp_path, **CHECKPOINTS)
+    assert resumed == metrics
+    assert largest_difference(snapshot(again), snapshot(whole)) == 0.0
+    saved = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize("other", ["base", "rm"])
+def test_a_checkpoint_goes_on_with_its_own_base_only(other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frozen numbers are not in it: with others its adapters would mean something else."""
+    interrupt_ppo(tmp_path / "run", tmp_path, monkeypatch)
+    file = tmp_path / other / "model.safetensors"
+    tensors = load_file(file)
+    tensors["transformer.h.1.ln_1.weight"][3] += 1e-6  # never trained, and not an adapter's
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="checkpoints of another run") as caught:
+        run_ppo(tmp_path / "run", "float32", tmp_path, **CHECKPOINTS)
+    assert {"base": "policy = ", "rm": "reward_model = "}[other] in str(caught.value)
 
 
 def test_the_figures_of_the_page_are_those_of_a_7b_model() -> None:

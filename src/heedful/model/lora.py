@@ -87,6 +87,25 @@ def share_equal_tensors(model: PreTrainedModel, other: PreTrainedModel) -> int:
     return saved
 
 
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state without the frozen tensors of one with an adapter: adapter, head and buffers; of another, all of it."""
+    frozen = _frozen_names(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back what :func:`trained_state` gave, onto the same frozen tensors. Raises RuntimeError where another is missing."""
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or (missing := sorted(set(missing) - _frozen_names(model))):
+        raise RuntimeError(f"a state of another model: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def _frozen_names(model: nn.Module) -> set[str]:
+    if not is_adapted(model):
+        return set()
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """A plain float32 model with the adapter added into its weights; ``model`` is left as it is."""
     with torch.device("meta"):

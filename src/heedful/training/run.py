@@ -31,7 +31,7 @@ from heedful.training.checkpoint import (
     set_random_state,
 )
 from heedful.training.distributed import everyone, refuse_different, set_seed, wait_for_all, world
-from heedful.training.sharding import load_into
+from heedful.training.sharding import load_into, state_of
 
 # Fields that may change when a run goes on: they do not change what it learns (but for rounding).
 _DO_NOT_COUNT = (
@@ -124,7 +124,7 @@ class Run:
             raise StorageError("a run's log cannot be written", got=str(error), where=self.folder) from error
         if self._events is not None:
             self._events.flush()
-        states = {name: part.state_dict() for name, part in (parts or {}).items()}
+        states = {name: state_of(part) for name, part in (parts or {}).items()}
         own, *others = everyone(random_state())
         more |= {"random_of_other_ranks": others} if others else {}
         state = {"step": step, "identity": self._identity, "random": own, **states, **more}
