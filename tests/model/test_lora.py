@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import platform
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +65,7 @@ from heedful.model import (
     unembedding,
     update_average,
 )
+from heedful.model.precision import rounded_copy
 from heedful.training import ppo, sft
 from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
@@ -261,6 +265,83 @@ def test_models_on_different_bases_share_nothing(tmp_path: Path) -> None:
     assert largest_difference(snapshot(reward_model), before) == 0.0
 
 
+# ---------------------------------------------------------------- loading in the compute type
+
+
+def assert_same(one: PreTrainedModel, other: PreTrainedModel) -> None:
+    assert [(n, p.dtype, p.requires_grad) for n, p in one.named_parameters()] == [
+        (n, p.dtype, p.requires_grad) for n, p in other.named_parameters()
+    ]
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@each_kind
+def test_loaded_in_bfloat16_it_is_what_it_is_by_way_of_float32(make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+    """The base bit for bit, under a new adapter and under one that is taken out of the weights; so the head."""
+    save_model(make(), tiny_tokenizer(), tmp_path / "base")
+    save_model(shaken(make(), "bfloat16"), tiny_tokenizer(), tmp_path / "adapted")
+    for folder in (tmp_path / "base", tmp_path / "adapted"):
+        direct, around = load_causal_model(folder, "bfloat16"), load_causal_model(folder)
+        assert {p.dtype for p in direct.parameters()} == {torch.bfloat16}
+        quick_check(direct)
+        for model in (direct, around):
+            add_adapter(model, RANK, "bfloat16", seed=4)
+        assert_same(direct, around)
+        assert torch.equal(logits(direct), logits(around))
+    reward_model_on(tmp_path / "base", tmp_path / "rm")
+    direct, around = load_scalar_model(tmp_path / "rm", "bfloat16"), load_scalar_model(tmp_path / "rm")
+    quick_check(direct)
+    assert torch.equal(scalar_head(direct).weight, scalar_head(around).weight)
+    for model in (direct, around):
+        add_adapter(model, RANK, "bfloat16")
+    assert_same(direct, around)
+
+
+@each_kind
+def test_a_reward_model_on_a_bfloat16_body_shares_its_tensors(make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+    save_model(make(), tiny_tokenizer(), tmp_path / "base")
+    causal = load_causal_model(tmp_path / "base", "bfloat16")
+    model = scalar_model_from_causal(causal, pad_token_id=None, eos_token_id=END)
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    own = held_bytes(causal, model) - held_bytes(causal)
+    assert own == scalar_head(model).weight.numel() * 4
+    assert scalar_head(model).weight.dtype == torch.float32
+    assert torch.equal(packed_hidden(model, BATCH), packed_hidden(causal, BATCH))
+    quick_check(model)
+    quick_check(add_adapter(model, RANK, "bfloat16"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="measures with a setting of glibc")
+def test_what_loading_takes(tmp_path: Path) -> None:
+    """Policy and reward model of 63M weights: two bases in bfloat16 for a moment, one in the end; never one in float32."""
+
+    def measure(what: str) -> dict[str, int]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "OMP_NUM_THREADS": "1",
+            "MALLOC_MMAP_THRESHOLD_": "524288",
+        }
+        command = [sys.executable, "-m", "tests.model.peak", what, str(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    made = measure("make")
+    weights, took, before = made["weights"], measure("once"), measure("twice")
+    assert took["shared"] == made["body"] * 2
+    assert took["peak"] < weights * 2 * 2 * 1.15
+    assert took["held"] < weights * 2 * 1.15
+    assert before["peak"] > took["peak"] * 1.4
+
+
+def test_a_rounded_copy_is_never_whole_in_float32() -> None:
+    model = tiny_gpt2()
+    copied = rounded_copy(model, torch.bfloat16)
+    assert {p.dtype for p in copied.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert held_bytes(model, copied) == held_bytes(model) * 3 // 2  # tied ones stay tied
+
+
 # ---------------------------------------------------------------- going on with an adapter
 
 
@@ -378,9 +459,7 @@ def test_a_reward_model_is_trained_as_adapter_and_head(precision: Any, tmp_path:
     assert plain_score == pytest.approx(float(score(again, prompts[:1], responses[:1])[0]), abs=1e-4)
 
 
-def run_ppo(
-    folder: Path, precision: Any, tmp_path: Path, **settings: Any
-) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+def run_ppo(folder: Path, precision: Any, tmp_path: Path, **settings: Any) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     config = PPOConfig(
         **COMMON,
         **settings,

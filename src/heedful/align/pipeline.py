@@ -18,6 +18,7 @@ from rich.console import Console
 from heedful.align.models import (
     answer,
     device,
+    loading_precision,
     mean_reward,
     policy_for_inference,
     policy_for_training,
@@ -86,7 +87,7 @@ def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
 def sft(setting: Setting, records: Records, folder: Path, console: Console) -> None:
     """Step 1: the base model on demonstrations; candidates for the choice by RM score (SPEC 3.2)."""
     config = setting.preset.sft
-    model, tokenizer = policy_for_training(setting.base_model)
+    model, tokenizer = policy_for_training(setting.base_model, loading_precision(config))
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
     console.print(f"demonstrations: {counts}", highlight=False)
@@ -219,13 +220,14 @@ def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, c
     """Step 2: the reward model, from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
     config = setting.preset.reward
     tokenizer = load_tokenizer(sft_folder / "model")
-    causal = load_causal_model(setting.reward_start or sft_folder / "model")
+    causal = load_causal_model(setting.reward_start or sft_folder / "model", loading_precision(config))
     check_tokenizer(causal, tokenizer, setting.reward_start or sft_folder)
     torch.manual_seed(config.seed)
     assert isinstance(tokenizer.eos_token_id, int)
     padding = tokenizer.pad_token_id
     assert padding is None or isinstance(padding, int)
     model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
+    del causal  # else it would be held as long as the reward model is trained
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     rankings, counts = encode_rankings(
         tokenizer, records.prompts, records.responses, training_rankings(setting, records, "train"), **limits
@@ -293,7 +295,7 @@ def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
 def initial_policy(setting: Setting, records: Records, base_model: Path, *, folder: Path, console: Console, title: str) -> None:
     """Where PPO starts: the base model on demonstrations with pretraining text mixed in, chosen by both losses (SPEC 3.4)."""
     config: SFTConfig = setting.preset.initial_policy
-    model, tokenizer = policy_for_training(base_model)
+    model, tokenizer = policy_for_training(base_model, loading_precision(config))
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     examples, _ = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
     held_out = demonstrations_of(records, "valid")
@@ -338,8 +340,10 @@ def ppo(
     title: str,
 ) -> None:
     """Step 3: PPO against the reward model, with pretraining gradients unless the coefficient is 0 (SPEC 3.5, 3.6)."""
-    policy, tokenizer = policy_for_training(policy_folder)
-    reward_model = load_scalar_model(reward_folder / "model").to(device())  # pyright: ignore[reportArgumentType]
+    # Two bases that are one are found to be so in main memory: the GPU has to hold one only.
+    where = torch.device("cpu") if config.lora_rank else device()
+    policy, tokenizer = policy_for_training(policy_folder, loading_precision(config), where=where)
+    reward_model = load_scalar_model(reward_folder / "model", loading_precision(config)).to(where)  # pyright: ignore[reportArgumentType]
     prompts = prompts_of(records, "train", demonstrated=False) or prompts_of(records, "train")
     _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
     console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
@@ -357,6 +361,7 @@ def ppo(
         validation=validation,
         console=console,
         title=title,
+        device=device(),
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -51,6 +52,11 @@ def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, model, adapter_name=_NAME)
+        for name, tensor in _adapter_tensors(model):
+            # PEFT rounds what it draws to the base's type.
+            tensor.data = tensor.data.float()
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(tensor, a=5**0.5)
     if earlier is not None:
         _continue_adapter(model, earlier)
     if isinstance(head, nn.Linear):
@@ -151,7 +157,8 @@ def _earlier_adapter(model: PreTrainedModel, rank: int) -> Path | None:
 def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Load an adapter that is merged into the model's weights, and take it out of them again.
 
-    What is left is the base up to float32's rounding, and exactly the base once it is rounded to bfloat16.
+    What is left is the base up to float32's rounding, and exactly the base once it is rounded to bfloat16. Weights that were
+    rounded as they were read are read again in float32 for it, one at a time.
     """
     weights = load_file(folder / _WEIGHTS_FILE)
     for name, tensor in _adapter_tensors(model):
@@ -164,10 +171,35 @@ def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
                 next_step="delete the adapter folder: training then starts a new one on the merged model",
             )
         tensor.copy_(weights[_PREFIX + name])
-    for module in model.modules():
+    for name, module in model.named_modules():
         if _is_adapter_layer(module):
             layer = cast(Any, module)
-            layer.base_layer.weight.sub_(layer.get_delta_weight(_NAME))
+            weight = layer.base_layer.weight
+            if weight.dtype == torch.float32:
+                weight.sub_(layer.get_delta_weight(_NAME))
+            else:
+                whole = stored_tensor(folder.parent, f"{name}.weight").to(weight.device)
+                weight.copy_(whole.sub_(layer.get_delta_weight(_NAME)))
+
+
+def stored_tensor(folder: Path, name: str) -> Tensor:
+    """One tensor of a saved model, in float32, without reading the others. Raises ModelError where it is not there."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            file = folder / json.loads(index.read_text(encoding="utf-8"))["weight_map"][name]
+        else:
+            file = folder / "model.safetensors"
+        with safe_open(file, framework="pt") as tensors:
+            return tensors.get_tensor(name).float()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            "a tensor of the model cannot be read",
+            expected=f"{name} in model.safetensors",
+            got=str(error),
+            where=folder,
+            next_step="save the model again in plain transformers: model.save_pretrained(FOLDER)",
+        ) from error
 
 
 @torch.no_grad()

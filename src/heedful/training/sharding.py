@@ -26,7 +26,6 @@ from heedful.errors import ConfigError
 from heedful.model import (
     MasterWeights,
     Precision,
-    copy_sharing_base,
     frozen,
     is_adapted,
     load_trained_state,
@@ -35,7 +34,7 @@ from heedful.model import (
     use_heedful_attention,
 )
 from heedful.model.dropout import decoder_layers
-from heedful.model.precision import copy_of_buffers
+from heedful.model.precision import copy_of_buffers, rounded_copy
 from heedful.training.config import StepConfig
 from heedful.training.distributed import refuse_different, wait_for_all, world
 
@@ -128,9 +127,11 @@ def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedMo
 
 def frozen_copy(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     """A copy for inference in the compute type; of a sharded model the whole of it, on each rank."""
-    if not isinstance(model, FSDPModule):
-        return frozen(copy_sharing_base(model), precision)
-    return _gathered_everywhere(model, precision)
+    if isinstance(model, FSDPModule):
+        return _gathered_everywhere(model, precision)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    base = [p for p in model.parameters() if not p.requires_grad and p.dtype == dtype] if is_adapted(model) else []
+    return frozen(rounded_copy(model, dtype, shared=base), precision)
 
 
 def _gathered_everywhere(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
