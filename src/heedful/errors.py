@@ -7,7 +7,8 @@
     │   ├── ConfigError             an unknown key, a value out of range
     │   ├── DataError               a file or a row that cannot be read as what it should be
     │   ├── MissingError            a file, a folder or a stage's input that is not there
-    │   └── ModelError              a model folder or tokenizer that cannot be used
+    │   ├── ModelError              a model folder or tokenizer that cannot be used
+    │   └── BusyError               another process is at work in the same project
     ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
     ├── NumericalError              a loss or gradient that is NaN or infinite
     ├── StorageError                a disk that is full or refuses; nothing half-written is left
@@ -74,6 +75,10 @@ class MissingError(UserError):
 
 class ModelError(UserError):
     """A model folder or tokenizer cannot be used."""
+
+
+class BusyError(UserError):
+    """Another process is at work in the same project."""
 
 
 class CheckError(HeedfulError):

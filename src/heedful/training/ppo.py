@@ -80,8 +80,9 @@ def train_ppo(
     may still be in main memory: they go to ``device`` when they share one base. The value function is ``reward_model`` itself,
     changed in place, and a frozen copy of it in the compute type gives the rewards (SPEC 3.5).
     prompts: token ids of unique prompts; each epoch over them has its own random order. validation: held-back prompts, scored
-    where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given. Under ``torchrun`` all models are sharded, the one that is returned too: the folder
-    holds it whole. Raises CheckError, ConfigError, DataError, LostRankError, NumericalError, StorageError.
+    where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given. Under ``torchrun`` all models
+    are sharded, the one that is returned too: the folder holds it whole. Raises CheckError, ConfigError, DataError,
+    LostRankError, NumericalError, StorageError.
     """
     if not prompts:
         raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
