@@ -563,7 +563,7 @@ def test_the_figures_of_the_page_are_those_of_a_7b_model() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(vocab_size=32_000, intermediate_size=11_008))
     weights = sum(p.numel() for p in model.parameters())
-    trained = 16 * sum(sum(layer.get_parameter("weight").shape) for _, layer in lora._linear_layers(model))
+    trained = 16 * sum(sum(layer.get_parameter("weight").shape) for _, layer in lora.linear_layers(model))
     page = (Path(__file__).resolve().parents[2] / "docs" / "lora.md").read_text(encoding="utf-8")
     assert f"{weights:,} weights" in page
     assert f"{trained:,} trained" in page

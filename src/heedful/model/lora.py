@@ -42,8 +42,8 @@ def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed
     in float32. Raises ConfigError where PEFT is not installed, ModelError where the adapter does not fit.
     """
     peft = _peft()
-    targets = [name for name, _ in _linear_layers(model)]
-    transposed = all(isinstance(layer, Conv1D) for _, layer in _linear_layers(model))
+    targets = [name for name, _ in linear_layers(model)]
+    transposed = all(isinstance(layer, Conv1D) for _, layer in linear_layers(model))
     config = peft.LoraConfig(r=rank, lora_alpha=_SCALE * rank, target_modules=targets, fan_in_fan_out=transposed)
     head = getattr(model, "score", None)
     earlier = _earlier_adapter(model, rank)
@@ -230,7 +230,7 @@ def _is_adapter_layer(module: nn.Module) -> bool:
     return isinstance(getattr(module, "lora_A", None), nn.ModuleDict)
 
 
-def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+def linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """All linear layers inside the decoder's layers: not the embeddings, not a head."""
     inside = {id(module) for module in decoder_layers(model).modules()}
     return [(n, m) for n, m in model.named_modules() if id(m) in inside and isinstance(m, nn.Linear | Conv1D)]
