@@ -142,6 +142,7 @@ def examine(folder: str | Path, precision: Precision) -> list[Check]:
         # From weights that may be rounded to bfloat16 by now: for a comparison with themselves that is all the same.
         scalar = scalar_model_from_causal(model, pad_token_id=cast(int | None, tokenizer.pad_token_id), eos_token_id=end)
     del model
+    scalar.float()
     return checks + _examine_model(scalar.to(device), tokenizer, precision)  # pyright: ignore[reportArgumentType]
 
 

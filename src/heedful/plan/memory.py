@@ -93,8 +93,9 @@ def activation_bytes(
     tokens = sum(a.queries * a.count for a in attended)
     key_rows = sum(a.keys * a.count for a in attended)
     per_token = (_norm_bytes(shape, size) * 2 + shape.attention_width * size * 2) + _feed_forward_bytes(shape, size)
+    frozen_norm = shape.width * size if lora_rank and shape.rms_norm else 0  # needs no normalised input
     if lora_rank:
-        per_token += FP32 * lora_rank * shape.adapted_layers
+        per_token += FP32 * lora_rank * shape.adapted_layers - 2 * frozen_norm
         if size != FP32:
             # What frozen layers would have kept: outputs of two norms and of the activation (with a gate: the product).
             per_token += FP32 * shape.adapted_inputs - size * (2 * shape.width + shape.feed_forward_width)
@@ -106,7 +107,7 @@ def activation_bytes(
             layer += a.count * a.queries * a.keys * shape.heads * size
         else:  # scaled_dot_product_attention keeps its output, a statistic of each row, and the mask as numbers
             layer += a.count * a.queries * (shape.attention_width * size + FP32 * shape.heads + size * a.keys)
-    last = tokens * (_norm_bytes(shape, size) + shape.width * size)
+    last = tokens * (_norm_bytes(shape, size) - frozen_norm + shape.width * size)
     if checkpointing:
         return shape.layers * tokens * shape.width * size + layer + last
     return shape.layers * layer + last
