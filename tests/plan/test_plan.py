@@ -316,7 +316,7 @@ def test_time() -> None:
 
 def test_what_does_not_fit_says_what_to_change() -> None:
     plan = plan_of("gpt3-6b", gpus=8)
-    assert plan.verdict.startswith("SFT, reward model fit 8 × h100 (80 GB each); PPO-ptx needs 115.")
+    assert plan.verdict.startswith("SFT, reward model fit 8 × h100 (80 GB each); PPO-ptx needs 112.")
     assert plan.verdict.endswith("use 11 GPUs and set tokens_per_microbatch = 8192.")
     # One GPU fewer would not do, whatever the microbatches.
     config = replace(PPOConfig(), tokens_per_microbatch=8_192)
