@@ -24,7 +24,7 @@ from heedful.model import (
     request_seeds,
 )
 from heedful.records import Prompt, Response
-from heedful.training.config import StepConfig
+from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.data import encode, encode_prompts, encode_response
 from heedful.training.reward import score
 from heedful.training.run import progress_line
@@ -37,7 +37,7 @@ def device() -> torch.device:
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
-def loading_precision(config: StepConfig) -> Precision:
+def loading_precision(config: SFTConfig | RewardConfig | PPOConfig) -> Precision:
     """As what a step's models are loaded: fp32 to train all weights, the compute type where the base stays frozen (LoRA)."""
     return config.precision if config.lora_rank else "float32"
 
