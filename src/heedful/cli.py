@@ -449,6 +449,10 @@ class Plan:
     """Demonstrations for SFT (else the paper's 12,725, or the miniature's 600)."""
     rankings: Annotated[int | None, _shown("INT")] = None
     """Ranked prompts for the reward model (else the preset's: the paper's 33,207)."""
+    lora_rank: Annotated[int | None, _shown("INT")] = None
+    """Train adapters of this rank in all steps (else the preset's: 0, all weights)."""
+    activation_checkpointing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Plan with activations that are computed again in the backward pass."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON: bytes, operations and seconds."""
 
@@ -796,6 +800,8 @@ def _plan(verb: Plan, console: Console) -> None:
         response_tokens=verb.response_tokens,
         demonstrations=verb.demonstrations,
         rankings=verb.rankings,
+        lora_rank=verb.lora_rank,
+        activation_checkpointing=verb.activation_checkpointing,
     )
     if verb.json:
         print(json.dumps(plan_as_json(plan), indent=2))

@@ -8,6 +8,7 @@
     │   ├── DataError               a file or a row that cannot be read as what it should be
     │   ├── MissingError            a file, a folder, a stage's input or a task that is not there
     │   ├── ModelError              a model folder or tokenizer that cannot be used
+    │   ├── BusyError               another process is at work in the same project
     │   ├── ConflictError           somebody, or another page of the same person, was there first
     │   └── RefusedError            this person may not do this
     │       └── ThrottledError      too many attempts: wait, then try again
@@ -77,6 +78,10 @@ class MissingError(UserError):
 
 class ModelError(UserError):
     """A model folder or tokenizer cannot be used."""
+
+
+class BusyError(UserError):
+    """Another process is at work in the same project."""
 
 
 class ConflictError(UserError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from heedful.functional import chunked_token_logprobs
 from heedful.model import load_causal_model, load_scalar_model, pack, packed_hidden, unembedding
 from heedful.status import STAGES
 from heedful.store.files import Records
+from heedful.store.lock import LOCK_FILE, alone_in
 from heedful.training.reward import score
 
 
@@ -157,7 +159,7 @@ def test_it_ends_in_a_report(journey: Journey) -> None:
 def test_stages_that_status_lists_are_those_that_align_runs(journey: Journey) -> None:
     started = {name: (journey.folder / "runs" / f"{name}-1" / "stage.json") for name in STAGES}
     ran = [name for name in STAGES if started[name].is_file()]
-    assert set(ran) == {path.name.rpartition("-")[0] for path in (journey.folder / "runs").iterdir()}
+    assert set(ran) == {path.name.rpartition("-")[0] for path in (journey.folder / "runs").iterdir() if path.is_dir()}
     assert set(STAGES) - set(ran) == {"data", "initial_policy_small", "ppo_ptx_small"}
     times = [started[name].stat().st_mtime_ns for name in ran]
     assert times == sorted(times)
@@ -274,8 +276,42 @@ def test_killed_in_the_middle_of_any_stage_it_continues_to_the_same_results(
     assert done.returncode == 0, done.stderr
     assert "ppo_ptx: continuing at step 2" in done.stderr
     assert check_models(folder) == 9
-    assert {path.name for path in (folder / "runs").iterdir() if path.name[-1] != "1"} == set()
+    assert {path.name for path in (folder / "runs").iterdir() if path.name[-1] != "1"} == {LOCK_FILE}
     assert json.loads((folder / "results.json").read_text()) == json.loads(uninterrupted)
+    assert (folder / "results.json").read_bytes() == uninterrupted
+
+
+KILL_BEFORE_DONE = """
+import os, signal, sys
+from heedful.align import stages
+name, end = sys.argv[1], stages._Begun.end
+
+def killed(self, seconds):
+    if self.row["stage"] == name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return end(self, seconds)
+
+stages._Begun.end = killed
+from heedful.cli import main
+main(sys.argv[2:])
+"""
+
+
+def test_killed_between_the_model_and_the_end_of_its_stage_it_is_not_trained_again(
+    journey: Journey, uninterrupted: bytes, tmp_path: Path
+) -> None:
+    folder = copy_of(journey.folder, tmp_path / "mine")
+    for name in ("sft", "reward", "initial_policy", "ppo_ptx"):
+        killed = heedful(name, "align", folder, program=KILL_BEFORE_DONE)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        logged = (folder / "runs" / f"{name}-1" / "metrics.jsonl").stat()
+        (folder / "runs" / f"{name}-1" / "model" / ".trained-once").touch()
+        assert logged.st_size > 0
+    done = heedful("align", folder)
+    assert done.returncode == 0, done.stderr
+    assert "ppo_ptx: its model is there already" in done.stderr
+    for name in ("sft", "reward", "initial_policy", "ppo_ptx"):
+        assert (folder / "runs" / f"{name}-1" / "model" / ".trained-once").exists()
     assert (folder / "results.json").read_bytes() == uninterrupted
 
 
@@ -301,6 +337,13 @@ def test_interrupted_by_hand_it_says_how_to_go_on(journey: Journey, tmp_path: Pa
     assert f"next: sft is not finished: run `heedful align {folder}`, it continues" in shown
     state = json.loads((folder / "runs" / "sft-1" / "stage.json").read_text())
     assert (state["done"], state["seconds"] > 0) == (False, True)
+
+
+def test_a_second_process_in_the_same_project_is_refused(project: Path) -> None:
+    with alone_in(project / "runs"):
+        for command in (["align", project], ["sweep", "sft", "learning_rate", "--values", "1e-3", "--project", project]):
+            code, said = run(*command)
+            assert (code, f"process {os.getpid()} on " in said) == (2, True), said
 
 
 def test_without_held_out_prompts_it_says_so(project: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import platform
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from tests.tiny import (
     END,
     largest_difference,
@@ -61,7 +65,9 @@ from heedful.model import (
     unembedding,
     update_average,
 )
+from heedful.model.precision import rounded_copy
 from heedful.training import ppo, sft
+from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.data import Example, PretrainingText, RankedPrompt
 from heedful.training.ppo import train_ppo
@@ -259,6 +265,83 @@ def test_models_on_different_bases_share_nothing(tmp_path: Path) -> None:
     assert largest_difference(snapshot(reward_model), before) == 0.0
 
 
+# ---------------------------------------------------------------- loading in the compute type
+
+
+def assert_same(one: PreTrainedModel, other: PreTrainedModel) -> None:
+    assert [(n, p.dtype, p.requires_grad) for n, p in one.named_parameters()] == [
+        (n, p.dtype, p.requires_grad) for n, p in other.named_parameters()
+    ]
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@each_kind
+def test_loaded_in_bfloat16_it_is_what_it_is_by_way_of_float32(make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+    """The base bit for bit, under a new adapter and under one that is taken out of the weights; so the head."""
+    save_model(make(), tiny_tokenizer(), tmp_path / "base")
+    save_model(shaken(make(), "bfloat16"), tiny_tokenizer(), tmp_path / "adapted")
+    for folder in (tmp_path / "base", tmp_path / "adapted"):
+        direct, around = load_causal_model(folder, "bfloat16"), load_causal_model(folder)
+        assert {p.dtype for p in direct.parameters()} == {torch.bfloat16}
+        quick_check(direct)
+        for model in (direct, around):
+            add_adapter(model, RANK, "bfloat16", seed=4)
+        assert_same(direct, around)
+        assert torch.equal(logits(direct), logits(around))
+    reward_model_on(tmp_path / "base", tmp_path / "rm")
+    direct, around = load_scalar_model(tmp_path / "rm", "bfloat16"), load_scalar_model(tmp_path / "rm")
+    quick_check(direct)
+    assert torch.equal(scalar_head(direct).weight, scalar_head(around).weight)
+    for model in (direct, around):
+        add_adapter(model, RANK, "bfloat16")
+    assert_same(direct, around)
+
+
+@each_kind
+def test_a_reward_model_on_a_bfloat16_body_shares_its_tensors(make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+    save_model(make(), tiny_tokenizer(), tmp_path / "base")
+    causal = load_causal_model(tmp_path / "base", "bfloat16")
+    model = scalar_model_from_causal(causal, pad_token_id=None, eos_token_id=END)
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    own = held_bytes(causal, model) - held_bytes(causal)
+    assert own == scalar_head(model).weight.numel() * 4
+    assert scalar_head(model).weight.dtype == torch.float32
+    assert torch.equal(packed_hidden(model, BATCH), packed_hidden(causal, BATCH))
+    quick_check(model)
+    quick_check(add_adapter(model, RANK, "bfloat16"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="measures with a setting of glibc")
+def test_what_loading_takes(tmp_path: Path) -> None:
+    """Policy and reward model of 63M weights: two bases in bfloat16 for a moment, one in the end; never one in float32."""
+
+    def measure(what: str) -> dict[str, int]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "OMP_NUM_THREADS": "1",
+            "MALLOC_MMAP_THRESHOLD_": "524288",
+        }
+        command = [sys.executable, "-m", "tests.model.peak", what, str(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    made = measure("make")
+    weights, took, before = made["weights"], measure("once"), measure("twice")
+    assert took["shared"] == made["body"] * 2
+    assert took["peak"] < weights * 2 * 2 * 1.15
+    assert took["held"] < weights * 2 * 1.15
+    assert before["peak"] > took["peak"] * 1.4
+
+
+def test_a_rounded_copy_is_never_whole_in_float32() -> None:
+    model = tiny_gpt2()
+    copied = rounded_copy(model, torch.bfloat16)
+    assert {p.dtype for p in copied.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert held_bytes(model, copied) == held_bytes(model) * 3 // 2  # tied ones stay tied
+
+
 # ---------------------------------------------------------------- going on with an adapter
 
 
@@ -376,9 +459,10 @@ def test_a_reward_model_is_trained_as_adapter_and_head(precision: Any, tmp_path:
     assert plain_score == pytest.approx(float(score(again, prompts[:1], responses[:1])[0]), abs=1e-4)
 
 
-def run_ppo(folder: Path, precision: Any, tmp_path: Path) -> tuple[PreTrainedModel, list[dict[str, float]]]:
+def run_ppo(folder: Path, precision: Any, tmp_path: Path, **settings: Any) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     config = PPOConfig(
         **COMMON,
+        **settings,
         precision=precision,
         value_learning_rate=1e-2,
         episodes=16,
@@ -393,7 +477,7 @@ def run_ppo(folder: Path, precision: Any, tmp_path: Path) -> tuple[PreTrainedMod
     policy, reward_model = load_causal_model(tmp_path / "base"), load_scalar_model(tmp_path / "rm")
     train_ppo(
         policy, reward_model, tiny_tokenizer(), [[i, i + 1] for i in range(1, 20)], config, folder,
-        pretraining=text, console=quiet(),
+        pretraining=text, validation=[[3, 4], [5]], console=quiet(),
     )  # fmt: skip
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return policy, [json.loads(line) for line in lines]
@@ -429,12 +513,57 @@ def test_ppo_on_one_shared_base_is_ppo_on_two_copies_of_it(
     assert torch.isfinite(plain_logits(average)).all()
 
 
+CHECKPOINTS: dict[str, Any] = {"checkpoint_seconds": 1e-9, "keep_best": True, "validate_every": 1}
+
+
+def interrupt_ppo(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stop PPO with adapters in its second iteration; returns the newest checkpoint."""
+    save_model(tiny_gpt2(scale=0.1), tiny_tokenizer(), tmp_path / "base")
+    reward_model_on(tmp_path / "base", tmp_path / "rm", "float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(ppo, "apply_gradients", interrupted_at(7, ppo.apply_gradients))
+        with pytest.raises(KeyboardInterrupt):
+            run_ppo(folder, "float32", tmp_path, **CHECKPOINTS)
+    state = load_checkpoint(folder / "checkpoints", say=lambda text: None)
+    assert state is not None
+    return state
+
+
+def test_a_checkpoint_holds_adapters_and_not_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = interrupt_ppo(tmp_path / "run", tmp_path, monkeypatch)
+    best = state["best"]["weights"]
+    for part in (state["policy"], state["average"], best):
+        assert part
+        assert all(".lora_" in name for name in part)
+    assert {name for name in state["value"] if ".lora_" not in name} == {"score.weight"}
+    # And it ends with the same bits.
+    whole, metrics = run_ppo(tmp_path / "whole", "float32", tmp_path, **CHECKPOINTS)
+    again, resumed = run_ppo(tmp_path / "run", "float32", tmp_path, **CHECKPOINTS)
+    assert resumed == metrics
+    assert largest_difference(snapshot(again), snapshot(whole)) == 0.0
+    saved = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize("other", ["base", "rm"])
+def test_a_checkpoint_goes_on_with_its_own_base_only(other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frozen numbers are not in it: with others its adapters would mean something else."""
+    interrupt_ppo(tmp_path / "run", tmp_path, monkeypatch)
+    file = tmp_path / other / "model.safetensors"
+    tensors = load_file(file)
+    tensors["transformer.h.1.ln_1.weight"][3] += 1e-6  # never trained, and not an adapter's
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="checkpoints of another run") as caught:
+        run_ppo(tmp_path / "run", "float32", tmp_path, **CHECKPOINTS)
+    assert {"base": "policy = ", "rm": "reward_model = "}[other] in str(caught.value)
+
+
 def test_the_figures_of_the_page_are_those_of_a_7b_model() -> None:
     """docs/lora.md, from Llama 2 7B's shape: no weights are made."""
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(vocab_size=32_000, intermediate_size=11_008))
     weights = sum(p.numel() for p in model.parameters())
-    trained = 16 * sum(sum(layer.get_parameter("weight").shape) for _, layer in lora._linear_layers(model))
+    trained = 16 * sum(sum(layer.get_parameter("weight").shape) for _, layer in lora.linear_layers(model))
     page = (Path(__file__).resolve().parents[2] / "docs" / "lora.md").read_text(encoding="utf-8")
     assert f"{weights:,} weights" in page
     assert f"{trained:,} trained" in page

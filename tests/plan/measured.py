@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from tests.tiny import END, tiny_tokenizer
 from transformers import GPT2Config, PreTrainedModel
@@ -73,9 +76,19 @@ def run_ppo(model: PreTrainedModel, config: PPOConfig, folder: Path) -> None:
     from heedful.training.ppo import train_ppo
 
     rng = np.random.default_rng(0)
+    if config.lora_rank:
+        model.to(torch.bfloat16)  # as it is loaded: there is no float32 base
     reward = scalar_model_from_causal(model, pad_token_id=None, eos_token_id=END)
     prompts = [rng.integers(1, 60, LENGTH // 2).tolist() for _ in range(config.batch_size)]
     train_ppo(model, reward, tiny_tokenizer(), prompts, config, folder, console=Console(file=StringIO()))
+
+
+STEPS: dict[str, tuple[Any, Any]] = {
+    "sft": (run_sft, SFT),
+    "ppo": (run_ppo, PPO),
+    "sft-checkpointing": (run_sft, replace(SFT, activation_checkpointing=True)),
+    "ppo-lora": (run_ppo, replace(PPO, lora_rank=8)),
+}
 
 
 def resident(field: str) -> int:
@@ -87,13 +100,12 @@ def resident(field: str) -> int:
 
 
 def main(step: str) -> None:
-    import torch
     from transformers import GPT2LMHeadModel
 
     from heedful.model import use_heedful_attention
 
     torch.manual_seed(0)
-    run, config = {"sft": (run_sft, SFT), "ppo": (run_ppo, PPO)}[step]
+    run, config = STEPS[step]
     small = GPT2Config(**{**CONFIG.to_dict(), "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 64})
     with tempfile.TemporaryDirectory() as folder:
         run(use_heedful_attention(GPT2LMHeadModel(small)), config, Path(folder) / "small")

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ def run_reward(folder: Path) -> None:
     reward.train_reward(scalar_model(1), tiny_tokenizer(), likes_sevens(24), config, folder, console=quiet(), **more)
 
 
-def run_ppo(folder: Path) -> None:
+def run_ppo(folder: Path, **more_settings: Any) -> None:
     config = PPOConfig(
         **COMMON,
+        **more_settings,
         episodes=32,
         batch_size=8,
         minibatches=2,
@@ -75,7 +77,13 @@ def run_ppo(folder: Path) -> None:
     ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), prompts, config, folder, **more)
 
 
-LOOPS: dict[str, Callable[[Path], None]] = {"pretrain": run_pretrain, "sft": run_sft, "reward": run_reward, "ppo": run_ppo}
+LOOPS: dict[str, Callable[[Path], None]] = {
+    "pretrain": run_pretrain,
+    "sft": run_sft,
+    "reward": run_reward,
+    "ppo": run_ppo,
+    "ppo with adapters": partial(run_ppo, lora_rank=3),
+}
 
 
 class Moments:

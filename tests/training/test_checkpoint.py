@@ -168,6 +168,26 @@ def test_it_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytes
     assert done == ["fsync", "fsync", "fsync", "rename", "fsync"]  # state, checksum, folder, its name, the folder above
 
 
+def test_one_that_cannot_be_removed_is_said_and_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    rename = os.rename
+
+    def refuses(old: Any, new: Any) -> None:
+        if str(new).endswith("-removed"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuses)
+    said: list[str] = []
+    save_checkpoint(tmp_path, {"step": 2}, keep=1, say=said.append)
+    assert len(said) == 1
+    assert str(tmp_path / "step-1") in said[0]
+    assert "Permission denied" in said[0]
+    assert step_of(tmp_path) == 2
+    remove_checkpoints(tmp_path, say=said.append)
+    assert len(said) == 2
+
+
 # ---------------------------------------------------------------- damage
 
 

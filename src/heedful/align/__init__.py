@@ -27,6 +27,7 @@ from heedful.miniature.tasks import few_shot_prefixes
 from heedful.miniature.world import World
 from heedful.model import generator, keep_large_temporaries
 from heedful.store.files import Records, read_jsonl
+from heedful.store.lock import alone_in
 from heedful.store.project import Project
 
 BENCHMARK_SEED = 21
@@ -35,9 +36,14 @@ BENCHMARK_SEED = 21
 def align(project: Project, console: Console) -> Path | None:
     """Run every stage that the data allows; returns the report, or None where people have to label first (it says what).
 
-    Raises UserError for what the user must mend, NumericalError, StorageError. Interrupted at any point, it continues when
-    called again.
+    Raises UserError for what the user must mend (BusyError where another process is at work in the project), NumericalError,
+    StorageError. Interrupted at any point, it continues when called again.
     """
+    with alone_in(project.runs):
+        return _align(project, console)
+
+
+def _align(project: Project, console: Console) -> Path | None:
     keep_large_temporaries()
     stages = Stages(project.runs, console)
     base_model = project.model_folder(project.base_model)

@@ -24,6 +24,7 @@ from heedful.model import (
     request_seeds,
 )
 from heedful.records import Prompt, Response
+from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.data import encode, encode_prompts, encode_response
 from heedful.training.reward import score
 from heedful.training.run import progress_line
@@ -36,23 +37,30 @@ def device() -> torch.device:
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
-def policy_for_training(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal model in fp32 and its tokenizer, checked against each other."""
+def loading_precision(config: SFTConfig | RewardConfig | PPOConfig) -> Precision:
+    """As what a step's models are loaded: fp32 to train all weights, the compute type where the base stays frozen (LoRA)."""
+    return config.precision if config.lora_rank else "float32"
+
+
+def policy_for_training(
+    folder: str | Path, precision: Precision = "float32", *, where: torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal model and its tokenizer, checked against each other; on the first GPU unless ``where`` says otherwise."""
     tokenizer = load_tokenizer(folder)
-    model = load_causal_model(folder)
+    model = load_causal_model(folder, precision)
     check_tokenizer(model, tokenizer, folder)
-    return model.to(device()), tokenizer  # pyright: ignore[reportArgumentType]
+    return model.to(where or device()), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def policy_for_inference(folder: str | Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The same in the compute type, without gradients."""
-    model, tokenizer = policy_for_training(folder)
+    model, tokenizer = policy_for_training(folder, precision)
     return frozen(model, precision), tokenizer
 
 
 def reward_model_for_inference(folder: str | Path, precision: Precision) -> PreTrainedModel:
     """A reward model in the compute type, without gradients."""
-    return frozen(load_scalar_model(folder).to(device()), precision)  # pyright: ignore[reportArgumentType]
+    return frozen(load_scalar_model(folder, precision).to(device()), precision)  # pyright: ignore[reportArgumentType]
 
 
 def answer(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from heedful.align.models import (
     answer,
     device,
+    loading_precision,
     mean_reward,
     policy_for_inference,
     policy_for_training,
@@ -30,7 +31,14 @@ from heedful.align.stages import fingerprint_of
 from heedful.align.tasks import blinded, write_tasks
 from heedful.errors import DataError
 from heedful.evaluate.results import Group
-from heedful.model import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer, scalar_model_from_causal
+from heedful.model import (
+    check_tokenizer,
+    load_causal_model,
+    load_scalar_model,
+    load_tokenizer,
+    remove_leftovers,
+    scalar_model_from_causal,
+)
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split
 from heedful.store.command import DATABASE_FILE
 from heedful.store.database import open_database
@@ -44,6 +52,7 @@ from heedful.store.files import (
     write_jsonl,
 )
 from heedful.store.recording import Assessment, record_assessments, recorded_assessments
+from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.data import (
     PretrainingText,
@@ -56,7 +65,7 @@ from heedful.training.data import (
 )
 from heedful.training.ppo import train_ppo
 from heedful.training.reward import train_reward
-from heedful.training.sft import lowest_losses, train_sft
+from heedful.training.sft import candidates_in, lowest_losses, train_sft
 
 
 def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
@@ -88,16 +97,29 @@ def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
 
 def sft(setting: Setting, records: Records, folder: Path, console: Console) -> None:
     """Step 1: the base model on demonstrations; candidates for the choice by RM score (SPEC 3.2)."""
+    if trained_before(folder, "sft", console):
+        return
     config = setting.preset.sft
-    model, tokenizer = policy_for_training(setting.base_model)
+    model, tokenizer = policy_for_training(setting.base_model, loading_precision(config))
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
     console.print(f"demonstrations: {counts}", highlight=False)
     held_out = demonstrations_of(records, "valid")
     validation = encode_demonstrations(tokenizer, records.prompts, held_out, **limits)[0] if held_out else examples[:100]
-    candidates = train_sft(model, tokenizer, examples, config, folder, validation=validation, console=console)
-    rows = [{**asdict(c), "folder": str(c.folder.relative_to(folder))} for c in candidates]
-    write_json(folder / "candidates.json", rows)
+    train_sft(model, tokenizer, examples, config, folder, validation=validation, console=console)
+
+
+def trained_before(folder: Path, title: str, console: Console) -> bool:
+    """Whether a stage that is not marked as done has its model: a kill came in between, and there is nothing to train.
+
+    The model is the last that a run writes, and is there whole or not at all; the folder's fingerprint says of which inputs.
+    """
+    if not (folder / "model").is_dir():
+        return False
+    remove_leftovers(folder)
+    remove_checkpoints(folder / CHECKPOINTS)
+    console.print(f"{title}: its model is there already, nothing to train", highlight=False)
+    return True
 
 
 def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
@@ -241,15 +263,18 @@ def digest_of_records(records: Iterable[Record]) -> str:
 
 def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
     """Step 2: the reward model, from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
+    if trained_before(folder, "reward", console):
+        return
     config = setting.preset.reward
     tokenizer = load_tokenizer(sft_folder / "model")
-    causal = load_causal_model(setting.reward_start or sft_folder / "model")
+    causal = load_causal_model(setting.reward_start or sft_folder / "model", loading_precision(config))
     check_tokenizer(causal, tokenizer, setting.reward_start or sft_folder)
     torch.manual_seed(config.seed)
     assert isinstance(tokenizer.eos_token_id, int)
     padding = tokenizer.pad_token_id
     assert padding is None or isinstance(padding, int)
     model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
+    del causal  # else it would be held as long as the reward model is trained
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     rankings, counts = encode_rankings(
         tokenizer, records.prompts, records.responses, training_rankings(setting, records, "train"), **limits
@@ -316,8 +341,18 @@ def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
 
 def initial_policy(setting: Setting, records: Records, base_model: Path, *, folder: Path, console: Console, title: str) -> None:
     """Where PPO starts: the base model on demonstrations with pretraining text mixed in, chosen by both losses (SPEC 3.4)."""
+    if not trained_before(folder, title, console):
+        _train_initial_policy(setting, records, base_model, folder, console, title)
+    best = lowest_losses(candidates_in(folder))
+    console.print(f"initial policy: epoch {best.epoch}, demonstration loss {best.validation_loss:.3f}", highlight=False)
+    write_json(folder / "chosen.json", {"folder": str(best.folder.relative_to(folder)), "epoch": best.epoch})
+
+
+def _train_initial_policy(
+    setting: Setting, records: Records, base_model: Path, folder: Path, console: Console, title: str
+) -> None:
     config: SFTConfig = setting.preset.initial_policy
-    model, tokenizer = policy_for_training(base_model)
+    model, tokenizer = policy_for_training(base_model, loading_precision(config))
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     examples, _ = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
     held_out = demonstrations_of(records, "valid")
@@ -327,7 +362,7 @@ def initial_policy(setting: Setting, records: Records, base_model: Path, *, fold
     if text is None and config.pretraining_share:
         console.print("no pretraining text: the initial policy is trained on demonstrations alone", highlight=False)
         config = replace(config, pretraining_share=0.0)
-    candidates = train_sft(
+    train_sft(
         model,
         tokenizer,
         examples,
@@ -340,9 +375,6 @@ def initial_policy(setting: Setting, records: Records, base_model: Path, *, fold
         console=console,
         title=title,
     )
-    best = lowest_losses(candidates)
-    console.print(f"initial policy: epoch {best.epoch}, demonstration loss {best.validation_loss:.3f}", highlight=False)
-    write_json(folder / "chosen.json", {"folder": str(best.folder.relative_to(folder)), "epoch": best.epoch})
 
 
 def initial_policy_folder(folder: Path) -> Path:
@@ -362,8 +394,12 @@ def ppo(
     title: str,
 ) -> None:
     """Step 3: PPO against the reward model, with pretraining gradients unless the coefficient is 0 (SPEC 3.5, 3.6)."""
-    policy, tokenizer = policy_for_training(policy_folder)
-    reward_model = load_scalar_model(reward_folder / "model").to(device())  # pyright: ignore[reportArgumentType]
+    if trained_before(folder, title, console):
+        return
+    # Two bases that are one are found to be so in main memory: the GPU has to hold one only.
+    where = torch.device("cpu") if config.lora_rank else device()
+    policy, tokenizer = policy_for_training(policy_folder, loading_precision(config), where=where)
+    reward_model = load_scalar_model(reward_folder / "model", loading_precision(config)).to(where)  # pyright: ignore[reportArgumentType]
     prompts = prompts_of(records, "train", demonstrated=False) or prompts_of(records, "train")
     _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
     console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
@@ -381,6 +417,7 @@ def ppo(
         validation=validation,
         console=console,
         title=title,
+        device=device(),
     )
 
 

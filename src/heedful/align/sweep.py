@@ -27,6 +27,7 @@ from heedful.errors import ConfigError, DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
 from heedful.model import keep_large_temporaries, load_tokenizer
 from heedful.store.files import Records
+from heedful.store.lock import alone_in
 from heedful.store.project import Project
 from heedful.store.runs import stage_folders, stage_state
 from heedful.store.structure import nearest
@@ -127,8 +128,14 @@ def sweep(
     """Do all trials that are not done, then write results.json and report.html beside them; returns the report.
 
     Earlier stages are not done here: what `heedful align` made last is used. Raises ConfigError (see :func:`trial_configs`),
-    MissingError where an earlier stage was not done, DataError without validation data, StorageError.
+    MissingError where an earlier stage was not done, DataError without validation data, BusyError where another process is
+    at work in the project, StorageError.
     """
+    with alone_in(project.runs):
+        return _sweep(project, step, field, values, console, spacing)
+
+
+def _sweep(project: Project, step: Step, field: str, values: Sequence[float], console: Console, spacing: Spacing) -> Path:
     keep_large_temporaries()
     base_model = project.model_folder(project.base_model)
     reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)

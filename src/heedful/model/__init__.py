@@ -21,7 +21,16 @@ from heedful.model.loading import (
     unembedding,
     write_folder,
 )
-from heedful.model.lora import add_adapter, copy_sharing_base, is_adapted, merged, save_adapter, share_equal_tensors
+from heedful.model.lora import (
+    add_adapter,
+    copy_sharing_base,
+    is_adapted,
+    load_trained_state,
+    merged,
+    save_adapter,
+    share_equal_tensors,
+    trained_state,
+)
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
 from heedful.model.sampling import Sampling, request_seeds
 from heedful.model.scratch import new_gpt2, train_tokenizer
@@ -49,6 +58,7 @@ __all__ = [
     "load_causal_model",
     "load_scalar_model",
     "load_tokenizer",
+    "load_trained_state",
     "merged",
     "new_gpt2",
     "pack",
@@ -67,6 +77,7 @@ __all__ = [
     "share_equal_tensors",
     "shift_scalar_model",
     "train_tokenizer",
+    "trained_state",
     "unembedding",
     "update_average",
     "use_heedful_attention",

@@ -24,6 +24,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from heedful.errors import CheckError, HeedfulError, NumericalError
 from heedful.functional import chunked_token_logprobs
 from heedful.model.attention import use_heedful_attention
+from heedful.model.dropout import decoder_layers
 from heedful.model.engine import Sampling, generate
 from heedful.model.layouts import PackedBatch, pack, pack_shared, packed_hidden
 from heedful.model.loading import (
@@ -95,7 +96,9 @@ def quick_check(model: PreTrainedModel) -> None:
     with _explained(model), _evaluating(model):
         with _plain_attention(model):
             reference, scale = _plain_readings(model, examples)
+            moved = _moved_by_rounding(model, examples, reference) if precision == "bfloat16" else {}
         limits = _limits(scale, _BFLOAT16_QUICK_LIMIT if precision == "bfloat16" else _FLOAT32_LIMIT)
+        limits = {quantity: max(limit, _BFLOAT16_LIMIT * moved.get(quantity, 0.0)) for quantity, limit in limits.items()}
         checks = [*_layout_checks(model, examples, reference, limits, precision)]
         if not _is_scalar(model):
             checks += _decoding_check(model, examples.prompts, 3, limits, precision)
@@ -139,6 +142,7 @@ def examine(folder: str | Path, precision: Precision) -> list[Check]:
         # From weights that may be rounded to bfloat16 by now: for a comparison with themselves that is all the same.
         scalar = scalar_model_from_causal(model, pad_token_id=cast(int | None, tokenizer.pad_token_id), eos_token_id=end)
     del model
+    scalar.float()
     return checks + _examine_model(scalar.to(device), tokenizer, precision)  # pyright: ignore[reportArgumentType]
 
 
@@ -259,6 +263,41 @@ def _next_step(name: str) -> str:
     return _FAMILIES
 
 
+def _moved_by_rounding(model: PreTrainedModel, examples: _Examples, reference: Reading) -> dict[str, float]:
+    """How far the plain model's numbers move where each layer's output is rounded to bfloat16 once more, at random.
+
+    It says how much this model makes of rounding: float32 numbers to compare with would need a second copy of it.
+    """
+    random_numbers = torch.Generator().manual_seed(0)
+
+    def rounded(layer: torch.nn.Module, given: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        noise = torch.rand(hidden.shape, generator=random_numbers).to(hidden.device).mul_(2).sub_(1)
+        hidden = (hidden.float() * (1 + torch.finfo(torch.bfloat16).eps * noise)).to(hidden.dtype)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hooks = [layer.register_forward_hook(rounded) for layer in decoder_layers(model)]
+    try:
+        other, _ = _plain_readings(model, examples)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {quantity: _largest_difference(other[quantity], want) for quantity, want in reference.items()}
+
+
+@contextmanager
+def _head_in_its_own_type(model: PreTrainedModel) -> Iterator[None]:
+    """A float32 head on a bfloat16 body (LoRA): plain transformers does not convert what it is given."""
+    if not _is_scalar(model):
+        yield
+        return
+    hook = scalar_head(model).register_forward_pre_hook(lambda head, given: (given[0].to(head.weight.dtype),))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 # ---------------------------------------------------------------- what is compared
 
 
@@ -279,7 +318,8 @@ def _plain_readings(model: PreTrainedModel, examples: _Examples) -> tuple[Readin
     scale = 1.0
     for prompt, response in examples.pairs:
         ids = torch.tensor([[*prompt, *response]], device=model.device)
-        output = cast(Any, model)(input_ids=ids, use_cache=False)
+        with _head_in_its_own_type(model):
+            output = cast(Any, model)(input_ids=ids, use_cache=False)
         before = slice(len(prompt) - 1, ids.shape[1] - 1)
         if _is_scalar(model):
             hidden = cast(Any, model.base_model)(input_ids=ids, use_cache=False).last_hidden_state[0]

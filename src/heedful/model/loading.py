@@ -28,7 +28,8 @@ from transformers import (
 
 from heedful.errors import MissingError, ModelError, StorageError
 from heedful.model.attention import use_heedful_attention
-from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, note_adapter, save_adapter
+from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, note_adapter, save_adapter, stored_tensor
+from heedful.model.precision import Precision, copy_of_buffers
 
 # Our own progress bars are enough: transformers would draw one for each small file that it writes.
 transformers.utils.logging.disable_progress_bar()
@@ -68,9 +69,13 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_model(path: str | Path) -> PreTrainedModel:
-    """A causal language model in fp32 with Heedful's attention. Raises MissingError, ModelError."""
-    model = _load(path, AutoModelForCausalLM.from_pretrained, "a causal language model")
+def load_causal_model(path: str | Path, precision: Precision = "float32") -> PreTrainedModel:
+    """A causal language model with Heedful's attention. Raises MissingError, ModelError.
+
+    precision: float32 to train its weights; bfloat16 for a model that is frozen, or gets an adapter: each weight is rounded as
+    it is read, and there is never an fp32 copy of the model.
+    """
+    model = _load(path, AutoModelForCausalLM.from_pretrained, "a causal language model", precision)
     _refuse_unsupported(model, path)
     return use_heedful_attention(model)
 
@@ -95,9 +100,12 @@ def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
         )
 
 
-def load_scalar_model(path: str | Path) -> PreTrainedModel:
-    """A reward or value model (one label) in fp32 with Heedful's attention. Raises MissingError, ModelError."""
-    model = _load(path, AutoModelForSequenceClassification.from_pretrained, "a sequence classification model")
+def load_scalar_model(path: str | Path, precision: Precision = "float32") -> PreTrainedModel:
+    """A reward or value model (one label) with Heedful's attention; precision as in :func:`load_causal_model`.
+
+    The head is fp32 in both: it may be trained. Raises MissingError, ModelError.
+    """
+    model = _load(path, AutoModelForSequenceClassification.from_pretrained, "a sequence classification model", precision)
     if model.config.num_labels != 1:
         raise ModelError(
             "this is not a reward model",
@@ -106,6 +114,9 @@ def load_scalar_model(path: str | Path) -> PreTrainedModel:
             where=path,
             next_step="let `heedful align` train one",
         )
+    if precision == "bfloat16":
+        head = scalar_head(model)
+        head.weight.data = stored_tensor(_model_folder(path), "score.weight")
     return use_heedful_attention(model)
 
 
@@ -114,15 +125,17 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
 
     The projection starts at N(0, 1/(width+1)), as in OpenAI's lm-human-preferences. Hugging Face's classes read the score at
     the last token that is not padding: a padding token that equals end-of-text would move it by one, so such a one is left
-    unset.
+    unset. A body in bfloat16, which will be frozen, is not copied: both models then hold the same tensors.
     """
     inherited = {k: v for k, v in model.config.to_dict().items() if k not in ("id2label", "label2id")}
     config = AutoConfig.for_model(**{**inherited, "num_labels": 1})
     config.num_labels = 1
     config.pad_token_id = None if pad_token_id == eos_token_id else pad_token_id
     config.problem_type = "regression"
+    shared = model.dtype != torch.float32
     try:
-        scalar = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+        with torch.device("meta" if shared else "cpu"):
+            scalar = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
     except ValueError as error:
         raise ModelError(
             "no reward model can be made from this architecture",
@@ -131,7 +144,7 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
             next_step="use a model of another family: docs/families.md lists them",
         ) from error
     with torch.no_grad():
-        missing, unexpected = scalar.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
+        missing, unexpected = scalar.base_model.load_state_dict(model.base_model.state_dict(), strict=False, assign=shared)
         if missing or unexpected:
             raise ModelError(
                 "the model's body does not fit its sequence classification class",
@@ -140,6 +153,9 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
                 next_step="use an architecture for which transformers has a ForSequenceClassification class with the same body",
             )
         head = scalar_head(scalar)
+        if shared:
+            copy_of_buffers(cast(PreTrainedModel, model.base_model), cast(PreTrainedModel, scalar.base_model))
+            head.to_empty(device=model.device)
         head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
     if "heedful_adapter" in vars(model):
         vars(scalar)["heedful_adapter"] = vars(model)["heedful_adapter"]
@@ -329,10 +345,11 @@ def _model_folder(path: str | Path) -> Path:
     return folder
 
 
-def _load(path: str | Path, load: Callable[..., object], kind: str) -> PreTrainedModel:
+def _load(path: str | Path, load: Callable[..., object], kind: str, precision: Precision) -> PreTrainedModel:
     folder = _model_folder(path)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     try:
-        loaded = load(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+        loaded = load(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
     except Exception as error:  # safetensors has a class of its own for a damaged file
         raise ModelError(
             f"the model cannot be loaded as {kind}",

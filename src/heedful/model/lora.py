@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -41,8 +42,8 @@ def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed
     in float32. Raises ConfigError where PEFT is not installed, ModelError where the adapter does not fit.
     """
     peft = _peft()
-    targets = [name for name, _ in _linear_layers(model)]
-    transposed = all(isinstance(layer, Conv1D) for _, layer in _linear_layers(model))
+    targets = [name for name, _ in linear_layers(model)]
+    transposed = all(isinstance(layer, Conv1D) for _, layer in linear_layers(model))
     config = peft.LoraConfig(r=rank, lora_alpha=_SCALE * rank, target_modules=targets, fan_in_fan_out=transposed)
     head = getattr(model, "score", None)
     earlier = _earlier_adapter(model, rank)
@@ -51,6 +52,11 @@ def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, model, adapter_name=_NAME)
+        for name, tensor in _adapter_tensors(model):
+            # PEFT rounds what it draws to the base's type.
+            tensor.data = tensor.data.float()
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(tensor, a=5**0.5)
     if earlier is not None:
         _continue_adapter(model, earlier)
     if isinstance(head, nn.Linear):
@@ -85,6 +91,25 @@ def share_equal_tensors(model: PreTrainedModel, other: PreTrainedModel) -> int:
             setattr(other.base_model.get_submodule(owner), leaf, same)
             saved += parameter.numel() * parameter.element_size()
     return saved
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state without the frozen tensors of one with an adapter: adapter, head and buffers; of another, all of it."""
+    frozen = _frozen_names(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back what :func:`trained_state` gave, onto the same frozen tensors. Raises RuntimeError where another is missing."""
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or (missing := sorted(set(missing) - _frozen_names(model))):
+        raise RuntimeError(f"a state of another model: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def _frozen_names(model: nn.Module) -> set[str]:
+    if not is_adapted(model):
+        return set()
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
@@ -132,7 +157,8 @@ def _earlier_adapter(model: PreTrainedModel, rank: int) -> Path | None:
 def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Load an adapter that is merged into the model's weights, and take it out of them again.
 
-    What is left is the base up to float32's rounding, and exactly the base once it is rounded to bfloat16.
+    What is left is the base up to float32's rounding, and exactly the base once it is rounded to bfloat16. Weights that were
+    rounded as they were read are read again in float32 for it, one at a time.
     """
     weights = load_file(folder / _WEIGHTS_FILE)
     for name, tensor in _adapter_tensors(model):
@@ -145,10 +171,35 @@ def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
                 next_step="delete the adapter folder: training then starts a new one on the merged model",
             )
         tensor.copy_(weights[_PREFIX + name])
-    for module in model.modules():
+    for name, module in model.named_modules():
         if _is_adapter_layer(module):
             layer = cast(Any, module)
-            layer.base_layer.weight.sub_(layer.get_delta_weight(_NAME))
+            weight = layer.base_layer.weight
+            if weight.dtype == torch.float32:
+                weight.sub_(layer.get_delta_weight(_NAME))
+            else:
+                whole = stored_tensor(folder.parent, f"{name}.weight").to(weight.device)
+                weight.copy_(whole.sub_(layer.get_delta_weight(_NAME)))
+
+
+def stored_tensor(folder: Path, name: str) -> Tensor:
+    """One tensor of a saved model, in float32, without reading the others. Raises ModelError where it is not there."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            file = folder / json.loads(index.read_text(encoding="utf-8"))["weight_map"][name]
+        else:
+            file = folder / "model.safetensors"
+        with safe_open(file, framework="pt") as tensors:
+            return tensors.get_tensor(name).float()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            "a tensor of the model cannot be read",
+            expected=f"{name} in model.safetensors",
+            got=str(error),
+            where=folder,
+            next_step="save the model again in plain transformers: model.save_pretrained(FOLDER)",
+        ) from error
 
 
 @torch.no_grad()
@@ -179,7 +230,7 @@ def _is_adapter_layer(module: nn.Module) -> bool:
     return isinstance(getattr(module, "lora_A", None), nn.ModuleDict)
 
 
-def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+def linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """All linear layers inside the decoder's layers: not the embeddings, not a head."""
     inside = {id(module) for module in decoder_layers(model).modules()}
     return [(n, m) for n, m in model.named_modules() if id(m) in inside and isinstance(m, nn.Linear | Conv1D)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ class MasterWeights:
         if precision == "float32" or not all(parameter.requires_grad for parameter in master.parameters()):
             self.compute = master
             return
-        self.compute = _to_bfloat16(copy.deepcopy(master))
+        self.compute = rounded_copy(master, torch.bfloat16)
         for master_parameter, parameter in zip(master.parameters(), self.compute.parameters(), strict=True):
             parameter.register_post_accumulate_grad_hook(_move_gradient_to(master_parameter))
 
@@ -45,6 +46,16 @@ def frozen(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     model.requires_grad_(False)
     model.eval()
     return _to_bfloat16(model) if precision == "bfloat16" else model
+
+
+def rounded_copy(model: PreTrainedModel, dtype: torch.dtype, shared: Collection[torch.nn.Parameter] = ()) -> PreTrainedModel:
+    """A copy with parameters of another type, made one tensor at a time; ``shared`` ones are used as they are."""
+    as_they_are = {id(parameter) for parameter in shared}
+    copies = {
+        id(p): p if id(p) in as_they_are else torch.nn.Parameter(p.detach().to(dtype, copy=True), p.requires_grad)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, copies)
 
 
 def _to_bfloat16(model: PreTrainedModel) -> PreTrainedModel:

@@ -169,6 +169,8 @@ def _advice(config: StepConfig, memory_at: _MemoryAt, a: Assumptions) -> str:
             return f"set tokens_per_microbatch = {tokens}"
     if a.gpus == 0:
         return "use a GPU, a smaller model, or shorter max_prompt_tokens and max_response_tokens"
+    if getattr(config, "lora_rank", 0):  # one GPU only
+        return "use a GPU with more memory, or shorter max_prompt_tokens and max_response_tokens"
     enough = _fewest_gpus(lambda gpus: fits(1, gpus), a.gpus)
     if enough is not None:
         tokens = next(size for size in (config.tokens_per_microbatch, *sizes) if fits(size, enough))
@@ -215,6 +217,12 @@ def _check(policy: Shape, preset: Preset, a: Assumptions) -> None:
     longest = preset.sft.max_prompt_tokens + preset.sft.max_response_tokens
     problems = (
         (a.gpus < 0, "--gpus is out of range", "0 (this machine's CPU) or more", str(a.gpus)),
+        (
+            a.gpus > 1 and preset.ppo.lora_rank > 0,
+            "adapters (LoRA) are trained on one GPU",
+            "--gpus 1 with --lora-rank above 0",
+            f"--gpus {a.gpus}",
+        ),
         (not 0 < a.utilization <= 1, "--utilization is out of range", "a share above 0 and up to 1", str(a.utilization)),
         (min(a.lengths.prompt, a.lengths.response) <= 0, "a mean length is out of range", "tokens above 0", str(a.lengths)),
         (min(a.demonstrations, a.rankings) <= 0, "there is no data to plan for", "a number above 0", "0 or less"),

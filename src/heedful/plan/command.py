@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from heedful.miniature.project import DEMONSTRATED
 from heedful.plan import DEMONSTRATIONS, Assumptions, Plan, make_plan
 from heedful.plan.compute import Lengths
 from heedful.plan.shapes import GPT3, shape_of
-from heedful.presets import preset
+from heedful.presets import Preset, preset
 
 _PRESETS = {"gpt3-1.3b": "paper-1.3B", "gpt3-6b": "paper-6B", "gpt3-175b": "paper-175B"}
 
@@ -23,14 +26,18 @@ def plan_of(
     response_tokens: float | None = None,
     demonstrations: int | None = None,
     rankings: int | None = None,
+    lora_rank: int | None = None,
+    activation_checkpointing: bool = False,
 ) -> Plan:
     """Plan all steps for a model by name or folder. Raises MissingError, ModelError, ConfigError.
 
     None: the paper's reward model for the paper's sizes (one 6B model serves all, SPEC 3.3), else the model itself; the preset
-    of the model's size; a quarter of the limits as mean lengths (an assumption: the user's own lengths are better).
+    of the model's size; a quarter of the limits as mean lengths (an assumption: the user's own lengths are better); the
+    preset's rank of adapters.
     """
     chosen = preset(preset_name or ("miniature" if model.startswith("miniature-") else _PRESETS.get(model, "paper-1.3B")))
     miniature = chosen == preset("miniature")
+    chosen = _with(chosen, lora_rank, activation_checkpointing)
     policy = shape_of(model)
     return make_plan(
         policy,
@@ -50,4 +57,17 @@ def plan_of(
             rankings=chosen.collect.prompts if rankings is None else rankings,
             responses=(chosen.collect.smallest_k + chosen.collect.largest_k) / 2,
         ),
+    )
+
+
+def _with(chosen: Preset, lora_rank: int | None, activation_checkpointing: bool) -> Preset:
+    """The preset with adapters and recomputed activations in all three steps, where they are asked for."""
+    changes: dict[str, Any] = {} if lora_rank is None else {"lora_rank": lora_rank}
+    if activation_checkpointing:
+        changes["activation_checkpointing"] = True
+    return replace(
+        chosen,
+        sft=replace(chosen.sft, **changes),
+        reward=replace(chosen.reward, **changes),
+        ppo=replace(chosen.ppo, **changes),
     )

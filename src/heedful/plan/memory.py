@@ -1,7 +1,7 @@
 """Bytes of memory that each step needs on one GPU, at the moment when it needs most. The formulae are in docs/planning.md.
 
 They follow the code as it is: fp32 master weights with a bf16 compute copy (``model.precision``), AdamW
-(``training.optimizer``), no activation recomputed, log-probs in chunks of rows (``functional.logprobs``), rollouts with a KV
+(``training.optimizer``), log-probs in chunks of rows (``functional.logprobs``), rollouts with a KV
 cache of the whole batch (``model.engine``). Several GPUs: weights, gradients and optimiser state are split evenly, as FSDP2's
 ``fully_shard`` does, and each GPU works on microbatches of its own.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from heedful.plan.shapes import Shape
-from heedful.training.config import PPOConfig, Precision, RewardConfig, SFTConfig, StepConfig
+from heedful.training.config import PPOConfig, Precision, RewardConfig, SFTConfig
 
 FP32 = 4
 _CHUNK = 512  # functional.logprobs: rows of logits that exist at once
@@ -62,8 +63,20 @@ MOMENT_BYTES = 2 * FP32
 """Adam's two moments of a parameter."""
 
 
+def adapter_parameters(shape: Shape, rank: int) -> int:
+    """Trained weights of an adapter: A [rank, in] and B [out, rank] of each linear layer in all blocks."""
+    return shape.layers * rank * (shape.adapted_inputs + shape.adapted_outputs)
+
+
 def activation_bytes(
-    shape: Shape, attended: Sequence[Attended], precision: Precision, *, dropout: bool = False, on_cpu: bool = False
+    shape: Shape,
+    attended: Sequence[Attended],
+    precision: Precision,
+    *,
+    dropout: bool = False,
+    on_cpu: bool = False,
+    lora_rank: int = 0,
+    checkpointing: bool = False,
 ) -> int:
     """What the backward pass of one microbatch finds kept of the forward pass, all layers.
 
@@ -72,11 +85,20 @@ def activation_bytes(
     sees, its key and value (2 d). Where the score matrix is kept (CPU, up to 512 keys): a number for each head, query and key.
     With bf16, dropout and no scores kept that is 36 d bytes a token where queries and keys are as many: the 34 d of
     Korthikanti et al. 2022 (section 4.1), and attention's output once more, because it is put back into the packed row.
+
+    LoRA: a frozen layer keeps no input, but its adapter does, in fp32 (in bfloat16 that is a copy for each layer), and A's
+    output. Activation checkpointing: a layer's input stays of each layer, and all of the one that is computed again.
     """
     size = compute_bytes(precision)
     tokens = sum(a.queries * a.count for a in attended)
     key_rows = sum(a.keys * a.count for a in attended)
     per_token = (_norm_bytes(shape, size) * 2 + shape.attention_width * size * 2) + _feed_forward_bytes(shape, size)
+    frozen_norm = shape.width * size if lora_rank and shape.rms_norm else 0  # needs no normalised input
+    if lora_rank:
+        per_token += FP32 * lora_rank * shape.adapted_layers - 2 * frozen_norm
+        if size != FP32:
+            # What frozen layers would have kept: outputs of two norms and of the activation (with a gate: the product).
+            per_token += FP32 * shape.adapted_inputs - size * (2 * shape.width + shape.feed_forward_width)
     if dropout:
         per_token += 2 * shape.width * (size if on_cpu else 1)
     layer = tokens * per_token + key_rows * 2 * shape.attention_width * size
@@ -85,7 +107,10 @@ def activation_bytes(
             layer += a.count * a.queries * a.keys * shape.heads * size
         else:  # scaled_dot_product_attention keeps its output, a statistic of each row, and the mask as numbers
             layer += a.count * a.queries * (shape.attention_width * size + FP32 * shape.heads + size * a.keys)
-    return shape.layers * layer + tokens * (_norm_bytes(shape, size) + shape.width * size)
+    last = tokens * (_norm_bytes(shape, size) - frozen_norm + shape.width * size)
+    if checkpointing:
+        return shape.layers * tokens * shape.width * size + layer + last
+    return shape.layers * layer + last
 
 
 def _norm_bytes(shape: Shape, size: int) -> int:
@@ -101,10 +126,15 @@ def _feed_forward_bytes(shape: Shape, size: int) -> int:
     return (5 if shape.elementwise_gelu else 2) * width
 
 
-def logits_workspace(shape: Shape, targets: int, precision: Precision) -> int:
-    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient as it grows."""
+def logits_workspace(shape: Shape, targets: int, precision: Precision, *, lora_rank: int = 0) -> int:
+    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient as it grows.
+
+    With LoRA the unembedding is frozen and has none.
+    """
     size = compute_bytes(precision)
     chunk = min(_CHUNK, targets) * shape.vocabulary * (FP32 + (size if size != FP32 else 0))
+    if lora_rank:
+        return chunk
     return chunk + shape.unembedding * (FP32 + (2 * size if size != FP32 else 0))
 
 
@@ -119,14 +149,22 @@ def sft_memory(shape: Shape, config: SFTConfig, *, gpus: int) -> dict[str, Memor
     longest = config.max_prompt_tokens + config.max_response_tokens
     sequences = max(1, min(config.tokens_per_microbatch // longest, _share(config.batch_size, gpus)))
     attended = [Attended(queries=longest, keys=longest, count=sequences)]
-    kept = activation_bytes(shape, attended, config.precision, dropout=config.residual_dropout > 0, on_cpu=gpus == 0)
+    kept = activation_bytes(
+        shape,
+        attended,
+        config.precision,
+        dropout=config.residual_dropout > 0,
+        on_cpu=gpus == 0,
+        lora_rank=config.lora_rank,
+        checkpointing=config.activation_checkpointing,
+    )
     return _training_moments(
         shape,
         shape.parameters,
         config,
         gpus,
         activations=kept,
-        workspace=logits_workspace(shape, sequences * config.max_response_tokens, config.precision),
+        workspace=logits_workspace(shape, sequences * config.max_response_tokens, config.precision, lora_rank=config.lora_rank),
         accumulates=sequences < _share(config.batch_size, gpus),
     )
 
@@ -144,7 +182,15 @@ def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: i
         shape.scalar_parameters,
         config,
         gpus,
-        activations=activation_bytes(shape, attended, config.precision, on_cpu=gpus == 0),
+        activations=activation_bytes(
+            shape,
+            attended,
+            config.precision,
+            on_cpu=gpus == 0,
+            lora_rank=config.lora_rank,
+            checkpointing=config.activation_checkpointing,
+        ),
+        head=shape.width,
         workspace=0,
         accumulates=prompts < _share(config.batch_size, gpus),
     )
@@ -153,15 +199,23 @@ def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: i
 def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) -> dict[str, Memory]:
     """Moments of PPO with its four models (SPEC 3.5): policy, frozen reference, frozen reward model, value function.
 
-    The moving average of the policy is a fifth copy, in fp32; the reward model as it was loaded, in fp32, stays too.
+    The moving average of the policy is a fifth copy, in fp32. With LoRA each is an adapter (and head) on one frozen base; on
+    two where reward model and policy are of different sizes.
     """
     precision, size = config.precision, compute_bytes(config.precision)
     longest = config.max_prompt_tokens + config.max_response_tokens
     scalar = reward.scalar_parameters
-    trained = policy.parameters * weight_bytes(precision) + scalar * weight_bytes(precision)
-    frozen = policy.parameters * size + scalar * size
-    parameters = _sharded(trained + frozen + policy.parameters * FP32 + scalar * FP32, gpus) + _gathered(policy, size, gpus)
-    optimiser = _sharded((policy.parameters + scalar) * MOMENT_BYTES, gpus)
+    if config.lora_rank:
+        bases = policy.parameters * size + (0 if reward == policy else scalar * size)
+        policy_trained = adapter_parameters(policy, config.lora_rank)
+        value_trained = adapter_parameters(reward, config.lora_rank) + reward.width
+        # Policy, its average and its reference; value function and reward model.
+        held = bases + policy_trained * (2 * FP32 + size) + value_trained * (FP32 + size)
+    else:
+        policy_trained, value_trained = policy.parameters, scalar
+        held = policy.parameters * (weight_bytes(precision) + size + FP32) + scalar * (weight_bytes(precision) + size)
+    parameters = _sharded(held, gpus) + _gathered(policy, size, gpus)
+    optimiser = _sharded((policy_trained + value_trained) * MOMENT_BYTES, gpus)
 
     rows = _share(config.batch_size, gpus)
     minibatch = _share(config.batch_size // config.minibatches, gpus)
@@ -177,9 +231,13 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
             attended = [Attended(queries=config.ptx_context_length, keys=config.ptx_context_length, count=count)]
         targets = max(targets, count * config.ptx_context_length)
     accumulates = bool(config.ptx_coefficient) or sequences < minibatch
-    policy_gradient, value_gradient = _sharded(policy.parameters * FP32, gpus), _sharded(scalar * FP32, gpus)
+    policy_gradient, value_gradient = _sharded(policy_trained * FP32, gpus), _sharded(value_trained * FP32, gpus)
     value_attended = [Attended(queries=longest, keys=longest, count=sequences)]
-    on_cpu = gpus == 0
+    kept: dict[str, Any] = {
+        "on_cpu": gpus == 0,
+        "lora_rank": config.lora_rank,
+        "checkpointing": config.activation_checkpointing,
+    }
     # The policy takes part in the rollouts with all rows at once.
     sampling = rows * policy.vocabulary * (size + _SAMPLING_BYTES)
     return {
@@ -193,17 +251,23 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
             parameters=parameters,
             optimiser=optimiser,
             gradients=policy_gradient if accumulates else 0,
-            activations=activation_bytes(policy, attended, precision, on_cpu=on_cpu),
-            workspace=logits_workspace(policy, targets, precision),
+            activations=activation_bytes(policy, attended, precision, **kept),
+            workspace=logits_workspace(policy, targets, precision, lora_rank=config.lora_rank),
         ),
         "value backward": Memory(
             parameters=parameters,
             optimiser=optimiser,
             gradients=policy_gradient + (value_gradient if sequences < minibatch else 0),
-            activations=activation_bytes(reward, value_attended, precision, on_cpu=on_cpu),
+            activations=activation_bytes(reward, value_attended, precision, **kept),
         ),
         "optimiser step": Memory(parameters=parameters, optimiser=optimiser, gradients=policy_gradient + value_gradient),
+        **_saving(policy.parameters, config.lora_rank, parameters, optimiser),
     }
+
+
+def _saving(parameters: int, lora_rank: int, held: int, optimiser: int) -> dict[str, Memory]:
+    """With LoRA, the moment when a model is saved: merged, whole and in fp32. Else the weights are written as they are."""
+    return {"saving": Memory(parameters=held, optimiser=optimiser, workspace=parameters * FP32)} if lora_rank else {}
 
 
 def peak(moments: Mapping[str, Memory]) -> int:
@@ -214,21 +278,26 @@ def peak(moments: Mapping[str, Memory]) -> int:
 def _training_moments(
     shape: Shape,
     parameters: int,
-    config: StepConfig,
+    config: SFTConfig | RewardConfig,
     gpus: int,
     *,
     activations: int,
     workspace: int,
     accumulates: bool,
+    head: int = 0,
 ) -> dict[str, Memory]:
     """The two moments of a step with one model: where the last microbatch's backward pass begins, and where it has ended.
 
     With several microbatches the gradients of the earlier ones are there when it begins.
     """
     size = compute_bytes(config.precision)
-    weights = _sharded(parameters * weight_bytes(config.precision), gpus) + _gathered(shape, size, gpus)
-    optimiser = _sharded(parameters * MOMENT_BYTES, gpus)
-    gradients = _sharded(parameters * FP32, gpus)
+    trained, held = parameters, parameters * weight_bytes(config.precision)
+    if config.lora_rank:
+        trained = adapter_parameters(shape, config.lora_rank) + head
+        held = parameters * size + trained * FP32
+    weights = _sharded(held, gpus) + _gathered(shape, size, gpus)
+    optimiser = _sharded(trained * MOMENT_BYTES, gpus)
+    gradients = _sharded(trained * FP32, gpus)
     return {
         "backward pass": Memory(
             parameters=weights,
@@ -238,6 +307,7 @@ def _training_moments(
             workspace=workspace,
         ),
         "optimiser step": Memory(parameters=weights, optimiser=optimiser, gradients=gradients),
+        **_saving(parameters, config.lora_rank, weights, optimiser),
     }
 
 

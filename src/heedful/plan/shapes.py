@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, Pretraine
 from heedful.errors import MissingError, ModelError
 from heedful.miniature.base import CONTEXT_LENGTH, SIZES, VOCABULARY_SIZE
 from heedful.model.dropout import decoder_layers
+from heedful.model.lora import linear_layers
 
 GPT3 = {"gpt3-1.3b": (24, 2_048, 16), "gpt3-6b": (32, 4_096, 32), "gpt3-175b": (96, 12_288, 96)}
 """Layers, width and heads (Brown et al. 2020, Table 2.1; its 24 heads of 128 at 1.3B do not fit a width of 2,048)."""
@@ -45,6 +46,12 @@ class Shape:
     gated: bool = False
     """The feed-forward block has a gate (Llama's SwiGLU)."""
     rms_norm: bool = False
+    adapted_layers: int = 0
+    """Linear layers of a block: each gets an adapter with LoRA."""
+    adapted_inputs: int = 0
+    """The sum of their input widths."""
+    adapted_outputs: int = 0
+    """The sum of their output widths."""
     elementwise_gelu: bool = False
     """The activation is written out in elementwise operations (GPT-2's ``gelu_new``), each of which keeps its input."""
 
@@ -102,8 +109,12 @@ def shape_of_config(name: str, config: PretrainedConfig, where: Path | None = No
     activation = (
         getattr(c, "hidden_activation", None) or getattr(c, "activation_function", None) or getattr(c, "hidden_act", "")
     )
+    linear = [sizes_of(layer) for _, layer in linear_layers(model)]
     return Shape(
         name=name,
+        adapted_layers=len(linear) // len(blocks),
+        adapted_inputs=sum(size[0] for size in linear) // len(blocks),
+        adapted_outputs=sum(size[1] for size in linear) // len(blocks),
         parameters=sum(p.numel() for p in model.parameters()),
         block_parameters=sum(p.numel() for p in blocks[0].parameters()),
         layers=len(blocks),
@@ -124,6 +135,12 @@ def shape_of_config(name: str, config: PretrainedConfig, where: Path | None = No
         rms_norm=any("rmsnorm" in type(module).__name__.lower() for module in model.modules()),
         elementwise_gelu=activation in ("gelu_new", "gelu_fast", "gelu_python_tanh", "gelu_accurate"),
     )
+
+
+def sizes_of(layer: torch.nn.Module) -> tuple[int, int]:
+    """A linear layer's widths of input and output."""
+    rows, columns = layer.get_parameter("weight").shape
+    return (columns, rows) if isinstance(layer, torch.nn.Linear) else (rows, columns)
 
 
 def _gpt2(layers: int, width: int, heads: int, *, vocabulary: int, context: int) -> GPT2Config:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,15 @@ CHECKPOINTS = "checkpoints"
 STATE_FILE, CHECKSUM_FILE = "state.pt", "SHA256SUMS"
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> None:
+def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int, say: Callable[[str], None] = warnings.warn) -> None:
     """Write ``state`` to ``folder/step-N``, N being ``state["step"]``; then remove all but the ``keep`` newest checkpoints.
 
     A kill at any moment leaves the old checkpoints or the new one, all of them whole. Raises StorageError (disk full); then
-    the previous checkpoints are untouched.
+    the previous checkpoints are untouched. One that cannot be removed is no error, since nothing is lost: ``say`` tells so.
     """
 
     if world().size > 1:
-        _save_together(folder, state, keep=keep)
+        _save_together(folder, state, keep=keep, say=say)
         return
 
     def write(aside: Path) -> None:
@@ -49,7 +50,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Non
         (aside / CHECKSUM_FILE).write_text(f"{_checksum(aside / STATE_FILE)}  {STATE_FILE}\n", encoding="ascii")
 
     write_folder(folder / f"step-{state['step']}", write)
-    _prune(folder, keep)
+    _prune(folder, keep, say)
 
 
 def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -67,7 +68,7 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
         for newer, problem in damaged:
             say(f"{newer.name} is damaged ({problem}): going back to {path.name}")
             if world().leads:
-                _remove(newer)
+                _remove(newer, say)
         wait_for_all()
         return state
     if damaged:
@@ -82,10 +83,10 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
     return None
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints at once: a kill on the way leaves none that is half removed."""
+def remove_checkpoints(folder: Path, *, say: Callable[[str], None] = warnings.warn) -> None:
+    """Remove all checkpoints at once: a kill on the way leaves none that is half removed. ``say`` tells where that fails."""
     if world().leads and folder.is_dir():
-        _remove(folder)
+        _remove(folder, say)
 
 
 def digest(value: Any) -> str:
@@ -136,7 +137,7 @@ def _newest_first(folder: Path) -> list[Path]:
     return [numbered[number] for number in sorted(numbered, reverse=True)]
 
 
-def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int) -> None:
+def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int, say: Callable[[str], None]) -> None:
     """All ranks write their shards into one folder; rank 0 then adds the checksums, renames the folder and prunes."""
 
     def write(aside: Path) -> None:
@@ -154,15 +155,15 @@ def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int) -> None
 
     if world().leads:
         write_folder(folder / f"step-{state['step']}", write)
-        _prune(folder, keep)
+        _prune(folder, keep, say)
     else:
         write_part(agreed(None))
     wait_for_all()
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, keep: int, say: Callable[[str], None]) -> None:
     for old in _newest_first(folder)[keep:]:
-        _remove(old)
+        _remove(old, say)
 
 
 def _try_to_read(path: Path) -> tuple[dict[str, Any], None] | tuple[None, str]:
@@ -202,11 +203,15 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, say: Callable[[str], None]) -> None:
     """Remove a folder: first by its name, so that what a kill leaves of it is taken for nothing else."""
     aside = folder.with_name(f"{ASIDE}{folder.name}-removed")
     shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder, aside)
+    try:
+        os.rename(folder, aside)
+    except OSError as error:
+        say(f"{folder} could not be removed ({error.strerror or error}): it only takes room, delete it when you can")
+        return
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -35,7 +35,6 @@ from heedful.model import (
     Sampling,
     add_adapter,
     copy_sharing_base,
-    frozen,
     generator,
     pack,
     pack_documents,
@@ -73,13 +72,17 @@ def train_ppo(
     validation: Sequence[list[int]] = (),
     console: Console | None = None,
     title: str = "ppo",
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
-    """Train ``policy`` (the initial RL policy, fp32, changed in place); save and return the moving average of its weights.
+    """Train ``policy`` (the initial RL policy, changed in place); save and return the moving average of its weights.
 
+    Models are fp32; with ``lora_rank`` they may be in the compute type (:func:`load_causal_model`), and policy and reward model
+    may still be in main memory: they go to ``device`` when they share one base. The value function is ``reward_model`` itself,
+    changed in place, and a frozen copy of it in the compute type gives the rewards (SPEC 3.5).
     prompts: token ids of unique prompts; each epoch over them has its own random order. validation: held-back prompts, scored
-    where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given; the value function starts as a
-    copy of the reward model (SPEC 3.5). Under ``torchrun`` all models are sharded, the one that is returned too: the folder
-    holds it whole. Raises CheckError, ConfigError, DataError, LostRankError, NumericalError, StorageError.
+    where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given. Under ``torchrun`` all models
+    are sharded, the one that is returned too: the folder holds it whole. Raises CheckError, ConfigError, DataError,
+    LostRankError, NumericalError, StorageError.
     """
     if not prompts:
         raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
@@ -106,9 +109,10 @@ def train_ppo(
         for model in (policy, reward_model):
             add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
         share_equal_tensors(policy, reward_model)
-    reference = frozen(copy_sharing_base(policy), config.precision)
-    value_model = copy_sharing_base(reward_model)
-    reward_model = frozen(copy_sharing_base(reward_model), config.precision)
+        for model in (policy, reward_model):
+            model.to(device or model.device)  # pyright: ignore[reportArgumentType]
+    reference = frozen_copy(policy, config.precision)
+    value_model, reward_model = reward_model, frozen_copy(reward_model, config.precision)
     average = copy_sharing_base(policy)
     for model in (policy, value_model):
         set_residual_dropout(model, 0.0)

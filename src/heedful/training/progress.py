@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heedful.model import Generation
+from heedful.model import Generation, trained_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class InFlight:
 
 @dataclass(slots=True)
 class Best:
-    """The model with the highest validation reward so far: a copy of its weights in main memory."""
+    """The model with the highest validation reward so far: a copy of its weights in main memory (of its adapter)."""
 
     iteration: int = -1
     reward: float = -math.inf
@@ -76,7 +76,7 @@ class Best:
         """Take this model where it is better than all before."""
         if reward > self.reward:
             self.iteration, self.reward = iteration, reward
-            self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+            self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained_state(model).items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -31,7 +31,7 @@ from heedful.training.checkpoint import (
     set_random_state,
 )
 from heedful.training.distributed import everyone, refuse_different, set_seed, wait_for_all, world
-from heedful.training.sharding import load_into
+from heedful.training.sharding import load_into, state_of
 
 # Fields that may change when a run goes on: they do not change what it learns (but for rounding).
 _DO_NOT_COUNT = (
@@ -89,7 +89,7 @@ class Run:
         wait_for_all()
         self._identity["inputs"] = {name: digest(value) for name, value in inputs.items()}
         refuse_different("configurations or data", self._identity)
-        state = load_checkpoint(self._checkpoints, say=lambda text: self.console.print(f"{self.title}: {text}", markup=False))
+        state = load_checkpoint(self._checkpoints, say=self._say)
         done = 0
         if state is not None:
             self._refuse_another(state["identity"])
@@ -124,15 +124,27 @@ class Run:
             raise StorageError("a run's log cannot be written", got=str(error), where=self.folder) from error
         if self._events is not None:
             self._events.flush()
-        states = {name: part.state_dict() for name, part in (parts or {}).items()}
+        states = {name: state_of(part) for name, part in (parts or {}).items()}
         own, *others = everyone(random_state())
         more |= {"random_of_other_ranks": others} if others else {}
         state = {"step": step, "identity": self._identity, "random": own, **states, **more}
-        save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints)
+        save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints, say=self._say)
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run's outcome, to the disk before the model is. A kill's half of it is written anew."""
+        if not self._leads:
+            return
+        try:
+            with open(self.folder / name, "w", encoding="utf-8") as file:
+                file.write(json.dumps(value, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError("a run's outcome cannot be written", got=str(error), where=self.folder / name) from error
 
     def finish(self) -> None:
         """The model is saved: the checkpoints are not needed any more."""
-        remove_checkpoints(self._checkpoints)
+        remove_checkpoints(self._checkpoints, say=self._say)
         if self._events is not None:
             self._events.close()
 
@@ -178,6 +190,9 @@ class Run:
         """A bar with time left on a terminal, else a plain line every tenth of the way."""
         with progress_line(self.title, total, done=done, unit=unit, console=self.console) as line:
             yield line
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"{self.title}: {text}", markup=False, highlight=False)
 
     @property
     def _checkpoints(self) -> Path:

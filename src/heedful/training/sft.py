@@ -5,9 +5,10 @@ Also with pretraining text mixed in for the initial RL policy (SPEC 3.4).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,15 @@ class Candidate:
     epoch: int
     validation_loss: float
     pretraining_loss: float | None
+
+
+CANDIDATES_FILE = "candidates.json"
+
+
+def candidates_in(folder: Path) -> list[Candidate]:
+    """The candidates that a finished run in a folder left."""
+    rows = json.loads((folder / CANDIDATES_FILE).read_text(encoding="utf-8"))
+    return [Candidate(**{**row, "folder": folder / row["folder"]}) for row in rows]
 
 
 @across_ranks
@@ -124,6 +134,8 @@ def train_sft(
             if timer.due():
                 kept = [(str(c.folder), c.epoch, c.validation_loss, c.pretraining_loss) for c in candidates]
                 run.save(step + 1, parts, candidates=kept)
+    rows = [{**asdict(c), "folder": str(c.folder.relative_to(run.folder))} for c in candidates]
+    run.write(CANDIDATES_FILE, rows)  # before the model: where that is, all of the run's outcome is
     save_whole(model, tokenizer, run.model_folder)
     run.finish()
     return candidates

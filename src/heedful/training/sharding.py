@@ -23,9 +23,18 @@ from torch.distributed.tensor import empty as empty_sharded
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError
-from heedful.model import MasterWeights, Precision, copy_sharing_base, frozen, is_adapted, save_model, use_heedful_attention
+from heedful.model import (
+    MasterWeights,
+    Precision,
+    frozen,
+    is_adapted,
+    load_trained_state,
+    save_model,
+    trained_state,
+    use_heedful_attention,
+)
 from heedful.model.dropout import decoder_layers
-from heedful.model.precision import copy_of_buffers
+from heedful.model.precision import copy_of_buffers, rounded_copy
 from heedful.training.config import StepConfig
 from heedful.training.distributed import refuse_different, wait_for_all, world
 
@@ -118,9 +127,11 @@ def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedMo
 
 def frozen_copy(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     """A copy for inference in the compute type; of a sharded model the whole of it, on each rank."""
-    if not isinstance(model, FSDPModule):
-        return frozen(copy_sharing_base(model), precision)
-    return _gathered_everywhere(model, precision)
+    if isinstance(model, FSDPModule):
+        return _gathered_everywhere(model, precision)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    base = [p for p in model.parameters() if not p.requires_grad and p.dtype == dtype] if is_adapted(model) else []
+    return frozen(rounded_copy(model, dtype, shared=base), precision)
 
 
 def _gathered_everywhere(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
@@ -160,8 +171,16 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def state_of(part: Any) -> dict[str, Any]:
+    """What a checkpoint holds of a model, an optimiser or another part; of a model with an adapter not the frozen base.
+
+    The base is what the run is given anyway; the run's identity holds its checksum (:meth:`Run.resume`).
+    """
+    return trained_state(part) if isinstance(part, torch.nn.Module) else part.state_dict()
+
+
 def load_into(part: Any, state: dict[str, Any]) -> None:
-    """``part.load_state_dict(state)``, where a sharded model or its optimiser is given its own shards of whole tensors."""
+    """Put back what :func:`state_of` gave; a sharded model or its optimiser is given its own shards of whole tensors."""
     if isinstance(part, FSDPModule):
         own = cast(Any, part).state_dict()
         state = {name: _sharded_like(tensor, own[name]) for name, tensor in state.items()}
@@ -172,7 +191,10 @@ def load_into(part: Any, state: dict[str, Any]) -> None:
             for i, values in state["state"].items()
         }
         state = {**state, "state": moments}
-    cast(Any, part).load_state_dict(state)
+    if isinstance(part, torch.nn.Module):
+        load_trained_state(part, state)
+    else:
+        cast(Any, part).load_state_dict(state)
 
 
 # ---------------------------------------------------------------- checkpoints

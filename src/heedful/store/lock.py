@@ -1,0 +1,67 @@
+"""One process at a time in a project's ``runs/`` folder: two would write into each other's checkpoints and logs."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from heedful.errors import BusyError, StorageError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def alone_in(runs: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system releases it when this process ends, however it ends.
+
+    Where the file system has no locks (some network ones) nothing is guarded. Raises BusyError where another process holds
+    it, StorageError.
+    """
+    path = runs / LOCK_FILE
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # held open as long as the lock
+    except OSError as error:
+        raise StorageError("the runs folder cannot be written", got=str(error), where=path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _busy(path) from None
+            yield  # no locks here
+            return
+        # Written into the file that is locked: a new one in its place would have no lock.
+        file.truncate(0)
+        file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname(), "command": _command()}) + "\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _busy(path: Path) -> BusyError:
+    try:
+        other = json.loads(path.read_text(encoding="utf-8"))
+        who = f"process {other['process']} on {other['machine']}: {other['command']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has the lock and has not written yet
+        who = "another process"
+    return BusyError(
+        "another process is at work in this project",
+        expected="one `heedful align` or `heedful sweep` at a time in a project's runs",
+        got=who,
+        where=path.parent,
+        next_step="wait until it is done, or stop it and run this again: it continues from the last checkpoint",
+    )
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
