@@ -25,6 +25,8 @@ from heedful.model import (
 )
 from heedful.records import Prompt, Response
 from heedful.training.data import encode, encode_prompts, encode_response
+from heedful.training.distributed import in_order, own_indices, world
+from heedful.training.first_rank import meet
 from heedful.training.reward import score
 from heedful.training.run import progress_line
 
@@ -36,18 +38,28 @@ def device() -> torch.device:
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
+def placed_for_training(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the device; under ``torchrun`` it stays in main memory, and the step moves each rank's shards."""
+    return model if world().size > 1 else model.to(device())  # pyright: ignore[reportArgumentType]
+
+
 def policy_for_training(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal model in fp32 and its tokenizer, checked against each other."""
-    tokenizer = load_tokenizer(folder)
-    model = load_causal_model(folder)
-    check_tokenizer(model, tokenizer, folder)
-    return model.to(device()), tokenizer  # pyright: ignore[reportArgumentType]
+    model, tokenizer = _policy(folder)
+    return placed_for_training(model), tokenizer
 
 
 def policy_for_inference(folder: str | Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The same in the compute type, without gradients."""
-    model, tokenizer = policy_for_training(folder)
-    return frozen(model, precision), tokenizer
+    model, tokenizer = _policy(folder)
+    return frozen(model.to(device()), precision), tokenizer  # pyright: ignore[reportArgumentType]
+
+
+def _policy(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer = load_tokenizer(folder)
+    model = load_causal_model(folder)
+    check_tokenizer(model, tokenizer, folder)
+    return model, tokenizer
 
 
 def reward_model_for_inference(folder: str | Path, precision: Precision) -> PreTrainedModel:
@@ -73,7 +85,8 @@ def answer(
     """One response to each prompt, in order; ``ids`` become the responses' ids.
 
     texts: what the model is given where that is not the prompt's own text (a few-shot prefix in front). Each request's random
-    numbers depend on the seed and its id only. Raises DataError where a prompt is over the limit.
+    numbers depend on the seed and its id only. Under ``torchrun`` each rank answers a part of them, and all get all answers.
+    Raises DataError where a prompt is over the limit.
     """
     given = [p.text for p in prompts] if texts is None else list(texts)
     tokens = encode(tokenizer, given, beginning=True)
@@ -91,10 +104,19 @@ def answer(
     assert isinstance(end, int)
     sampling = Sampling(max_tokens=max_response_tokens, temperature=temperature, stop_token=end)
     seeds = [request_seeds(seed, stream=f"answer {identifier}", count=1)[0] for identifier in ids]
-    with progress_line(f"{name} answers", len(prompts), unit="prompts", console=console) as progress:
-        generations = generator(engine)(
-            model, tokens, sampling, seeds, batch_size=GENERATION_BATCH, advance=progress.advance, tokenizer=tokenizer
+    mine = own_indices([len(row) for row in tokens])
+    with progress_line(f"{name} answers", len(mine), unit="prompts", console=console) as progress:
+        own = generator(engine)(
+            model,
+            [tokens[i] for i in mine],
+            sampling,
+            [seeds[i] for i in mine],
+            batch_size=GENERATION_BATCH,
+            advance=progress.advance,
+            tokenizer=tokenizer,
         )
+    meet()  # one rank's answers may take longer than a collective would wait
+    generations = in_order(zip(mine, own, strict=True))
     decoded = tokenizer.batch_decode([g.tokens for g in generations], skip_special_tokens=True)
     return [
         Response(id=identifier, prompt_id=prompt.id, text=str(text), model=name, finished=generation.finished)
