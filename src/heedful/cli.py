@@ -368,6 +368,7 @@ def main(arguments: list[str] | None = None) -> None:
         except HeedfulError as error:
             _complain(str(error), error.exit_code)
         _main(arguments, leads=leads)
+        ended(0)
     except SystemExit as stop:
         ended(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
         raise

@@ -105,7 +105,8 @@ def answer(
     sampling = Sampling(max_tokens=max_response_tokens, temperature=temperature, stop_token=end)
     seeds = [request_seeds(seed, stream=f"answer {identifier}", count=1)[0] for identifier in ids]
     mine = own_indices([len(row) for row in tokens])
-    with progress_line(f"{name} answers", len(mine), unit="prompts", console=console) as progress:
+    unit = "prompts" if world().size == 1 else "prompts of rank 0's part"
+    with progress_line(f"{name} answers", len(mine), unit=unit, console=console) as progress:
         own = generator(engine)(
             model,
             [tokens[i] for i in mine],

@@ -68,7 +68,6 @@ def speaks() -> bool:
         store, until = _store(), time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             if store.check([_ENDED]):
-                store.set(f"rank {here.rank} knows", b"")
                 return False
             time.sleep(_LOOK_SECONDS)
     except dist.DistError:  # rank 0 kept the store, and is gone without a word
@@ -77,12 +76,16 @@ def speaks() -> bool:
 
 
 def ended(exit_code: int) -> None:
-    """Rank 0 has told why it ends: let the others know, and stay a moment so that they can ask (it may keep the store)."""
-    if not dist.is_initialized() or not (here := world()).leads:
+    """This rank is done, or has told why it ends. Rank 0 lets the others know, and stays a moment: it may keep the store."""
+    if not dist.is_initialized():
         return
+    here = world()
     try:
         store, until = _store(), time.monotonic() + PATIENCE_SECONDS / 2
-        store.set(_ENDED, str(exit_code).encode())
+        if not here.leads:
+            store.set(f"rank {here.rank} knows", b"")
+            return
+        store.set(_ENDED, str(exit_code))
         others = [f"rank {rank} knows" for rank in range(1, here.size)]
         while time.monotonic() < until and not store.check(others):
             time.sleep(_LOOK_SECONDS)
@@ -94,7 +97,6 @@ def _wait_for(store: dist.Store, key: str) -> None:
     while not store.check([key]):
         if store.check([_ENDED]):
             code = int(store.get(_ENDED))
-            store.set(f"rank {world().rank} knows", b"")
             sys.exit(code)
         time.sleep(_LOOK_SECONDS)
 
