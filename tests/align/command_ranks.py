@@ -23,7 +23,7 @@ import heedful.align.sweep  # noqa: F401 (with all of align, so that the ranks n
 from heedful import cli
 from heedful.align import pipeline
 from heedful.errors import DataError, StorageError
-from heedful.training import distributed
+from heedful.training import distributed, first_rank
 from heedful.training.first_rank import by_first_rank, meet
 from heedful.training.run import Run
 
@@ -34,6 +34,7 @@ def work(arguments: list[str], said: str, rank: int, size: int, port: int, troub
     if size > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         os.environ["TORCHELASTIC_RUN_ID"] = "tests"
+    first_rank.PATIENCE_SECONDS = 4.0
     if trouble is not None:
         TROUBLES[trouble](rank)
     heard, code = StringIO(), 0

@@ -21,6 +21,7 @@ from tests.align.small_project import (
     read_rows,
     rows,
     run,
+    set_config,
     write_base_model,
     write_pretraining_text,
     write_rows,
@@ -71,21 +72,22 @@ def heedful(processes: Any, tmp_path: Path) -> Heedful:
 
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``start``: all but rankings; ``labeled``: with them, after one process's first align; ``done``: after its last."""
+    """By one process: ``done``, with a report; ``start``: its data before rankings; ``trained``: it before PPO."""
     folder = tmp_path_factory.mktemp("projects")
     base, project = write_base_model(folder / "base"), folder / "done"
     prompts, demonstrations = rows()
     run("init", project, "--base-model", base)
     with (project / "heedful.toml").open("a") as file:
-        file.write(SMALL)
+        file.write(SMALL.replace("epochs = 2\n", "epochs = 2\nresidual_dropout = 0.0\n"))  # each rank has its own random numbers
     write_pretraining_text(project)
     run("import", "heedful", write_rows(folder / "prompts.jsonl", prompts), "--project", project)
     run("import", "heedful", write_rows(folder / "answers.jsonl", demonstrations), "--project", project)
     shutil.copytree(project, folder / "start")
     assert run("align", project)[0] == 0
     rank(project)
-    shutil.copytree(project, folder / "labeled")
     assert run("align", project)[0] == 0
+    later = shutil.ignore_patterns("ppo*", "evaluate*", "results.json", "report.html", "timings.json")
+    shutil.copytree(project, folder / "trained", ignore=later)
     return folder
 
 
@@ -146,7 +148,7 @@ def test_two_ranks_come_to_the_results_of_one(heedful: Heedful, projects: Path, 
 
 
 def test_after_a_lost_rank_the_same_command_goes_on(heedful: Heedful, projects: Path, tmp_path: Path) -> None:
-    project = copied(projects / "labeled", tmp_path / "mine")
+    project = copied(projects / "trained", tmp_path / "mine")
     (code, said), lost = heedful("align", project, trouble="kill_the_last")
     assert lost == (-1, "")
     assert code == 1
@@ -158,7 +160,7 @@ def test_after_a_lost_rank_the_same_command_goes_on(heedful: Heedful, projects: 
 
 
 def test_torchrun_starts_the_command_again_after_a_rank_was_lost(projects: Path, tmp_path: Path) -> None:
-    project = copied(projects / "labeled", tmp_path / "mine")
+    project = copied(projects / "trained", tmp_path / "mine")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     command = [*torchrun, "-m", "tests.align.command_ranks", "align", str(project)]
@@ -170,7 +172,7 @@ def test_torchrun_starts_the_command_again_after_a_rank_was_lost(projects: Path,
 
 
 def test_an_interrupt_ends_all_ranks_with_one_message(heedful: Heedful, projects: Path, tmp_path: Path) -> None:
-    (code, said), other = heedful("align", copied(projects / "labeled", tmp_path / "mine"), trouble="interrupt")
+    (code, said), other = heedful("align", copied(projects / "trained", tmp_path / "mine"), trouble="interrupt")
     assert (code, other) == (130, (130, ""))
     assert said.count("interrupted: run the same command again") == 1
 
@@ -205,8 +207,7 @@ def test_mistakes_of_the_user_are_told_once(heedful: Heedful, projects: Path, tm
         (code, said), other = heedful(*arguments)
         assert (code, other) == (2, (2, "")), said
         assert message in said
-    file = project / "heedful.toml"
-    file.write_text(file.read_text().replace("[sft]\n", "[sft]\nlora_rank = 2\n"))
+    set_config(project, "\n[sft]\nepochs", "\n[sft]\nlora_rank = 2\nepochs")
     (code, said), other = heedful("align", project)
     assert (code, other) == (2, (2, ""))
     assert said.count("adapters (LoRA) cannot be trained under torchrun yet") == 1
@@ -224,7 +225,7 @@ def test_pretraining_on_two_ranks_gives_the_losses_of_one(heedful: Heedful, proj
         losses.append([row["loss"] for row in read_rows(output / "metrics.jsonl") if "loss" in row])
         assert (output / "model" / "tokenizer.json").is_file()
     assert len(losses[0]) == 10
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)  # the command's precision is bfloat16
 
 
 def test_rank_0_may_work_longer_than_a_collective_waits(processes: Any, tmp_path: Path) -> None:
