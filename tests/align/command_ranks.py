@@ -48,12 +48,12 @@ def work(arguments: list[str], said: str, rank: int, size: int, port: int, troub
         os._exit(code)
 
 
-def at_step(title: str, step: int, what: Callable[[], Any]) -> None:
+def at_step(title: str, at: int, what: Callable[[], Any]) -> None:
     log = Run.log
 
-    def logging(self: Run, at: int, metrics: Any) -> None:
-        log(self, at, metrics)
-        if (self.title, at) == (title, step):
+    def logging(self: Run, step: int, metrics: Any) -> None:
+        log(self, step, metrics)
+        if (self.title, step) == (title, at):
             what()
 
     Run.log = logging

@@ -78,7 +78,8 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts, demonstrations = rows()
     run("init", project, "--base-model", base)
     with (project / "heedful.toml").open("a") as file:
-        file.write(SMALL.replace("epochs = 2\n", "epochs = 2\nresidual_dropout = 0.0\n"))  # each rank has its own random numbers
+        # Without dropout: each rank has its own random numbers for it.
+        file.write(SMALL.replace("epochs = 2\n", "epochs = 2\nresidual_dropout = 0.0\n"))
     write_pretraining_text(project)
     run("import", "heedful", write_rows(folder / "prompts.jsonl", prompts), "--project", project)
     run("import", "heedful", write_rows(folder / "answers.jsonl", demonstrations), "--project", project)
@@ -142,7 +143,7 @@ def test_two_ranks_come_to_the_results_of_one(heedful: Heedful, projects: Path, 
     assert "2 ranks" in json.loads((project / "timings.json").read_text())["machine"]
     before = (project / "results.json").read_bytes()
     (code, said), other = heedful("align", project)
-    assert said.count("done before") == 9
+    assert said.count("done before") == 8
     assert (code, other) == (0, (0, ""))
     assert (project / "results.json").read_bytes() == before
 

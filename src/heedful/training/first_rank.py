@@ -13,7 +13,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store  # pyright: ignore[reportPrivateUsage]
@@ -37,7 +37,7 @@ def by_first_rank(action: Callable[[], T]) -> T:
     store, key = _store(), f"done {next(_turns)}"
     if here.leads:
         value = action()
-        store.set(key, pickle.dumps(value))
+        cast(Any, store).set(key, pickle.dumps(value))  # bytes too, whatever its annotation says
         return value
     _wait_for(store, key)
     return pickle.loads(store.get(key))
@@ -50,7 +50,7 @@ def meet() -> None:
         return
     store, key = _store(), f"met {next(_turns)}"
     if store.add(f"{key}: ranks", 1) == here.size:
-        store.set(key, b"")
+        store.set(key, "")
     _wait_for(store, key)
 
 
@@ -83,7 +83,7 @@ def ended(exit_code: int) -> None:
     try:
         store, until = _store(), time.monotonic() + PATIENCE_SECONDS / 2
         if not here.leads:
-            store.set(f"rank {here.rank} knows", b"")
+            store.set(f"rank {here.rank} knows", "")
             return
         store.set(_ENDED, str(exit_code))
         others = [f"rank {rank} knows" for rank in range(1, here.size)]
