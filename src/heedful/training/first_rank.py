@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store  # pyright: ignore[reportPrivateUsage]
+from torch.distributed.distributed_c10d import _get_default_store
 
 from heedful.training.distributed import world
 
