@@ -7,8 +7,11 @@ import inspect
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union
 
@@ -510,19 +513,38 @@ Verb = Align | Init | Status | Import | Prompts | Export | Web | Store | Report 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb. Exits with 2 for the user's mistakes, 1 for failures, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not _under_torchrun():
+        _main(arguments, leads=True)
+        return
+    from heedful.training.distributed import world
+    from heedful.training.first_rank import ended, speaks
+
+    try:
+        try:
+            leads = world().leads
+        except HeedfulError as error:
+            _complain(str(error), error.exit_code)
+        _main(arguments, leads=leads)
+        ended(0)
+    except SystemExit as stop:
+        ended(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
+        raise
+    except Exception:  # a mistake in Heedful
+        if speaks():
+            traceback.print_exc()
+        ended(HeedfulError.exit_code)
+        raise SystemExit(HeedfulError.exit_code) from None
+
+
+def _main(arguments: list[str], *, leads: bool) -> None:
     if arguments in (["--version"], ["version"]):
-        print(f"heedful {__version__}")
+        if leads:
+            print(f"heedful {__version__}")
         return
     try:
-        verb = tyro.cli(
-            _verbs(in_full=arguments[:1] not in ([], ["-h"], ["--help"])),
-            prog="heedful",
-            description=DESCRIPTION,
-            args=arguments or ["--help"],
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-        )
-        console = Console(stderr=True)
-        _refuse_torchrun()
+        verb = _parsed(arguments, leads=leads)
+        console = Console(stderr=True, quiet=not leads)
+        _refuse_torchrun(verb)
         _RUN[type(verb)](verb, console)
         sys.stdout.flush()  # so that a closed pipe is noticed here, not when Python ends
     except HeedfulError as error:
@@ -540,14 +562,43 @@ def main(arguments: list[str] | None = None) -> None:
         _complain("interrupted: run the same command again, it continues from the last checkpoint", INTERRUPTED)
 
 
-def _refuse_torchrun() -> None:
+def _parsed(arguments: list[str], *, leads: bool) -> Any:
+    """The verb. Exits with its help, or with what is wrong with the arguments; of torchrun's ranks one alone says it."""
+
+    def parse() -> Any:
+        return tyro.cli(
+            _verbs(in_full=arguments[:1] not in ([], ["-h"], ["--help"])),
+            prog="heedful",
+            description=DESCRIPTION,
+            args=arguments or ["--help"],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+
+    if leads:
+        return parse()
+    from heedful.training.first_rank import speaks
+
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            return parse()
+    except SystemExit:
+        speaks()  # torchrun ends all ranks as soon as one has ended: rank 0 must have spoken
+        raise
+
+
+def _under_torchrun() -> bool:
+    """Whether this is one of several processes that torchrun has started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _refuse_torchrun(verb: Any) -> None:
     """A command that several processes run at the same time would write each file several times."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _under_torchrun() and not isinstance(verb, Align | Pretrain):
         raise UserError(
-            "the heedful command works in one process",
-            expected="one process",
+            f"heedful {type(verb).__name__.lower()} works in one process",
+            expected="one process (align and pretrain work in several)",
             got=f"{os.environ['WORLD_SIZE']} processes of torchrun",
-            next_step="call the training step from a program of your own: docs/distributed.md has one",
+            next_step="start it without torchrun",
         )
 
 
@@ -580,6 +631,13 @@ def _say(console: Console, message: str) -> None:
 
 
 def _complain(message: str, exit_code: int) -> NoReturn:
+    if _under_torchrun():
+        from heedful.training.first_rank import speaks
+
+        if not speaks():
+            raise SystemExit(exit_code) from None
+        if os.environ["RANK"] != "0":
+            message = f"rank {os.environ['RANK']}: {message}"
     console = Console(stderr=True)
     if exit_code != INTERRUPTED:
         console.print("error:", style="bold red", end=" ")
@@ -603,8 +661,9 @@ def _align(verb: Align, console: Console) -> None:
 
 def _miniature(verb: Align, console: Console) -> Project:
     from heedful.miniature.project import miniature_project
+    from heedful.training.first_rank import by_first_rank
 
-    return miniature_project(MINIATURE_FOLDER, seed=verb.seed)
+    return by_first_rank(lambda: miniature_project(MINIATURE_FOLDER, seed=verb.seed))
 
 
 def _init(verb: Init, console: Console) -> None:

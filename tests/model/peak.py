@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from tests.plan.measured import resident
@@ -53,9 +53,11 @@ def make(folder: Path) -> dict[str, int]:
 
 
 def load(folder: Path, precision: Precision) -> dict[str, int]:
-    import peft  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import peft  # noqa: F401
 
-    add_adapter(cast(PreTrainedModel, LlamaForCausalLM(LlamaConfig(**SMALL))), RANK, "bfloat16")  # imports what it needs
+    add_adapter(
+        cast(PreTrainedModel, LlamaForCausalLM(LlamaConfig(**cast("dict[str, Any]", SMALL)))), RANK, "bfloat16"
+    )  # imports what it needs
     before, most, loaded = resident("RssAnon"), [0], threading.Event()
 
     def watch() -> None:

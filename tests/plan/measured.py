@@ -77,7 +77,7 @@ def run_ppo(model: PreTrainedModel, config: PPOConfig, folder: Path) -> None:
 
     rng = np.random.default_rng(0)
     if config.lora_rank:
-        model.to(torch.bfloat16)  # as it is loaded: there is no float32 base
+        model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType]  # as it is loaded: there is no float32 base
     reward = scalar_model_from_causal(model, pad_token_id=None, eos_token_id=END)
     prompts = [rng.integers(1, 60, LENGTH // 2).tolist() for _ in range(config.batch_size)]
     train_ppo(model, reward, tiny_tokenizer(), prompts, config, folder, console=Console(file=StringIO()))

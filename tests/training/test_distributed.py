@@ -18,7 +18,6 @@ from tests.training import ranks
 from tests.training.killed import EXAMPLES
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from heedful.cli import main
 from heedful.errors import ConfigError
 from heedful.model import load_scalar_model
 from heedful.training import distributed
@@ -176,17 +175,6 @@ def test_restarts_on_several_machines_need_a_new_store_each_time(monkeypatch: py
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
         distributed.world()
-
-
-def test_the_command_works_in_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
-    with pytest.raises(SystemExit) as ended:
-        main(["status", str(tmp_path)])
-    assert ended.value.code == 2
-    assert "the heedful command works in one process" in capsys.readouterr().err
 
 
 def test_adapters_are_refused(processes: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,12 @@ from rich.console import Console
 
 from heedful.align import evaluation, pipeline
 from heedful.align.evaluation import Contender
+from heedful.align.models import device
 from heedful.align.prefixes import candidate_prefixes
 from heedful.align.processes import cores, peak_memory
 from heedful.align.settings import Setting, resolved_preset
 from heedful.align.stages import Job, Stage, Stages, digest_of_files
+from heedful.errors import ConfigError
 from heedful.evaluate.report import write_report
 from heedful.evaluate.results import Timings, save_results, save_timings
 from heedful.miniature.benchmarks import benchmarks
@@ -26,20 +29,26 @@ from heedful.miniature.project import WORLD_SEED, write_miniature_data
 from heedful.miniature.tasks import few_shot_prefixes
 from heedful.miniature.world import World
 from heedful.model import generator, keep_large_temporaries
+from heedful.presets import Preset
+from heedful.status import in_the_browser
 from heedful.store.files import Records, read_jsonl
 from heedful.store.lock import alone_in
 from heedful.store.project import Project
+from heedful.training.distributed import across_ranks, everyone, world
+from heedful.training.first_rank import by_first_rank
 
 BENCHMARK_SEED = 21
 
 
+@across_ranks
 def align(project: Project, console: Console) -> Path | None:
     """Run every stage that the data allows; returns the report, or None where people have to label first (it says what).
 
     Raises UserError for what the user must mend (BusyError where another process is at work in the project), NumericalError,
-    StorageError. Interrupted at any point, it continues when called again.
+    StorageError. Interrupted at any point, it continues when called again. Under ``torchrun`` all ranks call it, each with the
+    same project; all but rank 0 with a quiet console.
     """
-    with alone_in(project.runs):
+    with alone_in(project.runs) if world().leads else nullcontext():
         return _align(project, console)
 
 
@@ -51,11 +60,12 @@ def _align(project: Project, console: Console) -> Path | None:
     simulated = project.labelers == "simulated"
     data: Stage | None = None
     if simulated:
-        data = stages.run("data", {"seed": project.seed}, lambda _: write_miniature_data(project.data, seed=project.seed))
+        data = stages.run("data", {"seed": project.seed}, lambda _: _write_data(project))
     records = Records.load(project.data)
     reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)
     setting = project_setting(project, base_model, small_model, reward_start, records)
     preset = setting.preset
+    _refuse_adapters(preset)
     if not records.demonstrations:
         _missing(
             console,
@@ -67,14 +77,14 @@ def _align(project: Project, console: Console) -> Path | None:
 
     sources = [*records.prompts.values(), *records.demonstrations.values()]
     inputs = {
-        "base": digest_of_files(base_model),
+        "base": _digest(base_model),
         "data": data.fingerprint if data else pipeline.digest_of_records(sources),
-        "text": digest_of_files(project.pretraining_text) if project.pretraining_text.exists() else None,
+        "text": _digest(project.pretraining_text) if project.pretraining_text.exists() else None,
     }
     supervised = {key: inputs[key] for key in ("base", "data")}
     sft = stages.run("sft", {**supervised, "config": preset.sft}, lambda f: pipeline.sft(setting, records, f, console))
 
-    processes = min(project.processes, cores()) if pipeline.device().type == "cpu" else 1
+    processes = min(project.processes, cores()) if device().type == "cpu" and world().size == 1 else 1
     starts = {"": base_model} if small_model is None else {"": base_model, "_small": small_model}
     initial_policies = [_initial_policy(setting, records, start, suffix, inputs) for suffix, start in starts.items()]
     initial: list[Stage] = []
@@ -95,7 +105,7 @@ def _align(project: Project, console: Console) -> Path | None:
                 console,
                 "rankings",
                 f"{len(list(read_jsonl(tasks))):,} ranking tasks wait in {tasks}: fill in ranks and labeler of each, then "
-                f"`heedful import heedful {tasks} --project {project.folder}`",
+                f"`heedful import heedful {tasks} --project {project.folder}`; {in_the_browser(project.folder)}",
             )
             return None
     else:
@@ -105,7 +115,7 @@ def _align(project: Project, console: Console) -> Path | None:
         name="reward",
         inputs={
             "sft": sft.fingerprint,
-            "start": None if reward_start is None else digest_of_files(reward_start),
+            "start": None if reward_start is None else _digest(reward_start),
             "rankings": ranked,
             "config": preset.reward,
         },
@@ -161,17 +171,22 @@ def _align(project: Project, console: Console) -> Path | None:
         runs=runs,
     )
     timings = _timings(stages)
-    save_results(project.folder / "results.json", results)
-    save_timings(project.folder / "timings.json", timings)
     report = project.folder / "report.html"
-    write_report(results, timings, report)
+
+    def save() -> None:
+        save_results(project.folder / "results.json", results)
+        save_timings(project.folder / "timings.json", timings)
+        write_report(results, timings, report)
+
+    by_first_rank(save)
     if setting.labelers is None and "preference" not in results:
         tasks = project.tasks / "evaluation.jsonl"
         _missing(
             console,
             "evaluation by people",
             f"tasks for labelers who ranked nothing for training wait in {tasks}: fill in ranks and labeler, then "
-            f"`heedful import heedful {tasks} --project {project.folder}`; the report goes without win rates until then",
+            f"`heedful import heedful {tasks} --project {project.folder}`; {in_the_browser(project.folder)}; "
+            "the report goes without win rates until then",
         )
     return report
 
@@ -202,7 +217,7 @@ def _initial_policy(setting: Setting, records: Records, start: Path, suffix: str
     name = f"initial_policy{suffix}"
     return Job(
         name=name,
-        inputs={**inputs, "base": digest_of_files(start), "config": setting.preset.initial_policy},
+        inputs={**inputs, "base": _digest(start), "config": setting.preset.initial_policy},
         action=partial(pipeline.initial_policy, setting, pipeline.without_labels(records), start, title=name),
     )
 
@@ -233,15 +248,37 @@ def _policy(
     )
 
 
+def _digest(path: Path) -> str:
+    return by_first_rank(lambda: digest_of_files(path))  # a base model is read once, not by every rank
+
+
+def _refuse_adapters(preset: Preset) -> None:
+    """Before hours of training: :func:`heedful.training.sharding.shard` would refuse them only then."""
+    adapted = [name for name in ("sft", "initial_policy", "reward", "ppo") if getattr(preset, name).lora_rank]
+    if world().size > 1 and adapted:
+        raise ConfigError(
+            "adapters (LoRA) cannot be trained under torchrun yet",
+            expected="lora_rank = 0, or one process",
+            got=f"lora_rank > 0 in [{'], ['.join(adapted)}] on {world().size} ranks",
+            next_step="set lora_rank = 0, or start without torchrun",
+        )
+
+
 def _missing(console: Console, what: str, detail: str) -> None:
     console.print(f"waiting for {what}:", style="bold yellow", end=" ")
     console.print(detail, markup=False, highlight=False, soft_wrap=True)
 
 
+def _write_data(project: Project) -> None:
+    if world().leads:
+        write_miniature_data(project.data, seed=project.seed)
+
+
 def _timings(stages: Stages) -> Timings:
+    ranks = f", {world().size} ranks" if world().size > 1 else ""
     return {
         "stages": [{"stage": s.name, "seconds": round(s.seconds, 2)} for s in stages.done],
         "total_seconds": round(sum(s.seconds for s in stages.done), 2),
-        "peak_memory_bytes": max(peak_memory(), stages.most_memory),
-        "machine": f"{platform.system()} {platform.machine()}, {cores()} cores, torch {torch.__version__}",
+        "peak_memory_bytes": max(sum(everyone(peak_memory())), stages.most_memory),
+        "machine": f"{platform.system()} {platform.machine()}, {cores()} cores{ranks}, torch {torch.__version__}",
     }

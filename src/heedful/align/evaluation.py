@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from heedful.align.pipeline import answer_with_prefix, prompts_of, write_json
 from heedful.align.settings import Setting
 from heedful.align.tasks import blinded, write_tasks
 from heedful.errors import DataError
-from heedful.evaluate.benchmarks import benchmark_result, score_items
+from heedful.evaluate.benchmarks import Benchmark, benchmark_result, score_items
 from heedful.evaluate.preference import judgements_from_rankings, preference_section, ratings_section
 from heedful.evaluate.results import AlignmentTax, Curves, Model, Results, RewardModel, Transcript, as_estimate
 from heedful.evaluate.results import Benchmark as BenchmarkResult
@@ -31,6 +31,8 @@ from heedful.statistics import (
 )
 from heedful.store.files import Records, read_jsonl, record_from_json, record_to_json, write_jsonl
 from heedful.training.data import encode_rankings
+from heedful.training.distributed import in_order, world
+from heedful.training.first_rank import meet
 from heedful.training.reward import score_rankings
 
 BASELINE = "sft"
@@ -102,8 +104,8 @@ def evaluate(
                 engine=setting.project.engine,
                 console=console,
             )
-            for benchmark in setting.benchmarks:
-                item_scores[benchmark.name].append((contender.name, score_items(model, tokenizer, benchmark)))
+            for benchmark, scores in zip(setting.benchmarks, _scores(model, tokenizer, setting.benchmarks), strict=True):
+                item_scores[benchmark.name].append((contender.name, scores))
         else:
             responses += answer_with_prefix(setting, model, tokenizer, prompts, contender.prefix, contender.name, console)
         size = sum(p.numel() for p in model.parameters())
@@ -117,6 +119,8 @@ def evaluate(
         responses,
         max_response_tokens=limits.max_response_tokens,
     )
+    if not world().leads:
+        return
     of_prompt: dict[str, list[Response]] = {}
     for response in responses:
         of_prompt.setdefault(response.prompt_id, []).append(response)
@@ -139,6 +143,14 @@ def evaluate(
             ratings += rated
     write_jsonl(folder / "rankings.jsonl", [record_to_json(r) for r in rankings])
     write_jsonl(folder / "ratings.jsonl", [record_to_json(r) for r in ratings])
+
+
+def _scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list[list[float]]:
+    """Each benchmark's item scores; under ``torchrun`` the benchmarks are dealt out to the ranks."""
+    here = world()
+    own = [(i, score_items(model, tokenizer, benchmarks[i])) for i in range(here.rank, len(benchmarks), here.size)]
+    meet()
+    return in_order(own)
 
 
 def reward_model_section(setting: Setting, records: Records, reward_folder: Path) -> RewardModel | None:

@@ -26,6 +26,8 @@ from heedful.model import (
 from heedful.records import Prompt, Response
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.data import encode, encode_prompts, encode_response
+from heedful.training.distributed import in_order, own_indices, world
+from heedful.training.first_rank import meet
 from heedful.training.reward import score
 from heedful.training.run import progress_line
 
@@ -42,20 +44,30 @@ def loading_precision(config: SFTConfig | RewardConfig | PPOConfig) -> Precision
     return config.precision if config.lora_rank else "float32"
 
 
+def placed_for_training(model: PreTrainedModel, where: torch.device | None = None) -> PreTrainedModel:
+    """The model on the device, or ``where``; under ``torchrun`` in main memory: the step moves each rank's shards."""
+    return model if world().size > 1 else model.to(where or device())  # pyright: ignore[reportArgumentType]
+
+
 def policy_for_training(
     folder: str | Path, precision: Precision = "float32", *, where: torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal model and its tokenizer, checked against each other; on the first GPU unless ``where`` says otherwise."""
-    tokenizer = load_tokenizer(folder)
-    model = load_causal_model(folder, precision)
-    check_tokenizer(model, tokenizer, folder)
-    return model.to(where or device()), tokenizer  # pyright: ignore[reportArgumentType]
+    model, tokenizer = _policy(folder, precision)
+    return placed_for_training(model, where), tokenizer
 
 
 def policy_for_inference(folder: str | Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The same in the compute type, without gradients."""
-    model, tokenizer = policy_for_training(folder, precision)
-    return frozen(model, precision), tokenizer
+    model, tokenizer = _policy(folder, precision)
+    return frozen(model.to(device()), precision), tokenizer  # pyright: ignore[reportArgumentType]
+
+
+def _policy(folder: str | Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer = load_tokenizer(folder)
+    model = load_causal_model(folder, precision)
+    check_tokenizer(model, tokenizer, folder)
+    return model, tokenizer
 
 
 def reward_model_for_inference(folder: str | Path, precision: Precision) -> PreTrainedModel:
@@ -81,7 +93,8 @@ def answer(
     """One response to each prompt, in order; ``ids`` become the responses' ids.
 
     texts: what the model is given where that is not the prompt's own text (a few-shot prefix in front). Each request's random
-    numbers depend on the seed and its id only. Raises DataError where a prompt is over the limit.
+    numbers depend on the seed and its id only. Under ``torchrun`` each rank answers a part of them, and all get all answers.
+    Raises DataError where a prompt is over the limit.
     """
     given = [p.text for p in prompts] if texts is None else list(texts)
     tokens = encode(tokenizer, given, beginning=True)
@@ -99,10 +112,20 @@ def answer(
     assert isinstance(end, int)
     sampling = Sampling(max_tokens=max_response_tokens, temperature=temperature, stop_token=end)
     seeds = [request_seeds(seed, stream=f"answer {identifier}", count=1)[0] for identifier in ids]
-    with progress_line(f"{name} answers", len(prompts), unit="prompts", console=console) as progress:
-        generations = generator(engine)(
-            model, tokens, sampling, seeds, batch_size=GENERATION_BATCH, advance=progress.advance, tokenizer=tokenizer
+    mine = own_indices([len(row) for row in tokens])
+    unit = "prompts" if world().size == 1 else "prompts of rank 0's part"
+    with progress_line(f"{name} answers", len(mine), unit=unit, console=console) as progress:
+        own = generator(engine)(
+            model,
+            [tokens[i] for i in mine],
+            sampling,
+            [seeds[i] for i in mine],
+            batch_size=GENERATION_BATCH,
+            advance=progress.advance,
+            tokenizer=tokenizer,
         )
+    meet()  # one rank's answers may take longer than a collective would wait
+    generations = in_order(zip(mine, own, strict=True))
     decoded = tokenizer.batch_decode([g.tokens for g in generations], skip_special_tokens=True)
     return [
         Response(id=identifier, prompt_id=prompt.id, text=str(text), model=name, finished=generation.finished)

@@ -1,6 +1,7 @@
 """The stages in a row, as the paper's figure 2 has them: demonstrations, rankings, reward model, PPO, evaluation.
 
-Each function here is one stage: it reads what earlier stages left on disk and writes to the folder that it is given.
+Each function here is one stage: it reads what earlier stages left on disk and writes to the folder that it is given. Under
+``torchrun`` all ranks are in it: they train and answer together, and rank 0 writes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from heedful.align.models import (
     device,
     loading_precision,
     mean_reward,
+    placed_for_training,
     policy_for_inference,
     policy_for_training,
     prompts_within,
@@ -63,6 +65,7 @@ from heedful.training.data import (
     encode_rankings,
     read_documents,
 )
+from heedful.training.distributed import world
 from heedful.training.ppo import train_ppo
 from heedful.training.reward import train_reward
 from heedful.training.sft import candidates_in, lowest_losses, train_sft
@@ -116,8 +119,9 @@ def trained_before(folder: Path, title: str, console: Console) -> bool:
     """
     if not (folder / "model").is_dir():
         return False
-    remove_leftovers(folder)
-    remove_checkpoints(folder / CHECKPOINTS)
+    if world().leads:
+        remove_leftovers(folder)
+        remove_checkpoints(folder / CHECKPOINTS)
     console.print(f"{title}: its model is there already, nothing to train", highlight=False)
     return True
 
@@ -163,6 +167,8 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
         for (prompt, i), response in zip(mine, answers, strict=True):
             written[prompt.id, i] = response
     responses = [written[prompt.id, i] for prompt, i in wanted]
+    if not world().leads:
+        return
     if setting.labelers is None:
         responses = blinded(responses, folder.name, setting.seed)
         write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
@@ -285,7 +291,7 @@ def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, c
     demonstrated = demonstrations_of(records, "valid") or demonstrations_of(records, "train")
     demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, **limits)[0] if demonstrated else []
     train_reward(
-        model.to(device()),  # pyright: ignore[reportArgumentType]
+        placed_for_training(model),
         tokenizer,
         rankings,
         config,
@@ -397,9 +403,9 @@ def ppo(
     if trained_before(folder, title, console):
         return
     # Two bases that are one are found to be so in main memory: the GPU has to hold one only.
-    where = torch.device("cpu") if config.lora_rank else device()
+    where = torch.device("cpu") if config.lora_rank else None
     policy, tokenizer = policy_for_training(policy_folder, loading_precision(config), where=where)
-    reward_model = load_scalar_model(reward_folder / "model", loading_precision(config)).to(where)  # pyright: ignore[reportArgumentType]
+    reward_model = placed_for_training(load_scalar_model(reward_folder / "model", loading_precision(config)), where)
     prompts = prompts_of(records, "train", demonstrated=False) or prompts_of(records, "train")
     _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
     console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
@@ -496,5 +502,6 @@ def _choice_prompts(setting: Setting, records: Records, model: Path, console: Co
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, indented. Raises StorageError."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON value, indented; under ``torchrun`` rank 0 does. Raises StorageError."""
+    if world().leads:
+        write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -10,12 +10,15 @@ from heedful.errors import DataError
 from heedful.model import keep_large_temporaries, new_gpt2, train_tokenizer
 from heedful.training.config import PretrainConfig
 from heedful.training.data import encode_documents, read_documents
+from heedful.training.distributed import across_ranks
+from heedful.training.first_rank import by_first_rank
 from heedful.training.pretrain import train_pretrain
 
 VALIDATION_EVERY = 50
 """Every so many-th document is kept out of training to measure the loss on."""
 
 
+@across_ranks
 def pretrain_from_text(
     text: Path, output: Path, config: PretrainConfig, *, layers: int, width: int, heads: int, vocabulary: int, console: Console
 ) -> Path:
@@ -28,7 +31,7 @@ def pretrain_from_text(
         )
     train = [d for i, d in enumerate(documents) if i % VALIDATION_EVERY != VALIDATION_EVERY - 1]
     validation = documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
-    tokenizer = train_tokenizer(train, vocabulary_size=vocabulary, context_length=config.context_length)
+    tokenizer = by_first_rank(lambda: train_tokenizer(train, vocabulary_size=vocabulary, context_length=config.context_length))
     encoded = encode_documents(tokenizer, train)
     model = new_gpt2(tokenizer, layers=layers, width=width, heads=heads, context_length=config.context_length, seed=config.seed)
     console.print(

@@ -20,6 +20,8 @@ from heedful.align.processes import Cost, run_in_processes
 from heedful.errors import StorageError
 from heedful.store.files import write_atomically
 from heedful.store.runs import STAGE_FILE, stage_folders, stage_state
+from heedful.training.distributed import world
+from heedful.training.first_rank import by_first_rank, meet
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,11 @@ class Stages:
         """Do ``action(folder)`` unless it was done for the same ``inputs``.
 
         inputs: JSON-able; fingerprints of earlier stages are among them. An unfinished folder of the same inputs is given to
-        ``action`` again: the training steps continue from their checkpoints.
+        ``action`` again: the training steps continue from their checkpoints. Under ``torchrun`` all ranks do the action, and
+        rank 0 keeps the books.
         """
-        fingerprint = _stage_fingerprint(name, inputs)
-        folder, state = self._folder(name, fingerprint)
+        # Under torchrun rank 0 decides: its clock, its files' times of change, its view of the disk.
+        fingerprint, folder, state = by_first_rank(lambda: self._found(name, inputs))
         if state.get("done"):
             return self._done_before(name, folder, fingerprint, state)
         self.console.rule(f"[bold]{name}")
@@ -69,7 +72,8 @@ class Stages:
         except BaseException:
             begun.leave(time.monotonic() - start)
             raise
-        stage = begun.end(time.monotonic() - start)
+        meet()
+        stage = by_first_rank(lambda: begun.end(time.monotonic() - start))
         self.console.print(f"[dim]{name}: {stage.seconds:.1f} s[/dim]", highlight=False)
         self.done.append(stage)
         return stage
@@ -127,6 +131,10 @@ class Stages:
         self.done.append(stage)
         return stage
 
+    def _found(self, name: str, inputs: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]]:
+        fingerprint = _stage_fingerprint(name, inputs)
+        return fingerprint, *self._folder(name, fingerprint)
+
     def _folder(self, name: str, fingerprint: str) -> tuple[Path, dict[str, Any]]:
         """The stage's newest folder with this fingerprint, or the next free one."""
         numbered = stage_folders(self.runs, name)
@@ -165,6 +173,8 @@ class _Begun:
             self._write(done=False, seconds=seconds)
 
     def _write(self, *, done: bool, seconds: float) -> None:
+        if not world().leads:
+            return
         state = {**self.row, "done": done, "seconds": self.spent + seconds}
         write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=_plain))
 
