@@ -95,8 +95,13 @@ def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
 
 def show_people(visit: Visiting) -> Response:
     """Who answered how much, how fast, what they skipped and why; pseudonyms only."""
-    with visit.database.read() as connection:
-        return visit.page("console/people.html", people=progress.people(connection), now=time.time(), reasons=SKIP_REASONS)
+
+    def compute() -> list[progress.Labeler]:
+        with visit.database.read() as connection:
+            return progress.people(connection)
+
+    kept = kept_of(visit).get("people", compute)
+    return visit.page("console/people.html", people=kept.value, at=kept.at, now=time.time(), reasons=SKIP_REASONS)
 
 
 def show_questions(visit: Visiting) -> Response:
