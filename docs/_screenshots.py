@@ -37,28 +37,14 @@ FOLDER = Path(__file__).parent / "_static" / "screenshots"
 WIDTH, HEIGHT = 1366, 900
 MOST_BYTES = 150_000
 ADMIN, RESEARCHER, LABELER = 1, 2, 4
+# fmt: off
 NAMES = [
-    "Ada Okafor",
-    "Rex Lindqvist",
-    "Mina Sato",
-    "Olga Novak",
-    "Sam Hill",
-    "Priya Nair",
-    "Jonas Weber",
-    "Leila Haddad",
-    "Tom Baker",
-    "Ines Costa",
-    "Yusuf Demir",
-    "Clara Rossi",
-    "Ben Adams",
-    "Nadia Petrova",
-    "Luis Ortega",
-    "Emma Virtanen",
-    "Kofi Mensah",
-    "Hana Kim",
-    "Pavel Dvorak",
-    "Sofia Andersson",
+    "Ada Okafor", "Rex Lindqvist", "Mina Sato", "Olga Novak", "Sam Hill",
+    "Priya Nair", "Jonas Weber", "Leila Haddad", "Tom Baker", "Ines Costa",
+    "Yusuf Demir", "Clara Rossi", "Ben Adams", "Nadia Petrova", "Luis Ortega",
+    "Emma Virtanen", "Kofi Mensah", "Hana Kim", "Pavel Dvorak", "Sofia Andersson",
 ]
+# fmt: on
 PROMPTS = (
     "Explain to a ten-year-old why the sky is blue.",
     "Write a short poem about a lighthouse keeper who is afraid of the sea.",
@@ -85,6 +71,8 @@ SKY = (
     "Good question! Ask your teacher.",
     "The sky is blue. It has always been blue. Many things are blue, such as the sky.",
 )
+JUDGED = ((6, 2), (2, 4), (7, 1), (4, 3), (6, 2), (1, 5), (1, 5))
+"""Overall quality and group of each."""
 DEMONSTRATION = (
     "Sunlight looks white, but it is a mix of all the colors of the rainbow. When it meets the air, the tiny bits of air "
     "bounce the blue light around much more than the red.\n\nSo blue light reaches your eyes from every side of the sky, "
@@ -187,9 +175,10 @@ def _write(page: Any) -> None:
 
 
 def _rank(page: Any) -> None:
-    for letter, rating in zip("ABCDEFG", (7, 3, 6, 4, 2, 6, 2), strict=True):
+    for box in page.locator("[data-output]").all():
+        letter = box.get_attribute("data-output")
+        rating, place = JUDGED[SKY.index(box.text_content())]
         page.locator(f"input[name='{letter}.overall'][value='{rating}']").check(force=True)
-    for letter, place in zip("ABCDEFG", (1, 4, 2, 3, 5, 2, 5), strict=True):
         page.locator(f"select[name='{letter}.group']").select_option(str(place))
     _saved(page)
     page.evaluate("document.querySelector('.outputs').scrollTo(0, 0); window.scrollTo(0, 0)")
