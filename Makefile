@@ -6,12 +6,12 @@ PYTHON ?= python3
 PROJECT ?=
 PYTEST ?=
 BENCH ?=
-EXTRAS := train,eval,prompts,lora,tensorboard,dev
+EXTRAS := train,eval,prompts,postgres,lora,tensorboard,dev
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help align test check lint types layers bench docs clean
+.PHONY: help align test check lint types layers bench docs screenshots clean
 
 help: ## Show this list
 	@echo "Heedful: make TARGET"
@@ -41,6 +41,9 @@ bench: $(READY) ## Run the benchmarks against TRL and transformers (hours), or B
 
 docs: $(READY) ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+screenshots: $(READY) ## Take the documentation's pictures of the labeling application anew (needs Chromium)
+	$(BIN)/python docs/_screenshots.py
 
 clean: ## Remove caches and built files; .venv, runs and projects stay
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache docs/_build build dist

@@ -36,10 +36,15 @@ from heedful.store.tables import person, prompt, response  # noqa: E402
 FOLDER = Path(__file__).parent / "_static" / "screenshots"
 WIDTH, HEIGHT = 1366, 900
 MOST_BYTES = 150_000
-NAMES = (
-    "Ada Okafor,Rex Lindqvist,Mina Sato,Olga Novak,Sam Hill,Priya Nair,Jonas Weber,Leila Haddad,Tom Baker,Ines Costa,Yusuf Demir,"
-    "Clara Rossi,Ben Adams,Nadia Petrova,Luis Ortega,Emma Virtanen,Kofi Mensah,Hana Kim,Pavel Dvorak,Sofia Andersson"
-).split(",")
+ADMIN, RESEARCHER, LABELER = 1, 2, 4
+# fmt: off
+NAMES = [
+    "Ada Okafor", "Rex Lindqvist", "Mina Sato", "Olga Novak", "Sam Hill",
+    "Priya Nair", "Jonas Weber", "Leila Haddad", "Tom Baker", "Ines Costa",
+    "Yusuf Demir", "Clara Rossi", "Ben Adams", "Nadia Petrova", "Luis Ortega",
+    "Emma Virtanen", "Kofi Mensah", "Hana Kim", "Pavel Dvorak", "Sofia Andersson",
+]
+# fmt: on
 PROMPTS = (
     "Explain to a ten-year-old why the sky is blue.",
     "Write a short poem about a lighthouse keeper who is afraid of the sea.",
@@ -55,8 +60,8 @@ PROMPTS = (
     "How do vaccines work? Answer in two sentences.",
 )
 SKY = (
-    "Sunlight looks white, but it is made of all colors. Air scatters the blue part the most, in every direction, so wherever you "
-    "look up, some blue light comes to your eyes.",
+    "Sunlight looks white, but it is made of all colors. Air scatters the blue part the most, in every direction, so wherever "
+    "you look up, some blue light comes to your eyes.",
     "The sky is blue because it reflects the ocean.",
     "Imagine sunlight as a bag of marbles of all colors. When they roll into the air, the blue ones bounce around the most. "
     "They bounce into your eyes from everywhere, so the sky looks blue!",
@@ -66,6 +71,8 @@ SKY = (
     "Good question! Ask your teacher.",
     "The sky is blue. It has always been blue. Many things are blue, such as the sky.",
 )
+JUDGED = ((6, 2), (2, 4), (7, 1), (4, 3), (6, 2), (1, 5), (1, 5))
+"""Overall quality and group of each."""
 DEMONSTRATION = (
     "Sunlight looks white, but it is a mix of all the colors of the rainbow. When it meets the air, the tiny bits of air "
     "bounce the blue light around much more than the red.\n\nSo blue light reaches your eyes from every side of the sky, "
@@ -110,15 +117,14 @@ def main() -> None:
                     _keep(name, page.screenshot(animations="disabled"))
                     context.close()
 
-                labeler, researcher, admin = 4, 2, 1
-                picture("home", labeler, "/")
-                picture("demonstration", labeler, f"/tasks/{demonstration}", _write)
-                picture("ranking", labeler, f"/tasks/{ranking}", _rank)
-                picture("order", labeler, f"/tasks/{ranking}", _show_order)
-                picture("console", researcher, "/console")
-                picture("agreement", researcher, "/console/agreement")
-                picture("explorer", researcher, "/console/data?kind=ranking")
-                picture("people", admin, "/admin/people")
+                picture("home", LABELER, "/")
+                picture("demonstration", LABELER, f"/tasks/{demonstration}", _write)
+                picture("ranking", LABELER, f"/tasks/{ranking}", _rank)
+                picture("order", LABELER, f"/tasks/{ranking}", _show_order)
+                picture("console", RESEARCHER, "/console")
+                picture("agreement", RESEARCHER, "/console/agreement")
+                picture("explorer", RESEARCHER, "/console/data?kind=ranking")
+                picture("people", ADMIN, "/admin/people")
                 browser.close()
         finally:
             server.terminate()
@@ -153,13 +159,13 @@ def _work(database: Database) -> tuple[int, int]:
         for kind, name, outputs in (("rank", "Comparisons, week 12", ids), ("demonstrate", "Open questions, week 12", [])):
             made = items.make_batch(connection, name=name, kind=kind, phase="training", overlap=1)  # type: ignore[arg-type]
             items.add_tasks(connection, made, [items.NewTask(prompt_id="sky", response_ids=outputs)])
-            view = queue.claim(connection, 4, kind=kind, batch_id=made)  # type: ignore[arg-type]
+            view = queue.claim(connection, LABELER, kind=kind, batch_id=made)  # type: ignore[arg-type]
             assert view is not None
             found.append(view.id)
             current = instructions.current(connection, kind, "training")  # type: ignore[arg-type]
             assert current is not None
-            instructions.acknowledge(connection, 4, current.id)
-        people.invite_to_join(connection, role="labeler", group="training", created_by=1)
+            instructions.acknowledge(connection, LABELER, current.id)
+        people.invite_to_join(connection, role="labeler", group="training", created_by=ADMIN)
     return found[0], found[1]
 
 
@@ -169,12 +175,13 @@ def _write(page: Any) -> None:
 
 
 def _rank(page: Any) -> None:
-    for letter, rating in zip("ABCDEFG", (7, 3, 6, 4, 2, 5, 2), strict=True):
+    for box in page.locator("[data-output]").all():
+        letter = box.get_attribute("data-output")
+        rating, place = JUDGED[SKY.index(box.text_content())]
         page.locator(f"input[name='{letter}.overall'][value='{rating}']").check(force=True)
-    for letter, place in zip("ABCDEF", (1, 4, 2, 3, 4, 2), strict=True):
         page.locator(f"select[name='{letter}.group']").select_option(str(place))
     _saved(page)
-    page.evaluate("window.scrollTo(0, 0)")
+    page.evaluate("document.querySelector('.outputs').scrollTo(0, 0); window.scrollTo(0, 0)")
 
 
 def _show_order(page: Any) -> None:
