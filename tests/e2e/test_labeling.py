@@ -170,8 +170,10 @@ def the_story(admin: Any, server: Server, chromium: Any, *, name: str, offline_s
         page.get_by_text("The server cannot be reached, so nothing was sent.").wait_for()
         assert page.url.startswith(address), "submitting without a network left the page"
         # Pages come back before drafts can be sent (not by route(): a page's last words, fetch with keepalive, pass it by).
-        page.evaluate("sessionStorage.setItem('cut', 'yes')")
-        page.context.add_init_script("if (sessionStorage.getItem('cut')) window.fetch = () => Promise.reject(new TypeError())")
+        cut = "window.fetch = () => Promise.reject(new TypeError())"
+        page.evaluate(f"() => {{ sessionStorage.setItem('cut', 'yes'); {cut}; }}")
+        # The browser's own error page has no storage.
+        page.context.add_init_script(f"try {{ if (sessionStorage.getItem('cut')) {cut}; }} catch {{}}")
         with suppress(Exception):  # the browser's own error page
             page.reload(timeout=5_000)
         page.context.set_offline(False)
