@@ -48,7 +48,7 @@ TABLES: Mapping[Kind, Table] = {
 PAGE = 25
 STEP = 5_000
 """Rows of an index that are looked at at a time."""
-BUDGET_SECONDS = 0.15
+BUDGET_SECONDS = 0.1
 """After so long no further step is begun."""
 SMALL_BATCH = 5_000
 """Tasks of a batch whose rows are found by the batch, and not by looking through everything."""
