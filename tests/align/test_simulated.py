@@ -42,7 +42,7 @@ def test_records_are_those_of_the_panel(tmp_path: Path) -> None:
             k = len(shown)
             assessments += [Assessment(ranking=r, ratings=rated[i * k : (i + 1) * k]) for i, r in enumerate(ranked)]
     (tmp_path / "labels.sqlite").write_text("what an interrupted run left")
-    stored = through_store(panel.groups, chosen, responses, assessments, tmp_path)
+    stored = list(through_store(panel.groups, chosen, responses, iter(assessments), tmp_path))
     assert [record_to_json(each.ranking) for each in stored] == [record_to_json(r) for r in rankings]
     again = [record_to_json(r) for each in stored for r in each.ratings]
     # As JSON lines they are the same to the byte: the order of keys, too.

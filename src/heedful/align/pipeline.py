@@ -7,7 +7,7 @@ Each function here is one stage: it reads what earlier stages left on disk and w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from heedful.align.models import (
     reward_model_for_inference,
 )
 from heedful.align.prefixes import cut_answer, with_prefix
-from heedful.align.settings import Setting
+from heedful.align.settings import Labelers, Setting
 from heedful.align.stages import fingerprint_of
 from heedful.align.tasks import blinded, write_tasks
 from heedful.errors import DataError
@@ -41,6 +41,7 @@ from heedful.model import (
     remove_leftovers,
     scalar_model_from_causal,
 )
+from heedful.presets import CollectConfig
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split
 from heedful.store.command import DATABASE_FILE
 from heedful.store.database import open_database
@@ -178,31 +179,45 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
     for response in responses:
         of_prompt.setdefault(response.prompt_id, []).append(response)
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
-    assessments: list[Assessment] = []
-    for prompt in chosen:
-        # Validation prompts are ranked by several labelers of both groups, to measure agreement.
-        several = config.agreement_labelers
+    labelers, rankings = setting.labelers, list[Any]()
+
+    def ratings() -> Iterator[Any]:
+        # One prompt after the other, through the store and onto the disk: all ratings at once are most of this stage's memory.
+        assessed = _assessed(labelers, config, chosen, of_prompt)
+        for each in through_store(labelers.groups, chosen, responses, assessed, folder):
+            rankings.append(record_to_json(each.ranking))
+            yield from (record_to_json(rating) for rating in each.ratings)
+
+    write_jsonl(folder / "ratings.jsonl", ratings())
+    write_jsonl(folder / "rankings.jsonl", rankings)
+    console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
+
+
+def _assessed(
+    labelers: Labelers, config: CollectConfig, prompts: Sequence[Prompt], of_prompt: Mapping[str, Sequence[Response]]
+) -> Iterator[Assessment]:
+    # Validation prompts are ranked by several labelers of both groups, to measure agreement.
+    several = config.agreement_labelers
+    for prompt in prompts:
+        shown = of_prompt[prompt.id]
         groups: dict[Group, int] = (
             {"training": config.labelers_per_prompt} if prompt.split == "train" else {"training": several, "held_out": several}
         )
         for group, number in groups.items():
-            ranked, rated = setting.labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
-            k = len(of_prompt[prompt.id])
-            assessments += [Assessment(ranking=r, ratings=rated[i * k : (i + 1) * k]) for i, r in enumerate(ranked)]
-    stored = through_store(setting.labelers.groups, chosen, responses, assessments, folder)
-    write_jsonl(folder / "ratings.jsonl", [record_to_json(rating) for each in stored for rating in each.ratings])
-    write_jsonl(folder / "rankings.jsonl", [record_to_json(each.ranking) for each in stored])
-    console.print(f"{len(stored):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
+            ranked, rated = labelers.assess(prompt, shown, group=group, labelers=number)
+            k = len(shown)
+            for i, ranking in enumerate(ranked):
+                yield Assessment(ranking=ranking, ratings=rated[i * k : (i + 1) * k])
 
 
 def through_store(
     groups: Mapping[str, Group],
     prompts: Sequence[Prompt],
     responses: Sequence[Response],
-    assessments: Sequence[Assessment],
+    assessments: Iterable[Assessment],
     folder: Path,
-) -> list[Assessment]:
-    """What simulated labelers said, recorded in the tables that people's answers go to, and read from there."""
+) -> Iterator[Assessment]:
+    """What simulated labelers say, recorded in the tables that people's answers go to, and then read from there."""
     file = folder / DATABASE_FILE
     for suffix in ("", "-wal", "-shm"):  # of a run that was interrupted
         file.with_name(file.name + suffix).unlink(missing_ok=True)
@@ -210,7 +225,7 @@ def through_store(
     try:
         record_assessments(database, assessments, name=folder.name, prompts=prompts, responses=responses, groups=groups)
         with database.read() as connection:
-            return list(recorded_assessments(connection))
+            yield from recorded_assessments(connection)
     finally:
         database.close()
 
