@@ -123,19 +123,31 @@ def _align(project: Project, console: Console) -> Path | None:
     )
     # Alone, but in a process that gives its memory back before the policies' processes need theirs.
     [reward] = stages.run_side_by_side([rewarding], processes=processes)
-    choice = stages.run(
-        "choose_sft",
-        {"sft": sft.fingerprint, "reward": reward.fingerprint, "config": preset.evaluate},
-        lambda f: pipeline.choose_sft(setting, records, sft.folder, reward.folder, f, console),
-    )
-    contenders = [Contender("base", base_model)]
-    prefix: Stage | None = None
-    if setting.prefixes:
-        prefix = stages.run(
-            "choose_prefix",
-            {**supervised, "reward": reward.fingerprint, "config": preset.evaluate, "prefixes": setting.prefixes},
-            lambda f: pipeline.choose_prefix(setting, records, reward.folder, f, console),
+    answering = pipeline.without_labels(records)
+    choosing = [
+        Job(
+            name="choose_sft",
+            inputs={"sft": sft.fingerprint, "reward": reward.fingerprint, "config": preset.evaluate},
+            action=partial(pipeline.choose_sft, setting, answering, sft.folder, reward.folder),
         )
+    ]
+    if setting.prefixes:
+        choosing.append(
+            Job(
+                name="choose_prefix",
+                inputs={
+                    **supervised,
+                    "reward": reward.fingerprint,
+                    "config": preset.evaluate,
+                    "prefixes": setting.prefixes,
+                },
+                action=partial(pipeline.choose_prefix, setting, answering, reward.folder),
+            )
+        )
+    choice, *prefixes = stages.run_side_by_side(choosing, processes=processes)
+    prefix = prefixes[0] if prefixes else None
+    contenders = [Contender("base", base_model)]
+    if prefix is not None:
         contenders.append(Contender("prompted_base", base_model, pipeline.chosen_prefix(prefix.folder)))
     contenders.append(Contender("sft", pipeline.chosen_sft(sft.folder, choice.folder)))
 
