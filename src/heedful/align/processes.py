@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class Cost:
 
     seconds: float
     process: int
+    """Its number; each call has one of its own."""
     memory_bytes: int
     """Most memory of this process and all beside it at one moment, as far as the calls have come."""
 
@@ -60,17 +61,26 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     # "spawn": a forked child would inherit torch's thread pools without their threads.
     context = multiprocessing.get_context("spawn")
     give_back_memory()  # the others need what this process will not use while it waits
-    pool = ProcessPoolExecutor(at_once, context, initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),))
+    waiting = list(calls.items())
+    running: dict[Future[tuple[float, int]], tuple[str, ProcessPoolExecutor]] = {}
     most = 0
     try:
-        names = {pool.submit(_do, call): name for name, call in calls.items()}
-        running = set(names)
-        while running:
-            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            most = max(most, sum(memory_of(process) for process in (os.getpid(), *(pool._processes or ()))))
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                name, call = waiting.pop(0)
+                # A pool of one for each call: its memory goes with its process.
+                pool = ProcessPoolExecutor(
+                    1, context, initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),)
+                )
+                running[pool.submit(_do, call)] = name, pool
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            others = [process for _, pool in running.values() for process in pool._processes or ()]
+            most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
             for future in done:
                 seconds, process = future.result()
-                yield names[future], Cost(seconds, process, most)
+                name, pool = running.pop(future)
+                pool.shutdown(wait=True)
+                yield name, Cost(seconds, process, most)
     except BrokenProcessPool:
         raise HeedfulError(
             "a process that ran a stage was killed",
@@ -78,12 +88,11 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             got=f"one of {', '.join(calls)} is gone (out of memory?)",
             next_step="run it again (stages continue from checkpoints), with processes = 1 in heedful.toml to need less memory",
         ) from None
-    except BaseException:
-        for process in list((pool._processes or {}).values()):  # terminate_workers() comes with Python 3.14
-            process.terminate()
-        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for _, pool in running.values():  # none is left but after an error
+            for process in list((pool._processes or {}).values()):  # terminate_workers() comes with Python 3.14
+                process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def memory_of(process: int) -> int:
