@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help align test check lint types layers bench docs screenshots clean
+.PHONY: help align test long check lint types layers bench docs screenshots clean
 
 help: ## Show this list
 	@echo "Heedful: make TARGET"
@@ -20,8 +20,11 @@ help: ## Show this list
 align: $(READY) ## Align the built-in miniature, or PROJECT=folder: the whole loop, ends with report.html
 	$(BIN)/heedful align $(PROJECT)
 
-test: $(READY) ## Run the tests; what was skipped is listed with its reason
+test: $(READY) ## Run the tests but the long ones; what was skipped is listed with its reason
 	$(BIN)/python -m pytest -rs --durations=10 $(PYTEST)
+
+long: $(READY) ## Run the tests that take minutes: load on the labeling server, a million prompts, a lost network
+	$(BIN)/python -m pytest -rs -s -m long $(PYTEST)
 
 check: lint types layers ## Lint, format, types and import layers (make -k check: all of them, whatever fails)
 

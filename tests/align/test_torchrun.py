@@ -160,7 +160,7 @@ def test_after_a_lost_rank_the_same_command_goes_on(heedful: Heedful, projects: 
     assert_near(results(project), results(projects / "done"), within=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_starts_the_command_again_after_a_rank_was_lost(projects: Path, tmp_path: Path) -> None:
     project = copied(projects / "trained", tmp_path / "mine")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]

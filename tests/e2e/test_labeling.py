@@ -239,7 +239,7 @@ def test_a_labeler_loses_the_network_and_nothing_else(admin: Any, server: Server
     the_story(admin, server, chromium, name="Olga", offline_seconds=3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_labeler_loses_the_network_for_a_minute(admin: Any, server: Server, chromium: Any) -> None:
     the_story(admin, server, chromium, name="Minna", offline_seconds=60)
 

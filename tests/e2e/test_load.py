@@ -205,7 +205,7 @@ def test_five_labelers_at_once(served: Server) -> None:
     check(served, load)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_forty_labelers_for_a_minute(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
     busy = os.getloadavg()[0]
     load = run_load(served, labelers=40, seconds=60, tasks=1000)
@@ -222,7 +222,7 @@ def test_forty_labelers_for_a_minute(served: Server, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("labelers", "seconds", "think"),
-    [pytest.param(6, 2.5, 0.05, id="small"), pytest.param(40, 15, 1.0, id="forty", marks=pytest.mark.slow)],
+    [pytest.param(6, 2.5, 0.05, id="small"), pytest.param(40, 15, 1.0, id="forty", marks=pytest.mark.long)],
 )
 def test_killed_in_mid_load(served: Server, labelers: int, seconds: float, think: float) -> None:
     def kill(load: Load) -> None:

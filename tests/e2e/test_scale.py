@@ -38,7 +38,7 @@ def big(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         server.database.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_every_page_is_quick(big: tuple[Server, dict[str, int]], capsys: pytest.CaptureFixture[str]) -> None:
     server, who = big
