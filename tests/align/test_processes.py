@@ -105,6 +105,13 @@ def test_processes_end_when_the_first_one_is_killed(tmp_path: Path) -> None:
     assert not alive(pid)
 
 
+def refuse_when_the_other_is_done(folder: Path, *, console: Console) -> None:
+    other = folder.parent / "a-1" / "stage.json"
+    while not (other.exists() and '"done": true' in other.read_text()):
+        time.sleep(0.05)
+    refuse(folder, console=console)
+
+
 def stages_side_by_side(runs: Path, actions: dict[str, object], processes: int) -> Stages:
     stages = Stages(runs, Console(quiet=True))
     stages.run_side_by_side([Job(name=n, inputs={"n": n}, action=a) for n, a in actions.items()], processes=processes)  # type: ignore[arg-type]
@@ -130,6 +137,6 @@ def test_stages_side_by_side_are_done_once_and_share_the_clock_on_the_wall(tmp_p
 
 def test_a_stage_that_was_done_stays_done_when_one_beside_it_fails(tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        stages_side_by_side(tmp_path, {"a": note, "b": refuse}, 2)
+        stages_side_by_side(tmp_path, {"a": note, "b": refuse_when_the_other_is_done}, 2)
     stages = stages_side_by_side(tmp_path, {"a": refuse, "b": note}, 1)
     assert [stage.folder.name for stage in stages.done] == ["a-1", "b-1"]

@@ -76,7 +76,8 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             others = [process for _, pool in running.values() for process in pool._processes or ()]
             most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
-            for future in done:
+            # What has succeeded first: it is marked as done before what failed beside it is raised.
+            for future in sorted(done, key=lambda one: one.exception() is not None):
                 seconds, process = future.result()
                 name, pool = running.pop(future)
                 pool.shutdown(wait=True)
