@@ -85,3 +85,13 @@ def test_a_mistake_keeps_what_was_typed(site: Site) -> None:
     page = browser.post("/batches/new/rank", fields("rank", language="xx"))
     assert (page.status_code, "o prompt fits" in page.text) == (422, True)
     assert browser.get("/batches/new/score_demonstration").status_code == 404
+
+
+def test_the_api_makes_what_the_page_makes(site: Site) -> None:
+    browser = site.browser(site.person("researcher"))
+    wanted = {"name": "new", "kind": "review_personal_data", "phase": "training", "tasks": 2}
+    made = browser.json("POST", "/api/v1/batches", wanted)
+    assert made.json()["tasks"] == 1, made.text
+    with site.database.read() as connection:
+        [found] = connection.execute(select(task.c.payload)).scalar_one()["findings"]
+    assert MAIL[found["start"] : found["end"]] == "jane.roe@example.org"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -16,8 +15,9 @@ from heedful.records import Source, Split, UseCase
 from heedful.store import audit, batches, items, labels, people
 from heedful.store import events as store_events
 from heedful.store.items import LEASE_SECONDS
-from heedful.store.kinds import WITHOUT_PROMPT, Phase, TaskKind
+from heedful.store.kinds import Phase, TaskKind
 from heedful.web.api import Done, Json, Sent
+from heedful.web.batches import fitting, make_planned
 from heedful.web.routing import Id, Routes, Visiting
 
 EXPORTED_AT_ONCE = 200
@@ -122,12 +122,7 @@ def make_batch(visit: Visiting, sent: NewBatch) -> Made:
         payloads=sent.payloads,
     )
     batches.check_plan(plan)
-    prompt_ids: Sequence[str] = ()
-    if sent.kind not in WITHOUT_PROMPT:
-        with visit.database.read() as connection:
-            prompt_ids = batches.fitting_prompts(connection, sent.kind, sent.phase, choice)
-    with visit.database.write() as connection:
-        batch_id, made = batches.make_tasks(connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32))
+    batch_id, made = make_planned(visit, plan, fitting(visit, plan))
     return Made(batch_id=batch_id, tasks=made)
 
 

@@ -107,21 +107,29 @@ def make(visit: Visiting, form: Form, kind: str) -> Response:
     try:
         plan = _plan(known, form)
         batches.check_plan(plan)
-        prompt_ids: Sequence[str] = ()
-        if known not in WITHOUT_PROMPT:
-            with visit.database.read() as connection:  # may look at every prompt: nobody waits for it
-                prompt_ids = batches.fitting_prompts(connection, known, plan.phase, plan.choice)
+        prompt_ids = fitting(visit, plan)
         if form.has("count"):
             return _new_page(visit, known, values, fitting=len(prompt_ids))
-        with visit.database.write() as connection:
-            about = _findings if known == "review_personal_data" else None
-            batch_id, made = batches.make_tasks(
-                connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32), about=about
-            )
+        batch_id, made = make_planned(visit, plan, prompt_ids)
     except DataError as error:
         return _new_page(visit, known, values, status=422, problem=error)
     fewer = "" if made == plan.tasks else f" {plan.tasks} were asked for; no more prompts fit."
     return visit.go(f"/batches/{batch_id}", flash=f"Made {made} {'task' if made == 1 else 'tasks'}.{fewer}")
+
+
+def fitting(visit: Visit, plan: batches.Plan) -> Sequence[str]:
+    """The ids of the prompts that a plan's tasks can be made of; kinds without prompts need none."""
+    if plan.kind in WITHOUT_PROMPT:
+        return ()
+    with visit.database.read() as connection:  # may look at every prompt: nobody waits for it
+        return batches.fitting_prompts(connection, plan.kind, plan.phase, plan.choice)
+
+
+def make_planned(visit: Visit, plan: batches.Plan, prompt_ids: Sequence[str]) -> tuple[int, int]:
+    """Make a batch for the page and the JSON API alike: (its id, how many tasks). Raises DataError where nothing fits."""
+    about = _findings if plan.kind == "review_personal_data" and not any(plan.payloads) else None
+    with visit.database.write() as connection:
+        return batches.make_tasks(connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32), about=about)
 
 
 def _known(kind: str) -> TaskKind:
