@@ -20,11 +20,13 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, Table, exists, func, select
 
-from heedful.records import Prompt, Ranking, Rating, Response, Split
+from heedful.records import Ranking, Rating, Split
 from heedful.store import items
 from heedful.store.dialogue import continuation
+from heedful.store.explorer import Kind
 from heedful.store.files import file_name, kind_of, read_jsonl, record_from_json, record_to_json
 from heedful.store.kinds import WITH_OUTPUTS, Phase, TaskKind
+from heedful.store.label_records import record_of
 from heedful.store.project import Project
 from heedful.store.tables import (
     annotation,
@@ -224,29 +226,10 @@ def exported_records(connection: Connection, *, surplus: bool = False) -> Iterat
     Dependencies first; streamed: as many answers as there are. A labeler's prompt has no split: the import gives one by owner.
     """
     answered = {"prompt": _named(connection, prompt, surplus), "response": _named(connection, response, surplus)}
-    for row in answered["prompt"]:
-        yield _row(
-            Prompt(
-                id=row["id"],
-                text=row["text"],
-                use_case=row["use_case"],
-                source=row["source"],
-                user=row["owner"],
-                split=row["split"],
-                language=row["language"],
-                metadata=row["details"],
-            )
-        )
-    for row in answered["response"]:
-        yield _row(
-            Response(
-                id=row["id"],
-                prompt_id=row["prompt_id"],
-                text=row["text"],
-                model=row["model"],
-                finished=row["finished"],
-            )
-        )
+    kinds: tuple[Kind, ...] = ("prompt", "response")
+    for kind in kinds:
+        for row in answered[kind]:
+            yield {"kind": kind, **record_of(kind, {**row})}
     for row in _answers(connection, annotation, EXPORTED, None, surplus):
         if row["annotation_kind"] == "write_prompt":
             yield from written_prompt_rows(row["id"], row["value"], row["pseudonym"], _metadata(row))
