@@ -6,6 +6,7 @@ each other at every small operation (docs/log.md).
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -60,6 +61,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     at_once = min(processes, len(calls))
     # "spawn": a forked child would inherit torch's thread pools without their threads.
     context = multiprocessing.get_context("spawn")
+    gc.collect()
     give_back_memory()  # the others need what this process will not use while it waits
     waiting = list(calls.items())
     running: dict[Future[tuple[float, int]], tuple[str, ProcessPoolExecutor]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import platform
 
 # Parameters of glibc's mallopt(3), from <malloc.h>.
@@ -31,5 +30,4 @@ def keep_large_temporaries() -> bool:
 def give_back_memory() -> None:
     """Return freed memory to the system, which :func:`keep_large_temporaries` does not do by itself (glibc only)."""
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)

@@ -36,6 +36,7 @@ from heedful.model import (
     add_adapter,
     copy_sharing_base,
     generator,
+    give_back_memory,
     pack,
     pack_documents,
     packed_hidden,
@@ -184,6 +185,7 @@ def train_ppo(
             if (iteration + 1) % config.samples_every == 0 or iteration + 1 == config.iterations:
                 _show(run, tokenizer, iteration, rollouts)
             in_flight.clear()
+            give_back_memory()  # responses of ever new lengths leave holes in the heap; once an iteration costs nothing
             if timer.due():
                 run.save(iteration + 1, parts)
     if best.weights:
