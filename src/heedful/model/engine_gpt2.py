@@ -19,6 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
+from heedful.model import kernels
 from heedful.model.attention import Layout
 
 # What the forward below computes; the activation's class is the configuration's.
@@ -99,17 +100,16 @@ class GPT2Forward:
         """[rows] tokens and positions -> [rows, width] final hidden states (of the rows ``wanted``, where given)."""
         hidden = F.embedding(tokens, self.tokens) + F.embedding(positions, self.positions)
         width = hidden.shape[1]
-        shape = (width,)
+        contracted: Tensor | None = None
         for number, layer in enumerate(self.layers):
-            normed = F.layer_norm(hidden, shape, *layer.norm_1, self.epsilon)
+            normed = _add_norm(hidden, contracted, layer.norm_1, self.epsilon)
             query, key, value = layer.queries_keys_values(normed).view(len(hidden), 3, self.heads, -1).unbind(1)
             attended = layout.attend(number, query, key, value, self.scaling).view(-1, width)
             if wanted is not None and number == len(self.layers) - 1:
                 hidden, attended = hidden.index_select(0, wanted), attended.index_select(0, wanted)
-            hidden = hidden + layer.attention_output(attended)
-            normed = F.layer_norm(hidden, shape, *layer.norm_2, self.epsilon)
-            hidden = hidden + layer.contract(layer.expand(normed))
-        return F.layer_norm(hidden, shape, *self.final_norm, self.epsilon)
+            normed = _add_norm(hidden, layer.attention_output(attended), layer.norm_2, self.epsilon)
+            contracted = layer.contract(layer.expand(normed))
+        return _add_norm(hidden, contracted, self.final_norm, self.epsilon)
 
 
 def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
@@ -128,6 +128,15 @@ def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
     if any(type(module) not in written_out for module in cast(Any, model.transformer).modules()):
         return None
     return GPT2Forward(model)
+
+
+def _add_norm(hidden: Tensor, addend: Tensor | None, norm: tuple[Tensor, Tensor], epsilon: float) -> Tensor:
+    """Add to ``hidden`` [rows, width] in place, where there is something to add, and return its layer norm."""
+    if kernels.usable(hidden):
+        return kernels.add_norm(hidden, addend, *norm, epsilon)
+    if addend is not None:
+        hidden.add_(addend)
+    return F.layer_norm(hidden, hidden.shape[1:], *norm, epsilon)
 
 
 def _norm(module: nn.LayerNorm) -> tuple[Tensor, Tensor]:

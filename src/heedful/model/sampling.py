@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heedful.model import kernels
+
 _LOG2_E = math.log2(math.e)
 _NUCLEUS = 256  # top-p looks at this many likeliest tokens first and sorts the whole vocabulary only where they do not suffice
 _NUMBERS_AHEAD = 32  # steps whose uniform numbers are made at the same time
@@ -68,16 +70,16 @@ class Drawing:
     def __init__(self, samplings: Sequence[Sampling], seeds: Tensor, steps: Tensor) -> None:
         self._seeds, self._steps = seeds, steps
         self._numbers: list[Tensor] = []
-        kinds: list[tuple[Sampling, list[int]]] = []
+        # Rows that are drawn in the same way; None: from the model's own distribution, as it is.
+        kinds: list[tuple[Sampling | None, list[int]]] = []
         for row, sampling in enumerate(samplings):
-            if sampling.is_plain:
-                continue
+            wanted = None if sampling.is_plain else sampling
             for kind, rows in kinds:
-                if kind is sampling or kind == sampling:
+                if kind is wanted or kind == wanted:
                     rows.append(row)
                     break
             else:
-                kinds.append((sampling, [row]))
+                kinds.append((wanted, [row]))
         self._kinds = [(kind, torch.tensor(rows, device=seeds.device)) for kind, rows in kinds]
 
     def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,41 +92,48 @@ class Drawing:
             self._numbers = list(uniform(self._seeds, self._steps + ahead).flip(0))
             self._steps = self._steps + _NUMBERS_AHEAD
         numbers = self._numbers.pop()
-        rows, vocabulary = logits.shape
-        chunk = max(16, _CHUNK_NUMBERS // vocabulary)
-        if rows <= chunk:
-            return self._draw_chunk(logits, numbers, 0)
-        parts = [self._draw_chunk(logits[i : i + chunk], numbers[i : i + chunk], i) for i in range(0, rows, chunk)]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        if len(self._kinds) == 1:
+            return _draw(logits, numbers, self._kinds[0][0])
+        tokens, logprobs = torch.empty_like(self._seeds), torch.empty(len(logits), device=logits.device)
+        for sampling, rows in self._kinds:
+            tokens[rows], logprobs[rows] = _draw(logits[rows], numbers[rows], sampling)
+        return tokens, logprobs
 
-    def _draw_chunk(self, logits: Tensor, numbers: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        scores = _padded(logits)
-        highest = scores.amax(-1, keepdim=True)
-        # exp2 and not exp or softmax: on CPU it is four to six times faster (docs/log.md).
-        weights = torch.sub(scores, highest).mul_(_LOG2_E).exp2_()
-        sums = _blocks(weights).sum(-1)
-        cumulative = sums.cumsum(-1, dtype=torch.float64)
-        log_total = cumulative[:, -1].log()
-        greedy: list[tuple[Tensor, Tensor]] = []
-        for sampling, members in self._kinds:
-            rows = members[(members >= first) & (members < first + len(logits))] - first
-            if len(rows) == 0:
-                continue
-            changed = scores[rows]
-            for token, bias in sampling.logit_bias.items():
-                changed[:, token] += bias
-            if sampling.temperature == 0:
-                greedy.append((rows, _argmax(changed)))
-                continue
-            filtered = _filtered(changed, sampling)
-            weights[rows] = filtered
-            sums[rows] = _blocks(filtered).sum(-1)
-            cumulative[rows] = sums[rows].cumsum(-1, dtype=torch.float64)
+
+def _draw(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+    """Tokens and log-probs of rows that are all drawn in one way; None is the model's own distribution."""
+    if sampling is None and kernels.usable(logits):
+        return kernels.draw(logits, numbers)
+    rows, vocabulary = logits.shape
+    chunk = max(16, _CHUNK_NUMBERS // vocabulary)
+    if rows <= chunk:
+        return _draw_chunk(logits, numbers, sampling)
+    parts = [_draw_chunk(logits[i : i + chunk], numbers[i : i + chunk], sampling) for i in range(0, rows, chunk)]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _draw_chunk(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+    scores = _padded(logits)
+    highest = scores.amax(-1, keepdim=True)
+    # exp2 and not exp or softmax: on CPU it is four to six times faster (docs/log.md).
+    weights = torch.sub(scores, highest).mul_(_LOG2_E).exp2_()
+    sums = _blocks(weights).sum(-1)
+    cumulative = sums.cumsum(-1, dtype=torch.float64)
+    log_total = cumulative[:, -1].log()
+    if sampling is None:
         drawn = _invert(weights, sums, cumulative, numbers)
-        for rows, likeliest in greedy:
-            drawn[rows] = likeliest
-        taken = scores.gather(-1, drawn[:, None]).sub_(highest)[:, 0]
-        return drawn, (taken - log_total).float()
+    else:
+        changed = scores.clone()
+        for token, bias in sampling.logit_bias.items():
+            changed[:, token] += bias
+        if sampling.temperature == 0:
+            drawn = _argmax(changed)
+        else:
+            filtered = _filtered(changed, sampling)
+            sums = _blocks(filtered).sum(-1)
+            drawn = _invert(filtered, sums, sums.cumsum(-1, dtype=torch.float64), numbers)
+    taken = scores.gather(-1, drawn[:, None]).sub_(highest)[:, 0]
+    return drawn, (taken - log_total).float()
 
 
 def _block(vocabulary: int) -> int:

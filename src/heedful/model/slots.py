@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from heedful.model import kernels
 from heedful.model.attention import BlockLayout
 from heedful.model.layouts import on_grid
 
@@ -44,6 +45,8 @@ class Slots:
         self._mask = torch.empty(0)
         self._window_masks: dict[int, Tensor] = {}
         self._row_numbers = torch.empty(0)
+        # Of each layer's keys and values, where the compiled loop attends to them; then nothing else of the above is needed.
+        self._addresses: list[tuple[int, int]] = []
 
     @property
     def count(self) -> int:
@@ -101,6 +104,9 @@ class Slots:
         device, dtype = self._cache[0].device, self._cache[0].dtype
         # An unused row decodes from position 0 on: it never gets ahead of a row in use.
         self.positions = torch.tensor(self.lengths + [0] * (self.rows - self.count), device=device)
+        if kernels.usable(self._cache[0]) and kernels.fits(width):
+            self._addresses = [(cache[0].data_ptr(), cache[1].data_ptr()) for cache in self._cache]
+            return
         self._row_numbers = torch.arange(self.rows, device=device)
         # In the order of a token's keys and values: [rows, keys and values, heads].
         first = self._row_numbers[:, None, None] + torch.tensor([0, capacity], device=device)[:, None]
@@ -122,6 +128,8 @@ class Slots:
             self.prepare()
             return
         self.positions.add_(1)
+        if self._addresses:
+            return
         self._places.add_(1)
         self._mask[self._row_numbers, 0, self.positions] = 0
         self._window_masks = {}
@@ -139,6 +147,8 @@ class Slots:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
     ) -> Tensor:
         """One new token for each row: it joins the cache and attends to it up to itself, within a window where there is one."""
+        if self._addresses:
+            return kernels.attend(query, key, value, self._addresses[layer], self.length, self.positions, scaling, window)
         cells, keys, values = self._views[layer]
         rows, heads, width = key.shape
         cells.index_copy_(0, self._places, torch.stack((key, value), 1).view(-1, width))

@@ -1,0 +1,170 @@
+"""Decoding's inner loops on a CPU, compiled once for this machine: ``kernels.cpp`` through the system's C++ compiler.
+
+Where there is no compiler, or what it made cannot be loaded, nothing is lost but speed: :func:`usable` is False, and torch's
+own operations do the work. The compiled file stays in the user's cache folder, one for each version of the source, the
+compiler's options and the kind of processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from ctypes import c_float, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+# Sums may be taken in another order than written, so that they can be vectorised: the same in every call.
+_OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")
+_SUMS = ("-fno-signed-zeros", "-fassociative-math")
+_X86 = ("-mprefer-vector-width=512",)
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_WIDEST_HEAD = 1_024  # as in kernels.cpp
+_COMPILER_SECONDS = 120
+_ATTEND = (
+    *([c_int64] * 5),  # rows, key heads, queries per key head, head width, length of the cache
+    *(c_void_p, c_int64),  # queries, from one row to the next
+    *(c_void_p, c_void_p, c_int64),  # new keys, new values, from one row to the next
+    *(c_void_p, c_void_p, c_void_p),  # cache of keys, of values, positions
+    *(c_int64, c_float, c_void_p),  # window (0: none), scaling, output
+)
+_ADD_NORM = (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_void_p)
+_DRAW = (c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_void_p)
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether the compiled loops can be had for such a tensor (CPU; fp32 or bf16)."""
+    return tensor.device.type == "cpu" and tensor.dtype in _NAMES and _library() is not None
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cache: tuple[int, int],
+    length: int,
+    positions: Tensor,
+    scaling: float,
+    window: int | None = None,
+) -> Tensor:
+    """One new token for each row: it joins the cache at its position and attends to what is there up to itself.
+
+    query: [rows, heads, head width]; key, value: [rows, key heads, head width]. cache: addresses of the keys and of the values,
+    each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length. window: only
+    so many keys are seen, the new one included.
+    """
+    query, key, value = _rows(query), _rows(key), _rows(value)
+    if key.stride(0) != value.stride(0):
+        key, value = key.contiguous(), value.contiguous()
+    rows, key_heads, width = key.shape
+    output = query.new_empty(query.shape)
+    getattr(_loaded(), f"attend_{_NAMES[query.dtype]}")(
+        *(rows, key_heads, query.shape[1] // key_heads, width, length),
+        *(query.data_ptr(), query.stride(0)),
+        *(key.data_ptr(), value.data_ptr(), key.stride(0)),
+        *(cache[0], cache[1], positions.data_ptr()),
+        *(window or 0, scaling, output.data_ptr()),
+    )
+    return output
+
+
+def fits(width: int) -> bool:
+    """Whether heads of this width can be attended with."""
+    return width <= _WIDEST_HEAD
+
+
+def add_norm(hidden: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Add to ``hidden`` [rows, width] in place, where there is something to add, and return its layer norm."""
+    output = torch.empty_like(hidden)
+    getattr(_loaded(), f"add_norm_{_NAMES[hidden.dtype]}")(
+        *(hidden.shape[0], hidden.shape[1], hidden.data_ptr(), None if addend is None else addend.data_ptr()),
+        *(weight.data_ptr(), bias.data_ptr(), epsilon, output.data_ptr()),
+    )
+    return output
+
+
+def draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The token at which each row's cumulative distribution passes its number, and the token's log-prob.
+
+    logits: [rows, vocabulary]; numbers: [rows] float64 in [0, 1). Returns [rows] int64 and [rows] float32.
+    """
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
+    numbers = numbers.contiguous()
+    rows, vocabulary = logits.shape
+    tokens, logprobs = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+    getattr(_loaded(), f"draw_{_NAMES[logits.dtype]}")(
+        *(rows, vocabulary, logits.data_ptr(), logits.stride(0)),
+        *(numbers.data_ptr(), tokens.data_ptr(), logprobs.data_ptr()),
+    )
+    return tokens, logprobs
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """A tensor whose rows may lie apart, but are contiguous themselves."""
+    return tensor if tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] else tensor.contiguous()
+
+
+def _loaded() -> ctypes.CDLL:
+    library = _library()
+    assert library is not None, "ask usable() first"
+    return library
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+        for name in _NAMES.values():
+            for function, arguments in (("attend", _ATTEND), ("add_norm", _ADD_NORM), ("draw", _DRAW)):
+                getattr(library, f"{function}_{name}").argtypes = arguments
+                getattr(library, f"{function}_{name}").restype = None
+    except (OSError, AttributeError, subprocess.SubprocessError):
+        return None
+    return library
+
+
+def _compiled(compiler: str) -> Path:
+    """The shared library for this machine, made where it is not there yet. Raises OSError, SubprocessError."""
+    options = [*_OPTIONS, *_SUMS, *(_X86 if platform.machine() == "x86_64" else ())]
+    identity = "\0".join([compiler, *options, _processor(), SOURCE.read_text(encoding="utf-8")])
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heedful"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:  # then it is made again in every process
+        folder = Path(tempfile.mkdtemp(prefix="heedful-"))
+    file = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if not file.is_file():
+        handle, aside = tempfile.mkstemp(dir=folder, suffix=".so")
+        os.close(handle)
+        try:
+            command = [compiler, *options, str(SOURCE), "-o", aside]
+            subprocess.run(command, check=True, capture_output=True, timeout=_COMPILER_SECONDS)
+            Path(aside).replace(file)  # whole or not at all: several processes may be at it
+        finally:
+            Path(aside).unlink(missing_ok=True)
+    return file
+
+
+def _processor() -> str:
+    """What the compiler's ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))

@@ -1,0 +1,156 @@
+"""The compiled loops against torch's own operations, and what happens where there is no compiler."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.tiny import tiny_gpt2, tiny_llama
+
+from heedful.model import Sampling, generate, kernels
+from heedful.model.sampling import _draw_chunk
+from heedful.model.slots import Slots
+
+# What a machine without a compiler cannot test: heedful goes on without the loops there.
+pytestmark = pytest.mark.skipif(not kernels.usable(torch.zeros(1)), reason="no C++ compiler on this machine")
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+@pytest.mark.parametrize("width", [5, 20, 32, 64, 128])
+@pytest.mark.parametrize("window", [None, 1, 9])
+def test_attention_of_new_tokens_is_torchs(
+    dtype: torch.dtype, key_heads: int, width: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def filled(kind: torch.dtype) -> Slots:
+        torch.manual_seed(1)
+        slots = Slots([1, 40, 7, 8, 9, 33])
+        rows = torch.repeat_interleave(torch.arange(6), torch.tensor(slots.lengths))
+        positions = torch.cat([torch.arange(length) for length in slots.lengths])
+        key, value = torch.randn(2, len(rows), key_heads, width).to(dtype).to(kind)
+        slots.write_prompts(0, rows, positions, key, value)
+        slots.prepare()
+        return slots
+
+    ours = filled(dtype)
+    assert ours._addresses
+    with monkeypatch.context() as without:
+        without.setattr(kernels, "usable", lambda _: False)
+        theirs = filled(torch.float32)  # of bf16's numbers: torch's bf16 scores are coarser than ours
+    assert not theirs._addresses
+    for _ in range(30):  # past the end of the cache's grid
+        joined = torch.randn(ours.rows, 3, 6, width).to(dtype)  # slices whose rows lie apart, as a model's products have them
+        query, key, value = joined[:, 0], joined[:, 1, :key_heads], joined[:, 2, :key_heads]
+        found = ours.attend(0, query, key, value, 0.3, window)
+        expected = theirs.attend(0, query.float(), key.float(), value.float(), 0.3, window).to(dtype)
+        torch.testing.assert_close(found[:6], expected[:6], atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+        ours.advance()
+        with monkeypatch.context() as without:
+            without.setattr(kernels, "usable", lambda _: False)
+            theirs.advance()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("addend", [True, False])
+@pytest.mark.parametrize("shape", [(1, 3), (7, 48), (300, 640)])
+def test_sum_and_norm_are_torchs(dtype: torch.dtype, addend: bool, shape: tuple[int, int]) -> None:
+    hidden, added = torch.randn(2, *shape).to(dtype)
+    weight, bias = torch.randn(2, shape[1]).to(dtype)
+    total = hidden + added if addend else hidden.clone()
+    normed = kernels.add_norm(hidden, added if addend else None, weight, bias, 1e-5)
+    assert torch.equal(hidden, total)
+    expected = F.layer_norm(total, shape[1:], weight, bias, 1e-5)
+    torch.testing.assert_close(normed, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [1, 2, 127, 128, 129, 1_000, 8_192])
+def test_drawn_tokens_and_their_logprobs_are_torchs(dtype: torch.dtype, vocabulary: int) -> None:
+    torch.manual_seed(2)
+    logits = (3 * torch.randn(400, vocabulary)).to(dtype)
+    numbers = torch.rand(400, dtype=torch.float64)
+    tokens, logprobs = kernels.draw(logits, numbers)
+    expected, expected_logprobs = _draw_chunk(logits, numbers, None)
+    # A number may lie within rounding of the border between two tokens.
+    assert (tokens == expected).float().mean() > 0.99
+    same = tokens == expected
+    torch.testing.assert_close(logprobs[same], expected_logprobs[same], atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    logits = torch.tensor([0.5, 0.25, 0.0, 0.125, 0.125]).log().expand(100_000, 5)
+    numbers = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    tokens, logprobs = kernels.draw(logits, numbers)
+    assert torch.bincount(tokens, minlength=5).tolist() == [50_000, 25_000, 0, 12_500, 12_500]
+    torch.testing.assert_close(logprobs, logits[0][tokens], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.3, 1 - 2**-53])
+def test_an_impossible_token_is_never_drawn(number: float) -> None:
+    for possible in (0, 1, 127, 128, 300, 511):
+        logits = torch.full((1, 512), float("-inf"))
+        logits[0, possible] = -1_000.0
+        tokens, logprobs = kernels.draw(logits, torch.tensor([number], dtype=torch.float64))
+        assert tokens.item() == possible
+        assert logprobs.item() == 0
+
+
+def test_logits_that_are_not_numbers_do_not_lead_out_of_the_vocabulary() -> None:
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        tokens, _ = kernels.draw(torch.full((3, 200), bad), torch.rand(3, dtype=torch.float64))
+        assert all(0 <= token < 200 for token in tokens.tolist())
+
+
+@pytest.fixture
+def fresh_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The cache folder of a user who has none yet; what this process has loaded comes back afterwards."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernels, "_library", kernels._library.__wrapped__)
+    return tmp_path / "cache" / "heedful"
+
+
+def test_it_is_compiled_once_and_nobody_else_can_write_there(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.usable(torch.zeros(1))
+    assert len(list(fresh_library.iterdir())) == 1
+    assert stat.S_IMODE(fresh_library.stat().st_mode) == 0o700
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr("subprocess.run", refuse)
+    assert kernels.usable(torch.zeros(1))
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "compiler fails", "not a library"])
+def test_without_a_working_compiler_torch_does_the_work(
+    trouble: str, fresh_library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if trouble == "no compiler":
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+    else:
+        compiler = tmp_path / "c++"
+        compiler.write_text("#!/bin/sh\nexit 1\n" if trouble == "compiler fails" else "#!/bin/sh\nexit 0\n")
+        compiler.chmod(0o755)
+        monkeypatch.setattr(shutil, "which", lambda _: str(compiler))
+    assert not kernels.usable(torch.zeros(1))
+    left = list(fresh_library.iterdir()) if fresh_library.is_dir() else []
+    assert len(left) == (trouble == "not a library")
+    [generation] = generate(tiny_gpt2(1), [[1, 2, 3]], Sampling(max_tokens=5), [1])
+    assert len(generation.tokens) == 5
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_the_same_texts_with_and_without(make: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(3)  # pyright: ignore
+    prompts = [[5, 6, 7], [8], list(range(1, 40))]
+    with_them = generate(model, prompts, Sampling(max_tokens=20), [1, 2, 3])
+    monkeypatch.setattr(kernels, "usable", lambda _: False)
+    without = generate(model, prompts, Sampling(max_tokens=20), [1, 2, 3])
+    assert [g.tokens for g in with_them] == [g.tokens for g in without]
+    for ours, theirs in zip(with_them, without, strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
