@@ -137,7 +137,7 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
         for contender in case.contenders:
             # The first run warms up and is not counted; of several candidates for "best" a second one chooses.
             answer = workers[contender.name].ask(**contender.warm_up)
-            if "error" not in answer and contender.column == "best":
+            if "error" not in answer and contender.column == "best" and not chosen.quick:
                 answer = workers[contender.name].ask()
             _say(contender.name, answer, "first")
             if "error" in answer:

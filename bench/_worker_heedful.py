@@ -80,8 +80,8 @@ def run_reward(steps: int, batch_size: int) -> dict[str, Any]:
     return result | {"loss_before": before, "loss_after": after}
 
 
-def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int) -> dict[str, Any]:
-    rows = read("prompts")
+def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int, count: int) -> dict[str, Any]:
+    rows = read("prompts")[:count]
     model = frozen(load_causal_model(FOLDER / "policy"), "bfloat16")
     sampling = Sampling(max_tokens=max_tokens, stop_token=TOKENIZER.eos_token_id if stop else None)
     seeds = request_seeds(seed, stream="bench", count=len(rows))

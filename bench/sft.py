@@ -54,9 +54,9 @@ def cases(chosen: Namespace, best: dict[str, dict[str, Any]] = BEST) -> Iterator
         )
 
 
-def _prepare(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
+def _prepare(size: Size, rows: list[dict[str, Any]], check: list[dict[str, Any]], folder: Path) -> None:
     save_models(size, folder)
-    write(folder, examples=rows)
+    write(folder, examples=rows, check=check)
 
 
 if __name__ == "__main__":
