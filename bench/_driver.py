@@ -134,9 +134,10 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
             worker.greet()
         failed: dict[str, str] = {}
         tried: dict[str, float] = {}
+        first: dict[str, Answer] = {}
         for contender in case.contenders:
             # The first run warms up and is not counted; of several candidates for "best" a second one chooses.
-            answer = workers[contender.name].ask(**contender.warm_up)
+            first[contender.name] = answer = workers[contender.name].ask(**contender.warm_up)
             if "error" not in answer and contender.column == "best" and not chosen.quick:
                 answer = workers[contender.name].ask()
             _say(contender.name, answer, "first")
@@ -160,6 +161,9 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
                 if name != "matmul":
                     _say(name, answer, f"run {round_ + 1}")
         rows = {c.name: _row(case, c, workers[c.name], answers[c.name]) for c in case.contenders if c.name in answers}
+        for name, row in rows.items():
+            if "loss_after" in first[name]:
+                row["details"]["loss_after_one_step"] = first[name]["loss_after"]
     finally:
         for worker in workers.values():
             worker.close()

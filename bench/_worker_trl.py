@@ -81,6 +81,7 @@ def _train(
     """One optimiser step after the other over ``rows``, ``steps`` of them; the loss on ``check`` before and after."""
     if allocator:
         keep_large_temporaries()
+    rows = rows[: steps * batch_size]
     # TRL's own batch for a device (8) unless the settings say otherwise, accumulated up to the optimiser batch.
     device_batch = min(batch_size, settings.pop("per_device_train_batch_size", 8))
     device_batch = next(n for n in range(device_batch, 0, -1) if batch_size % n == 0)

@@ -14,7 +14,7 @@ from _workload import PROMPT_TOKENS, SIZES, Size, generation_flop, prompts, save
 BATCHES = (8, 64, 256)
 MAX_TOKENS = 64
 PROMPTS = {"XS": 256, "S": 256, "M": 64}
-"""Prompts of a run; one batch where that is more. Over several batches lengths even out, and requests may join as others leave."""
+"""Prompts of a run; one batch where that is more. Over several, lengths even out, and requests may join as others leave."""
 BEST = {
     "bf16, sorted": {"dtype": "bfloat16", "sort": True},
     "bf16, static cache": {"dtype": "bfloat16", "cache": "static", "pad_to": PROMPT_TOKENS[1]},
