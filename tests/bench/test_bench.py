@@ -43,6 +43,7 @@ def test_sft_runs_and_reports(tmp_path: Path) -> None:
     assert 0 < row["share_of_matmul_rate"] < 1
     # Random weights with logits of deviation 1: the mean loss is near log(8192) + 1/2.
     assert row["details"]["loss_before"] == pytest.approx(9.5, abs=0.3)
+    assert row["details"]["loss_after_one_step"] < row["details"]["loss_before"]
     assert row["details"]["loss_after"] < row["details"]["loss_before"]
     table = (tmp_path / "sft.md").read_text()
     assert "| XS | batch 32 | Heedful |" in table
@@ -97,6 +98,7 @@ def test_time_runs_from_the_beginning_to_the_last_step_and_missing_steps_are_ref
     time.sleep(0.1)
     timing.end(1)  # a second line of the same step changes nothing
     assert 0.05 <= timing.result(2)["seconds"] <= end - begin + 0.05
+    assert 0 <= timing.result(2)["cpu_seconds"] < 0.05  # it slept
     with pytest.raises(RuntimeError, match="expected a beginning and 3 steps, counted 2"):
         timing.result(3)
 
@@ -120,7 +122,8 @@ class FakeWorker:
             return {"error": "no compiler"}
         if name == "matmul":
             return {"flop_per_second": 1.0, "by_size": {}}
-        return {"seconds": 2.0 if name == "slow" else 1.0, "peak_mib": 1.0}
+        request = self.contender.request | changes
+        return {"seconds": 2.0 if name == "slow" else 1.0, "peak_mib": 1.0, "loss_after": 9.5 / request["steps"]}
 
 
 def test_one_step_warms_up_one_run_chooses_the_best_and_only_that_one_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +139,7 @@ def test_one_step_warms_up_one_run_chooses_the_best_and_only_that_one_is_counted
     assert found["failed"] == {"broken": "no compiler"}
     assert list(found["contenders"]) == ["ours", "theirs", "fast"]
     assert len(found["contenders"]["ours"]["rates"]) == 5
+    assert found["contenders"]["ours"]["details"]["loss_after_one_step"] == 9.5
 
 
 def test_make_bench_runs_what_compares_with_another_side_and_nothing_else() -> None:
