@@ -72,7 +72,8 @@ def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]
                 prepare=partial(_prepare, SIZES[name], rows, check),
                 work=lambda _, work=prompts * comparisons * steps: work,
                 flop=lambda _, flop=flop: flop,
-                agree={"loss_before": 0.02, "loss_after_one_step": 0.005},
+                # bf16 rounds the few scores that the loss is made of; in fp32 the sides agree to 1e-4.
+                agree={"loss_before": 0.02, "loss_after_one_step": 0.01},
             )
 
 
