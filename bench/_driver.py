@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from _setup import is_ready, python_of
 
 BENCH = Path(__file__).parent
@@ -111,7 +113,7 @@ def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Names
         "runs": chosen.runs,
         "threads": chosen.threads,
         "machine": machine(),
-        "load_at_start": os.getloadavg()[0],
+        "busy_at_start": busy_processors(),
         "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "heedful_commit": _commit(),
         "cases": [],
@@ -315,11 +317,11 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"# {result['title']}",
         "",
-        f"{machine_['cpu']}, {machine_['cores']} cores, {result['threads']} threads, {result['begun']}; load at the start "
-        f"{result['load_at_start']:.1f}; medians of {result['runs']}.",
+        f"{machine_['cpu']}, {machine_['cores']} cores, {result['threads']} threads, {result['begun']}; "
+        f"{result['busy_at_start']:.2f} processors busy before the start; medians of {result['runs']}.",
         "",
     ]
-    if result["load_at_start"] > BUSY:
+    if result["busy_at_start"] > BUSY:
         lines += ["**The machine was busy when this began: the figures are no measurement.**", ""]
     if result["quick"]:
         lines += ["**A quick run: it shows that everything works and measures nothing.**", ""]
@@ -370,6 +372,11 @@ def table(result: dict[str, Any]) -> str:
 
 def _numbers(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def busy_processors() -> float:
+    """Over some seconds, of all cores. No load average: that still holds the benchmark before this one."""
+    return psutil.cpu_percent(interval=3.0) / 100 * (os.cpu_count() or 1)
 
 
 def machine() -> dict[str, Any]:

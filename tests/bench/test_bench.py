@@ -142,6 +142,14 @@ def test_one_step_warms_up_one_run_chooses_the_best_and_only_that_one_is_counted
     assert found["contenders"]["ours"]["details"]["loss_after_one_step"] == 9.5
 
 
+def test_a_machine_that_others_use_is_seen_at_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        time.sleep(0.3)
+        busy = driver.busy_processors()
+        spinning.kill()
+    assert driver.BUSY < busy <= (os.cpu_count() or 1)
+
+
 def test_make_bench_runs_what_compares_with_another_side_and_nothing_else() -> None:
     done = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True)
     started = set(re.search(r"for name in ([\w ]+);", done.stdout)[1].split())  # pyright: ignore[reportOptionalSubscript]
@@ -186,7 +194,7 @@ def test_work_that_differs_is_said(tmp_path: Path) -> None:
         "threads": 1,
         "machine": {"cpu": "c", "cores": 1},
         "begun": "now",
-        "load_at_start": 0.0,
+        "busy_at_start": 0.0,
         "cases": [
             {
                 "size": "S",
@@ -201,4 +209,6 @@ def test_work_that_differs_is_said(tmp_path: Path) -> None:
     }
     table = driver.table(result)
     assert "loss DOES NOT AGREE" in table
+    assert "was busy" not in table
+    assert "was busy" in driver.table(result | {"busy_at_start": 1.0})
     assert "slower than other (0.50)" in table
