@@ -1,12 +1,13 @@
 # Everything runs in .venv, which each target makes or renews by itself; `make help` lists the targets.
 # Overridable: make PYTHON=python3.12 test    make align PROJECT=my-project    make test PYTEST="-k losses"
-#              make bench BENCH="--sizes S --runs 5"
+#              make bench BENCH="--sizes S --runs 5"    make bench BENCHMARKS="sft ppo" BENCH="--sizes S"
 
 PYTHON ?= python3
 PROJECT ?=
 PYTEST ?=
 BENCH ?=
 EXTRAS := train,eval,prompts,postgres,lora,tensorboard,dev
+BENCHMARKS ?= sft reward generation ppo growth
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -40,7 +41,7 @@ layers: $(READY)
 
 bench: $(READY) ## Run the benchmarks against TRL and transformers (hours), or BENCH=--quick (minutes)
 	$(BIN)/python bench/_setup.py
-	@set -e; for script in bench/[!_]*.py; do echo "== $$script $(BENCH)"; $(BIN)/python "$$script" $(BENCH); done
+	@set -e; for name in $(BENCHMARKS); do echo "== bench/$$name.py $(BENCH)"; $(BIN)/python bench/$$name.py $(BENCH); done
 
 docs: $(READY) ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

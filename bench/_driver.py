@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from _setup import is_ready, python_of
 
 BENCH = Path(__file__).parent
@@ -30,13 +32,18 @@ BUSY = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One side with one set of settings. column: "heedful", "default" or "best" (one of several tried)."""
+    """One side with one set of settings.
+
+    column: "heedful", "default" or "best" (one of several tried). warm_up: what the request of the first run, which is not
+    counted, has instead.
+    """
 
     name: str
     column: str
     script: str
     request: dict[str, Any]
     python: Path = Path(sys.executable)
+    warm_up: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,10 @@ def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespa
     return chosen
 
 
+ONE_STEP = {"steps": 1}
+"""What warms a trainer up."""
+
+
 def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environment: str, chosen: Any) -> list[Contender]:
     """TRL's contenders: the request named "default" and those tried for its best. None with --only-ours."""
     if chosen.only_ours:
@@ -86,7 +97,9 @@ def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environm
         raise SystemExit(f"bench: {BENCH}/.venvs/{environment} is not there: run `make bench` or `python bench/_setup.py`,"
                          " or measure this side alone with --only-ours")  # fmt: skip
     return [
-        Contender(f"{name} {label}", "default" if label == "default" else "best", script, request, python_of(environment))
+        Contender(
+            f"{name} {label}", "default" if label == "default" else "best", script, request, python_of(environment), ONE_STEP
+        )
         for label, request in requests.items()
     ]
 
@@ -100,7 +113,7 @@ def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Names
         "runs": chosen.runs,
         "threads": chosen.threads,
         "machine": machine(),
-        "load_at_start": os.getloadavg()[0],
+        "busy_at_start": busy_processors(),
         "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "heedful_commit": _commit(),
         "cases": [],
@@ -123,13 +136,13 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
             worker.greet()
         failed: dict[str, str] = {}
         tried: dict[str, float] = {}
+        first: dict[str, Answer] = {}
         for contender in case.contenders:
-            # The first run warms up and is not counted; of several candidates for "best" the second run chooses, unless a
-            # candidate's first is not half as fast as another's second.
-            answer = workers[contender.name].ask()
-            hopeless = "error" not in answer and case.work(answer) / answer["seconds"] < max(tried.values(), default=0) / 2
-            if "error" not in answer and contender.column == "best" and not chosen.quick and not hopeless:
+            # The first run warms up and is not counted; of several candidates for "best" a second one chooses.
+            first[contender.name] = answer = workers[contender.name].ask(**contender.warm_up)
+            if "error" not in answer and contender.column == "best" and not chosen.quick:
                 answer = workers[contender.name].ask()
+            _say(contender.name, answer, "first")
             if "error" in answer:
                 failed[contender.name] = answer["error"]
                 workers.pop(contender.name).close()
@@ -147,8 +160,12 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
                 if "error" in answer:
                     raise RuntimeError(f"{name}: {answer['error']}\n{workers[name].log()}")
                 answers[name].append(answer)
-                print(f"   {name}: {answer.get('seconds', 0):.3f} s", file=sys.stderr, flush=True)
+                if name != "matmul":
+                    _say(name, answer, f"run {round_ + 1}")
         rows = {c.name: _row(case, c, workers[c.name], answers[c.name]) for c in case.contenders if c.name in answers}
+        for name, row in rows.items():
+            if "loss_after" in first[name]:
+                row["details"]["loss_after_one_step"] = first[name]["loss_after"]
     finally:
         for worker in workers.values():
             worker.close()
@@ -168,6 +185,11 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
         "bf16_matmul_flop_per_second": rate,
         "bf16_matmul_by_size": answers["matmul"][-1]["by_size"],
     }
+
+
+def _say(name: str, answer: Answer, which: str) -> None:
+    what = answer["error"].partition("\n")[0] if "error" in answer else f"{answer['seconds']:.3f} s"
+    print(f"   {time.strftime('%H:%M:%S')} {name}, {which}: {what}", file=sys.stderr, flush=True)
 
 
 def _row(case: Case, contender: Contender, worker: _Worker, answers: list[Answer]) -> dict[str, Any]:
@@ -251,10 +273,10 @@ class _Worker:
         if "error" in self.hello:
             raise RuntimeError(f"{self.contender.name}: {self.hello['error']}")
 
-    def ask(self) -> Answer:
+    def ask(self, **changes: Any) -> Answer:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(self.contender.request) + "\n")
+            self._process.stdin.write(json.dumps(self.contender.request | changes) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it ended: what it said last is read below
@@ -264,13 +286,9 @@ class _Worker:
         return self._log.read_text(errors="replace")[-4_000:]
 
     def close(self) -> None:
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # Between requests it holds nothing that is worth an orderly end, which takes seconds.
+        self._process.kill()
+        self._process.communicate()
 
     def _read(self) -> Answer:
         assert self._process.stdout is not None
@@ -299,11 +317,11 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"# {result['title']}",
         "",
-        f"{machine_['cpu']}, {machine_['cores']} cores, {result['threads']} threads, {result['begun']}; load at the start "
-        f"{result['load_at_start']:.1f}; medians of {result['runs']}.",
+        f"{machine_['cpu']}, {machine_['cores']} cores, {result['threads']} threads, {result['begun']}; "
+        f"{result['busy_at_start']:.2f} processors busy before the start; medians of {result['runs']}.",
         "",
     ]
-    if result["load_at_start"] > BUSY:
+    if result["busy_at_start"] > BUSY:
         lines += ["**The machine was busy when this began: the figures are no measurement.**", ""]
     if result["quick"]:
         lines += ["**A quick run: it shows that everything works and measures nothing.**", ""]
@@ -354,6 +372,11 @@ def table(result: dict[str, Any]) -> str:
 
 def _numbers(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def busy_processors() -> float:
+    """Over some seconds, of all cores. No load average: that still holds the benchmark before this one."""
+    return psutil.cpu_percent(interval=3.0) / 100 * (os.cpu_count() or 1)
 
 
 def machine() -> dict[str, Any]:

@@ -58,20 +58,30 @@ class Timing:
     def __init__(self) -> None:
         self.begun: float | None = None
         self.ends: dict[int, float] = {}
+        self.cpu_begun = self.cpu_ended = 0.0
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the peak of the resident set starts anew
 
     def begin(self) -> None:
-        self.begun = time.perf_counter()
+        self.begun, self.cpu_begun = time.perf_counter(), time.process_time()
 
     def end(self, step: int) -> None:
-        self.ends.setdefault(step, time.perf_counter())
+        if step not in self.ends:
+            self.ends[step], self.cpu_ended = time.perf_counter(), time.process_time()
 
     def result(self, steps: int) -> dict[str, Any]:
-        """Seconds of ``steps`` steps and the peak of the resident set (MiB). Raises if the beginning or a step is missing."""
+        """Seconds of ``steps`` steps, the processor's seconds in them (of all threads) and the peak of the resident set (MiB).
+
+        Raises if the beginning or a step is missing.
+        """
         if self.begun is None or sorted(self.ends) != list(range(steps)):
             raise RuntimeError(f"expected a beginning and {steps} steps, counted {len(self.ends)}")
-        return {"seconds": self.ends[steps - 1] - self.begun, "peak_mib": resident_mib("VmHWM"), "steps": steps}
+        return {
+            "seconds": self.ends[steps - 1] - self.begun,
+            "cpu_seconds": self.cpu_ended - self.cpu_begun,
+            "peak_mib": resident_mib("VmHWM"),
+            "steps": steps,
+        }
 
 
 def resident_mib(field: str) -> float:

@@ -43,40 +43,45 @@ REWARD_RATE: dict[str, Any] = {"learning_rate": 1e-5, "final_learning_rate_share
 NEVER = 1e9  # seconds: no checkpoint while the clock runs, on either side
 
 
-def run_sft(steps: int, batch_size: int, check: int) -> dict[str, Any]:
-    rows = [Example(**row) for row in read("examples")]
+def run_sft(steps: int, batch_size: int) -> dict[str, Any]:
+    rows, check = ([Example(**row) for row in read(name)] for name in ("examples", "check"))
+    rows = rows[: steps * batch_size]
     model = load_causal_model(FOLDER / "policy")
     config = SFTConfig(
         epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER, **SFT_RATE
     )
-    before = sft.demonstration_loss(model, rows[:check])
+    before = sft.demonstration_loss(model, check)
     with tempfile.TemporaryDirectory() as folder, timed(sft) as timing:
         sft.train_sft(model, TOKENIZER, rows, config, Path(folder), validation=rows[:2], console=QUIET)
     result = timing.result(steps)
-    return result | {"loss_before": before, "loss_after": sft.demonstration_loss(model, rows[:check])}
+    return result | {"loss_before": before, "loss_after": sft.demonstration_loss(model, check)}
 
 
 def _names(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple([str(k) for k in range(len(row["responses"]))])
 
 
-def run_reward(steps: int, batch_size: int, check: int) -> dict[str, Any]:
-    rows = [
+def _rankings(name: str) -> list[RankedPrompt]:
+    return [
         RankedPrompt(str(i), _names(row), row["prompt"], row["responses"], ("labeler",), (tuple(row["ranks"]),))
-        for i, row in enumerate(read("rankings"))
+        for i, row in enumerate(read(name))
     ]
+
+
+def run_reward(steps: int, batch_size: int) -> dict[str, Any]:
+    rows, check = _rankings("rankings")[: steps * batch_size], _rankings("check")
     model = load_scalar_model(FOLDER / "reward")
     config = RewardConfig(batch_size=batch_size, checkpoint_seconds=NEVER, **REWARD_RATE)
-    before, _ = reward.ranking_quality(model, rows[:check], config.tokens_per_microbatch)
+    before, _ = reward.ranking_quality(model, check, config.tokens_per_microbatch)
     with tempfile.TemporaryDirectory() as folder, timed(reward) as timing:
         reward.train_reward(model, TOKENIZER, rows, config, Path(folder), validation=[], demonstrations=[], console=QUIET)
     result = timing.result(steps)
-    after, _ = reward.ranking_quality(model, rows[:check], config.tokens_per_microbatch)
+    after, _ = reward.ranking_quality(model, check, config.tokens_per_microbatch)
     return result | {"loss_before": before, "loss_after": after}
 
 
-def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int) -> dict[str, Any]:
-    rows = read("prompts")
+def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int, count: int) -> dict[str, Any]:
+    rows = read("prompts")[:count]
     model = frozen(load_causal_model(FOLDER / "policy"), "bfloat16")
     sampling = Sampling(max_tokens=max_tokens, stop_token=TOKENIZER.eos_token_id if stop else None)
     seeds = request_seeds(seed, stream="bench", count=len(rows))

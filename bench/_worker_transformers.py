@@ -25,13 +25,14 @@ def run_generation(
     max_tokens: int,
     stop: bool,
     seed: int,
+    count: int,
     settings: dict[str, Any],
     allocator: bool,
 ) -> dict[str, Any]:
     """settings: ``dtype``; ``cache`` ("static"); ``compile``; ``sort`` prompts by length; ``pad_to``: prompt length for all."""
     if allocator:
         keep_large_temporaries()
-    rows = json.loads((FOLDER / "prompts.json").read_text())
+    rows = json.loads((FOLDER / "prompts.json").read_text())[:count]
     model: Any = AutoModelForCausalLM.from_pretrained(FOLDER / "policy", dtype=getattr(torch, settings.get("dtype", "float32")))
     model.eval()
     model.generation_config = GenerationConfig(pad_token_id=PADDING, eos_token_id=END if stop else None)

@@ -40,24 +40,31 @@ class StepEnds(transformers.TrainerCallback):
         self.timing.end(state.global_step - 1)
 
 
-def run_sft(steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
-    rows = [
-        {
-            "input_ids": row["prompt"] + row["response"],
-            "completion_mask": [0] * len(row["prompt"]) + [1] * len(row["response"]),
-        }
-        for row in json.loads((FOLDER / "examples.json").read_text())
-    ]
+def run_sft(steps: int, batch_size: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
+    rows, check = (
+        [
+            {
+                "input_ids": row["prompt"] + row["response"],
+                "completion_mask": [0] * len(row["prompt"]) + [1] * len(row["response"]),
+            }
+            for row in _read(name)
+        ]
+        for name in ("examples", "check")
+    )
     model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy")
     settings = {"completion_only_loss": True, **settings}
-    return _train(trl.SFTTrainer, trl.SFTConfig, model, rows, rows[:check], steps, batch_size, settings, allocator)
+    return _train(trl.SFTTrainer, trl.SFTConfig, model, rows, check, steps, batch_size, settings, allocator)
 
 
-def run_reward(steps: int, batch_size: int, check: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
-    """batch_size: pairs in one optimiser step. check: the first pairs, whose loss is compared with the other side's."""
-    rows = json.loads((FOLDER / "pairs.json").read_text())
+def run_reward(steps: int, batch_size: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
+    """batch_size: pairs in one optimiser step."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1)
-    return _train(trl.RewardTrainer, trl.RewardConfig, model, rows, rows[:check], steps, batch_size, settings, allocator)
+    rows, check = _read("pairs"), _read("check_pairs")
+    return _train(trl.RewardTrainer, trl.RewardConfig, model, rows, check, steps, batch_size, settings, allocator)
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    return json.loads((FOLDER / f"{name}.json").read_text())
 
 
 def _train(
@@ -71,8 +78,10 @@ def _train(
     settings: dict[str, Any],
     allocator: bool,
 ) -> dict[str, Any]:
+    """One optimiser step after the other over ``rows``, ``steps`` of them; the loss on ``check`` before and after."""
     if allocator:
         keep_large_temporaries()
+    rows = rows[: steps * batch_size]
     # TRL's own batch for a device (8) unless the settings say otherwise, accumulated up to the optimiser batch.
     device_batch = min(batch_size, settings.pop("per_device_train_batch_size", 8))
     device_batch = next(n for n in range(device_batch, 0, -1) if batch_size % n == 0)

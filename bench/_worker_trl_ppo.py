@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -59,9 +60,15 @@ def run_ppo(
     settings: dict[str, Any],
     allocator: bool,
 ) -> dict[str, Any]:
-    """settings: fields of PPOConfig, ``weights`` (type of all models' weights), ``cache`` (of the policy's generation)."""
+    """settings: fields of PPOConfig, and ``weights`` (type of all models'), ``cache`` (of the generation), ``autocast`` (bf16).
+
+    PPOTrainer makes its accelerator without the configuration's ``bf16``, which then changes nothing; the accelerator does
+    read this variable. Nor does its own loop ever switch gradient checkpointing on. What a run really had is in its answer.
+    """
     if allocator:
         keep_large_temporaries()
+    if settings.pop("autocast", False):
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
     dtype = getattr(torch, settings.pop("weights", "float32"))
     cache = settings.pop("cache", None)
     policy, reference = (transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy", dtype=dtype) for _ in range(2))
@@ -138,7 +145,10 @@ def run_ppo(
         for part, seconds in row.items():
             parts[part] = parts.get(part, 0.0) + seconds
     parts["rest"] = result["seconds"] - sum(parts.values())
-    return result | check | {"parts": parts, "optimiser_steps": ends.steps, "response_tokens": sum(lengths) / len(lengths)}
+    had = {"autocast": trainer.accelerator.mixed_precision, "checkpointing": bool(policy.is_activation_checkpointing)}
+    return (
+        result | check | had | {"parts": parts, "optimiser_steps": ends.steps, "response_tokens": sum(lengths) / len(lengths)}
+    )
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ from _workload import PROMPT_TOKENS, SIZES, Size, generation_flop, prompts, save
 
 BATCHES = (8, 64, 256)
 MAX_TOKENS = 64
+PROMPTS = {"XS": 256, "S": 256, "M": 64}
+"""Prompts of a run; one batch where that is more. Over several, lengths even out, and requests may join as others leave."""
 BEST = {
     "bf16, sorted": {"dtype": "bfloat16", "sort": True},
     "bf16, static cache": {"dtype": "bfloat16", "cache": "static", "pad_to": PROMPT_TOKENS[1]},
@@ -41,19 +43,22 @@ def cases(
     for name in chosen.sizes:
         for batch_size in batches:
             for stop in stops:
-                # Several batches also where they are small, so that lengths even out; requests may join as others leave.
-                rows = prompts(16 if chosen.quick else max(128, batch_size))
+                rows = prompts(16 if chosen.quick else max(PROMPTS[name], batch_size))
                 request = {"do": "generation", "batch_size": batch_size, "max_tokens": max_tokens, "stop": stop, "seed": 1}
+                request |= {"count": len(rows)}
+                # Compiled code may be compiled again at its second batch.
+                warm_up = {"count": min(2 * batch_size, len(rows))}
                 other = {"default": request | {"settings": {}, "allocator": False}} | {
                     label: request | {"settings": settings, "allocator": True} for label, settings in best.items()
                 }
-                contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", request)]
+                contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", request, warm_up=warm_up)]
                 contenders += [
                     Contender(
                         f"transformers {label}",
                         "default" if label == "default" else "best",
                         "_worker_transformers.py",
                         settings,
+                        warm_up=warm_up,
                     )
                     for label, settings in other.items()
                 ]

@@ -6,7 +6,6 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import generation
@@ -32,8 +31,7 @@ def by_k(chosen: Namespace, ks: Sequence[int]) -> None:
     result = measure("growth_k", "Cost of a ranked prompt by K", reward.cases(chosen, tuple(ks), best), chosen)
 
     def cost(case: dict[str, Any], row: dict[str, Any]) -> float:
-        steps = row["details"]["steps"]
-        return 1_000 * median(row["seconds"]) / (steps * reward.PROMPTS[case["size"]])
+        return 1_000 * reward.cost_of_prompt(case, row)
 
     plot(result, ks, "responses per prompt (K)", "training, ms per prompt", cost, chosen.out)
     show(result, chosen.out)

@@ -8,21 +8,21 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from _driver import Case, Contender, measure, options, show, trl
+from _driver import ONE_STEP, Case, Contender, measure, options, show, trl
 from _driver import write as write_result
 from _workload import SIZES, Size, examples, prompts, save_models, write
 
 BATCH, MINIBATCHES, MAX_TOKENS = 64, 4, 64
 PTX_EXAMPLES, PTX_TOKENS = 8, 128  # pretraining sequences for each episode (the paper's) and their length
 PLAIN, WITH_PTX, SFT = "Heedful, plain", "Heedful, with ptx", "Heedful, the same text in sft"
-STEPS = {"XS": 1, "S": 3, "M": 2}
+STEPS = {"XS": 1, "S": 2, "M": 2}
 """Iterations of a run."""
 COMMON = {"gradient_checkpointing": False}
 BEST = {
-    "bf16": COMMON | {"bf16": True},
+    "bf16 autocast": COMMON | {"autocast": True},
     "fp32": COMMON | {"bf16": False},
     "bf16 weights": COMMON | {"bf16": False, "weights": "bfloat16"},
-    "bf16, static cache": COMMON | {"bf16": True, "cache": "static"},
+    "bf16 weights, static cache": COMMON | {"bf16": False, "weights": "bfloat16", "cache": "static"},
 }
 
 
@@ -48,9 +48,10 @@ def cases(chosen: Namespace) -> Iterator[Case]:
         requests = {"default": shared | {"settings": {}, "allocator": False}} | {
             label: shared | {"settings": settings, "allocator": True} for label, settings in BEST.items()
         }
-        contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", shared | {"ptx": 0, "ptx_tokens": PTX_TOKENS})]
-        contenders += trl("TRL", requests, script="_worker_trl_ppo.py", environment="trl-ppo", chosen=chosen)
+        ours = partial(Contender, script="_worker_heedful.py", warm_up=ONE_STEP)
         ptx_fields = {"ptx_tokens": PTX_TOKENS}
+        contenders = [ours("Heedful", "heedful", request=shared | ptx_fields | {"ptx": 0})]
+        contenders += trl("TRL", requests, script="_worker_trl_ppo.py", environment="trl-ppo", chosen=chosen)
         prepare = partial(_prepare, SIZES[name])
         yield Case(
             size=name,
@@ -70,9 +71,9 @@ def cases(chosen: Namespace) -> Iterator[Case]:
             label="pretraining gradients",
             unit="iterations/s",
             contenders=[
-                Contender(PLAIN, "heedful", "_worker_heedful.py", shared | ptx_fields | {"ptx": 0}),
-                Contender(WITH_PTX, "", "_worker_heedful.py", shared | ptx_fields | {"ptx": ptx}),
-                Contender(SFT, "", "_worker_heedful.py", same_text | {"batch_size": sequences, "tokens": PTX_TOKENS}),
+                ours(PLAIN, "heedful", request=shared | ptx_fields | {"ptx": 0}),
+                ours(WITH_PTX, "", request=shared | ptx_fields | {"ptx": ptx}),
+                ours(SFT, "", request=same_text | {"batch_size": sequences, "tokens": PTX_TOKENS}),
             ],
             prepare=prepare,
             work=lambda _, work=steps: work,

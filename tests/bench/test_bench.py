@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -41,6 +43,7 @@ def test_sft_runs_and_reports(tmp_path: Path) -> None:
     assert 0 < row["share_of_matmul_rate"] < 1
     # Random weights with logits of deviation 1: the mean loss is near log(8192) + 1/2.
     assert row["details"]["loss_before"] == pytest.approx(9.5, abs=0.3)
+    assert row["details"]["loss_after_one_step"] < row["details"]["loss_before"]
     assert row["details"]["loss_after"] < row["details"]["loss_before"]
     table = (tmp_path / "sft.md").read_text()
     assert "| XS | batch 32 | Heedful |" in table
@@ -95,8 +98,64 @@ def test_time_runs_from_the_beginning_to_the_last_step_and_missing_steps_are_ref
     time.sleep(0.1)
     timing.end(1)  # a second line of the same step changes nothing
     assert 0.05 <= timing.result(2)["seconds"] <= end - begin + 0.05
+    assert 0 <= timing.result(2)["cpu_seconds"] < 0.05  # it slept
     with pytest.raises(RuntimeError, match="expected a beginning and 3 steps, counted 2"):
         timing.result(3)
+
+
+class FakeWorker:
+    """Answers at once; "slow" takes twice the time, "broken" cannot run."""
+
+    asked: list[tuple[str, dict[str, Any]]]
+
+    def __init__(self, contender: Any, folder: Path, threads: int) -> None:
+        self.contender, self.hello = contender, {"versions": {}, "resident_mib": 1.0}
+
+    def greet(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def ask(self, **changes: Any) -> dict[str, Any]:
+        name = self.contender.name
+        FakeWorker.asked.append((name, self.contender.request | changes))
+        if name == "broken":
+            return {"error": "no compiler"}
+        if name == "matmul":
+            return {"flop_per_second": 1.0, "by_size": {}}
+        request = self.contender.request | changes
+        return {"seconds": 2.0 if name == "slow" else 1.0, "peak_mib": 1.0, "loss_after": 9.5 / request["steps"]}
+
+
+def test_one_step_warms_up_one_run_chooses_the_best_and_only_that_one_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeWorker.asked = []
+    monkeypatch.setattr(driver, "_Worker", FakeWorker)
+    columns = {"ours": "heedful", "theirs": "default", "slow": "best", "fast": "best", "broken": "best"}
+    contenders = [driver.Contender(n, column, "", {"steps": 9}, warm_up={"steps": 1}) for n, column in columns.items()]
+    case = driver.Case(size="S", label="l", unit="u", contenders=contenders, prepare=lambda _: None, work=lambda _: 6.0)
+    found = driver._run_case(case, Path(), argparse.Namespace(threads=1, runs=5, quick=False))
+    steps = {name: [request["steps"] for who, request in FakeWorker.asked if who == name] for name in columns}
+    assert steps == {"ours": [1] + 5 * [9], "theirs": [1] + 5 * [9], "slow": [1, 9], "fast": [1] + 6 * [9], "broken": [1]}
+    assert found["tried_for_best"] == {"slow": 3.0, "fast": 6.0}
+    assert found["failed"] == {"broken": "no compiler"}
+    assert list(found["contenders"]) == ["ours", "theirs", "fast"]
+    assert len(found["contenders"]["ours"]["rates"]) == 5
+    assert found["contenders"]["ours"]["details"]["loss_after_one_step"] == 9.5
+
+
+def test_a_machine_that_others_use_is_seen_at_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        time.sleep(0.3)
+        busy = driver.busy_processors()
+        spinning.kill()
+    assert driver.BUSY < busy <= (os.cpu_count() or 1)
+
+
+def test_make_bench_runs_what_compares_with_another_side_and_nothing_else() -> None:
+    done = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True)
+    started = set(re.search(r"for name in ([\w ]+);", done.stdout)[1].split())  # pyright: ignore[reportOptionalSubscript]
+    scripts = [path for path in (ROOT / "bench").glob("*.py") if not path.name.startswith("_")]
+    assert started == {path.stem for path in scripts if "from _driver import" in path.read_text()}
+    assert {path.stem for path in scripts} - started == {"console", "console_database"}
 
 
 def row(column: str, rates: list[float], peak: float = 100.0, **details: Any) -> dict[str, Any]:
@@ -135,7 +194,7 @@ def test_work_that_differs_is_said(tmp_path: Path) -> None:
         "threads": 1,
         "machine": {"cpu": "c", "cores": 1},
         "begun": "now",
-        "load_at_start": 0.0,
+        "busy_at_start": 0.0,
         "cases": [
             {
                 "size": "S",
@@ -150,4 +209,6 @@ def test_work_that_differs_is_said(tmp_path: Path) -> None:
     }
     table = driver.table(result)
     assert "loss DOES NOT AGREE" in table
+    assert "was busy" not in table
+    assert "was busy" in driver.table(result | {"busy_at_start": 1.0})
     assert "slower than other (0.50)" in table
