@@ -10,7 +10,8 @@ from tests.tiny import CONTEXT, END, VOCABULARY, last_hidden, plain, tiny_gpt2, 
 from transformers import PreTrainedModel
 
 from heedful.errors import UserError
-from heedful.model import Generation, Sampling, engine, generate, kernels, request_seeds
+from heedful.functional import kernels
+from heedful.model import Generation, Sampling, engine, generate, request_seeds
 from heedful.model.slots import Slots
 
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
@@ -31,7 +32,7 @@ def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int]) 
 
 @pytest.fixture(params=["compiled loops", "torch"], autouse=True)
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything holds with and without the compiled loops of :mod:`heedful.model.kernels`."""
+    """Everything holds with and without the compiled loops of :mod:`heedful.functional.kernels`."""
     if request.param == "torch":
         monkeypatch.setattr(kernels, "usable", lambda _: False)
     elif not kernels.usable(torch.zeros(1)):

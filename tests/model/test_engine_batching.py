@@ -13,7 +13,8 @@ from tests.tiny import END, VOCABULARY, last_hidden, plain, tiny_gpt2, tiny_llam
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from heedful.model import Engine, Generation, Sampling, engine, generate, kernels, set_residual_dropout
+from heedful.functional import kernels
+from heedful.model import Engine, Generation, Sampling, engine, generate, set_residual_dropout
 from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward
 from heedful.model.slots import Slots, groups_of
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from heedful.functional import kernels
 from heedful.functional.masked import at_least_float32
 
 _ROW_GRID = 64
@@ -106,9 +107,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
         logits = _ChunkedLogits(hidden, weight, bias, scale, chunk, compute)
         logprobs = torch.empty(tokens.shape, dtype=logits.statistics_dtype, device=hidden.device)
         entropies = torch.empty_like(logprobs) if with_entropy else logprobs.new_empty(0)
-        scratch = torch.empty_like(logits.block) if with_entropy else logprobs
+        scratch = torch.empty_like(logits.block) if with_entropy and not logits.in_one_pass else logprobs
         for start in range(0, len(tokens), chunk):
             rows = slice(start, min(start + chunk, len(tokens)))
+            if logits.in_one_pass:
+                logprobs[rows], entropy = kernels.token_statistics(logits.products(rows), tokens[rows], scale)
+                if with_entropy:
+                    entropies[rows] = entropy
+                continue
             block = logits.rows(rows)
             torch.log_softmax(block, dim=-1, out=block)
             logprobs[rows] = block.gather(1, tokens[rows, None]).squeeze(1)
@@ -134,13 +140,17 @@ class _ChunkedLogprobs(torch.autograd.Function):
             grad_bias = torch.zeros_like(bias, dtype=accumulate) if bias is not None and needs_bias else None
             for start in range(0, len(tokens), ctx.chunk):
                 rows = slice(start, min(start + ctx.chunk, len(tokens)))
-                block = logits.rows(rows)
-                torch.softmax(block, dim=-1, out=block)
-                block.scatter_add_(1, tokens[rows, None], block.new_full((1, 1), -1.0).expand(len(block), 1))
+                if logits.in_one_pass:
+                    block = kernels.softmax_less_token_(logits.products(rows), tokens[rows], ctx.scale)
+                else:
+                    block = logits.rows(rows)
+                    torch.softmax(block, dim=-1, out=block)
+                    block.scatter_add_(1, tokens[rows, None], block.new_full((1, 1), -1.0).expand(len(block), 1))
                 scales = (grad_logprobs[rows] * -ctx.scale).to(accumulate)[:, None]
                 if grad_bias is not None:
                     grad_bias += (block.T @ scales).squeeze(1)
-                block = logits.in_compute_dtype(block)
+                if not logits.in_one_pass:
+                    block = logits.in_compute_dtype(block)
                 if grad_hidden is not None:
                     grad_hidden[rows] = (block @ logits.weight) * scales
                 if grad_weight is not None:
@@ -167,13 +177,19 @@ class _ChunkedLogits:
         self.statistics_dtype = torch.float32 if compute in (torch.bfloat16, torch.float16) else compute
         size = (min(chunk, len(hidden)), len(weight))
         self.product = torch.empty(size, dtype=compute, device=hidden.device)
-        self.block = self.product if compute == self.statistics_dtype else torch.empty_like(self.product, dtype=torch.float32)
+        # Where the statistics are taken from the products as they are, there is no copy of them in float32.
+        self.in_one_pass = bias is None and compute == torch.bfloat16 and kernels.usable(self.product)
+        one_type = compute == self.statistics_dtype or self.in_one_pass
+        self.block = self.product if one_type else torch.empty_like(self.product, dtype=self.statistics_dtype)
+
+    def products(self, rows: slice) -> Tensor:
+        """Logits [rows, vocabulary] in the matrix products' type, not scaled; valid until the next call."""
+        return torch.mm(self.hidden[rows], self.weight.T, out=self.product[: rows.stop - rows.start])
 
     def rows(self, rows: slice) -> Tensor:
         """Scaled logits [rows, vocabulary] in the statistics' type; valid until the next call."""
-        num_rows = rows.stop - rows.start
-        product, block = self.product[:num_rows], self.block[:num_rows]
-        torch.mm(self.hidden[rows], self.weight.T, out=product)
+        product = self.products(rows)
+        block = self.block[: len(product)]
         if block is not product:
             block.copy_(product)
         if self.bias is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from heedful.errors import ModelError
+from heedful.functional import kernels
 
 ATTENTION_NAME = "heedful"
 # Up to this many keys the score matrix is small enough that two batched products beat the blocked kernel (on CPU by 5x).
@@ -118,11 +119,15 @@ class _ExplicitAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        additive = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
-        additive.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
         query = query * scaling
-        scores = torch.matmul(query, key.transpose(-1, -2)).add_(additive).float()
-        weights = torch.softmax(scores, -1, out=scores).to(query.dtype)
+        scores = torch.matmul(query, key.transpose(-1, -2))
+        if scores.dtype == torch.bfloat16 and kernels.usable(scores):
+            weights = kernels.masked_softmax_(scores, mask)
+        else:
+            additive = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+            additive.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
+            scores = scores.add_(additive).float()
+            weights = torch.softmax(scores, -1, out=scores).to(query.dtype)
         ctx.save_for_backward(query, key, value, weights)
         ctx.scaling = scaling
         return torch.matmul(weights, value)

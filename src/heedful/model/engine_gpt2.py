@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
-from heedful.model import kernels
+from heedful.functional import kernels
 from heedful.model.attention import Layout
 
 # What the forward below computes; the activation's class is the configuration's.

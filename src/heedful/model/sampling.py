@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heedful.model import kernels
+from heedful.functional import kernels
 
 _LOG2_E = math.log2(math.e)
 _NUCLEUS = 256  # top-p looks at this many likeliest tokens first and sorts the whole vocabulary only where they do not suffice

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from heedful.model import kernels
+from heedful.functional import kernels
 from heedful.model.attention import BlockLayout
 from heedful.model.layouts import on_grid
 

@@ -1,4 +1,4 @@
-"""Decoding's inner loops on a CPU, compiled once for this machine: ``kernels.cpp`` through the system's C++ compiler.
+"""Inner loops on a CPU, compiled once for this machine: ``kernels.cpp`` through the system's C++ compiler.
 
 Where there is no compiler, or what it made cannot be loaded, nothing is lost but speed: :func:`usable` is False, and torch's
 own operations do the work. The compiled file stays in the user's cache folder, one for each version of the source, the
@@ -38,6 +38,19 @@ _ATTEND = (
 )
 _ADD_NORM = (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_void_p)
 _DRAW = (c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_void_p)
+_TOKEN_STATISTICS = (c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p)
+_MASKED_SOFTMAX = (c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64)
+_SOFTMAX_LESS_TOKEN = (c_int64, c_int64, c_void_p, c_float, c_void_p)
+_FUNCTIONS = {
+    **{
+        f"{name}_{kind}": arguments
+        for name, arguments in (("attend", _ATTEND), ("add_norm", _ADD_NORM), ("draw", _DRAW))
+        for kind in _NAMES.values()
+    },
+    "masked_softmax_bfloat16": _MASKED_SOFTMAX,
+    "token_statistics_bfloat16": _TOKEN_STATISTICS,
+    "softmax_less_token_bfloat16": _SOFTMAX_LESS_TOKEN,
+}
 
 
 def usable(tensor: Tensor) -> bool:
@@ -91,6 +104,38 @@ def add_norm(hidden: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor
     return output
 
 
+def masked_softmax_(scores: Tensor, mask: Tensor) -> Tensor:
+    """Make scores into their softmax, in fp32, over the keys that the mask shows (0 for a query that is shown none), in place.
+
+    scores: bf16 [blocks, heads, queries, keys], contiguous. mask: bool [blocks or 1, 1, queries, keys], True where shown.
+    """
+    mask = mask.contiguous()
+    stride = mask.stride(0) if mask.shape[0] > 1 else 0
+    _loaded().masked_softmax_bfloat16(*scores.shape, scores.data_ptr(), mask.data_ptr(), stride)
+    return scores
+
+
+def token_statistics(logits: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Of softmax(scale * logits): each row's log-prob of its token, and its entropy, nats, float32 [rows].
+
+    logits: bf16 [rows, vocabulary], contiguous. tokens: int64 [rows]. scale: above 0.
+    """
+    rows, vocabulary = logits.shape
+    logprobs, entropies = torch.empty(rows), torch.empty(rows)
+    tokens = tokens.contiguous()
+    _loaded().token_statistics_bfloat16(
+        *(rows, vocabulary, logits.data_ptr(), scale, tokens.data_ptr(), logprobs.data_ptr(), entropies.data_ptr())
+    )
+    return logprobs, entropies
+
+
+def softmax_less_token_(logits: Tensor, tokens: Tensor, scale: float) -> Tensor:
+    """Make logits [rows, vocabulary] (bf16, contiguous) into softmax(scale * logits) - onehot(token), in place."""
+    tokens = tokens.contiguous()
+    _loaded().softmax_less_token_bfloat16(*logits.shape, logits.data_ptr(), scale, tokens.data_ptr())
+    return logits
+
+
 def draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """The token at which each row's cumulative distribution passes its number, and the token's log-prob.
 
@@ -126,10 +171,9 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
-        for name in _NAMES.values():
-            for function, arguments in (("attend", _ATTEND), ("add_norm", _ADD_NORM), ("draw", _DRAW)):
-                getattr(library, f"{function}_{name}").argtypes = arguments
-                getattr(library, f"{function}_{name}").restype = None
+        for name, arguments in _FUNCTIONS.items():
+            getattr(library, name).argtypes = arguments
+            getattr(library, name).restype = None
     except (OSError, AttributeError, subprocess.SubprocessError):
         return None
     return library

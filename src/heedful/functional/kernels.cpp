@@ -1,9 +1,10 @@
-// Decoding's inner loops on a CPU: attention of one new token to its cache, the sum and the norm between the products, and the
-// drawing of the next token.
+// Inner loops on a CPU. Of decoding: attention of one new token to its cache, the sum and the norm between the products, and the
+// drawing of the next token. Of training: the softmax of attention, and what is wanted of one over the vocabulary, without a copy in
+// fp32.
 //
-// Compiled once on the user's machine by heedful/model/kernels.py, which also says what each argument is. torch's own batched
+// Compiled once on the user's machine by heedful/functional/kernels.py, which also says what each argument is. torch's own batched
 // products take a microsecond for each head of each request, whatever its length, and read the padding too. Every row is computed
-// by itself and in a fixed order, so its bits do not depend on the batch. Sums are in fp32, cumulative ones in double.
+// by itself and in a fixed order, so its bits do not depend on the batch. Sums are in fp32, sums of sums in double.
 
 #include <cmath>
 #include <cstdint>
@@ -140,7 +141,94 @@ void add_norm(int64_t rows, int64_t width, T *hidden, const T *addend, const T *
     }
 }
 
+// Scores [blocks, heads, queries, keys] become their softmax over the keys that the mask [blocks or 1, queries, keys] shows, in
+// place; a query that is shown none gets zeros.
+template <typename T>
+void masked_softmax(int64_t blocks, int64_t heads, int64_t queries, int64_t keys, T *scores, const uint8_t *mask, int64_t mask_stride) {
+#pragma omp parallel if (blocks * heads * queries * keys > 65536)
+    {
+        std::vector<float> weights(keys);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < blocks * heads * queries; row++) {
+            T *x = scores + row * keys;
+            const uint8_t *shown = mask + row / (heads * queries) * mask_stride + row % queries * keys;
+            float highest = -INFINITY, total = 0;
+#pragma omp simd reduction(max : highest)
+            for (int64_t i = 0; i < keys; i++) {
+                weights[i] = shown[i] ? load(x[i]) : -INFINITY;
+                highest = weights[i] > highest ? weights[i] : highest;
+            }
+            const float base = highest == -INFINITY ? 0 : highest;
+#pragma omp simd reduction(+ : total)
+            for (int64_t i = 0; i < keys; i++) {
+                weights[i] = exponential(weights[i] - base);
+                total += weights[i];
+            }
+            const float share = total == 0 ? 0 : 1 / total;
+#pragma omp simd
+            for (int64_t i = 0; i < keys; i++) store(x[i], share * weights[i]);
+        }
+    }
+}
+
 constexpr int64_t BLOCK = 128;
+
+template <typename T>
+float highest_of(const T *scores, int64_t count) {
+    float highest = -INFINITY;
+#pragma omp simd reduction(max : highest)
+    for (int64_t i = 0; i < count; i++) highest = load(scores[i]) > highest ? load(scores[i]) : highest;
+    return highest;
+}
+
+// The sum of e^(scale * (score - highest)), and of the same times its exponent: an entropy is log(total) - weighted / total.
+template <typename T>
+void softmax_sums(const T *scores, int64_t count, float scale, float highest, double *total, double *weighted) {
+    *total = *weighted = 0;
+    for (int64_t first = 0; first < count; first += BLOCK) {
+        const int64_t end = first + BLOCK < count ? first + BLOCK : count;
+        float sum = 0, product = 0;
+#pragma omp simd reduction(+ : sum, product)
+        for (int64_t i = first; i < end; i++) {
+            const float x = scale * (load(scores[i]) - highest), weight = exponential(x);
+            sum += weight;
+            product += weight == 0 ? 0 : weight * x;  // 0 * -inf counts 0
+        }
+        *total += sum;
+        *weighted += product;
+    }
+}
+
+template <typename T>
+void token_statistics(int64_t rows, int64_t vocabulary, const T *logits, float scale, const int64_t *tokens, float *logprobs,
+                      float *entropies) {
+#pragma omp parallel for schedule(static) if (rows * vocabulary > 65536)
+    for (int64_t row = 0; row < rows; row++) {
+        const T *scores = logits + row * vocabulary;
+        const float highest = highest_of(scores, vocabulary);
+        double total, weighted;
+        softmax_sums(scores, vocabulary, scale, highest, &total, &weighted);
+        logprobs[row] = static_cast<float>(scale * (load(scores[tokens[row]]) - highest) - std::log(total));
+        entropies[row] = static_cast<float>(std::log(total) - weighted / total);
+    }
+}
+
+// Logits become softmax(scale * logits) - onehot(token), in place.
+template <typename T>
+void softmax_less_token(int64_t rows, int64_t vocabulary, T *logits, float scale, const int64_t *tokens) {
+#pragma omp parallel for schedule(static) if (rows * vocabulary > 65536)
+    for (int64_t row = 0; row < rows; row++) {
+        T *scores = logits + row * vocabulary;
+        const float highest = highest_of(scores, vocabulary);
+        double total, weighted;
+        softmax_sums(scores, vocabulary, scale, highest, &total, &weighted);
+        const float share = static_cast<float>(1 / total);
+        const float token = share * exponential(scale * (load(scores[tokens[row]]) - highest)) - 1;
+#pragma omp simd
+        for (int64_t i = 0; i < vocabulary; i++) store(scores[i], share * exponential(scale * (load(scores[i]) - highest)));
+        store(scores[tokens[row]], token);
+    }
+}
 
 template <typename T>
 void draw(int64_t rows, int64_t vocabulary, const T *logits, int64_t stride, const double *numbers, int64_t *tokens, float *logprobs) {
@@ -152,9 +240,7 @@ void draw(int64_t rows, int64_t vocabulary, const T *logits, int64_t stride, con
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; row++) {
             const T *scores = logits + row * stride;
-            float highest = -INFINITY;
-#pragma omp simd reduction(max : highest)
-            for (int64_t i = 0; i < vocabulary; i++) highest = load(scores[i]) > highest ? load(scores[i]) : highest;
+            const float highest = highest_of(scores, vocabulary);
             double total = 0;
             for (int64_t block = 0; block < blocks; block++) {
                 const int64_t first = block * BLOCK, count = vocabulary - first < BLOCK ? vocabulary - first : BLOCK;
@@ -208,6 +294,20 @@ ATTEND(attend_bfloat16, bfloat16)
     }
 ADD_NORM(add_norm_float32, float)
 ADD_NORM(add_norm_bfloat16, bfloat16)
+
+void token_statistics_bfloat16(int64_t rows, int64_t vocabulary, const bfloat16 *logits, float scale, const int64_t *tokens,
+                               float *logprobs, float *entropies) {
+    token_statistics(rows, vocabulary, logits, scale, tokens, logprobs, entropies);
+}
+
+void masked_softmax_bfloat16(int64_t blocks, int64_t heads, int64_t queries, int64_t keys, bfloat16 *scores, const uint8_t *mask,
+                             int64_t mask_stride) {
+    masked_softmax(blocks, heads, queries, keys, scores, mask, mask_stride);
+}
+
+void softmax_less_token_bfloat16(int64_t rows, int64_t vocabulary, bfloat16 *logits, float scale, const int64_t *tokens) {
+    softmax_less_token(rows, vocabulary, logits, scale, tokens);
+}
 
 #define DRAW(NAME, T)                                                                                                                 \
     void NAME(int64_t rows, int64_t vocabulary, const T *logits, int64_t stride, const double *numbers, int64_t *tokens,              \

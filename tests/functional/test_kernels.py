@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import stat
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.tiny import tiny_gpt2, tiny_llama
+from torch import Tensor
 
-from heedful.model import Sampling, generate, kernels
+from heedful.functional import chunked_token_logprobs_and_entropy, kernels
+from heedful.model import Sampling, generate
 from heedful.model.sampling import _draw_chunk
 from heedful.model.slots import Slots
 
@@ -154,3 +157,61 @@ def test_the_same_texts_with_and_without(make: object, monkeypatch: pytest.Monke
     assert [g.tokens for g in with_them] == [g.tokens for g in without]
     for ours, theirs in zip(with_them, without, strict=True):
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 127, 128, 129, 1_000, 8_192])
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_statistics_of_tokens_are_torchs(vocabulary: int, scale: float) -> None:
+    torch.manual_seed(3)
+    logits = (3 * torch.randn(50, vocabulary)).to(torch.bfloat16)
+    tokens = torch.randint(vocabulary, (50,))
+    expected = torch.log_softmax(scale * logits.double(), -1)
+    chosen = expected.gather(1, tokens[:, None])[:, 0]
+    logprobs, entropies = kernels.token_statistics(logits, tokens, scale)
+    torch.testing.assert_close(logprobs, chosen.float(), atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(entropies, -(expected.exp() * expected).sum(-1).float(), atol=5e-6, rtol=5e-6)
+    less = expected.exp() - F.one_hot(tokens, vocabulary)
+    torch.testing.assert_close(kernels.softmax_less_token_(logits, tokens, scale).double(), less, atol=1e-6, rtol=2**-8)
+
+
+def test_statistics_of_impossible_tokens_and_of_what_is_not_a_number() -> None:
+    logits = torch.tensor([[0.0, float("-inf"), 0.0], [0.0, float("nan"), 0.0]], dtype=torch.bfloat16)
+    logprobs, entropies = kernels.token_statistics(logits, torch.tensor([1, 0]), 1.0)
+    assert logprobs[0] == float("-inf")
+    assert entropies[0].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert logprobs[1].isnan()
+    assert entropies[1].isnan()
+
+
+def test_logprobs_in_bf16_and_their_gradients_are_those_without_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(4)
+    hidden, weight = torch.randn(700, 32).to(torch.bfloat16), torch.randn(500, 32).to(torch.bfloat16)
+    tokens, outer = torch.randint(500, (700,)), torch.randn(700)
+
+    def run() -> list[Tensor]:
+        leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+        logprobs, entropies = chunked_token_logprobs_and_entropy(leaves[0], leaves[1], tokens, temperature=0.7)
+        (logprobs * outer).sum().backward()
+        return [logprobs.detach(), entropies, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    with_them = run()
+    monkeypatch.setattr(kernels, "usable", lambda _: False)
+    for ours, theirs in zip(with_them, run(), strict=True):
+        error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
+        assert error < 5e-3
+
+
+@pytest.mark.parametrize("blocks_of_mask", [1, 3])
+@pytest.mark.parametrize("keys", [1, 15, 64, 190])
+def test_softmax_of_what_is_shown_is_torchs(blocks_of_mask: int, keys: int) -> None:
+    torch.manual_seed(5)
+    scores = (3 * torch.randn(3, 2, 40, keys)).to(torch.bfloat16)
+    mask = torch.rand(blocks_of_mask, 1, 40, keys) < 0.5
+    mask[:, :, :, 0] = True
+    mask[:, :, 7] = False
+    expected = torch.softmax(scores.double().masked_fill(~mask, float("-inf")), -1)
+    assert expected[:, :, 7].isnan().all()
+    expected[:, :, 7] = 0
+    found = kernels.masked_softmax_(scores, mask)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2**-8)
+    assert (found[~mask.expand_as(found)] == 0).all()
