@@ -119,7 +119,9 @@ class _ExplicitAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        query = query * scaling
+        # Dense in memory: a product that has to copy a transposed view takes six times as long over the copy.
+        query = torch.mul(query, scaling, out=torch.empty(query.shape, dtype=query.dtype, device=query.device))
+        key, value = key.contiguous(), value.contiguous()
         scores = torch.matmul(query, key.transpose(-1, -2))
         if scores.dtype == torch.bfloat16 and kernels.usable(scores):
             weights = kernels.masked_softmax_(scores, mask)
@@ -135,7 +137,7 @@ class _ExplicitAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, weights = ctx.saved_tensors
-        gradient = gradients[0]
+        gradient = gradients[0].contiguous()
         value_gradient = torch.matmul(weights.transpose(-1, -2), gradient)
         weight_gradient = torch.matmul(gradient, value.transpose(-1, -2))
         score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype)
