@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Table, insert, select, update
 
 from heedful.errors import DataError
 from heedful.records import Prompt, Ranking, Rating, Response
-from heedful.store import instructions, items
+from heedful.store import instructions, items, people
 from heedful.store.answers import Answered, rows_of_answer
 from heedful.store.kinds import Phase, TaskKind, TaskView, check_answer
 from heedful.store.tables import assignment, event, person, rating, task
@@ -65,7 +65,7 @@ def record_work(
     works: Iterable[Work],
     *,
     run: str,
-    groups: Mapping[str, str],
+    groups: Mapping[str, people.Group],
     prompts: Iterable[Prompt],
     responses: Iterable[Response] = (),
     now: float | None = None,
@@ -86,13 +86,14 @@ def record_work(
     return [made.id for made in recording.batches.values()]
 
 
-def _people(connection: Connection, groups: Mapping[str, str], at: float) -> dict[str, int]:
+def _people(connection: Connection, groups: Mapping[str, people.Group], at: float) -> dict[str, int]:
     there = {row.pseudonym: row for row in connection.execute(select(person).where(person.c.pseudonym.in_(groups)))}
     ids: dict[str, int] = {}
     for name, group in groups.items():
         if name not in there:
-            values = {"pseudonym": name, "name": name, "role": "labeler", "group_name": group, "simulated": True, "created": at}
-            ids[name] = connection.execute(insert(person).values(**values).returning(person.c.id)).scalar_one()
+            ids[name] = people.add_person(
+                connection, name=name, email=None, role="labeler", group=group, simulated=True, pseudonym=name, now=at
+            )
         elif there[name].simulated and there[name].group_name == group:
             ids[name] = there[name].id
         else:
@@ -120,7 +121,7 @@ class _Recording:
 
     connection: Connection
     run: str
-    groups: Mapping[str, str]
+    groups: Mapping[str, people.Group]
     people: Mapping[str, int]
     at: float
     batches: dict[tuple[TaskKind, Phase], _Batch] = field(default_factory=dict[tuple[TaskKind, Phase], _Batch])
