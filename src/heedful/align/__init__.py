@@ -62,10 +62,7 @@ def _align(project: Project, console: Console) -> Path | None:
     data: Stage | None = None
     if simulated:
         data = stages.run("data", {"seed": project.seed}, lambda f: _write_data(project, f))
-    records = Records.load(project.data)
-    if simulated:
-        # What was exported from the labeling database since is the same rankings once more, and the evaluation's.
-        records = pipeline.without_labels(records)
+    records = pipeline.records_of(project)
     reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)
     setting = project_setting(project, base_model, small_model, reward_start, records)
     preset = setting.preset

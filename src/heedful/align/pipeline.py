@@ -53,6 +53,7 @@ from heedful.store.files import (
     write_atomically,
     write_jsonl,
 )
+from heedful.store.project import Project
 from heedful.store.recording import Work
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig
@@ -229,6 +230,16 @@ def collected(folder: Path, records: Records) -> Records:
             merged.by_kind(kind)[record.id] = record
     merged.check()
     return merged
+
+
+def records_of(project: Project) -> Records:
+    """What a project's stages begin with.
+
+    Where labelers are simulated, their rankings come from the stage that collects them: what was exported into the data since
+    is the same ones once more, those of earlier runs, and the evaluation's.
+    """
+    records = Records.load(project.data)
+    return without_labels(records) if project.labelers == "simulated" else records
 
 
 def without_labels(records: Records) -> Records:
