@@ -12,7 +12,7 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.models import answer, policy_for_inference, prompts_within, reward_model_for_inference, score_responses
-from heedful.align.pipeline import answer_with_prefix, by_prompt, prompts_of, write_json
+from heedful.align.pipeline import answer_with_prefix, by_prompt, prompts_of, training_rankings, write_json
 from heedful.align.settings import Labelers, Setting
 from heedful.align.simulated import named_by_content, recorded
 from heedful.align.tasks import blinded, write_tasks
@@ -221,7 +221,7 @@ def assemble(
         ],
         "curves": _curves(runs),
     }
-    rankings = training_side(setting, records)
+    rankings = training_rankings(setting, records, "train")
     results["data"] = {
         "prompts": len(records.prompts),
         "demonstrations": len(records.demonstrations),
@@ -253,16 +253,6 @@ def assemble(
     return results
 
 
-def training_side(setting: Setting, records: Records) -> list[Ranking]:
-    """Rankings that the reward model may learn from: of training prompts, and not by held-out labelers."""
-    groups = {} if setting.labelers is None else setting.labelers.groups
-    return [
-        r
-        for r in records.rankings.values()
-        if groups.get(r.labeler) != "held_out" and records.prompts[r.prompt_id].split == "train"
-    ]
-
-
 def size_name(parameters: int) -> str:
     """1454400 -> "1.5M"."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
@@ -287,7 +277,7 @@ def _labelers_records(
     if not rankings:
         return None
     labelers = {r.labeler for r in rankings} | {r.labeler for r in ratings}
-    trained = {r.labeler for r in training_side(setting, records) if not all(i in responses for i in r.response_ids)}
+    trained = {r.labeler for r in training_rankings(setting, records, "train")}
     # People who ranked nothing for training are the held-out group, by definition (SPEC 2.4).
     return rankings, ratings, {name: "training" if name in trained else "held_out" for name in labelers}
 
