@@ -55,7 +55,7 @@ _DUELS = (
     ("ppo_ptx_small", "base_small"),
 )
 _NUM_TRANSCRIPTS = 12
-# One point in so many training steps is kept for the curves of long runs.
+# The curves of longer runs are thinned out to this many points at most.
 _MOST_POINTS = 400
 
 

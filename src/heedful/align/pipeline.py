@@ -28,6 +28,7 @@ from heedful.align.models import (
     reward_model_for_inference,
 )
 from heedful.align.prefixes import cut_answer, with_prefix
+from heedful.align.pretraining import VALIDATION_EVERY
 from heedful.align.settings import Labelers, Setting
 from heedful.align.simulated import named_by_content, recorded
 from heedful.align.stages import fingerprint_of
@@ -95,7 +96,8 @@ def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
     if files:
         return encode_documents(tokenizer, read_documents(files[0]))
     documents = list(read_documents(folder))
-    chosen = [d for i, d in enumerate(documents) if (i % 50 == 49) == (part == "valid")]
+    kept_out = range(VALIDATION_EVERY - 1, len(documents), VALIDATION_EVERY)
+    chosen = [d for i, d in enumerate(documents) if (i in kept_out) == (part == "valid")]
     return encode_documents(tokenizer, chosen or documents)
 
 
