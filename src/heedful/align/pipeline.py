@@ -87,14 +87,15 @@ def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = No
 
 
 def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
-    """The project's plain text: ``train.*`` and ``valid.*`` where it has them, else every 50th document is for validation."""
+    """The project's plain text: ``train.*`` and ``valid.*`` where it has both, else every 50th document is for validation."""
     folder = setting.project.pretraining_text
     if not folder.exists():
         return None
     tokenizer = load_tokenizer(setting.base_model)
-    files = [file for file in (folder / f"{part}.jsonl", folder / f"{part}.txt") if file.is_file()]
-    if files:
-        return encode_documents(tokenizer, read_documents(files[0]))
+    named = [folder / f"{name}.{ending}" for ending in ("txt", "jsonl") for name in ("train", "valid")]
+    files = {file.stem: file for file in named if file.is_file()}
+    if len(files) == 2:
+        return encode_documents(tokenizer, read_documents(files[part]))
     documents = list(read_documents(folder))
     kept_out = range(VALIDATION_EVERY - 1, len(documents), VALIDATION_EVERY)
     chosen = [d for i, d in enumerate(documents) if (i in kept_out) == (part == "valid")]
