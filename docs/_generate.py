@@ -290,6 +290,7 @@ _CONSTANTS: Mapping[str, tuple[str, ...]] = {
     "corpus": ("CARELESS_SHARE", "BELIEVED_SHARE", "STEREOTYPE_SHARE", "MAX_WORDS"),
     "base": ("VOCABULARY_SIZE", "CONTEXT_LENGTH"),
     "labelers": ("NOISE", "JUST_NOTICEABLE", "SLIP"),
+    "panel": ("READING", "FORM", "WRITING"),
     "benchmarks": ("FEW_SHOT",),
 }
 _CONSTANT_DOCS = {

@@ -1,54 +1,125 @@
-"""Simulated labelers' work goes through the labeling database and comes out as it went in."""
+"""Simulated labelers' work goes through the project's labeling database and comes out as it went in."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from sqlalchemy import select
 
-from heedful.align.pipeline import through_store
+from heedful.align import _write_data
+from heedful.align.simulated import named_by_content, recorded
+from heedful.miniature import project as miniature
 from heedful.miniature.answers import answer
 from heedful.miniature.panel import Panel
+from heedful.miniature.project import miniature_project
 from heedful.miniature.tasks import prompts
 from heedful.miniature.world import World
-from heedful.records import Ranking, Rating, Response
-from heedful.store import maintenance
+from heedful.records import Prompt, Response
+from heedful.store import labels, maintenance
 from heedful.store.database import open_database
-from heedful.store.files import record_to_json
-from heedful.store.recording import Assessment
-from heedful.store.tables import person
+from heedful.store.files import Records
+from heedful.store.project import Project
+from heedful.store.recording import Work
+from heedful.store.tables import assignment, demonstration, person, task
+
+WORLD = World(0)
+PANEL = Panel(WORLD, seed=3)
 
 
-def test_records_are_those_of_the_panel(tmp_path: Path) -> None:
-    world = World(0)
-    panel = Panel(world, seed=3)
-    chosen = prompts(world, seed=1, count=12, split="valid")
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return miniature_project(tmp_path / "miniature", seed=3)
+
+
+def outputs(chosen: list[Prompt]) -> list[Response]:
     draw = random.Random(0)
-    responses = [
-        Response(id=f"output-{p.id}-{i}", prompt_id=p.id, text=answer(world, draw, dict(p.metadata)) * (i % 3), model="sft")
+    return [
+        Response(id=f"output-{p.id}-{i}", prompt_id=p.id, text=answer(WORLD, draw, dict(p.metadata)) * (i % 3), model="sft")
         for p in chosen
         for i in range(4 + len(p.text) % 5)
     ]
-    rankings: list[Ranking] = []
-    ratings: list[Rating] = []
-    assessments: list[Assessment] = []
+
+
+def test_what_the_panel_says_is_what_is_read_and_what_is_kept(project: Project) -> None:
+    chosen = prompts(WORLD, seed=1, count=12, split="valid")
+    responses = outputs(chosen)
+    works: list[Work] = []
     for prompt in chosen:
         shown = [r for r in responses if r.prompt_id == prompt.id]
         for group in ("training", "held_out"):
-            ranked, rated = panel.assess(prompt, shown, group=group, labelers=2)
-            rankings += ranked
-            ratings += rated
-            k = len(shown)
-            assessments += [Assessment(ranking=r, ratings=rated[i * k : (i + 1) * k]) for i, r in enumerate(ranked)]
-    (tmp_path / "labels.sqlite").write_text("what an interrupted run left")
-    stored = list(through_store(panel.groups, chosen, responses, iter(assessments), tmp_path))
-    assert [record_to_json(each.ranking) for each in stored] == [record_to_json(r) for r in rankings]
-    again = [record_to_json(r) for each in stored for r in each.ratings]
-    # As JSON lines they are the same to the byte: the order of keys, too.
-    assert [repr(row) for row in again] == [repr(record_to_json(r)) for r in ratings]
-    database = open_database(tmp_path / "labels.sqlite")
+            works += PANEL.assess(prompt, shown, group=group, labelers=2)
+    with recorded(project, iter(works), run="collect-1", groups=PANEL.groups, prompts=chosen, responses=responses) as answers:
+        rankings, ratings = list(answers.rankings()), list(answers.ratings())
+    assert [(r.labeler, r.prompt_id, r.response_ids) for r in rankings] == [
+        (work.labeler, work.prompt_id, work.response_ids) for work in works
+    ]
+    said = iter(ratings)
+    for work, ranking in zip(works, rankings, strict=True):
+        forms = {id: next(said) for id in work.response_ids}
+        assert {id: {"overall": r.overall, "flags": r.flags} for id, r in forms.items()} == work.answer["ratings"]
+        assert {r.labeler for r in forms.values()} == {work.labeler}
+        rank_of = dict(zip(ranking.response_ids, ranking.ranks, strict=True))
+        assert [{rank_of[id] for id in group} for group in work.answer["groups"]] == [
+            {rank} for rank in range(1, 1 + max(ranking.ranks))
+        ]
+    database = open_database(project.folder / "labels.sqlite")
     assert maintenance.check(database).problems == []
     with database.read() as connection:
+        assert list(labels.stored_rankings(connection)) == rankings
+        assert list(labels.stored_ratings(connection)) == ratings
         assert set(connection.execute(select(person.c.simulated)).scalars()) == {True}
     database.close()
+
+
+def test_a_run_that_is_interrupted_leaves_nothing_behind(project: Project) -> None:
+    [prompt] = prompts(WORLD, seed=1, count=1, split="train")
+
+    def interrupted() -> None:
+        with recorded(project, [PANEL.demonstrate(prompt)], run="data-1", groups=PANEL.groups, prompts=[prompt]) as answers:
+            assert len(list(answers.demonstrations())) == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    database = open_database(project.folder / "labels.sqlite")
+    assert not any(maintenance.check(database).counts[name] for name in ("person", "prompt", "task", "demonstration"))
+    database.close()
+
+
+def test_the_miniatures_demonstrations_are_training_labelers_work(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(miniature, "DEMONSTRATED", {"train": 30, "valid": 6})
+    monkeypatch.setattr(miniature, "UNLABELED", {"train": 10, "valid": 2, "test": 3})
+    monkeypatch.setattr(miniature, "PRETRAINING_DOCUMENTS", {"train": 4, "valid": 1})
+    _write_data(project, project.runs / "data-1")
+    records = Records.load(project.data)
+    assert len(records.prompts) == 51
+    written = list(records.demonstrations.values())
+    assert {(d.prompt_id, d.labeler, d.text) for d in written} == {
+        (work.prompt_id, work.labeler, work.answer["text"])
+        for work in map(PANEL.demonstrate, [p for p in records.prompts.values() if p.id in {d.prompt_id for d in written}])
+    }
+    assert [records.prompts[d.prompt_id].split for d in written] == ["train"] * 30 + ["valid"] * 6
+    assert {(d.metadata["group"], d.metadata["simulated"], d.metadata["instruction_version"]) for d in written} == {
+        ("training", True, 1)
+    }
+    assert all(d.metadata["seconds_spent"] > 1 for d in written)
+    database = open_database(project.folder / "labels.sqlite")
+    with database.read() as connection:
+        assert list(labels.stored_demonstrations(connection)) == written
+        query = select(task.c.kind, task.c.phase, task.c.state).select_from(
+            task.join(assignment).join(demonstration, demonstration.c.assignment_id == assignment.c.id)
+        )
+        assert set(map(tuple, connection.execute(query))) == {("demonstrate", "training", "done")}
+    database.close()
+
+
+def test_outputs_of_other_content_have_other_ids() -> None:
+    one = Response(id="output-p-0", prompt_id="p", text="Yes.", model="sft")
+    others = [replace(one, text="No."), replace(one, model="sft epoch 1"), replace(one, finished=False)]
+    ids = [r.id for r in named_by_content([one, *others, one])]
+    assert len(set(ids)) == 4
+    assert ids[0] == ids[4]
+    assert ids[0].startswith("output-p-0-")

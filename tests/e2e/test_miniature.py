@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from tests.align.small_project import heedful, read_rows
+from sqlalchemy import func, select
+from tests.align.small_project import heedful, read_rows, run
 
 from heedful.miniature import project as miniature
+from heedful.store import labels, maintenance
+from heedful.store.database import open_database
+from heedful.store.files import Kind, Record, Records, record_from_json
+from heedful.store.tables import assignment, batch, person, task
 
 WEIGHTS = miniature.WEIGHTS / "medium" / "config.json"
 
@@ -100,6 +106,58 @@ def test_results_have_every_section(aligned: Path) -> None:
 def test_everything_is_marked_simulated(aligned: Path) -> None:
     assert "simulated" in (aligned / "report.html").read_text().lower()
     assert all(row["metadata"]["simulated"] for row in read_rows(aligned / "data" / "demonstrations.jsonl"))
+
+
+def test_the_labeling_database_holds_all_that_simulated_labelers_did(aligned: Path) -> None:
+    database = open_database(aligned / "labels.sqlite")
+    assert maintenance.check(database).problems == []
+    with database.read() as connection:
+        rows = connection.execute(
+            select(batch.c.name, task.c.kind, person.c.group_name, task.c.phase, func.count())
+            .select_from(assignment.join(task).join(batch).join(person, assignment.c.person_id == person.c.id))
+            .where(assignment.c.state == "answered", person.c.simulated)
+            .group_by(batch.c.name, task.c.kind, person.c.group_name, task.c.phase)
+        )
+        assert {tuple(row) for row in rows} == {
+            ("data-1: training", "demonstrate", "training", "training", 64 + 16),
+            ("collect-1: training", "rank", "training", "training", 24 * 4 + 12 * 2),
+            ("collect-1: evaluation", "rank", "held_out", "evaluation", 12 * 2),
+            ("evaluate-1: evaluation", "rank", "held_out", "evaluation", 24),
+            ("evaluate-1: training", "rank", "training", "training", 24),
+        }
+        assert connection.execute(select(func.count()).select_from(person)).scalar_one() == 18
+        kept: list[Record] = [*labels.stored_demonstrations(connection), *labels.stored_rankings(connection)]
+        rated = list(labels.stored_ratings(connection))
+    database.close()
+    trained_from = [*records_in(aligned / "data", "demonstration"), *records_in(aligned / "runs" / "collect-1", "ranking")]
+    assert kept == trained_from + records_in(aligned / "runs" / "evaluate-1", "ranking")
+    assert rated == records_in(aligned / "runs" / "collect-1", "rating") + records_in(aligned / "runs" / "evaluate-1", "rating")
+
+
+def records_in(folder: Path, kind: Kind) -> list[Record]:
+    return [record_from_json(kind, row, where=str(folder)) for row in read_rows(folder / f"{kind}s.jsonl")]
+
+
+def test_exporting_gives_what_was_trained_from_and_changes_no_number(aligned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "miniature"
+    shutil.copytree(aligned, folder)
+    before = Records.load(folder / "data")
+    code, said = run("store", "export", "--project", folder)
+    assert code == 0, said
+    assert "rejected           0" in said
+    after = Records.load(folder / "data")
+    assert (after.prompts, after.demonstrations) == (before.prompts, before.demonstrations)
+    collected, judged = (records_in(folder / "runs" / name, "ranking") for name in ("collect-1", "evaluate-1"))
+    assert list(after.rankings.values()) == collected + judged
+    # Whoever takes this data for people's trains on what was trained on here, and on no held-out labeler's answer.
+    trained_on = [r for r in after.rankings.values() if r.metadata["task"] != "evaluation"]
+    assert {r.metadata["group"] for r in trained_on} == {"training"}
+    of_train = [r for r in after.rankings.values() if after.prompts[r.prompt_id].split == "train"]
+    assert of_train == [r for r in trained_on if r in collected and after.prompts[r.prompt_id].split == "train"] != []
+    code, said = run("align", folder)
+    assert code == 0, said
+    assert said.count("done before") == 12
+    assert (folder / "results.json").read_bytes() == (aligned / "results.json").read_bytes()
 
 
 def test_the_same_seed_gives_the_same_results(aligned: Path, tmp_path: Path) -> None:

@@ -437,6 +437,15 @@ def test_labels_of_a_merged_prompt_follow_it(tmp_path: Path) -> None:
     assert (report.accepted, report.merged, report.prompts_merged) == (1, 1, 1)
 
 
+def test_labels_of_a_prompt_that_is_there_stay_with_it_whatever_others_say_the_same(tmp_path: Path) -> None:
+    """As in the miniature, two of whose users may ask the same thing; its own labels come back."""
+    Records.of([Prompt(id="first", text="Q\n"), Prompt(id="second", text="Q\n")]).save(tmp_path / "data")
+    rows = [{"id": "second", "text": "Q\n"}, {"id": "a", "prompt_id": "second", "text": "x"}]
+    report, records = take("heedful", tmp_path, rows)
+    assert records.responses["a"].prompt_id == "second"
+    assert (report.accepted, report.merged, report.prompts_merged) == (1, 1, 1)
+
+
 # ---------------------------------------------------------------------------------------------------- splits
 
 

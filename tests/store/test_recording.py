@@ -1,72 +1,73 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from tests.store.labeling import number_of
 
-from heedful.errors import DataError
+from heedful.errors import DataError, UserError
 from heedful.records import RATING_FLAGS, Prompt, Ranking, Rating, Response
-from heedful.store import labels, maintenance, recording
-from heedful.store.database import Database
-from heedful.store.recording import Assessment, record_assessments, recorded_assessments
-from heedful.store.tables import assignment, event, task
+from heedful.store import labels, maintenance, people, recording
+from heedful.store.database import Database, open_database
+from heedful.store.instructions import publish
+from heedful.store.recording import Work, assessing, record_work
+from heedful.store.tables import assignment, batch, event, response, task
 
-GROUPS = {"trainer-1": "training", "trainer-2": "training", "outsider": "held_out"}
-PROMPTS = [Prompt(id=f"p{n}", text=f"Prompt {n}") for n in range(5)]
+GROUPS: dict[str, people.Group] = {"trainer-1": "training", "trainer-2": "training", "outsider": "held_out"}
+PROMPTS = [Prompt(id=f"p{n}", text=f"Prompt {n}\n") for n in range(5)]
 RESPONSES = [Response(id=f"p{n}-{k}", prompt_id=f"p{n}", text="x", model="sft") for n in range(5) for k in range(4)]
-SIMULATED = {"simulated": True}
 
 
-def assessed() -> list[Assessment]:
+def judged() -> list[tuple[Ranking, list[Rating]]]:
     """Every labeler on every prompt; ties, another order of the flags each time."""
-    result: list[Assessment] = []
+    result: list[tuple[Ranking, list[Rating]]] = []
     for n, prompt in enumerate(PROMPTS):
         ids = tuple(r.id for r in RESPONSES if r.prompt_id == prompt.id)
         for m, labeler in enumerate(GROUPS):
             flags = {flag: (n + m + i) % 5 == 0 for i, flag in enumerate(RATING_FLAGS[n:] + RATING_FLAGS[:n])}
             ratings = [
                 Rating(
-                    id=f"rating-{id}-{labeler}-7",
+                    id=f"of {id} by {labeler}",
                     prompt_id=prompt.id,
                     response_id=id,
                     labeler=labeler,
                     overall=1 + (n + k) % 7,
                     flags=flags,
-                    metadata=SIMULATED,
                 )
                 for k, id in enumerate(ids)
             ]
-            order = Ranking(
-                id=f"ranking-{prompt.id}-{labeler}-7",
-                prompt_id=prompt.id,
-                response_ids=ids,
-                ranks=((1, 2, 2, 3), (2, 1, 1, 1), (1, 1, 1, 1))[(n + m) % 3],
-                labeler=labeler,
-                metadata=SIMULATED,
-            )
-            result.append(Assessment(ranking=order, ratings=ratings))
+            ranks = ((1, 2, 2, 3), (2, 1, 1, 1), (1, 1, 1, 1))[(n + m) % 3]
+            order = Ranking(id=f"{prompt.id} by {labeler}", prompt_id=prompt.id, response_ids=ids, ranks=ranks, labeler=labeler)
+            result.append((order, ratings))
     return result
 
 
-def record(database: Database, assessments: list[Assessment]) -> int:
-    return record_assessments(
-        database, assessments, name="collect-1", prompts=PROMPTS, responses=RESPONSES, groups=GROUPS, now=5.0
-    )
+def assessments() -> list[Work]:
+    return [assessing(ranking, ratings, seconds_spent=12.5) for ranking, ratings in judged()]
+
+
+def written(prompt_id: str, labeler: str = "trainer-1") -> Work:
+    return Work(kind="demonstrate", labeler=labeler, prompt_id=prompt_id, answer={"text": "Because."}, seconds_spent=30.0)
+
+
+def record(connection: Connection, works: Sequence[Work], *, run: str = "collect-1") -> list[int]:
+    return record_work(connection, works, run=run, groups=GROUPS, prompts=PROMPTS, responses=RESPONSES, now=5.0)
 
 
 def test_records_come_back_as_they_were(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The very same records in the same order, with the flags in theirs, also where a prompt's labelers are in two chunks."""
+    """The same in the same order, with the flags in theirs, also where a prompt's labelers are in two chunks."""
     monkeypatch.setattr(recording, "ANSWERS_AT_ONCE", 4)
-    given = assessed()
-    assert record(database, given) == len(given) == 15
-    with database.read() as connection:
-        found = list(recorded_assessments(connection))
-        assert found == given
-        assert [list(r.flags) for each in found for r in each.ratings] == [
-            list(r.flags) for each in given for r in each.ratings
-        ]
+    with database.write() as connection:
+        batches = record(connection, assessments())
+        found = list(labels.stored_rankings(connection, batch_ids=batches))
+        rated = list(labels.stored_ratings(connection, batch_ids=batches))
+        assert [replace(r, id="", metadata={}) for r in found] == [replace(r, id="") for r, _ in judged()]
+        given = [rating for _, ratings in judged() for rating in ratings]
+        assert [replace(r, id="", metadata={}) for r in rated] == [replace(r, id="") for r in given]
+        assert [list(r.flags) for r in rated] == [list(r.flags) for r in given]
         tasks = connection.execute(select(task.c.phase, task.c.wanted, task.c.answered, task.c.held, task.c.state)).all()
         assert sorted(map(tuple, tasks)) == sorted([("training", 2, 2, 2, "done"), ("evaluation", 1, 1, 1, "done")] * 5)
         submits = connection.execute(select(event).where(event.c.action == "submit")).all()
@@ -74,22 +75,88 @@ def test_records_come_back_as_they_were(database: Database, monkeypatch: pytest.
     assert maintenance.check(database).problems == []
 
 
-def test_simulated_is_said_in_exports(database: Database) -> None:
-    record(database, assessed())
-    with database.read() as connection:
-        exported = list(labels.stored_rankings(connection))
-        assert {(r.labeler, r.metadata["task"], r.metadata["simulated"]) for r in exported} == {
-            ("trainer-1", "ranking", True),
-            ("trainer-2", "ranking", True),
-            ("outsider", "evaluation", True),
-        }
+def test_exports_say_who_when_and_how_long(database: Database) -> None:
+    with database.write() as connection:
+        note = {"change_note": "First version.", "author_id": None}
+        publish(connection, "rank", "evaluation", "Truth first.", **note)
+        publish(connection, "rank", "evaluation", "Truth first, then harm.", **note)
+        record(connection, [*assessments(), written("p2")])
+        rows = list(labels.exported_records(connection))
+    labelled = [row for row in rows if row["kind"] in ("demonstration", "ranking", "rating")]
+    keys = ("task", "group", "simulated", "instruction_version", "seconds_spent", "batch")
+    assert {(row["kind"], row["labeler"], *(row["metadata"][key] for key in keys)) for row in labelled} == {
+        ("demonstration", "trainer-1", "ranking", "training", True, 1, 30.0, "collect-1: training"),
+        *(
+            (kind, labeler, "ranking", "training", True, 1, 12.5, "collect-1: training")
+            for kind in ("ranking", "rating")
+            for labeler in ("trainer-1", "trainer-2")
+        ),
+        *(
+            (kind, "outsider", "evaluation", "held_out", True, 2, 12.5, "collect-1: evaluation")
+            for kind in ("ranking", "rating")
+        ),
+    }
+
+
+def test_two_runs_about_the_same_outputs_are_kept_apart(database: Database) -> None:
+    with database.write() as connection:
+        first = record(connection, assessments())
+        second = record(connection, assessments()[:3], run="evaluate-1")
+        before, after = ([r.id for r in labels.stored_rankings(connection, batch_ids=ids)] for ids in (first, second))
+        assert (len(before), len(after)) == (15, 3)
+        assert not set(before) & set(after)
+        assert number_of(connection, response) == len(RESPONSES)
+        names = connection.execute(select(batch.c.name)).scalars().all()
+        assert [name.partition(":")[0] for name in names] == ["collect-1", "collect-1", "evaluate-1", "evaluate-1"]
+    assert maintenance.check(database).problems == []
+
+
+def test_an_interrupted_run_leaves_nothing_and_gives_the_same_ids_again(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "labels.sqlite")
+    first: list[str] = []
+
+    def interrupted() -> None:
+        with database.write() as connection:
+            first.extend(r.id for r in labels.stored_ratings(connection, batch_ids=record(connection, assessments())))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with database.write() as connection:
+        assert number_of(connection, assignment) == number_of(connection, event) == 0
+        again = [r.id for r in labels.stored_ratings(connection, batch_ids=record(connection, assessments()))]
+    database.close()
+    assert again == first
+    assert len(set(again)) == len(again) == 60
 
 
 def test_what_does_not_fit_is_refused(database: Database) -> None:
-    good = assessed()[0]
-    stranger = replace(good, ranking=replace(good.ranking, labeler="stranger"))
-    for bad, problem in ((stranger, "in no group"), (replace(good, ratings=good.ratings[1:]), "not of the same outputs")):
-        with pytest.raises(DataError, match=problem):
-            record(database, [bad])
+    ranking, ratings = judged()[0]
+    with pytest.raises(DataError, match="not of the same outputs"):
+        assessing(ranking, ratings[1:], seconds_spent=1.0)
+    good, other = assessments()[:2]
+    for bad, problem in (
+        (replace(other, labeler="stranger"), "in no group"),
+        (replace(other, answer={"ratings": {}, "groups": []}), "not complete"),
+        (written("p9"), "no such prompt"),
+    ):
+        with pytest.raises(UserError, match=problem), database.write() as connection:
+            record(connection, [good, bad])
     with database.read() as connection:
         assert number_of(connection, assignment) == 0
+
+
+@pytest.mark.parametrize(("group", "simulated"), [("training", False), ("held_out", True)])
+def test_a_pseudonym_of_somebody_else_is_refused(database: Database, group: people.Group, simulated: bool) -> None:
+    with database.write() as connection:
+        people.add_person(
+            connection,
+            name="Somebody",
+            email=None,
+            role="labeler",
+            group=group,
+            simulated=simulated,
+            pseudonym="trainer-2",
+        )
+    with pytest.raises(DataError, match="'trainer-2' is the pseudonym of somebody else"), database.write() as connection:
+        record(connection, assessments())

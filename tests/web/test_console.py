@@ -11,7 +11,9 @@ from sqlalchemy import select
 from tests.store.labels_by_hand import Labels, form
 from tests.web.site import Browser, Site, make_site
 
+from heedful.records import Prompt
 from heedful.store import instructions, problems, surveys
+from heedful.store.recording import Work, record_work
 from heedful.store.tables import batch, event, person, problem, screening_decision, task
 from heedful.web.console_quality import _secret
 from heedful.web.kept import Kept
@@ -60,6 +62,20 @@ def filled(site: Site) -> dict[str, int]:
         problems.ask(connection, who["carl"], "I am new here")
         instructions.publish(connection, "rank", "training", "Rank *well*.", change_note="First.", author_id=None)
     return who
+
+
+def test_simulated_labelers_stand_beside_people_and_are_marked(site: Site, researcher: Browser) -> None:
+    filled(site)
+    answer = {"text": "The simulation wrote this."}
+    work = Work(kind="demonstrate", labeler="labeler-07", prompt_id="p", answer=answer, seconds_spent=34.0)
+    with site.database.write() as connection:
+        asked = [Prompt(id="p", text="Say something.")]
+        record_work(connection, [work], run="data-1", groups={"labeler-07": "training"}, prompts=asked)
+    page = researcher.get("/console/people").text
+    assert re.findall(r"<code>([^<]+)</code> <span[^>]*>simulated", page) == ["labeler-07"]
+    assert "34 s" in page
+    assert "data-1: training" in researcher.get("/console").text
+    assert "The simulation wrote this." in researcher.get("/console/data?kind=demonstration&labeler=labeler-07").text
 
 
 # ---------------------------------------------------------------------------------------------------- all pages

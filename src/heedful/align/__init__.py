@@ -19,13 +19,14 @@ from heedful.align.models import device
 from heedful.align.prefixes import candidate_prefixes
 from heedful.align.processes import cores, peak_memory
 from heedful.align.settings import Setting, resolved_preset
+from heedful.align.simulated import recorded
 from heedful.align.stages import Job, Stage, Stages, digest_of_files
 from heedful.errors import ConfigError
 from heedful.evaluate.report import write_report
 from heedful.evaluate.results import Timings, save_results, save_timings
 from heedful.miniature.benchmarks import benchmarks
 from heedful.miniature.panel import Panel
-from heedful.miniature.project import WORLD_SEED, write_miniature_data
+from heedful.miniature.project import WORLD_SEED, miniature_prompts, write_pretraining_text
 from heedful.miniature.tasks import few_shot_prefixes
 from heedful.miniature.world import World
 from heedful.model import generator, keep_large_temporaries
@@ -60,8 +61,8 @@ def _align(project: Project, console: Console) -> Path | None:
     simulated = project.labelers == "simulated"
     data: Stage | None = None
     if simulated:
-        data = stages.run("data", {"seed": project.seed}, lambda _: _write_data(project))
-    records = Records.load(project.data)
+        data = stages.run("data", {"seed": project.seed}, lambda f: _write_data(project, f))
+    records = pipeline.records_of(project)
     reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)
     setting = project_setting(project, base_model, small_model, reward_start, records)
     preset = setting.preset
@@ -281,9 +282,17 @@ def _missing(console: Console, what: str, detail: str) -> None:
     console.print(detail, markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_data(project: Project) -> None:
-    if world().leads:
-        write_miniature_data(project.data, seed=project.seed)
+def _write_data(project: Project, folder: Path) -> None:
+    """The miniature's users write prompts, its labelers demonstrations; and the text that base models are trained on."""
+    if not world().leads:
+        return
+    miniature = World(WORLD_SEED)
+    write_pretraining_text(project.data / "pretraining", miniature, seed=project.seed)
+    prompts, to_demonstrate = miniature_prompts(miniature, seed=project.seed)
+    panel = Panel(miniature, seed=project.seed)
+    works = map(panel.demonstrate, to_demonstrate)
+    with recorded(project, works, run=folder.name, groups=panel.groups, prompts=to_demonstrate) as answers:
+        Records.of([*prompts, *answers.demonstrations()]).save(project.data)
 
 
 def _timings(stages: Stages) -> Timings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,14 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.models import answer, policy_for_inference, prompts_within, reward_model_for_inference, score_responses
-from heedful.align.pipeline import answer_with_prefix, prompts_of, write_json
-from heedful.align.settings import Setting
+from heedful.align.pipeline import answer_with_prefix, by_prompt, prompts_of, training_rankings, write_json
+from heedful.align.settings import Labelers, Setting
+from heedful.align.simulated import named_by_content, recorded
 from heedful.align.tasks import blinded, write_tasks
 from heedful.errors import DataError
 from heedful.evaluate.benchmarks import Benchmark, benchmark_result, score_items
 from heedful.evaluate.preference import judgements_from_rankings, preference_section, ratings_section
-from heedful.evaluate.results import AlignmentTax, Curves, Model, Results, RewardModel, Transcript, as_estimate
+from heedful.evaluate.results import AlignmentTax, Curves, Group, Model, Results, RewardModel, Transcript, as_estimate
 from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.model import load_tokenizer
 from heedful.records import Prompt, Ranking, Rating, Response
@@ -30,6 +31,7 @@ from heedful.statistics import (
     reward_accuracy_by_k,
 )
 from heedful.store.files import Records, read_jsonl, record_from_json, record_to_json, write_jsonl
+from heedful.store.recording import Work
 from heedful.training.data import encode_rankings
 from heedful.training.distributed import in_order, world
 from heedful.training.first_rank import meet
@@ -53,7 +55,7 @@ _DUELS = (
     ("ppo_ptx_small", "base_small"),
 )
 _NUM_TRANSCRIPTS = 12
-# One point in so many training steps is kept for the curves of long runs.
+# The curves of longer runs are thinned out to this many points at most.
 _MOST_POINTS = 400
 
 
@@ -110,8 +112,8 @@ def evaluate(
             responses += answer_with_prefix(setting, model, tokenizer, prompts, contender.prefix, contender.name, console)
         size = sum(p.numel() for p in model.parameters())
         models.append({"name": contender.name, "label": _LABELS[contender.name], "size": size_name(size), "parameters": size})
-    if setting.labelers is None:
-        responses = blinded(responses, folder.name, setting.seed)
+    people = setting.labelers is None
+    responses = blinded(responses, folder.name, setting.seed) if people else named_by_content(responses)
     rewards = score_responses(
         reward_model,
         load_tokenizer(reward_folder / "model"),
@@ -121,9 +123,6 @@ def evaluate(
     )
     if not world().leads:
         return
-    of_prompt: dict[str, list[Response]] = {}
-    for response in responses:
-        of_prompt.setdefault(response.prompt_id, []).append(response)
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
     write_json(folder / "rewards.json", rewards)
     write_json(folder / "models.json", models)
@@ -132,17 +131,19 @@ def evaluate(
     if setting.labelers is None:
         write_tasks(setting.project, "evaluation", prompts, responses)
         return
-    rankings: list[Ranking] = []
-    ratings: list[Rating] = []
+    works = _assessments(setting.labelers, config.labelers_per_prompt, prompts, responses)
+    groups = setting.labelers.groups
+    with recorded(setting.project, works, run=folder.name, groups=groups, prompts=prompts, responses=responses) as answers:
+        write_jsonl(folder / "rankings.jsonl", map(record_to_json, answers.rankings()))
+        write_jsonl(folder / "ratings.jsonl", map(record_to_json, answers.ratings()))
+
+
+def _assessments(labelers: Labelers, number: int, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Iterator[Work]:
+    of_prompt = by_prompt(responses)
+    groups: tuple[Group, ...] = ("held_out", "training")
     for prompt in prompts:
-        for group in ("held_out", "training"):
-            ranked, rated = setting.labelers.assess(
-                prompt, of_prompt[prompt.id], group=group, labelers=config.labelers_per_prompt
-            )
-            rankings += ranked
-            ratings += rated
-    write_jsonl(folder / "rankings.jsonl", [record_to_json(r) for r in rankings])
-    write_jsonl(folder / "ratings.jsonl", [record_to_json(r) for r in ratings])
+        for group in groups:
+            yield from labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
 
 
 def _scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list[list[float]]:
@@ -220,7 +221,7 @@ def assemble(
         ],
         "curves": _curves(runs),
     }
-    rankings = training_side(setting, records)
+    rankings = training_rankings(setting, records, "train")
     results["data"] = {
         "prompts": len(records.prompts),
         "demonstrations": len(records.demonstrations),
@@ -252,16 +253,6 @@ def assemble(
     return results
 
 
-def training_side(setting: Setting, records: Records) -> list[Ranking]:
-    """Rankings that the reward model may learn from: of training prompts, and not by held-out labelers."""
-    groups = {} if setting.labelers is None else setting.labelers.groups
-    return [
-        r
-        for r in records.rankings.values()
-        if groups.get(r.labeler) != "held_out" and records.prompts[r.prompt_id].split == "train"
-    ]
-
-
 def size_name(parameters: int) -> str:
     """1454400 -> "1.5M"."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
@@ -286,7 +277,7 @@ def _labelers_records(
     if not rankings:
         return None
     labelers = {r.labeler for r in rankings} | {r.labeler for r in ratings}
-    trained = {r.labeler for r in training_side(setting, records) if not all(i in responses for i in r.response_ids)}
+    trained = {r.labeler for r in training_rankings(setting, records, "train")}
     # People who ranked nothing for training are the held-out group, by definition (SPEC 2.4).
     return rankings, ratings, {name: "training" if name in trained else "held_out" for name in labelers}
 

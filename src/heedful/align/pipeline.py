@@ -7,7 +7,7 @@ Each function here is one stage: it reads what earlier stages left on disk and w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from heedful.align.models import (
     reward_model_for_inference,
 )
 from heedful.align.prefixes import cut_answer, with_prefix
+from heedful.align.pretraining import VALIDATION_EVERY
 from heedful.align.settings import Labelers, Setting
+from heedful.align.simulated import named_by_content, recorded
 from heedful.align.stages import fingerprint_of
 from heedful.align.tasks import blinded, write_tasks
 from heedful.errors import DataError
@@ -43,8 +45,6 @@ from heedful.model import (
 )
 from heedful.presets import CollectConfig
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split
-from heedful.store.command import DATABASE_FILE
-from heedful.store.database import open_database
 from heedful.store.files import (
     Record,
     Records,
@@ -54,7 +54,8 @@ from heedful.store.files import (
     write_atomically,
     write_jsonl,
 )
-from heedful.store.recording import Assessment, record_assessments, recorded_assessments
+from heedful.store.project import Project
+from heedful.store.recording import Work
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.data import (
@@ -86,16 +87,18 @@ def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = No
 
 
 def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
-    """The project's plain text: ``train.*`` and ``valid.*`` where it has them, else every 50th document is for validation."""
+    """The project's plain text: ``train.*`` and ``valid.*`` where it has both, else every 50th document is for validation."""
     folder = setting.project.pretraining_text
     if not folder.exists():
         return None
     tokenizer = load_tokenizer(setting.base_model)
-    files = [file for file in (folder / f"{part}.jsonl", folder / f"{part}.txt") if file.is_file()]
-    if files:
-        return encode_documents(tokenizer, read_documents(files[0]))
+    named = [folder / f"{name}.{ending}" for ending in ("txt", "jsonl") for name in ("train", "valid")]
+    files = {file.stem: file for file in named if file.is_file()}
+    if len(files) == 2:
+        return encode_documents(tokenizer, read_documents(files[part]))
     documents = list(read_documents(folder))
-    chosen = [d for i, d in enumerate(documents) if (i % 50 == 49) == (part == "valid")]
+    kept_out = range(VALIDATION_EVERY - 1, len(documents), VALIDATION_EVERY)
+    chosen = [d for i, d in enumerate(documents) if (i in kept_out) == (part == "valid")]
     return encode_documents(tokenizer, chosen or documents)
 
 
@@ -175,59 +178,38 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
         write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
         write_tasks(setting.project, "ranking", chosen, responses)
         return
-    of_prompt: dict[str, list[Response]] = {}
-    for response in responses:
-        of_prompt.setdefault(response.prompt_id, []).append(response)
+    responses = named_by_content(responses)
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
-    labelers, rankings = setting.labelers, list[Any]()
-
-    def ratings() -> Iterator[Any]:
-        # One prompt after the other, through the store and onto the disk: all ratings at once are most of this stage's memory.
-        assessed = _assessed(labelers, config, chosen, of_prompt)
-        for each in through_store(labelers.groups, chosen, responses, assessed, folder):
-            rankings.append(record_to_json(each.ranking))
-            yield from (record_to_json(rating) for rating in each.ratings)
-
-    write_jsonl(folder / "ratings.jsonl", ratings())
-    write_jsonl(folder / "rankings.jsonl", rankings)
+    works = _assessments(setting.labelers, config, chosen, responses)
+    groups = setting.labelers.groups
+    with recorded(setting.project, works, run=folder.name, groups=groups, prompts=chosen, responses=responses) as answers:
+        # One after the other onto the disk: all ratings at once would be most of this stage's memory.
+        write_jsonl(folder / "ratings.jsonl", map(record_to_json, answers.ratings()))
+        rankings = [record_to_json(ranking) for ranking in answers.rankings()]
+        write_jsonl(folder / "rankings.jsonl", rankings)
     console.print(f"{len(rankings):,} rankings by simulated labelers of {len(responses):,} outputs", highlight=False)
 
 
-def _assessed(
-    labelers: Labelers, config: CollectConfig, prompts: Sequence[Prompt], of_prompt: Mapping[str, Sequence[Response]]
-) -> Iterator[Assessment]:
+def _assessments(
+    labelers: Labelers, config: CollectConfig, prompts: Sequence[Prompt], responses: Sequence[Response]
+) -> Iterator[Work]:
+    of_prompt = by_prompt(responses)
     # Validation prompts are ranked by several labelers of both groups, to measure agreement.
     several = config.agreement_labelers
     for prompt in prompts:
-        shown = of_prompt[prompt.id]
         groups: dict[Group, int] = (
             {"training": config.labelers_per_prompt} if prompt.split == "train" else {"training": several, "held_out": several}
         )
         for group, number in groups.items():
-            ranked, rated = labelers.assess(prompt, shown, group=group, labelers=number)
-            k = len(shown)
-            for i, ranking in enumerate(ranked):
-                yield Assessment(ranking=ranking, ratings=rated[i * k : (i + 1) * k])
+            yield from labelers.assess(prompt, of_prompt[prompt.id], group=group, labelers=number)
 
 
-def through_store(
-    groups: Mapping[str, Group],
-    prompts: Sequence[Prompt],
-    responses: Sequence[Response],
-    assessments: Iterable[Assessment],
-    folder: Path,
-) -> Iterator[Assessment]:
-    """What simulated labelers say, recorded in the tables that people's answers go to, and then read from there."""
-    file = folder / DATABASE_FILE
-    for suffix in ("", "-wal", "-shm"):  # of a run that was interrupted
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
-    database = open_database(file)
-    try:
-        record_assessments(database, assessments, name=folder.name, prompts=prompts, responses=responses, groups=groups)
-        with database.read() as connection:
-            yield from recorded_assessments(connection)
-    finally:
-        database.close()
+def by_prompt(responses: Iterable[Response]) -> dict[str, list[Response]]:
+    """Each prompt's responses by its id, in order."""
+    found: dict[str, list[Response]] = {}
+    for response in responses:
+        found.setdefault(response.prompt_id, []).append(response)
+    return found
 
 
 def _writers(sft_folder: Path) -> list[tuple[str, Path]]:
@@ -251,6 +233,16 @@ def collected(folder: Path, records: Records) -> Records:
             merged.by_kind(kind)[record.id] = record
     merged.check()
     return merged
+
+
+def records_of(project: Project) -> Records:
+    """What a project's stages begin with.
+
+    Where labelers are simulated, their rankings come from the stage that collects them: what was exported into the data since
+    is the same ones once more, those of earlier runs, and the evaluation's.
+    """
+    records = Records.load(project.data)
+    return without_labels(records) if project.labelers == "simulated" else records
 
 
 def without_labels(records: Records) -> Records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,10 +41,4 @@ def with_prefix(prefix: str, prompt_text: str) -> str:
 def cut_answer(response: Response) -> Response:
     """The answer in a prompted base model's continuation: up to where it goes on with a task of its own."""
     text, found, _ = response.text.partition("\nTask:")
-    return Response(
-        id=response.id,
-        prompt_id=response.prompt_id,
-        text=text.strip(),
-        model=response.model,
-        finished=response.finished or bool(found),
-    )
+    return replace(response, text=text.strip(), finished=response.finished or bool(found))

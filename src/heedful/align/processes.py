@@ -35,8 +35,6 @@ class Cost:
     """What a call cost."""
 
     seconds: float
-    process: int
-    """Its number; each call has one of its own."""
     memory_bytes: int
     """Most memory of this process and all beside it at one moment, as far as the calls have come."""
 
@@ -64,7 +62,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     gc.collect()
     give_back_memory()  # the others need what this process will not use while it waits
     waiting = list(calls.items())
-    running: dict[Future[tuple[float, int]], tuple[str, ProcessPoolExecutor]] = {}
+    running: dict[Future[float], tuple[str, ProcessPoolExecutor]] = {}
     most = 0
     try:
         while waiting or running:
@@ -80,10 +78,10 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
             # What has succeeded first: it is marked as done before what failed beside it is raised.
             for future in sorted(done, key=lambda one: one.exception() is not None):
-                seconds, process = future.result()
+                seconds = future.result()
                 name, pool = running.pop(future)
                 pool.shutdown(wait=True)
-                yield name, Cost(seconds, process, most)
+                yield name, Cost(seconds, most)
     except BrokenProcessPool:
         raise HeedfulError(
             "a process that ran a stage was killed",
@@ -107,11 +105,11 @@ def memory_of(process: int) -> int:
         return 0
 
 
-def _do(call: Call) -> tuple[float, int]:
+def _do(call: Call) -> float:
     start = time.monotonic()
     # No terminal: two progress bars on the same lines would be unreadable, and each line begins with its stage's name.
     call(console=Console(force_terminal=False, width=160))
-    return time.monotonic() - start, os.getpid()
+    return time.monotonic() - start
 
 
 def _prepare(threads: int) -> None:

@@ -12,8 +12,9 @@ from heedful.errors import ConfigError
 from heedful.evaluate.benchmarks import Benchmark
 from heedful.evaluate.results import Group
 from heedful.presets import Preset, preset
-from heedful.records import Prompt, Ranking, Rating, Response
+from heedful.records import Prompt, Response
 from heedful.store.project import Project, config_from_mapping
+from heedful.store.recording import Work
 from heedful.store.structure import nearest
 
 SECTIONS = ("sft", "initial_policy", "reward", "ppo", "collect", "evaluate")
@@ -25,9 +26,7 @@ class Labelers(Protocol):
     @property
     def groups(self) -> Mapping[str, Group]: ...
 
-    def assess(
-        self, prompt: Prompt, responses: Sequence[Response], *, group: Group, labelers: int
-    ) -> tuple[list[Ranking], list[Rating]]: ...
+    def assess(self, prompt: Prompt, responses: Sequence[Response], *, group: Group, labelers: int) -> list[Work]: ...
 
 
 class PrefixFormat(Protocol):

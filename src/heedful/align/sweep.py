@@ -139,7 +139,7 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
     keep_large_temporaries()
     base_model = project.model_folder(project.base_model)
     reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)
-    records = Records.load(project.data)
+    records = pipeline.records_of(project)
     if project.labelers == "simulated" and step == "reward":
         records = pipeline.collected(_done(project, "collect", step).folder, records)
     setting = project_setting(project, base_model, None, reward_start, records)

@@ -1,4 +1,4 @@
-"""The simulated labelers at work: they see a prompt's outputs side by side, rate each, then rank all (SPEC 2.3)."""
+"""The simulated labelers at work: they write demonstrations; they see outputs side by side, rate each, rank all (SPEC 2.3)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 
 from heedful.miniature.judging import judge
 from heedful.miniature.labelers import Group, Labeler, held_out_labelers, rank, rate, training_labelers
+from heedful.miniature.tasks import demonstrate
 from heedful.miniature.world import World
-from heedful.records import Prompt, Ranking, Rating, Response
+from heedful.records import Prompt, Response
+from heedful.store.recording import Work, assessing
+
+READING = 4.0
+"""Words that a labeler reads in a second."""
+FORM = 10.0
+"""Seconds for an output's form and its place in the order."""
+WRITING = 0.7
+"""Words that a labeler writes in a second."""
 
 
 class Panel:
@@ -26,22 +35,31 @@ class Panel:
         """Group of each labeler by name."""
         return {labeler.name: group for group, labelers in self.labelers.items() for labeler in labelers}
 
-    def assess(
-        self, prompt: Prompt, responses: Sequence[Response], *, group: Group, labelers: int
-    ) -> tuple[list[Ranking], list[Rating]]:
+    def demonstrate(self, prompt: Prompt) -> Work:
+        """One training labeler writes the prompt's demonstration."""
+        labeler = self._chosen(prompt, "training", 1)[0]
+        text = demonstrate(self.world, prompt, labeler=labeler, seed=self.seed)
+        seconds = len(prompt.text.split()) / READING + len(text.split()) / WRITING
+        return Work(
+            kind="demonstrate",
+            labeler=labeler.name,
+            prompt_id=prompt.id,
+            answer={"text": text},
+            seconds_spent=round(seconds, 1),
+        )
+
+    def assess(self, prompt: Prompt, responses: Sequence[Response], *, group: Group, labelers: int) -> list[Work]:
         """``labelers`` people of a group each rate and rank the responses."""
         judgements = [judge(self.world, prompt, response.text, response.finished) for response in responses]
-        rankings: list[Ranking] = []
-        ratings: list[Rating] = []
+        words = len(prompt.text.split()) + sum(judgement.num_words for judgement in judgements)
+        seconds = round(words / READING + len(responses) * FORM, 1)
+        works: list[Work] = []
         for labeler in self._chosen(prompt, group, labelers):
             pairs = zip(responses, judgements, strict=True)
-            ratings += [rate(labeler, prompt, response, judgement, seed=self.seed) for response, judgement in pairs]
-            rankings.append(rank(labeler, prompt, responses, judgements, seed=self.seed))
-        return rankings, ratings
-
-    def writer(self, prompt: Prompt) -> Labeler:
-        """The training labeler who writes the prompt's demonstration."""
-        return self._chosen(prompt, "training", 1)[0]
+            ratings = [rate(labeler, prompt, response, judgement, seed=self.seed) for response, judgement in pairs]
+            ranking = rank(labeler, prompt, responses, judgements, seed=self.seed)
+            works.append(assessing(ranking, ratings, seconds_spent=seconds))
+        return works
 
     def _chosen(self, prompt: Prompt, group: Group, count: int) -> list[Labeler]:
         def place(labeler: Labeler) -> bytes:

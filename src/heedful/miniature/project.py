@@ -7,11 +7,10 @@ from pathlib import Path
 
 from heedful.errors import ConfigError, UserError
 from heedful.miniature.corpus import documents
-from heedful.miniature.panel import Panel
-from heedful.miniature.tasks import demonstrate, prompts
+from heedful.miniature.tasks import prompts
 from heedful.miniature.world import World
-from heedful.records import Demonstration
-from heedful.store.files import Records, write_atomically, write_jsonl
+from heedful.records import Prompt
+from heedful.store.files import write_atomically, write_jsonl
 from heedful.store.project import Project
 
 WORLD_SEED = 0
@@ -24,33 +23,24 @@ PRETRAINING_DOCUMENTS = {"train": 30_000, "valid": 500}
 _SEEDS = {"train": 11, "valid": 12, "test": 13}
 
 
-def write_miniature_data(data: Path, *, seed: int) -> None:
-    """Write the records and the pretraining text of the miniature to a project's ``data`` folder."""
-    world = World(WORLD_SEED)
-    panel = Panel(world, seed=seed)
-    records: list[object] = []
+def miniature_prompts(world: World, *, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """All prompts of the miniature; those of them that are to have a demonstration."""
+    everything: list[Prompt] = []
+    demonstrated: list[Prompt] = []
     for split, unlabeled in UNLABELED.items():
         labeled = DEMONSTRATED.get(split, 0)
         made = prompts(world, seed=seed * 1_000 + _SEEDS[split], count=labeled + unlabeled, split=split)  # pyright: ignore[reportArgumentType]
-        records += made
-        for prompt in made[:labeled]:
-            labeler = panel.writer(prompt)
-            text = demonstrate(world, prompt, labeler=labeler, seed=seed)
-            records.append(
-                Demonstration(
-                    id=f"demonstration-{prompt.id}",
-                    prompt_id=prompt.id,
-                    text=text,
-                    labeler=labeler.name,
-                    metadata={"simulated": True},
-                )
-            )
-    Records.of(records).save(data)  # pyright: ignore[reportArgumentType]
+        everything += made
+        demonstrated += made[:labeled]
+    return everything, demonstrated
+
+
+def write_pretraining_text(folder: Path, world: World, *, seed: int) -> None:
+    """Not the documents that the base models have seen: the same world, another part of its web."""
+    folder.mkdir(parents=True, exist_ok=True)
     for split, count in PRETRAINING_DOCUMENTS.items():
-        # Not the documents that the base models have seen: the same world, another part of its web.
         rows = ({"text": text} for text in documents(world, seed=seed * 1_000 + 100 + _SEEDS[split], count=count))
-        (data / "pretraining").mkdir(parents=True, exist_ok=True)
-        write_jsonl(data / "pretraining" / f"{split}.jsonl", rows)
+        write_jsonl(folder / f"{split}.jsonl", rows)
 
 
 def miniature_project(folder: Path, *, seed: int | None) -> Project:

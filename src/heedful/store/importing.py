@@ -336,6 +336,8 @@ class _Merge:
         there = self.records.prompts.get(prompt.id)
         if there is not None and there.text != prompt.text:
             raise _taken(prompt)
+        if there is not None:
+            return None  # under its own id, even where another prompt has the same text
         kept = self.by_text.get(prompt.text)
         if kept is not None:
             self.same_as[prompt.id] = kept

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, Table, exists, func, select
 
-from heedful.records import Ranking, Rating, Split
+from heedful.records import Demonstration, Ranking, Rating, Split
 from heedful.store import items
 from heedful.store.dialogue import continuation
 from heedful.store.explorer import Kind
@@ -189,11 +189,25 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 # ---------------------------------------------------------------------------------------------------- out of the database
 
 
+def stored_demonstrations(
+    connection: Connection, *, batch_ids: Sequence[int] | None = None, surplus: bool = False
+) -> Iterator[Demonstration]:
+    """Demonstrations as records, the oldest first, with who, how and when in ``metadata``; each continues its prompt."""
+    for row in _answers(connection, demonstration, batch_ids, surplus):
+        yield Demonstration(
+            id=row["id"],
+            prompt_id=row["prompt_id"],
+            text=continuation(row["prompt_text"], row["text"]),
+            labeler=row["pseudonym"],
+            metadata=_metadata(row),
+        )
+
+
 def stored_rankings(
-    connection: Connection, *, phases: Sequence[Phase] = EXPORTED, batch_id: int | None = None, surplus: bool = False
+    connection: Connection, *, batch_ids: Sequence[int] | None = None, surplus: bool = False
 ) -> Iterator[Ranking]:
-    """Rankings as records, the oldest first, with who, how and when in ``metadata``."""
-    for row in _answers(connection, ranking, phases, batch_id, surplus):
+    """Rankings as records, the oldest first."""
+    for row in _answers(connection, ranking, batch_ids, surplus):
         yield Ranking(
             id=row["id"],
             prompt_id=row["prompt_id"],
@@ -205,10 +219,10 @@ def stored_rankings(
 
 
 def stored_ratings(
-    connection: Connection, *, phases: Sequence[Phase] = EXPORTED, batch_id: int | None = None, surplus: bool = False
+    connection: Connection, *, batch_ids: Sequence[int] | None = None, surplus: bool = False
 ) -> Iterator[Rating]:
     """Ratings as records, the oldest first."""
-    for row in _answers(connection, rating, phases, batch_id, surplus):
+    for row in _answers(connection, rating, batch_ids, surplus):
         yield Rating(
             id=row["id"],
             prompt_id=row["prompt_id"],
@@ -230,18 +244,11 @@ def exported_records(connection: Connection, *, surplus: bool = False) -> Iterat
     for kind in kinds:
         for row in answered[kind]:
             yield {"kind": kind, **record_of(kind, {**row})}
-    for row in _answers(connection, annotation, EXPORTED, None, surplus):
+    for row in _answers(connection, annotation, None, surplus):
         if row["annotation_kind"] == "write_prompt":
             yield from written_prompt_rows(row["id"], row["value"], row["pseudonym"], _metadata(row))
-    for row in _answers(connection, demonstration, EXPORTED, None, surplus):
-        yield {
-            "kind": "demonstration",
-            "id": row["id"],
-            "prompt_id": row["prompt_id"],
-            "text": continuation(row["prompt_text"], row["text"]),
-            "labeler": row["pseudonym"],
-            "metadata": _metadata(row),
-        }
+    for record in stored_demonstrations(connection, surplus=surplus):
+        yield _row(record)
     for record in stored_rankings(connection, surplus=surplus):
         yield _row(record)
     for record in stored_ratings(connection, surplus=surplus):
@@ -281,9 +288,7 @@ def _row(record: Any) -> dict[str, Any]:
     return {"kind": kind_of(record), **record_to_json(record)}
 
 
-def _answers(
-    connection: Connection, table: Table, phases: Sequence[Phase], batch_id: int | None, surplus: bool
-) -> Iterator[RowMapping]:
+def _answers(connection: Connection, table: Table, batch_ids: Sequence[int] | None, surplus: bool) -> Iterator[RowMapping]:
     """Rows of an answer table with their assignment's, task's and person's, in the order in which they were answered."""
     columns = [column for column in table.c if column.name != "kind"]
     columns += [table.c.kind.label("annotation_kind")] if "kind" in table.c else []
@@ -293,12 +298,13 @@ def _answers(
         .join(batch, task.c.batch_id == batch.c.id)
         .join(person, table.c.person_id == person.c.id)
         .outerjoin(instruction, assignment.c.instruction_id == instruction.c.id)
-        .outerjoin(prompt, table.c.prompt_id == prompt.c.id)
     )
+    if table is demonstration:
+        joined = joined.join(prompt, table.c.prompt_id == prompt.c.id)
+        columns.append(prompt.c.text.label("prompt_text"))
     query: Select[Any] = (
         select(
             *columns,
-            prompt.c.text.label("prompt_text"),
             person.c.pseudonym,
             person.c.simulated,
             person.c.group_name,
@@ -311,11 +317,11 @@ def _answers(
             instruction.c.version,
         )
         .select_from(joined)
-        .where(task.c.phase.in_(phases))
+        .where(task.c.phase.in_(EXPORTED))
         .order_by(assignment.c.answered, assignment.c.id, table.c.id)
     )
-    if batch_id is not None:
-        query = query.where(task.c.batch_id == batch_id)
+    if batch_ids is not None:
+        query = query.where(task.c.batch_id.in_(batch_ids))
     if not surplus:
         query = query.where(assignment.c.surplus.is_(False))
     yield from connection.execute(query, execution_options=_STREAM).mappings()

@@ -272,8 +272,8 @@ def _wrong_rows_of(connection: Connection, answers: Sequence[RowMapping]) -> lis
 
 
 def _content(table: Table, row: Mapping[Any, Any]) -> str:
-    """What a row says; not its id: simulated labelers' records keep the ids they came with."""
-    said = {column.name: row[column.name] for column in table.c if column.name not in ("id", "created")}
+    """What a row says, and its id."""
+    said = {column.name: row[column.name] for column in table.c if column.name != "created"}
     return table.name + json.dumps(said, sort_keys=True)
 
 
