@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.store.conftest import postgres_server, postgres_url  # noqa: F401  (fixtures: a real PostgreSQL)
 
 from heedful.store.database import Database, open_database
 

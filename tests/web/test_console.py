@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 from tests.store.labels_by_hand import Labels, form
-from tests.web.site import Browser, Site, make_site
+from tests.web.site import Browser, Site
 
 from heedful.store import instructions, problems, surveys
 from heedful.store.tables import batch, event, person, problem, screening_decision, task
@@ -31,11 +30,6 @@ PAGES = (
     "/console/surveys",
 )
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'><b>bold</b> {{ 7 * 7 }}"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return make_site(tmp_path)
 
 
 @pytest.fixture
