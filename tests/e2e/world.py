@@ -66,6 +66,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         work.append((worker, f"/tasks/{view.id}"))
         if kind == "rank":
             compare = f"/tasks/{view.id}/compare"
+            ranked = view.task_id
     skips = add_tasks(database, "review_prompt")
     few_shot = {"style": "few_shot", "use_case": "chat", "application": "A game"}
     batch_id = add_tasks(database, "write_prompt", payload=few_shot)
@@ -79,7 +80,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         assert skipped is not None
         queue.skip(connection, skipped.id, who["labeler"], token=skipped.token, reason=f"Unclear. {HOSTILE}")
         work += [("labeler", f"/tasks/{done}"), ("labeler", f"/tasks/{skipped.id}")]
-        asked = problems.ask(connection, who["labeler"], f"What is a whale? {HOSTILE}")
+        asked = problems.ask(connection, who["labeler"], f"What is a whale? {HOSTILE}", task_id=ranked)
         problems.answer(connection, asked, f"A mammal. {HOSTILE}", answered_by=who["researcher"])
         admin = who["admin"]
         join = people.invite_to_join(connection, role="labeler", group="training", created_by=admin)
@@ -117,6 +118,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
             ("researcher", "/console/data?kind=ranking&text=in+none+of+them"),
             ("researcher", "/console/data?use_case=chat&source=labeler&split=test"),
         ],
+        "/console/questions": [("researcher", "/console/questions"), ("researcher", "/console/questions?show=all")],
         "/console/prompts/{prompt_id:path}": [("researcher", f"/console/prompts/{some_prompt}")],
         "/batches/new/{kind}": [("researcher", f"/batches/new/{kind}") for kind in ROLE_OF_KIND],
         "/batches/{batch_id}": [("researcher", f"/batches/{some_batch}")],

@@ -68,6 +68,7 @@ def test_found(text: str, kind: str, what: str) -> None:
         "000-12-3456, 666-12-3456, 900-12-3456, 123-00-4567, 123-45-0000",
         "Between 1914-1918 and 1939-1945, 60,000,000 died.",
         "Solve 123456789 * 987654321 step by step.",
+        "At home it is 555-1234, else +1 (555) 555-5555",  # no area's code, or one that no area has
         "Write a haiku about sk-iing",
     ],
 )

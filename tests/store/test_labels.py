@@ -96,23 +96,6 @@ def test_project_goes_in_once(database: Database, tmp_path: Path) -> None:
         assert answer_all(connection, ann) == 2 + 3
 
 
-def test_tasks_of_stored_prompts(database: Database) -> None:
-    with database.write() as connection:
-        items.add_prompts(connection, [Prompt(id=f"p{n}", text="x", split="valid" if n else "train") for n in range(3)])
-        responses = [Response(id=f"p{n}-{k}", prompt_id=f"p{n}", text="r") for n in range(3) for k in range(3 + 4 * n)]
-        items.add_responses(connection, responses)
-        assert labels.make_tasks(connection, name="a", kind="rank", phase="training")[1] == 2  # p0 has three outputs
-        assert labels.make_tasks(connection, name="b", kind="rank", phase="training")[1] == 0
-        assert labels.make_tasks(connection, name="c", kind="rate", phase="evaluation", overlap=2)[1] == 3
-        assert labels.make_tasks(connection, name="d", kind="review_prompt", phase="training", split="valid", limit=1)[1] == 1
-        ann = add_person(connection, "ann")
-        shown = set()
-        while (view := queue.claim(connection, ann, kind="rank")) is not None:
-            shown.add(len(view.outputs))
-            queue.submit(connection, view.id, ann, token=view.token, answer=answer_for(view), seconds_spent=None)
-        assert shown == {7, 9}
-
-
 def test_few_shot_prompts(database: Database, tmp_path: Path) -> None:
     """From K pairs K training examples, each with the other K-1 as context (SPEC 1.1)."""
     project = init_project(tmp_path / "mine", base_model="model")

@@ -79,10 +79,11 @@ class Browser:
         return self.client.request(method, path, json=body, headers={"X-CSRF-Token": self.csrf})
 
 
-def make_site(folder: Path, **settings: Any) -> Site:
-    """An application over an empty SQLite file."""
-    shutil.copy(_empty(), folder / "labels.sqlite")
-    database = open_database(folder / "labels.sqlite")
+def make_site(folder: Path, postgres_url: str | None = None, **settings: Any) -> Site:
+    """An application over an empty SQLite file, or over a PostgreSQL database."""
+    if postgres_url is None:
+        shutil.copy(_empty(), folder / "labels.sqlite")
+    database = open_database(postgres_url or folder / "labels.sqlite")
     values: dict[str, Any] = {
         "key": b"k" * 32,
         "public_url": "http://localhost",

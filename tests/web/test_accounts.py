@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-from tests.web.site import PASSWORD, Site, csrf_of, make_site
+from tests.web.site import PASSWORD, Site, csrf_of
 
 from heedful.store import people
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return make_site(tmp_path)
 
 
 def test_the_first_admin_joins_by_the_printed_link_once(site: Site) -> None:

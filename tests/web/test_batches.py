@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from tests.web.site import Site, make_site
+from tests.web.site import Site
 
 from heedful.records import Prompt, Response
 from heedful.store import items
@@ -18,15 +17,14 @@ MAIL = "Write to jane.roe@example.org about the roof"
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    made = make_site(tmp_path)
-    with made.database.write() as connection:
+def site(site: Site) -> Site:
+    with site.database.write() as connection:
         prompts = [Prompt(id=f"p{i}", text=f"Question {i}?", language="en") for i in range(3)]
         prompts.append(Prompt(id="mail", text=MAIL, split="test", metadata={"needs_review": True}))
         items.add_prompts(connection, prompts)
         responses = [Response(id=f"p{i}-{k}", prompt_id=f"p{i}", text=f"{k}", model="m") for i in range(3) for k in range(5)]
         items.add_responses(connection, responses)
-    return made
+    return site
 
 
 def fields(kind: TaskKind, **more: str) -> dict[str, str]:

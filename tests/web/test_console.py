@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
-from pathlib import Path
+import time
 
 import pytest
 from sqlalchemy import select
 from tests.store.labels_by_hand import Labels, form
-from tests.web.site import Browser, Site, make_site
+from tests.web.site import Browser, Site
+from tests.web.work import OUTPUTS, add_tasks, claim, hidden
 
 from heedful.records import Prompt
-from heedful.store import instructions, problems, surveys
+from heedful.store import instructions, items, problems, surveys
 from heedful.store.recording import Work, record_work
-from heedful.store.tables import batch, event, person, problem, screening_decision, task
+from heedful.store.tables import assignment, batch, event, person, problem, screening_decision, task
 from heedful.web.console_quality import _secret
 from heedful.web.kept import Kept
 
@@ -33,11 +35,6 @@ PAGES = (
     "/console/surveys",
 )
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'><b>bold</b> {{ 7 * 7 }}"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return make_site(tmp_path)
 
 
 @pytest.fixture
@@ -149,6 +146,14 @@ def test_the_overview_shows_progress_and_what_needs_somebody(site: Site, researc
     assert "&lt;script&gt;" in text
 
 
+def test_a_batch_is_idle_only_once_it_has_had_a_day(site: Site, researcher: Browser) -> None:
+    with site.database.write() as connection:
+        for age, name in ((100.0, "Made just now"), (90_000.0, "Made yesterday")):
+            batch_id = items.make_batch(connection, name=name, kind="write_prompt", phase="training", now=time.time() - age)
+            items.add_tasks(connection, batch_id, [items.NewTask(payload={"style": "plain"})])
+    assert re.findall(r">([^<]*)</a>: 1 answer waits, and nobody", researcher.get("/console").text) == ["Made yesterday"]
+
+
 def test_agreement_is_plotted_with_its_numbers_in_a_table(site: Site, researcher: Browser) -> None:
     filled(site)
     text = researcher.get("/console/agreement").text
@@ -210,6 +215,24 @@ def test_a_question_is_answered(site: Site, researcher: Browser) -> None:
     assert (row["answer"], row["answered_by"]) == ("Because.", researcher.person_id)
     assert "Why" not in researcher.get("/console/questions").text
     assert "Because." in researcher.get("/console/questions?show=all").text
+
+
+def test_a_question_about_a_task_leads_to_what_it_is_about(site: Site, researcher: Browser) -> None:
+    add_tasks(site.database, "rank")
+    labeler = site.browser(site.person())
+    number = claim(labeler, "rank")
+    own = hidden(labeler.get(f"/tasks/{number}").text)
+    labeler.post(f"/tasks/{number}/ask", own | {"_question": "Is B a joke?"})
+    [link] = re.findall(r'<a href="(/console/prompts/[^"]+)">', researcher.get("/console/questions").text)
+    assert "Whales are fish." in researcher.get(link).text
+    # B is another output for each labeler: theirs is said.
+    with site.database.read() as connection:
+        order = connection.execute(select(assignment.c.shown_order)).scalar_one()
+    shown = re.search(r'<ol type="A".*?</ol>', researcher.get("/console/questions").text, re.DOTALL)
+    assert shown is not None
+    assert [one.split()[0] for one in re.findall(r'dir="auto">(.*?)</p>', shown[0], re.DOTALL)] == [
+        html.escape(OUTPUTS[int(id.rpartition("/")[2])].split()[0], quote=False) for id in order
+    ]
 
 
 def test_questions_come_in_pages(site: Site, researcher: Browser) -> None:

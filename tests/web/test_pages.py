@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
-from tests.web.site import Site, make_site
+from tests.web.site import Site
 from tests.web.test_tasks import FORMS
 from tests.web.work import HOSTILE, add_tasks, claim, hidden
 
@@ -17,11 +16,10 @@ from heedful.web import pages
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    made = make_site(tmp_path)
-    with made.database.write() as connection:
+def site(site: Site) -> Site:
+    with site.database.write() as connection:
         instructions.publish_first_versions(connection)
-    return made
+    return site
 
 
 def test_home_shows_what_waits_what_is_begun_and_what_is_done(site: Site) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
-from tests.web.site import Browser, Site, make_site
+from tests.web.site import Browser, Site
 from tests.web.work import HOSTILE, add_tasks, claim, hidden, task_form
 
 from heedful.records import RATING_FLAGS
@@ -20,11 +19,10 @@ from heedful.store.tables import assignment, problem, task
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    made = make_site(tmp_path)
-    with made.database.write() as connection:
+def site(site: Site) -> Site:
+    with site.database.write() as connection:
         instructions.publish_first_versions(connection)
-    return made
+    return site
 
 
 GROUP_OF: dict[str, tuple[str, str]] = {

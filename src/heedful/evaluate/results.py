@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from cattrs import Converter, transform_error
 
-from heedful.errors import DataError, MissingError, StorageError
+from heedful.errors import DataError, MissingError
+from heedful.store.files import write_atomically
 
 if TYPE_CHECKING:
     from heedful import statistics
@@ -341,27 +341,11 @@ def save_timings(path: str | Path, timings: Timings) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 aside, fsync, rename: a reader sees the old file or the new one, whole.
+    """Write UTF-8: a reader sees the old file or the new one, whole. Raises StorageError.
 
     A lone surrogate (a model may sample half a character) becomes ``?``, so that no text can stop the writing.
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path.name} could not be written",
-            got=str(error),
-            where=path,
-            next_step="free some space or choose another folder, then run the same command again",
-        ) from error
+    write_atomically(path, text.encode(errors="replace"))
 
 
 def _write_json(path: str | Path, value: Mapping[str, Any]) -> None:

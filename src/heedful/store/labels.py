@@ -25,7 +25,7 @@ from heedful.store import items
 from heedful.store.dialogue import continuation
 from heedful.store.explorer import Kind
 from heedful.store.files import file_name, kind_of, read_jsonl, record_from_json, record_to_json
-from heedful.store.kinds import WITH_OUTPUTS, Phase, TaskKind
+from heedful.store.kinds import Phase, TaskKind
 from heedful.store.label_records import record_of
 from heedful.store.project import Project
 from heedful.store.tables import (
@@ -103,43 +103,6 @@ def import_project(
         name = f"{project.name}: demonstrations"
         made[name] = _in_batch(connection, name, "demonstrate", "training", new, overlap, created_by, now)
     return Imported(prompts=prompts, responses=responses, tasks=dict(made))
-
-
-def make_tasks(
-    connection: Connection,
-    *,
-    name: str,
-    kind: TaskKind,
-    phase: Phase,
-    split: Split | None = None,
-    limit: int | None = None,
-    smallest_k: int = 4,
-    largest_k: int = 9,
-    created_by: int | None = None,
-    seed: int | None = None,
-    now: float | None = None,
-    **rules: Any,
-) -> tuple[int, int]:
-    """A batch of one task for each stored prompt that has none of this kind and phase: (batch id, number of tasks).
-
-    Kinds with outputs take a prompt's responses, the first ``largest_k``; prompts with fewer than ``smallest_k`` are passed
-    over (rate and toxicity: fewer than 1). ``rules``: those of ``items.make_batch``.
-    """
-    batch_id = items.make_batch(connection, name=name, kind=kind, phase=phase, created_by=created_by, now=now, **rules)
-    least = smallest_k if kind == "rank" else 1
-    new: list[items.NewTask] = []
-    for id in prompts_without_task(connection, kind, phase, split=split):
-        if limit is not None and len(new) >= limit:
-            break
-        shown: Sequence[str] = ()
-        if kind in WITH_OUTPUTS:
-            query = select(response.c.id).where(response.c.prompt_id == id).order_by(response.c.id).limit(largest_k)
-            shown = connection.execute(query).scalars().all()
-            if len(shown) < least:
-                continue
-        new.append(items.NewTask(prompt_id=id, response_ids=tuple(shown)))
-    items.add_tasks(connection, batch_id, new, created_by=created_by, seed=seed, now=now)
-    return batch_id, len(new)
 
 
 def prompts_without_task(connection: Connection, kind: TaskKind, phase: Phase, *, split: Split | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 from heedful.errors import DataError, MissingError
 from heedful.store import events
 from heedful.store.kinds import refuse_unstorable
-from heedful.store.tables import assignment, person, problem
+from heedful.store.tables import assignment, person, problem, response, task
 
 LONGEST = 20_000
 """Characters of a question or an answer."""
@@ -25,6 +26,8 @@ class Problem:
     person_id: int
     pseudonym: str
     task_id: int | None
+    prompt_id: str | None
+    """The task's."""
     text: str
     created: float
     answer: str | None
@@ -122,13 +125,28 @@ def list_problems(
     return [Problem(**row._mapping) for row in connection.execute(query.order_by(problem.c.id.desc()).limit(limit))]
 
 
+def outputs_asked_about(connection: Connection, questions: Sequence[Problem]) -> dict[int, list[str]]:
+    """Texts of the outputs of each question's task, as its labeler saw them: the first is their output A. By question."""
+    asked = problem.join(
+        assignment, (assignment.c.task_id == problem.c.task_id) & (assignment.c.person_id == problem.c.person_id)
+    )
+    of_these = problem.c.id.in_([one.id for one in questions])
+    rows = connection.execute(select(problem.c.id, assignment.c.shown_order).select_from(asked).where(of_these)).all()
+    shown = {row.id: row.shown_order for row in rows if row.shown_order}
+    ids = {id for order in shown.values() for id in order}
+    found = connection.execute(select(response.c.id, response.c.text).where(response.c.id.in_(ids)))
+    texts = {row.id: row.text for row in found}
+    return {number: [texts[id] for id in order] for number, order in shown.items()}
+
+
 def count_unanswered(connection: Connection) -> int:
     """How many questions wait for researchers."""
     return connection.execute(select(func.count()).where(problem.c.answered.is_(None))).scalar_one()
 
 
 def _problems() -> Select[Any]:
-    return select(problem, person.c.pseudonym).join(person, problem.c.person_id == person.c.id)
+    joined = problem.join(person, problem.c.person_id == person.c.id).outerjoin(task, problem.c.task_id == task.c.id)
+    return select(problem, person.c.pseudonym, task.c.prompt_id).select_from(joined)
 
 
 def _checked(text: str, what: str) -> str:

@@ -115,9 +115,11 @@ def show_questions(visit: Visiting) -> Response:
             before_id=int(before) if before.isdecimal() and len(before) < 10 else None,
             limit=QUESTIONS + 1,
         )
+        outputs = problems.outputs_asked_about(connection, found)
         candidates = progress.candidates(connection)
     return visit.page(
         "console/questions.html",
+        outputs=outputs,
         questions=found[:QUESTIONS],
         more=found[QUESTIONS - 1].id if len(found) > QUESTIONS else None,
         every=every,

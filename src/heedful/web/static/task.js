@@ -104,6 +104,7 @@ document.querySelectorAll("[data-fold]").forEach(fold);
 const section = form.querySelector("[data-board]");
 const ranking = section ? startRanking(section, form) : null;
 const showSteps = stepsOf();
+const showProblems = takeBackProblems();
 const words = [...form.querySelectorAll("[data-count-words]")];
 const pairs = form.querySelector("[data-pairs]");
 const morePairs = form.querySelector("[data-more-pairs]");
@@ -111,6 +112,27 @@ morePairs?.addEventListener("click", (event) => {
   event.preventDefault();
   addPair(morePairs, pairs).querySelector("textarea").focus();
 });
+
+/** What was missing is missing no longer: said beside it and above only until it is filled in otherwise than it came. */
+function takeBackProblems() {
+  const box = document.getElementById("problem");
+  const all = [...(box?.querySelectorAll(".missing a") ?? [])].map((link) => ({ link, name: link.hash.slice("#f-".length) }));
+  const valueOf = (name) => new FormData(form).get(name) ?? "";
+  const before = new Map(all.map(({ name }) => [name, valueOf(name)]));
+  return () => {
+    const solved = all.filter(({ link, name }) => link.isConnected && valueOf(name).trim() && valueOf(name) !== before.get(name));
+    for (const { link, name } of solved) {
+      link.closest("li").remove();
+      document.getElementById(`e-${name}`)?.remove();
+      document.getElementById(`f-${name}`)?.removeAttribute("aria-invalid");
+    }
+    if (!solved.length) return;
+    const count = all.filter(({ link }) => link.isConnected).length;
+    box.removeAttribute("role"); // an alert would be read out again, whole, at each step
+    box.querySelector("strong").textContent = count === 1 ? "One thing is missing." : `${count} things are missing.`;
+    box.hidden = count === 0;
+  };
+}
 
 function showAll() {
   ranking?.show();
@@ -124,6 +146,8 @@ document.addEventListener("htmx:afterSwap", (event) => {
 });
 document.addEventListener("htmx:sendError", () => say("Not connected: the outputs cannot be compared now."));
 form.addEventListener("change", showSteps);
+form.addEventListener("change", showProblems);
+form.addEventListener("input", showProblems);
 form.addEventListener("input", () => words.forEach(countWords));
 if (finished) forget(form.dataset.assignment);
 else startDrafts(form, { makeRoom, onFilled: showAll });

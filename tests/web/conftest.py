@@ -1,0 +1,32 @@
+"""The application over each database that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+from tests.conftest import new_postgres_database
+from tests.web.site import Site, make_site
+
+from heedful.store.database import open_database
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres_server: str) -> str:
+    """The name of a PostgreSQL database with our tables: copying it is quicker than making them."""
+    url = new_postgres_database(postgres_server)
+    open_database(url).close()
+    return str(make_url(url).database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """An application over an empty database, on SQLite and on PostgreSQL."""
+    url = None
+    if request.param == "postgresql":
+        url = new_postgres_database(request.getfixturevalue("postgres_server"), template=request.getfixturevalue("migrated"))
+    made = make_site(tmp_path, url)
+    yield made
+    made.database.close()
