@@ -1,4 +1,7 @@
-"""A row of the explorer as the record that files hold (heedful.records), as ``store.labels`` exports it."""
+"""Rows of the database as the records that files hold (heedful.records): for ``store.labels`` and the data explorer alike.
+
+The metadata of answers differ: a search's export also says what was shown and when it was answered.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ METADATA = (
 """Of an answer: what goes into the record's metadata where it is known; ``created`` is when it was given."""
 
 
-def record_of(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as JSON; ``row`` is one of ``explorer.every_row``. Labelers stand under their pseudonyms."""
+def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The record as JSON, labelers under their pseudonyms. ``row``: one of ``explorer.every_row``, or of the table."""
     known = {name: row[name] for name in METADATA if row.get(name) is not None}
     if row.get("phase") is not None:
         # What heedful align goes by: evaluation's answers are never trained on.
@@ -48,30 +51,45 @@ def record_of(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
                 id=row["id"], prompt_id=row["prompt_id"], text=row["text"], model=row["model"], finished=row["finished"]
             )
         case "demonstration":
-            record = Demonstration(
-                id=row["id"],
-                prompt_id=row["prompt_id"],
-                text=continuation(row["prompt_text"], row["text"]),
-                labeler=row["labeler"],
-                metadata=known,
-            )
+            record = demonstration_of(row, known)
         case "ranking":
-            record = Ranking(
-                id=row["id"],
-                prompt_id=row["prompt_id"],
-                response_ids=tuple(row["response_ids"]),
-                ranks=tuple(row["ranks"]),
-                labeler=row["labeler"],
-                metadata=known,
-            )
+            record = ranking_of(row, known)
         case "rating":
-            record = Rating(
-                id=row["id"],
-                prompt_id=row["prompt_id"],
-                response_id=row["response_id"],
-                labeler=row["labeler"],
-                overall=row["overall"],
-                flags=row["flags"],
-                metadata=known,
-            )
+            record = rating_of(row, known)
     return record_to_json(record)
+
+
+def demonstration_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Demonstration:
+    """A demonstration as it continues its prompt."""
+    return Demonstration(
+        id=row["id"],
+        prompt_id=row["prompt_id"],
+        text=continuation(row["prompt_text"], row["text"]),
+        labeler=row["labeler"],
+        metadata=metadata,
+    )
+
+
+def ranking_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Ranking:
+    """A ranking."""
+    return Ranking(
+        id=row["id"],
+        prompt_id=row["prompt_id"],
+        response_ids=tuple(row["response_ids"]),
+        ranks=tuple(row["ranks"]),
+        labeler=row["labeler"],
+        metadata=metadata,
+    )
+
+
+def rating_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Rating:
+    """A rating of one output."""
+    return Rating(
+        id=row["id"],
+        prompt_id=row["prompt_id"],
+        response_id=row["response_id"],
+        labeler=row["labeler"],
+        overall=row["overall"],
+        flags=row["flags"],
+        metadata=metadata,
+    )

@@ -26,7 +26,7 @@ from heedful.store.dialogue import continuation
 from heedful.store.explorer import Kind
 from heedful.store.files import file_name, kind_of, read_jsonl, record_from_json, record_to_json
 from heedful.store.kinds import Phase, TaskKind
-from heedful.store.label_records import record_of
+from heedful.store.label_records import demonstration_of, ranking_of, rating_of, record_of
 from heedful.store.project import Project
 from heedful.store.tables import (
     annotation,
@@ -157,13 +157,7 @@ def stored_demonstrations(
 ) -> Iterator[Demonstration]:
     """Demonstrations as records, the oldest first, with who, how and when in ``metadata``; each continues its prompt."""
     for row in _answers(connection, demonstration, batch_ids, surplus):
-        yield Demonstration(
-            id=row["id"],
-            prompt_id=row["prompt_id"],
-            text=continuation(row["prompt_text"], row["text"]),
-            labeler=row["pseudonym"],
-            metadata=_metadata(row),
-        )
+        yield demonstration_of(row, _metadata(row))
 
 
 def stored_rankings(
@@ -171,14 +165,7 @@ def stored_rankings(
 ) -> Iterator[Ranking]:
     """Rankings as records, the oldest first."""
     for row in _answers(connection, ranking, batch_ids, surplus):
-        yield Ranking(
-            id=row["id"],
-            prompt_id=row["prompt_id"],
-            response_ids=tuple(row["response_ids"]),
-            ranks=tuple(row["ranks"]),
-            labeler=row["pseudonym"],
-            metadata=_metadata(row),
-        )
+        yield ranking_of(row, _metadata(row))
 
 
 def stored_ratings(
@@ -186,15 +173,7 @@ def stored_ratings(
 ) -> Iterator[Rating]:
     """Ratings as records, the oldest first."""
     for row in _answers(connection, rating, batch_ids, surplus):
-        yield Rating(
-            id=row["id"],
-            prompt_id=row["prompt_id"],
-            response_id=row["response_id"],
-            labeler=row["pseudonym"],
-            overall=row["overall"],
-            flags=row["flags"],
-            metadata=_metadata(row),
-        )
+        yield rating_of(row, _metadata(row))
 
 
 def exported_records(connection: Connection, *, surplus: bool = False) -> Iterator[dict[str, Any]]:
@@ -206,10 +185,10 @@ def exported_records(connection: Connection, *, surplus: bool = False) -> Iterat
     kinds: tuple[Kind, ...] = ("prompt", "response")
     for kind in kinds:
         for row in answered[kind]:
-            yield {"kind": kind, **record_of(kind, {**row})}
+            yield {"kind": kind, **record_of(kind, row)}
     for row in _answers(connection, annotation, None, surplus):
         if row["annotation_kind"] == "write_prompt":
-            yield from written_prompt_rows(row["id"], row["value"], row["pseudonym"], _metadata(row))
+            yield from written_prompt_rows(row["id"], row["value"], row["labeler"], _metadata(row))
     for record in stored_demonstrations(connection, surplus=surplus):
         yield _row(record)
     for record in stored_rankings(connection, surplus=surplus):
@@ -268,7 +247,7 @@ def _answers(connection: Connection, table: Table, batch_ids: Sequence[int] | No
     query: Select[Any] = (
         select(
             *columns,
-            person.c.pseudonym,
+            person.c.pseudonym.label("labeler"),
             person.c.simulated,
             person.c.group_name,
             assignment.c.late,
