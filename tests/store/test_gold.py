@@ -68,6 +68,22 @@ def test_gold_tasks_are_like_all_others_but_for_the_known_answer(stored: Databas
     assert len({str({name: value for name, value in row.items() if name not in own}) for row in rows}) == 1
 
 
+def test_a_gold_task_shows_the_outputs_that_its_answer_is_about(stored: Database) -> None:
+    with stored.write() as connection:
+        make = Labels(connection)
+        make.rank(make.task(make.batch(phase="screening"), "q7", num_outputs=3), make.person("sue", role="admin"), "0", "12")
+    for seed in range(5):  # three of q7's four outputs are drawn, other ones each time
+        done = made(stored, seed=seed, tasks=8, gold=1, choice=Choice(fresh=False, smallest_k=3, largest_k=3))
+        of_gold = task_response.join(task, task.c.id == task_response.c.task_id)
+        with stored.read() as connection:
+            shown = connection.execute(
+                select(task_response.c.response_id)
+                .select_from(of_gold)
+                .where(task.c.batch_id == done.batch_id, task.c.gold.is_not(None))
+            ).scalars()
+            assert set(shown) == {"q7.0", "q7.1", "q7.2"}
+
+
 def test_a_gold_task_s_number_does_not_tell(stored: Database) -> None:
     places: set[int] = set()
     for seed in range(12):

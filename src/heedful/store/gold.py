@@ -44,17 +44,14 @@ def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | Non
     )
     query = (
         select(task.c.prompt_id, assignment.c.shown_order, assignment.c.answer)
-        .select_from(
-            task.join(assignment, assignment.c.task_id == task.c.id).join(person, person.c.id == assignment.c.person_id)
-        )
+        .join(assignment, assignment.c.task_id == task.c.id)
         .where(
             task.c.kind == kind,
             task.c.phase == "screening",
             task.c.state != "withdrawn",
             task.c.prompt_id.is_not(None),
             assignment.c.state == "answered",
-            person.c.role != "labeler",
-            ~seen_by_a_labeler,
+            ~seen_by_a_labeler,  # so whose answers these are is a researcher or admin
         )
         .order_by(assignment.c.answered, assignment.c.id)
     )
