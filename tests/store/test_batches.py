@@ -44,7 +44,7 @@ def made(database: Database, *, kind: Any = "rank", tasks: int = 10, prompts: li
     plan = Plan(name="new", kind=kind, phase="training", tasks=tasks, choice=more.pop("choice", Choice()))
     with database.write() as connection:
         ids = fitting(database, kind) if prompts is None else prompts
-        return batches.make_tasks(connection, plan, ids, by=None, seed=3, **more)[1]
+        return batches.make_tasks(connection, plan, ids, by=None, seed=3, **more).tasks
 
 
 def test_a_ranking_needs_so_many_outputs(stored: Database) -> None:

@@ -146,7 +146,7 @@ def add_tasks(
     rules = connection.execute(select(batch).where(batch.c.id == batch_id)).mappings().one_or_none()
     if rules is None:
         raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
-    at, draw, made = _now(now), random.Random(seed), list[int]()
+    at, draw, made, gold = _now(now), random.Random(seed), list[int](), 0
     for some in batched(tasks, _ROWS_AT_ONCE):
         _refuse_missing(connection, prompt, {new.prompt_id for new in some if new.prompt_id is not None})
         _refuse_other_prompts(connection, some)
@@ -172,6 +172,7 @@ def add_tasks(
             ],
         ).scalars()
         made += (of_some := list(ids))
+        gold += sum(new.gold is not None for new in some)
         shown = [
             {"task_id": task_id, "position": position, "response_id": response_id}
             for task_id, new in zip(of_some, some, strict=True)
@@ -185,7 +186,7 @@ def add_tasks(
         action="add_tasks",
         subject="batch",
         subject_id=batch_id,
-        after={"tasks": len(made), "first": made[0], "last": made[-1]} if made else {"tasks": 0},
+        after={"tasks": len(made), "gold": gold, "first": made[0], "last": made[-1]} if made else {"tasks": 0},
         now=now,
     )
     return made

@@ -31,6 +31,8 @@ class NewBatch(Sent):
     kind: TaskKind
     phase: Phase
     tasks: int = Field(ge=1, le=batches.MOST_TASKS, description="How many at most")
+    gold: int = Field(default=0, ge=0, le=batches.MOST_TASKS, description="Tasks among them with a known answer, at most")
+    gold_batch_id: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Of screening: whose answers are known")
     overlap: int = Field(default=1, ge=1, le=1_000, description="Labelers for each task")
     priority: int = Field(default=0, ge=-1_000, le=1_000)
     per_labeler_limit: int | None = Field(default=None, ge=1, le=batches.MOST_TASKS)
@@ -54,14 +56,6 @@ class NewInvite(Sent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """A batch was made."""
-
-    batch_id: int
-    tasks: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Invited:
     """A link that works once; only its hash is kept."""
 
@@ -73,7 +67,7 @@ def routes(add: Routes) -> None:
     researcher: dict[str, Any] = {"who": "researcher", "tags": ["researcher"]}
     admin: dict[str, Any] = {"who": "admin", "tags": ["admin"]}
     add.get("/api/v1/batches", all_batches, response_model=list[batches.Batch], **researcher)
-    add.post("/api/v1/batches", make_batch, response_model=Made, **researcher)
+    add.post("/api/v1/batches", make_batch, response_model=batches.Made, **researcher)
     add.get("/api/v1/batches/{batch_id}", one_batch, response_model=batches.Batch, **researcher)
     add.post("/api/v1/batches/{batch_id}/close", close_batch, response_model=Done, **researcher)
     add.post("/api/v1/batches/{batch_id}/open", open_batch, response_model=Done, **researcher)
@@ -97,8 +91,12 @@ def one_batch(visit: Visiting, batch_id: Id) -> batches.Batch:
         return batches.get_batch(connection, batch_id)
 
 
-def make_batch(visit: Visiting, sent: NewBatch) -> Made:
-    """Make tasks of prompts, drawn at random from those that fit; fewer than asked for where fewer fit."""
+def make_batch(visit: Visiting, sent: NewBatch) -> batches.Made:
+    """Make tasks of prompts, drawn at random from those that fit; fewer than asked for where fewer fit.
+
+    ``gold`` of them are about prompts to which a researcher gave an answer in screening: labelers' are held against it, and
+    nothing tells them which tasks these are.
+    """
     choice = batches.Choice(
         split=sent.split,
         source=sent.source,
@@ -114,6 +112,8 @@ def make_batch(visit: Visiting, sent: NewBatch) -> Made:
         kind=sent.kind,
         phase=sent.phase,
         tasks=sent.tasks,
+        gold=sent.gold,
+        gold_batch_id=sent.gold_batch_id,
         overlap=sent.overlap,
         priority=sent.priority,
         per_labeler_limit=sent.per_labeler_limit,
@@ -122,8 +122,7 @@ def make_batch(visit: Visiting, sent: NewBatch) -> Made:
         payloads=sent.payloads,
     )
     batches.check_plan(plan)
-    batch_id, made = make_planned(visit, plan, fitting(visit, plan))
-    return Made(batch_id=batch_id, tasks=made)
+    return make_planned(visit, plan, fitting(visit, plan))
 
 
 def close_batch(visit: Visiting, batch_id: Id) -> Done:

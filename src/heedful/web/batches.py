@@ -13,6 +13,7 @@ from heedful.errors import DataError, HeedfulError, MissingError
 from heedful.prompts.personal import find_personal_data
 from heedful.records import Source, Split, UseCase
 from heedful.store import batches, items, labels
+from heedful.store.gold import GOLD_KINDS, batches_of_answers
 from heedful.store.kinds import KINDS, PHASES, WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind
 from heedful.store.project import Project
 from heedful.web.routing import Form, FormValues, Id, Routes, Visit, Visiting
@@ -109,12 +110,11 @@ def make(visit: Visiting, form: Form, kind: str) -> Response:
         batches.check_plan(plan)
         prompt_ids = fitting(visit, plan)
         if form.has("count"):
-            return _new_page(visit, known, values, fitting=len(prompt_ids))
-        batch_id, made = make_planned(visit, plan, prompt_ids)
+            return _new_page(visit, known, values, fitting=len(prompt_ids), gold=_fitting_gold(visit, plan, prompt_ids))
+        made = make_planned(visit, plan, prompt_ids)
     except DataError as error:
         return _new_page(visit, known, values, status=422, problem=error)
-    fewer = "" if made == plan.tasks else f" {plan.tasks} were asked for; no more prompts fit."
-    return visit.go(f"/batches/{batch_id}", flash=f"Made {made} {'task' if made == 1 else 'tasks'}.{fewer}")
+    return visit.go(f"/batches/{made.batch_id}", flash=_said(plan, made))
 
 
 def fitting(visit: Visit, plan: batches.Plan) -> Sequence[str]:
@@ -125,11 +125,30 @@ def fitting(visit: Visit, plan: batches.Plan) -> Sequence[str]:
         return batches.fitting_prompts(connection, plan.kind, plan.phase, plan.choice)
 
 
-def make_planned(visit: Visit, plan: batches.Plan, prompt_ids: Sequence[str]) -> tuple[int, int]:
-    """Make a batch for the page and the JSON API alike: (its id, how many tasks). Raises DataError where nothing fits."""
+def make_planned(visit: Visit, plan: batches.Plan, prompt_ids: Sequence[str]) -> batches.Made:
+    """Make a batch for the page and the JSON API alike. Raises DataError where nothing fits."""
     about = _findings if plan.kind == "review_personal_data" and not any(plan.payloads) else None
     with visit.database.write() as connection:
         return batches.make_tasks(connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32), about=about)
+
+
+def _fitting_gold(visit: Visit, plan: batches.Plan, prompt_ids: Sequence[str]) -> int | None:
+    """How many of the prompts can be gold; none where there is no such thing."""
+    if plan.kind not in GOLD_KINDS or plan.phase == "screening":
+        return None
+    with visit.database.read() as connection:
+        return len(batches.fitting_gold(connection, plan, prompt_ids))
+
+
+def _said(plan: batches.Plan, made: batches.Made) -> str:
+    """What came of a plan, in a sentence or three."""
+    said = f"Made {made.tasks} {'task' if made.tasks == 1 else 'tasks'}"
+    said += f", {made.gold} of them gold." if plan.gold else "."
+    if made.tasks < plan.tasks:
+        said += f" {plan.tasks} were asked for; no more prompts fit."
+    if made.gold < plan.gold:
+        said += f" {plan.gold} gold tasks were asked for; no more answers of researchers fit."
+    return said
 
 
 def _known(kind: str) -> TaskKind:
@@ -146,9 +165,11 @@ def _new_page(
     status: int = 200,
     problem: HeedfulError | None = None,
     fitting: int | None = None,
+    gold: int | None = None,
 ) -> Response:
     with visit.database.read() as connection:
         models = batches.models(connection) if kind in WITH_OUTPUTS else []
+        gold_batches = batches_of_answers(connection, kind) if kind in GOLD_KINDS else []
     return visit.page(
         "batches/new.html",
         status=status,
@@ -156,6 +177,9 @@ def _new_page(
         values=values,
         problem=problem,
         fitting=fitting,
+        gold=gold,
+        gold_batches=gold_batches,
+        with_gold=kind in GOLD_KINDS,
         models=models,
         phases=PHASES,
         splits=get_args(Split),
@@ -189,6 +213,8 @@ def _plan(kind: TaskKind, form: FormValues) -> batches.Plan:
         kind=kind,
         phase=cast("Phase", phase),
         tasks=form.whole("tasks", 0) or 0,
+        gold=form.whole("gold", 0) or 0,
+        gold_batch_id=form.whole("gold_batch_id"),
         overlap=form.whole("overlap", 1) or 0,
         priority=form.whole("priority", 0) or 0,
         per_labeler_limit=form.whole("per_labeler_limit"),
