@@ -300,6 +300,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.long
 def test_killed_between_the_model_and_the_end_of_its_stage_it_is_not_trained_again(
     journey: Journey, uninterrupted: bytes, tmp_path: Path
 ) -> None:

@@ -200,6 +200,7 @@ def test_a_trial_that_diverges_is_a_result(project: Path) -> None:
     assert results(project, "sft-learning_rate")["best"] is None
 
 
+@pytest.mark.long
 def test_killed_and_run_again_it_is_as_never_killed(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "other")
     arguments = ("sweep", "sft", "learning_rate", "--values", 1e-2, 3e-2)

@@ -71,7 +71,7 @@ def person(server: Server, link: str, name: str) -> Iterator[httpx.Client]:
         yield browser
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_labeler_is_invited_and_works_without_torch(light: Path, server: Server) -> None:
     assert python(light, FOUND.format(names=HEAVY)) == "[]", "the core dependencies bring what only the extras may bring"
     assert python(light, "import heedful; print(heedful.__file__)").startswith(str(light))

@@ -160,6 +160,7 @@ def test_exporting_gives_what_was_trained_from_and_changes_no_number(aligned: Pa
     assert (folder / "results.json").read_bytes() == (aligned / "results.json").read_bytes()
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_results(aligned: Path, tmp_path: Path) -> None:
     again = make(tmp_path / "miniature")
     done = heedful("align", again, program=FEW)

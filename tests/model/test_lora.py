@@ -312,6 +312,7 @@ def test_a_reward_model_on_a_bfloat16_body_shares_its_tensors(make: Callable[[],
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="measures with a setting of glibc")
+@pytest.mark.long
 def test_what_loading_takes(tmp_path: Path) -> None:
     """Policy and reward model of 63M weights: two bases in bfloat16 for a moment, one in the end; never one in float32."""
 

@@ -21,7 +21,7 @@ def migrated(postgres_server: str) -> str:
     return str(make_url(url).database)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """An application over an empty database, on SQLite and on PostgreSQL."""
     url = None
