@@ -129,6 +129,18 @@ def test_it_is_compiled_once_and_nobody_else_can_write_there(fresh_library: Path
     assert kernels.usable(torch.zeros(1))
 
 
+def test_a_user_without_a_home_folder_has_them_too(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: str(fresh_library.parent))
+    fresh_library.parent.mkdir()
+    assert kernels.usable(torch.zeros(1))
+    assert len(list(fresh_library.parent.glob("kernels-*.so"))) == 1
+
+
 @pytest.mark.parametrize("trouble", ["no compiler", "compiler fails", "not a library"])
 def test_without_a_working_compiler_torch_does_the_work(
     trouble: str, fresh_library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -183,14 +183,7 @@ def _compiled(compiler: str) -> Path:
     """The shared library for this machine, made where it is not there yet. Raises OSError, SubprocessError."""
     options = [*_OPTIONS, *_SUMS, *(_X86 if platform.machine() == "x86_64" else ())]
     identity = "\0".join([compiler, *options, _processor(), SOURCE.read_text(encoding="utf-8")])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heedful"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:  # then it is made again in every process
-        folder = Path(tempfile.mkdtemp(prefix="heedful-"))
+    folder = _cache_folder() or Path(tempfile.mkdtemp(prefix="heedful-"))  # there it is made again in every process
     file = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not file.is_file():
         handle, aside = tempfile.mkstemp(dir=folder, suffix=".so")
@@ -202,6 +195,16 @@ def _compiled(compiler: str) -> Path:
         finally:
             Path(aside).unlink(missing_ok=True)
     return file
+
+
+def _cache_folder() -> Path | None:
+    """The user's, where there is one to write to."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heedful"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home folder
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _processor() -> str:
