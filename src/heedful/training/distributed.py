@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -28,6 +29,8 @@ from heedful.training.data import minibatches
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+_SECONDS_TO_LEAVE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,9 @@ def _join() -> None:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+        # gloo's threads outlive the group (torch 2.13). One that is just putting its last work away needs Python's lock for it, and
+        # aborts the process where Python has ended by then: on a busy machine, one run in many.
+        time.sleep(_SECONDS_TO_LEAVE)
 
 
 def _gathered(value: Any) -> list[Any]:
