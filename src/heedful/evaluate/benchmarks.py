@@ -88,7 +88,7 @@ def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         contexts = _encode(tokenizer, [item.context for item in part])
         choices = [_encode(tokenizer, list(item.choices)) for item in part]
         batch = pack_shared(contexts, choices).to(model.device)
-        hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+        hidden = packed_hidden(model, batch, batch.predict_from)
         logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
         sums = torch.zeros(batch.num_sequences, device=logprobs.device).index_add_(0, batch.row, logprobs.float())
         means = (sums / batch.lengths).tolist()

@@ -1,6 +1,5 @@
 // Inner loops on a CPU. Of decoding: attention of one new token to its cache, the sum and the norm between the products, and the
-// drawing of the next token. Of training: the softmax of attention, and what is wanted of one over the vocabulary, without a copy in
-// fp32.
+// drawing of the next token. Of training: what is wanted of a softmax over the vocabulary, without a copy in fp32.
 //
 // Compiled once on the user's machine by heedful/functional/kernels.py, which also says what each argument is. torch's own batched
 // products take a microsecond for each head of each request, whatever its length, and read the padding too. Every row is computed
@@ -11,48 +10,9 @@
 #include <cstring>
 #include <vector>
 
+#include "common.h"
+
 namespace {
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-inline float load(float x) { return x; }
-
-inline float load(bfloat16 x) {
-    uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-}
-
-inline void store(float &to, float x) { to = x; }
-
-inline void store(bfloat16 &to, float x) {  // to the nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    to.bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// e^x for x <= 0 within 2e-7 of itself; 0 where it would be below the smallest normal number.
-inline float exponential(float x) {
-    float power = x * 1.44269504f;
-    power = power < -127.0f ? -127.0f : power;
-    float whole = std::floor(power);
-    float part = power - whole;  // 2^part by its Taylor series in part * ln 2, [0, 1)
-    float result = 1.52527338e-5f;
-    result = result * part + 1.54035304e-4f;
-    result = result * part + 1.33335581e-3f;
-    result = result * part + 9.61812911e-3f;
-    result = result * part + 5.55041087e-2f;
-    result = result * part + 2.40226507e-1f;
-    result = result * part + 6.93147181e-1f;
-    result = result * part + 1.0f;
-    uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(whole) + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, sizeof scale);
-    return result * scale;
-}
 
 // One query head against keys [count, width] and values: output [width]. WIDTH: known when compiled, or 0.
 template <typename T, int WIDTH>
@@ -138,36 +98,6 @@ void add_norm(int64_t rows, int64_t width, T *hidden, const T *addend, const T *
         const float scale = 1 / std::sqrt(squares / width + epsilon);
 #pragma omp simd
         for (int64_t j = 0; j < width; j++) store(to[j], (load(x[j]) - mean) * scale * load(weight[j]) + load(bias[j]));
-    }
-}
-
-// Scores [blocks, heads, queries, keys] become their softmax over the keys that the mask [blocks or 1, queries, keys] shows, in
-// place; a query that is shown none gets zeros.
-template <typename T>
-void masked_softmax(int64_t blocks, int64_t heads, int64_t queries, int64_t keys, T *scores, const uint8_t *mask, int64_t mask_stride) {
-#pragma omp parallel if (blocks * heads * queries * keys > 65536)
-    {
-        std::vector<float> weights(keys);
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < blocks * heads * queries; row++) {
-            T *x = scores + row * keys;
-            const uint8_t *shown = mask + row / (heads * queries) * mask_stride + row % queries * keys;
-            float highest = -INFINITY, total = 0;
-#pragma omp simd reduction(max : highest)
-            for (int64_t i = 0; i < keys; i++) {
-                weights[i] = shown[i] ? load(x[i]) : -INFINITY;
-                highest = weights[i] > highest ? weights[i] : highest;
-            }
-            const float base = highest == -INFINITY ? 0 : highest;
-#pragma omp simd reduction(+ : total)
-            for (int64_t i = 0; i < keys; i++) {
-                weights[i] = exponential(weights[i] - base);
-                total += weights[i];
-            }
-            const float share = total == 0 ? 0 : 1 / total;
-#pragma omp simd
-            for (int64_t i = 0; i < keys; i++) store(x[i], share * weights[i]);
-        }
     }
 }
 
@@ -298,11 +228,6 @@ ADD_NORM(add_norm_bfloat16, bfloat16)
 void token_statistics_bfloat16(int64_t rows, int64_t vocabulary, const bfloat16 *logits, float scale, const int64_t *tokens,
                                float *logprobs, float *entropies) {
     token_statistics(rows, vocabulary, logits, scale, tokens, logprobs, entropies);
-}
-
-void masked_softmax_bfloat16(int64_t blocks, int64_t heads, int64_t queries, int64_t keys, bfloat16 *scores, const uint8_t *mask,
-                             int64_t mask_stride) {
-    masked_softmax(blocks, heads, queries, keys, scores, mask, mask_stride);
 }
 
 void softmax_less_token_bfloat16(int64_t rows, int64_t vocabulary, bfloat16 *logits, float scale, const int64_t *tokens) {

@@ -1,4 +1,4 @@
-"""Inner loops on a CPU, compiled once for this machine: ``kernels.cpp`` through the system's C++ compiler.
+"""Inner loops on a CPU, compiled once for this machine: ``kernels.cpp``, ``packed_attention.cpp``, by the system's C++ compiler.
 
 Where there is no compiler, or what it made cannot be loaded, nothing is lost but speed: :func:`usable` is False, and torch's
 own operations do the work. The compiled file stays in the user's cache folder, one for each version of the source, the
@@ -17,11 +17,13 @@ import subprocess
 import tempfile
 from ctypes import c_float, c_int64, c_void_p
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "packed_attention.cpp"))
+_HEADER = Path(__file__).with_name("common.h")
 # Sums may be taken in another order than written, so that they can be vectorised: the same in every call.
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _SUMS = ("-fno-signed-zeros", "-fassociative-math")
@@ -39,18 +41,41 @@ _ATTEND = (
 _ADD_NORM = (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_void_p)
 _DRAW = (c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_void_p)
 _TOKEN_STATISTICS = (c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_void_p)
-_MASKED_SOFTMAX = (c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64)
+_PACKED_ATTENTION = (
+    *([c_int64] * 4),  # groups, key heads, queries per key head, head width
+    *([c_void_p] * 3),  # queries, keys, values
+    *([c_int64] * 3),  # from one of their rows to the next
+    *([c_void_p] * 3),  # contexts, branches, first branches
+    *(c_int64, c_float),  # window (0: none), scaling
+)
 _SOFTMAX_LESS_TOKEN = (c_int64, c_int64, c_void_p, c_float, c_void_p)
 _FUNCTIONS = {
     **{
         f"{name}_{kind}": arguments
-        for name, arguments in (("attend", _ATTEND), ("add_norm", _ADD_NORM), ("draw", _DRAW))
+        for name, arguments in (
+            ("attend", _ATTEND),
+            ("add_norm", _ADD_NORM),
+            ("draw", _DRAW),
+            ("packed_attention", (*_PACKED_ATTENTION, c_void_p)),  # output
+            ("packed_attention_backward", (*_PACKED_ATTENTION, *[c_void_p] * 4)),  # output's, query's, key's, value's gradients
+        )
         for kind in _NAMES.values()
     },
-    "masked_softmax_bfloat16": _MASKED_SOFTMAX,
     "token_statistics_bfloat16": _TOKEN_STATISTICS,
     "softmax_less_token_bfloat16": _SOFTMAX_LESS_TOKEN,
 }
+
+
+class Ranges(NamedTuple):
+    """Which rows see which: a group is a context (a prompt, or a whole sequence) and the branches (responses) that see all of it.
+
+    contexts: [groups, 4] int64: first row, length, and the queries that are wanted, from and to. branches: [branches, 4]
+    likewise. first_branch: [groups + 1] int64. Context and branches each see themselves causally. All contiguous.
+    """
+
+    contexts: Tensor
+    branches: Tensor
+    first_branch: Tensor
 
 
 def usable(tensor: Tensor) -> bool:
@@ -74,7 +99,7 @@ def attend(
     each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length. window: only
     so many keys are seen, the new one included.
     """
-    query, key, value = _rows(query), _rows(key), _rows(value)
+    query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
     if key.stride(0) != value.stride(0):
         key, value = key.contiguous(), value.contiguous()
     rows, key_heads, width = key.shape
@@ -104,15 +129,38 @@ def add_norm(hidden: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor
     return output
 
 
-def masked_softmax_(scores: Tensor, mask: Tensor) -> Tensor:
-    """Make scores into their softmax, in fp32, over the keys that the mask shows (0 for a query that is shown none), in place.
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, ranges: Ranges, window: int | None, scaling: float) -> Tensor:
+    """Attention of packed rows; 0 for rows that no range wants.
 
-    scores: bf16 [blocks, heads, queries, keys], contiguous. mask: bool [blocks or 1, 1, queries, keys], True where shown.
+    query: [rows, heads, head width]; key, value: [rows, key heads, head width]; each as :func:`dense_rows` gives it. window: only
+    so many keys are seen, the query's own included.
     """
-    mask = mask.contiguous()
-    stride = mask.stride(0) if mask.shape[0] > 1 else 0
-    _loaded().masked_softmax_bfloat16(*scores.shape, scores.data_ptr(), mask.data_ptr(), stride)
-    return scores
+    output = query.new_zeros(query.shape)
+    _packed("packed_attention", [query, key, value], ranges, window, scaling, [output])
+    return output
+
+
+def packed_attention_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, ranges: Ranges, window: int | None, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value from that of the output; 0 for rows in no range."""
+    gradients = [tensor.new_zeros(tensor.shape) for tensor in (query, key, value)]
+    outputs = [gradient.contiguous(), *gradients]
+    _packed("packed_attention_backward", [query, key, value], ranges, window, scaling, outputs)
+    return gradients[0], gradients[1], gradients[2]
+
+
+def _packed(name: str, inputs: list[Tensor], ranges: Ranges, window: int | None, scaling: float, outputs: list[Tensor]) -> None:
+    query, key, _ = inputs
+    groups, key_heads, width = len(ranges.contexts), key.shape[1], key.shape[2]
+    getattr(_loaded(), f"{name}_{_NAMES[query.dtype]}")(
+        *(groups, key_heads, query.shape[1] // key_heads, width),
+        *(tensor.data_ptr() for tensor in inputs),
+        *(tensor.stride(0) for tensor in inputs),
+        *(tensor.data_ptr() for tensor in (ranges.contexts, ranges.branches, ranges.first_branch)),
+        *(window or 0, scaling),
+        *(tensor.data_ptr() for tensor in outputs),
+    )
 
 
 def token_statistics(logits: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -153,7 +201,7 @@ def draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, logprobs
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def dense_rows(tensor: Tensor) -> Tensor:
     """A tensor whose rows may lie apart, but are contiguous themselves."""
     return tensor if tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] else tensor.contiguous()
 
@@ -182,14 +230,15 @@ def _library() -> ctypes.CDLL | None:
 def _compiled(compiler: str) -> Path:
     """The shared library for this machine, made where it is not there yet. Raises OSError, SubprocessError."""
     options = [*_OPTIONS, *_SUMS, *(_X86 if platform.machine() == "x86_64" else ())]
-    identity = "\0".join([compiler, *options, _processor(), SOURCE.read_text(encoding="utf-8")])
+    texts = [file.read_text(encoding="utf-8") for file in (*SOURCES, _HEADER)]
+    identity = "\0".join([compiler, *options, _processor(), *texts])
     folder = _cache_folder() or Path(tempfile.mkdtemp(prefix="heedful-"))  # there it is made again in every process
     file = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not file.is_file():
         handle, aside = tempfile.mkstemp(dir=folder, suffix=".so")
         os.close(handle)
         try:
-            command = [compiler, *options, str(SOURCE), "-o", aside]
+            command = [compiler, *options, *map(str, SOURCES), "-o", aside]
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILER_SECONDS)
             Path(aside).replace(file)  # whole or not at all: several processes may be at it
         finally:

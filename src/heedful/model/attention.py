@@ -8,7 +8,7 @@ padding and no prompt twice. The layouts are built in :mod:`heedful.model.layout
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from heedful.errors import ModelError
-from heedful.functional import kernels
+from heedful.model.last_layer import compute_only_what_is_read
 
 ATTENTION_NAME = "heedful"
 # Up to this many keys the score matrix is small enough that two batched products beat the blocked kernel (on CPU by 5x).
@@ -83,16 +83,23 @@ class BlockLayout:
     """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs.
 
     positions: [tokens] each token's position in its own sequence; needed where a layer attends within a sliding window.
+    rows: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.last_layer`).
     """
 
     blocks: tuple[AttentionBlock, ...]
     output_index: Tensor
     positions: Tensor | None = None
+    rows: Tensor | None = None
     _windowed: dict[int, BlockLayout] = field(default_factory=dict, repr=False, compare=False)
 
     def to(self, device: torch.device | str) -> BlockLayout:
         positions = None if self.positions is None else self.positions.to(device)
-        return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device), positions)
+        rows = None if self.rows is None else self.rows.to(device)
+        return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device), positions, rows)
+
+    def reading(self, rows: Tensor) -> BlockLayout:
+        """The same layout, of which only some rows are read after the last layer."""
+        return replace(self, rows=rows, _windowed={})
 
     def within(self, window: int) -> BlockLayout:
         """The layout of layers that see ``window`` positions: the token itself and the ``window - 1`` before it."""
@@ -102,11 +109,12 @@ class BlockLayout:
             blocks = self.blocks
             if int(self.positions.max()) >= window:
                 blocks = tuple(block.within(window, self.positions) for block in blocks)
-            self._windowed[window] = BlockLayout(blocks, self.output_index, self.positions)
+            self._windowed[window] = BlockLayout(blocks, self.output_index, self.positions, self.rows)
         return self._windowed[window]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         del layer
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         outputs = [block.attend(query, key, value, scaling) for block in self.blocks]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).index_select(0, self.output_index)
 
@@ -123,13 +131,10 @@ class _ExplicitAttention(torch.autograd.Function):
         query = torch.mul(query, scaling, out=torch.empty(query.shape, dtype=query.dtype, device=query.device))
         key, value = key.contiguous(), value.contiguous()
         scores = torch.matmul(query, key.transpose(-1, -2))
-        if scores.dtype == torch.bfloat16 and kernels.usable(scores):
-            weights = kernels.masked_softmax_(scores, mask)
-        else:
-            additive = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
-            additive.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
-            scores = scores.add_(additive).float()
-            weights = torch.softmax(scores, -1, out=scores).to(query.dtype)
+        additive = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+        additive.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
+        scores = scores.add_(additive).float()
+        weights = torch.softmax(scores, -1, out=scores).to(query.dtype)
         ctx.save_for_backward(query, key, value, weights)
         ctx.scaling = scaling
         return torch.matmul(weights, value)
@@ -178,7 +183,7 @@ def _heedful_attention(
     if sliding_window is not None:
         layout = layout.within(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
     return layout.attend(layer, rows[0], rows[1], rows[2], scale).unsqueeze(0), None
 
@@ -213,4 +218,5 @@ def use_heedful_attention(model: PreTrainedModel) -> PreTrainedModel:
             got=type(model).__name__,
             next_step="use a model of another family: docs/families.md lists them",
         )
+    compute_only_what_is_read(model)
     return model

@@ -15,7 +15,7 @@ from heedful.errors import ModelError
 
 # Where a norm follows a branch before it joins the residual stream (Gemma 2 and 3, OLMo 2), its output is what is added.
 _POST_NORM_NAMES = ("post_attention_layernorm", "post_feedforward_layernorm")
-_ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention")
+ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention")
 _FEED_FORWARD_NAMES = ("mlp", "feed_forward", "ffn", "fc2")
 
 
@@ -59,7 +59,7 @@ def _branches(layer: nn.Module) -> list[nn.Module]:
     """The two modules of a layer whose outputs are added to the residual stream."""
     if hasattr(layer, _POST_NORM_NAMES[1]):
         return [_child(layer, (name,)) for name in _POST_NORM_NAMES]
-    return [_child(layer, _ATTENTION_NAMES), _child(layer, _FEED_FORWARD_NAMES)]
+    return [_child(layer, ATTENTION_NAMES), _child(layer, _FEED_FORWARD_NAMES)]
 
 
 def _child(layer: nn.Module, names: tuple[str, ...]) -> nn.Module:

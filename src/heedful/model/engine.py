@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import UserError
 from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward
-from heedful.model.layouts import on_grid, pack
+from heedful.model.layouts import pack
 from heedful.model.loading import unembedding
+from heedful.model.ranges import on_grid
 from heedful.model.sampling import SEED_MASK, Drawing, Sampling
 from heedful.model.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 

@@ -14,16 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heedful.model.attention import AttentionBlock, BlockLayout
+from heedful.model.attention import BlockLayout
+from heedful.model.ranges import RangesLayout, on_grid
 
-# CPU matrix products compile and keep a kernel for each new shape: with a fresh shape at each step, memory grows by 10 MB a
-# step (docs/log.md). Sizes are therefore rounded up to a grid with this many steps per power of two.
-_GRID = 16
-_LENGTH_GRID = 16
-
-# Sequences are sorted by length and cut into blocks such that padding inside a block stays under this share.
-_LARGEST_PADDING = 0.25
-_SMALLEST_BLOCK = 16
+# Above this share of the tokens, leaving the others out of the last layer costs more than it saves.
+_NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ class PackedBatch:
 
     tokens: Tensor
     positions: Tensor
-    layout: BlockLayout
+    layout: RangesLayout | BlockLayout
     predict_from: Tensor
     targets: Tensor
     row: Tensor
@@ -127,9 +122,9 @@ def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[S
     filler = np.zeros(on_grid(len(tokens)) - len(tokens), dtype=np.int64)
     all_positions = torch.from_numpy(np.concatenate([positions, filler]))
     if counts.max() == 1:  # nothing to share: prompt and response are one contiguous causal sequence
-        layout = _packed_layout(all_positions, prompt_start, group_sizes)
+        layout = RangesLayout(all_positions, prompt_start, group_sizes)
     else:
-        layout = _shared_layout(all_positions, prompt_start, prompt_lengths, start, lengths, group)
+        layout = RangesLayout(all_positions, prompt_start, prompt_lengths, start, lengths, group)
     return PackedBatch(
         tokens=torch.from_numpy(np.concatenate([tokens.astype(np.int64), filler])),
         positions=all_positions,
@@ -144,95 +139,27 @@ def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[S
     )
 
 
-def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    """Final hidden states [tokens, width] of a row, from any model switched to heedful attention."""
+def packed_hidden(model: PreTrainedModel, batch: PackedBatch, places: Tensor | None = None) -> Tensor:
+    """Final hidden states of a row, [tokens, width], from any model switched to heedful attention.
+
+    places: [n] indices in the row (``batch.predict_from``, ``batch.last``); only theirs are returned then, [n, width], and the
+    last layer computes no others.
+    """
+    layout = batch.layout
+    if places is not None and (rows := _rows_to_read(places, len(batch.tokens))) is not None:
+        layout = layout.reading(rows)
     # A model that is sharded over several processes gathers its weights first (training/sharding.py).
     body = vars(model).get("heedful_sharded_body", model.base_model)
-    output = body(input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=batch.layout)
-    return output.last_hidden_state[0]
+    output = body(input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=layout)
+    hidden = output.last_hidden_state[0]
+    return hidden if places is None else hidden.index_select(0, places)
 
 
-def _packed_layout(positions: Tensor, start: np.ndarray, lengths: np.ndarray) -> BlockLayout:
-    output_index = np.zeros(len(positions), dtype=np.int64)
-    blocks: list[AttentionBlock] = []
-    offset = 0
-    for members in _buckets(lengths):
-        longest = _on_length_grid(int(lengths[members].max()))
-        index, real = _ranges(start[members], lengths[members], longest)
-        blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
-        output_index[index[real]] = offset + np.flatnonzero(real)
-        offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions)
-
-
-def _shared_layout(
-    positions: Tensor,
-    prompt_start: np.ndarray,
-    prompt_lengths: np.ndarray,
-    start: np.ndarray,
-    lengths: np.ndarray,
-    group: np.ndarray,
-) -> BlockLayout:
-    output_index = np.zeros(len(positions), dtype=np.int64)
-    blocks: list[AttentionBlock] = []
-    offset = 0
-    for members in _buckets(prompt_lengths):
-        longest = _on_length_grid(int(prompt_lengths[members].max()))
-        index, real = _ranges(prompt_start[members], prompt_lengths[members], longest)
-        blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
-        output_index[index[real]] = offset + np.flatnonzero(real)
-        offset += real.size
-    for members in _buckets(prompt_lengths[group] + lengths):
-        longest = _on_length_grid(int(lengths[members].max()))
-        longest_prompt = _on_length_grid(int(prompt_lengths[group[members]].max()))
-        own, real = _ranges(start[members], lengths[members], longest)
-        prompt, prompt_real = _ranges(prompt_start[group[members]], prompt_lengths[group[members]], longest_prompt)
-        mask = torch.cat(
-            [
-                torch.from_numpy(prompt_real)[:, None, None, :].expand(-1, 1, longest, -1),
-                _causal(longest).expand(len(own), 1, -1, -1),
-            ],
-            dim=-1,
-        )
-        keys = torch.from_numpy(np.concatenate([prompt, own], axis=1))
-        blocks.append(AttentionBlock(torch.from_numpy(own), keys, mask))
-        output_index[own[real]] = offset + np.flatnonzero(real)
-        offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions)
-
-
-def _causal(length: int) -> Tensor:
-    """Right padding needs no mask of its own: under a causal mask no real query sees a key after itself."""
-    return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-
-
-def on_grid(size: int) -> int:
-    """The smallest size of the grid that is not below ``size``: at most 1/16 more."""
-    step = max(1, 2 ** (max(1, size).bit_length() - 1) // _GRID)
-    return -(-size // step) * step
-
-
-def _on_length_grid(length: int) -> int:
-    return -(-length // _LENGTH_GRID) * _LENGTH_GRID
-
-
-def _ranges(start: np.ndarray, lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row positions [n, longest] of n ranges, 0 where padded, and [n, longest] True where real; n is rounded up to the grid."""
-    extra = on_grid(len(start)) - len(start)
-    start, lengths = np.pad(start, (0, extra)), np.pad(lengths, (0, extra))
-    offsets = np.arange(longest)
-    real = offsets < lengths[:, None]
-    return np.where(real, start[:, None] + offsets, 0).astype(np.int64), real
-
-
-def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
-    """Indices grouped such that similar lengths share a block: little padding, few blocks."""
-    order = np.argsort(-lengths, kind="stable")
-    buckets: list[np.ndarray] = []
-    first = 0
-    for i in range(1, len(order) + 1):
-        at_end = i == len(order)
-        if at_end or (i - first >= _SMALLEST_BLOCK and lengths[order[i]] < (1 - 2 * _LARGEST_PADDING) * lengths[order[first]]):
-            buckets.append(order[first:i])
-            first = i
-    return buckets
+def _rows_to_read(places: Tensor, tokens: int) -> Tensor | None:
+    """Each place once, in order, and as many tokens more as the grid of sizes asks for; None where they are nearly all."""
+    read = torch.zeros(tokens, dtype=torch.bool, device=places.device)
+    read[places] = True
+    count = on_grid(int(read.sum()))
+    if count > _NEARLY_ALL * tokens:
+        return None
+    return torch.argsort(read, descending=True, stable=True)[:count].sort().values

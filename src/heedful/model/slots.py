@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heedful.functional import kernels
 from heedful.model.attention import BlockLayout
-from heedful.model.layouts import on_grid
+from heedful.model.ranges import on_grid
 
 _LENGTH_GRID = 32
 # Attention over one more group takes as long as reading about this many bytes of one layer's cache.

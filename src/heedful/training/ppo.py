@@ -324,7 +324,7 @@ def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[i
     sums: dict[str, float] = {}
     for part, factor in _microbatches(rollouts.prompts, rollouts.generations, members, config):
         batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
-        hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
+        hidden = packed_hidden(weights.compute, batch, batch.predict_from)
         logprobs, entropy = chunked_token_logprobs_and_entropy(
             hidden, unembedding(weights.compute), batch.targets, temperature=config.temperature
         )
@@ -378,7 +378,7 @@ def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], conf
     summed = 0.0
     for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
         batch = pack_documents([sequences[i] for i in members]).to(weights.compute.device)
-        hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
+        hidden = packed_hidden(weights.compute, batch, batch.predict_from)
         loss = -chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets).sum() / count
         (factor * config.ptx_coefficient * loss).backward()
         summed += factor * float(loss.detach())
@@ -386,14 +386,14 @@ def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], conf
 
 
 def _logprobs(model: PreTrainedModel, batch: PackedBatch, config: PPOConfig) -> Tensor:
-    hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+    hidden = packed_hidden(model, batch, batch.predict_from)
     return chunked_token_logprobs(hidden, unembedding(model), batch.targets, temperature=config.temperature)
 
 
 def _scalars(model: PreTrainedModel, batch: PackedBatch, places: Tensor) -> Tensor:
     """The scalar head's output, in fp32, at some places of a packed row."""
     head = scalar_head(model)
-    hidden = packed_hidden(model, batch).index_select(0, places)
+    hidden = packed_hidden(model, batch, places)
     return F.linear(hidden.float(), head.weight.float())[:, 0] + scalar_offset(model)
 
 

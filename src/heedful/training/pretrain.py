@@ -94,7 +94,7 @@ def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: 
         part = sequences[first : first + 32]
         for members, factor in share([len(s) for s in part], tokens=sum(len(s) for s in part)):
             batch = pack_documents([list(part[i]) for i in members]).to(model.device)
-            hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+            hidden = packed_hidden(model, batch, batch.predict_from)
             logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
             loss -= factor * float(logprobs.sum())
     model.train(training)
@@ -108,7 +108,7 @@ def _accumulate(weights: MasterWeights, sequences: list[NDArray[np.int32]], conf
     for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
         documents = [sequences[i] for i in members]
         batch = pack_documents(documents).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
-        hidden = packed_hidden(weights.compute, batch).index_select(0, batch.predict_from)
+        hidden = packed_hidden(weights.compute, batch, batch.predict_from)
         logprobs = chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets)
         loss = factor * -logprobs.sum() / count
         loss.backward()

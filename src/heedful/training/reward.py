@@ -191,7 +191,7 @@ def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: R
 
 def _rewards(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Scores [sequences] in fp32: bf16 would round them to two or three digits."""
-    hidden = packed_hidden(model, batch).index_select(0, batch.last)
+    hidden = packed_hidden(model, batch, batch.last)
     return F.linear(hidden.float(), scalar_head(model).weight.float())[:, 0] + scalar_offset(model)
 
 

@@ -171,7 +171,7 @@ def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) 
     """Log-probs of all response tokens of this rank's examples, a microbatch at a time, and the factor of their loss."""
     for members, factor in share([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
         batch = pack([examples[i].prompt for i in members], [examples[i].response for i in members]).to(model.device)
-        hidden = packed_hidden(model, batch).index_select(0, batch.predict_from)
+        hidden = packed_hidden(model, batch, batch.predict_from)
         yield chunked_token_logprobs(hidden, unembedding(model), batch.targets), factor
 
 
