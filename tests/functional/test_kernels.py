@@ -14,7 +14,8 @@ from tests.tiny import tiny_gpt2, tiny_llama
 from torch import Tensor
 
 from heedful.functional import chunked_token_logprobs_and_entropy, kernels
-from heedful.model import Sampling, generate
+from heedful.model import Sampling, generate, pack, pack_shared
+from heedful.model.ranges import RangesLayout
 from heedful.model.sampling import _draw_chunk
 from heedful.model.slots import Slots
 
@@ -213,17 +214,57 @@ def test_logprobs_in_bf16_and_their_gradients_are_those_without_the_loops(monkey
         assert error < 5e-3
 
 
-@pytest.mark.parametrize("blocks_of_mask", [1, 3])
-@pytest.mark.parametrize("keys", [1, 15, 64, 190])
-def test_softmax_of_what_is_shown_is_torchs(blocks_of_mask: int, keys: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "key_heads", "width"), [(4, 4, 32), (4, 2, 64), (2, 1, 8), (3, 3, 20), (1, 1, 128)])
+@pytest.mark.parametrize("window", [None, 1, 7])
+@pytest.mark.parametrize("shared", [False, True])
+def test_attention_of_packed_rows_and_its_gradients_are_those_of_dense_blocks(
+    dtype: torch.dtype, heads: int, key_heads: int, width: int, window: int | None, shared: bool
+) -> None:
     torch.manual_seed(5)
-    scores = (3 * torch.randn(3, 2, 40, keys)).to(torch.bfloat16)
-    mask = torch.rand(blocks_of_mask, 1, 40, keys) < 0.5
-    mask[:, :, :, 0] = True
-    mask[:, :, 7] = False
-    expected = torch.softmax(scores.double().masked_fill(~mask, float("-inf")), -1)
-    assert expected[:, :, 7].isnan().all()
-    expected[:, :, 7] = 0
-    found = kernels.masked_softmax_(scores, mask)
-    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2**-8)
-    assert (found[~mask.expand_as(found)] == 0).all()
+    prompts = [[1] * n for n in (3, 90, 1, 33, 40)]
+    responses = [[[2] * n for n in lengths] for lengths in ((1,), (60, 1, 7), (34,) * 9, (2, 2), (65, 5))]
+    batch = pack_shared(prompts, responses) if shared else pack(prompts, [group[0] for group in responses])
+    assert isinstance(batch.layout, RangesLayout)
+    layout, blocks = batch.layout, batch.layout.blocks
+    if window is not None:
+        layout, blocks = layout.within(window), blocks.within(window)
+    tokens, real = len(batch.tokens), int(batch.last.max()) + 1
+    # Slices whose rows lie apart, as a model's products have them.
+    joined = torch.randn(tokens, heads + 2 * key_heads, width).to(dtype)
+    inputs = [part.detach().requires_grad_() for part in joined.split([heads, key_heads, key_heads], 1)]
+    exact = [part.detach().float().requires_grad_() for part in inputs]  # torch's bf16 scores are coarser than ours
+    gradient = torch.randn(tokens, heads, width).to(dtype)
+    gradient[real:] = 0  # what fills the row up is never read
+    found, expected = layout.attend(0, *inputs, 0.3), blocks.attend(0, *exact, 0.3)
+    found.backward(gradient)
+    expected.backward(gradient.float())
+    assert (found[real:] == 0).all()
+    for ours, theirs in zip([found, *(i.grad for i in inputs)], [expected, *(e.grad for e in exact)], strict=True):
+        assert ours is not None
+        assert theirs is not None
+        torch.testing.assert_close(ours[:real].float(), theirs[:real], atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def test_attention_of_packed_rows_has_the_same_bits_whatever_else_is_in_the_row_and_on_any_number_of_threads() -> None:
+    torch.manual_seed(6)
+    pairs = [([1] * 20, [2] * 9), ([1] * 70, [2] * 50), ([1] * 5, [2] * 4)]
+
+    def attended(members: list[int]) -> list[Tensor]:
+        batch = pack([pairs[i][0] for i in members], [pairs[i][1] for i in members])
+        rows = torch.cat([everything[i] for i in members])
+        rows = F.pad(rows, (0, 0, 0, 0, 0, len(batch.tokens) - len(rows)))
+        query, key, value = rows.split([4, 2, 2], 1)
+        output = batch.layout.attend(0, query, key, value, 0.2)
+        return list(output[: int(batch.last.max()) + 1].split([len(everything[i]) for i in members]))
+
+    everything = [torch.randn(len(p) + len(r), 8, 32).to(torch.bfloat16) for p, r in pairs]
+    together = attended([0, 1, 2])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for i in range(3):
+            assert torch.equal(attended([i])[0], together[i])
+        assert all(torch.equal(a, b) for a, b in zip(attended([0, 1, 2]), together, strict=True))
+    finally:
+        torch.set_num_threads(threads)

@@ -28,6 +28,7 @@ from heedful.model import (
     scalar_model_from_causal,
     use_heedful_attention,
 )
+from heedful.model.ranges import RangesLayout
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from heedful.training.data import Example, PretrainingText, RankedPrompt
 from heedful.training.ppo import train_ppo
@@ -171,12 +172,13 @@ def test_positions_that_are_not_the_sequences_own_are_seen() -> None:
 def test_responses_that_see_each_other_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shared prompt laid out as one long sequence."""
 
-    def one_row(positions: Tensor, prompt_start: Any, prompt_lengths: Any, start: Any, lengths: Any, group: Any) -> Any:
-        del start
-        sizes = prompt_lengths + np.bincount(group, weights=lengths).astype(np.int64)
-        return layouts._packed_layout(positions, prompt_start, sizes)
+    def one_row(positions: Tensor, prompt_start: Any, prompt_lengths: Any, *branches: Any) -> Any:
+        if branches:
+            _, lengths, group = branches
+            prompt_lengths = prompt_lengths + np.bincount(group, weights=lengths).astype(np.int64)
+        return RangesLayout(positions, prompt_start, prompt_lengths)
 
-    monkeypatch.setattr(layouts, "_shared_layout", one_row)
+    monkeypatch.setattr(layouts, "RangesLayout", one_row)
     for model in (tiny_gpt2(), scalar()):
         with pytest.raises(CheckError, match="shared prompt"):
             quick_check(model)

@@ -38,6 +38,7 @@ from transformers import (
 )
 
 from heedful.errors import ModelError
+from heedful.functional import kernels
 from heedful.model import (
     Engine,
     Sampling,
@@ -105,12 +106,16 @@ PAIRS = [(p, r) for p, group in zip(PROMPTS, RESPONSES, strict=True) for r in gr
 
 @each_family
 @pytest.mark.parametrize("layout", ["packed", "shared prompt", "one by one"])
-@pytest.mark.parametrize("largest_explicit_block", [512, 0])
+@pytest.mark.parametrize("largest_explicit_block", [None, 512, 0])
 def test_logits_and_gradients_are_those_of_plain_transformers(
-    make: Make, layout: str, largest_explicit_block: int, monkeypatch: pytest.MonkeyPatch
+    make: Make, layout: str, largest_explicit_block: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both kernels: two products with a softmax between, and torch's blocked one."""
-    monkeypatch.setattr(attention, "_LARGEST_EXPLICIT_BLOCK", largest_explicit_block)
+    """All kernels: the compiled loops, two products with a softmax between, and torch's blocked one."""
+    if largest_explicit_block is not None:
+        monkeypatch.setattr(kernels, "usable", lambda _: False)
+        monkeypatch.setattr(attention, "_LARGEST_EXPLICIT_BLOCK", largest_explicit_block)
+    elif not kernels.usable(torch.zeros(1)):
+        pytest.skip("no C++ compiler on this machine")
     model = make()
     twin = plain(model)
     if layout == "packed":

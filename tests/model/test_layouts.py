@@ -20,10 +20,25 @@ from tests.tiny import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heedful.model import MasterWeights, PackedBatch, attention, layouts, pack, pack_documents, pack_shared, packed_hidden
+from heedful.functional import kernels
+from heedful.model import MasterWeights, PackedBatch, attention, pack, pack_documents, pack_shared, packed_hidden, ranges
 
 TOLERANCE = 1e-5
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
+
+
+@pytest.fixture(params=["compiled loops", "blocks"], autouse=True)
+def _both_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds in the compiled loops, and in the dense blocks of machines without a compiler and of GPUs."""
+    if request.param == "blocks":
+        monkeypatch.setattr(kernels, "usable", lambda _: False)
+    elif not kernels.usable(torch.zeros(1)):
+        pytest.skip("no C++ compiler on this machine")
+
+
+def blocks_of(batch: PackedBatch) -> tuple[attention.AttentionBlock, ...]:
+    assert isinstance(batch.layout, ranges.RangesLayout)
+    return batch.layout.blocks.blocks
 
 
 def random_tokens(rng: random.Random, length: int) -> list[int]:
@@ -196,11 +211,11 @@ def test_many_responses_of_very_different_lengths_fall_into_several_blocks() -> 
     rng = random.Random(5)
     prompts = [random_tokens(rng, n) for n in (40, 2, 3, 30)]
     responses = [[random_tokens(rng, 1 + (7 * i) % 40) for i in range(9)] for _ in prompts]
-    assert len(pack_shared(prompts, responses).layout.blocks) > 2
+    assert len(blocks_of(pack_shared(prompts, responses))) > 2
     assert_shared_is_separate(tiny_gpt2(), prompts, responses)
 
     many = [random_tokens(rng, n) for n in [2] * 20 + [60] * 20]
-    assert len(pack_documents(many).layout.blocks) > 1
+    assert len(blocks_of(pack_documents(many))) > 1
     model = tiny_gpt2()
     assert_close(real_hidden(model, pack_documents(many)), torch.cat(one_by_one(plain(model), many)))
 
@@ -257,10 +272,10 @@ def test_empty_prompts_and_responses_are_refused(prompts: list[list[int]], respo
 
 @given(st.integers(1, 10**6))
 def test_the_grid_of_sizes_is_coarse_and_costs_little(size: int) -> None:
-    rounded = layouts.on_grid(size)
+    rounded = ranges.on_grid(size)
     assert size <= rounded <= size * 17 / 16
-    assert layouts.on_grid(rounded) == rounded
-    assert len({layouts.on_grid(n) for n in range(size, 2 * size, max(1, size // 100))}) <= 34
+    assert ranges.on_grid(rounded) == rounded
+    assert len({ranges.on_grid(n) for n in range(size, 2 * size, max(1, size // 100))}) <= 34
 
 
 def test_a_long_row_is_filled_up_with_tokens_that_nothing_reads() -> None:
@@ -293,6 +308,7 @@ def test_long_rows_take_the_blocked_kernel_and_give_the_same(
         called.append(query.shape[2])
         return kernel(query, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
+    monkeypatch.setattr(kernels, "usable", lambda _: False)
     monkeypatch.setattr(attention, "_LARGEST_EXPLICIT_BLOCK", 8)
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", counting)
     rng = random.Random(7)
@@ -333,6 +349,6 @@ def test_buckets_hold_every_index_once() -> None:
     import numpy as np
 
     lengths = np.array([rng.randrange(1, 200) for _ in range(300)])
-    buckets = layouts._buckets(lengths)
+    buckets = ranges._buckets(lengths)
     assert sorted(np.concatenate(buckets).tolist()) == list(range(300))
     assert len(buckets) > 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from heedful.errors import ModelError
-from heedful.model.last_layer import compute_only_what_is_read
+from heedful.model.last_layer import compute_only_what_is_read, note_rows
 
 ATTENTION_NAME = "heedful"
 # Up to this many keys the score matrix is small enough that two batched products beat the blocked kernel (on CPU by 5x).
@@ -83,23 +83,23 @@ class BlockLayout:
     """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs.
 
     positions: [tokens] each token's position in its own sequence; needed where a layer attends within a sliding window.
-    rows: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.last_layer`).
+    rows_read: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.last_layer`).
     """
 
     blocks: tuple[AttentionBlock, ...]
     output_index: Tensor
     positions: Tensor | None = None
-    rows: Tensor | None = None
+    rows_read: Tensor | None = None
     _windowed: dict[int, BlockLayout] = field(default_factory=dict, repr=False, compare=False)
 
     def to(self, device: torch.device | str) -> BlockLayout:
         positions = None if self.positions is None else self.positions.to(device)
-        rows = None if self.rows is None else self.rows.to(device)
+        rows = None if self.rows_read is None else self.rows_read.to(device)
         return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device), positions, rows)
 
     def reading(self, rows: Tensor) -> BlockLayout:
         """The same layout, of which only some rows are read after the last layer."""
-        return replace(self, rows=rows, _windowed={})
+        return replace(self, rows_read=rows, _windowed={})
 
     def within(self, window: int) -> BlockLayout:
         """The layout of layers that see ``window`` positions: the token itself and the ``window - 1`` before it."""
@@ -109,7 +109,7 @@ class BlockLayout:
             blocks = self.blocks
             if int(self.positions.max()) >= window:
                 blocks = tuple(block.within(window, self.positions) for block in blocks)
-            self._windowed[window] = BlockLayout(blocks, self.output_index, self.positions, self.rows)
+            self._windowed[window] = BlockLayout(blocks, self.output_index, self.positions, self.rows_read)
         return self._windowed[window]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -182,6 +182,7 @@ def _heedful_attention(
     _refuse_more_than_softmax(module, more)
     if sliding_window is not None:
         layout = layout.within(sliding_window)
+    note_rows(module, getattr(layout, "rows_read", None))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]

@@ -304,12 +304,10 @@ def _head_in_its_own_type(model: PreTrainedModel) -> Iterator[None]:
 def _read(model: PreTrainedModel, batch: PackedBatch) -> Reading:
     """What training reads from a row: log-probs of response tokens, or values before each and scores at the end."""
     batch = batch.to(model.device)
-    hidden = packed_hidden(model, batch)
+    before_each = packed_hidden(model, batch, batch.predict_from)
     if not _is_scalar(model):
-        logprobs = chunked_token_logprobs(hidden.index_select(0, batch.predict_from), unembedding(model), batch.targets)
-        return {"log-prob": logprobs.float()}
-    scalars = _scalars(model, hidden)
-    return {"value": scalars[batch.predict_from], "score": scalars[batch.last]}
+        return {"log-prob": chunked_token_logprobs(before_each, unembedding(model), batch.targets).float()}
+    return {"value": _scalars(model, before_each), "score": _scalars(model, packed_hidden(model, batch, batch.last))}
 
 
 def _plain_readings(model: PreTrainedModel, examples: _Examples) -> tuple[Reading, dict[str, float]]:

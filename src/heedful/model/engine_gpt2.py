@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from heedful.functional import kernels
 from heedful.model.attention import Layout
+from heedful.model.last_layer import has_other_hooks
 
 # What the forward below computes; the activation's class is the configuration's.
 _WRITTEN_OUT = {
@@ -121,8 +122,7 @@ def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
         return None
     # A module of another class (an adapter, say) or with a hook computes something else than the weights tell.
     for module in model.modules():
-        hooks = (module._forward_hooks, module._forward_pre_hooks)
-        if any(hooks) or "forward" in vars(module):
+        if has_other_hooks(module) or "forward" in vars(module):
             return None
     written_out = {*_WRITTEN_OUT, type(ACT2FN[config.activation_function])}
     if any(type(module) not in written_out for module in cast(Any, model.transformer).modules()):

@@ -22,7 +22,7 @@ _OUTPUT_PROJECTIONS = ("c_proj", "o_proj", "dense", "out_proj")
 
 
 class _Current(threading.local):
-    """The rows that the layer at work is read at, and the shape they were taken from; each thread computes its own."""
+    """The rows that the last layer at work is read at, and the shape they were taken from; each thread computes its own."""
 
     rows: Tensor | None = None
     shape: torch.Size
@@ -36,8 +36,13 @@ def rows_read() -> Tensor | None:
     return _current.rows
 
 
+def note_rows(attention: nn.Module, rows: Tensor | None) -> None:
+    """Called as a layer's attention begins: what comes after it in the last layer computes only these rows (None: all)."""
+    _current.rows = rows if "heedful_in_last_layer" in vars(attention) else None
+
+
 def compute_only_what_is_read(model: PreTrainedModel) -> None:
-    """Prepare a model, in place, for layouts that say which rows are read (``layout.rows``); all others run as before.
+    """Prepare a model, in place, for layouts that say which rows are read (``layout.rows_read``); all others run as before.
 
     A model whose last layer is not known by its parts' names computes all rows.
     """
@@ -45,24 +50,33 @@ def compute_only_what_is_read(model: PreTrainedModel) -> None:
         layer = decoder_layers(model)[-1]
     except ModelError:
         return
-    parts = [_output_projection(layer), _feed_forward(layer)]
-    if vars(layer).get("heedful_reads_rows") or None in parts:
+    attention, feed_forward = _attention(layer), _feed_forward(layer)
+    if attention is None or feed_forward is None or "heedful_in_last_layer" in vars(attention[0]):
         return
-    vars(layer)["heedful_reads_rows"] = True
-    # Plain functions that keep nothing: copies of a model share them, and checkpointed activations are computed anew with them.
-    layer.register_forward_pre_hook(_remember_rows, with_kwargs=True)
-    layer.register_forward_hook(_forget_rows, always_call=True)
-    for first, last in cast(list[tuple[nn.Module, nn.Module]], parts):
+    vars(attention[0])["heedful_in_last_layer"] = True
+    # Plain functions that keep nothing: copies of a model share them. The attention is what notes the rows, since checkpointed
+    # activations are computed anew without the layer's own hooks.
+    layer.register_forward_pre_hook(_forget)
+    for first, last in (attention[1:], feed_forward):
         first.register_forward_pre_hook(_take)
         last.register_forward_hook(_put_back)
+    feed_forward[1].register_forward_hook(_forget)
 
 
-def _output_projection(layer: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+def has_other_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks beside those of this file, which change no result."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(hook not in (_forget, _take, _put_back) for hook in hooks)
+
+
+def _attention(layer: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module] | None:
+    """The attention, and the first and last module of what follows it: its output projection twice."""
     for name in ATTENTION_NAMES:
         for output in _OUTPUT_PROJECTIONS:
-            projection = getattr(getattr(layer, name, None), output, None)
-            if isinstance(projection, nn.Module):
-                return projection, projection
+            attention = getattr(layer, name, None)
+            projection = getattr(attention, output, None)
+            if isinstance(attention, nn.Module) and isinstance(projection, nn.Module):
+                return attention, projection, projection
     return None
 
 
@@ -74,13 +88,7 @@ def _feed_forward(layer: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     return None
 
 
-def _remember_rows(layer: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-    del layer, inputs
-    _current.rows = getattr(named.get("layout"), "rows", None)
-
-
-def _forget_rows(layer: nn.Module, inputs: Any, output: Any) -> None:
-    del layer, inputs, output
+def _forget(*_: Any) -> None:
     _current.rows = None
 
 

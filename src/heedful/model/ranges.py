@@ -34,7 +34,7 @@ class RangesLayout:
 
     positions: [tokens] each token's position in its own sequence. context_start, context_lengths: [groups] a prompt, or a whole
     sequence where nothing is shared. start, lengths, group: [branches] the responses of shared prompts, in the groups' order.
-    rows: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.last_layer`).
+    rows_read: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.last_layer`).
     """
 
     positions: Tensor
@@ -44,12 +44,12 @@ class RangesLayout:
     lengths: np.ndarray = field(default_factory=lambda: _NONE)
     group: np.ndarray = field(default_factory=lambda: _NONE)
     window: int | None = None
-    rows: Tensor | None = None
+    rows_read: Tensor | None = None
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def reading(self, rows: Tensor) -> RangesLayout:
         """The same layout, of which only some rows are read after the last layer."""
-        return replace(self, rows=rows, _made={})
+        return replace(self, rows_read=rows, _made={})
 
     def within(self, window: int) -> RangesLayout:
         """The layout of layers that see ``window`` positions: the token itself and the ``window - 1`` before it."""
@@ -64,7 +64,7 @@ class RangesLayout:
         if not (kernels.usable(query) and self._longest <= _LONGEST_IN_LOOPS):
             blocks = self.blocks if self.window is None else self.blocks.within(self.window)
             return blocks.attend(layer, query, key, value, scaling)
-        ranges = self._ranges(None) if last_layer.rows_read() is None else self._ranges(self.rows)
+        ranges = self._ranges(None) if last_layer.rows_read() is None else self._ranges(self.rows_read)
         return cast(Tensor, _PackedAttention.apply(query, key, value, ranges, self.window, scaling))
 
     @property
@@ -136,7 +136,7 @@ def _packed_layout(ranges: RangesLayout) -> BlockLayout:
         blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
         output_index[index[real]] = offset + np.flatnonzero(real)
         offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions, ranges.rows)
+    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions, ranges.rows_read)
 
 
 def _shared_layout(ranges: RangesLayout) -> BlockLayout:
@@ -167,7 +167,7 @@ def _shared_layout(ranges: RangesLayout) -> BlockLayout:
         blocks.append(AttentionBlock(torch.from_numpy(own), keys, mask))
         output_index[own[real]] = offset + np.flatnonzero(real)
         offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions, ranges.rows)
+    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions, ranges.rows_read)
 
 
 def _causal(length: int) -> Tensor:
