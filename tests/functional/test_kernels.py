@@ -236,7 +236,8 @@ def test_attention_of_packed_rows_and_its_gradients_are_those_of_dense_blocks(
     exact = [part.detach().float().requires_grad_() for part in inputs]  # torch's bf16 scores are coarser than ours
     gradient = torch.randn(tokens, heads, width).to(dtype)
     gradient[real:] = 0  # what fills the row up is never read
-    found, expected = layout.attend(0, *inputs, 0.3), blocks.attend(0, *exact, 0.3)
+    found = layout.attend(0, inputs[0], inputs[1], inputs[2], 0.3)
+    expected = blocks.attend(0, exact[0], exact[1], exact[2], 0.3)
     found.backward(gradient)
     expected.backward(gradient.float())
     assert (found[real:] == 0).all()

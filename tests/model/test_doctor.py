@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from heedful.errors import CheckError, ModelError, NumericalError
+from heedful.functional import kernels
 from heedful.model import (
     attention,
     doctor,
@@ -24,6 +25,7 @@ from heedful.model import (
     frozen,
     layouts,
     quick_check,
+    ranges,
     save_model,
     scalar_model_from_causal,
     use_heedful_attention,
@@ -131,12 +133,13 @@ def test_a_quick_check_leaves_everything_as_it_was_and_costs_little(training: bo
 # ---------------------------------------------------------------- each kind of mistake is seen
 
 
-def sees_all(length: int) -> Tensor:
-    return torch.ones(length, length, dtype=torch.bool)[None, None]
+def show_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "usable", lambda _: False)
+    monkeypatch.setattr(ranges, "_causal", lambda length: torch.ones(length, length, dtype=torch.bool)[None, None])
 
 
 def test_a_mask_that_shows_the_future_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "_causal", sees_all)
+    show_the_future(monkeypatch)
     with pytest.raises(CheckError, match=r"packed with others \(float32\), and \d more") as caught:
         quick_check(tiny_gpt2())
     message = str(caught.value)
@@ -317,7 +320,7 @@ def test_training_refuses_to_start_and_leaves_no_run(
     start: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(layouts, "_causal", sees_all)
+        show_the_future(broken)
         with pytest.raises(CheckError, match="self-check"):
             start(tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -339,7 +342,7 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_command_ends_with_1_where_a_check_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tiny_gpt2(), tmp_path / "model")
-    monkeypatch.setattr(layouts, "_causal", sees_all)
+    show_the_future(monkeypatch)
     code, said = run("doctor", folder)
     assert code == 1
     assert "FAILED" in said

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, VOCABULARY, parameter_gradients, tiny_gpt2
+from tests.tiny import FAMILIES, VOCABULARY, parameter_gradients, tiny_gpt2, tiny_opt, tiny_opt_projected
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -91,6 +91,9 @@ def test_the_last_layer_is_given_no_other_rows(family: Callable[[], PreTrainedMo
         packed_hidden(model, SHARED, SHARED.last)
     tokens, read = len(SHARED.tokens), len(SHARED.last)
     assert set(taken["first"]) == {tokens}
+    if family in (tiny_opt, tiny_opt_projected):  # no module holds its feed-forward block
+        assert set(taken["last"]) == {tokens}
+        return
     # Queries, keys and values of all tokens; output projection and feed-forward block of what is read.
     assert set(taken["last"]) == {tokens, read}
     assert taken["last"].count(read) >= 3
@@ -106,7 +109,7 @@ def test_other_calls_compute_all_rows_afterwards() -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("in the last layer")
 
-    hook = decoder_layers(model)[-1].mlp.register_forward_hook(fail)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    hook = decoder_layers(model)[-1].mlp.register_forward_hook(fail)  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(RuntimeError, match="in the last layer"):
         packed_hidden(model, SHARED, SHARED.last)
     hook.remove()

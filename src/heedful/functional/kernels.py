@@ -1,4 +1,4 @@
-"""Inner loops on a CPU, compiled once for this machine: ``kernels.cpp``, ``packed_attention.cpp``, by the system's C++ compiler.
+"""Inner loops on a CPU, compiled once for this machine by the system's C++ compiler from the ``.cpp`` files beside this one.
 
 Where there is no compiler, or what it made cannot be loaded, nothing is lost but speed: :func:`usable` is False, and torch's
 own operations do the work. The compiled file stays in the user's cache folder, one for each version of the source, the
@@ -67,7 +67,7 @@ _FUNCTIONS = {
 
 
 class Ranges(NamedTuple):
-    """Which rows see which: a group is a context (a prompt, or a whole sequence) and the branches (responses) that see all of it.
+    """Which rows see which: a group is a context (a prompt, or a whole sequence) and branches (responses) that see all of it.
 
     contexts: [groups, 4] int64: first row, length, and the queries that are wanted, from and to. branches: [branches, 4]
     likewise. first_branch: [groups + 1] int64. Context and branches each see themselves causally. All contiguous.
@@ -132,8 +132,8 @@ def add_norm(hidden: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, ranges: Ranges, window: int | None, scaling: float) -> Tensor:
     """Attention of packed rows; 0 for rows that no range wants.
 
-    query: [rows, heads, head width]; key, value: [rows, key heads, head width]; each as :func:`dense_rows` gives it. window: only
-    so many keys are seen, the query's own included.
+    query: [rows, heads, head width]; key, value: [rows, key heads, head width]; each as :func:`dense_rows` gives it. window:
+    only so many keys are seen, the query's own included.
     """
     output = query.new_zeros(query.shape)
     _packed("packed_attention", [query, key, value], ranges, window, scaling, [output])

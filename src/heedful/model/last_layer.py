@@ -1,9 +1,9 @@
 """The last layer computes only what is read of it.
 
 After a model's last attention a token matters only where something is read from it: a prompt's tokens are there to be attended
-to, and a reward is read at one token of a response. So the last layer's attention puts out, and its feed-forward block takes in,
-no other rows of a packed batch. With 4 layers that is a fifth of a reward model's matrix products, and nobody sees a difference
-(tests/model/test_last_layer.py).
+to, and a reward is read at one token of a response. So the last layer's attention puts out, and its feed-forward block takes
+in, no other rows of a packed batch. With 4 layers that is a fifth of a reward model's matrix products, and nobody sees a
+difference (tests/model/test_last_layer.py).
 """
 
 from __future__ import annotations
@@ -44,23 +44,25 @@ def note_rows(attention: nn.Module, rows: Tensor | None) -> None:
 def compute_only_what_is_read(model: PreTrainedModel) -> None:
     """Prepare a model, in place, for layouts that say which rows are read (``layout.rows_read``); all others run as before.
 
-    A model whose last layer is not known by its parts' names computes all rows.
+    A model whose last layer has other parts computes all rows (OPT: its feed-forward block is not one module).
     """
     try:
         layer = decoder_layers(model)[-1]
     except ModelError:
         return
-    attention, feed_forward = _attention(layer), _feed_forward(layer)
-    if attention is None or feed_forward is None or "heedful_in_last_layer" in vars(attention[0]):
+    attention = _first_module(layer, ATTENTION_NAMES)
+    projection = None if attention is None else _first_module(attention, _OUTPUT_PROJECTIONS)
+    feed_forward = _first_module(layer, ("mlp",))
+    if attention is None or projection is None or feed_forward is None or "heedful_in_last_layer" in vars(attention):
         return
-    vars(attention[0])["heedful_in_last_layer"] = True
+    vars(attention)["heedful_in_last_layer"] = True
     # Plain functions that keep nothing: copies of a model share them. The attention is what notes the rows, since checkpointed
     # activations are computed anew without the layer's own hooks.
     layer.register_forward_pre_hook(_forget)
-    for first, last in (attention[1:], feed_forward):
-        first.register_forward_pre_hook(_take)
-        last.register_forward_hook(_put_back)
-    feed_forward[1].register_forward_hook(_forget)
+    for part in (projection, feed_forward):
+        part.register_forward_pre_hook(_take)
+        part.register_forward_hook(_put_back)
+    feed_forward.register_forward_hook(_forget)
 
 
 def has_other_hooks(module: nn.Module) -> bool:
@@ -69,23 +71,8 @@ def has_other_hooks(module: nn.Module) -> bool:
     return any(hook not in (_forget, _take, _put_back) for hook in hooks)
 
 
-def _attention(layer: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module] | None:
-    """The attention, and the first and last module of what follows it: its output projection twice."""
-    for name in ATTENTION_NAMES:
-        for output in _OUTPUT_PROJECTIONS:
-            attention = getattr(layer, name, None)
-            projection = getattr(attention, output, None)
-            if isinstance(attention, nn.Module) and isinstance(projection, nn.Module):
-                return attention, projection, projection
-    return None
-
-
-def _feed_forward(layer: nn.Module) -> tuple[nn.Module, nn.Module] | None:
-    """The first and the last module of the feed-forward block: OPT has no module that holds both."""
-    for first, last in (("mlp", "mlp"), ("fc1", "fc2")):
-        if isinstance(getattr(layer, first, None), nn.Module):
-            return getattr(layer, first), getattr(layer, last)
-    return None
+def _first_module(owner: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    return next((child for name in names if isinstance(child := getattr(owner, name, None), nn.Module)), None)
 
 
 def _forget(*_: Any) -> None:

@@ -35,6 +35,7 @@ from heedful.model.precision import Precision, copy_of_buffers
 transformers.utils.logging.disable_progress_bar()
 
 _OFFSET_KEY = "heedful_reward_offset"
+_ALIGNMENT = 64  # bytes, of a new tensor of torch
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -368,5 +369,16 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
             next_step="give the folder of a model of this kind, saved whole",
         )
     model.eval()
+    _align(model)
     note_adapter(model, folder)
     return model
+
+
+def _align(model: PreTrainedModel) -> None:
+    """Move the weights to where new tensors begin, one at a time: those of a mapped file may begin anywhere.
+
+    Products of the same numbers then round otherwise (MKL), and a loaded model would not give the bits of the one that was saved.
+    """
+    for parameter in model.parameters():
+        if parameter.data_ptr() % _ALIGNMENT:
+            parameter.data = parameter.data.clone()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from heedful.functional import kernels
-from heedful.model.attention import BlockLayout
+from heedful.model.attention import Layout
 from heedful.model.ranges import on_grid
 
 _LENGTH_GRID = 32
@@ -200,7 +200,7 @@ class PrefillLayout:
     positions, rows: [tokens] each real token's place in its own sequence, and the slot that it belongs to.
     """
 
-    layout: BlockLayout
+    layout: Layout
     positions: Tensor
     slots: Slots
     rows: Tensor

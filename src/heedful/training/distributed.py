@@ -208,8 +208,8 @@ def _join() -> None:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
-        # gloo's threads outlive the group (torch 2.13). One that is just putting its last work away needs Python's lock for it, and
-        # aborts the process where Python has ended by then: on a busy machine, one run in many.
+        # gloo's threads outlive the group (torch 2.13). One that is just putting its last work away needs Python's lock for it,
+        # and aborts the process where Python has ended by then: on a busy machine, one run in many.
         time.sleep(_SECONDS_TO_LEAVE)
 
 
