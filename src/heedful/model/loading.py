@@ -377,7 +377,7 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
 def _align(model: PreTrainedModel) -> None:
     """Move the weights to where new tensors begin, one at a time: those of a mapped file may begin anywhere.
 
-    Products of the same numbers then round otherwise (MKL), and a loaded model would not give the bits of the one that was saved.
+    Products of the same numbers then round otherwise (MKL): a loaded model would not give the bits of the one that was saved.
     """
     for parameter in model.parameters():
         if parameter.data_ptr() % _ALIGNMENT:

@@ -6,9 +6,9 @@ into advantages, then take one optimiser step of policy and value function for e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +58,10 @@ from heedful.training.progress import Best, InFlight, Rollouts
 from heedful.training.run import Run
 from heedful.training.schedules import constant_after_warmup, set_learning_rate
 from heedful.training.sharding import for_generation, frozen_copy, load_into, master_weights, save_whole, shard
+from heedful.training.side_by_side import side_by_side
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 # Iterations. Responses of ever new lengths leave holes in the heap; after each iteration it would cost 4 % of the time.
 _GIVE_BACK_EVERY = 8
@@ -166,11 +170,10 @@ def train_ppo(
                 if timer.due() and in_flight.is_finite():  # a NaN would come back with it
                     run.save(iteration, parts)
                 members, number = minibatches[len(updates)], len(updates) % config.minibatches
-                metrics = _policy_gradient(policy_weights, rollouts, members, config)
+                metrics = _gradients(policy_weights, value_weights, rollouts, members, config)
                 if ptx is not None:
                     # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
                     metrics["ptx_loss"] = _pretraining_gradient(policy_weights, ptx[number :: config.minibatches], config)
-                metrics |= _value_gradient(value_weights, rollouts, members, config)
                 metrics["gradient_norm"] = apply_gradients(policy_optimizer, policy, config.max_gradient_norm)
                 metrics["value_gradient_norm"] = apply_gradients(value_optimizer, value_model, config.max_gradient_norm)
                 policy_weights.refresh()
@@ -286,15 +289,18 @@ def _judge(
     columns: dict[str, list[tuple[list[int], Tensor]]] = {name: [] for name in names}
     for members, factor in _microbatches(prompts, generations, range(len(prompts)), config):
         batch = _pack(prompts, generations, members).to(policy.compute.device)
-        padded = {
-            "logprobs": batch.pad(_logprobs(policy.compute, batch, config)),
-            "reference_logprobs": batch.pad(_logprobs(reference, batch, config)),
-            "values": batch.pad(_scalars(value.compute, batch, batch.predict_from)),
-            "mask": batch.mask(),
-        }
-        score = _scalars(reward_model, batch, batch.last)
+
+        def language(batch: PackedBatch = batch) -> tuple[Tensor, Tensor]:
+            return _logprobs(policy.compute, batch, config), _logprobs(reference, batch, config)
+
+        def scalars(batch: PackedBatch = batch) -> tuple[Tensor, Tensor]:
+            return _scalars(value.compute, batch, batch.predict_from), _scalars(reward_model, batch, batch.last)
+
+        (logprobs, reference_logprobs), (values, score) = _both(language, scalars, policy, value)
         if not factor:
             continue
+        per_token = {"logprobs": logprobs, "reference_logprobs": reference_logprobs, "values": values}
+        padded = {name: batch.pad(tensor) for name, tensor in per_token.items()} | {"mask": batch.mask()}
         for name, tensor in padded.items():
             columns[name].append((members, F.pad(tensor, (0, longest - tensor.shape[1]))))
         columns["score"].append((members, score))
@@ -316,6 +322,25 @@ def _judge(
         advantages=masked_whiten(advantages, mask),
         returns=returns,
     )
+
+
+def _gradients(
+    policy: MasterWeights, value: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig
+) -> dict[str, float]:
+    """Add the gradients of one minibatch to policy and value function."""
+    policy_metrics, value_metrics = _both(
+        lambda: _policy_gradient(policy, rollouts, members, config),
+        lambda: _value_gradient(value, rollouts, members, config),
+        policy,
+        value,
+    )
+    return policy_metrics | value_metrics
+
+
+def _both(first: Callable[[], A], second: Callable[[], B], policy: MasterWeights, value: MasterWeights) -> tuple[A, B]:
+    """One function that computes the policy, and one that computes the value function, at once where that is faster."""
+    costs = policy.compute.num_parameters(), value.compute.num_parameters()
+    return side_by_side(first, second, costs=costs, device=policy.compute.device)
 
 
 def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
