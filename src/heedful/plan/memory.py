@@ -80,11 +80,11 @@ def activation_bytes(
 ) -> int:
     """What the backward pass of one microbatch finds kept of the forward pass, all layers.
 
-    Of a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's gathered
-    query (d) and output (d), the activation's input and output (2 f), noise or mask of two dropouts; of a key that a query
-    sees, its key and value (2 d). Where the score matrix is kept (CPU, up to 512 keys): a number for each head, query and key.
-    With bf16, dropout and no scores kept that is 36 d bytes a token where queries and keys are as many: the 34 d of
-    Korthikanti et al. 2022 (section 4.1), and attention's output once more, because it is put back into the packed row.
+    Of a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's query (d)
+    and output (d), the activation's input and output (2 f), noise or mask of two dropouts; of a key that a query sees, its key
+    and value (2 d); on a CPU each token's once, since the compiled loops read them where they are. With bf16 and dropout that is
+    36 d bytes a token where queries and keys are as many: the 34 d of Korthikanti et al. 2022 (section 4.1), and attention's
+    output once more, because it is put back into the packed row. That the last layer computes only what is read is left out.
 
     LoRA: a frozen layer keeps no input, but its adapter does, in fp32 (in bfloat16 that is a copy for each layer), and A's
     output. Activation checkpointing: a layer's input stays of each layer, and all of the one that is computed again.
@@ -99,13 +99,15 @@ def activation_bytes(
         if size != FP32:
             # What frozen layers would have kept: outputs of two norms and of the activation (with a gate: the product).
             per_token += FP32 * shape.adapted_inputs - size * (2 * shape.width + shape.feed_forward_width)
+            per_token -= size * shape.attention_width if on_cpu else 0  # attention's output: the compiled loops need it no more
     if dropout:
         per_token += 2 * shape.width * (size if on_cpu else 1)
-    layer = tokens * per_token + key_rows * 2 * shape.attention_width * size
-    for a in attended:
-        if on_cpu and a.keys <= 512:
-            layer += a.count * a.queries * a.keys * shape.heads * size
-        else:  # scaled_dot_product_attention keeps its output, a statistic of each row, and the mask as numbers
+    layer = tokens * per_token
+    if on_cpu:
+        layer += tokens * 2 * shape.key_width * size
+    else:
+        layer += key_rows * 2 * shape.attention_width * size
+        for a in attended:  # scaled_dot_product_attention keeps its output, a statistic of each row, and the mask as numbers
             layer += a.count * a.queries * (shape.attention_width * size + FP32 * shape.heads + size * a.keys)
     last = tokens * (_norm_bytes(shape, size) - frozen_norm + shape.width * size)
     if checkpointing:
