@@ -107,37 +107,54 @@ def write(folder: Path, **data: Any) -> None:
         (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
-def forward_flop(size: Size, *, tokens: int, attended: int, unembedded: int) -> float:
+def forward_flop(size: Size, *, tokens: int, attended: int, read: int, attended_by_read: int, unembedded: int = 0) -> float:
     """Multiplications and additions of one forward pass that the result needs: no padding, nothing computed twice.
 
-    tokens: through the blocks. attended: pairs of query and key. unembedded: places where the vocabulary's logits are needed.
+    tokens: through the blocks. attended: pairs of query and key. read: tokens of which more than keys and values is needed after
+    the last layer's attention. attended_by_read: pairs whose query is such a token. unembedded: places where the vocabulary's
+    logits are needed.
     """
-    per_token = 2 * 12 * size.layers * size.width**2
-    return per_token * tokens + 4 * size.layers * size.width * attended + 2 * size.width * VOCABULARY * unembedded
+    width, others = size.width, size.layers - 1
+    keys_and_values = 2 * 2 * width**2
+    whole = 2 * 12 * width**2
+    blocks = others * whole * tokens + keys_and_values * tokens + (whole - keys_and_values) * read
+    attention = 4 * width * (others * attended + attended_by_read)
+    return blocks + attention + 2 * width * VOCABULARY * unembedded
 
 
 def sft_flop(size: Size, rows: list[dict[str, list[int]]]) -> float:
     """One training step's useful FLOP (three times the forward pass): only response tokens need logits."""
-    lengths = [len(r["prompt"]) + len(r["response"]) for r in rows]
-    attended = sum(n * (n + 1) // 2 for n in lengths)
-    return 3 * forward_flop(size, tokens=sum(lengths), attended=attended, unembedded=sum(len(r["response"]) for r in rows))
+    lengths = [(len(r["prompt"]), len(r["response"])) for r in rows]
+    return 3 * _of_responses(size, lengths)
 
 
 def reward_flop(size: Size, ranked: list[dict[str, Any]]) -> float:
-    """One training step's useful FLOP: each prompt once, each response once."""
-    tokens = attended = 0
+    """One training step's useful FLOP: each prompt once, each response once, a score at the end of each response."""
+    tokens = attended = read = attended_by_read = 0
     for ranking in ranked:
         p = len(ranking["prompt"])
         tokens += p + sum(map(len, ranking["responses"]))
         attended += p * (p + 1) // 2 + sum(len(r) * p + len(r) * (len(r) + 1) // 2 for r in ranking["responses"])
-    return 3 * forward_flop(size, tokens=tokens, attended=attended, unembedded=0)
+        read += len(ranking["responses"])
+        attended_by_read += sum(p + len(r) for r in ranking["responses"])
+    return 3 * forward_flop(size, tokens=tokens, attended=attended, read=read, attended_by_read=attended_by_read)
 
 
 def generation_flop(size: Size, lengths: list[tuple[int, int]]) -> float:
     """Of prompts and new tokens (pairs of lengths): every token through the blocks once, logits for the new ones."""
-    tokens = sum(p + n for p, n in lengths)
-    attended = sum((p + n) * (p + n + 1) // 2 for p, n in lengths)
-    return forward_flop(size, tokens=tokens, attended=attended, unembedded=sum(n for _, n in lengths))
+    return _of_responses(size, lengths)
+
+
+def _of_responses(size: Size, lengths: list[tuple[int, int]]) -> float:
+    """A forward pass over prompts and responses (pairs of lengths), each response token predicted from the one before it."""
+    return forward_flop(
+        size,
+        tokens=sum(p + n for p, n in lengths),
+        attended=sum((p + n) * (p + n + 1) // 2 for p, n in lengths),
+        read=sum(n for _, n in lengths),
+        attended_by_read=sum(n * p + n * (n - 1) // 2 for p, n in lengths),
+        unembedded=sum(n for _, n in lengths),
+    )
 
 
 def _tokens(rng: np.random.Generator, bounds: tuple[int, int]) -> list[int]:

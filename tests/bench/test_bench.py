@@ -51,20 +51,24 @@ def test_sft_runs_and_reports(tmp_path: Path) -> None:
 
 
 def test_forward_flop_by_hand() -> None:
-    size = workload.Size(layers=1, width=2, heads=1)
-    # Blocks: 12 w² weights, 2 operations each. Attention: 2 products of width w per pair. Logits: w x 8192 each.
-    assert workload.forward_flop(size, tokens=3, attended=6, unembedded=2) == 3 * 96 + 6 * 8 + 2 * 2 * 2 * 8192
+    size = workload.Size(layers=2, width=2, heads=1)
+    # A layer: 12 w² weights, 2 operations each, of which 2 w² are keys and values. Attention: 2 products of width w per pair.
+    # Logits: w x 8192 each. The last layer is computed of 2 tokens, which see 5 keys; its keys and values of all 3.
+    found = workload.forward_flop(size, tokens=3, attended=6, read=2, attended_by_read=5, unembedded=2)
+    assert found == (3 * 96 + 6 * 8) + (3 * 16 + 2 * 80 + 5 * 8) + 2 * 2 * 2 * 8192
 
 
 def test_useful_flop_by_hand() -> None:
     size = workload.Size(layers=1, width=2, heads=1)
     flop = workload.forward_flop
     rows = [{"prompt": [5, 6], "response": [7]}, {"prompt": [5], "response": [7, 0]}]
-    assert workload.sft_flop(size, rows) == 3 * flop(size, tokens=6, attended=12, unembedded=3)
-    # Prompt of 2 (3 pairs) once; responses of 1 and 3 see it and themselves: 2 + 1 and 6 + 6 pairs.
+    # Read where a response token is predicted: after 2 tokens, and after 1 and 2.
+    expected = flop(size, tokens=6, attended=12, read=3, attended_by_read=5, unembedded=3)
+    assert workload.sft_flop(size, rows) == 3 * expected
+    assert workload.generation_flop(size, [(2, 1), (1, 2)]) == expected
+    # Prompt of 2 (3 pairs) once; responses of 1 and 3 see it and themselves: 2 + 1 and 6 + 6 pairs. Scores after 3 and 5 tokens.
     ranking = {"prompt": [5, 6], "responses": [[7], [8, 9, 0]], "ranks": [1, 2]}
-    assert workload.reward_flop(size, [ranking]) == 3 * flop(size, tokens=6, attended=18, unembedded=0)
-    assert workload.generation_flop(size, [(2, 1), (1, 2)]) == flop(size, tokens=6, attended=12, unembedded=3)
+    assert workload.reward_flop(size, [ranking]) == 3 * flop(size, tokens=6, attended=18, read=2, attended_by_read=8)
 
 
 def test_pairs_are_all_comparisons() -> None:

@@ -82,9 +82,9 @@ def activation_bytes(
 
     Of a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's query (d)
     and output (d), the activation's input and output (2 f), noise or mask of two dropouts; of a key that a query sees, its key
-    and value (2 d); on a CPU each token's once, since the compiled loops read them where they are. With bf16 and dropout that is
-    36 d bytes a token where queries and keys are as many: the 34 d of Korthikanti et al. 2022 (section 4.1), and attention's
-    output once more, because it is put back into the packed row. That the last layer computes only what is read is left out.
+    and value (2 d); on a CPU each token's once: the compiled loops read them where they are. With bf16 and dropout that is 36 d
+    bytes a token where queries and keys are as many: the 34 d of Korthikanti et al. 2022 (section 4.1), and attention's output
+    once more, because it is put back into the packed row. That the last layer computes only what is read is left out.
 
     LoRA: a frozen layer keeps no input, but its adapter does, in fp32 (in bfloat16 that is a copy for each layer), and A's
     output. Activation checkpointing: a layer's input stays of each layer, and all of the one that is computed again.
