@@ -110,9 +110,9 @@ def write(folder: Path, **data: Any) -> None:
 def forward_flop(size: Size, *, tokens: int, attended: int, read: int, attended_by_read: int, unembedded: int = 0) -> float:
     """Multiplications and additions of one forward pass that the result needs: no padding, nothing computed twice.
 
-    tokens: through the blocks. attended: pairs of query and key. read: tokens of which more than keys and values is needed after
-    the last layer's attention. attended_by_read: pairs whose query is such a token. unembedded: places where the vocabulary's
-    logits are needed.
+    tokens: through the blocks. attended: pairs of query and key. read: tokens of which the last layer's keys and values are not
+    all that is needed. attended_by_read: pairs whose query is such a token. unembedded: places where the vocabulary's logits
+    are needed.
     """
     width, others = size.width, size.layers - 1
     keys_and_values = 2 * 2 * width**2

@@ -66,7 +66,7 @@ def test_useful_flop_by_hand() -> None:
     expected = flop(size, tokens=6, attended=12, read=3, attended_by_read=5, unembedded=3)
     assert workload.sft_flop(size, rows) == 3 * expected
     assert workload.generation_flop(size, [(2, 1), (1, 2)]) == expected
-    # Prompt of 2 (3 pairs) once; responses of 1 and 3 see it and themselves: 2 + 1 and 6 + 6 pairs. Scores after 3 and 5 tokens.
+    # Prompt of 2 (3 pairs) once; responses of 1 and 3 see it and themselves: 2 + 1 and 6 + 6 pairs. Scores after 3 and 5.
     ranking = {"prompt": [5, 6], "responses": [[7], [8, 9, 0]], "ranks": [1, 2]}
     assert workload.reward_flop(size, [ranking]) == 3 * flop(size, tokens=6, attended=18, read=2, attended_by_read=8)
 
