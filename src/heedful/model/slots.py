@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heedful.functional import kernels
 from heedful.model.attention import BlockLayout
-from heedful.model.layouts import on_grid
+from heedful.model.engine_gpt2 import product_rows
 
 _LENGTH_GRID = 32
 # Attention over one more group takes as long as reading about this many bytes of one layer's cache.
@@ -34,7 +34,7 @@ class Slots:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.length = on_length_grid(max(lengths) + 1)
-        self.rows = on_grid(len(lengths))
+        self.rows = product_rows(len(lengths))
         # One tensor per layer: [keys and values, rows and freed ones behind them, key heads, length, head width].
         self._cache: list[Tensor] = []
         self._views: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -63,7 +63,7 @@ class Slots:
     def repeat(self, rows: Sequence[int]) -> None:
         """Row i becomes a copy of the old row ``rows[i]``: the samples of one prompt share what was computed once."""
         self.lengths = [self.lengths[row] for row in rows]
-        self.rows = on_grid(len(rows))
+        self.rows = product_rows(len(rows))
         index = torch.tensor([*rows, *[0] * (self.rows - len(rows))], device=self._cache[0].device)
         self._cache = [cache.index_select(1, index) for cache in self._cache]
 
@@ -78,14 +78,14 @@ class Slots:
             for cache in self._cache:
                 cache[:, hole].copy_(cache[:, mover])
         self.lengths = [self.lengths[row] for row in order]
-        self.rows = on_grid(count)
+        self.rows = product_rows(count)
         return order
 
     def absorb(self, other: Slots) -> None:
         """Take over another group's rows, after one's own."""
         self.length = max(self.length, other.length)
         lengths = self.lengths + other.lengths
-        self.rows = on_grid(len(lengths))
+        self.rows = product_rows(len(lengths))
         for layer, (left, right) in enumerate(zip(self._cache, other._cache, strict=True)):
             joined = left.new_zeros(2, self.rows, left.shape[2], self.length, left.shape[4])
             joined[:, : self.count, :, : left.shape[3]] = left[:, : self.count]
@@ -98,7 +98,8 @@ class Slots:
         length = on_length_grid(max(self.lengths) + 1)
         if length > self.length:
             extra = length - self.length
-            self._cache = [F.pad(cache[:, : self.rows], (0, 0, 0, extra)) for cache in self._cache]
+            for layer, cache in enumerate(self._cache):  # one at a time, so that there is never a second copy of all
+                self._cache[layer] = F.pad(cache[:, : self.rows], (0, 0, 0, extra))
             self.length = length
         _, capacity, heads, _, width = self._cache[0].shape
         device, dtype = self._cache[0].device, self._cache[0].dtype
