@@ -29,7 +29,7 @@ _WRITTEN_OUT = {
 }
 # oneDNN keeps half a megabyte for each number of rows that a product has had, for each of the model's products (docs/log.md): there
 # are few such numbers, and none above this one.
-_LARGEST_PIECE = 256
+_LARGEST_PIECE = 512
 # transformers' names of the activations that oneDNN computes inside a product: its name, its variant.
 _FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
 

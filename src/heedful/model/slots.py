@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heedful.functional import kernels
 from heedful.model.attention import BlockLayout
-from heedful.model.engine_gpt2 import product_rows
+from heedful.model.layouts import on_grid
 
 _LENGTH_GRID = 32
 # Attention over one more group takes as long as reading about this many bytes of one layer's cache.
@@ -34,7 +34,7 @@ class Slots:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.length = on_length_grid(max(lengths) + 1)
-        self.rows = product_rows(len(lengths))
+        self.rows = on_grid(len(lengths))
         # One tensor per layer: [keys and values, rows and freed ones behind them, key heads, length, head width].
         self._cache: list[Tensor] = []
         self._views: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -52,6 +52,11 @@ class Slots:
     def count(self) -> int:
         return len(self.lengths)
 
+    @property
+    def leaves_filler(self) -> bool:
+        """Whether :meth:`attend` may be given rows of filler behind its own."""
+        return bool(self._addresses)
+
     def write_prompts(self, layer: int, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
         """Keys and values [tokens, key heads, head width] of prompts go to (row, position) [tokens]."""
         if layer == len(self._cache):
@@ -63,7 +68,7 @@ class Slots:
     def repeat(self, rows: Sequence[int]) -> None:
         """Row i becomes a copy of the old row ``rows[i]``: the samples of one prompt share what was computed once."""
         self.lengths = [self.lengths[row] for row in rows]
-        self.rows = product_rows(len(rows))
+        self.rows = on_grid(len(rows))
         index = torch.tensor([*rows, *[0] * (self.rows - len(rows))], device=self._cache[0].device)
         self._cache = [cache.index_select(1, index) for cache in self._cache]
 
@@ -78,14 +83,14 @@ class Slots:
             for cache in self._cache:
                 cache[:, hole].copy_(cache[:, mover])
         self.lengths = [self.lengths[row] for row in order]
-        self.rows = product_rows(count)
+        self.rows = on_grid(count)
         return order
 
     def absorb(self, other: Slots) -> None:
         """Take over another group's rows, after one's own."""
         self.length = max(self.length, other.length)
         lengths = self.lengths + other.lengths
-        self.rows = product_rows(len(lengths))
+        self.rows = on_grid(len(lengths))
         for layer, (left, right) in enumerate(zip(self._cache, other._cache, strict=True)):
             joined = left.new_zeros(2, self.rows, left.shape[2], self.length, left.shape[4])
             joined[:, : self.count, :, : left.shape[3]] = left[:, : self.count]
@@ -230,7 +235,7 @@ class DecodeLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[rows, heads, head width] in and out."""
-        if len(self.groups) == 1 and self.groups[0].rows == len(query):
+        if len(self.groups) == 1 and (self.groups[0].rows == len(query) or self.groups[0].leaves_filler):
             return self.groups[0].attend(layer, query, key, value, scaling, self.window)
         outputs: list[Tensor] = []
         first = 0
