@@ -146,9 +146,8 @@ class Engine:
                 input_ids=tokens[None], position_ids=positions[None], use_cache=False, layout=layout
             )
             hidden = output.last_hidden_state[0]
-        if filler:
-            hidden = hidden[:-filler]
-        self._drawn, logprobs = self._drawing.draw(self._head(hidden))
+        logits = self._head(hidden)
+        self._drawn, logprobs = self._drawing.draw(logits[:-filler] if filler else logits)
         drawn_list, logprob_list = self._drawn.tolist(), logprobs.tolist()
         finished: list[tuple[int, Generation]] = []
         first = 0
@@ -311,7 +310,7 @@ def check_fits(model: PreTrainedModel, prompt: Sequence[int], sampling: Sampling
         )
 
 
-def _filled(rows: Tensor, *, step: int = 2) -> Tensor:
+def _filled(rows: Tensor, *, step: int = 1) -> Tensor:
     """Rows and behind them zeros, up to a number that products are made of."""
     extra = product_rows(len(rows), step=step) - len(rows)
     return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)) if extra else rows

@@ -67,7 +67,7 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
-def product_rows(count: int, *, step: int = 2) -> int:
+def product_rows(count: int, *, step: int = 1) -> int:
     """The smallest number of rows, not below ``count``, that products are made of: at most a quarter more, or a step."""
     whole, rest = divmod(count, _LARGEST_PIECE)
     step = max(step, _power_above(rest) // 8, _power_above(count) // 32)
