@@ -71,8 +71,8 @@ def attend(
     """One new token for each row: it joins the cache at its position and attends to what is there up to itself.
 
     query: [rows, heads, head width]; key, value: [rows, key heads, head width]. cache: addresses of the keys and of the values,
-    each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length; query, key and
-    value may have more rows, which are filler: their outputs are 0. window: only so many keys are seen, the new one included.
+    each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length; query, key
+    and value may have more rows, filler: their outputs are 0. window: only so many keys are seen, the new one included.
     """
     query, key, value = _rows(query), _rows(key), _rows(value)
     if key.stride(0) != value.stride(0):

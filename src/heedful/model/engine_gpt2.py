@@ -27,8 +27,8 @@ _WRITTEN_OUT = {
     *(GPT2Model, GPT2Block, GPT2Attention, GPT2MLP),
     *(Conv1D, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList),
 }
-# oneDNN keeps half a megabyte for each number of rows that a product has had, for each of the model's products (docs/log.md): there
-# are few such numbers, and none above this one.
+# oneDNN keeps half a megabyte for each number of rows that a product has had, for each of the model's products (docs/log.md):
+# there are few such numbers, and none above this one.
 _LARGEST_PIECE = 512
 # transformers' names of the activations that oneDNN computes inside a product: its name, its variant.
 _FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
@@ -68,9 +68,9 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def product_rows(count: int, *, step: int = 1) -> int:
-    """The smallest number of rows, not below ``count``, that products are made of: at most a quarter more, or a step."""
+    """The smallest number of rows, not below ``count``, that products are made of: at most an eighth more, or a step."""
     whole, rest = divmod(count, _LARGEST_PIECE)
-    step = max(step, _power_above(rest) // 8, _power_above(count) // 32)
+    step = max(step, _power_above(rest) // 16, _power_above(count) // 32)
     return whole * _LARGEST_PIECE + -(-rest // step) * step
 
 
@@ -133,7 +133,7 @@ class GPT2Forward:
 
 
 def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(_LARGEST_PIECE)
+    return (rows,) if len(rows) <= _LARGEST_PIECE else rows.split(_LARGEST_PIECE)
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:
