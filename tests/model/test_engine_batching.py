@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from transformers.activations import ACT2FN
 
 from heedful.functional import kernels
 from heedful.model import Engine, Generation, Sampling, engine, generate, set_residual_dropout
-from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward
+from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward, product_rows
 from heedful.model.slots import Slots, groups_of
 
 
@@ -109,9 +110,9 @@ def recorded_prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     computed: list[tuple[int, ...]] = []
     pack = engine.pack
 
-    def recording(prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[int]]):
+    def recording(prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[int]], **more: Any):
         computed.extend(prompts)
-        return pack(prompts, responses)
+        return pack(prompts, responses, **more)
 
     monkeypatch.setattr(engine, "pack", recording)
     return computed
@@ -322,3 +323,11 @@ def test_a_new_call_sees_changed_weights() -> None:
     before = generate(model, prompts, sampling, [0])
     model.load_state_dict(tiny_gpt2(9).state_dict())
     assert generate(model, prompts, sampling, [0]) == generate(tiny_gpt2(9), prompts, sampling, [0]) != before
+
+
+def test_products_are_made_of_few_numbers_of_rows() -> None:
+    decoded = {product_rows(count) for count in range(1, 1_000)}
+    prompts = {product_rows(count, step=32) for count in range(1, 513)}
+    assert all(count <= product_rows(count) <= 1.125 * count for count in range(1, 1_000))
+    assert len(decoded) < 100
+    assert len(prompts) == 16

@@ -96,14 +96,16 @@ def attend(
     """One new token for each row: it joins the cache at its position and attends to what is there up to itself.
 
     query: [rows, heads, head width]; key, value: [rows, key heads, head width]. cache: addresses of the keys and of the values,
-    each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length. window: only
-    so many keys are seen, the new one included.
+    each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length; query, key
+    and value may have more rows, filler: their outputs are 0. window: only so many keys are seen, the new one included.
     """
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
     if key.stride(0) != value.stride(0):
         key, value = key.contiguous(), value.contiguous()
-    rows, key_heads, width = key.shape
+    rows, (_, key_heads, width) = len(positions), key.shape
     output = query.new_empty(query.shape)
+    if rows < len(output):
+        output[rows:] = 0
     getattr(_loaded(), f"attend_{_NAMES[query.dtype]}")(
         *(rows, key_heads, query.shape[1] // key_heads, width, length),
         *(query.data_ptr(), query.stride(0)),

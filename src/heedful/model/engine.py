@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import UserError
-from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward
+from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward, product_rows
 from heedful.model.layouts import pack
 from heedful.model.loading import unembedding
-from heedful.model.ranges import on_grid
 from heedful.model.sampling import SEED_MASK, Drawing, Sampling
 from heedful.model.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 
 _TOKENS_PER_PREFILL = 16_384
+# Prompts are long enough for coarser numbers of rows than decoding's.
+_PREFILL_STEP = 32
 # A full engine admits again when this share of its slots is free: prompts are cheaper to compute together.
 _ADMIT_AT = 0.25
 
@@ -131,7 +133,7 @@ class Engine:
         assert self._drawing is not None
         groups = [group.slots for group in self._groups]
         positions = groups[0].positions if len(groups) == 1 else torch.cat([slots.positions for slots in groups])
-        tokens, filler = self._drawn, on_grid(len(positions)) - len(positions)
+        tokens, filler = self._drawn, product_rows(len(positions)) - len(positions)
         if filler:
             zeros = positions.new_zeros(filler)
             tokens, positions = torch.cat([tokens, zeros]), torch.cat([positions, zeros])
@@ -143,9 +145,8 @@ class Engine:
                 input_ids=tokens[None], position_ids=positions[None], use_cache=False, layout=layout
             )
             hidden = output.last_hidden_state[0]
-        if filler:
-            hidden = hidden[:-filler]
-        self._drawn, logprobs = self._drawing.draw(self._head(hidden))
+        logits = self._head(hidden)
+        self._drawn, logprobs = self._drawing.draw(logits[:-filler] if filler else logits)
         drawn_list, logprob_list = self._drawn.tolist(), logprobs.tolist()
         finished: list[tuple[int, Generation]] = []
         first = 0
@@ -211,7 +212,7 @@ class Engine:
         if len(sample_of) > len(prompts):
             slots.repeat(sample_of)
         index = torch.tensor([*sample_of, *[0] * (slots.rows - len(sample_of))], device=hidden.device)
-        logits = self._head(hidden).index_select(0, index)
+        logits = self._head(_filled(hidden)).index_select(0, index)
         group = _Group([request for members in requests for request in members], slots)
         drawn, logprobs = _drawing([group], hidden.device).draw(logits)
         self._groups.append(group)
@@ -229,13 +230,13 @@ class Engine:
                 size += len(prompts[end])
                 end += 1
             # Packed sequences end with a response: a dummy token whose cache entry the first decoded token overwrites.
-            batch = pack(prompts[first:end], [[0]] * (end - first)).to(device)
+            batch = pack(prompts[first:end], [[0]] * (end - first), size=_prefill_rows).to(device)
             lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
             rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(device)
             layout = PrefillLayout(batch.layout, batch.positions, slots, rows)
             wanted = batch.last - 1
             if self._forward is not None:
-                hidden.append(self._forward(batch.tokens, batch.positions, layout, wanted))
+                hidden.append(self._forward(batch.tokens, batch.positions, layout, _filled(wanted))[: len(wanted)])
             else:
                 output = self._model.base_model(
                     input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=layout
@@ -304,6 +305,17 @@ def check_fits(model: PreTrainedModel, prompt: Sequence[int], sampling: Sampling
             got=f"a prompt of {len(prompt)} and up to {sampling.max_tokens} new tokens",
             next_step="lower the limits max_prompt_tokens or max_response_tokens",
         )
+
+
+def _prefill_rows(count: int) -> int:
+    """How many rows a packed row of prompts is filled up to."""
+    return product_rows(count, step=_PREFILL_STEP)
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Rows and behind them zeros, up to a number that products are made of."""
+    extra = product_rows(len(rows)) - len(rows)
+    return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)) if extra else rows
 
 
 def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:

@@ -28,6 +28,9 @@ _WRITTEN_OUT = {
     *(GPT2Model, GPT2Block, GPT2Attention, GPT2MLP),
     *(Conv1D, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList),
 }
+# oneDNN keeps half a megabyte for each number of rows that a product has had, for each of the model's products (docs/log.md):
+# there are few such numbers, and none above this one.
+_LARGEST_PIECE = 512
 # transformers' names of the activations that oneDNN computes inside a product: its name, its variant.
 _FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
 
@@ -63,6 +66,17 @@ def can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
+
+
+def product_rows(count: int, *, step: int = 1) -> int:
+    """The smallest number of rows, not below ``count``, that products are made of: at most an eighth more, or a step."""
+    whole, rest = divmod(count, _LARGEST_PIECE)
+    step = max(step, _power_above(rest) // 16, _power_above(count) // 32)
+    return whole * _LARGEST_PIECE + -(-rest // step) * step
+
+
+def _power_above(count: int) -> int:
+    return 2 ** max(0, count - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +115,30 @@ class GPT2Forward:
         """[rows] tokens and positions -> [rows, width] final hidden states (of the rows ``wanted``, where given)."""
         hidden = F.embedding(tokens, self.tokens) + F.embedding(positions, self.positions)
         width = hidden.shape[1]
-        contracted: Tensor | None = None
+        contracted: list[Tensor | None] = [None] * len(_pieces(hidden))
         for number, layer in enumerate(self.layers):
-            normed = _add_norm(hidden, contracted, layer.norm_1, self.epsilon)
-            query, key, value = layer.queries_keys_values(normed).view(len(hidden), 3, self.heads, -1).unbind(1)
+            mixed = [
+                layer.queries_keys_values(_add_norm(rows, addend, layer.norm_1, self.epsilon))
+                for rows, addend in zip(_pieces(hidden), contracted, strict=True)
+            ]
+            query, key, value = _joined(mixed).view(len(hidden), 3, self.heads, -1).unbind(1)
             attended = layout.attend(number, query, key, value, self.scaling).view(-1, width)
             if wanted is not None and number == len(self.layers) - 1:
                 hidden, attended = hidden.index_select(0, wanted), attended.index_select(0, wanted)
-            normed = _add_norm(hidden, layer.attention_output(attended), layer.norm_2, self.epsilon)
-            contracted = layer.contract(layer.expand(normed))
-        return _add_norm(hidden, contracted, self.final_norm, self.epsilon)
+            contracted = []
+            for rows, seen in zip(_pieces(hidden), _pieces(attended), strict=True):
+                normed = _add_norm(rows, layer.attention_output(seen), layer.norm_2, self.epsilon)
+                contracted.append(layer.contract(layer.expand(normed)))
+        pieces = zip(_pieces(hidden), contracted, strict=True)
+        return _joined([_add_norm(rows, addend, self.final_norm, self.epsilon) for rows, addend in pieces])
+
+
+def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    return (rows,) if len(rows) <= _LARGEST_PIECE else rows.split(_LARGEST_PIECE)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:

@@ -6,7 +6,7 @@ token outside attention. A prompt of length P with K responses of length R costs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -69,13 +69,17 @@ class PackedBatch:
         return torch.arange(longest, device=self.lengths.device) < self.lengths[:, None]
 
 
-def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> PackedBatch:
+def pack(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, size: Callable[[int], int] = on_grid
+) -> PackedBatch:
     """One sequence per (prompt, response) in a single row; a prompt that occurs twice is computed twice.
+
+    size: how many tokens a row of so many is filled up to.
 
     Raises ValueError where a prompt or a response is empty (the caller decides what an empty response means: SPEC is silent;
     Heedful's training loops append end-of-text, so it never is).
     """
-    return pack_shared(prompts, [[response] for response in responses])
+    return pack_shared(prompts, [[response] for response in responses], size=size)
 
 
 def pack_documents(documents: Sequence[Sequence[int]]) -> PackedBatch:
@@ -83,10 +87,13 @@ def pack_documents(documents: Sequence[Sequence[int]]) -> PackedBatch:
     return pack([document[:1] for document in documents], [document[1:] for document in documents])
 
 
-def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> PackedBatch:
+def pack_shared(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], *, size: Callable[[int], int] = on_grid
+) -> PackedBatch:
     """Each prompt once, followed by its K responses, which see the prompt and themselves but not each other (SPEC 3.3).
 
-    prompts: [groups] token ids. responses: [groups][K of that group] token ids.
+    prompts: [groups] token ids. responses: [groups][K of that group] token ids. size: how many tokens a row of so many is
+    filled up to.
     """
     if not prompts or len(prompts) != len(responses):
         raise ValueError(
@@ -119,7 +126,7 @@ def pack_shared(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[S
     positions[target_index] = prompt_lengths[group[row]] + column
     predict_from = np.where(column == 0, (prompt_start + prompt_lengths - 1)[group[row]], target_index - 1)
 
-    filler = np.zeros(on_grid(len(tokens)) - len(tokens), dtype=np.int64)
+    filler = np.zeros(size(len(tokens)) - len(tokens), dtype=np.int64)
     all_positions = torch.from_numpy(np.concatenate([positions, filler]))
     if counts.max() == 1:  # nothing to share: prompt and response are one contiguous causal sequence
         layout = RangesLayout(all_positions, prompt_start, group_sizes)

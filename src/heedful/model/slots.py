@@ -52,6 +52,11 @@ class Slots:
     def count(self) -> int:
         return len(self.lengths)
 
+    @property
+    def leaves_filler(self) -> bool:
+        """Whether :meth:`attend` may be given rows of filler behind its own."""
+        return bool(self._addresses)
+
     def write_prompts(self, layer: int, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
         """Keys and values [tokens, key heads, head width] of prompts go to (row, position) [tokens]."""
         if layer == len(self._cache):
@@ -98,7 +103,8 @@ class Slots:
         length = on_length_grid(max(self.lengths) + 1)
         if length > self.length:
             extra = length - self.length
-            self._cache = [F.pad(cache[:, : self.rows], (0, 0, 0, extra)) for cache in self._cache]
+            for layer, cache in enumerate(self._cache):  # one at a time, so that there is never a second copy of all
+                self._cache[layer] = F.pad(cache[:, : self.rows], (0, 0, 0, extra))
             self.length = length
         _, capacity, heads, _, width = self._cache[0].shape
         device, dtype = self._cache[0].device, self._cache[0].dtype
@@ -229,7 +235,7 @@ class DecodeLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[rows, heads, head width] in and out."""
-        if len(self.groups) == 1 and self.groups[0].rows == len(query):
+        if len(self.groups) == 1 and (self.groups[0].rows == len(query) or self.groups[0].leaves_filler):
             return self.groups[0].attend(layer, query, key, value, scaling, self.window)
         outputs: list[Tensor] = []
         first = 0
