@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +24,14 @@ from tests.align.small_project import (
     write_pretraining_text,
     write_rows,
 )
+from tests.ports import free_port
 
 Heedful = Callable[..., list[tuple[int, str]]]
 
 
 def started(processes: Any, target: Callable[..., None], *arguments: Any, size: int, more: tuple[Any, ...] = ()) -> None:
     """``target(*arguments, rank, size, port, *more)`` in a process for each rank."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = [processes.Process(target=target, args=(*arguments, rank, size, port, *more)) for rank in range(size)]
     for worker in workers:
         worker.start()
@@ -42,16 +39,6 @@ def started(processes: Any, target: Callable[..., None], *arguments: Any, size: 
         worker.join(120)
         if worker.exitcode is None:
             worker.kill()
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Any]:
-    """Processes that begin as copies of one that has imported torch, and nothing of this one's state."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.align.command_ranks"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        yield context
 
 
 @pytest.fixture
