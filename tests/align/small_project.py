@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -150,6 +150,7 @@ def heedful(processes: Any, *arguments: object, before: Callable[[], None] | Non
         if process.exitcode is None:
             process.kill()
             process.join()
+        assert process.exitcode is not None
         return Ended(process.exitcode, *(path.read_text() for path in said))
 
 
@@ -163,22 +164,22 @@ def _heedful(arguments: list[str], stdout: Path, stderr: Path, before: Callable[
     cli.main(arguments)
 
 
-def send_itself(number: signal.Signals, title: str, step: int, where: Literal["log", "save"]) -> None:
-    """Let this process send itself a signal in the middle of a training step, or while it saves a model."""
+def send_itself(number: signal.Signals, title: str, last: int, where: str) -> None:
+    """Let this process send itself a signal: in its ``last`` step (where: "log"), or while it saves a model ("save")."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
     log, save_tokenizer = Run.log, PreTrainedTokenizerBase.save_pretrained
 
-    def killing_log(self: Run, at: int, metrics: Any) -> None:
-        log(self, at, metrics)
-        if (self.title, at, where) == (title, step, "log"):
+    def killing_log(self: Run, step: int, metrics: Any) -> None:
+        log(self, step, metrics)
+        if (self.title, step, where) == (title, last, "log"):
             os.kill(os.getpid(), number)
 
-    def killing_save(self: PreTrainedTokenizerBase, folder: Any, **options: Any) -> Any:
+    def killing_save(self: Any, folder: Any, *more: Any, **options: Any) -> Any:
         if where == "save" and f"{os.sep}{title}-" in str(folder):  # the model's own files are written, the tokenizer's are not
             os.kill(os.getpid(), number)
-        return save_tokenizer(self, folder, **options)
+        return save_tokenizer(self, folder, *more, **options)
 
-    Run.log, PreTrainedTokenizerBase.save_pretrained = killing_log, killing_save
+    Run.log, PreTrainedTokenizerBase.save_pretrained = killing_log, cast(Any, killing_save)
 
 
 def copy_of(project: Path, folder: Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 

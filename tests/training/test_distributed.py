@@ -154,6 +154,12 @@ def test_torchrun_starts_a_run_again_after_a_rank_was_lost(one_process: Any, tmp
     assert_same_metrics(tmp_path / "sft", one_process("sft"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not tell the names of threads")
+def test_no_thread_outlives_the_ranks_group(processes: Any, tmp_path: Path) -> None:
+    """One that did aborted a rank, now and then, which had done its work."""
+    assert launch(processes, "leaving", tmp_path / "leaving", 2) == ["done"] * 2
+
+
 def test_restarts_on_several_machines_need_a_new_store_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun's own default would let a restarted rank connect to processes that are gone."""
     given = {"WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
