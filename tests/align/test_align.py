@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -319,12 +320,19 @@ def test_killed_between_the_model_and_the_end_of_its_stage_it_is_not_trained_aga
     assert (folder / "results.json").read_bytes() == uninterrupted
 
 
+def stages_copied_from_one() -> None:
+    """Let the stages' processes be copies of one that has imported what they need, which takes longer than what they do."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["heedful.align"])
+    cast(Any, multiprocessing).get_context = lambda _: context
+
+
 def test_side_by_side_it_comes_to_the_same_results(
     journey: Journey, uninterrupted: bytes, processes: Any, tmp_path: Path
 ) -> None:
     folder = copy_of(journey.folder, tmp_path / "mine")
     set_config(folder, "[project]", "[project]\nprocesses = 2")
-    done = heedful(processes, "align", folder)
+    done = heedful(processes, "align", folder, before=stages_copied_from_one)
     assert done.returncode == 0, done.stderr
     assert (folder / "results.json").read_bytes() == uninterrupted
     assert "ppo, ppo_ptx" in done.stderr
