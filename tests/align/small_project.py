@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -180,6 +181,13 @@ def send_itself(number: signal.Signals, title: str, last: int, where: str) -> No
         return save_tokenizer(self, folder, *more, **options)
 
     Run.log, PreTrainedTokenizerBase.save_pretrained = killing_log, cast(Any, killing_save)
+
+
+def stages_copied_from_one() -> None:
+    """Let the stages' processes be copies of one that has imported what they need, which takes longer than what they do."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["heedful.align"])
+    cast(Any, multiprocessing).get_context = lambda _: context
 
 
 def copy_of(project: Path, folder: Path) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from tests.align.small_project import (
     run,
     send_itself,
     set_config,
+    stages_copied_from_one,
     write_base_model,
     write_pretraining_text,
     write_rows,
@@ -318,13 +318,6 @@ def test_killed_between_the_model_and_the_end_of_its_stage_it_is_not_trained_aga
     for name in ("sft", "reward", "initial_policy", "ppo_ptx"):
         assert (folder / "runs" / f"{name}-1" / "model" / ".trained-once").exists()
     assert (folder / "results.json").read_bytes() == uninterrupted
-
-
-def stages_copied_from_one() -> None:
-    """Let the stages' processes be copies of one that has imported what they need, which takes longer than what they do."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["heedful.align"])
-    cast(Any, multiprocessing).get_context = lambda _: context
 
 
 def test_side_by_side_it_comes_to_the_same_results(

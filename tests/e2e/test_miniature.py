@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
-from tests.align.small_project import heedful, read_rows, run
+from tests.align.small_project import heedful, read_rows, run, stages_copied_from_one
 
 from heedful.miniature import project as miniature
 from heedful.store import labels, maintenance
@@ -64,6 +64,7 @@ SECTIONS = (
 
 def fewer_data() -> None:
     """Let this process make a miniature of few prompts and documents."""
+    stages_copied_from_one()
     miniature.DEMONSTRATED = {"train": 64, "valid": 16}
     miniature.UNLABELED = {"train": 96, "valid": 24, "test": 32}
     miniature.PRETRAINING_DOCUMENTS = {"train": 400, "valid": 50}
