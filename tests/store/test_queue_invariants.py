@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -167,11 +166,10 @@ def _rolled_back(database: Database) -> Iterator[Connection]:
         raise Undo
 
 
-@pytest.mark.parametrize("examples", [30, pytest.param(300, marks=pytest.mark.long)])
-def test_queue_invariants(examples: int, tmp_path: Path) -> None:
+def test_queue_invariants(tmp_path: Path) -> None:
     database = open_database(tmp_path / "heedful.db")
     machine = type("Machine", (QueueMachine,), {"database": database})
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=50, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=100, stateful_step_count=50, deadline=None))
     database.close()
 
 
