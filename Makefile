@@ -1,5 +1,6 @@
 # Everything runs in .venv, which each target makes or renews by itself; `make help` lists the targets.
 # Overridable: make PYTHON=python3.12 test    make align PROJECT=my-project    make test PYTEST="-k losses"
+#              make test PYTEST="-n 0 -s" (one process, which may print)
 #              make bench BENCH="--sizes S --runs 5"    make bench BENCHMARKS="sft ppo" BENCH="--sizes S"
 
 PYTHON ?= python3
@@ -21,8 +22,10 @@ help: ## Show this list
 align: $(READY) ## Align the built-in miniature, or PROJECT=folder: the whole loop, ends with report.html
 	$(BIN)/heedful align $(PROJECT)
 
-test: $(READY) ## Run the tests but the long ones; what was skipped is listed with its reason
-	$(BIN)/python -m pytest -rs --durations=10 $(PYTEST)
+# A process for each core (each needs a gigabyte), a file's tests in one process: they share what takes long to make.
+# In the files' order, which begins with the long ones; else xdist begins with those of many tests.
+test: $(READY) ## Run the tests but the long ones, on all cores; what was skipped is listed with its reason
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -rs --durations=10 $(PYTEST)
 
 long: $(READY) ## Run the tests that take minutes: load on the labeling server, a million prompts, a lost network
 	$(BIN)/python -m pytest -rs -s -m long $(PYTEST)

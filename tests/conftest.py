@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from itertools import count
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from sqlalchemy import create_engine, make_url, text
+
+from heedful.store.database import open_database
 
 # Shapes and types that heedful.functional declares are checked at run time, here only: the check costs time in training.
 # The "tower" lets an int stand for a float, as the type checker does.
@@ -22,7 +30,24 @@ install_import_hook("heedful.functional", "beartype.beartype(conf=beartype.Beart
 settings.register_profile("heedful", deadline=None, derandomize=True)
 settings.load_profile("heedful")
 
+# Beside others (pytest-xdist, one process for each core) a process has one thread, and so has what it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 _NUMBER = count(1)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Processes that begin as copies of one that has imported torch and heedful, and nothing of this one's state."""
+    context = multiprocessing.get_context("forkserver")
+    # A pytest process has one server: all that any test's processes need.
+    context.set_forkserver_preload(["tests.align.command_ranks", "tests.training.ranks", "tests.training.killed"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
+    return context
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +70,14 @@ def postgres_server() -> Iterator[str]:
     yield server.get_uri(driver="psycopg")
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres_server: str) -> str:
+    """The name of a PostgreSQL database with our tables: copying it is quicker than making them."""
+    url = new_postgres_database(postgres_server)
+    open_database(url).close()
+    return str(make_url(url).database)
 
 
 @pytest.fixture

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
+import torch
 from tests.tiny import plain, tiny_gpt2, tiny_tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from heedful import cli
-
-ROOT = Path(__file__).resolve().parents[2]
+from heedful.training.run import Run
 
 COMMON = 'precision = "float32"\nmax_prompt_tokens = 12\nmax_response_tokens = 8\ncheckpoint_seconds = 1e-9\n'
 SMALL = f"""
@@ -60,34 +62,6 @@ prompts = 6
 choice_prompts = 4
 """
 """Every stage in a second; a checkpoint after every step."""
-
-KILL_AT = """
-import os, signal, sys
-import transformers
-import heedful.training.run as run
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
-title, step, where, number = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-log, save_tokenizer = run.Run.log, transformers.PreTrainedTokenizerBase.save_pretrained
-
-def stop():
-    os.kill(os.getpid(), number)
-
-def killing_log(self, at, metrics):
-    log(self, at, metrics)
-    if (self.title, at, where) == (title, step, "log"):
-        stop()
-
-def killing_save(self, folder, **options):
-    if where == "save" and f"{os.sep}{title}-" in str(folder):  # the model's own files are written, the tokenizer's are not
-        stop()
-    return save_tokenizer(self, folder, **options)
-
-run.Run.log, transformers.PreTrainedTokenizerBase.save_pretrained = killing_log, killing_save
-from heedful.cli import main
-main(sys.argv[5:])
-"""
-"""``heedful`` that sends itself a signal in the middle of a training step, or while it saves a model."""
 
 
 def write_base_model(folder: Path) -> Path:
@@ -158,24 +132,62 @@ def run(*arguments: object) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def heedful(
-    *arguments: object, kill: tuple[str, int, str, signal.Signals] | None = None, program: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run ``heedful`` (or a program that calls it) in a process of its own, on one thread.
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended (minus the signal's number where one killed it), and what it said."""
 
-    ``kill``: a step's title, the step's number, "log" or "save", and the signal that it then gets.
-    """
-    start = ["-m", "heedful.cli"] if program is None else ["-c", program]
-    if kill is not None:
-        start = ["-c", KILL_AT, kill[0], str(kill[1]), kill[2], str(int(kill[3]))]
-    return subprocess.run(
-        [sys.executable, *start, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def heedful(processes: Any, *arguments: object, before: Callable[[], None] | None = None) -> Ended:
+    """Run ``heedful`` in a process of its own (the fixture ``processes``), on one thread; ``before`` is called there first."""
+    with TemporaryDirectory() as folder:
+        said = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = processes.Process(target=_heedful, args=([str(a) for a in arguments], *said, before))
+        process.start()
+        process.join(250)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        assert process.exitcode is not None
+        return Ended(process.exitcode, *(path.read_text() for path in said))
+
+
+def _heedful(arguments: list[str], stdout: Path, stderr: Path, before: Callable[[], None] | None) -> None:
+    for descriptor, path in enumerate((stdout, stderr), start=1):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    torch.set_num_threads(1)
+    if before is not None:
+        before()
+    cli.main(arguments)
+
+
+def send_itself(number: signal.Signals, title: str, last: int, where: str) -> None:
+    """Let this process send itself a signal: in its ``last`` step (where: "log"), or while it saves a model ("save")."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
+    log, save_tokenizer = Run.log, PreTrainedTokenizerBase.save_pretrained
+
+    def killing_log(self: Run, step: int, metrics: Any) -> None:
+        log(self, step, metrics)
+        if (self.title, step, where) == (title, last, "log"):
+            os.kill(os.getpid(), number)
+
+    def killing_save(self: Any, folder: Any, *more: Any, **options: Any) -> Any:
+        if where == "save" and f"{os.sep}{title}-" in str(folder):  # the model's own files are written, the tokenizer's are not
+            os.kill(os.getpid(), number)
+        return save_tokenizer(self, folder, *more, **options)
+
+    Run.log, PreTrainedTokenizerBase.save_pretrained = killing_log, cast(Any, killing_save)
+
+
+def stages_copied_from_one() -> None:
+    """Let the stages' processes be copies of one that has imported what they need, which takes longer than what they do."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["heedful.align"])
+    cast(Any, multiprocessing).get_context = lambda _: context
 
 
 def copy_of(project: Path, folder: Path) -> Path:

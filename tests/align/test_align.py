@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +21,16 @@ from tests.align.small_project import (
     read_rows,
     rows,
     run,
+    send_itself,
     set_config,
+    stages_copied_from_one,
     write_base_model,
     write_pretraining_text,
     write_rows,
 )
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from heedful.align import stages
 from heedful.functional import chunked_token_logprobs
 from heedful.model import load_causal_model, load_scalar_model, pack, packed_hidden, unembedding
 from heedful.status import STAGES
@@ -227,10 +232,10 @@ def test_peoples_judgements_of_the_evaluation_complete_the_report_and_train_noth
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def uninterrupted(journey: Journey, processes: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """results.json of the project with all its rankings, aligned in one go."""
     folder = copy_of(journey.folder, tmp_path_factory.mktemp("whole") / "mine")
-    done = heedful("align", folder)
+    done = heedful(processes, "align", folder)
     assert done.returncode == 0, done.stderr
     return (folder / "results.json").read_bytes()
 
@@ -264,18 +269,18 @@ def test_every_model_that_is_saved_loads_in_plain_transformers(journey: Journey)
 
 
 def test_killed_in_the_middle_of_any_stage_it_continues_to_the_same_results(
-    journey: Journey, uninterrupted: bytes, tmp_path: Path
+    journey: Journey, uninterrupted: bytes, processes: Any, tmp_path: Path
 ) -> None:
     folder = copy_of(journey.folder, tmp_path / "mine")
     for title, step, where in (("sft", 4, "log"), ("reward", 2, "log"), ("initial_policy", 0, "save"), ("ppo_ptx", 2, "log")):
-        killed = heedful("align", folder, kill=(title, step, where, signal.SIGKILL))
+        killed = heedful(processes, "align", folder, before=partial(send_itself, signal.SIGKILL, title, step, where))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         if where == "log":
             assert (folder / "runs" / f"{title}-1" / "checkpoints").is_dir()
         assert not (folder / "runs" / f"{title}-1" / "model").exists()
         check_models(folder)
         folder = folder.rename(tmp_path / f"moved after {title}")
-    done = heedful("align", folder)
+    done = heedful(processes, "align", folder)
     assert done.returncode == 0, done.stderr
     assert "ppo_ptx: continuing at step 2" in done.stderr
     assert check_models(folder) == 9
@@ -284,34 +289,30 @@ def test_killed_in_the_middle_of_any_stage_it_continues_to_the_same_results(
     assert (folder / "results.json").read_bytes() == uninterrupted
 
 
-KILL_BEFORE_DONE = """
-import os, signal, sys
-from heedful.align import stages
-name, end = sys.argv[1], stages._Begun.end
+def killed_before_done(name: str) -> None:
+    """Let this process be killed when a stage has done its work and is not marked as done yet."""
+    end = stages._Begun.end
 
-def killed(self, seconds):
-    if self.row["stage"] == name:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return end(self, seconds)
+    def killed(self: Any, seconds: float) -> Any:
+        if self.row["stage"] == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return end(self, seconds)
 
-stages._Begun.end = killed
-from heedful.cli import main
-main(sys.argv[2:])
-"""
+    stages._Begun.end = killed
 
 
 @pytest.mark.long
 def test_killed_between_the_model_and_the_end_of_its_stage_it_is_not_trained_again(
-    journey: Journey, uninterrupted: bytes, tmp_path: Path
+    journey: Journey, uninterrupted: bytes, processes: Any, tmp_path: Path
 ) -> None:
     folder = copy_of(journey.folder, tmp_path / "mine")
     for name in ("sft", "reward", "initial_policy", "ppo_ptx"):
-        killed = heedful(name, "align", folder, program=KILL_BEFORE_DONE)
+        killed = heedful(processes, "align", folder, before=partial(killed_before_done, name))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         logged = (folder / "runs" / f"{name}-1" / "metrics.jsonl").stat()
         (folder / "runs" / f"{name}-1" / "model" / ".trained-once").touch()
         assert logged.st_size > 0
-    done = heedful("align", folder)
+    done = heedful(processes, "align", folder)
     assert done.returncode == 0, done.stderr
     assert "ppo_ptx: its model is there already" in done.stderr
     for name in ("sft", "reward", "initial_policy", "ppo_ptx"):
@@ -319,19 +320,21 @@ def test_killed_between_the_model_and_the_end_of_its_stage_it_is_not_trained_aga
     assert (folder / "results.json").read_bytes() == uninterrupted
 
 
-def test_side_by_side_it_comes_to_the_same_results(journey: Journey, uninterrupted: bytes, tmp_path: Path) -> None:
+def test_side_by_side_it_comes_to_the_same_results(
+    journey: Journey, uninterrupted: bytes, processes: Any, tmp_path: Path
+) -> None:
     folder = copy_of(journey.folder, tmp_path / "mine")
     set_config(folder, "[project]", "[project]\nprocesses = 2")
-    done = heedful("align", folder)
+    done = heedful(processes, "align", folder, before=stages_copied_from_one)
     assert done.returncode == 0, done.stderr
     assert (folder / "results.json").read_bytes() == uninterrupted
     assert "ppo, ppo_ptx" in done.stderr
     assert "ppo_ptx:" in done.stderr  # what the other processes say is heard
 
 
-def test_interrupted_by_hand_it_says_how_to_go_on(journey: Journey, tmp_path: Path) -> None:
+def test_interrupted_by_hand_it_says_how_to_go_on(journey: Journey, processes: Any, tmp_path: Path) -> None:
     folder = copy_of(journey.folder, tmp_path / "mine")
-    stopped = heedful("align", folder, kill=("sft", 3, "log", signal.SIGINT))
+    stopped = heedful(processes, "align", folder, before=partial(send_itself, signal.SIGINT, "sft", 3, "log"))
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
     assert stopped.stderr.rstrip().endswith("interrupted: run the same command again, it continues from the last checkpoint")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.align.small_project import (
     read_rows,
     rows,
     run,
+    send_itself,
     write_base_model,
     write_pretraining_text,
     write_rows,
@@ -201,17 +203,17 @@ def test_a_trial_that_diverges_is_a_result(project: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_and_run_again_it_is_as_never_killed(project: Path, tmp_path: Path) -> None:
+def test_killed_and_run_again_it_is_as_never_killed(project: Path, processes: Any, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "other")
     arguments = ("sweep", "sft", "learning_rate", "--values", 1e-2, 3e-2)
-    killed = heedful(*arguments, "--project", project, kill=("sft", 3, "log", signal.SIGKILL))
+    killed = heedful(processes, *arguments, "--project", project, before=partial(send_itself, signal.SIGKILL, "sft", 3, "log"))
     assert killed.returncode == -signal.SIGKILL
     assert list(project.glob("sweeps/*/sft-1/checkpoints/step-*"))
     assert not (project / "sweeps" / "sft-learning_rate" / "results.json").exists()
-    again = heedful(*arguments, "--project", project)
+    again = heedful(processes, *arguments, "--project", project)
     assert again.returncode == 0, again.stderr
     assert "continuing at step" in again.stderr
-    whole = heedful(*arguments, "--project", tmp_path / "other")
+    whole = heedful(processes, *arguments, "--project", tmp_path / "other")
     assert whole.returncode == 0, whole.stderr
     for name in ("sft-1", "sft-2"):
         one, other = (folder / "sweeps" / "sft-learning_rate" / name for folder in (project, tmp_path / "other"))

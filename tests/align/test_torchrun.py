@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +24,17 @@ from tests.align.small_project import (
     write_pretraining_text,
     write_rows,
 )
+from tests.ports import free_port
+
+ROUNDED = 2e-5
+"""Results have six digits: numbers that are nearly the same may be rounded to neighbours."""
 
 Heedful = Callable[..., list[tuple[int, str]]]
 
 
 def started(processes: Any, target: Callable[..., None], *arguments: Any, size: int, more: tuple[Any, ...] = ()) -> None:
     """``target(*arguments, rank, size, port, *more)`` in a process for each rank."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = [processes.Process(target=target, args=(*arguments, rank, size, port, *more)) for rank in range(size)]
     for worker in workers:
         worker.start()
@@ -42,16 +42,6 @@ def started(processes: Any, target: Callable[..., None], *arguments: Any, size: 
         worker.join(120)
         if worker.exitcode is None:
             worker.kill()
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Any]:
-    """Processes that begin as copies of one that has imported torch, and nothing of this one's state."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.align.command_ranks"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        yield context
 
 
 @pytest.fixture
@@ -138,7 +128,7 @@ def test_two_ranks_come_to_the_results_of_one(heedful: Heedful, projects: Path, 
     assert (code, other) == (0, (0, "")), said
     assert "sft: done before" in said
     assert said.count("report: ") == 1
-    assert_near(results(project), results(projects / "done"), within=1e-5)
+    assert_near(results(project), results(projects / "done"), within=ROUNDED)
     assert {path.name for path in (project / "runs").iterdir()} == {p.name for p in (projects / "done" / "runs").iterdir()}
     assert "2 ranks" in json.loads((project / "timings.json").read_text())["machine"]
     before = (project / "results.json").read_bytes()
@@ -157,7 +147,7 @@ def test_after_a_lost_rank_the_same_command_goes_on(heedful: Heedful, projects: 
     (code, said), other = heedful("align", project)
     assert (code, other) == (0, (0, "")), said
     assert "ppo_ptx: continuing at step" in said
-    assert_near(results(project), results(projects / "done"), within=1e-5)
+    assert_near(results(project), results(projects / "done"), within=ROUNDED)
 
 
 @pytest.mark.long
@@ -170,7 +160,7 @@ def test_torchrun_starts_the_command_again_after_a_rank_was_lost(projects: Path,
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "exitcode: -9" in ended.stderr
     assert "ppo_ptx: continuing at step" in ended.stderr
-    assert_near(results(project), results(projects / "done"), within=1e-5)
+    assert_near(results(project), results(projects / "done"), within=ROUNDED)
 
 
 def test_an_interrupt_ends_all_ranks_with_one_message(heedful: Heedful, projects: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.ports import free_port
 
 from heedful.store.database import Database, open_database
 
@@ -118,13 +118,6 @@ class Server:
 def environment(installed: Path) -> dict[str, str]:
     """The installed wheel before anything else, and nothing of the working tree (nor of whatever PYTHONPATH says here)."""
     return os.environ | {"PYTHONPATH": str(installed), "PYTHONUNBUFFERED": "1", "COLUMNS": "400"}
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

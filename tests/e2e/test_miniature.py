@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
-from tests.align.small_project import heedful, read_rows, run
+from tests.align.small_project import heedful, read_rows, run, stages_copied_from_one
 
 from heedful.miniature import project as miniature
 from heedful.store import labels, maintenance
@@ -46,15 +47,6 @@ labelers_per_prompt = 1
 benchmark_items = 8
 choice_prompts = 8
 """
-FEW = """
-import sys
-from heedful.miniature import project
-project.DEMONSTRATED = {"train": 64, "valid": 16}
-project.UNLABELED = {"train": 96, "valid": 24, "test": 32}
-project.PRETRAINING_DOCUMENTS = {"train": 400, "valid": 50}
-from heedful.cli import main
-main(sys.argv[1:])
-"""
 SECTIONS = (
     "models",
     "data",
@@ -70,6 +62,14 @@ SECTIONS = (
 )
 
 
+def fewer_data() -> None:
+    """Let this process make a miniature of few prompts and documents."""
+    stages_copied_from_one()
+    miniature.DEMONSTRATED = {"train": 64, "valid": 16}
+    miniature.UNLABELED = {"train": 96, "valid": 24, "test": 32}
+    miniature.PRETRAINING_DOCUMENTS = {"train": 400, "valid": 50}
+
+
 def make(folder: Path) -> Path:
     project = miniature.miniature_project(folder, seed=3)
     with project.config_file.open("a") as file:
@@ -78,9 +78,9 @@ def make(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def aligned(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("first") / "miniature")
-    done = heedful("align", folder, program=FEW)
+    done = heedful(processes, "align", folder, before=fewer_data)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -161,8 +161,8 @@ def test_exporting_gives_what_was_trained_from_and_changes_no_number(aligned: Pa
 
 
 @pytest.mark.long
-def test_the_same_seed_gives_the_same_results(aligned: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_results(aligned: Path, processes: Any, tmp_path: Path) -> None:
     again = make(tmp_path / "miniature")
-    done = heedful("align", again, program=FEW)
+    done = heedful(processes, "align", again, before=fewer_data)
     assert done.returncode == 0, done.stderr
     assert (again / "results.json").read_bytes() == (aligned / "results.json").read_bytes()

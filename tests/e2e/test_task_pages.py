@@ -73,8 +73,14 @@ def stored(site: Site) -> Any:
         return connection.execute(select(assignment)).one()
 
 
+def let_it_save(page: Any) -> None:
+    """A page saves two seconds after a change: let them be over for its clock."""
+    page.clock.fast_forward(2_000)
+
+
 def wait_until(page: Any, condition: Any, what: str) -> None:
     end = time.monotonic() + 20
+    let_it_save(page)
     while not condition():
         assert time.monotonic() < end, what
         page.wait_for_timeout(50)  # lets the driver do its part too
@@ -114,6 +120,7 @@ def test_what_is_typed_outlives_the_network_the_tab_and_the_session(browser: Any
     add_tasks(world.database, "demonstrate")
     world.person()
     context = browser.new_context()
+    context.clock.install()
     page = log_in(context, address)
     start(page, "demonstrate")
     task = page.url
@@ -128,6 +135,7 @@ def test_what_is_typed_outlives_the_network_the_tab_and_the_session(browser: Any
     # No network; the submit button says so and goes nowhere; then the tab is closed.
     context.set_offline(True)
     page.fill("#f-text", "without the network")
+    let_it_save(page)
     page.wait_for_selector("#saved[data-state=waiting]")
     page.click("text=Submit, then stop")
     page.wait_for_selector("#kept:has-text('cannot be reached')")
@@ -156,6 +164,7 @@ def test_what_is_typed_outlives_the_network_the_tab_and_the_session(browser: Any
     other.fill("#f-text", "the other tab")
     wait_until(page, lambda: draft() == "the other tab", "saved from the other tab")
     page.fill("#f-text", "this tab")
+    let_it_save(page)
     page.wait_for_selector("#saved[data-state=lost]")
     page.reload()
     assert page.input_value("#f-text") == "the other tab"
@@ -165,6 +174,7 @@ def test_what_is_typed_outlives_the_network_the_tab_and_the_session(browser: Any
     # Logged out elsewhere.
     context.clear_cookies()
     page.fill("#f-text", "after the session")
+    let_it_save(page)
     page.wait_for_selector("#kept:has-text('logged out')")
     log_in(context, address)
     page.reload()
@@ -183,6 +193,7 @@ def test_a_kept_draft_may_have_more_examples_than_the_page(browser: Any, site: t
     add_tasks(world.database, "write_prompt", payload={"style": "few_shot"})
     world.person()
     context = browser.new_context()
+    context.clock.install()
     page = log_in(context, address)
     start(page, "write_prompt")
     task = page.url
@@ -190,6 +201,7 @@ def test_a_kept_draft_may_have_more_examples_than_the_page(browser: Any, site: t
     for _ in range(3):
         page.click("text=One more example")
     page.fill("[name='pair.6.query']", "Chad")
+    let_it_save(page)
     page.wait_for_selector("#saved[data-state=waiting]")
     page.close()
     context.set_offline(False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.align.small_project import heedful
 from transformers import AutoModelForCausalLM
 
 from heedful.align.models import reward_model_for_inference
@@ -68,32 +68,29 @@ pytestmark = [
 ]
 
 
-def heedful(*arguments: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "heedful.cli", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.timeout(600)
-def test_from_tales_and_human_labels_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_tales_and_human_labels_to_a_report(processes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def do(*arguments: object) -> None:
+        done = heedful(processes, *arguments)
+        assert done.returncode == 0, done.stderr
+
     text = tmp_path / "text"
     text.mkdir()
     (text / "tales.jsonl").symlink_to(SOURCES["tales"])
     (text / "stories.txt").symlink_to(SOURCES["stories"])
     shape = ("--layers", 2, "--width", 128, "--heads", 2, "--vocabulary", 2_048, "--context-length", 512)
-    heedful("pretrain", text, "--output", tmp_path / "base", *shape, "--num-tokens", 600_000)
+    do("pretrain", text, "--output", tmp_path / "base", *shape, "--num-tokens", 600_000)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "base" / "metrics.jsonl").read_text().splitlines()[:-1]]
     assert losses[-1] < losses[0] - 1.5
 
     project = tmp_path / "project"
-    heedful("init", project, "--base-model", tmp_path / "base" / "model")
-    heedful("import", "oasst", SOURCES["oasst"], "--project", project)
-    heedful("import", "hh-rlhf", SOURCES["hh-rlhf"], "--project", project)
+    do("init", project, "--base-model", tmp_path / "base" / "model")
+    do("import", "oasst", SOURCES["oasst"], "--project", project)
+    do("import", "hh-rlhf", SOURCES["hh-rlhf"], "--project", project)
     (project / "data" / "pretraining").symlink_to(text)
     with (project / "heedful.toml").open("a") as config:
         config.write(SMALL)
-    heedful("align", project)
+    do("align", project)
 
     results = load_results(project / "results.json")
     assert results["labelers"] == "people"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import new_postgres_database
 
 from heedful.store.database import Database, open_database
 
@@ -13,7 +14,9 @@ from heedful.store.database import Database, open_database
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A new labeling database, on SQLite and on PostgreSQL."""
-    where = tmp_path / "heedful.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    where: Path | str = tmp_path / "heedful.db"
+    if request.param == "postgresql":
+        where = new_postgres_database(request.getfixturevalue("postgres_server"), template=request.getfixturevalue("migrated"))
     database = open_database(where)
     yield database
     database.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -106,6 +107,18 @@ def compare_families(folder: Path) -> None:
                 assert float(-token_logprobs(gathered, batch).sum() / total) == pytest.approx(float(loss.detach()), abs=1e-5)
 
 
+def train_and_leave(folder: Path) -> None:
+    """No thread of the ranks' connections is there when Python ends."""
+    run_sft(folder)
+    assert any("gloo" in name for name in thread_names())
+    atexit._run_exitfuncs()
+    assert not any("gloo" in name for name in thread_names()), thread_names()
+
+
+def thread_names() -> list[str]:
+    return [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
+
+
 def token_logprobs(model: PreTrainedModel, batch: Sequence[Example]) -> torch.Tensor:
     packed = pack([e.prompt for e in batch], [e.response for e in batch])
     hidden = packed_hidden(model, packed).index_select(0, packed.predict_from)
@@ -113,6 +126,7 @@ def token_logprobs(model: PreTrainedModel, batch: Sequence[Example]) -> torch.Te
 
 
 LOOPS: dict[str, Callable[..., None]] = {"pretrain": run_pretrain, "sft": run_sft, "reward": run_reward, "ppo": run_ppo}
+OTHERS: dict[str, Callable[..., None]] = {"families": compare_families, "leaving": train_and_leave}
 MODULES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
 
 
@@ -132,7 +146,7 @@ def work(loop: str, folder: str, rank: int, size: int, port: int, stop_at: int |
             module.apply_gradients = killed_at(stop_at, module.apply_gradients)
     end = "done"
     try:
-        (compare_families if loop == "families" else LOOPS[loop])(Path(folder), **changed)
+        (LOOPS | OTHERS)[loop](Path(folder), **changed)
     except KeyboardInterrupt:
         end = "interrupted"
     except BaseException as error:

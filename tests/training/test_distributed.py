@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import free_port
 from tests.tiny import largest_difference, snapshot
 from tests.training import ranks
 from tests.training.killed import EXAMPLES
@@ -25,23 +23,11 @@ from heedful.training.distributed import World, in_order, own_indices, rows_in_o
 from heedful.training.reward import score
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Any]:
-    """Processes that begin as copies of one that has imported torch, and nothing of this one's state."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.ranks"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        yield context
-
-
 def launch(
     processes: Any, loop: str, folder: Path, size: int, *, stop_at: int | None = None, lose: bool = False, **changed: Any
 ) -> list[str]:
     """Train on ``size`` ranks; returns what each ended with ("done", "interrupted", an error, or "killed")."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = [(loop, str(folder), rank, size, port, stop_at, lose, changed) for rank in range(size)]
     workers = [processes.Process(target=ranks.work, args=given) for given in arguments]
     for path in (Path(f"{folder}.rank-{rank}") for rank in range(size)):
@@ -166,6 +152,12 @@ def test_torchrun_starts_a_run_again_after_a_rank_was_lost(one_process: Any, tmp
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "exitcode: -9" in ended.stderr  # a rank was killed on the way
     assert_same_metrics(tmp_path / "sft", one_process("sft"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not tell the names of threads")
+def test_no_thread_outlives_the_ranks_group(processes: Any, tmp_path: Path) -> None:
+    """One that did aborted a rank, now and then, which had done its work."""
+    assert launch(processes, "leaving", tmp_path / "leaving", 2) == ["done"] * 2
 
 
 def test_restarts_on_several_machines_need_a_new_store_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

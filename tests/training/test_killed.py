@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +13,6 @@ import pytest
 from tests.training import killed
 
 KILLS = 7
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Any]:
-    """Processes that begin as copies of one that has imported torch, and nothing of this one's state."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.killed"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        yield context
 
 
 def attempt(processes: Any, loop: str, folder: Path, kill_at: int | None) -> int:

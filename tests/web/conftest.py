@@ -6,19 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
 from tests.conftest import new_postgres_database
 from tests.web.site import Site, make_site
-
-from heedful.store.database import open_database
-
-
-@pytest.fixture(scope="session")
-def migrated(postgres_server: str) -> str:
-    """The name of a PostgreSQL database with our tables: copying it is quicker than making them."""
-    url = new_postgres_database(postgres_server)
-    open_database(url).close()
-    return str(make_url(url).database)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.ports import free_port
 from tests.test_layers import HEAVY
 
 from heedful.errors import HeedfulError
@@ -102,10 +102,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_no_database(tmp_path: Path) -> None:
     (tmp_path / "labels.sqlite").write_text("These are no labels but a text that somebody put here.\n" * 100)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    assert "this is no database" in refusal(tmp_path, port=port)
+    assert "this is no database" in refusal(tmp_path, port=free_port())
 
 
 def test_no_such_address(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -29,8 +29,6 @@ from heedful.training.data import minibatches
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-_SECONDS_TO_LEAVE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +199,17 @@ def _join() -> None:
     if one_machine:
         store = dist.PrefixStore(f"start {environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    # Left open, its threads may still run when Python ends, and a rank that is done then aborts (SIGABRT) instead.
     atexit.register(_leave)
 
 
 def _leave() -> None:
+    """End the group and, with its last holder, gloo's threads.
+
+    One that still puts its work away when Python has ended needs Python's lock for it, and aborts the process (SIGABRT).
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
-        # gloo's threads outlive the group (torch 2.13). One that is just putting its last work away needs Python's lock for it,
-        # and aborts the process where Python has ended by then: on a busy machine, one run in many.
-        time.sleep(_SECONDS_TO_LEAVE)
+        gc.collect()  # sharded models hold the group, in cycles
 
 
 def _gathered(value: Any) -> list[Any]:

@@ -6,6 +6,7 @@ by layer, in the compute type, for each forward and backward pass; gradients are
 
 from __future__ import annotations
 
+import atexit
 import copy
 import warnings
 from collections.abc import Callable, Mapping
@@ -263,4 +264,11 @@ _meshes: list[DeviceMesh] = []
 def _mesh() -> DeviceMesh:
     if not _meshes:
         _meshes.append(init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world().size,)))
+        atexit.register(_let_the_group_go)  # called before distributed's own, which ends the group
     return _meshes[0]
+
+
+def _let_the_group_go() -> None:
+    """DTensor's caches keep meshes to Python's end, and a mesh its group (torch 2.13), whose threads must end before."""
+    for mesh in _meshes:
+        getattr(mesh, "_pg_registry", {}).clear()
