@@ -127,7 +127,7 @@ def test_a_quick_check_leaves_everything_as_it_was_and_costs_little(training: bo
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert len(passes) <= 10
-    assert max(passes) <= 22
+    assert max(passes) <= 32  # prompts are filled up to so many rows
 
 
 # ---------------------------------------------------------------- each kind of mistake is seen
