@@ -83,7 +83,7 @@ def _logprobs_and_entropy(
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Log-probabilities whose backward pass makes the logits again.
+    """Log-probabilities whose backward pass makes the logits again (but the last chunk's, where they are still there).
 
     With D = softmax - onehot(token) and s = -grad / temperature: d hidden = s * (D @ W), d W = D.T @ (s * hidden), d bias =
     D.T @ s. Scaling [chunk, width] by s in place of D keeps the [chunk, vocabulary] tensor to one product and one fused
@@ -121,6 +121,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
             if with_entropy:
                 probabilities = torch.exp(block, out=scratch[: len(block)])
                 entropies[rows] = -probabilities.mul_(block.clamp_(min=-1e4)).sum(dim=-1)  # 0 * -inf counts 0
+        # The last chunk's logits stay where they are: nothing overwrites them before the backward pass, which begins with them.
+        ctx.kept = logits if logits.in_one_pass and any(ctx.needs_input_grad[:3]) else None
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
@@ -132,16 +134,19 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, weight, bias, tokens = cast(tuple[Tensor, Tensor, Tensor | None, Tensor], ctx.saved_tensors)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = _ChunkedLogits(hidden, weight, bias, ctx.scale, ctx.chunk, ctx.compute)
+            kept, ctx.kept = ctx.kept, None  # a second backward pass does not find them
+            logits = kept or _ChunkedLogits(hidden, weight, bias, ctx.scale, ctx.chunk, ctx.compute)
             accumulate = logits.statistics_dtype
             grad_hidden = torch.empty_like(hidden) if needs_hidden else None
             grad_weight = torch.zeros_like(weight, dtype=accumulate) if needs_weight else None
             product = torch.empty_like(logits.weight) if needs_weight and ctx.compute != accumulate else logits.weight
             grad_bias = torch.zeros_like(bias, dtype=accumulate) if bias is not None and needs_bias else None
-            for start in range(0, len(tokens), ctx.chunk):
+            for start in reversed(range(0, len(tokens), ctx.chunk)):
                 rows = slice(start, min(start + ctx.chunk, len(tokens)))
                 if logits.in_one_pass:
-                    block = kernels.softmax_less_token_(logits.products(rows), tokens[rows], ctx.scale)
+                    products = logits.product[: rows.stop - start] if kept else logits.products(rows)
+                    kept = None
+                    block = kernels.softmax_less_token_(products, tokens[rows], ctx.scale)
                 else:
                     block = logits.rows(rows)
                     torch.softmax(block, dim=-1, out=block)

@@ -6,9 +6,10 @@ into advantages, then take one optimiser step of policy and value function for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,10 +59,7 @@ from heedful.training.progress import Best, InFlight, Rollouts
 from heedful.training.run import Run
 from heedful.training.schedules import constant_after_warmup, set_learning_rate
 from heedful.training.sharding import for_generation, frozen_copy, load_into, master_weights, save_whole, shard
-from heedful.training.side_by_side import side_by_side
-
-A = TypeVar("A")
-B = TypeVar("B")
+from heedful.training.side_by_side import at_once, side_by_side
 
 # Iterations. Responses of ever new lengths leave holes in the heap; after each iteration it would cost 4 % of the time.
 _GIVE_BACK_EVERY = 8
@@ -146,6 +144,7 @@ def train_ppo(
         weights.train()
     text = _pretraining_batches(pretraining, config, skip=done) if config.ptx_coefficient and pretraining else None
     timer = CheckpointTimer(config.checkpoint_seconds)
+    costs = policy.num_parameters(), value_model.num_parameters()
 
     with run.progress(config.iterations, done=done, unit="iterations") as progress:
         for iteration in range(done, config.iterations):
@@ -170,15 +169,19 @@ def train_ppo(
                 if timer.due() and in_flight.is_finite():  # a NaN would come back with it
                     run.save(iteration, parts)
                 members, number = minibatches[len(updates)], len(updates) % config.minibatches
-                metrics = _gradients(policy_weights, value_weights, rollouts, members, config)
+                value_update = functools.partial(_value_update, value_weights, value_optimizer, rollouts, members, config)
+                metrics, value_metrics = side_by_side(
+                    functools.partial(_policy_gradient, policy_weights, rollouts, members, config),
+                    value_update,
+                    costs=costs,
+                    device=policy.device,
+                )
                 if ptx is not None:
                     # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
                     metrics["ptx_loss"] = _pretraining_gradient(policy_weights, ptx[number :: config.minibatches], config)
                 metrics["gradient_norm"] = apply_gradients(policy_optimizer, policy, config.max_gradient_norm)
-                metrics["value_gradient_norm"] = apply_gradients(value_optimizer, value_model, config.max_gradient_norm)
                 policy_weights.refresh()
-                value_weights.refresh()
-                updates.append(metrics)
+                updates.append(metrics | value_metrics)
             update_average(average, policy, config.average_decay)
 
             summary = _summary(rollouts, updates) | {"learning_rate": config.learning_rate * warm}
@@ -284,28 +287,15 @@ def _judge(
     config: PPOConfig,
 ) -> Rollouts:
     """Log-probs, values, scores and advantages of a batch of responses."""
-    longest = max(len(g.tokens) for g in generations)
-    names = ("logprobs", "reference_logprobs", "values", "mask", "score")
-    columns: dict[str, list[tuple[list[int], Tensor]]] = {name: [] for name in names}
-    for members, factor in _microbatches(prompts, generations, range(len(prompts)), config):
-        batch = _pack(prompts, generations, members).to(policy.compute.device)
-
-        def language(batch: PackedBatch = batch) -> tuple[Tensor, Tensor]:
-            return _logprobs(policy.compute, batch, config), _logprobs(reference, batch, config)
-
-        def scalars(batch: PackedBatch = batch) -> tuple[Tensor, Tensor]:
-            return _scalars(value.compute, batch, batch.predict_from), _scalars(reward_model, batch, batch.last)
-
-        (logprobs, reference_logprobs), (values, score) = _both(language, scalars, policy, value)
-        if not factor:
-            continue
-        per_token = {"logprobs": logprobs, "reference_logprobs": reference_logprobs, "values": values}
-        padded = {name: batch.pad(tensor) for name, tensor in per_token.items()} | {"mask": batch.mask()}
-        for name, tensor in padded.items():
-            columns[name].append((members, F.pad(tensor, (0, longest - tensor.shape[1]))))
-        columns["score"].append((members, score))
+    judge = functools.partial(_judged, policy.compute, value.compute, reference, reward_model, prompts, generations, config)
+    device = policy.compute.device
+    if at_once(device):
+        halves = _halves([len(p) + len(g.tokens) for p, g in zip(prompts, generations, strict=True)])
+        parts = side_by_side(lambda: judge(halves[0]), lambda: judge(halves[1]), costs=(1, 1), device=device)
+    else:
+        parts = (judge(range(len(prompts))),)
     # The whole batch on every rank: it is small, and all that follows is then as in one process.
-    joined = {name: rows_in_order(parts, policy.compute.device) for name, parts in columns.items()}
+    joined = {name: rows_in_order([row for part in parts for row in part[name]], device) for name in parts[0]}
     score, mask = _without_end(joined["score"], generations, config), joined["mask"]
     rewards = rewards_with_kl(score, joined["logprobs"], joined["reference_logprobs"], mask, beta=config.kl_coefficient)
     advantages, returns = generalized_advantage_estimation(
@@ -324,23 +314,43 @@ def _judge(
     )
 
 
-def _gradients(
-    policy: MasterWeights, value: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig
-) -> dict[str, float]:
-    """Add the gradients of one minibatch to policy and value function."""
-    policy_metrics, value_metrics = _both(
-        lambda: _policy_gradient(policy, rollouts, members, config),
-        lambda: _value_gradient(value, rollouts, members, config),
-        policy,
-        value,
-    )
-    return policy_metrics | value_metrics
+def _judged(
+    policy: PreTrainedModel,
+    value: PreTrainedModel,
+    reference: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    prompts: list[list[int]],
+    generations: list[Generation],
+    config: PPOConfig,
+    members: Sequence[int],
+) -> dict[str, list[tuple[list[int], Tensor]]]:
+    """Some episodes' log-probs, values, mask and score, this rank's part of them: indices, and their padded rows."""
+    longest = max(len(g.tokens) for g in generations)
+    names = ("logprobs", "reference_logprobs", "values", "mask", "score")
+    columns: dict[str, list[tuple[list[int], Tensor]]] = {name: [] for name in names}
+    with torch.no_grad():
+        for part, factor in _microbatches(prompts, generations, members, config):
+            batch = _pack(prompts, generations, part).to(policy.device)
+            padded = {
+                "logprobs": batch.pad(_logprobs(policy, batch, config)),
+                "reference_logprobs": batch.pad(_logprobs(reference, batch, config)),
+                "values": batch.pad(_scalars(value, batch, batch.predict_from)),
+                "mask": batch.mask(),
+            }
+            score = _scalars(reward_model, batch, batch.last)
+            if not factor:
+                continue
+            for name, tensor in padded.items():
+                columns[name].append((part, F.pad(tensor, (0, longest - tensor.shape[1]))))
+            columns["score"].append((part, score))
+    return columns
 
 
-def _both(first: Callable[[], A], second: Callable[[], B], policy: MasterWeights, value: MasterWeights) -> tuple[A, B]:
-    """One function that computes the policy, and one that computes the value function, at once where that is faster."""
-    costs = policy.compute.num_parameters(), value.compute.num_parameters()
-    return side_by_side(first, second, costs=costs, device=policy.compute.device)
+def _halves(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
+    """All indices in two parts of nearly the same sum of lengths, each in order."""
+    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    first = [i for place, i in enumerate(by_length) if place % 4 in (0, 3)]
+    return sorted(first), sorted(set(by_length) - set(first))
 
 
 def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
@@ -395,6 +405,16 @@ def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[in
         _add(sums, "value_clip_fraction", statistics.clip_fraction * weight)
         _add(sums, "explained_variance", statistics.explained_variance * weight)
     return totals(sums)
+
+
+def _value_update(
+    weights: MasterWeights, optimizer: torch.optim.Optimizer, rollouts: Rollouts, members: list[int], config: PPOConfig
+) -> dict[str, float]:
+    """One optimiser step of the value function."""
+    metrics = _value_gradient(weights, rollouts, members, config)
+    metrics["value_gradient_norm"] = apply_gradients(optimizer, weights.master, config.max_gradient_norm)
+    weights.refresh()
+    return metrics
 
 
 def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], config: PPOConfig) -> float:

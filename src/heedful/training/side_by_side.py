@@ -23,18 +23,22 @@ B = TypeVar("B")
 _LARGEST_SHARE = 0.6
 
 
+def at_once(device: torch.device) -> bool:
+    """Whether two computations would be at work at once there: on a CPU, with two threads or more, not under ``torchrun``."""
+    return device.type == "cpu" and world().size == 1 and torch.get_num_threads() > 1
+
+
 def side_by_side(
     first: Callable[[], A], second: Callable[[], B], *, costs: tuple[float, float], device: torch.device
 ) -> tuple[A, B]:
     """The results of both, which must not depend on each other; what either raises is raised when both have ended.
 
-    costs: of the two, in any unit. One after the other on a GPU, under ``torchrun`` (where all ranks must call each other in
-    one order), with one thread, and where one costs much more than the other.
+    costs: of the two, in any unit. One after the other where :func:`at_once` is False (under ``torchrun`` all ranks must call
+    each other in one order), and where one costs much more than the other.
     """
-    threads = torch.get_num_threads()
-    alone = device.type != "cpu" or world().size > 1 or threads < 2
-    if alone or max(costs) > _LARGEST_SHARE * sum(costs):
+    if not at_once(device) or max(costs) > _LARGEST_SHARE * sum(costs):
         return first(), second()
+    threads = torch.get_num_threads()
     gradients = torch.is_grad_enabled()  # each thread has its own setting
 
     def other() -> B:
