@@ -59,6 +59,21 @@ def test_attention_of_new_tokens_is_torchs(
             theirs.advance()
 
 
+def test_rows_of_filler_behind_the_caches_change_nothing() -> None:
+    torch.manual_seed(8)
+    query, key, value = torch.randn(3, 5, 2, 32)
+    positions = torch.tensor([0, 4, 2])
+
+    def attended(rows: int) -> Tensor:
+        torch.manual_seed(9)
+        caches = torch.randn(2, 3, 2, 8, 32)
+        addresses = (caches[0].data_ptr(), caches[1].data_ptr())
+        return kernels.attend(query[:rows], key[:rows], value[:rows], addresses, 8, positions, 0.2)
+
+    assert torch.equal(attended(5)[:3], attended(3))
+    assert (attended(5)[3:] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("addend", [True, False])
 @pytest.mark.parametrize("shape", [(1, 3), (7, 48), (300, 640)])

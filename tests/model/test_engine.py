@@ -10,9 +10,10 @@ from tests.tiny import CONTEXT, END, VOCABULARY, last_hidden, plain, tiny_gpt2, 
 from transformers import PreTrainedModel
 
 from heedful.errors import UserError
-from heedful.functional import kernels
 from heedful.model import Generation, Sampling, engine, generate, request_seeds
 from heedful.model.slots import Slots
+
+pytestmark = pytest.mark.usefixtures("with_and_without_loops")
 
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
 
@@ -28,15 +29,6 @@ def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int]) 
     logits = hidden @ model.get_output_embeddings().weight.T  # pyright: ignore[reportOptionalMemberAccess]
     logprobs = logits.log_softmax(-1)
     return logprobs.gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist()
-
-
-@pytest.fixture(params=["compiled loops", "torch"], autouse=True)
-def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything holds with and without the compiled loops of :mod:`heedful.functional.kernels`."""
-    if request.param == "torch":
-        monkeypatch.setattr(kernels, "usable", lambda _: False)
-    elif not kernels.usable(torch.zeros(1)):
-        pytest.skip("no C++ compiler on this machine")
 
 
 @pytest.mark.parametrize("make", ARCHITECTURES)

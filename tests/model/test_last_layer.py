@@ -13,23 +13,16 @@ from tests.tiny import FAMILIES, VOCABULARY, parameter_gradients, tiny_gpt2, tin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from heedful.functional import kernels
 from heedful.model import PackedBatch, last_layer, pack, pack_documents, pack_shared, packed_hidden, set_residual_dropout
 from heedful.model.dropout import decoder_layers
+
+pytestmark = pytest.mark.usefixtures("with_and_without_loops")
 
 RNG = random.Random(0)
 PROMPTS = [[RNG.randrange(VOCABULARY) for _ in range(n)] for n in (30, 7, 19)]
 RESPONSES = [[[RNG.randrange(VOCABULARY) for _ in range(n)] for n in lengths] for lengths in ((3, 9, 1), (5, 4), (2, 12))]
 SHARED = pack_shared(PROMPTS, RESPONSES)
 PACKED = pack(PROMPTS, [group[0] for group in RESPONSES])
-
-
-@pytest.fixture(params=["compiled loops", "blocks"], autouse=True)
-def _both_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "blocks":
-        monkeypatch.setattr(kernels, "usable", lambda _: False)
-    elif not kernels.usable(torch.zeros(1)):
-        pytest.skip("no C++ compiler on this machine")
 
 
 def gradients_of(model: PreTrainedModel, hidden: Tensor) -> dict[str, Tensor]:

@@ -23,17 +23,10 @@ from transformers import PreTrainedModel
 from heedful.functional import kernels
 from heedful.model import MasterWeights, PackedBatch, attention, pack, pack_documents, pack_shared, packed_hidden, ranges
 
+pytestmark = pytest.mark.usefixtures("with_and_without_loops")
+
 TOLERANCE = 1e-5
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
-
-
-@pytest.fixture(params=["compiled loops", "blocks"], autouse=True)
-def _both_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything holds in the compiled loops, and in the dense blocks of machines without a compiler and of GPUs."""
-    if request.param == "blocks":
-        monkeypatch.setattr(kernels, "usable", lambda _: False)
-    elif not kernels.usable(torch.zeros(1)):
-        pytest.skip("no C++ compiler on this machine")
 
 
 def blocks_of(batch: PackedBatch) -> tuple[attention.AttentionBlock, ...]:

@@ -12,6 +12,7 @@ import torch
 from tests.tiny import largest_difference, snapshot
 from tests.training.test_ppo import PROMPTS, TOKENIZER, policy_model, reward_model, settings
 
+from heedful.model import MasterWeights
 from heedful.training import ppo, side_by_side
 from heedful.training.distributed import World
 
@@ -103,3 +104,27 @@ def test_ppo_learns_the_same_either_way(precision: Any, tmp_path: Path, monkeypa
     torch.set_num_threads(4)
     for at_once, in_turn in zip(*results, strict=True):
         assert largest_difference(at_once, in_turn) == 0.0
+
+
+def test_halves_of_a_batch_are_alike_in_length_and_leave_nothing_out() -> None:
+    for lengths in ([5], [9, 1], list(range(1, 41)), [100, 1, 1, 1, 50, 50, 2]):
+        first, second = ppo._halves(lengths)
+        assert sorted(first + second) == list(range(len(lengths)))
+        sums = [sum(lengths[i] for i in half) for half in (first, second)]
+        assert abs(sums[0] - sums[1]) <= max(lengths)
+
+
+def test_a_batch_judged_in_halves_is_judged_as_a_whole() -> None:
+    def judged() -> ppo.Rollouts:
+        policy, value = MasterWeights(policy_model(), "float32"), MasterWeights(reward_model(), "float32")
+        generations = ppo._respond(policy.compute, TOKENIZER, PROMPTS, settings(), 0)
+        return ppo._judge(policy, value, policy_model(1), reward_model(7), PROMPTS, generations, settings())
+
+    in_halves = judged()
+    torch.set_num_threads(1)
+    whole = judged()
+    torch.set_num_threads(4)
+    assert [g.tokens for g in in_halves.generations] == [g.tokens for g in whole.generations]
+    for name in ("mask", "logprobs", "reference_logprobs", "values", "score", "advantages", "returns"):
+        ours, theirs = getattr(in_halves, name), getattr(whole, name)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -250,53 +250,54 @@ void backward_range(const Problem<T> &p, Scratch &s, int64_t head, const int64_t
     }
 }
 
-template <typename T>
-void forward(const Problem<T> &p, T *output) {
+// Every group and key head: `attend` is given each of its ranges with its keys and values at hand, then `done` each range, the
+// branches' before the context's.
+template <typename T, typename Attend, typename Done>
+void each_range(const Problem<T> &p, bool backward, Attend attend, Done done) {
     const int64_t most = longest(p), length = padded(most);
 #pragma omp parallel
     {
-        Scratch scratch(most, p.width, false);
+        Scratch scratch(most, p.width, backward);
 #pragma omp for schedule(dynamic)
         for (int64_t item = 0; item < p.groups * p.key_heads; item++) {
             const int64_t group = item / p.key_heads, head = item % p.key_heads;
             const int64_t *context = p.contexts + 4 * group;
-            bring(p, scratch, head, context[0], context[1], 0, length, false);
-            forward_range(p, scratch, head, context, 0, length, output);
+            bring(p, scratch, head, context[0], context[1], 0, length, backward);
+            attend(scratch, head, context, 0, length);
             for (int64_t b = p.first_branch[group]; b < p.first_branch[group + 1]; b++) {
                 const int64_t *branch = p.branches + 4 * b;
-                bring(p, scratch, head, branch[0], branch[1], context[1], length, false);
-                forward_range(p, scratch, head, branch, context[1], length, output);
+                bring(p, scratch, head, branch[0], branch[1], context[1], length, backward);
+                attend(scratch, head, branch, context[1], length);
+                done(scratch, head, branch, context[1]);
             }
+            done(scratch, head, context, 0);
         }
     }
 }
 
 template <typename T>
+void forward(const Problem<T> &p, T *output) {
+    each_range(
+        p, false,
+        [&](Scratch &s, int64_t head, const int64_t *range, int64_t position, int64_t length) {
+            forward_range(p, s, head, range, position, length, output);
+        },
+        [](Scratch &, int64_t, const int64_t *, int64_t) {});
+}
+
+template <typename T>
 void backward(const Problem<T> &p, const T *output_gradient, T *query_gradient, T *key_gradient, T *value_gradient) {
-    const int64_t most = longest(p), length = padded(most), wide = padded(p.width), stride = p.key_heads * p.width;
-#pragma omp parallel
-    {
-        Scratch scratch(most, p.width, true);
-#pragma omp for schedule(dynamic)
-        for (int64_t item = 0; item < p.groups * p.key_heads; item++) {
-            const int64_t group = item / p.key_heads, head = item % p.key_heads;
-            const int64_t *context = p.contexts + 4 * group;
-            auto put = [&](int64_t start, int64_t count, int64_t position) {
-                const int64_t place = start * stride + head * p.width;
-                scatter(scratch.key_gradient.data() + position * wide, count, p.width, 1, key_gradient + place, stride);
-                scatter(scratch.value_gradient.data() + position * wide, count, p.width, 1, value_gradient + place, stride);
-            };
-            bring(p, scratch, head, context[0], context[1], 0, length, true);
-            backward_range(p, scratch, head, context, 0, length, output_gradient, query_gradient);
-            for (int64_t b = p.first_branch[group]; b < p.first_branch[group + 1]; b++) {
-                const int64_t *branch = p.branches + 4 * b;
-                bring(p, scratch, head, branch[0], branch[1], context[1], length, true);
-                backward_range(p, scratch, head, branch, context[1], length, output_gradient, query_gradient);
-                put(branch[0], branch[1], context[1]);
-            }
-            put(context[0], context[1], 0);
-        }
-    }
+    const int64_t wide = padded(p.width), stride = p.key_heads * p.width;
+    each_range(
+        p, true,
+        [&](Scratch &s, int64_t head, const int64_t *range, int64_t position, int64_t length) {
+            backward_range(p, s, head, range, position, length, output_gradient, query_gradient);
+        },
+        [&](Scratch &s, int64_t head, const int64_t *range, int64_t position) {
+            const int64_t place = range[0] * stride + head * p.width;
+            scatter(s.key_gradient.data() + position * wide, range[1], p.width, 1, key_gradient + place, stride);
+            scatter(s.value_gradient.data() + position * wide, range[1], p.width, 1, value_gradient + place, stride);
+        });
 }
 
 }  // namespace

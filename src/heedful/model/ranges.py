@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -45,32 +46,38 @@ class RangesLayout:
     group: np.ndarray = field(default_factory=lambda: _NONE)
     window: int | None = None
     rows_read: Tensor | None = None
+    # What depends neither on the window nor on the rows that are read: made once for all layouts of a row.
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def reading(self, rows: Tensor) -> RangesLayout:
         """The same layout, of which only some rows are read after the last layer."""
-        return replace(self, rows_read=rows, _made={})
+        return replace(self, rows_read=rows)
 
     def within(self, window: int) -> RangesLayout:
         """The layout of layers that see ``window`` positions: the token itself and the ``window - 1`` before it."""
-        return self._once(f"within {window}", lambda: replace(self, window=window, _made={}))
+        return replace(self, window=window)
 
     def to(self, device: torch.device | str) -> RangesLayout | BlockLayout:
         """On another device than the CPU: the blocks."""
-        return self if torch.device(device).type == "cpu" else self.blocks.to(device)
+        if torch.device(device).type == "cpu":
+            return self
+        blocks = self.blocks if self.rows_read is None else self.blocks.reading(self.rows_read)
+        return blocks.to(device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[tokens, heads, head width] in and out."""
         if not (kernels.usable(query) and self._longest <= _LONGEST_IN_LOOPS):
             blocks = self.blocks if self.window is None else self.blocks.within(self.window)
             return blocks.attend(layer, query, key, value, scaling)
-        ranges = self._ranges(None) if last_layer.rows_read() is None else self._ranges(self.rows_read)
+        # The rows of the last layer are told once in a pass, all rows in every other layer.
+        whole = last_layer.rows_read() is None
+        ranges = self._once("ranges", lambda: self._ranges(None)) if whole else self._ranges(self.rows_read)
         return cast(Tensor, _PackedAttention.apply(query, key, value, ranges, self.window, scaling))
 
     @property
     def blocks(self) -> BlockLayout:
         """The same as dense blocks."""
-        return self._once("blocks", lambda: _shared_layout(self) if len(self.start) else _packed_layout(self))
+        return self._once("blocks", lambda: _in_blocks(self))
 
     @property
     def _longest(self) -> int:
@@ -79,19 +86,15 @@ class RangesLayout:
 
     def _ranges(self, rows: Tensor | None) -> kernels.Ranges:
         """What the compiled loops are told; only queries among ``rows`` are wanted (None: all)."""
+        wanted = None if rows is None else rows.numpy()
+        counts = np.bincount(self.group, minlength=len(self.context_start))
+        return kernels.Ranges(
+            _with_wanted(self.context_start, self.context_lengths, wanted),
+            _with_wanted(self.start, self.lengths, wanted),
+            torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
+        )
 
-        def make() -> kernels.Ranges:
-            wanted = None if rows is None else rows.numpy()
-            counts = np.bincount(self.group, minlength=len(self.context_start)) if len(self.group) else 0 * self.context_start
-            return kernels.Ranges(
-                _with_wanted(self.context_start, self.context_lengths, wanted),
-                _with_wanted(self.start, self.lengths, wanted),
-                torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
-            )
-
-        return self._once("ranges" if rows is None else "ranges of rows", make)
-
-    def _once(self, name: str, make: Any) -> Any:
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
@@ -125,21 +128,8 @@ def _with_wanted(start: np.ndarray, lengths: np.ndarray, wanted: np.ndarray | No
     return torch.from_numpy(np.stack([start, lengths, first, last], axis=1).astype(np.int64))
 
 
-def _packed_layout(ranges: RangesLayout) -> BlockLayout:
-    positions, start, lengths = ranges.positions, ranges.context_start, ranges.context_lengths
-    output_index = np.zeros(len(positions), dtype=np.int64)
-    blocks: list[AttentionBlock] = []
-    offset = 0
-    for members in _buckets(lengths):
-        longest = _on_length_grid(int(lengths[members].max()))
-        index, real = _ranges(start[members], lengths[members], longest)
-        blocks.append(AttentionBlock(torch.from_numpy(index), torch.from_numpy(index), _causal(longest)))
-        output_index[index[real]] = offset + np.flatnonzero(real)
-        offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions, ranges.rows_read)
-
-
-def _shared_layout(ranges: RangesLayout) -> BlockLayout:
+def _in_blocks(ranges: RangesLayout) -> BlockLayout:
+    """Contexts of similar length in blocks that see themselves, branches in blocks that see their context too."""
     positions, start, lengths, group = ranges.positions, ranges.start, ranges.lengths, ranges.group
     prompt_start, prompt_lengths = ranges.context_start, ranges.context_lengths
     output_index = np.zeros(len(positions), dtype=np.int64)
@@ -167,7 +157,7 @@ def _shared_layout(ranges: RangesLayout) -> BlockLayout:
         blocks.append(AttentionBlock(torch.from_numpy(own), keys, mask))
         output_index[own[real]] = offset + np.flatnonzero(real)
         offset += real.size
-    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions, ranges.rows_read)
+    return BlockLayout(tuple(blocks), torch.from_numpy(output_index), positions)
 
 
 def _causal(length: int) -> Tensor:

@@ -169,10 +169,9 @@ def train_ppo(
                 if timer.due() and in_flight.is_finite():  # a NaN would come back with it
                     run.save(iteration, parts)
                 members, number = minibatches[len(updates)], len(updates) % config.minibatches
-                value_update = functools.partial(_value_update, value_weights, value_optimizer, rollouts, members, config)
                 metrics, value_metrics = side_by_side(
                     functools.partial(_policy_gradient, policy_weights, rollouts, members, config),
-                    value_update,
+                    functools.partial(_value_update, value_weights, value_optimizer, rollouts, members, config),
                     costs=costs,
                     device=policy.device,
                 )
@@ -328,21 +327,20 @@ def _judged(
     longest = max(len(g.tokens) for g in generations)
     names = ("logprobs", "reference_logprobs", "values", "mask", "score")
     columns: dict[str, list[tuple[list[int], Tensor]]] = {name: [] for name in names}
-    with torch.no_grad():
-        for part, factor in _microbatches(prompts, generations, members, config):
-            batch = _pack(prompts, generations, part).to(policy.device)
-            padded = {
-                "logprobs": batch.pad(_logprobs(policy, batch, config)),
-                "reference_logprobs": batch.pad(_logprobs(reference, batch, config)),
-                "values": batch.pad(_scalars(value, batch, batch.predict_from)),
-                "mask": batch.mask(),
-            }
-            score = _scalars(reward_model, batch, batch.last)
-            if not factor:
-                continue
-            for name, tensor in padded.items():
-                columns[name].append((part, F.pad(tensor, (0, longest - tensor.shape[1]))))
-            columns["score"].append((part, score))
+    for part, factor in _microbatches(prompts, generations, members, config):
+        batch = _pack(prompts, generations, part).to(policy.device)
+        padded = {
+            "logprobs": batch.pad(_logprobs(policy, batch, config)),
+            "reference_logprobs": batch.pad(_logprobs(reference, batch, config)),
+            "values": batch.pad(_scalars(value, batch, batch.predict_from)),
+            "mask": batch.mask(),
+        }
+        score = _scalars(reward_model, batch, batch.last)
+        if not factor:
+            continue
+        for name, tensor in padded.items():
+            columns[name].append((part, F.pad(tensor, (0, longest - tensor.shape[1]))))
+        columns["score"].append((part, score))
     return columns
 
 
