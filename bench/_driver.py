@@ -252,7 +252,7 @@ class _Worker:
         self._log = folder / f"{contender.name}.log"
         env = os.environ | {
             "OMP_NUM_THREADS": str(threads),
-            "PYTHONPATH": f"{BENCH.parent / 'src'}" if contender.script == "_worker_heedful.py" else "",
+            "PYTHONPATH": f"{BENCH.parent / 'src'}" if contender.script.startswith("_worker_heedful") else "",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }

@@ -1,4 +1,4 @@
-"""Heedful's side, through its public functions. Also measures the machine's own bf16 matmul rate.
+"""Heedful's side of training, through its public functions. Also measures the machine's own bf16 matmul rate.
 
 ``python bench/_worker_heedful.py FOLDER``: FOLDER holds the models and the data (see ``_workload``).
 """
@@ -21,15 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoTokenizer
 
 from _worker import Timing, serve
-from heedful.model import (
-    Sampling,
-    frozen,
-    generate,
-    keep_large_temporaries,
-    load_causal_model,
-    load_scalar_model,
-    request_seeds,
-)
+from heedful.model import keep_large_temporaries, load_causal_model, load_scalar_model
 from heedful.training import ppo, reward, sft
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.data import Example, PretrainingText, RankedPrompt
@@ -78,24 +70,6 @@ def run_reward(steps: int, batch_size: int) -> dict[str, Any]:
     result = timing.result(steps)
     after, _ = reward.ranking_quality(model, check, config.tokens_per_microbatch)
     return result | {"loss_before": before, "loss_after": after}
-
-
-def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int, count: int) -> dict[str, Any]:
-    rows = read("prompts")[:count]
-    model = frozen(load_causal_model(FOLDER / "policy"), "bfloat16")
-    sampling = Sampling(max_tokens=max_tokens, stop_token=TOKENIZER.eos_token_id if stop else None)
-    seeds = request_seeds(seed, stream="bench", count=len(rows))
-    timing = Timing()
-    timing.begin()
-    generations = generate(model, rows, sampling, seeds, batch_size=batch_size)
-    timing.end(0)
-    lengths = [len(g.tokens) for g in generations]
-    result = timing.result(1)
-    if not stop:  # the same work: greedy text of the first prompts in fp32, compared with the other side's
-        exact = generate(load_causal_model(FOLDER / "policy"), rows[:4], Sampling(max_tokens=16, temperature=0.0), [0] * 4)
-        result["greedy"] = [g.tokens for g in exact]
-        result["greedy_logprob"] = sum(sum(g.logprobs) for g in exact) / (4 * 16)
-    return result | {"lengths": lengths}
 
 
 def run_ppo(steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx: int, ptx_tokens: int) -> dict[str, Any]:
@@ -241,7 +215,6 @@ if __name__ == "__main__":
         {
             "sft": run_sft,
             "reward": run_reward,
-            "generation": run_generation,
             "ppo": run_ppo,
             "ptx_sft": run_ptx_sft,
             "matmul": run_matmul,

@@ -51,7 +51,7 @@ def cases(
                 other = {"default": request | {"settings": {}, "allocator": False}} | {
                     label: request | {"settings": settings, "allocator": True} for label, settings in best.items()
                 }
-                contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", request, warm_up=warm_up)]
+                contenders = [Contender("Heedful", "heedful", "_worker_heedful_generation.py", request, warm_up=warm_up)]
                 contenders += [
                     Contender(
                         f"transformers {label}",

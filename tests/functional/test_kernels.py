@@ -284,3 +284,57 @@ def test_attention_of_packed_rows_has_the_same_bits_whatever_else_is_in_the_row_
         assert all(torch.equal(a, b) for a, b in zip(attended([0, 1, 2]), together, strict=True))
     finally:
         torch.set_num_threads(threads)
+
+
+ACTIVATIONS = {"none": lambda x: x, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
+PACKED = [dtype for dtype in (torch.float32, torch.bfloat16) if kernels.can_pack(torch.zeros(2, 2, dtype=dtype))]
+
+
+@pytest.mark.skipif(not PACKED, reason="a processor without the instructions of packed products")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 1), (48, 96), (50, 33), (160, 31), (512, 70)])
+@pytest.mark.parametrize("dtype", PACKED)
+def test_packed_products_are_torchs(dtype: torch.dtype, inputs: int, outputs: int, activation: str) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype)
+    packed = kernels.pack_weight(weight)
+    for count in (1, 7, 12, 13, 25, 300):
+        rows = torch.randn(count, 3 * inputs).to(dtype)[:, inputs : 2 * inputs]  # rows that lie apart
+        for addend in (None, bias):
+            exact = rows.double() @ weight.double().T + (0 if addend is None else addend.double())
+            found = kernels.packed_product(rows, packed, outputs, addend, activation)
+            scale = float(exact.abs().max())
+            tolerance = scale * (1e-6 if dtype == torch.float32 else 4e-3)
+            torch.testing.assert_close(found.double(), ACTIVATIONS[activation](exact), atol=tolerance, rtol=4e-3)
+
+
+@pytest.mark.skipif(not PACKED, reason="a processor without the instructions of packed products")
+@pytest.mark.parametrize("dtype", PACKED)
+def test_a_rows_packed_product_has_the_same_bits_whatever_the_number_of_rows_and_of_threads(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(200, 1_024).to(dtype), torch.randn(200).to(dtype)
+    packed, rows = kernels.pack_weight(weight), torch.randn(400, 1_024).to(dtype)
+    whole = kernels.packed_product(rows, packed, 200, bias, "gelu")
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 11, 12, 13, 131):
+            torch.set_num_threads(1 + count % 2)
+            some = kernels.packed_product(rows[-count:], packed, 200, bias, "gelu")
+            assert torch.equal(some, whole[-count:])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not PACKED, reason="a processor without the instructions of packed products")
+def test_activations_inside_a_packed_product_are_exact_far_from_zero_too() -> None:
+    values = torch.linspace(-30, 30, 60_001)[:, None]
+    identity = kernels.pack_weight(torch.ones(1, 1))
+    for name, activation in ACTIVATIONS.items():
+        found = kernels.packed_product(values, identity, 1, None, name)
+        torch.testing.assert_close(found.double(), activation(values.double()), atol=2e-6, rtol=1e-6)
+
+
+def test_what_no_packed_product_multiplies_is_told_apart() -> None:
+    assert not kernels.can_pack(torch.zeros(4, 3, dtype=torch.bfloat16))  # pairs of inputs
+    assert not kernels.can_pack(torch.zeros(4, 4, dtype=torch.float64))
+    assert not kernels.can_pack(torch.zeros(4, 4, device="meta"))

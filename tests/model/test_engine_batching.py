@@ -16,7 +16,8 @@ from transformers.activations import ACT2FN
 
 from heedful.functional import kernels
 from heedful.model import Engine, Generation, Sampling, engine, generate, set_residual_dropout
-from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward, product_rows
+from heedful.model.engine_gpt2 import gpt2_forward
+from heedful.model.packed_linear import PackedLinear, product_rows
 from heedful.model.slots import Slots, groups_of
 
 
@@ -226,6 +227,7 @@ def test_an_engine_in_bf16_says_the_logprobs_of_a_full_bf16_forward() -> None:
 # ---------------------------------------------------------------- the written-out forward
 
 
+@pytest.mark.usefixtures("with_and_without_loops")
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_packed_product_is_the_modules(activation: str, dtype: torch.dtype) -> None:

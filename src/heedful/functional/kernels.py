@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "packed_attention.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "packed_attention.cpp", "packed_product.cpp"))
 _HEADER = Path(__file__).with_name("common.h")
 # Sums may be taken in another order than written, so that they can be vectorised: the same in every call.
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")
@@ -31,6 +31,8 @@ _X86 = ("-mprefer-vector-width=512",)
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _WIDEST_HEAD = 1_024  # as in kernels.cpp
 _COMPILER_SECONDS = 120
+_PANEL = 32  # columns of a packed weight, as in packed_product.cpp
+_ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")  # likewise
 _ATTEND = (
     *([c_int64] * 5),  # rows, key heads, queries per key head, head width, length of the cache
     *(c_void_p, c_int64),  # queries, from one row to the next
@@ -48,6 +50,12 @@ _PACKED_ATTENTION = (
     *([c_void_p] * 3),  # contexts, branches, first branches
     *(c_int64, c_float),  # window (0: none), scaling
 )
+_PACKED_PRODUCT = (
+    *([c_int64] * 3),  # rows, inputs, outputs
+    *(c_void_p, c_int64),  # rows, from one to the next
+    *(c_void_p, c_void_p),  # weight, bias
+    *(c_int64, c_void_p),  # activation, output
+)
 _SOFTMAX_LESS_TOKEN = (c_int64, c_int64, c_void_p, c_float, c_void_p)
 _FUNCTIONS = {
     **{
@@ -64,6 +72,8 @@ _FUNCTIONS = {
     "token_statistics_bfloat16": _TOKEN_STATISTICS,
     "softmax_less_token_bfloat16": _SOFTMAX_LESS_TOKEN,
 }
+# Only where the processor has the instructions for them.
+_SOME_FUNCTIONS = {f"packed_product_{kind}": _PACKED_PRODUCT for kind in _NAMES.values()}
 
 
 class Ranges(NamedTuple):
@@ -203,6 +213,41 @@ def draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, logprobs
 
 
+def can_pack(weight: Tensor) -> bool:
+    """Whether :func:`packed_product` multiplies with such a weight [out, in], on this processor."""
+    if not usable(weight) or weight.shape[1] % _together(weight):
+        return False
+    return hasattr(_loaded(), f"packed_product_{_NAMES[weight.dtype]}")
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """A weight [out, in] in panels of 32 outputs, inputs that are multiplied together side by side: [panels, in / n, 32, n]."""
+    filler = -len(weight) % _PANEL
+    whole = torch.nn.functional.pad(weight, (0, 0, 0, filler)) if filler else weight
+    together = _together(weight)
+    return whole.view(-1, _PANEL, weight.shape[1] // together, together).transpose(1, 2).contiguous()
+
+
+def packed_product(rows: Tensor, weight: Tensor, outputs: int, bias: Tensor | None, activation: str) -> Tensor:
+    """activation(rows W' + b), [rows, in] -> [rows, outputs]. weight: as :func:`pack_weight` made it.
+
+    activation: none, gelu, gelu_tanh or relu, of the sum in fp32. A row's bits do not depend on the number of rows.
+    """
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    output = rows.new_empty(len(rows), outputs)
+    getattr(_loaded(), f"packed_product_{_NAMES[rows.dtype]}")(
+        *(len(rows), rows.shape[1], outputs, rows.data_ptr(), rows.stride(0), weight.data_ptr()),
+        *(None if bias is None else bias.data_ptr(), _ACTIVATIONS.index(activation), output.data_ptr()),
+    )
+    return output
+
+
+def _together(weight: Tensor) -> int:
+    """Inputs in 32 bits."""
+    return 4 // weight.itemsize
+
+
 def dense_rows(tensor: Tensor) -> Tensor:
     """A tensor whose rows may lie apart, but are contiguous themselves."""
     return tensor if tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] else tensor.contiguous()
@@ -221,7 +266,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
-        for name, arguments in _FUNCTIONS.items():
+        some = {name: arguments for name, arguments in _SOME_FUNCTIONS.items() if hasattr(library, name)}
+        for name, arguments in (_FUNCTIONS | some).items():
             getattr(library, name).argtypes = arguments
             getattr(library, name).restype = None
     except (OSError, AttributeError, subprocess.SubprocessError):

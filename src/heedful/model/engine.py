@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,16 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import UserError
-from heedful.model.engine_gpt2 import PackedLinear, gpt2_forward, product_rows
+from heedful.model.engine_gpt2 import gpt2_forward
 from heedful.model.layouts import pack
 from heedful.model.loading import unembedding
+from heedful.model.packed_linear import PackedLinear
 from heedful.model.sampling import SEED_MASK, Drawing, Sampling
 from heedful.model.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 
 _TOKENS_PER_PREFILL = 16_384
+# More at a time are not faster on a CPU, and their hidden states would take more memory than a small model's weights.
+_TOKENS_PER_PREFILL_ON_CPU = 512
 # Prompts are long enough for coarser numbers of rows than decoding's.
 _PREFILL_STEP = 32
 # A full engine admits again when this share of its slots is free: prompts are cheaper to compute together.
@@ -133,7 +137,7 @@ class Engine:
         assert self._drawing is not None
         groups = [group.slots for group in self._groups]
         positions = groups[0].positions if len(groups) == 1 else torch.cat([slots.positions for slots in groups])
-        tokens, filler = self._drawn, product_rows(len(positions)) - len(positions)
+        tokens, filler = self._drawn, self._head.size(len(positions)) - len(positions)
         if filler:
             zeros = positions.new_zeros(filler)
             tokens, positions = torch.cat([tokens, zeros]), torch.cat([positions, zeros])
@@ -212,7 +216,7 @@ class Engine:
         if len(sample_of) > len(prompts):
             slots.repeat(sample_of)
         index = torch.tensor([*sample_of, *[0] * (slots.rows - len(sample_of))], device=hidden.device)
-        logits = self._head(_filled(hidden)).index_select(0, index)
+        logits = self._head(self._filled(hidden)).index_select(0, index)
         group = _Group([request for members in requests for request in members], slots)
         drawn, logprobs = _drawing([group], hidden.device).draw(logits)
         self._groups.append(group)
@@ -222,21 +226,23 @@ class Engine:
     def _prompts_hidden(self, prompts: list[tuple[int, ...]], slots: Slots) -> Tensor:
         """Fill the slots with the prompts and return the hidden state of each one's last token [prompts, width]."""
         device = self._model.device
+        most = _TOKENS_PER_PREFILL_ON_CPU if device.type == "cpu" else _TOKENS_PER_PREFILL
+        prefill_rows = partial(self._head.size, step=_PREFILL_STEP)
         hidden: list[Tensor] = []
         first = 0
         while first < len(prompts):
             end, size = first, 0
-            while end < len(prompts) and (end == first or size + len(prompts[end]) <= _TOKENS_PER_PREFILL):
+            while end < len(prompts) and (end == first or size + len(prompts[end]) <= most):
                 size += len(prompts[end])
                 end += 1
             # Packed sequences end with a response: a dummy token whose cache entry the first decoded token overwrites.
-            batch = pack(prompts[first:end], [[0]] * (end - first), size=_prefill_rows).to(device)
+            batch = pack(prompts[first:end], [[0]] * (end - first), size=prefill_rows).to(device)
             lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
             rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(device)
             layout = PrefillLayout(batch.layout, batch.positions, slots, rows)
             wanted = batch.last - 1
             if self._forward is not None:
-                hidden.append(self._forward(batch.tokens, batch.positions, layout, _filled(wanted))[: len(wanted)])
+                hidden.append(self._forward(batch.tokens, batch.positions, layout, self._filled(wanted))[: len(wanted)])
             else:
                 output = self._model.base_model(
                     input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=layout
@@ -244,6 +250,11 @@ class Engine:
                 hidden.append(output.last_hidden_state[0][wanted])
             first = end
         return torch.cat(hidden)
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        """Rows and behind them zeros, up to a number that products are made of."""
+        extra = self._head.size(len(rows)) - len(rows)
+        return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)) if extra else rows
 
     def _leave(self, numbers: set[int]) -> None:
         """Free the slots of these requests."""
@@ -305,17 +316,6 @@ def check_fits(model: PreTrainedModel, prompt: Sequence[int], sampling: Sampling
             got=f"a prompt of {len(prompt)} and up to {sampling.max_tokens} new tokens",
             next_step="lower the limits max_prompt_tokens or max_response_tokens",
         )
-
-
-def _prefill_rows(count: int) -> int:
-    """How many rows a packed row of prompts is filled up to."""
-    return product_rows(count, step=_PREFILL_STEP)
-
-
-def _filled(rows: Tensor) -> Tensor:
-    """Rows and behind them zeros, up to a number that products are made of."""
-    extra = product_rows(len(rows)) - len(rows)
-    return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)) if extra else rows
 
 
 def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:

@@ -1,17 +1,14 @@
 """GPT-2's forward pass written out, for generation on CPU: the modules' own overhead is half of a small model's decoding step.
 
-Weights are packed once for oneDNN's products (otherwise they are packed again at each product) and GELU is part of the product.
-A packed product gives the same bits for a row whatever the number of rows, in fp32 and in bf16, so a request's numbers do not
-depend on the batch that it is in. Any other architecture, device or altered module runs through its Hugging Face class.
+Weights are packed once (:mod:`heedful.model.packed_linear`) and GELU is part of the product. Any other architecture, device or
+altered module runs through its Hugging Face class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, GPT2Model, PreTrainedModel
@@ -22,61 +19,13 @@ from transformers.pytorch_utils import Conv1D
 from heedful.functional import kernels
 from heedful.model.attention import Layout
 from heedful.model.last_layer import has_other_hooks
+from heedful.model.packed_linear import PackedLinear, can_pack
 
 # What the forward below computes; the activation's class is the configuration's.
 _WRITTEN_OUT = {
     *(GPT2Model, GPT2Block, GPT2Attention, GPT2MLP),
     *(Conv1D, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList),
 }
-# oneDNN keeps half a megabyte for each number of rows that a product has had, for each of the model's products (docs/log.md):
-# there are few such numbers, and none above this one.
-_LARGEST_PIECE = 512
-# transformers' names of the activations that oneDNN computes inside a product: its name, its variant.
-_FUSED = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
-
-
-class PackedLinear:
-    """x -> activation(x W' + b), with a copy of W packed once where oneDNN can. weight: [out, in]."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> None:
-        weight = weight.detach()
-        self.bias = None if bias is None else bias.detach()
-        self.packed = can_pack(weight)
-        self.fused = _FUSED[activation] if activation in _FUSED and self.packed else ("none", "")
-        self.activation: Callable[[Tensor], Tensor] | None = None
-        if activation is not None and self.fused[0] == "none":
-            self.activation = ACT2FN[activation]
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None) if self.packed else weight
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """[rows, in] -> [rows, out]."""
-        if self.packed:
-            output = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, self.fused[0], [], self.fused[1])
-        else:
-            output = F.linear(rows, self.weight, self.bias)
-        return output if self.activation is None else self.activation(output)
-
-
-def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN holds this weight in its own layout (CPU; bf16 only where the processor multiplies it)."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
-
-
-def product_rows(count: int, *, step: int = 1) -> int:
-    """The smallest number of rows, not below ``count``, that products are made of: at most an eighth more, or a step."""
-    whole, rest = divmod(count, _LARGEST_PIECE)
-    step = max(step, _power_above(rest) // 16, _power_above(count) // 32)
-    return whole * _LARGEST_PIECE + -(-rest // step) * step
-
-
-def _power_above(count: int) -> int:
-    return 2 ** max(0, count - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,31 +63,16 @@ class GPT2Forward:
     def __call__(self, tokens: Tensor, positions: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
         """[rows] tokens and positions -> [rows, width] final hidden states (of the rows ``wanted``, where given)."""
         hidden = F.embedding(tokens, self.tokens) + F.embedding(positions, self.positions)
-        width = hidden.shape[1]
-        contracted: list[Tensor | None] = [None] * len(_pieces(hidden))
+        contracted: Tensor | None = None
         for number, layer in enumerate(self.layers):
-            mixed = [
-                layer.queries_keys_values(_add_norm(rows, addend, layer.norm_1, self.epsilon))
-                for rows, addend in zip(_pieces(hidden), contracted, strict=True)
-            ]
-            query, key, value = _joined(mixed).view(len(hidden), 3, self.heads, -1).unbind(1)
-            attended = layout.attend(number, query, key, value, self.scaling).view(-1, width)
+            mixed = layer.queries_keys_values(_add_norm(hidden, contracted, layer.norm_1, self.epsilon))
+            query, key, value = mixed.view(len(hidden), 3, self.heads, -1).unbind(1)
+            attended = layout.attend(number, query, key, value, self.scaling).view(hidden.shape)
             if wanted is not None and number == len(self.layers) - 1:
                 hidden, attended = hidden.index_select(0, wanted), attended.index_select(0, wanted)
-            contracted = []
-            for rows, seen in zip(_pieces(hidden), _pieces(attended), strict=True):
-                normed = _add_norm(rows, layer.attention_output(seen), layer.norm_2, self.epsilon)
-                contracted.append(layer.contract(layer.expand(normed)))
-        pieces = zip(_pieces(hidden), contracted, strict=True)
-        return _joined([_add_norm(rows, addend, self.final_norm, self.epsilon) for rows, addend in pieces])
-
-
-def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
-    return (rows,) if len(rows) <= _LARGEST_PIECE else rows.split(_LARGEST_PIECE)
-
-
-def _joined(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            normed = _add_norm(hidden, layer.attention_output(attended), layer.norm_2, self.epsilon)
+            contracted = layer.contract(layer.expand(normed))
+        return _add_norm(hidden, contracted, self.final_norm, self.epsilon)
 
 
 def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:

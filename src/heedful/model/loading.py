@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from heedful.errors import MissingError, ModelError, StorageError
+from heedful.model.allocator import give_back_memory
 from heedful.model.attention import use_heedful_attention
 from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, note_adapter, save_adapter, stored_tensor
 from heedful.model.precision import Precision, copy_of_buffers
@@ -371,6 +372,7 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
     model.eval()
     _align(model)
     note_adapter(model, folder)
+    give_back_memory()  # what reading took
     return model
 
 

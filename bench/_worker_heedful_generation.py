@@ -1,0 +1,42 @@
+"""Heedful's side of generation, in a process without its training loops.
+
+``python bench/_worker_heedful_generation.py FOLDER``: FOLDER holds the model and the prompts (see ``_workload``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from _worker import Timing, serve
+from heedful.model import Sampling, frozen, generate, keep_large_temporaries, load_causal_model, request_seeds
+
+FOLDER = Path(sys.argv[1])
+TOKENIZER = AutoTokenizer.from_pretrained(FOLDER / "policy")
+
+
+def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int, count: int) -> dict[str, Any]:
+    rows = json.loads((FOLDER / "prompts.json").read_text())[:count]
+    model = frozen(load_causal_model(FOLDER / "policy", "bfloat16"), "bfloat16")
+    sampling = Sampling(max_tokens=max_tokens, stop_token=TOKENIZER.eos_token_id if stop else None)
+    seeds = request_seeds(seed, stream="bench", count=len(rows))
+    timing = Timing()
+    timing.begin()
+    generations = generate(model, rows, sampling, seeds, batch_size=batch_size)
+    timing.end(0)
+    lengths = [len(g.tokens) for g in generations]
+    result = timing.result(1)
+    if not stop:  # the same work: greedy text of the first prompts in fp32, compared with the other side's
+        exact = generate(load_causal_model(FOLDER / "policy"), rows[:4], Sampling(max_tokens=16, temperature=0.0), [0] * 4)
+        result["greedy"] = [g.tokens for g in exact]
+        result["greedy_logprob"] = sum(sum(g.logprobs) for g in exact) / (4 * 16)
+    return result | {"lengths": lengths}
+
+
+if __name__ == "__main__":
+    keep_large_temporaries()  # as `heedful align` does
+    serve({"generation": run_generation})
