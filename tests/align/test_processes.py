@@ -75,6 +75,22 @@ def test_each_call_has_its_process_and_its_share_of_the_threads(six_threads: Non
     assert {terminal for *_, terminal in notes.values()} == {"False"}
 
 
+def note_parent(folder: Path, *, console: Console) -> None:
+    maps = Path(f"/proc/{os.getppid()}/maps")
+    (folder / "parent").write_text(f"{os.getppid()} {maps.exists() and 'libtorch_cpu' in maps.read_text()}")
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="a system without /proc does not say what a process has loaded")
+def test_processes_begin_with_everything_imported(tmp_path: Path) -> None:
+    parents: set[str] = set()
+    for _ in range(2):
+        dict(run_in_processes({"a": partial(note_parent, tmp_path)}, processes=1))
+        parents.add((tmp_path / "parent").read_text())
+    [(parent, has_torch)] = {tuple(line.split()) for line in parents}
+    assert int(parent) != os.getpid()
+    assert has_torch == "True"
+
+
 def test_what_fails_is_raised_and_the_others_are_stopped(tmp_path: Path) -> None:
     calls = {"waits": partial(wait, tmp_path / "waits"), "fails": partial(refuse_when_others_run, tmp_path / "fails")}
     started = time.monotonic()

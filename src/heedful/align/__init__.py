@@ -17,7 +17,7 @@ from heedful.align import evaluation, pipeline
 from heedful.align.evaluation import Contender
 from heedful.align.models import device
 from heedful.align.prefixes import candidate_prefixes
-from heedful.align.processes import cores, peak_memory
+from heedful.align.processes import cores, import_ahead, peak_memory
 from heedful.align.settings import Setting, resolved_preset
 from heedful.align.simulated import recorded
 from heedful.align.stages import Job, Stage, Stages, digest_of_files
@@ -55,6 +55,9 @@ def align(project: Project, console: Console) -> Path | None:
 
 def _align(project: Project, console: Console) -> Path | None:
     keep_large_temporaries()
+    processes = min(project.processes, cores()) if device().type == "cpu" and world().size == 1 else 1
+    if processes > 1:
+        import_ahead()
     stages = Stages(project.runs, console)
     base_model = project.model_folder(project.base_model)
     small_model = None if project.small_model is None else project.model_folder(project.small_model)
@@ -85,7 +88,6 @@ def _align(project: Project, console: Console) -> Path | None:
     supervised = {key: inputs[key] for key in ("base", "data")}
     sft = stages.run("sft", {**supervised, "config": preset.sft}, lambda f: pipeline.sft(setting, records, f, console))
 
-    processes = min(project.processes, cores()) if device().type == "cpu" and world().size == 1 else 1
     starts = {"": base_model} if small_model is None else {"": base_model, "_small": small_model}
     initial_policies = [_initial_policy(setting, records, start, suffix, inputs) for suffix, start in starts.items()]
     initial: list[Stage] = []

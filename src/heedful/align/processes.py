@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import torch
@@ -57,8 +59,6 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     HeedfulError where a process was killed, as the system does when memory runs out.
     """
     at_once = min(processes, len(calls))
-    # "spawn": a forked child would inherit torch's thread pools without their threads.
-    context = multiprocessing.get_context("spawn")
     gc.collect()
     give_back_memory()  # the others need what this process will not use while it waits
     waiting = list(calls.items())
@@ -70,7 +70,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
                 name, call = waiting.pop(0)
                 # A pool of one for each call: its memory goes with its process.
                 pool = ProcessPoolExecutor(
-                    1, context, initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),)
+                    1, _context(), initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),)
                 )
                 running[pool.submit(_do, call)] = name, pool
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -96,6 +96,22 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def import_ahead() -> None:
+    """Begin to import what :func:`run_in_processes` will need, beside what this process does until then."""
+    _context()
+    forkserver.ensure_running()
+
+
+def _context() -> BaseContext:
+    """New processes are forked from a server that has imported all and computed nothing: to import it takes each three seconds.
+
+    A fork of this process would inherit torch's thread pools without their threads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["heedful.align.pipeline", "transformers.models.gpt2.modeling_gpt2"])
+    return context
+
+
 def memory_of(process: int) -> int:
     """The memory that a process holds now, bytes, without what it shares with files; 0 where the system does not say."""
     try:
@@ -119,11 +135,11 @@ def _prepare(threads: int) -> None:
     # Ctrl-C reaches all processes of a terminal: the first one decides, and ends these with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        parent.join()
         # The first process was killed: whoever starts align again must be alone in the run folders.
         os._exit(1)
 
