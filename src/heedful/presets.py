@@ -151,8 +151,8 @@ def miniature(seed: int = 0) -> Preset:
             **common,
         ),
         # Four labelers for each prompt: with one labeler's noise, too little is learned from few prompts (docs/log.md).
-        collect=CollectConfig(prompts=7_000, validation_prompts=250, labelers_per_prompt=4, other_models_share=0.3),
-        evaluate=EvaluateConfig(prompts=400, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
+        collect=CollectConfig(prompts=12_000, validation_prompts=500, labelers_per_prompt=4, other_models_share=0.3),
+        evaluate=EvaluateConfig(prompts=1_000, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
     )
 
 

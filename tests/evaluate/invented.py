@@ -139,6 +139,10 @@ def invented_results(labelers: str = "simulated") -> Results:
                 "num_comparisons": 5_120,
                 "by_group": {"training": _estimate(0.728, 0.014, 2_600), "held_out": _estimate(0.699, 0.016, 2_520)},
                 "agreement": {"training": _estimate(0.731, 0.015, 2_100), "held_out": _estimate(0.718, 0.017, 1_900)},
+                "agreement_with_reward_model": {
+                    "training": _estimate(0.724, 0.015, 2_100),
+                    "held_out": _estimate(0.702, 0.017, 1_900),
+                },
                 "longer_wins": _estimate(0.571, 0.014, 5_120),
                 "shorter_wins": _estimate(0.429, 0.014, 5_120),
                 "calibration_error": 0.031,

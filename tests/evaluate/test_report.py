@@ -246,6 +246,7 @@ def test_the_findings_can_come_out_either_way() -> None:
     results["reward_model"]["by_group"]["held_out"]["value"] = 0.56
     results["reward_model"]["by_group"]["held_out"]["high"] = 0.565
     results["reward_model"]["by_group"]["held_out"]["low"] = 0.55
+    results["reward_model"]["agreement_with_reward_model"]["held_out"]["value"] = 0.66  # labelers: 0.718
     results["alignment_tax"][0]["share_undone"] = 0.4
     assert [finding.verdict for finding in findings(results)[5:]] == ["no", "no", "yes", "no"]
     results["reward_model"]["by_group"]["held_out"]["high"] = 0.59  # the length rule's 0.571 is now inside the interval

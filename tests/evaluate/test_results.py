@@ -55,6 +55,7 @@ def test_key_order_numpy_types_and_last_bits_change_nothing(tmp_path: Path) -> N
         "num_comparisons": 10,
         "by_group": {},
         "agreement": {},
+        "agreement_with_reward_model": {},
         "longer_wins": HALF,
         "shorter_wins": HALF,
         "by_k": {"9": HALF, "4": {**HALF, "high": 0.3}},

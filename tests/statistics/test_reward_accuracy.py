@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from heedful.errors import DataError
 from heedful.records import Ranking
 from heedful.statistics import (
     calibration,
+    labeler_agreement,
     length_rules,
     proportion,
     reward_accuracy,
     reward_accuracy_by_k,
     reward_accuracy_by_labeler,
+    reward_agreement,
 )
 
 
@@ -54,6 +57,46 @@ def test_by_k_and_by_labeler() -> None:
     assert list(reward_accuracy_by_k([ranking("p", "ann", a=1, b=2, c=2)], SCORES)) == [3]
     by_labeler = {labeler: (e.value, e.count) for labeler, e in reward_accuracy_by_labeler(RANKINGS, SCORES).items()}
     assert by_labeler == {"ann": (3.5 / 4, 4), "bob": (0.0, 1)}
+
+
+def test_agreement_with_the_scores_counts_what_two_labelers_both_ordered() -> None:
+    # a>b: both ordered it, the scores agree with ann and not with bob. a>c: bob has no opinion, out. b>c: both, equal scores.
+    two = [ranking("p", "ann", a=1, b=2, c=3), ranking("p", "bob", a=2, b=1, c=2)]
+    estimate = reward_agreement(two, SCORES)
+    assert (estimate.value, estimate.count) == ((0.5 + 0.5) / 2, 2)
+    assert estimate.count == labeler_agreement(two).count
+    assert reward_agreement(RANKINGS, SCORES).count == 0  # one labeler for each prompt
+    with pytest.raises(DataError, match="a ranked response has no score"):
+        reward_agreement(two, {"a": 1.0, "b": 2.0})
+
+
+def test_agreement_with_the_scores_is_counted_for_each_two_labelers_with_an_opinion() -> None:
+    rng = np.random.default_rng(3)
+    rankings: list[Ranking] = []
+    scores: dict[str, float] = {}
+    right = compared = 0
+    for p in range(40):
+        names = [f"p{p}-{i}" for i in range(5)]
+        scores |= dict(zip(names, rng.integers(0, 4, 5).astype(float).tolist(), strict=True))
+        ranks = {
+            who: [int(np.searchsorted(np.unique(r), x)) + 1 for x in r]
+            for who in ("ann", "bob", "cem")
+            for r in [rng.integers(0, 3, 5)]
+        }
+        rankings += [
+            Ranking(id=f"{p}{who}", prompt_id=f"p{p}", response_ids=tuple(names), ranks=tuple(r), labeler=who)
+            for who, r in ranks.items()
+        ]
+        for i, j in combinations(range(5), 2):
+            gap = np.sign(scores[names[i]] - scores[names[j]])
+            for one, other in combinations(ranks.values(), 2):
+                signs = [np.sign(r[j] - r[i]) for r in (one, other)]
+                if 0 not in signs:
+                    compared += 1
+                    right += sum(0.5 if gap == 0 else float(gap == sign) for sign in signs) / 2
+    estimate = reward_agreement(rankings, scores)
+    assert estimate.count == compared == labeler_agreement(rankings).count
+    assert estimate.value == pytest.approx(right / compared)
 
 
 def test_length_rules_by_hand_sum_to_one() -> None:

@@ -29,6 +29,7 @@ from heedful.statistics import (
     length_rules,
     reward_accuracy,
     reward_accuracy_by_k,
+    reward_agreement,
 )
 from heedful.store.files import Records, read_jsonl, record_from_json, record_to_json, write_jsonl
 from heedful.store.recording import Work
@@ -180,6 +181,7 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
     rules = length_rules(judged, lengths)
     by_group = {g: [r for r in judged if groups.get(r.labeler, "training") == g] for g in ("training", "held_out")}
     agreement = group_agreement([r for r in unseen if r.labeler in groups], groups) if groups else {}
+    with_model = {g: reward_agreement(rs, scores) for g, rs in by_group.items() if rs}
     return {
         "accuracy": overall.value,
         "low": overall.low,
@@ -187,6 +189,7 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
         "num_comparisons": overall.count,
         "by_group": {g: as_estimate(reward_accuracy(rs, scores)) for g, rs in by_group.items() if rs},
         "agreement": {a: as_estimate(e) for (a, b), e in agreement.items() if a == b and e.count},
+        "agreement_with_reward_model": {g: as_estimate(e) for g, e in with_model.items() if e.count},
         "longer_wins": as_estimate(rules.longer),
         "shorter_wins": as_estimate(rules.shorter),
         "by_k": {str(k): as_estimate(e) for k, e in reward_accuracy_by_k(judged, scores).items() if e.count},

@@ -178,12 +178,14 @@ def reward_model(section: RewardModel, mark: str) -> str:
     if not rows:
         rows.append(("Reward model", section["accuracy"], section["low"], section["high"], _SENTINELS["ppo"], None))
     for group in ("held_out", "training"):
-        estimate = section["agreement"].get(group)
-        if estimate is not None:
-            label = f"Agreement,\n{_GROUP_MARKS[group][0]}"
-            rows.append(
-                (label, estimate["value"], estimate["low"], estimate["high"], _SENTINELS["sft"], paper.AGREEMENT[group])
-            )
+        who = _GROUP_MARKS[group][0]
+        of_two, with_model = section["agreement"].get(group), section["agreement_with_reward_model"].get(group)
+        if of_two is not None:
+            label = f"Agreement,\n{who}"
+            rows.append((label, of_two["value"], of_two["low"], of_two["high"], _SENTINELS["sft"], paper.AGREEMENT[group]))
+        if with_model is not None:
+            label = f"Reward model with\n{who}, same pairs"
+            rows.append((label, with_model["value"], with_model["low"], with_model["high"], _SENTINELS["ppo"], None))
     for label, rule in (("The longer one wins", section["longer_wins"]), ("The shorter one wins", section["shorter_wins"])):
         rows.append((label, rule["value"], rule["low"], rule["high"], _SENTINELS["base"], None))
     with _style():

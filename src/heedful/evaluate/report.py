@@ -303,14 +303,15 @@ def _reward_model_findings(results: Results) -> list[Finding]:
     rule = max(section["longer_wins"]["value"], section["shorter_wins"]["value"])
     verdict: Verdict = "yes" if low > rule else "no" if high < rule else "unclear"
     first = Finding(above, verdict, f"{percent(accuracy)} against {percent(rule)} for the better length rule.")
-    agreement = section["agreement"].get(group)
-    if agreement is None:
+    agreement, with_model = section["agreement"].get(group), section["agreement_with_reward_model"].get(group)
+    if agreement is None or with_model is None:
         return [first, Finding(close, "not measured", "Needs prompts that several labelers ranked.")]
-    near: Verdict = "yes" if accuracy >= agreement["value"] - 0.05 else "no"
-    return [
-        first,
-        Finding(close, near, f"{percent(accuracy)} against {percent(agreement['value'])} ({GROUP_LABELS[group].lower()})."),
-    ]
+    near: Verdict = "yes" if with_model["value"] >= agreement["value"] - 0.05 else "no"
+    evidence = (
+        f"It agrees with {GROUP_LABELS[group].lower()} on {percent(with_model['value'])} of the comparisons "
+        f"on which they agree with each other on {percent(agreement['value'])}."
+    )
+    return [first, Finding(close, near, evidence)]
 
 
 def _tax_findings(results: Results) -> list[Finding]:

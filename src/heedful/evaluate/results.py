@@ -107,9 +107,10 @@ class Ratings(TypedDict):
 class RewardModel(TypedDict):
     """Share of comparisons in which the reward model scores the preferred response higher, on unseen prompts.
 
-    ``agreement`` is how often two labelers of the group order a pair alike; ``longer_wins`` and ``shorter_wins`` are the
-    accuracies of the two length rules; ``by_k`` is the accuracy for each number of ranked responses, keys such as "4";
-    ``calibration_error`` is the expected calibration error of sigmoid(reward difference).
+    ``agreement`` is how often two labelers of the group order a pair alike, ``agreement_with_reward_model`` how often the
+    reward model and one of them do, on the same comparisons (pairs that both labelers ordered); ``longer_wins`` and
+    ``shorter_wins`` are the accuracies of the two length rules; ``by_k`` is the accuracy for each number of ranked responses,
+    keys such as "4"; ``calibration_error`` is the expected calibration error of sigmoid(reward difference).
     """
 
     accuracy: float
@@ -118,6 +119,7 @@ class RewardModel(TypedDict):
     num_comparisons: int
     by_group: dict[str, Estimate]
     agreement: dict[str, Estimate]
+    agreement_with_reward_model: dict[str, Estimate]
     longer_wins: Estimate
     shorter_wins: Estimate
     by_k: dict[str, Estimate]

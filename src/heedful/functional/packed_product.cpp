@@ -96,7 +96,11 @@ struct Number<bfloat16> {
         return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)weight);
     }
     static void store(bfloat16 *to, __m512 left, __m512 right, __mmask32 kept) {
-        _mm512_mask_storeu_epi16(to, kept, (__m512i)_mm512_cvtne2ps_pbh(right, left));
+        const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(right, left);
+        if (kept == ~0u)
+            _mm512_storeu_si512(to, rounded);
+        else
+            _mm512_mask_storeu_epi16(to, kept, rounded);  // slow on some processors
     }
 };
 #endif
@@ -155,6 +159,7 @@ void packed_product(int64_t count, int64_t inputs, int64_t outputs, const T *row
     int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (row_bytes * TILE)) * TILE;
     if (panels < 8) block = std::min(block, (count * panels / 8 / TILE + 1) * TILE);  // enough pieces for all threads
     const int64_t blocks = (count + block - 1) / block;
+    block = (count + blocks - 1) / blocks;  // equal ones: each thread gets as many pieces as the others
 #pragma omp parallel for schedule(static) if (count * inputs * outputs > 32768)
     for (int64_t piece = 0; piece < blocks * panels; piece++) {
         const int64_t begin = piece / panels * block, end = std::min(count, begin + block), column = piece % panels * COLUMNS;

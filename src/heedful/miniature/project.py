@@ -17,7 +17,7 @@ WORLD_SEED = 0
 """The base models were pretrained on this world."""
 DEMONSTRATED = {"train": 700, "valid": 100}
 """Prompts with a demonstration."""
-UNLABELED = {"train": 12_000, "valid": 400, "test": 500}
+UNLABELED = {"train": 12_000, "valid": 500, "test": 1_100}
 """Further prompts, for rankings, PPO and evaluation."""
 PRETRAINING_DOCUMENTS = {"train": 30_000, "valid": 500}
 _SEEDS = {"train": 11, "valid": 12, "test": 13}

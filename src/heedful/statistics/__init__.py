@@ -26,6 +26,7 @@ from heedful.statistics.reward_accuracy import (
     reward_accuracy,
     reward_accuracy_by_k,
     reward_accuracy_by_labeler,
+    reward_agreement,
 )
 from heedful.statistics.screening import (
     ScreeningCutoffs,
@@ -82,6 +83,7 @@ __all__ = [
     "reward_accuracy",
     "reward_accuracy_by_k",
     "reward_accuracy_by_labeler",
+    "reward_agreement",
     "screening_table",
     "sensitive_counts",
     "topic_coverage",

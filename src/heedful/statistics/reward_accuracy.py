@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from heedful.errors import DataError
 from heedful.records import Ranking
+from heedful.statistics.comparisons import comparisons
 from heedful.statistics.intervals import Estimate, proportion
 
 Key = TypeVar("Key", str, int)
+
+_SCORES = "\0scores"  # no labeler's name
 
 
 class LengthRules(NamedTuple):
@@ -82,6 +85,36 @@ def reward_accuracy_by_labeler(
     return _by(lambda ranking: ranking.labeler, rankings, scores, confidence, seed)
 
 
+def reward_agreement(
+    rankings: Sequence[Ranking], scores: Mapping[str, float], *, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """How often scores agree with a labeler, on the comparisons of which ``labeler_agreement`` says how often another does.
+
+    ``reward_accuracy`` also counts pairs that only one labeler tells apart, which nobody predicts as well. Here, of each two
+    labelers who both ordered a pair, the scores take the place of one and then of the other; equal scores count half. Labelers
+    are those of ``rankings``: give one group's. Raises ``DataError`` for a response without a finite score.
+    """
+    responses: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for ranking in rankings:
+        responses[ranking.prompt_id].update((i, _score(ranking, i, scores)) for i in ranking.response_ids)
+    judged = comparisons([*rankings, *(_by_score(prompt_id, own) for prompt_id, own in responses.items())])
+    by_score = (np.array(judged.labelers, dtype=np.str_) == _SCORES)[judged.labeler]
+    counts = judged.sign_counts(~by_score)
+    sign = np.zeros(len(counts), dtype=np.int8)
+    sign[judged.pair[by_score]] = judged.sign[by_score]
+    ordered = counts[:, 0] + counts[:, 2]
+    agreeing = np.select([sign < 0, sign > 0], [counts[:, 0], counts[:, 2]], ordered / 2)
+    others = (ordered - 1) / 2  # so that each two labelers count once, as in their own agreement
+    right, compared = agreeing * others, ordered * others
+    return proportion(
+        judged.prompt_sums(right),
+        np.arange(len(judged.prompts)),
+        trials=judged.prompt_sums(compared),
+        confidence=confidence,
+        seed=seed,
+    )
+
+
 def length_rules(
     rankings: Sequence[Ranking], lengths: Mapping[str, int], *, confidence: float = 0.95, seed: int = 0
 ) -> LengthRules:
@@ -116,6 +149,13 @@ def calibration(rankings: Sequence[Ranking], scores: Mapping[str, float], *, num
     )
     error = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(predicted) if len(predicted) else math.nan
     return Calibration(expected_calibration_error=error, bins=bins)
+
+
+def _by_score(prompt_id: str, scores: Mapping[str, float]) -> Ranking:
+    """The weak order of a prompt's responses by their scores."""
+    places = {score: place for place, score in enumerate(sorted(set(scores.values()), reverse=True), start=1)}
+    ranks = tuple([places[score] for score in scores.values()])
+    return Ranking(id=f"{_SCORES}-{prompt_id}", prompt_id=prompt_id, response_ids=tuple(scores), ranks=ranks, labeler=_SCORES)
 
 
 def _differences(ranking: Ranking, scores: Mapping[str, float]) -> npt.NDArray[np.float64]:
