@@ -333,3 +333,17 @@ def test_products_are_made_of_few_numbers_of_rows() -> None:
     assert all(count <= product_rows(count) <= 1.125 * count for count in range(1, 1_000))
     assert len(decoded) < 100
     assert len(prompts) == 16
+
+
+def test_other_architectures_are_given_few_numbers_of_rows_whatever_multiplies_the_unembedding() -> None:
+    """Their products are torch's, which keeps memory for each number of rows."""
+    model, seen = tiny_llama(), set[int]()
+
+    def note(module: object, arguments: object, keywords: dict[str, torch.Tensor]) -> None:
+        seen.add(keywords["input_ids"].shape[1])
+
+    model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    prompts = [[1 + i % 7] * (2 + i) for i in range(37)]
+    generate(model, prompts, Sampling(max_tokens=4), list(range(37)), batch_size=37)
+    assert len(seen) > 1
+    assert all(product_rows(count) == count for count in seen)

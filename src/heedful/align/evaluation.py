@@ -181,7 +181,7 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
     rules = length_rules(judged, lengths)
     by_group = {g: [r for r in judged if groups.get(r.labeler, "training") == g] for g in ("training", "held_out")}
     agreement = group_agreement([r for r in unseen if r.labeler in groups], groups) if groups else {}
-    with_model = {g: reward_agreement(rs, scores) for g, rs in by_group.items() if rs}
+    with_model = {g: reward_agreement(rs, scores) for g, rs in by_group.items() if (g, g) in agreement}
     return {
         "accuracy": overall.value,
         "low": overall.low,

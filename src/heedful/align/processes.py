@@ -59,6 +59,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     HeedfulError where a process was killed, as the system does when memory runs out.
     """
     at_once = min(processes, len(calls))
+    context = _context()
     gc.collect()
     give_back_memory()  # the others need what this process will not use while it waits
     waiting = list(calls.items())
@@ -70,7 +71,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
                 name, call = waiting.pop(0)
                 # A pool of one for each call: its memory goes with its process.
                 pool = ProcessPoolExecutor(
-                    1, _context(), initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),)
+                    1, context, initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),)
                 )
                 running[pool.submit(_do, call)] = name, pool
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -103,7 +104,7 @@ def import_ahead() -> None:
 
 
 def _context() -> BaseContext:
-    """New processes are forked from a server that has imported all and computed nothing: to import it takes each three seconds.
+    """New processes are forked from a server that has imported all and computed nothing: importing takes seconds.
 
     A fork of this process would inherit torch's thread pools without their threads.
     """

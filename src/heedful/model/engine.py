@@ -21,7 +21,7 @@ from heedful.errors import UserError
 from heedful.model.engine_gpt2 import gpt2_forward
 from heedful.model.layouts import pack
 from heedful.model.loading import unembedding
-from heedful.model.packed_linear import PackedLinear
+from heedful.model.packed_linear import PackedLinear, product_rows
 from heedful.model.sampling import SEED_MASK, Drawing, Sampling
 from heedful.model.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 
@@ -137,10 +137,8 @@ class Engine:
         assert self._drawing is not None
         groups = [group.slots for group in self._groups]
         positions = groups[0].positions if len(groups) == 1 else torch.cat([slots.positions for slots in groups])
-        tokens, filler = self._drawn, self._head.size(len(positions)) - len(positions)
-        if filler:
-            zeros = positions.new_zeros(filler)
-            tokens, positions = torch.cat([tokens, zeros]), torch.cat([positions, zeros])
+        count = len(positions)
+        tokens, positions = self._filled(self._drawn), self._filled(positions)
         layout = DecodeLayout(groups)
         if self._forward is not None:
             hidden = self._forward(tokens, positions, layout)
@@ -150,7 +148,7 @@ class Engine:
             )
             hidden = output.last_hidden_state[0]
         logits = self._head(hidden)
-        self._drawn, logprobs = self._drawing.draw(logits[:-filler] if filler else logits)
+        self._drawn, logprobs = self._drawing.draw(logits[:count])
         drawn_list, logprob_list = self._drawn.tolist(), logprobs.tolist()
         finished: list[tuple[int, Generation]] = []
         first = 0
@@ -227,7 +225,7 @@ class Engine:
         """Fill the slots with the prompts and return the hidden state of each one's last token [prompts, width]."""
         device = self._model.device
         most = _TOKENS_PER_PREFILL_ON_CPU if device.type == "cpu" else _TOKENS_PER_PREFILL
-        prefill_rows = partial(self._head.size, step=_PREFILL_STEP)
+        prefill_rows = partial(self._size, step=_PREFILL_STEP)
         hidden: list[Tensor] = []
         first = 0
         while first < len(prompts):
@@ -251,9 +249,14 @@ class Engine:
             first = end
         return torch.cat(hidden)
 
+    def _size(self, count: int, *, step: int = 1) -> int:
+        """How many rows are computed where ``count`` are wanted: the model's own products are kept few in number."""
+        compiled = self._forward is not None and self._head.compiled
+        return count if compiled else product_rows(count, step=step)
+
     def _filled(self, rows: Tensor) -> Tensor:
         """Rows and behind them zeros, up to a number that products are made of."""
-        extra = self._head.size(len(rows)) - len(rows)
+        extra = self._size(len(rows)) - len(rows)
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)) if extra else rows
 
     def _leave(self, numbers: set[int]) -> None:

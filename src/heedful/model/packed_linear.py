@@ -32,30 +32,26 @@ class PackedLinear:
         weight = weight.detach()
         self._bias = None if bias is None else bias.detach()
         self._outputs = len(weight)
-        self._compiled, self._onednn = kernels.can_pack(weight), False
+        self.compiled, self._onednn = kernels.can_pack(weight), False
         self._fused = _FUSED.get(activation or "", ("none", "none", ""))
-        if self._compiled:
+        if self.compiled:
             self._weight = kernels.pack_weight(weight)
         elif can_pack(weight):
             self._onednn, self._weight = True, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         else:
             self._weight = weight
-        inside = activation in _FUSED and (self._compiled or self._onednn)
+        inside = activation in _FUSED and (self.compiled or self._onednn)
         self._activation: Callable[[Tensor], Tensor] | None = None if activation is None or inside else ACT2FN[activation]
 
     def __call__(self, rows: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]."""
-        if self._compiled:
+        if self.compiled:
             output = kernels.packed_product(rows, self._weight, self._outputs, self._bias, self._fused[0])
         elif self._onednn:
             output = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, self._fused[1], [], self._fused[2])
         else:
             output = F.linear(rows, self._weight, self._bias)
         return output if self._activation is None else self._activation(output)
-
-    def size(self, count: int, *, step: int = 1) -> int:
-        """How many rows to compute where ``count`` are wanted: more where each number of rows costs (:func:`product_rows`)."""
-        return product_rows(count, step=step) if self._onednn else count
 
 
 def can_pack(weight: Tensor) -> bool:
