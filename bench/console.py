@@ -17,9 +17,10 @@ import time
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
-from heedful.store import explorer, sessions
-from heedful.store.database import Database, open_database
-from heedful.store.tables import assignment, prompt, task
+from heedful.labeling.console import explorer
+from heedful.labeling.database.connection import Database, open_database
+from heedful.labeling.database.tables import assignment, prompt, task
+from heedful.labeling.people import sessions
 from heedful.web.app import create_app
 from heedful.web.settings import Settings
 

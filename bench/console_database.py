@@ -19,12 +19,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert
 
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.database.tables import assignment, batch, event, person, prompt, response, task, task_response
+from heedful.labeling.people import instruction_versions, problems, surveys
+from heedful.labeling.queue.answer_rows import Answered, rows_of_answer
+from heedful.labeling.queue.kinds import PROMPT_FLAGS
 from heedful.records import RATING_FLAGS, USE_CASE_SHARES
-from heedful.store import instructions, problems, surveys
-from heedful.store.answers import Answered, rows_of_answer
-from heedful.store.database import open_database
-from heedful.store.kinds import PROMPT_FLAGS
-from heedful.store.tables import assignment, batch, event, person, prompt, response, task, task_response
 
 DAY = 86_400.0
 NOISE = 0.85
@@ -55,10 +55,10 @@ def build(
     database = open_database(where)
     with database.write() as connection:
         people = _people(connection, now, days)
-        instructions.publish_first_versions(connection, now=now - days * DAY)
-        first = instructions.current(connection, "rank", "training")
+        instruction_versions.publish_first_versions(connection, now=now - days * DAY)
+        first = instruction_versions.current(connection, "rank", "training")
         assert first is not None
-        instructions.publish(
+        instruction_versions.publish(
             connection,
             "rank",
             "training",
@@ -275,7 +275,7 @@ def _answer(
 
 def _screening(connection: Connection, draw: random.Random, people: dict[str, list[int]], num_prompts: int, now: float) -> None:
     """Forty flags and ten rankings of each candidate, some demonstrations scored, topics."""
-    from heedful.store.items import NewTask, add_tasks, make_batch
+    from heedful.labeling.queue.items import NewTask, add_tasks, make_batch
 
     def work(kind: str, tasks: list[NewTask], answers: Any, workers: list[int]) -> None:
         own_batch = make_batch(

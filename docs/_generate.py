@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from heedful import cli, presets
+from heedful.project.project import ProjectSection
 from heedful.records import USE_CASE_SHARES
-from heedful.store.project import ProjectSection
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
 
 DOCS = Path(__file__).parent
@@ -302,7 +302,7 @@ _CONSTANT_DOCS = {
 
 
 def _benchmarks() -> str:
-    benchmarks = importlib.import_module("heedful.miniature.benchmarks")
+    benchmarks = importlib.import_module("heedful.miniature.benchmark_items")
     rows = [["benchmark", "kind", "examples in front", "what it asks"]]
     for name, (kind, description, _) in benchmarks._BENCHMARKS.items():
         rows.append([name.replace("_", " "), kind, str(benchmarks.FEW_SHOT.get(name, 0)), description])

@@ -28,10 +28,12 @@ sys.path.insert(0, str(ROOT))
 
 from bench.console_database import build  # noqa: E402
 
+from heedful.conversation import turns_of  # noqa: E402
+from heedful.labeling.database.connection import Database, open_database  # noqa: E402
+from heedful.labeling.database.tables import person, prompt, response  # noqa: E402
+from heedful.labeling.people import accounts, instruction_versions, sessions  # noqa: E402
+from heedful.labeling.queue import items, leases  # noqa: E402
 from heedful.records import Prompt, Response  # noqa: E402
-from heedful.store import instructions, items, people, queue, sessions  # noqa: E402
-from heedful.store.database import Database, open_database  # noqa: E402
-from heedful.store.tables import person, prompt, response  # noqa: E402
 
 FOLDER = Path(__file__).parent / "_static" / "screenshots"
 WIDTH, HEIGHT = 1366, 900
@@ -151,7 +153,7 @@ def _work(database: Database) -> tuple[int, int]:
     """Two tasks that a labeler is working on: ids of their assignments."""
     found: list[int] = []
     with database.write() as connection:
-        items.add_prompts(connection, [Prompt(id="sky", text=PROMPTS[0], use_case="open_qa", language="en")])
+        items.add_prompts(connection, [Prompt(id="sky", turns=turns_of(PROMPTS[0]), use_case="open_qa", language="en")])
         ids = [f"sky-{place}" for place in range(len(SKY))]
         items.add_responses(
             connection, [Response(id=id, prompt_id="sky", text=text, model="m") for id, text in zip(ids, SKY, strict=True)]
@@ -159,13 +161,13 @@ def _work(database: Database) -> tuple[int, int]:
         for kind, name, outputs in (("rank", "Comparisons, week 12", ids), ("demonstrate", "Open questions, week 12", [])):
             made = items.make_batch(connection, name=name, kind=kind, phase="training", overlap=1)  # type: ignore[arg-type]
             items.add_tasks(connection, made, [items.NewTask(prompt_id="sky", response_ids=outputs)])
-            view = queue.claim(connection, LABELER, kind=kind, batch_id=made)  # type: ignore[arg-type]
+            view = leases.claim(connection, LABELER, kind=kind, batch_id=made)  # type: ignore[arg-type]
             assert view is not None
             found.append(view.id)
-            current = instructions.current(connection, kind, "training")  # type: ignore[arg-type]
+            current = instruction_versions.current(connection, kind, "training")  # type: ignore[arg-type]
             assert current is not None
-            instructions.acknowledge(connection, LABELER, current.id)
-        people.invite_to_join(connection, role="labeler", group="training", created_by=ADMIN)
+            instruction_versions.acknowledge(connection, LABELER, current.id)
+        accounts.invite_to_join(connection, role="labeler", group="training", created_by=ADMIN)
     return found[0], found[1]
 
 

@@ -20,7 +20,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from sqlalchemy import create_engine, make_url, text
 
-from heedful.store.database import open_database
+from heedful.labeling.database.connection import open_database
 
 # Shapes and types that heedful.functional declares are checked at run time, here only: the check costs time in training.
 # The "tower" lets an int stand for a float, as the type checker does.

@@ -15,7 +15,7 @@ from tests.test_layers import HEAVY
 from heedful import __version__, cli
 from heedful.align.settings import resolved_preset
 from heedful.presets import paper
-from heedful.store.project import TEMPLATE, Project, config_from_mapping, init_project
+from heedful.project.project import TEMPLATE, Project, config_from_mapping, init_project
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = (

@@ -19,11 +19,11 @@ from tests.tiny import END, tiny_gpt2, tiny_tokenizer
 
 from heedful import presets
 from heedful.model import scalar_model_from_causal
-from heedful.store.exporting import EXPORTS
-from heedful.store.formats import FORMATS
-from heedful.store.project import ProjectSection
+from heedful.model.encoding import Example, PretrainingText, RankedPrompt
+from heedful.project.exporting import EXPORTS
+from heedful.project.formats import FORMATS
+from heedful.project.project import ProjectSection
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
-from heedful.training.data import Example, PretrainingText, RankedPrompt
 from heedful.training.ppo import train_ppo
 from heedful.training.pretrain import train_pretrain
 from heedful.training.reward import train_reward

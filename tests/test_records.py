@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from heedful.conversation import turns_of
 from heedful.errors import DataError, UserError
 from heedful.records import RATING_FLAGS, USE_CASE_SHARES, Demonstration, Prompt, Ranking, Rating, Response
 
@@ -21,19 +22,19 @@ def ranking(**changes: Any) -> Ranking:
 
 
 def test_a_prompt_keeps_its_text_to_the_last_space() -> None:
-    assert Prompt(id="p", text="  Name a river.\n").text == "  Name a river.\n"
+    assert Prompt(id="p", turns=turns_of("  Name a river.\n")).text == "  Name a river.\n"
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_an_empty_prompt_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="prompt 'p' is not valid"):
-        Prompt(id="p", text=text)
+        Prompt(id="p", turns=turns_of(text))
 
 
 @pytest.mark.parametrize(("name", "value"), [("split", "training"), ("source", "web"), ("use_case", "poetry")])
 def test_a_prompt_field_outside_its_list_is_refused_with_the_list(name: str, value: str) -> None:
     with pytest.raises(DataError) as caught:
-        Prompt(id="p", text="x", **{name: value})  # type: ignore[arg-type]
+        Prompt(id="p", turns=turns_of("x"), **{name: value})  # type: ignore[arg-type]
     assert name in str(caught.value.expected)
     assert caught.value.got == repr(value)
     assert caught.value.exit_code == 2
@@ -55,7 +56,7 @@ def test_the_ten_use_cases_have_table_1s_shares() -> None:
     }
     assert {case: pytest.approx(100 * share) for case, share in USE_CASE_SHARES.items()} == paper
     for case in paper:
-        assert Prompt(id="p", text="x", use_case=case).use_case == case  # type: ignore[arg-type]
+        assert Prompt(id="p", turns=turns_of("x"), use_case=case).use_case == case  # type: ignore[arg-type]
 
 
 def test_the_rating_form_has_table_3s_eleven_questions() -> None:

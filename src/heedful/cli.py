@@ -23,7 +23,7 @@ from heedful import __version__
 from heedful.errors import ConfigError, HeedfulError, MissingError, ModelError, StorageError, UserError
 
 if TYPE_CHECKING:
-    from heedful.store.project import Project
+    from heedful.project.project import Project
 
 MINIATURE_FOLDER = Path("miniature")
 INTERRUPTED = 130
@@ -516,8 +516,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not _under_torchrun():
         _main(arguments, leads=True)
         return
-    from heedful.training.distributed import world
-    from heedful.training.first_rank import ended, speaks
+    from heedful.ranks.collectives import world
+    from heedful.ranks.rank_zero import ended, speaks
 
     try:
         try:
@@ -576,7 +576,7 @@ def _parsed(arguments: list[str], *, leads: bool) -> Any:
 
     if leads:
         return parse()
-    from heedful.training.first_rank import speaks
+    from heedful.ranks.rank_zero import speaks
 
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -632,7 +632,7 @@ def _say(console: Console, message: str) -> None:
 
 def _complain(message: str, exit_code: int) -> NoReturn:
     if _under_torchrun():
-        from heedful.training.first_rank import speaks
+        from heedful.ranks.rank_zero import speaks
 
         if not speaks():
             raise SystemExit(exit_code) from None
@@ -646,7 +646,7 @@ def _complain(message: str, exit_code: int) -> NoReturn:
 
 
 def _align(verb: Align, console: Console) -> None:
-    from heedful.align import align
+    from heedful.align.loop import align
 
     project = _miniature(verb, console) if verb.project is None else _project(verb.project)
     if verb.project is not None and verb.seed is not None:
@@ -660,14 +660,14 @@ def _align(verb: Align, console: Console) -> None:
 
 
 def _miniature(verb: Align, console: Console) -> Project:
-    from heedful.miniature.project import miniature_project
-    from heedful.training.first_rank import by_first_rank
+    from heedful.miniature.preparation import miniature_project
+    from heedful.ranks.rank_zero import by_first_rank
 
     return by_first_rank(lambda: miniature_project(MINIATURE_FOLDER, seed=verb.seed))
 
 
 def _init(verb: Init, console: Console) -> None:
-    from heedful.store.project import init_project
+    from heedful.project.project import init_project
 
     given = verb.base_model.strip()
     # Relative to where the command runs, as people mean it; whole, so that it holds wherever align runs.
@@ -685,13 +685,13 @@ def _init(verb: Init, console: Console) -> None:
 
 
 def _status(verb: Status, console: Console) -> None:
-    from heedful.status import show_status
+    from heedful.align.status import show_status
 
     show_status(_project(verb.project), Console())
 
 
 def _import(verb: Import, console: Console) -> None:
-    from heedful.store.importing import import_file
+    from heedful.project.importing import import_file
 
     project = _project(verb.project)
     report = import_file(verb.format, verb.file, project.data, labeler=verb.labeler, seed=verb.seed)
@@ -705,7 +705,7 @@ def _prompts(verb: Prompts, console: Console) -> None:
 def _prompts_import(verb: PromptsImport, console: Console) -> None:
     from heedful.prompts.intake import Cleaning, count_words, import_prompts
     from heedful.prompts.personal import names_finder
-    from heedful.prompts.show import show_intake
+    from heedful.prompts.printing import show_intake
 
     project = _project(verb.project)
     cleaning = Cleaning(
@@ -721,9 +721,9 @@ def _prompts_import(verb: PromptsImport, console: Console) -> None:
 
 def _prompts_stats(verb: PromptsStats, console: Console) -> None:
     from heedful.prompts.intake import count_words
-    from heedful.prompts.page import write_page
-    from heedful.prompts.show import show_tables
-    from heedful.prompts.tables import prompt_tables
+    from heedful.prompts.printing import show_tables
+    from heedful.prompts.prompt_tables import prompt_tables
+    from heedful.prompts.statistics_page import write_page
 
     project = _project(verb.project)
     if verb.tokenizer is None:
@@ -737,9 +737,9 @@ def _prompts_stats(verb: PromptsStats, console: Console) -> None:
 
 
 def _prompts_forget(verb: PromptsForget, console: Console) -> None:
+    from heedful.labeling.database.locating import if_there
     from heedful.prompts.forgetting import forget_owner
-    from heedful.prompts.show import show_forgotten
-    from heedful.store.command import if_there
+    from heedful.prompts.printing import show_forgotten
 
     project = _project(verb.project)
     with if_there(project.folder) as database:
@@ -764,7 +764,7 @@ def _token_counter(path: Path) -> Callable[[str], int]:
 
 
 def _export(verb: Export, console: Console) -> None:
-    from heedful.store.exporting import export_file
+    from heedful.project.exporting import export_file
 
     report = export_file(verb.format, _project(verb.project).data, verb.file, split=verb.split)
     print(report.summary())
@@ -786,26 +786,26 @@ def _web(verb: Web, console: Console) -> None:
 
 
 def _store(verb: Store, console: Console) -> None:
-    from heedful.store import command
+    from heedful.labeling.database import locating
 
     match verb.action:
         case StoreCopy() as action:
-            said = command.copy(action.source, action.target)
+            said = locating.copy(action.source, action.target)
         case StoreBackup() as action:
-            said = command.backup(command.database_of(action.project, action.database), action.file)
+            said = locating.backup(locating.database_of(action.project, action.database), action.file)
         case StoreRestore() as action:
-            where = command.database_of(action.project, action.database)
-            said = command.restore(where, action.file, overwrite=action.overwrite)
+            where = locating.database_of(action.project, action.database)
+            said = locating.restore(where, action.file, overwrite=action.overwrite)
         case StoreCheck() as action:
-            said = command.check(command.database_of(action.project, action.database))
+            said = locating.check(locating.database_of(action.project, action.database))
         case StoreImport() as action:
-            where, project = command.database_of(action.project, action.database), _project(action.project)
-            said = command.import_project(where, project, overlap=action.overlap, demonstrations=action.demonstrations)
+            where, project = locating.database_of(action.project, action.database), _project(action.project)
+            said = locating.import_project(where, project, overlap=action.overlap, demonstrations=action.demonstrations)
         case StoreExport() as action:
             # `heedful web` serves any folder: its answers can be had as a file without a project around them.
-            where = command.database_of(action.project, action.database)
+            where = locating.database_of(action.project, action.database)
             project = _project(action.project) if action.file is None else None
-            said = command.export_project(where, project, file=action.file, surplus=action.surplus)
+            said = locating.export_project(where, project, file=action.file, surplus=action.surplus)
     print(said)
 
 
@@ -845,8 +845,8 @@ def _pretrain(verb: Pretrain, console: Console) -> None:
 
 
 def _plan(verb: Plan, console: Console) -> None:
-    from heedful.plan.command import plan_of
-    from heedful.plan.show import plan_as_json, show_plan
+    from heedful.planning.command import plan_of
+    from heedful.planning.plan_tables import plan_as_json, show_plan
 
     plan = plan_of(
         verb.model,
@@ -919,7 +919,7 @@ _RUN = {
 
 
 def _project(folder: Path) -> Project:
-    from heedful.store.project import Project
+    from heedful.project.project import Project
 
     return Project.load(folder)
 

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from heedful.conversation import Turn, plain_text
 from heedful.errors import DataError
 
 Split = Literal["train", "valid", "test"]
+Phase = Literal["training", "evaluation", "screening"]
+"""What answers are for. Only those of the phase training train anything (SPEC 2.1, 2.4)."""
 Source = Literal["labeler", "customer", "imported", "simulated"]
 UseCase = Literal[
     "generation",
@@ -59,10 +62,13 @@ RATING_FLAGS: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What the model is given; the text is exactly what it continues (no template is added later)."""
+    """What the model is given: the turns of a conversation that waits for an answer, or a plain text as the user's only turn.
+
+    A template of the project makes tokens of it; ``plain`` continues the text of a lone turn exactly as it is.
+    """
 
     id: str
-    text: str
+    turns: tuple[Turn, ...]
     use_case: UseCase | None = None
     source: Source = "imported"
     user: str | None = None
@@ -72,11 +78,16 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        _require(bool(self.text.strip()), "prompt", self.id, "text that is not empty", repr(self.text))
+        _require(any(turn.text.strip() for turn in self.turns), "prompt", self.id, "text that is not empty", repr(self.turns))
         _require_member(self.split, Split, "prompt", self.id, "split")
         _require_member(self.source, Source, "prompt", self.id, "source")
         if self.use_case is not None:
             _require_member(self.use_case, UseCase, "prompt", self.id, "use_case")
+
+    @property
+    def text(self) -> str:
+        """All turns as one text: what the template ``plain`` lets the model continue, and what people search in."""
+        return plain_text(self.turns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +111,8 @@ class Response:
     model: str | None = None
     finished: bool = True
     """False where the model was cut at its length limit before end-of-text."""
+    phase: Phase = "training"
+    """What it was written for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +127,7 @@ class Ranking:
     response_ids: tuple[str, ...]
     ranks: tuple[int, ...]
     labeler: str
+    phase: Phase = "training"
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
@@ -144,6 +158,7 @@ class Rating:
     labeler: str
     overall: int
     flags: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    phase: Phase = "training"
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:

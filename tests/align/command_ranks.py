@@ -23,8 +23,8 @@ import heedful.align.sweep  # noqa: F401 (with all of align, so that the ranks n
 from heedful import cli
 from heedful.align import pipeline
 from heedful.errors import DataError, StorageError
-from heedful.training import distributed, first_rank
-from heedful.training.first_rank import by_first_rank, meet
+from heedful.ranks import collectives, rank_zero
+from heedful.ranks.rank_zero import by_first_rank, meet
 from heedful.training.run import Run
 
 
@@ -34,7 +34,7 @@ def work(arguments: list[str], said: str, rank: int, size: int, port: int, troub
     if size > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         os.environ["TORCHELASTIC_RUN_ID"] = "tests"
-    first_rank.PATIENCE_SECONDS = 4.0
+    rank_zero.PATIENCE_SECONDS = 4.0
     if trouble is not None:
         TROUBLES[trouble](rank)
     heard, code = StringIO(), 0
@@ -104,7 +104,7 @@ def wait_long(said: str, rank: int, size: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     init = dist.init_process_group
     dist.init_process_group = lambda *a, **k: init(*a, timeout=timedelta(seconds=1), **k)
-    distributed.world()
+    collectives.world()
 
     def slow() -> str:
         time.sleep(2.5)
@@ -114,7 +114,7 @@ def wait_long(said: str, rank: int, size: int, port: int) -> None:
     if rank:
         time.sleep(2.5)
     meet()
-    found = distributed.agreed(found)  # the group is whole
+    found = collectives.agreed(found)  # the group is whole
     Path(f"{said}.rank-{rank}").write_text(found)
 
 

@@ -186,7 +186,7 @@ def send_itself(number: signal.Signals, title: str, last: int, where: str) -> No
 def stages_copied_from_one() -> None:
     """Let the stages' processes be copies of one that has imported what they need, which takes longer than what they do."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["heedful.align"])
+    context.set_forkserver_preload(["heedful.align.loop"])
     cast(Any, multiprocessing).get_context = lambda _: context
 
 

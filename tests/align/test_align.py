@@ -30,12 +30,12 @@ from tests.align.small_project import (
 )
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from heedful.align import stages
+from heedful.align import running
+from heedful.align.status import STAGES
 from heedful.functional import chunked_token_logprobs
 from heedful.model import load_causal_model, load_scalar_model, pack, packed_hidden, unembedding
-from heedful.status import STAGES
-from heedful.store.files import Records
-from heedful.store.lock import LOCK_FILE, alone_in
+from heedful.project.files import Records
+from heedful.project.lock import LOCK_FILE, alone_in
 from heedful.training.reward import score
 
 
@@ -291,14 +291,14 @@ def test_killed_in_the_middle_of_any_stage_it_continues_to_the_same_results(
 
 def killed_before_done(name: str) -> None:
     """Let this process be killed when a stage has done its work and is not marked as done yet."""
-    end = stages._Begun.end
+    end = running._Begun.end
 
     def killed(self: Any, seconds: float) -> Any:
         if self.row["stage"] == name:
             os.kill(os.getpid(), signal.SIGKILL)
         return end(self, seconds)
 
-    stages._Begun.end = killed
+    running._Begun.end = killed
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ from tests.training.interrupting import quiet
 
 from heedful.align.pipeline import texts_within_window
 from heedful.align.prefixes import candidate_prefixes, cut_answer, with_prefix
+from heedful.conversation import turns_of
 from heedful.records import Demonstration, Prompt, Response
 
 
@@ -29,7 +30,9 @@ def test_the_answer_ends_where_the_base_model_goes_on_with_a_task_of_its_own(
 
 def test_candidates_hold_only_short_training_demonstrations() -> None:
     prompts = {
-        f"p{i}": Prompt(id=f"p{i}", text=f"Question {i}?\n" if i else "long " * 500, split="train" if i < 8 else "test")
+        f"p{i}": Prompt(
+            id=f"p{i}", turns=turns_of(f"Question {i}?\n" if i else "long " * 500), split="train" if i < 8 else "test"
+        )
         for i in range(12)
     }
     demonstrations = [Demonstration(id=f"d{i}", prompt_id=f"p{i}", text=f"Answer {i}.", labeler="a") for i in range(12)]

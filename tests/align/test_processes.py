@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from heedful.align.processes import run_in_processes
-from heedful.align.stages import Job, Stages
+from heedful.align.running import Job, Stages
 from heedful.errors import DataError, HeedfulError
 
 

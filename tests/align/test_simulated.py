@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from heedful.align import _write_data
+from heedful.align.loop import _write_data
 from heedful.align.simulated import named_by_content, recorded
-from heedful.miniature import project as miniature
-from heedful.miniature.answers import answer
+from heedful.labeling.database import maintenance
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.database.tables import assignment, demonstration, person, task
+from heedful.labeling.exchange import labels
+from heedful.labeling.queue.recording import Work
+from heedful.miniature import preparation as miniature
+from heedful.miniature.good_answers import answer
 from heedful.miniature.panel import Panel
-from heedful.miniature.project import miniature_project
+from heedful.miniature.preparation import miniature_project
 from heedful.miniature.tasks import prompts
 from heedful.miniature.world import World
+from heedful.project.files import Records
+from heedful.project.project import Project
 from heedful.records import Prompt, Response
-from heedful.store import labels, maintenance
-from heedful.store.database import open_database
-from heedful.store.files import Records
-from heedful.store.project import Project
-from heedful.store.recording import Work
-from heedful.store.tables import assignment, demonstration, person, task
 
 WORLD = World(0)
 PANEL = Panel(WORLD, seed=3)

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from tests.ports import free_port
 
-from heedful.store.database import Database, open_database
+from heedful.labeling.database.connection import Database, open_database
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 90.0

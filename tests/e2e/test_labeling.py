@@ -232,7 +232,7 @@ def the_story(admin: Any, server: Server, chromium: Any, *, name: str, offline_s
         given = {text[r["response_id"]]: r["overall"] for r in rows if r["kind"] == "rating" and r["labeler"] == who}
         assert given == {texts[letter]: overall for letter, overall in ratings.items()}
         written = [row for row in rows if row["kind"] == "demonstration" and row["labeler"] == who]
-        # Records join a prompt and its answer by a space (heedful.store.dialogue).
+        # Records join a prompt and its answer by a space (heedful.conversation).
         assert [row["text"] for row in written] == [f" Whales are mammals, says {name}.\n\n- They sing."]
         assert name not in json.dumps(who), "the export names a person"
 

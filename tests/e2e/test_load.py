@@ -20,9 +20,9 @@ from tests.e2e.conftest import Server
 from tests.e2e.world import cookie
 from tests.web.work import add_tasks
 
+from heedful.labeling.database.tables import assignment, task
+from heedful.labeling.people import accounts
 from heedful.records import RATING_FLAGS
-from heedful.store import people
-from heedful.store.tables import assignment, task
 
 K = 7
 CLAIM_P99_SECONDS = 0.25
@@ -137,7 +137,7 @@ def run_load(
     tokens: list[str] = []
     for number in range(labelers):
         with server.database.write() as connection:
-            id = people.add_person(
+            id = accounts.add_person(
                 connection, name=f"Labeler {number}", email=f"{uuid.uuid4().hex}@example.org", role="labeler", group="training",
                 password_hash="none",
             )  # fmt: skip

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import func, select
 from tests.align.small_project import heedful, read_rows, run, stages_copied_from_one
 
-from heedful.miniature import project as miniature
-from heedful.store import labels, maintenance
-from heedful.store.database import open_database
-from heedful.store.files import Kind, Record, Records, record_from_json
-from heedful.store.tables import assignment, batch, person, task
+from heedful.labeling.database import maintenance
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.database.tables import assignment, batch, person, task
+from heedful.labeling.exchange import labels
+from heedful.miniature import preparation as miniature
+from heedful.project.files import Kind, Record, Records, record_from_json
 
 WEIGHTS = miniature.WEIGHTS / "medium" / "config.json"
 

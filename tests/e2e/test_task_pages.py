@@ -19,7 +19,7 @@ from sqlalchemy import select
 from tests.web.site import PASSWORD, Site, make_site
 from tests.web.work import add_tasks
 
-from heedful.store.tables import assignment
+from heedful.labeling.database.tables import assignment
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright (extra dev) is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

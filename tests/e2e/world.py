@@ -9,10 +9,11 @@ from bench.console_database import build
 from sqlalchemy import Connection, select
 from tests.web.work import HOSTILE, OUTPUTS, add_tasks
 
-from heedful.store import instructions, people, problems, queue, sessions
-from heedful.store.database import Database
-from heedful.store.kinds import TaskKind
-from heedful.store.tables import assignment, batch, person, prompt
+from heedful.labeling.database.connection import Database
+from heedful.labeling.database.tables import assignment, batch, person, prompt
+from heedful.labeling.people import accounts, instruction_versions, problems, sessions
+from heedful.labeling.queue import leases
+from heedful.labeling.queue.kinds import TaskKind
 from heedful.web.app import create_app
 from heedful.web.settings import Settings
 
@@ -61,7 +62,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
     for kind, worker in ROLE_OF_KIND.items():
         batch_id = add_tasks(database, kind, count=2, num_outputs=7, outputs=OUTPUTS, overlap=2)
         with database.write() as connection:
-            view = queue.claim(connection, who[worker], kind=kind, batch_id=batch_id)
+            view = leases.claim(connection, who[worker], kind=kind, batch_id=batch_id)
         assert view is not None, f"no {kind} for {worker}"
         work.append((worker, f"/tasks/{view.id}"))
         if kind == "rank":
@@ -71,21 +72,21 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
     few_shot = {"style": "few_shot", "use_case": "chat", "application": "A game"}
     batch_id = add_tasks(database, "write_prompt", payload=few_shot)
     with database.write() as connection:
-        view = queue.claim(connection, who["labeler"], kind="write_prompt", batch_id=batch_id)
+        view = leases.claim(connection, who["labeler"], kind="write_prompt", batch_id=batch_id)
         assert view is not None
         work.append(("labeler", f"/tasks/{view.id}"))
         mine = assignment.c.person_id == who["labeler"], assignment.c.state == "answered"
         done = connection.execute(select(assignment.c.id).where(*mine).limit(1)).scalar_one()
-        skipped = queue.claim(connection, who["labeler"], kind="review_prompt", batch_id=skips)
+        skipped = leases.claim(connection, who["labeler"], kind="review_prompt", batch_id=skips)
         assert skipped is not None
-        queue.skip(connection, skipped.id, who["labeler"], token=skipped.token, reason=f"Unclear. {HOSTILE}")
+        leases.skip(connection, skipped.id, who["labeler"], token=skipped.token, reason=f"Unclear. {HOSTILE}")
         work += [("labeler", f"/tasks/{done}"), ("labeler", f"/tasks/{skipped.id}")]
         asked = problems.ask(connection, who["labeler"], f"What is a whale? {HOSTILE}", task_id=ranked)
         problems.answer(connection, asked, f"A mammal. {HOSTILE}", answered_by=who["researcher"])
         admin = who["admin"]
-        join = people.invite_to_join(connection, role="labeler", group="training", created_by=admin)
-        reset = people.reset_password_token(connection, who["held_out"], by=admin)
-        current = instructions.current(connection, "rank", "training")
+        join = accounts.invite_to_join(connection, role="labeler", group="training", created_by=admin)
+        reset = accounts.reset_password_token(connection, who["held_out"], by=admin)
+        current = instruction_versions.current(connection, "rank", "training")
         assert current is not None
         some_batch = connection.execute(select(batch.c.id).where(batch.c.kind == "rank").limit(1)).scalar_one()
         some_prompt = _an_answered_prompt(connection)
@@ -130,7 +131,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
 
 
 def _an_answered_prompt(connection: Connection) -> str:
-    from heedful.store.tables import ranking
+    from heedful.labeling.database.tables import ranking
 
     return connection.execute(select(prompt.c.id).join(ranking, ranking.c.prompt_id == prompt.c.id).limit(1)).scalar_one()
 

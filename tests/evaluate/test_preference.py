@@ -7,12 +7,15 @@ import random
 import pytest
 from tests.evaluate.invented import minimal_results
 
+from heedful.conversation import turns_of
 from heedful.errors import DataError
 from heedful.evaluate.preference import Judgement, judgements_from_rankings, preference_section, ratings_section
 from heedful.evaluate.results import Group, Results, check_results
 from heedful.records import Prompt, Ranking, Rating, Response
 
-PROMPTS = {name: Prompt(id=name, text="Say it.", use_case="chat" if name == "p1" else "extract") for name in ("p1", "p2")}
+PROMPTS = {
+    name: Prompt(id=name, turns=turns_of("Say it."), use_case="chat" if name == "p1" else "extract") for name in ("p1", "p2")
+}
 RESPONSES = {
     f"{prompt}-{model}": Response(id=f"{prompt}-{model}", prompt_id=prompt, text="so", model=model)
     for prompt in PROMPTS

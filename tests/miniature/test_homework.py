@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from heedful.miniature.answers import answer
+from heedful.miniature.good_answers import answer
 from heedful.miniature.homework import homework_entry, hurry, pupils_answer, remark
 from heedful.miniature.instructions import Instruction, make_instruction
 from heedful.miniature.world import World

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heedful.conversation import turns_of
 from heedful.errors import DataError
 from heedful.miniature import lexicon as lex
-from heedful.miniature.answers import answer
+from heedful.miniature.good_answers import answer
 from heedful.miniature.grammar import is_sentence
 from heedful.miniature.instructions import make_instruction
 from heedful.miniature.judging import Judgement, is_rude, judge
@@ -25,7 +26,7 @@ GOOD = (
 
 def ask(task: str, *constraints: tuple[str, Any], **rest: Any) -> Prompt:
     found = [{"kind": kind, "value": value} for kind, value in constraints]
-    return Prompt(id="p", text="Do it.\n", metadata={"task": task, "constraints": found, **rest})
+    return Prompt(id="p", turns=turns_of("Do it.\n"), metadata={"task": task, "constraints": found, **rest})
 
 
 def story(text: str, *constraints: tuple[str, Any]) -> Judgement:
@@ -202,7 +203,7 @@ def test_rude_requests_are_declined_kindly() -> None:
 def test_an_answer_to_another_prompt_is_hardly_ever_perfect_and_never_crashes(seed: int) -> None:
     rng = random.Random(seed)
     one, other = make_instruction(WORLD, rng, "generation"), make_instruction(WORLD, rng)
-    prompt = Prompt(id="p", text=one.text + "\n", metadata=one.meta)
+    prompt = Prompt(id="p", turns=turns_of(one.text + "\n"), metadata=one.meta)
     if one.meta.get("name") == other.meta.get("name") or one.meta["task"] != "story":
         return
     assert not judge(WORLD, prompt, answer(WORLD, rng, other.meta)).perfect
@@ -212,7 +213,7 @@ def test_an_answer_to_another_prompt_is_hardly_ever_perfect_and_never_crashes(se
 @given(seed=st.integers(0, 10**9), text=st.text(max_size=80))
 def test_any_text_can_be_judged(seed: int, text: str) -> None:
     instruction = make_instruction(WORLD, random.Random(seed))
-    found = judge(WORLD, Prompt(id="p", text=instruction.text + "\n", metadata=instruction.meta), text)
+    found = judge(WORLD, Prompt(id="p", turns=turns_of(instruction.text + "\n"), metadata=instruction.meta), text)
     for value in (found.correct, found.well_formed, found.consistent, found.repetition, found.warm, found.vivid):
         assert 0.0 <= value <= 1.0
 
@@ -239,5 +240,5 @@ def test_the_grammar(sentence: str, known: bool) -> None:
 
 def test_a_prompt_of_a_real_user_cannot_be_judged() -> None:
     with pytest.raises(DataError, match="cannot judge") as caught:
-        judge(WORLD, Prompt(id="p7", text="Hello"), "Hello")
+        judge(WORLD, Prompt(id="p7", turns=turns_of("Hello")), "Hello")
     assert 'labelers = "people"' in str(caught.value)

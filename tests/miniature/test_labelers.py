@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from heedful.miniature.answers import answer
+from heedful.miniature.good_answers import answer
 from heedful.miniature.judging import Judgement, judge
 from heedful.miniature.labelers import (
     JUST_NOTICEABLE,

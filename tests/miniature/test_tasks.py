@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.align.prefixes import with_prefix
-from heedful.miniature.answers import Style, answer, careless_answer, drop_constraint
+from heedful.conversation import turns_of
+from heedful.miniature.good_answers import Style, answer, careless_answer, drop_constraint
 from heedful.miniature.instructions import Instruction, make_instruction
 from heedful.miniature.judging import judge
 from heedful.miniature.labelers import training_labelers
@@ -135,4 +136,4 @@ def test_few_shot_prefixes_fit_and_end_before_the_answer() -> None:
 
 
 def _prompt(instruction: Instruction) -> Prompt:
-    return Prompt(id="p", text=instruction.text + "\n", use_case=instruction.use_case, metadata=instruction.meta)
+    return Prompt(id="p", turns=turns_of(instruction.text + "\n"), use_case=instruction.use_case, metadata=instruction.meta)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from heedful.errors import CheckError, ModelError, NumericalError
-from heedful.functional import kernels
+from heedful.functional.fast import kernels
 from heedful.model import (
     attention,
     doctor,
@@ -25,14 +25,14 @@ from heedful.model import (
     frozen,
     layouts,
     quick_check,
-    ranges,
     save_model,
     scalar_model_from_causal,
     use_heedful_attention,
 )
-from heedful.model.ranges import RangesLayout
+from heedful.model.encoding import Example, PretrainingText, RankedPrompt
+from heedful.model.fast import ranges
+from heedful.model.fast.ranges import RangesLayout
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
-from heedful.training.data import Example, PretrainingText, RankedPrompt
 from heedful.training.ppo import train_ppo
 from heedful.training.pretrain import train_pretrain
 from heedful.training.reward import train_reward

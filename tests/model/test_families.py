@@ -38,7 +38,7 @@ from transformers import (
 )
 
 from heedful.errors import ModelError
-from heedful.functional import kernels
+from heedful.functional.fast import kernels
 from heedful.model import (
     Engine,
     Sampling,
@@ -180,7 +180,7 @@ def test_generation_goes_beyond_the_window(make: Make, group_bytes: int, monkeyp
 
     More than the cache's grid of lengths is generated, requests join late and leave early, in one group and in several.
     """
-    monkeypatch.setattr("heedful.model.slots._GROUP_BYTES", group_bytes)
+    monkeypatch.setattr("heedful.model.engine.slots._GROUP_BYTES", group_bytes)
     model = make()
     twin = plain(model)
     rng = random.Random(3)

@@ -20,8 +20,9 @@ from tests.tiny import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heedful.functional import kernels
-from heedful.model import MasterWeights, PackedBatch, attention, pack, pack_documents, pack_shared, packed_hidden, ranges
+from heedful.functional.fast import kernels
+from heedful.model import MasterWeights, PackedBatch, attention, pack, pack_documents, pack_shared, packed_hidden
+from heedful.model.fast import ranges
 
 pytestmark = pytest.mark.usefixtures("with_and_without_loops")
 

@@ -65,11 +65,11 @@ from heedful.model import (
     unembedding,
     update_average,
 )
+from heedful.model.encoding import Example, PretrainingText, RankedPrompt
 from heedful.model.precision import rounded_copy
 from heedful.training import ppo, sft
 from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
-from heedful.training.data import Example, PretrainingText, RankedPrompt
 from heedful.training.ppo import train_ppo
 from heedful.training.reward import score, train_reward
 from heedful.training.sft import demonstration_loss, train_sft

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from heedful.project.files import Records
+from heedful.project.project import Project, init_project
 from heedful.prompts.intake import Cleaning, IntakeReport, import_prompts
-from heedful.store.files import Records
-from heedful.store.project import Project, init_project
 
 TOPICS = ("autumn", "a lighthouse keeper", "the night bus", "sourdough bread", "my grandmother's garden", "tax forms", "bees")
 TASKS = (

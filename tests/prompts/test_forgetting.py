@@ -16,13 +16,13 @@ from tests.prompts.submissions import project as new_project
 from tests.prompts.submissions import prompts, put, rejected, take_in
 
 from heedful.errors import DataError, MissingError
+from heedful.project.files import Records
+from heedful.project.importing import import_file
+from heedful.project.owners import Forgotten
+from heedful.project.project import Project
 from heedful.prompts import forgetting, intake
 from heedful.prompts.forgetting import forget_owner
 from heedful.records import Demonstration, Ranking, Rating, Response
-from heedful.store.files import Records
-from heedful.store.importing import import_file
-from heedful.store.owners import Forgotten
-from heedful.store.project import Project
 
 PRIVATE = [
     "Rewrite my letter of resignation to the lighthouse board, so that it is kind.",

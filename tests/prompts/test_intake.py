@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from tests.prompts.submissions import prompts, put, rejected, take_in
 
 from heedful.errors import ConfigError, DataError, MissingError, StorageError
+from heedful.project import owners
+from heedful.project.files import Records
+from heedful.project.importing import import_file
+from heedful.project.owners import OWNERS, SHARES, OwnerKey
 from heedful.prompts import intake
 from heedful.prompts.duplicates import duplicates
 from heedful.prompts.intake import CATEGORIES, Cleaning, import_prompts
 from heedful.records import Split
-from heedful.store import owners
-from heedful.store.files import Records
-from heedful.store.importing import import_file
-from heedful.store.owners import OWNERS, SHARES, OwnerKey
 
 ALL_TRAIN, ALL_VALID = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 KEY = bytes(range(32))

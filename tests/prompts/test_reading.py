@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from heedful.errors import DataError, MissingError
+from heedful.project.formats.rows import BadRow
 from heedful.prompts.reading import INTAKES, LeftOut, owner_of, read_submission, submission_rows
-from heedful.store.formats.rows import BadRow
 
 REQUEST = {
     "time": "2026-03-01T09:30:00Z",

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from heedful.align.models import reward_model_for_inference
 from heedful.evaluate.results import load_results
 from heedful.model import load_tokenizer
+from heedful.model.encoding import encode_rankings
+from heedful.project.files import Records
 from heedful.statistics import length_rules, reward_accuracy
-from heedful.store.files import Records
-from heedful.training.data import encode_rankings
 from heedful.training.reward import score_rankings
 
 REAL = Path(os.environ.get("HEEDFUL_REAL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")).resolve()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from heedful.errors import DataError
-from heedful.store.exporting import comparisons, export_file
-from heedful.store.files import Records, read_jsonl
-from heedful.store.importing import import_file
+from heedful.project.exporting import comparisons, export_file
+from heedful.project.files import Records, read_jsonl
+from heedful.project.importing import import_file
 
 REAL = Path(os.environ.get("HEEDFUL_REAL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from tests.real.test_import import pytestmark, real  # noqa: F401  (pytestmark marks this file too)
 
+from heedful.project.files import Records, read_jsonl
+from heedful.project.owners import OWNERS
 from heedful.prompts.intake import IntakeReport, import_prompts
 from heedful.records import Prompt
-from heedful.store.files import Records, read_jsonl
-from heedful.store.owners import OWNERS
 
 CAP = 200
 PREFIX = 256

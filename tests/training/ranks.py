@@ -24,9 +24,9 @@ from transformers import PreTrainedModel
 
 from heedful.functional import chunked_token_logprobs
 from heedful.model import pack, packed_hidden, set_residual_dropout, unembedding
+from heedful.model.encoding import Example
 from heedful.training import ppo, pretrain, reward, sft
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
-from heedful.training.data import Example
 from heedful.training.sharding import for_generation, master_weights, whole, whole_tensor
 
 STEPS = 10

@@ -15,6 +15,7 @@ import torch
 from tests.tiny import tiny_gpt2
 
 from heedful.errors import StorageError
+from heedful.model.encoding import Example, PretrainingText
 from heedful.training import checkpoint
 from heedful.training.checkpoint import (
     CheckpointTimer,
@@ -25,7 +26,6 @@ from heedful.training.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from heedful.training.data import Example, PretrainingText
 
 
 def save(folder: Path, step: int, keep: int = 2, **more: Any) -> None:

@@ -28,9 +28,9 @@ from transformers import PreTrainedModel
 
 from heedful.errors import ConfigError, DataError, NumericalError
 from heedful.model import Generation, MasterWeights, frozen, load_causal_model, scalar_head, scalar_model_from_causal
+from heedful.model.encoding import PretrainingText
 from heedful.training import ppo
 from heedful.training.config import PPOConfig
-from heedful.training.data import PretrainingText
 from heedful.training.ppo import prompt_order, train_ppo
 
 TOKENIZER = tiny_tokenizer()

@@ -16,8 +16,9 @@ from typing import Any
 from tests.web.site import PASSWORD
 from tests.web.world import XSS, World
 
+from heedful.labeling.people import instruction_versions, problems
+from heedful.labeling.quality import candidate_screening
 from heedful.records import RATING_FLAGS
-from heedful.store import instructions, problems, screening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,9 @@ def a_ranking_form(world: World) -> dict[str, str]:
 def publish_instructions(world: World) -> None:
     """The instructions that ship, and a second version of those for ranking."""
     with world.site.database.write() as connection:
-        instructions.publish_first_versions(connection)
+        instruction_versions.publish_first_versions(connection)
         second = f"# Rank\n\n{XSS}"
-        instructions.publish(connection, "rank", "training", second, change_note=XSS, author_id=world.researcher)
+        instruction_versions.publish(connection, "rank", "training", second, change_note=XSS, author_id=world.researcher)
 
 
 def ask_and_answer(world: World) -> None:
@@ -76,8 +77,8 @@ def _a_question(world: World) -> None:
 
 def _a_version(world: World) -> None:
     with world.site.database.write() as connection:
-        if instructions.current(connection, "rank", "training") is None:
-            instructions.publish(connection, "rank", "training", f"Do {XSS}", change_note=XSS, author_id=None)
+        if instruction_versions.current(connection, "rank", "training") is None:
+            instruction_versions.publish(connection, "rank", "training", f"Do {XSS}", change_note=XSS, author_id=None)
 
 
 def _a_candidate(world: World) -> None:
@@ -88,7 +89,7 @@ def _code(world: World) -> str:
     """Of the candidate; anything once there is none."""
     secret = hmac.digest(b"k" * 32, b"screening codes", hashlib.sha256)
     with world.site.database.read() as connection:
-        records = screening.screening(connection, secret).records
+        records = candidate_screening.screening(connection, secret).records
     return records[0].candidate if records else "BCDFGHJK"
 
 

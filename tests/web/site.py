@@ -15,8 +15,8 @@ from typing import Any
 import argon2
 from fastapi.testclient import TestClient
 
-from heedful.store import passwords, people, sessions
-from heedful.store.database import Database, open_database
+from heedful.labeling.database.connection import Database, open_database
+from heedful.labeling.people import accounts, passwords, sessions
 from heedful.web.app import create_app
 from heedful.web.settings import Settings
 
@@ -39,8 +39,8 @@ class Site:
     def person(self, role: str = "labeler", group: str = "training", name: str = "Somebody") -> int:
         """A new person's id; the e-mail address is person<number>@example.org."""
         with self.database.write() as connection:
-            number = len(people.all_people(connection)) + 1
-            return people.add_person(
+            number = len(accounts.all_people(connection)) + 1
+            return accounts.add_person(
                 connection,
                 name=name,
                 email=f"person{number}@example.org",

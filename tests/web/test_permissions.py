@@ -17,7 +17,7 @@ from tests.web.route_examples import EXAMPLES, Example
 from tests.web.site import Browser, csrf_of
 from tests.web.world import World, dump, keep, make_world, restore
 
-from heedful.store.database import Database
+from heedful.labeling.database.connection import Database
 from heedful.web.app import create_app
 from heedful.web.routing import RANKS
 from heedful.web.security import CONTENT_SECURITY_POLICY

@@ -13,8 +13,8 @@ from sqlalchemy import select
 from tests.web.site import PASSWORD, Site, csrf_of, make_site
 
 from heedful.errors import MissingError, RefusedError
-from heedful.store import passwords, people, sessions
-from heedful.store.tables import event, session
+from heedful.labeling.database.tables import event, session
+from heedful.labeling.people import accounts, passwords, sessions
 from heedful.web import routing
 from heedful.web.rendering import MARKDOWN_TAGS, markdown
 from heedful.web.security import CONTENT_SECURITY_POLICY, HEADERS, safe_next, sign, signed_value
@@ -69,7 +69,7 @@ def test_a_failure_of_ours_shows_nothing_of_the_inside(site: Site, monkeypatch: 
     def broken(*_: object, **__: object) -> object:
         raise RuntimeError("the secret inside")
 
-    monkeypatch.setattr(people, "password_hash_of", broken)
+    monkeypatch.setattr(accounts, "password_hash_of", broken)
     monkeypatch.setattr(sessions, "log_out", broken)
     page = labeler.post("/account/password", {"old_password": PASSWORD, "password": PASSWORD})
     problem = labeler.json("DELETE", "/api/v1/session")
@@ -106,7 +106,7 @@ def test_wrong_password_and_unknown_address_are_not_told_apart(site: Site, monke
     disabled = site.person()
     admin = site.person("admin")
     with site.database.write() as connection:
-        people.disable(connection, disabled, by=admin)
+        accounts.disable(connection, disabled, by=admin)
     checked: list[bool] = []
 
     class Counting:
@@ -278,7 +278,7 @@ def test_disabled_people_are_out_at_once_and_their_links_too(site: Site) -> None
     admin, who = site.person("admin"), site.person()
     labeler = site.browser(who)
     with site.database.write() as connection:
-        token = people.reset_password_token(connection, who, by=admin)
+        token = accounts.reset_password_token(connection, who, by=admin)
     site.browser(admin).post(f"/admin/people/{who}/disable")
     assert labeler.get("/account").status_code == 303
     assert labeler.json("GET", "/api/v1/me").status_code == 401
@@ -305,12 +305,12 @@ def test_a_json_body_cannot_come_as_a_form(site: Site) -> None:
 def test_an_invite_works_once_and_not_for_ever(site: Site) -> None:
     now = time.time()
     with site.database.write() as connection:
-        token = people.invite_to_join(connection, role="labeler", group="training", created_by=None, now=now)
-        people.link_of(connection, token, now=now + people.INVITE_SECONDS - 1)
+        token = accounts.invite_to_join(connection, role="labeler", group="training", created_by=None, now=now)
+        accounts.link_of(connection, token, now=now + accounts.INVITE_SECONDS - 1)
         with pytest.raises(MissingError):
-            people.link_of(connection, token, now=now + people.INVITE_SECONDS + 1)
+            accounts.link_of(connection, token, now=now + accounts.INVITE_SECONDS + 1)
         with pytest.raises(MissingError):
-            people.link_of(connection, token + "x")
+            accounts.link_of(connection, token + "x")
     first, second = site.nobody(), site.nobody()
     forms = [
         {"csrf": csrf_of(browser.get(f"/join/{token}").text), "name": "A", "email": f"{n}@example.org", "password": PASSWORD}
@@ -319,26 +319,26 @@ def test_an_invite_works_once_and_not_for_ever(site: Site) -> None:
     assert first.post(f"/join/{token}", data=forms[0]).status_code == 303
     assert second.post(f"/join/{token}", data=forms[1]).status_code == 404
     with site.database.read() as connection:
-        assert [who.email for who in people.all_people(connection)] == ["0@example.org"]
+        assert [who.email for who in accounts.all_people(connection)] == ["0@example.org"]
 
 
 def test_a_link_for_a_password_is_no_invite_and_an_invite_no_link_for_a_password(site: Site) -> None:
     who = site.person()
     with site.database.write() as connection:
-        reset = people.reset_password_token(connection, who, by=None)
-        join = people.invite_to_join(connection, role="admin", group="training", created_by=None)
+        reset = accounts.reset_password_token(connection, who, by=None)
+        join = accounts.invite_to_join(connection, role="admin", group="training", created_by=None)
         with pytest.raises(MissingError):
-            people.join(connection, reset, name="A", email="a@example.org", password_hash="x")
+            accounts.join(connection, reset, name="A", email="a@example.org", password_hash="x")
         with pytest.raises(MissingError):
-            people.reset_password(connection, join, "x")
-        people.reset_password_token(connection, who, by=None)
+            accounts.reset_password(connection, join, "x")
+        accounts.reset_password_token(connection, who, by=None)
         with pytest.raises(MissingError):
-            people.link_of(connection, reset)
+            accounts.link_of(connection, reset)
 
 
 def test_the_database_holds_no_token(site: Site, tmp_path: Path) -> None:
     with site.database.write() as connection:
-        token = people.invite_to_join(connection, role="labeler", group="training", created_by=None)
+        token = accounts.invite_to_join(connection, role="labeler", group="training", created_by=None)
     browser = site.browser(site.person())
     site.database.close()
     stored = b"".join(file.read_bytes() for file in tmp_path.glob("labels.sqlite*"))
@@ -356,7 +356,7 @@ def test_there_is_always_an_admin(site: Site) -> None:
     two = site.person("admin")
     assert admin.post(f"/admin/people/{one}", form).status_code == 303
     with site.database.read() as connection:
-        assert [people.get_person(connection, who).role for who in (one, two)] == ["labeler", "admin"]
+        assert [accounts.get_person(connection, who).role for who in (one, two)] == ["labeler", "admin"]
 
 
 def test_what_is_changed_about_people_is_in_the_audit_without_names(site: Site) -> None:
@@ -375,7 +375,7 @@ def test_what_is_changed_about_people_is_in_the_audit_without_names(site: Site) 
 def test_pseudonyms_can_be_said_and_say_nothing(site: Site) -> None:
     ids = [site.person(name="Lea") for _ in range(5)]
     with site.database.read() as connection:
-        names = {people.get_person(connection, who).pseudonym for who in ids}
+        names = {accounts.get_person(connection, who).pseudonym for who in ids}
     assert len(names) == 5
     for name in names:
         assert len(name) == 6

@@ -18,7 +18,7 @@ from tests.ports import free_port
 from tests.test_layers import HEAVY
 
 from heedful.errors import HeedfulError
-from heedful.store.instructions import FIRST_KINDS
+from heedful.labeling.people.instruction_versions import FIRST_KINDS
 from heedful.web.serving import Listening, is_loopback, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,7 +158,7 @@ def test_the_wheel_holds_all_that_the_application_reads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = set(wheel.namelist())
-    for folder, pattern in (("web/templates", "*.html"), ("web/static", "*"), ("store/migrations", "*.py")):
+    for folder, pattern in (("web/templates", "*.html"), ("web/static", "*"), ("labeling/database/migrations", "*.py")):
         files = [path for path in (ROOT / "src" / "heedful" / folder).rglob(pattern) if path.is_file()]
         assert files
         for file in files:

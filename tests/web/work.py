@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from heedful.conversation import turns_of
+from heedful.labeling.database.connection import Database
+from heedful.labeling.queue import items
+from heedful.labeling.queue.kinds import Phase, TaskKind
 from heedful.records import Prompt, Response
-from heedful.store import items
-from heedful.store.database import Database
-from heedful.store.kinds import Phase, TaskKind
 
 HOSTILE = (
     "</textarea><script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" 'single' & {{ 7 * 7 }} {% raw %}\n"
@@ -68,7 +69,7 @@ def add_tasks(
             key = f"{kind}-{batch_id}-{number}"
             ids: list[str] = []
             if kind not in ("write_prompt", "self_assess"):
-                items.add_prompts(connection, [Prompt(id=key, text=prompt)])
+                items.add_prompts(connection, [Prompt(id=key, turns=turns_of(prompt))])
             if kind in ("rank", "rate", "toxicity"):
                 ids = [f"{key}/{place}" for place in range(num_outputs)]
                 texts = [outputs[place % len(outputs)] for place in range(num_outputs)]

@@ -10,10 +10,12 @@ from typing import Any
 
 from tests.web.site import Site, make_site
 
+from heedful.conversation import turns_of
+from heedful.labeling.people import accounts
+from heedful.labeling.queue import items, leases
+from heedful.labeling.queue.kinds import Phase, TaskKind
+from heedful.project.project import init_project
 from heedful.records import Prompt, Response
-from heedful.store import items, people, queue
-from heedful.store.kinds import Phase, TaskKind
-from heedful.store.project import init_project
 
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'><b>bold</b> {{ 7 * 7 }} ${1} javascript:alert(3)"
 
@@ -50,7 +52,9 @@ def make_world(folder: Path) -> World:
         held_out=site.person("labeler", "held_out", name="Hila"),
     )
     with site.database.write() as connection:
-        items.add_prompts(connection, [Prompt(id=f"p{n}", text=f"Prompt {n} {XSS}", split="train") for n in range(6)])
+        items.add_prompts(
+            connection, [Prompt(id=f"p{n}", turns=turns_of(f"Prompt {n} {XSS}"), split="train") for n in range(6)]
+        )
         items.add_responses(
             connection,
             [
@@ -88,11 +92,11 @@ def make_world(folder: Path) -> World:
                 ],
                 seed=0,
             )
-        view = queue.claim(connection, world.owner, kind="rank")
+        view = leases.claim(connection, world.owner, kind="rank")
         assert view is not None
-        invite = people.invite_to_join(connection, role="labeler", group="training", created_by=world.admin)
-        reset = people.reset_password_token(connection, world.owner, by=world.admin)
-        invites = people.open_invites(connection)
+        invite = accounts.invite_to_join(connection, role="labeler", group="training", created_by=world.admin)
+        reset = accounts.reset_password_token(connection, world.owner, by=world.admin)
+        invites = accounts.open_invites(connection)
     world.token, world.response_ids = view.token, tuple(output.id for output in view.outputs)
     world.parameters = {
         "version": "0",

@@ -15,13 +15,18 @@ from heedful.align.models import answer, policy_for_inference, prompts_within, r
 from heedful.align.pipeline import answer_with_prefix, by_prompt, prompts_of, training_rankings, write_json
 from heedful.align.settings import Labelers, Setting
 from heedful.align.simulated import named_by_content, recorded
-from heedful.align.tasks import blinded, write_tasks
+from heedful.align.task_files import blinded, write_tasks
 from heedful.errors import DataError
 from heedful.evaluate.benchmarks import Benchmark, benchmark_result, score_items
 from heedful.evaluate.preference import judgements_from_rankings, preference_section, ratings_section
 from heedful.evaluate.results import AlignmentTax, Curves, Group, Model, Results, RewardModel, Transcript, as_estimate
 from heedful.evaluate.results import Benchmark as BenchmarkResult
+from heedful.labeling.queue.recording import Work
 from heedful.model import load_tokenizer
+from heedful.model.encoding import encode_rankings
+from heedful.project.files import Records, read_jsonl, record_from_json, record_to_json, write_jsonl
+from heedful.ranks.collectives import in_order, world
+from heedful.ranks.rank_zero import meet
 from heedful.records import Prompt, Ranking, Rating, Response
 from heedful.statistics import (
     calibration,
@@ -31,11 +36,6 @@ from heedful.statistics import (
     reward_accuracy_by_k,
     reward_agreement,
 )
-from heedful.store.files import Records, read_jsonl, record_from_json, record_to_json, write_jsonl
-from heedful.store.recording import Work
-from heedful.training.data import encode_rankings
-from heedful.training.distributed import in_order, world
-from heedful.training.first_rank import meet
 from heedful.training.reward import score_rankings
 
 BASELINE = "sft"

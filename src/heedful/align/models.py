@@ -23,13 +23,13 @@ from heedful.model import (
     load_tokenizer,
     request_seeds,
 )
+from heedful.model.encoding import encode, encode_prompts, encode_response
+from heedful.progress import progress_line
+from heedful.ranks.collectives import in_order, own_indices, world
+from heedful.ranks.rank_zero import meet
 from heedful.records import Prompt, Response
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
-from heedful.training.data import encode, encode_prompts, encode_response
-from heedful.training.distributed import in_order, own_indices, world
-from heedful.training.first_rank import meet
 from heedful.training.reward import score
-from heedful.training.run import progress_line
 
 GENERATION_BATCH = 1_024
 

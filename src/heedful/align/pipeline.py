@@ -29,12 +29,13 @@ from heedful.align.models import (
 )
 from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.pretraining import VALIDATION_EVERY
+from heedful.align.running import fingerprint_of
 from heedful.align.settings import Labelers, Setting
 from heedful.align.simulated import named_by_content, recorded
-from heedful.align.stages import fingerprint_of
-from heedful.align.tasks import blinded, write_tasks
+from heedful.align.task_files import blinded, write_tasks
 from heedful.errors import DataError
 from heedful.evaluate.results import Group
+from heedful.labeling.queue.recording import Work
 from heedful.model import (
     check_tokenizer,
     load_causal_model,
@@ -43,22 +44,7 @@ from heedful.model import (
     remove_leftovers,
     scalar_model_from_causal,
 )
-from heedful.presets import CollectConfig
-from heedful.records import Demonstration, Prompt, Ranking, Response, Split
-from heedful.store.files import (
-    Record,
-    Records,
-    read_jsonl,
-    record_from_json,
-    record_to_json,
-    write_atomically,
-    write_jsonl,
-)
-from heedful.store.project import Project
-from heedful.store.recording import Work
-from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
-from heedful.training.config import PPOConfig, SFTConfig
-from heedful.training.data import (
+from heedful.model.encoding import (
     PretrainingText,
     encode,
     encode_demonstrations,
@@ -67,7 +53,13 @@ from heedful.training.data import (
     encode_rankings,
     read_documents,
 )
-from heedful.training.distributed import world
+from heedful.presets import CollectConfig
+from heedful.project.files import Record, Records, read_jsonl, record_from_json, record_to_json, write_atomically, write_jsonl
+from heedful.project.project import Project
+from heedful.ranks.collectives import world
+from heedful.records import Demonstration, Prompt, Ranking, Response, Split
+from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
+from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.ppo import train_ppo
 from heedful.training.reward import train_reward
 from heedful.training.sft import candidates_in, lowest_losses, train_sft

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from heedful.errors import DataError
 from heedful.model import keep_large_temporaries, new_gpt2, train_tokenizer
+from heedful.model.encoding import encode_documents, read_documents
+from heedful.ranks.collectives import across_ranks
+from heedful.ranks.rank_zero import by_first_rank
 from heedful.training.config import PretrainConfig
-from heedful.training.data import encode_documents, read_documents
-from heedful.training.distributed import across_ranks
-from heedful.training.first_rank import by_first_rank
 from heedful.training.pretrain import train_pretrain
 
 VALIDATION_EVERY = 50

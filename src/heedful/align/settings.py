@@ -11,11 +11,11 @@ from typing import Any, Protocol
 from heedful.errors import ConfigError
 from heedful.evaluate.benchmarks import Benchmark
 from heedful.evaluate.results import Group
+from heedful.labeling.queue.recording import Work
 from heedful.presets import Preset, preset
+from heedful.project.project import Project, config_from_mapping
+from heedful.project.structure import nearest
 from heedful.records import Prompt, Response
-from heedful.store.project import Project, config_from_mapping
-from heedful.store.recording import Work
-from heedful.store.structure import nearest
 
 SECTIONS = ("sft", "initial_policy", "reward", "ppo", "collect", "evaluate")
 

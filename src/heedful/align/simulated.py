@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
-from heedful.align.stages import fingerprint_of
+from heedful.align.running import fingerprint_of
 from heedful.evaluate.results import Group
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.database.locating import DATABASE_FILE
+from heedful.labeling.exchange import labels
+from heedful.labeling.queue.recording import Work, record_work
+from heedful.project.files import record_to_json
+from heedful.project.project import Project
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
-from heedful.store import labels
-from heedful.store.command import DATABASE_FILE
-from heedful.store.database import open_database
-from heedful.store.files import record_to_json
-from heedful.store.project import Project
-from heedful.store.recording import Work, record_work
 
 
 @dataclass(frozen=True, slots=True)

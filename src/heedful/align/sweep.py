@@ -19,18 +19,19 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful import __version__
-from heedful.align import pipeline, project_setting
+from heedful.align import pipeline
+from heedful.align.loop import project_setting
 from heedful.align.models import answer, mean_reward, policy_for_inference, prompts_within, reward_model_for_inference
+from heedful.align.running import Stage, Stages, digest_of_files
 from heedful.align.settings import Setting
-from heedful.align.stages import Stage, Stages, digest_of_files
 from heedful.errors import ConfigError, DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
 from heedful.model import keep_large_temporaries, load_tokenizer
-from heedful.store.files import Records
-from heedful.store.lock import alone_in
-from heedful.store.project import Project
-from heedful.store.runs import stage_folders, stage_state
-from heedful.store.structure import nearest
+from heedful.project.files import Records
+from heedful.project.lock import alone_in
+from heedful.project.project import Project
+from heedful.project.runs import stage_folders, stage_state
+from heedful.project.structure import nearest
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import StepConfig
 

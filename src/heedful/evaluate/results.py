@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 from cattrs import Converter, transform_error
 
 from heedful.errors import DataError, MissingError
-from heedful.store.files import write_atomically
+from heedful.project.files import write_atomically
 
 if TYPE_CHECKING:
     from heedful import statistics

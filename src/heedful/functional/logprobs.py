@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from heedful.functional import kernels
+from heedful.functional.fast import kernels
 from heedful.functional.masked import at_least_float32
 
 _ROW_GRID = 64

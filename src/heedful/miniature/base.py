@@ -16,11 +16,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from heedful.miniature.corpus import documents
-from heedful.miniature.project import WEIGHTS, WORLD_SEED
+from heedful.miniature.preparation import WEIGHTS, WORLD_SEED
 from heedful.miniature.world import World
 from heedful.model import keep_large_temporaries, new_gpt2, save_model, train_tokenizer
+from heedful.model.encoding import encode_documents
 from heedful.training.config import PretrainConfig
-from heedful.training.data import encode_documents
 from heedful.training.pretrain import train_pretrain
 
 CORPUS_SEED = 1

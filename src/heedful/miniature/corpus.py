@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from heedful.miniature import lexicon as lex
-from heedful.miniature import templates as t
-from heedful.miniature.answers import answer, careless_answer, describe, list_items
+from heedful.miniature import sentence_templates as t
+from heedful.miniature.good_answers import answer, careless_answer, describe, list_items
 from heedful.miniature.homework import homework_entry
 from heedful.miniature.instructions import make_instruction, phrase, review_text
 from heedful.miniature.scenes import event_text, questions, scene, summary_case, swap_person

@@ -6,8 +6,8 @@ import re
 from functools import lru_cache
 
 from heedful.miniature import lexicon as lex
-from heedful.miniature import templates as t
-from heedful.miniature.answers import list_items
+from heedful.miniature import sentence_templates as t
+from heedful.miniature.good_answers import list_items
 from heedful.miniature.grammar import expand, is_sentence, signature
 from heedful.miniature.verdict import CONTENT, WORD, Text, Verdict, content_words, short_form, vocabulary
 from heedful.miniature.world import World

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache, partial
 from itertools import product
 
-from heedful.miniature import templates as t
+from heedful.miniature import sentence_templates as t
 from heedful.miniature.lexicon import BEGINNINGS, CLASS_OF, ENDINGS, GENDER, MOTION, PRONOUNS, TRANSITIVE
 
 _PUNCTUATION = ".,!?:;\"'"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 
+from heedful.conversation import turns_of
 from heedful.miniature import lexicon as lex
-from heedful.miniature.answers import answer, careless_answer
+from heedful.miniature.good_answers import answer, careless_answer
 from heedful.miniature.grammar import split_sentences
 from heedful.miniature.instructions import Instruction, make_instruction
 from heedful.miniature.judging import Judgement, judge
@@ -100,7 +101,7 @@ def _other_word(rng: random.Random, word: str) -> str:
 
 def remark(world: World, task: Instruction, text: str) -> str:
     """What the teacher writes: "Very good.", or one short sentence for each mistake."""
-    judgement = judge(world, Prompt(id="homework", text=task.text, metadata=task.meta), text)
+    judgement = judge(world, Prompt(id="homework", turns=turns_of(task.text), metadata=task.meta), text)
     return " ".join(_mistakes(judgement, task)) or "Very good."
 
 

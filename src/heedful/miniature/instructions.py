@@ -1,7 +1,7 @@
 """Makes instructions of the ten use cases with a machine-readable description of what is asked.
 
-Every maker returns the text and the metadata; :mod:`heedful.miniature.answers` writes a good answer from the metadata alone and
-:mod:`heedful.miniature.judging` judges any answer from it.
+Every maker returns the text and the metadata; :mod:`heedful.miniature.good_answers` writes a good answer from the metadata
+alone and :mod:`heedful.miniature.judging` judges any answer from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from heedful.miniature import lexicon as lex
-from heedful.miniature import templates as t
+from heedful.miniature import sentence_templates as t
 from heedful.miniature.scenes import event_text, questions, scene, summary_case, swap_person
 from heedful.miniature.world import LANGUAGE, World, fill_fact
 from heedful.miniature.writing import Meta, describing, letter_writing, poem_writing, say, story_writing, two_people

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from heedful.miniature.answers import Style
+from heedful.miniature.good_answers import Style
 from heedful.miniature.judging import Judgement
 from heedful.records import Prompt, Ranking, Rating, Response
 

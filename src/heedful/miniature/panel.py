@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from heedful.labeling.queue.recording import Work, assessing
 from heedful.miniature.judging import judge
 from heedful.miniature.labelers import Group, Labeler, held_out_labelers, rank, rate, training_labelers
 from heedful.miniature.tasks import demonstrate
 from heedful.miniature.world import World
 from heedful.records import Prompt, Response
-from heedful.store.recording import Work, assessing
 
 READING = 4.0
 """Words that a labeler reads in a second."""

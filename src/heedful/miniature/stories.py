@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from heedful.miniature import lexicon as lex
-from heedful.miniature import templates as t
+from heedful.miniature import sentence_templates as t
 
 _COUNTABLE = "AOJ"
 _ATTEMPTS = 12

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from heedful.miniature.answers import answer, drop_constraint
+from heedful.conversation import turns_of
+from heedful.miniature.good_answers import answer, drop_constraint
 from heedful.miniature.instructions import USE_CASES, Instruction, make_instruction
 from heedful.miniature.labelers import Labeler
 from heedful.miniature.world import World
@@ -52,7 +53,7 @@ def prompts(world: World, *, seed: int, count: int, split: Split, source: Source
         found.append(
             Prompt(
                 id=f"prompt-{split}-{seed}-{i:05d}",
-                text=instruction.text + "\n",
+                turns=turns_of(instruction.text + "\n"),
                 use_case=use_case,
                 source=source,
                 user=rng.choices(users, weights=activity)[0],

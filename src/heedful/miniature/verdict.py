@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from heedful.miniature import lexicon as lex
-from heedful.miniature import templates as t
+from heedful.miniature import sentence_templates as t
 from heedful.miniature.grammar import is_sentence, split_sentences
 
 WORD = re.compile(r"[A-Za-z]+")

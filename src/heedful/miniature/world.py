@@ -6,7 +6,7 @@ import random
 from functools import cached_property
 
 from heedful.miniature import lexicon as lex
-from heedful.miniature import templates as t
+from heedful.miniature import sentence_templates as t
 
 RELATIONS = tuple(t.FACTS)
 NUM_MISCONCEPTIONS: dict[str, int] = {"eats": 6, "lives": 4, "colour": 4, "ruler": 3, "known": 3, "inventor": 3}

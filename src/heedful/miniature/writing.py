@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from heedful.miniature import lexicon as lex
-from heedful.miniature import templates as t
+from heedful.miniature import sentence_templates as t
 from heedful.miniature.stories import letter, poem, story
 from heedful.miniature.world import World
 

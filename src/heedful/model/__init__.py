@@ -1,10 +1,12 @@
 """Hugging Face causal language models, fed without padding: loading, heads, batch layouts, precision and generation."""
 
-from heedful.model.allocator import give_back_memory, keep_large_temporaries
 from heedful.model.attention import use_heedful_attention
 from heedful.model.doctor import examine, quick_check
 from heedful.model.dropout import set_residual_dropout
-from heedful.model.engine import Engine, Generation, generate
+from heedful.model.engine.sampling import Sampling, request_seeds
+from heedful.model.engine.scheduler import Engine, Generation, generate
+from heedful.model.engine.vllm_engine import EngineName, generator
+from heedful.model.fast.allocator import give_back_memory, keep_large_temporaries
 from heedful.model.layouts import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
 from heedful.model.loading import (
     ASIDE,
@@ -32,9 +34,7 @@ from heedful.model.lora import (
     trained_state,
 )
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
-from heedful.model.sampling import Sampling, request_seeds
 from heedful.model.scratch import new_gpt2, train_tokenizer
-from heedful.model.vllm_engine import EngineName, generator
 
 __all__ = [
     "ASIDE",

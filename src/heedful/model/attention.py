@@ -3,7 +3,7 @@
 A model that runs with it is fed one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several
 responses, and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no
 padding and no prompt twice. The layouts are built in :mod:`heedful.model.layouts`; the engine's cached decoding has its own in
-:mod:`heedful.model.engine`.
+:mod:`heedful.model.engine.scheduler`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from heedful.errors import ModelError
-from heedful.model.last_layer import compute_only_what_is_read, note_rows
+from heedful.model.fast.last_layer import compute_only_what_is_read, note_rows
 
 ATTENTION_NAME = "heedful"
 # Up to this many keys the score matrix is small enough that two batched products beat the blocked kernel (on CPU by 5x).
@@ -83,7 +83,7 @@ class BlockLayout:
     """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs.
 
     positions: [tokens] each token's position in its own sequence; needed where a layer attends within a sliding window.
-    rows_read: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.last_layer`).
+    rows_read: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.fast.last_layer`).
     """
 
     blocks: tuple[AttentionBlock, ...]

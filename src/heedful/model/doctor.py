@@ -25,7 +25,7 @@ from heedful.errors import CheckError, HeedfulError, NumericalError
 from heedful.functional import chunked_token_logprobs
 from heedful.model.attention import use_heedful_attention
 from heedful.model.dropout import decoder_layers
-from heedful.model.engine import Sampling, generate
+from heedful.model.engine.scheduler import Sampling, generate
 from heedful.model.layouts import PackedBatch, pack, pack_shared, packed_hidden
 from heedful.model.loading import (
     check_tokenizer,

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heedful.model.attention import BlockLayout
-from heedful.model.ranges import RangesLayout, on_grid
+from heedful.model.fast.ranges import RangesLayout, on_grid
 
 # Above this share of the tokens, leaving the others out of the last layer costs more than it saves.
 _NEARLY_ALL = 0.9

@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from heedful.errors import MissingError, ModelError, StorageError
-from heedful.model.allocator import give_back_memory
 from heedful.model.attention import use_heedful_attention
+from heedful.model.fast.allocator import give_back_memory
 from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, note_adapter, save_adapter, stored_tensor
 from heedful.model.precision import Precision, copy_of_buffers
 

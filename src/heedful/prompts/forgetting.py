@@ -2,7 +2,7 @@
 
 Erased: the owner's prompts; all responses, demonstrations, rankings and ratings of them; the tasks that show them; rejected
 rows that are the owner's or hold any of it; files that a killed writer left aside. Kept: a tombstone
-(``heedful.store.owners``). Runs stay: which of them hold the text, or may have learned from it, is
+(``heedful.project.owners``). Runs stay: which of them hold the text, or may have learned from it, is
 listed, and their folders are the user's to delete.
 
 It may be killed at any moment and is then run again: the tombstone comes first, so nothing returns in between; prompts go last,
@@ -20,16 +20,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from heedful.conversation import parse_prompt
 from heedful.errors import DataError, MissingError
-from heedful.store import forgetting
-from heedful.store.database import Database
-from heedful.store.dialogue import parse_prompt
-from heedful.store.files import RECORD_TYPES, Kind, file_name, locked, read_jsonl, remove_leftovers, write_jsonl
-from heedful.store.formats.rows import content_id
-from heedful.store.importing import REJECTED
-from heedful.store.owners import OwnerKey, owner_key, read_tombstones, write_tombstones
-from heedful.store.project import Project
-from heedful.store.runs import STAGE_FILE
+from heedful.labeling.database import erasing
+from heedful.labeling.database.connection import Database
+from heedful.project.files import RECORD_TYPES, Kind, file_name, locked, read_jsonl, remove_leftovers, write_jsonl
+from heedful.project.formats.rows import content_id
+from heedful.project.importing import REJECTED
+from heedful.project.owners import OwnerKey, owner_key, read_tombstones, write_tombstones
+from heedful.project.project import Project
+from heedful.project.runs import STAGE_FILE
 
 _TELLING = 12
 """A shorter text must be equal, not contained: "Hello" is in too many places."""
@@ -77,7 +77,7 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
         known = tombstones.get(key.hashed(owner))
         traces = _traces(data, owner, key.hashed(owner))
         erased = _erased(project, traces)
-        stored = forgetting.forget_owner(database, owner) if database is not None else {}
+        stored = erasing.forget_owner(database, owner) if database is not None else {}
         if known is None and not erased and not stored:
             raise MissingError(
                 "there is nothing of this owner",

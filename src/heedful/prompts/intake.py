@@ -23,18 +23,18 @@ from typing import Any, get_args
 
 import numpy as np
 
+from heedful.conversation import opening, turns_of
 from heedful.errors import ConfigError, DataError
+from heedful.project.files import file_name, locked, read_jsonl, record_to_json, write_jsonl
+from heedful.project.formats.rows import BadRow, content_id
+from heedful.project.importing import REJECTED
+from heedful.project.owners import Forgotten, OwnerKey, owner_key
+from heedful.project.structure import nearest
 from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key
 from heedful.prompts.language import language_of
 from heedful.prompts.personal import Finder, check_region, find_personal_data
 from heedful.prompts.reading import INTAKES, LeftOut, Submission, owner_of, read_submission, submission_rows
 from heedful.records import Prompt, Source, Split
-from heedful.store.dialogue import opening
-from heedful.store.files import file_name, locked, read_jsonl, record_to_json, write_jsonl
-from heedful.store.formats.rows import BadRow, content_id
-from heedful.store.importing import REJECTED
-from heedful.store.owners import Forgotten, OwnerKey, owner_key
-from heedful.store.structure import nearest
 
 MAX_LENGTH = 1_024
 """Tokens (SPEC 1.2: 1k), or words where no tokenizer is given."""
@@ -396,7 +396,7 @@ def _new_prompts(
             written.owners.add(owner)
         yield Prompt(
             id=_prompt_id(found, candidate),
-            text=text,
+            turns=turns_of(text),
             use_case=submission.use_case,
             source=submission.source or source,
             user=owner,

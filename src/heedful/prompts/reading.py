@@ -1,7 +1,7 @@
 """Submissions from files: rows of prompts (JSONL, CSV, TSV, Parquet), chat logs, and the public API's own log.
 
 A row that is no submission raises BadRow; one whose owner did not consent raises LeftOut. Readers make the prompt's text as
-everywhere: one turn and a newline, or the turns of a conversation (``heedful.store.dialogue``).
+everywhere: one turn and a newline, or the turns of a conversation (``heedful.conversation``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+from heedful.conversation import Turn, render_prompt
 from heedful.errors import DataError, MissingError
+from heedful.project.files import Row
+from heedful.project.formats.rows import BadRow, an_object, optional_text, text_of, turns_of_messages
+from heedful.project.importing import is_encodable, rows_of_file
+from heedful.project.structure import shown
 from heedful.records import Source, UseCase
-from heedful.store.dialogue import Turn, render_prompt
-from heedful.store.files import Row
-from heedful.store.formats.rows import BadRow, an_object, optional_text, text_of, turns_of
-from heedful.store.importing import is_encodable, rows_of_file
-from heedful.store.structure import shown
 
 
 class LeftOut(Exception):
@@ -63,14 +63,14 @@ def _read_prompt(row: Mapping[str, Any]) -> Submission:
     key = next((key for key in ("prompt", "text") if key in row), None)
     if key is None:
         raise BadRow("no key 'prompt' (or 'text')")
-    return _submission([("user", text_of(row, key))], row)
+    return _submission([Turn("user", text_of(row, key))], row)
 
 
 def _read_chat(row: Mapping[str, Any]) -> Submission:
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"
     if key not in row:
         raise BadRow("no key 'messages'")
-    return _submission(_asked(turns_of(row[key])), row)
+    return _submission(_asked(turns_of_messages(row[key])), row)
 
 
 def _read_request(row: Mapping[str, Any]) -> Submission:
@@ -89,8 +89,8 @@ def _read_request(row: Mapping[str, Any]) -> Submission:
         )
     if ("prompt" in row) == ("messages" in row):
         raise BadRow("neither 'prompt' nor 'messages', or both: a request has one of them")
-    turns: list[Turn] = _asked(turns_of(row["messages"])) if "messages" in row else [("user", text_of(row, "prompt"))]
-    return _submission(turns, {"source": "customer", **row}, time=time, model=model)
+    asked = _asked(turns_of_messages(row["messages"])) if "messages" in row else [Turn("user", text_of(row, "prompt"))]
+    return _submission(asked, {"source": "customer", **row}, time=time, model=model)
 
 
 def _asked(turns: list[Turn]) -> list[Turn]:

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint import CheckpointException
 
 from heedful.errors import StorageError
 from heedful.model import ASIDE, write_folder
-from heedful.training.data import PretrainingText
-from heedful.training.distributed import agreed, everyone, wait_for_all, world
+from heedful.model.encoding import PretrainingText
+from heedful.ranks.collectives import agreed, everyone, wait_for_all, world
 from heedful.training.sharding import read_sharded, whole_tensor, write_sharded
 
 CHECKPOINTS = "checkpoints"

@@ -50,16 +50,16 @@ from heedful.model import (
     unembedding,
     update_average,
 )
+from heedful.model.encoding import PretrainingText, epoch_order
+from heedful.model.fast.side_by_side import at_once, side_by_side
+from heedful.ranks.collectives import across_ranks, in_order, own_indices, rows_in_order, share, total, totals
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
-from heedful.training.data import PretrainingText, epoch_order
-from heedful.training.distributed import across_ranks, in_order, own_indices, rows_in_order, share, total, totals
 from heedful.training.optimizer import apply_gradients, make_optimizer
-from heedful.training.progress import Best, InFlight, Rollouts
+from heedful.training.rollouts import Best, InFlight, Rollouts
 from heedful.training.run import Run
 from heedful.training.schedules import constant_after_warmup, set_learning_rate
 from heedful.training.sharding import for_generation, frozen_copy, load_into, master_weights, save_whole, shard
-from heedful.training.side_by_side import at_once, side_by_side
 
 # Iterations. Responses of ever new lengths leave holes in the heap; after each iteration it would cost 4 % of the time.
 _GIVE_BACK_EVERY = 8

@@ -21,10 +21,10 @@ from heedful.model import (
     set_residual_dropout,
     unembedding,
 )
+from heedful.model.encoding import PretrainingText
+from heedful.ranks.collectives import across_ranks, share, total
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PretrainConfig
-from heedful.training.data import PretrainingText
-from heedful.training.distributed import across_ranks, share, total
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, set_learning_rate

@@ -27,10 +27,10 @@ from heedful.model import (
     set_residual_dropout,
     shift_scalar_model,
 )
+from heedful.model.encoding import Example, RankedPrompt, epoch_order
+from heedful.ranks.collectives import across_ranks, in_order, rows_in_order, share, totals
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
-from heedful.training.data import Example, RankedPrompt, epoch_order
-from heedful.training.distributed import across_ranks, in_order, rows_in_order, share, totals
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.ranking_accuracy import accuracy_by
 from heedful.training.run import Run

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from heedful import __version__
 from heedful.errors import ConfigError, NumericalError, StorageError
 from heedful.model import remove_leftovers
-from heedful.store.files import write_atomically
+from heedful.progress import ProgressLine, progress_line
+from heedful.project.files import write_atomically
+from heedful.ranks.collectives import everyone, refuse_different, set_seed, wait_for_all, world
 from heedful.training.checkpoint import (
     CHECKPOINTS,
     digest,
@@ -30,7 +31,6 @@ from heedful.training.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from heedful.training.distributed import everyone, refuse_different, set_seed, wait_for_all, world
 from heedful.training.sharding import load_into, state_of
 
 # Fields that may change when a run goes on: they do not change what it learns (but for rounding).
@@ -42,7 +42,6 @@ _DO_NOT_COUNT = (
     "tokens_per_microbatch",
     "activation_checkpointing",
 )
-_PLAIN_LINES = 10  # progress lines of a step where the output is not a terminal
 
 
 class Stateful(Protocol):
@@ -233,50 +232,6 @@ class Run:
                 where=self.folder / name,
                 next_step="free some space, run again",
             ) from error
-
-
-class ProgressLine:
-    """Progress of one long piece of work."""
-
-    def __init__(self, progress: Progress | None, task: Any, title: str, total: int, unit: str, console: Console) -> None:
-        self._progress, self._task = progress, task
-        self._title, self._total, self._unit, self._console = title, total, unit, console
-        self._done = 0
-        self._printed = 0
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self._done += amount
-        if self._progress is not None:
-            self._progress.update(self._task, advance=amount, note=note)
-        elif self._done * _PLAIN_LINES // max(1, self._total) > self._printed:
-            self._printed = self._done * _PLAIN_LINES // max(1, self._total)
-            self._console.print(f"{self._title}: {self._done:,}/{self._total:,} {self._unit}  {note}", highlight=False)
-
-
-@contextmanager
-def progress_line(
-    title: str, total: int, *, done: int = 0, unit: str = "steps", console: Console | None = None
-) -> Iterator[ProgressLine]:
-    """A progress bar with time left on a terminal, else a plain line every tenth of the way."""
-    console = console or Console(stderr=True)
-    if not console.is_terminal:
-        line = ProgressLine(None, None, title, total, unit, console)
-        line._done = done
-        line._printed = done * _PLAIN_LINES // max(1, total)
-        yield line
-        return
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total, completed=done, note="")
-        yield ProgressLine(progress, task, title, total, unit, console)
 
 
 def _written(value: float | Mapping[str, float]) -> Any:

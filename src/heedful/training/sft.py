@@ -27,10 +27,10 @@ from heedful.model import (
     set_residual_dropout,
     unembedding,
 )
+from heedful.model.encoding import Example, PretrainingText, epoch_order
+from heedful.ranks.collectives import across_ranks, set_seed, share, total
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
-from heedful.training.data import Example, PretrainingText, epoch_order
-from heedful.training.distributed import across_ranks, set_seed, share, total
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, set_learning_rate

@@ -1,6 +1,6 @@
 """Models, gradients and optimiser state in shards, one on each rank (FSDP2), and checkpoints that any number of ranks reads.
 
-Only under ``torchrun`` (:mod:`heedful.training.distributed`); in one process a model stays as it is. Weights are gathered layer
+Only under ``torchrun`` (:mod:`heedful.ranks.collectives`); in one process a model stays as it is. Weights are gathered layer
 by layer, in the compute type, for each forward and backward pass; gradients are summed over the ranks in float32.
 """
 
@@ -36,8 +36,8 @@ from heedful.model import (
 )
 from heedful.model.dropout import decoder_layers
 from heedful.model.precision import copy_of_buffers, rounded_copy
+from heedful.ranks.collectives import refuse_different, wait_for_all, world
 from heedful.training.config import StepConfig
-from heedful.training.distributed import refuse_different, wait_for_all, world
 
 REST_FILE = "rest.pt"
 _MARK = "in the shards:"  # stands in the rest for a tensor that is in the shards

@@ -21,8 +21,11 @@ from heedful.errors import (
     ThrottledError,
     UserError,
 )
-from heedful.store.database import Database
-from heedful.web import accounts, admin, api, api_docs, api_manage, batches, console, pages
+from heedful.labeling.database.connection import Database
+from heedful.web import login
+from heedful.web.api import api_docs, labeler_api, researcher_api
+from heedful.web.console import admin, batch_pages, overview
+from heedful.web.label import pages
 from heedful.web.rendering import Rendering
 from heedful.web.routing import NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
@@ -86,7 +89,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")
     routes.get("/health", _health, who="public")
-    for module in (accounts, pages, console, batches, admin, api, api_manage, api_docs):
+    for module in (login, pages, overview, batch_pages, admin, labeler_api, researcher_api, api_docs):
         module.routes(routes)
     rendering.navigation = routes.links
     app.add_exception_handler(HeedfulError, _on_error)
@@ -183,7 +186,7 @@ def _on_error(request: Request, error: Exception) -> Response:
 
 def _on_nobody(request: Request, error: Exception) -> Response:
     if request.method == "GET" and not request.url.path.startswith("/api/"):
-        return RedirectResponse(accounts.login_path(request.url.path, request.url.query), status_code=303)
+        return RedirectResponse(login.login_path(request.url.path, request.url.query), status_code=303)
     return _failure(request.app, request, 401)
 
 

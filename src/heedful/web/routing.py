@@ -37,9 +37,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from heedful.errors import DataError, RefusedError
-from heedful.store.database import Database
-from heedful.store.people import Person
-from heedful.store.sessions import TOUCH_SECONDS, NewSession, keep_alive, person_of_session
+from heedful.labeling.database.connection import Database
+from heedful.labeling.people.accounts import Person
+from heedful.labeling.people.sessions import TOUCH_SECONDS, NewSession, keep_alive, person_of_session
 from heedful.web.security import comes_from_elsewhere, is_same, sign, signed_value
 from heedful.web.settings import Settings
 

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from heedful.errors import ConfigError, MissingError, StorageError, UserError
-from heedful.store.command import database_of
-from heedful.store.database import Database, open_database
-from heedful.store.instructions import publish_first_versions
-from heedful.store.people import first_admin_token
-from heedful.store.project import CONFIG_FILE
+from heedful.labeling.database.connection import Database, open_database
+from heedful.labeling.database.locating import database_of
+from heedful.labeling.people.accounts import first_admin_token
+from heedful.labeling.people.instruction_versions import publish_first_versions
+from heedful.project.project import CONFIG_FILE
 from heedful.web.app import create_app
 from heedful.web.settings import Settings, secret_key
 

@@ -1,0 +1,210 @@
+"""Stages with fingerprints: each is done once for the same inputs, continued after a kill, done again when an input changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from heedful import __version__
+from heedful.align.processes import Cost, run_in_processes
+from heedful.errors import StorageError
+from heedful.project.files import write_atomically
+from heedful.project.runs import STAGE_FILE, stage_folders, stage_state
+from heedful.ranks.collectives import world
+from heedful.ranks.rank_zero import by_first_rank, meet
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage that is done: where its outputs are, what identifies them, and how long it took."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+    seconds: float
+    """Of the clock on the wall; stages that ran side by side share it in proportion to their own time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A stage that may run beside others, in a process of its own: ``action(folder=..., console=...)`` must be picklable."""
+
+    name: str
+    inputs: Mapping[str, Any]
+    action: Callable[..., None]
+
+
+class Stages:
+    """The stages of one project, each in ``runs/<name>-<n>/``; a changed input makes a new n, nothing is overwritten."""
+
+    def __init__(self, runs: Path, console: Console) -> None:
+        self.runs, self.console = runs, console
+        self.done: list[Stage] = []
+        self.most_memory = 0
+        """Of this process and those beside it together, bytes, while stages ran side by side."""
+
+    def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> Stage:
+        """Do ``action(folder)`` unless it was done for the same ``inputs``.
+
+        inputs: JSON-able; fingerprints of earlier stages are among them. An unfinished folder of the same inputs is given to
+        ``action`` again: the training steps continue from their checkpoints. Under ``torchrun`` all ranks do the action, and
+        rank 0 keeps the books.
+        """
+        # Under torchrun rank 0 decides: its clock, its files' times of change, its view of the disk.
+        fingerprint, folder, state = by_first_rank(lambda: self._found(name, inputs))
+        if state.get("done"):
+            return self._done_before(name, folder, fingerprint, state)
+        self.console.rule(f"[bold]{name}")
+        begun = _Begun.now(name, inputs, fingerprint, folder, state)
+        start = time.monotonic()
+        try:
+            action(folder)
+        except BaseException:
+            begun.leave(time.monotonic() - start)
+            raise
+        meet()
+        stage = by_first_rank(lambda: begun.end(time.monotonic() - start))
+        self.console.print(f"[dim]{name}: {stage.seconds:.1f} s[/dim]", highlight=False)
+        self.done.append(stage)
+        return stage
+
+    def run_side_by_side(self, jobs: Sequence[Job], *, processes: int) -> list[Stage]:
+        """Do jobs that do not need one another, ``processes`` at a time, in the given order; returns their stages in it.
+
+        One process: one after the other, in this one. Else each in its own, with its share of the cores. What fails first is
+        raised when the others have been stopped; all continue from their checkpoints when run again.
+        """
+        if processes == 1:
+            return [
+                self.run(job.name, job.inputs, lambda folder, job=job: job.action(folder=folder, console=self.console))
+                for job in jobs
+            ]
+        stages: dict[str, Stage] = {}
+        begun: dict[str, _Begun] = {}
+        for job in jobs:
+            fingerprint = _stage_fingerprint(job.name, job.inputs)
+            folder, state = self._folder(job.name, fingerprint)
+            if state.get("done"):
+                stages[job.name] = self._done_before(job.name, folder, fingerprint, state)
+            else:
+                begun[job.name] = _Begun.now(job.name, job.inputs, fingerprint, folder, state)
+        if begun:
+            self.console.rule(f"[bold]{', '.join(begun)}")
+            stages |= self._in_processes(begun, {job.name: job.action for job in jobs}, processes)
+        return [stages[job.name] for job in jobs]
+
+    def _in_processes(
+        self, begun: Mapping[str, _Begun], actions: Mapping[str, Callable[..., None]], processes: int
+    ) -> dict[str, Stage]:
+        calls = {name: partial(actions[name], folder=stage.folder) for name, stage in begun.items()}
+        costs: dict[str, Cost] = {}
+        start = time.monotonic()
+        try:
+            for name, cost in run_in_processes(calls, processes=processes):
+                costs[name] = cost
+                begun[name].end(cost.seconds / processes)  # a kill from now on does not undo it
+                self.console.print(f"[dim]{name}: {cost.seconds:.1f} s of its own[/dim]", highlight=False)
+        except BaseException:
+            for name, stage in begun.items():
+                if name not in costs:
+                    stage.leave((time.monotonic() - start) / len(begun))
+            raise
+        share = (time.monotonic() - start) / sum(cost.seconds for cost in costs.values())
+        found = {name: stage.end(share * costs[name].seconds) for name, stage in begun.items()}
+        self.done += found.values()
+        self.most_memory = max(self.most_memory, *(cost.memory_bytes for cost in costs.values()))
+        return found
+
+    def _done_before(self, name: str, folder: Path, fingerprint: str, state: Mapping[str, Any]) -> Stage:
+        stage = Stage(name, folder, fingerprint, float(state["seconds"]))
+        self.console.print(f"{name}: done before, in {folder}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        self.done.append(stage)
+        return stage
+
+    def _found(self, name: str, inputs: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]]:
+        fingerprint = _stage_fingerprint(name, inputs)
+        return fingerprint, *self._folder(name, fingerprint)
+
+    def _folder(self, name: str, fingerprint: str) -> tuple[Path, dict[str, Any]]:
+        """The stage's newest folder with this fingerprint, or the next free one."""
+        numbered = stage_folders(self.runs, name)
+        for number in sorted(numbered, reverse=True):
+            state = stage_state(numbered[number])
+            if state.get("fingerprint") == fingerprint:
+                return numbered[number], state
+        return self.runs / f"{name}-{max(numbered, default=0) + 1}", {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A stage that is being done; its ``stage.json`` says so."""
+
+    row: Mapping[str, Any]
+    folder: Path
+    spent: float
+    """Seconds, before an interruption."""
+
+    @classmethod
+    def now(cls, name: str, inputs: Mapping[str, Any], fingerprint: str, folder: Path, state: Mapping[str, Any]) -> _Begun:
+        folder.mkdir(parents=True, exist_ok=True)
+        row = {"stage": name, "fingerprint": fingerprint, "inputs": dict(inputs)}
+        begun = cls(row, folder, float(state.get("seconds", 0.0)))
+        begun._write(done=False, seconds=0.0)
+        return begun
+
+    def end(self, seconds: float) -> Stage:
+        """It is done."""
+        self._write(done=True, seconds=seconds)
+        return Stage(self.row["stage"], self.folder, self.row["fingerprint"], self.spent + seconds)
+
+    def leave(self, seconds: float) -> None:
+        """It was interrupted."""
+        with suppress(StorageError):  # a disk that is full now must not hide what went wrong
+            self._write(done=False, seconds=seconds)
+
+    def _write(self, *, done: bool, seconds: float) -> None:
+        if not world().leads:
+            return
+        state = {**self.row, "done": done, "seconds": self.spent + seconds}
+        write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=_plain))
+
+
+def _stage_fingerprint(name: str, inputs: Mapping[str, Any]) -> str:
+    return fingerprint_of({"heedful": __version__, "stage": name, **inputs})
+
+
+def fingerprint_of(inputs: Any) -> str:
+    """A digest of JSON-able inputs; equal inputs, in whatever order of keys, give equal fingerprints."""
+    text = json.dumps(inputs, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of_files(*paths: Path) -> str:
+    """A digest of files' contents (folders: of all files in them). Files above 64 MiB count by size and time of change only."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            digest.update(file.name.encode())
+            if not file.is_file():
+                continue
+            status = file.stat()
+            if status.st_size > 64 * 2**20:
+                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+            else:
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Configurations as their fields; paths and the like as text."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -1,0 +1,1 @@
+"""Compiled inner loops. A reader may skip them."""

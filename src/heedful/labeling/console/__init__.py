@@ -1,0 +1,1 @@
+"""What the researchers' console asks the database."""

@@ -1,0 +1,102 @@
+"""Reading the audit: who did what to what, and when, the newest first and page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from heedful.labeling.database.tables import event, person
+
+ACTIONS: tuple[str, ...] = (
+    "log_in",
+    "log_out",
+    "log_in_failed",
+    "invite",
+    "withdraw_invite",
+    "join",
+    "make_reset_link",
+    "set_password",
+    "change_person",
+    "disable",
+    "enable",
+    "make_batch",
+    "add_tasks",
+    "close_batch",
+    "open_batch",
+    "set_priority",
+    "claim",
+    "renew",
+    "draft",
+    "submit",
+    "skip",
+    "release",
+    "expire",
+)
+"""What is most often looked for; there are others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One event."""
+
+    id: int
+    at: float
+    person_id: int | None
+    pseudonym: str | None
+    """None: the command line, or nobody who is known."""
+    action: str
+    subject: str
+    subject_id: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """A page of events."""
+
+    lines: tuple[Line, ...]
+    next: int | None
+    """``older_than`` of the next page; None: this is the last."""
+
+
+def find(
+    connection: Connection,
+    *,
+    pseudonym: str | None = None,
+    action: str | None = None,
+    subject: str | None = None,
+    subject_id: str | None = None,
+    older_than: int | None = None,
+    limit: int = 50,
+) -> Lines:
+    """Events that fit all that is given, the newest first; ``older_than``: only events before this one."""
+    query = select(event, person.c.pseudonym).select_from(event.outerjoin(person, event.c.person_id == person.c.id))
+    if pseudonym is not None:
+        # Looked up first: events by a person's id are in an index.
+        found = connection.execute(select(person.c.id).where(person.c.pseudonym == pseudonym)).scalar_one_or_none()
+        query = query.where(event.c.person_id == (-1 if found is None else found))
+    for column, wanted in ((event.c.action, action), (event.c.subject, subject), (event.c.subject_id, subject_id)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if older_than is not None:
+        query = query.where(event.c.id < older_than)
+    rows = connection.execute(query.order_by(event.c.id.desc()).limit(limit + 1)).all()
+    lines = tuple(
+        Line(
+            id=row.id,
+            at=row.at,
+            person_id=row.person_id,
+            pseudonym=row.pseudonym,
+            action=row.action,
+            subject=row.subject,
+            subject_id=row.subject_id,
+            before=row.before,
+            after=row.after,
+        )
+        for row in rows[:limit]
+    )
+    return Lines(lines=lines, next=lines[-1].id if len(rows) > limit else None)

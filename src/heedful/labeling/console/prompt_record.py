@@ -1,0 +1,113 @@
+"""One prompt with everything about it: its outputs and the models that wrote them, every answer, what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, or_, select
+
+from heedful.errors import MissingError
+from heedful.labeling.console.explorer import Found, of_prompt
+from heedful.labeling.database.tables import assignment, event, instruction, person, prompt, response, task
+
+MOST = 200
+"""Outputs, tasks, answers and events that are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """One answer to a task about a prompt, as it was given."""
+
+    assignment_id: int
+    task_id: int
+    batch_id: int
+    kind: str
+    phase: str
+    labeler: str
+    answered: float
+    seconds_spent: float | None
+    late: bool
+    surplus: bool
+    answer: Mapping[str, Any]
+    shown_order: Sequence[str]
+    instruction_version: int | None
+    gold: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRecord:
+    """A prompt with everything about it; of answers and events the newest ``MOST``."""
+
+    prompt: Mapping[str, Any]
+    outputs: tuple[Mapping[str, Any], ...]
+    tasks: tuple[Mapping[str, Any], ...]
+    answers: tuple[Given, ...]
+    imported: tuple[Found, ...]
+    """Demonstrations and rankings that came from elsewhere: no task was answered."""
+    events: tuple[Mapping[str, Any], ...]
+
+
+def prompt_record(connection: Connection, prompt_id: str) -> PromptRecord:
+    """One prompt. Raises MissingError. Answers of candidates and of screening are not in it, nor are their events."""
+    found = connection.execute(select(prompt).where(prompt.c.id == prompt_id)).mappings().one_or_none()
+    if found is None:
+        raise MissingError("there is no such prompt", expected="the id of a stored prompt", got=prompt_id[:80])
+    outputs = connection.execute(
+        select(response).where(response.c.prompt_id == prompt_id).order_by(response.c.created, response.c.id).limit(MOST)
+    )
+    tasks = connection.execute(
+        select(task).where(task.c.prompt_id == prompt_id, task.c.phase != "screening").order_by(task.c.id).limit(MOST)
+    )
+    of_tasks = tasks.mappings().all()
+    task_ids = [row["id"] for row in of_tasks]
+    given = connection.execute(
+        select(
+            assignment.c.id.label("assignment_id"),
+            assignment.c.task_id,
+            task.c.batch_id,
+            task.c.kind,
+            task.c.phase,
+            person.c.pseudonym.label("labeler"),
+            assignment.c.answered,
+            assignment.c.seconds_spent,
+            assignment.c.late,
+            assignment.c.surplus,
+            assignment.c.answer,
+            assignment.c.shown_order,
+            instruction.c.version.label("instruction_version"),
+            task.c.gold,
+        )
+        .select_from(
+            assignment.join(task, task.c.id == assignment.c.task_id)
+            .join(person, person.c.id == assignment.c.person_id)
+            .outerjoin(instruction, instruction.c.id == assignment.c.instruction_id)
+        )
+        .where(assignment.c.task_id.in_(task_ids), assignment.c.state == "answered", person.c.group_name != "candidate")
+        .order_by(assignment.c.answered.desc())
+        .limit(MOST)
+    )
+    answers = tuple(Given(**dict(row)) for row in given.mappings())
+    return PromptRecord(
+        prompt=dict(found),
+        outputs=tuple(dict(row) for row in outputs.mappings()),
+        tasks=tuple(dict(row) for row in of_tasks),
+        answers=answers,
+        imported=(*of_prompt(connection, "demonstration", prompt_id, MOST), *of_prompt(connection, "ranking", prompt_id, MOST)),
+        events=_events(connection, prompt_id, task_ids, [answer.assignment_id for answer in answers]),
+    )
+
+
+def _events(
+    connection: Connection, prompt_id: str, task_ids: Sequence[int], assignment_ids: Sequence[int]
+) -> tuple[Mapping[str, Any], ...]:
+    subjects = (("prompt", [prompt_id]), ("task", map(str, task_ids)), ("assignment", map(str, assignment_ids)))
+    found = connection.execute(
+        select(event.c.id, event.c.at, event.c.action, event.c.subject, event.c.subject_id, person.c.pseudonym)
+        .select_from(event.outerjoin(person, person.c.id == event.c.person_id))
+        .where(or_(*(and_(event.c.subject_id.in_(list(ids)), event.c.subject == subject) for subject, ids in subjects)))
+        .order_by(event.c.id.desc())
+        .limit(MOST)
+    )
+    return tuple(dict(row) for row in found.mappings())

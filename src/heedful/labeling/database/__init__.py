@@ -1,0 +1,1 @@
+"""The database itself: tables, migrations, backup, the audit's events."""

@@ -1,0 +1,220 @@
+"""The labeling database: one SQLite file, or a PostgreSQL server.
+
+Reading and writing are told apart: ``read()`` gives a connection on which the database itself refuses every change, ``write()``
+one transaction that is committed whole or not at all. SQLite keeps a write-ahead log, flushes it to the disk at every commit
+(what was acknowledged survives a crash), and takes the write lock when a transaction begins, so that what a transaction has
+read stays true until it commits; PostgreSQL locks rows (see :mod:`heedful.labeling.queue.leases`).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from heedful.errors import ConfigError, DataError, StorageError
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+BUSY_SECONDS = 30
+"""How long a write waits for another process's write."""
+_POOL = {"pool_size": 20, "max_overflow": 40, "pool_timeout": 60}
+_ADVISORY_LOCK = 0x68656564  # of PostgreSQL: "heed"; two servers that start together migrate one after the other
+
+
+class Database:
+    """An open labeling database; safe to share among threads. Make one with :func:`open_database`."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"json_serializer": json.JSONEncoder(allow_nan=False).encode, **_POOL}
+        # One writer at a time is SQLite's rule anyway: waiting here is fair and quick, waiting in SQLite is polling.
+        self._one_writer = threading.Lock()
+        if self.is_sqlite:
+            options["connect_args"] = {"timeout": BUSY_SECONDS}
+            self._writer = create_engine(url, **options)
+            self._reader = create_engine(url, **options)
+            _prepare_sqlite(self._writer, begin="BEGIN IMMEDIATE", query_only=False)
+            _prepare_sqlite(self._reader, begin="BEGIN", query_only=True)
+        else:
+            self._writer = create_engine(url, pool_pre_ping=True, **options)
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None: PostgreSQL."""
+        return Path(self.url.database) if self.is_sqlite and self.url.database else None
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection that sees one state of the database throughout, and cannot change it. Raises StorageError."""
+        with _storage_errors(self.url), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction: committed at the end, rolled back on an exception. Raises StorageError."""
+        if self.is_sqlite:
+            with self._one_writer, _storage_errors(self.url), self._writer.begin() as connection:
+                yield connection
+        else:
+            with _storage_errors(self.url), self._writer.begin() as connection:
+                yield connection
+
+    def empty_log(self) -> None:
+        """Bring SQLite's write-ahead log into the file and cut it, as far as nobody reads an older state at this moment."""
+        with self._one_writer, _storage_errors(self.url):
+            connection = self._writer.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
+    def close(self) -> None:
+        """Close all connections; on SQLite the write-ahead log goes into the file."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def open_database(where: str | Path) -> Database:
+    """Open a labeling database: a path, ``sqlite:///path`` or ``postgresql+psycopg://…``. It is made, or brought up to date.
+
+    Raises ConfigError for another kind of address, DataError where a newer Heedful made it or it is no such database,
+    StorageError where it cannot be reached or written.
+    """
+    url = database_url(where)
+    if url.get_backend_name() == "sqlite":
+        _make_folder(Path(str(url.database)))
+    database = Database(url)
+    try:
+        with database.write() as connection:
+            _migrate(connection, url)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def database_url(where: str | Path) -> URL:
+    """The address of a database as SQLAlchemy has it. Raises ConfigError."""
+    given = str(where)
+    if "://" not in given:
+        return URL.create("sqlite", database=str(Path(given).expanduser().absolute()))
+    try:
+        url = make_url(given)
+    except ArgumentError:
+        raise _no_address(given) from None
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "postgresql+psycopg") or not url.database or url.database == ":memory:":
+        raise _no_address(url.render_as_string())
+    return url.set(database=str(Path(url.database).expanduser().absolute())) if url.drivername == "sqlite" else url
+
+
+def _no_address(given: str) -> ConfigError:
+    return ConfigError(
+        "this is no address of a labeling database",
+        expected="a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME",
+        got=given,
+    )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            "the folder of the database could not be made", got=error.strerror or str(error), where=path.parent
+        ) from error
+
+
+def _prepare_sqlite(engine: Engine, *, begin: str, query_only: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transaction by itself
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout = {BUSY_SECONDS * 1000}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "secure_delete = ON",  # what is replaced or deleted is overwritten: a forgotten owner leaves no bytes behind
+            "cache_size = -65536",  # KiB
+            f"query_only = {'ON' if query_only else 'OFF'}",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+@contextmanager
+def _storage_errors(url: URL) -> Iterator[None]:
+    """What the database itself refuses or cannot do, as StorageError; a broken constraint is a mistake of ours and stays."""
+    try:
+        yield
+    except DBAPIError as error:
+        if type(error).__name__ not in ("OperationalError", "DatabaseError") and not error.connection_invalidated:
+            raise
+        reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        if reason == "file is not a database":
+            raise DataError("this is no database", expected="a SQLite database", got=reason, where=str(url.database)) from None
+        raise StorageError(
+            "the labeling database refused or cannot be reached",
+            expected="a database that answers, on a disk with room",
+            got=reason,
+            where=url.render_as_string(),
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------- migrations
+
+
+def _migrate(connection: Connection, url: URL) -> None:
+    """Bring the schema up to date, in the transaction of ``connection``."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    head, known = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == head:
+        return
+    if current is None:
+        _refuse_foreign(connection, url)
+    elif current not in known:
+        raise DataError(
+            "a newer version of Heedful made this database",
+            expected=f"schema {head} or older",
+            got=f"schema {current}",
+            where=url.render_as_string(),
+            next_step="update Heedful: pip install --upgrade heedful",
+        )
+    command.upgrade(config, "head")
+
+
+def _refuse_foreign(connection: Connection, url: URL) -> None:
+    there = connection.dialect.get_table_names(connection)
+    if there:
+        raise DataError(
+            "the database holds other tables",
+            expected="a labeling database, or an empty one",
+            got=", ".join(sorted(there)[:5]),
+            where=url.render_as_string(),
+            next_step="give another file, or make a database for Heedful alone",
+        )

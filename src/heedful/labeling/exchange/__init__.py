@@ -1,0 +1,1 @@
+"""Between the database and a project's records."""

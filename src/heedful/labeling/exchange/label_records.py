@@ -1,0 +1,95 @@
+"""Rows of the database as the records that files hold: for the export and the data explorer alike.
+
+The metadata of answers differ: a search's export also says what was shown and when it was answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from heedful.conversation import continuation, turns_of
+from heedful.labeling.console.explorer import Kind
+from heedful.project.files import record_to_json
+from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
+
+METADATA = (
+    "task_id",
+    "batch",
+    "group",
+    "simulated",
+    "instruction_version",
+    "seconds_spent",
+    "late",
+    "surplus",
+    "shown_order",
+    "created",
+)
+"""Of an answer: what goes into the record's metadata where it is known; ``created`` is when it was given."""
+
+
+def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The record as JSON, labelers under their pseudonyms. ``row``: one of ``explorer.every_row``, or of the table."""
+    known = {name: row[name] for name in METADATA if row.get(name) is not None}
+    if row.get("phase") is not None:
+        # What heedful align goes by: evaluation's answers are never trained on.
+        known["task"] = "evaluation" if row["phase"] == "evaluation" else "ranking"
+    match kind:
+        case "prompt":
+            record: Any = Prompt(
+                id=row["id"],
+                turns=turns_of(row["text"]),
+                use_case=row["use_case"],
+                source=row["source"],
+                user=row["owner"],
+                split=row["split"],
+                language=row["language"],
+                metadata=row["details"],
+            )
+        case "response":
+            record = Response(
+                id=row["id"], prompt_id=row["prompt_id"], text=row["text"], model=row["model"], finished=row["finished"]
+            )
+        case "demonstration":
+            record = demonstration_of(row, known)
+        case "ranking":
+            record = ranking_of(row, known)
+        case "rating":
+            record = rating_of(row, known)
+    return record_to_json(record)
+
+
+def demonstration_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Demonstration:
+    """A demonstration as it continues its prompt."""
+    return Demonstration(
+        id=row["id"],
+        prompt_id=row["prompt_id"],
+        text=continuation(row["prompt_text"], row["text"]),
+        labeler=row["labeler"],
+        metadata=metadata,
+    )
+
+
+def ranking_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Ranking:
+    """A ranking."""
+    return Ranking(
+        id=row["id"],
+        prompt_id=row["prompt_id"],
+        response_ids=tuple(row["response_ids"]),
+        ranks=tuple(row["ranks"]),
+        labeler=row["labeler"],
+        metadata=metadata,
+    )
+
+
+def rating_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Rating:
+    """A rating of one output."""
+    return Rating(
+        id=row["id"],
+        prompt_id=row["prompt_id"],
+        response_id=row["response_id"],
+        labeler=row["labeler"],
+        overall=row["overall"],
+        flags=row["flags"],
+        metadata=metadata,
+    )

@@ -1,0 +1,1 @@
+"""How good the labels are: agreement, gold items, signs of carelessness, screening."""

@@ -1,0 +1,73 @@
+"""Gold: what researchers answered in screening is known of tasks about the same prompts in other batches (SPEC 2.4).
+
+Who works on a gold task must not be able to tell. Here it begins: no labeler has been given its prompt in screening, for who
+has joined the team since would know it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, exists, select
+
+from heedful.labeling.database.tables import assignment, batch, person, task
+from heedful.labeling.queue.kinds import TaskKind
+
+GOLD_KINDS: tuple[TaskKind, ...] = ("rank", "rate", "review_prompt", "review_personal_data", "toxicity", "flag_sensitive")
+"""Kinds in which one answer can be held against another; of two texts neither is the right one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A researcher's answer about a prompt."""
+
+    prompt_id: str
+    response_ids: tuple[str, ...]
+    """The outputs that it is about; none where the kind shows none."""
+    answer: Mapping[str, Any]
+
+
+def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | None = None) -> list[Known]:
+    """Researchers' answers to tasks of screening, the oldest first: of one batch, or of all.
+
+    Not those to tasks that were withdrawn, and not those about prompts that a labeler was given in screening.
+    """
+    other, given, labeler = task.alias(), assignment.alias(), person.alias()
+    seen_by_a_labeler = exists().where(
+        other.c.prompt_id == task.c.prompt_id,
+        other.c.phase == "screening",
+        given.c.task_id == other.c.id,
+        labeler.c.id == given.c.person_id,
+        labeler.c.role == "labeler",
+    )
+    query = (
+        select(task.c.prompt_id, assignment.c.shown_order, assignment.c.answer)
+        .join(assignment, assignment.c.task_id == task.c.id)
+        .where(
+            task.c.kind == kind,
+            task.c.phase == "screening",
+            task.c.state != "withdrawn",
+            task.c.prompt_id.is_not(None),
+            assignment.c.state == "answered",
+            # Said by the next line too; from the few researchers on, the database finds their answers without reading all.
+            assignment.c.person_id.in_(select(person.c.id).where(person.c.role != "labeler")),
+            ~seen_by_a_labeler,
+        )
+        .order_by(assignment.c.answered, assignment.c.id)
+    )
+    if batch_id is not None:
+        query = query.where(task.c.batch_id == batch_id)
+    return [
+        Known(prompt_id=prompt_id, response_ids=tuple(shown), answer=answer)
+        for prompt_id, shown, answer in connection.execute(query)
+    ]
+
+
+def batches_of_answers(connection: Connection, kind: TaskKind) -> list[tuple[int, str]]:
+    """The number and name of each batch in which researchers can have answered, the newest first."""
+    found = connection.execute(
+        select(batch.c.id, batch.c.name).where(batch.c.kind == kind, batch.c.phase == "screening").order_by(batch.c.id.desc())
+    )
+    return [(row.id, row.name) for row in found]

@@ -1,0 +1,369 @@
+"""What is worked on: prompts and responses go into the database, and tasks are made of them in batches."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar, get_args
+
+from sqlalchemy import Connection, Table, insert, select, update
+
+from heedful.errors import ConflictError, DataError, MissingError
+from heedful.labeling.database import events
+from heedful.labeling.database.tables import batch, prompt, response, task, task_response
+from heedful.labeling.queue.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, refuse_unstorable, storable
+from heedful.records import Prompt, Response
+
+LEASE_SECONDS = 1_800.0
+"""How long a task is a labeler's; each saved draft renews it."""
+LONGEST_ID = 200
+_ROWS_AT_ONCE = 1_000
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task to be made: about a prompt, its outputs, or what the payload says (see ``store.kinds``)."""
+
+    prompt_id: str | None = None
+    response_ids: Sequence[str] = ()
+    payload: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    gold: Mapping[str, Any] | None = None
+    """The researchers' answer; the task is served like any other."""
+    wanted: int | None = None
+    """Answers wanted; None: the batch's overlap."""
+
+
+def add_prompts(connection: Connection, prompts: Iterable[Prompt], *, now: float | None = None) -> int:
+    """Store prompts; how many were new. Raises DataError where an id is taken by another text, or a text cannot be kept."""
+    at = _now(now)
+
+    def row(record: Prompt) -> dict[str, Any]:
+        _refuse_unstorable(record.id, record.text, record.user, "prompt")
+        return {
+            "id": record.id,
+            "text": record.text,
+            "use_case": record.use_case,
+            "source": record.source,
+            "owner": record.user,
+            "split": record.split,
+            "language": record.language,
+            "details": dict(record.metadata),
+            "created": at,
+        }
+
+    return _add(connection, prompt, map(row, prompts), same=("text",))
+
+
+def add_responses(
+    connection: Connection,
+    responses: Iterable[Response],
+    *,
+    sampling: Mapping[str, Any] | None = None,
+    now: float | None = None,
+) -> int:
+    """Store responses to stored prompts, all sampled with ``sampling`` (temperature, seed …); how many were new.
+
+    Raises DataError where an id is taken by another text, MissingError where a prompt is not there.
+    """
+    at, sampled = _now(now), dict(sampling or {})
+
+    def row(record: Response) -> dict[str, Any]:
+        _refuse_unstorable(record.id, record.text, None, "response")
+        return {
+            "id": record.id,
+            "prompt_id": record.prompt_id,
+            "text": record.text,
+            "model": record.model,
+            "finished": record.finished,
+            "sampling": sampled,
+            "created": at,
+        }
+
+    def checked() -> Iterator[dict[str, Any]]:
+        for rows in batched(map(row, responses), _ROWS_AT_ONCE):
+            _refuse_missing(connection, prompt, {row["prompt_id"] for row in rows})
+            yield from rows
+
+    return _add(connection, response, checked(), same=("prompt_id", "text"))
+
+
+def make_batch(
+    connection: Connection,
+    *,
+    name: str,
+    kind: TaskKind,
+    phase: Phase,
+    overlap: int = 1,
+    priority: int = 0,
+    per_labeler_limit: int | None = None,
+    lease_seconds: float = LEASE_SECONDS,
+    created_by: int | None = None,
+    now: float | None = None,
+) -> int:
+    """Make an empty batch; its id. ``overlap``: labelers per task; a higher ``priority`` is served first. Raises DataError."""
+    _require(name.strip() != "", "a name", repr(name))
+    _require(kind in get_args(TaskKind), f"kind one of {', '.join(get_args(TaskKind))}", repr(kind))
+    _require(phase in get_args(Phase), f"phase one of {', '.join(get_args(Phase))}", repr(phase))
+    _require(overlap >= 1, "overlap of at least 1", str(overlap))
+    _require(lease_seconds > 0, "lease_seconds above 0", str(lease_seconds))
+    _require(per_labeler_limit is None or per_labeler_limit >= 1, "per_labeler_limit of at least 1", str(per_labeler_limit))
+    refuse_unstorable(name, "the batch's name")
+    values = {
+        "name": name.strip(),
+        "kind": kind,
+        "phase": phase,
+        "overlap": overlap,
+        "priority": priority,
+        "per_labeler_limit": per_labeler_limit,
+        "lease_seconds": lease_seconds,
+    }
+    result = connection.execute(insert(batch).values(**values, created_by=created_by, created=_now(now)).returning(batch.c.id))
+    batch_id = result.scalar_one()
+    events.record(
+        connection, person_id=created_by, action="make_batch", subject="batch", subject_id=batch_id, after=values, now=now
+    )
+    return batch_id
+
+
+def add_tasks(
+    connection: Connection,
+    batch_id: int,
+    tasks: Iterable[NewTask],
+    *,
+    created_by: int | None = None,
+    seed: int | None = None,
+    now: float | None = None,
+) -> list[int]:
+    """Make tasks in a batch, in one transaction; their ids. They are served in random order (``seed``: the same each time).
+
+    Raises MissingError where the batch, a prompt or a response is not there, DataError where a task does not fit its kind.
+    """
+    rules = connection.execute(select(batch).where(batch.c.id == batch_id)).mappings().one_or_none()
+    if rules is None:
+        raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
+    at, draw, made, gold = _now(now), random.Random(seed), list[int](), 0
+    for some in batched(tasks, _ROWS_AT_ONCE):
+        _refuse_missing(connection, prompt, {new.prompt_id for new in some if new.prompt_id is not None})
+        _refuse_other_prompts(connection, some)
+        for new in some:
+            _check_fits(rules["kind"], new)
+        ids = connection.execute(
+            insert(task).returning(task.c.id, sort_by_parameter_order=True),
+            [
+                {
+                    "batch_id": batch_id,
+                    "kind": rules["kind"],
+                    "phase": rules["phase"],
+                    "priority": rules["priority"],
+                    "prompt_id": new.prompt_id,
+                    "payload": dict(new.payload),
+                    "gold": None if new.gold is None else dict(new.gold),
+                    "wanted": new.wanted or rules["overlap"],
+                    "state": "open",
+                    "shuffle": draw.random(),
+                    "created": at,
+                }
+                for new in some
+            ],
+        ).scalars()
+        made += (of_some := list(ids))
+        gold += sum(new.gold is not None for new in some)
+        shown = [
+            {"task_id": task_id, "position": position, "response_id": response_id}
+            for task_id, new in zip(of_some, some, strict=True)
+            for position, response_id in enumerate(new.response_ids)
+        ]
+        if shown:
+            connection.execute(insert(task_response), shown)
+    events.record(
+        connection,
+        person_id=created_by,
+        action="add_tasks",
+        subject="batch",
+        subject_id=batch_id,
+        after={"tasks": len(made), "gold": gold, "first": made[0], "last": made[-1]} if made else {"tasks": 0},
+        now=now,
+    )
+    return made
+
+
+def close_batch(
+    connection: Connection, batch_id: int, *, person_id: int | None, closed: bool, now: float | None = None
+) -> None:
+    """Serve nothing more of a batch, or serve it again. Running leases may still be answered. Raises MissingError."""
+    before = connection.execute(select(batch.c.closed).where(batch.c.id == batch_id)).one_or_none()
+    if before is None:
+        raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
+    after = (before.closed or _now(now)) if closed else None
+    connection.execute(update(batch).where(batch.c.id == batch_id).values(closed=after))
+    events.record(
+        connection,
+        person_id=person_id,
+        action="close_batch" if closed else "open_batch",
+        subject="batch",
+        subject_id=batch_id,
+        before={"closed": before.closed},
+        after={"closed": after},
+        now=now,
+    )
+
+
+def set_priority(
+    connection: Connection, batch_id: int, priority: int, *, person_id: int | None, now: float | None = None
+) -> None:
+    """Give a batch and all its tasks another priority; higher is served first. Raises MissingError."""
+    before = connection.execute(select(batch.c.priority).where(batch.c.id == batch_id)).scalar_one_or_none()
+    if before is None:
+        raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
+    connection.execute(update(batch).where(batch.c.id == batch_id).values(priority=priority))
+    connection.execute(update(task).where(task.c.batch_id == batch_id).values(priority=priority))
+    events.record(
+        connection,
+        person_id=person_id,
+        action="set_priority",
+        subject="batch",
+        subject_id=batch_id,
+        before={"priority": before},
+        after={"priority": priority},
+        now=now,
+    )
+
+
+def withdraw_task(connection: Connection, task_id: int, *, person_id: int | None, now: float | None = None) -> None:
+    """Serve a task no more. Answers to it are kept; one that comes in later is kept as surplus. Raises MissingError."""
+    _set_task_state(connection, task_id, "withdrawn", "withdraw_task", person_id, now)
+
+
+def reopen_task(connection: Connection, task_id: int, *, person_id: int | None, now: float | None = None) -> None:
+    """Serve a task again that was set aside (too many skipped it) or withdrawn. Raises MissingError, ConflictError."""
+    _set_task_state(connection, task_id, "open", "reopen_task", person_id, now)
+
+
+def _set_task_state(
+    connection: Connection, task_id: int, state: str, action: str, person_id: int | None, now: float | None
+) -> None:
+    found = (
+        connection.execute(select(task).where(task.c.id == task_id).with_for_update(key_share=True)).mappings().one_or_none()
+    )
+    if found is None:
+        raise MissingError("there is no such task", expected="a task's id", got=str(task_id))
+    if state == "open" and found["state"] not in ("set_aside", "withdrawn"):
+        raise ConflictError("the task was not taken out", expected="set_aside or withdrawn", got=found["state"])
+    if state == "open" and found["answered"] >= found["wanted"]:
+        state = "done"
+    # Skips count anew: the researchers have seen why.
+    connection.execute(
+        update(task).where(task.c.id == task_id).values(state=state, skipped=0 if state == "open" else task.c.skipped)
+    )
+    events.record(
+        connection,
+        person_id=person_id,
+        action=action,
+        subject="task",
+        subject_id=task_id,
+        before={"state": found["state"], "skipped": found["skipped"]},
+        after={"state": state},
+        now=now,
+    )
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of at most ``size``."""
+    iterator = iter(items)
+    while some := list(islice(iterator, size)):
+        yield some
+
+
+# ---------------------------------------------------------------------------------------------------- checks
+
+
+def _now(now: float | None) -> float:
+    return time.time() if now is None else now
+
+
+def _require(condition: bool, expected: str, got: str) -> None:
+    if not condition:
+        raise DataError("the batch is not valid", expected=expected, got=got)
+
+
+def _check_fits(kind: TaskKind, new: NewTask) -> None:
+    def refuse(expected: str, got: str) -> None:
+        raise DataError(f"this is no task of the kind {kind}", expected=expected, got=got)
+
+    if kind in WITH_OUTPUTS and not new.response_ids:
+        refuse("outputs to show", "none")
+    if kind not in WITH_OUTPUTS and new.response_ids:
+        refuse("no outputs", f"{len(new.response_ids)} outputs")
+    if len(set(new.response_ids)) != len(new.response_ids):
+        refuse("each output once", ", ".join(new.response_ids))
+    if new.prompt_id is None and kind not in WITHOUT_PROMPT | {"score_demonstration"}:
+        refuse("a prompt", "none")
+    if new.wanted is not None and new.wanted < 1:
+        refuse("wanted of at least 1", str(new.wanted))
+    refuse_unstorable(new.payload, "the payload")
+
+
+def _refuse_unstorable(id: str, text: str, owner: str | None, kind: str) -> None:
+    for what, value in (("id", id), ("owner", owner)):
+        if value is not None and len(value) > LONGEST_ID:
+            raise DataError(
+                f"the {kind}'s {what} is too long", expected=f"at most {LONGEST_ID} characters", got=f"{len(value)}"
+            )
+        refuse_unstorable(value, f"the {kind}'s {what}")
+    if not storable(text):
+        raise DataError(
+            f"the {kind} {id!r} cannot be stored", expected="text without NUL and unpaired surrogates", got="such text"
+        )
+
+
+def _refuse_missing(connection: Connection, table: Table, ids: set[str]) -> None:
+    there = set(connection.execute(select(table.c.id).where(table.c.id.in_(ids))).scalars()) if ids else set[str]()
+    if ids - there:
+        raise MissingError(f"there is no such {table.name}", expected="the id of a stored one", got=sorted(ids - there)[0])
+
+
+def _refuse_other_prompts(connection: Connection, tasks: Sequence[NewTask]) -> None:
+    named = {response_id for new in tasks for response_id in new.response_ids}
+    if not named:
+        return
+    of: dict[str, str] = {}
+    for some in batched(named, _ROWS_AT_ONCE):
+        rows = connection.execute(select(response.c.id, response.c.prompt_id).where(response.c.id.in_(some)))
+        of |= {row.id: row.prompt_id for row in rows}
+    for new in tasks:
+        for response_id in new.response_ids:
+            if response_id not in of:
+                raise MissingError("there is no such response", expected="the id of a stored one", got=response_id)
+            if of[response_id] != new.prompt_id:
+                raise DataError(
+                    "the output belongs to another prompt",
+                    expected=f"outputs of {new.prompt_id!r}",
+                    got=f"one of {of[response_id]!r}",
+                )
+
+
+def _add(connection: Connection, table: Table, rows: Iterator[dict[str, Any]], same: tuple[str, ...]) -> int:
+    """Insert rows whose id is new; a row that is there must be the same in the columns ``same``. How many were inserted."""
+    added = 0
+    for some in batched(rows, _ROWS_AT_ONCE):
+        columns = [table.c.id, *(table.c[name] for name in same)]
+        wanted = {row["id"]: row for row in some}
+        there = {row["id"]: row for row in connection.execute(select(*columns).where(table.c.id.in_(wanted))).mappings()}
+        for row in some:
+            other = there.get(row["id"], wanted[row["id"]])
+            if any(other[name] != row[name] for name in same):
+                raise DataError(
+                    f"the id {row['id']!r} is taken by another {table.name}",
+                    expected="ids that stay with their text",
+                    got="the same id with another text or prompt",
+                )
+        new = [row for id, row in wanted.items() if id not in there]
+        if new:
+            connection.execute(insert(table), new)
+            added += len(new)
+    return added

@@ -1,0 +1,321 @@
+"""The queue: who works on what, for how long, and what becomes of it. Every change and its event are one transaction.
+
+Rules (docs/store.md says more). A task wants some number of answers, each by another person; leases and answers together never
+exceed it. A lease ends at its time, and is given back by the next claim of anybody, never while somebody only looks. A person
+whose lease has ended may still save drafts and submit: such an answer is kept and marked late, and surplus where others had
+answered enough. A skip is no answer; the person does not get the task again, and a task that many skip is set aside for the
+researchers. Three phases are kept apart: training labelers work in training, held-out labelers in evaluation, candidates and
+researchers in screening (SPEC 2.4).
+
+All functions take the connection of a ``write()`` but for those that only look.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select, update
+
+from heedful.errors import ConflictError, DataError
+from heedful.labeling.database import events
+from heedful.labeling.database.tables import assignment, batch, task
+from heedful.labeling.queue.answer_rows import Answered, write_answer
+from heedful.labeling.queue.assignments import (
+    AssignmentView,
+    Output,
+    PastAnswer,
+    ShownPrompt,
+    current_assignments,
+    not_there,
+    own_answers,
+    view_assignment,
+)
+from heedful.labeling.queue.claims import (
+    Waiting,
+    answers_left_today,
+    claim,
+    give_back_expired,
+    locked_worker,
+    responses_of_task,
+    waiting,
+)
+from heedful.labeling.queue.kinds import TaskView, check_answer, refuse_unstorable
+
+__all__ = [
+    "AssignmentView",
+    "Output",
+    "PastAnswer",
+    "SavedDraft",
+    "ShownPrompt",
+    "Submitted",
+    "Waiting",
+    "answers_left_today",
+    "claim",
+    "current_assignments",
+    "give_back_expired",
+    "own_answers",
+    "release",
+    "save_draft",
+    "skip",
+    "submit",
+    "view_assignment",
+    "waiting",
+]
+
+SKIPS_BEFORE_ASIDE = 3
+"""A task that this many persons skipped, and more than answered it, is set aside (but in screening, which all must pass)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedDraft:
+    """What the server holds now."""
+
+    version: int
+    saved: float
+    expires: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What became of an answer; it is stored in every case."""
+
+    late: bool
+    surplus: bool
+
+
+def save_draft(
+    connection: Connection,
+    assignment_id: int,
+    person_id: int,
+    *,
+    token: str,
+    draft: Mapping[str, Any],
+    version: int,
+    now: float | None = None,
+) -> SavedDraft:
+    """Keep an unfinished answer and renew the lease; a lease that was over is taken up again where the task has room.
+
+    ``version``: the stored version that this draft follows, or any higher number that the page counts by itself. Saving the
+    same again changes nothing but the lease. Raises ConflictError for an older version with another content (it was saved from
+    another page), a lost token or a finished task; MissingError, RefusedError.
+    """
+    at = _now(now)
+    row = _own(connection, assignment_id, person_id, token)
+    refuse_unstorable(draft, "the draft")
+    same = row["draft"] is not None and _json(row["draft"]) == _json(draft)
+    if version < row["draft_version"] and not same:
+        raise ConflictError(
+            "a newer draft is stored, from another page",
+            expected=f"a draft that follows version {row['draft_version']}",
+            got=f"one that follows version {version}",
+            next_step="reload the page: it shows the newer draft",
+        )
+    stored = row["draft_version"] if same else max(version, row["draft_version"] + 1)
+    values: dict[str, Any] = {"draft": dict(draft), "draft_version": stored, "draft_saved": at}
+    running = row["state"] == "leased"
+    if running or _take_up(connection, row):
+        values |= {"state": "leased", "expires": max(row["expires"], at + row["lease_seconds"])}
+    connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**values))
+    # A draft is saved every few seconds and is no answer: the audit tells of the first, and of a lease that is taken up again.
+    if row["draft_version"] == 0 or values.get("state", row["state"]) != row["state"]:
+        events.record(
+            connection,
+            person_id=person_id,
+            action="draft",
+            subject="assignment",
+            subject_id=assignment_id,
+            before={"version": row["draft_version"], "state": row["state"]},
+            after={"version": stored, "state": values.get("state", row["state"])},
+            now=at,
+        )
+    return SavedDraft(version=stored, saved=at, expires=values.get("expires", row["expires"]))
+
+
+def _take_up(connection: Connection, row: RowMapping) -> bool:
+    """Hold the task again for a person whose lease was over; whether it has room."""
+    found = _lock_task(connection, row["task_id"])
+    if found["state"] != "open" or found["held"] >= found["wanted"] or row["closed"] is not None:
+        return False
+    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=task.c.held + 1))
+    return True
+
+
+def submit(
+    connection: Connection,
+    assignment_id: int,
+    person_id: int,
+    *,
+    token: str,
+    answer: Mapping[str, Any],
+    seconds_spent: float | None,
+    now: float | None = None,
+) -> Submitted:
+    """Store an answer, whole or not at all; the same answer again is fine and changes nothing.
+
+    Raises DataError naming the field where the answer is not whole, ConflictError where another answer is stored, the task was
+    skipped, or it was opened anew since (a lost token); MissingError, RefusedError.
+    """
+    at = _now(now)
+    row = _own(connection, assignment_id, person_id, token, finished="answered")
+    if row["state"] == "answered":
+        if _json(row["answer"]) == _json(answer):
+            return Submitted(late=row["late"], surplus=row["surplus"])
+        raise ConflictError(
+            "you have answered this task already, in another way",
+            next_step="answers are never overwritten: tell the researchers if the first one was wrong",
+        )
+    _check_seconds(seconds_spent)
+    response_ids = responses_of_task(connection, row["task_id"])
+    check_answer(row["kind"], TaskView(response_ids=tuple(response_ids), payload=row["payload"]), answer)
+    found = _lock_task(connection, row["task_id"])
+    running = row["state"] == "leased"
+    late = not running or row["expires"] <= at
+    surplus = found["state"] == "withdrawn" or (late and found["answered"] >= found["wanted"])
+    answered = found["answered"] + (not surplus)
+    held = found["held"] - running + (not surplus)
+    state = "done" if found["state"] in ("open", "set_aside") and answered >= found["wanted"] else found["state"]
+    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=held, answered=answered, state=state))
+    values = {"state": "answered", "answered": at, "late": late, "surplus": surplus, "seconds_spent": seconds_spent}
+    connection.execute(
+        update(assignment).where(assignment.c.id == assignment_id).values(answer=dict(answer), draft=None, **values)
+    )
+    of = Answered(
+        assignment_id=assignment_id,
+        token=row["token"],
+        kind=row["kind"],
+        person_id=person_id,
+        prompt_id=row["prompt_id"],
+        response_ids=response_ids,
+        at=at,
+    )
+    write_answer(connection, of, answer)
+    events.record(
+        connection,
+        person_id=person_id,
+        action="submit",
+        subject="assignment",
+        subject_id=assignment_id,
+        before={"state": row["state"]},
+        after=values | {"answer_sha256": sha256(_json(answer).encode()).hexdigest(), "task": state},
+        now=at,
+    )
+    return Submitted(late=late, surplus=surplus)
+
+
+def skip(
+    connection: Connection, assignment_id: int, person_id: int, *, token: str, reason: str, now: float | None = None
+) -> None:
+    """Do without this person's answer; ``reason`` is for the researchers. Skipping again changes nothing.
+
+    Raises DataError without a reason, ConflictError, MissingError, RefusedError.
+    """
+    at = _now(now)
+    row = _own(connection, assignment_id, person_id, token, finished="skipped")
+    if row["state"] == "skipped":
+        return
+    refuse_unstorable(reason, "the reason")
+    if not reason.strip():
+        raise DataError("a skip needs a reason", expected="a few words", got="nothing", where="reason")
+    found = _lock_task(connection, row["task_id"])
+    skipped = found["skipped"] + 1
+    aside = (
+        found["state"] == "open"
+        and row["phase"] != "screening"
+        and skipped >= SKIPS_BEFORE_ASIDE
+        and skipped > found["answered"]
+    )
+    state = "set_aside" if aside else found["state"]
+    held = found["held"] - (row["state"] == "leased")
+    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=held, skipped=skipped, state=state))
+    values = {"state": "skipped", "answered": at, "skip_reason": reason.strip()}
+    connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**values))
+    events.record(
+        connection,
+        person_id=person_id,
+        action="skip",
+        subject="assignment",
+        subject_id=assignment_id,
+        before={"state": row["state"], "task": found["state"]},
+        after=values | {"task": state},
+        now=at,
+    )
+
+
+def release(connection: Connection, assignment_id: int, person_id: int, *, token: str, now: float | None = None) -> None:
+    """Give a task back unfinished, for others or for later; the draft stays.
+
+    Raises ConflictError, MissingError, RefusedError.
+    """
+    at = _now(now)
+    row = _own(connection, assignment_id, person_id, token)
+    if row["state"] != "leased":
+        return
+    _lock_task(connection, row["task_id"])
+    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=task.c.held - 1))
+    connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(state="released"))
+    events.record(
+        connection,
+        person_id=person_id,
+        action="release",
+        subject="assignment",
+        subject_id=assignment_id,
+        before={"state": "leased"},
+        after={"state": "released"},
+        now=at,
+    )
+
+
+def _own(connection: Connection, assignment_id: int, person_id: int, token: str, *, finished: str | None = None) -> RowMapping:
+    """The person's own assignment with its task's and batch's rules, locked. Finished ones are refused but for ``finished``."""
+    locked_worker(connection, person_id)
+    query = (
+        select(
+            assignment,
+            task.c.kind,
+            task.c.phase,
+            task.c.prompt_id,
+            task.c.payload,
+            batch.c.lease_seconds,
+            batch.c.closed,
+        )
+        .select_from(assignment.join(task).join(batch, task.c.batch_id == batch.c.id))
+        .where(assignment.c.id == assignment_id, assignment.c.person_id == person_id)
+        .with_for_update(key_share=True, of=assignment)
+    )
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise not_there(assignment_id)
+    if not secrets.compare_digest(row["token"].encode(), token.encode(errors="surrogatepass")):
+        raise ConflictError(
+            "this page is out of date: the task was opened anew since",
+            next_step="copy what you wrote, and reload the page",
+        )
+    if row["state"] in ("answered", "skipped") and row["state"] != finished:
+        raise ConflictError(f"you have {row['state']} this task already", next_step="go on with the next one")
+    return row
+
+
+def _lock_task(connection: Connection, task_id: int) -> RowMapping:
+    query = select(task.c.state, task.c.wanted, task.c.held, task.c.answered, task.c.skipped).where(task.c.id == task_id)
+    return connection.execute(query.with_for_update(key_share=True)).mappings().one()
+
+
+def _check_seconds(seconds: float | None) -> None:
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        raise DataError(
+            "the time spent is not valid", expected="seconds from 0, or none", got=repr(seconds), where="seconds_spent"
+        )
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _now(now: float | None) -> float:
+    return time.time() if now is None else now

@@ -1,0 +1,237 @@
+"""Simulated labelers' work, in the same tables and events as people's: many answers in one transaction.
+
+What a person does in a claim and a submit is here done at once for an answer that exists already: the task is made with its
+outputs, the assignment is leased under the instructions in force and answered, the answer goes through the same check into the
+same rows, and one event tells of it. :mod:`heedful.labeling.exchange.labels` reads it as it reads people's. Simulated
+labelers see outputs in the task's order: they have no eyes that begin on the left.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, update
+
+from heedful.errors import DataError
+from heedful.labeling.database.tables import assignment, event, person, rating, task
+from heedful.labeling.people import accounts, instruction_versions
+from heedful.labeling.queue import items
+from heedful.labeling.queue.answer_rows import Answered, rows_of_answer
+from heedful.labeling.queue.kinds import Phase, TaskKind, TaskView, check_answer
+from heedful.records import Prompt, Ranking, Rating, Response
+
+ANSWERS_AT_ONCE = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One labeler's answer to one task, as the task's page would have sent it."""
+
+    kind: TaskKind
+    labeler: str
+    prompt_id: str
+    response_ids: tuple[str, ...] = ()
+    answer: Mapping[str, Any]
+    seconds_spent: float
+
+
+def assessing(ranking: Ranking, ratings: Sequence[Rating], *, seconds_spent: float) -> Work:
+    """The work of which a ranking, and the ratings of the same outputs in its order, are the outcome."""
+    if [one.response_id for one in ratings] != list(ranking.response_ids):
+        raise DataError(
+            "a ranking and its ratings are not of the same outputs", expected=str(ranking.response_ids), got=ranking.id
+        )
+    pairs = list(zip(ranking.response_ids, ranking.ranks, strict=True))
+    return Work(
+        kind="rank",
+        labeler=ranking.labeler,
+        prompt_id=ranking.prompt_id,
+        response_ids=ranking.response_ids,
+        answer={
+            "ratings": {one.response_id: {"overall": one.overall, "flags": dict(one.flags)} for one in ratings},
+            "groups": [[response_id for response_id, rank in pairs if rank == each] for each in sorted(set(ranking.ranks))],
+        },
+        seconds_spent=seconds_spent,
+    )
+
+
+def record_work(
+    connection: Connection,
+    works: Iterable[Work],
+    *,
+    run: str,
+    groups: Mapping[str, accounts.Group],
+    prompts: Iterable[Prompt],
+    responses: Iterable[Response] = (),
+    now: float | None = None,
+) -> list[int]:
+    """Store what simulated labelers did in a run, with the prompts and responses it is about; the ids of its batches.
+
+    ``groups``: group (training, held_out) of each labeler by name. As in the queue, what the held-out group does is of the
+    phase evaluation, and what the others do of the phase training. Raises DataError where an answer is not whole, a labeler is
+    in no group, or a name is somebody else's pseudonym.
+    """
+    at = time.time() if now is None else now
+    items.add_prompts(connection, prompts, now=at)
+    items.add_responses(connection, responses, now=at)
+    instruction_versions.publish_first_versions(connection, now=at)
+    recording = _Recording(connection, run, groups, _people(connection, groups, at), at)
+    for some in items.batched(works, ANSWERS_AT_ONCE):
+        recording.add(some)
+    return [made.id for made in recording.batches.values()]
+
+
+def _people(connection: Connection, groups: Mapping[str, accounts.Group], at: float) -> dict[str, int]:
+    there = {row.pseudonym: row for row in connection.execute(select(person).where(person.c.pseudonym.in_(groups)))}
+    ids: dict[str, int] = {}
+    for name, group in groups.items():
+        if name not in there:
+            ids[name] = accounts.add_person(
+                connection, name=name, email=None, role="labeler", group=group, simulated=True, pseudonym=name, now=at
+            )
+        elif there[name].simulated and there[name].group_name == group:
+            ids[name] = there[name].id
+        else:
+            raise DataError(
+                f"{name!r} is the pseudonym of somebody else",
+                expected=f"a simulated labeler of the group {group}",
+                got=f"{'a simulated labeler' if there[name].simulated else 'a person'} of the group {there[name].group_name}",
+            )
+    return ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one kind of task in one phase goes into."""
+
+    id: int
+    instruction_id: int | None
+    tasks: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict[tuple[str, tuple[str, ...]], int])
+    """Ids by what a task is about: its prompt and outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """A run's work on its way into the database."""
+
+    connection: Connection
+    run: str
+    groups: Mapping[str, accounts.Group]
+    people: Mapping[str, int]
+    at: float
+    batches: dict[tuple[TaskKind, Phase], _Batch] = field(default_factory=dict[tuple[TaskKind, Phase], _Batch])
+
+    def add(self, works: Sequence[Work]) -> None:
+        """Store some works: their tasks, assignments, answers' rows and events."""
+        kinds: list[tuple[TaskKind, Phase]] = [(work.kind, self._phase(work)) for work in works]
+        for kind, phase in dict.fromkeys(kinds):
+            self._add_tasks(kind, phase, [work for work, of in zip(works, kinds, strict=True) if of == (kind, phase)])
+        assignments = [self._assignment(work, self.batches[of]) for work, of in zip(works, kinds, strict=True)]
+        added = insert(assignment).returning(assignment.c.id, sort_by_parameter_order=True)
+        ids = self.connection.execute(added, assignments).scalars().all()
+        self._add_answers(works, assignments, ids)
+        submits = [
+            {
+                "at": self.at,
+                "person_id": row["person_id"],
+                "action": "submit",
+                "subject": "assignment",
+                "subject_id": str(id),
+                "after": {"state": "answered", "simulated": True},
+            }
+            for id, row in zip(ids, assignments, strict=True)
+        ]
+        self.connection.execute(insert(event), submits)
+        # A task that these answers are of wants as many as it has.
+        for count, of_tasks in _by_count(Counter(row["task_id"] for row in assignments)).items():
+            more = {"wanted": task.c.answered + count, "held": task.c.held + count, "answered": task.c.answered + count}
+            for some in items.batched(of_tasks, 500):
+                self.connection.execute(update(task).where(task.c.id.in_(some)).values(**more, state="done"))
+
+    def _phase(self, work: Work) -> Phase:
+        if work.labeler not in self.groups:
+            raise DataError("the labeler is in no group", expected=", ".join(self.groups), got=work.labeler)
+        return "evaluation" if self.groups[work.labeler] == "held_out" else "training"
+
+    def _add_tasks(self, kind: TaskKind, phase: Phase, works: Iterable[Work]) -> None:
+        if (kind, phase) not in self.batches:
+            name = f"{self.run}: {phase}"
+            id = items.make_batch(self.connection, name=name, kind=kind, phase=phase, now=self.at)
+            in_force = instruction_versions.current(self.connection, kind, phase)
+            self.batches[kind, phase] = _Batch(id, None if in_force is None else in_force.id)
+        made = self.batches[kind, phase]
+        new = [about for about in dict.fromkeys(map(_about, works)) if about not in made.tasks]
+        shown = [items.NewTask(prompt_id=prompt_id, response_ids=response_ids) for prompt_id, response_ids in new]
+        made.tasks.update(zip(new, items.add_tasks(self.connection, made.id, shown, now=self.at), strict=True))
+
+    def _assignment(self, work: Work, of: _Batch) -> dict[str, Any]:
+        task_id, person_id = of.tasks[_about(work)], self.people[work.labeler]
+        return {
+            "task_id": task_id,
+            "person_id": person_id,
+            # No secret: who has no account submits nothing. The answer's ids come from it: the same for the same runs.
+            "token": f"simulated-{task_id}-{person_id}",
+            "state": "answered",
+            "shown_order": list(work.response_ids),
+            "instruction_id": of.instruction_id,
+            "leased": self.at,
+            "expires": self.at + items.LEASE_SECONDS,
+            "answer": work.answer,
+            "answered": self.at,
+            "seconds_spent": work.seconds_spent,
+        }
+
+    def _add_answers(self, works: Sequence[Work], assignments: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> None:
+        rows_of: dict[Table, list[dict[str, Any]]] = {}
+        for work, row, id in zip(works, assignments, ids, strict=True):
+            check_answer(work.kind, TaskView(response_ids=work.response_ids), work.answer)
+            of = Answered(
+                assignment_id=id,
+                token=row["token"],
+                kind=work.kind,
+                person_id=row["person_id"],
+                prompt_id=work.prompt_id,
+                response_ids=work.response_ids,
+                at=self.at,
+            )
+            for table, rows in rows_of_answer(of, work.answer):
+                rows_of.setdefault(table, []).extend(rows)
+        for table, rows in rows_of.items():
+            if table is rating:
+                _insert_ratings(self.connection, rows)
+            else:
+                self.connection.execute(insert(table), rows)
+
+
+def _about(work: Work) -> tuple[str, tuple[str, ...]]:
+    return work.prompt_id, work.response_ids
+
+
+def _insert_ratings(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert ratings by the driver itself: there are many, SQLAlchemy would take most of the time, few flags are different."""
+    names = [column.name for column in rating.columns]
+    compiled = insert(rating).compile(dialect=connection.dialect, column_keys=names)
+    encoded: dict[tuple[tuple[str, bool], ...], str] = {}
+
+    def values(row: Mapping[str, Any]) -> dict[str, Any]:
+        key = tuple(row["flags"].items())
+        return {**row, "flags": encoded.get(key) or encoded.setdefault(key, json.dumps(row["flags"]))}
+
+    if compiled.positiontup is None:
+        connection.exec_driver_sql(str(compiled), [values(row) for row in rows])
+    else:
+        order = itemgetter(*compiled.positiontup)
+        connection.exec_driver_sql(str(compiled), [order(values(row)) for row in rows])
+
+
+def _by_count(counted: Mapping[int, int]) -> dict[int, list[int]]:
+    result: dict[int, list[int]] = {}
+    for id, count in counted.items():
+        result.setdefault(count, []).append(id)
+    return result

@@ -1,0 +1,225 @@
+"""Drawing tokens: temperature, top-k, top-p, logit bias, and random numbers that belong to a request alone.
+
+A token is drawn by inverting the cumulative distribution at one uniform number. Which number that is depends on the request's
+seed and on the token's place in its response; nothing here mixes rows, so who else is in the batch does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heedful.functional.fast import kernels
+
+_LOG2_E = math.log2(math.e)
+_NUCLEUS = 256  # top-p looks at this many likeliest tokens first and sorts the whole vocabulary only where they do not suffice
+_NUMBERS_AHEAD = 32  # steps whose uniform numbers are made at the same time
+_CHUNK_NUMBERS = 2**20  # logits that are in fp32 at the same time
+SEED_MASK = 2**63 - 1  # of a request's seed: what counts of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a response is drawn and where it ends.
+
+    max_tokens: at most this many new tokens. temperature: logits are divided by it; 0 takes the likeliest token. The paper
+    samples rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: only
+    the k likeliest tokens; top_p: then only the likeliest ones whose probabilities before them sum to less than top_p. Tokens
+    as likely as the last one kept are kept too. stop_token: the response ends after it (normally end-of-text); it is part of
+    the response. stop: the response ends with the token that completes one of these strings. Raises ValueError on values out
+    of range.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    stop_token: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be over 0 and at most 1, got {self.top_p}")
+        if any(not text for text in self.stop):
+            raise ValueError("a stop string is empty")
+
+    @property
+    def is_plain(self) -> bool:
+        """The model's own distribution, as it is."""
+        return self.temperature == 1 and self.top_k is None and self.top_p == 1 and not self.logit_bias
+
+
+class Drawing:
+    """Draws one token for each of some rows; made anew when the rows' requests change.
+
+    samplings: one per row. seeds, steps: [rows] int64, the request's seed and how many tokens it has drawn before.
+    """
+
+    def __init__(self, samplings: Sequence[Sampling], seeds: Tensor, steps: Tensor) -> None:
+        self._seeds, self._steps = seeds, steps
+        self._numbers: list[Tensor] = []
+        # Rows that are drawn in the same way; None: from the model's own distribution, as it is.
+        kinds: list[tuple[Sampling | None, list[int]]] = []
+        for row, sampling in enumerate(samplings):
+            wanted = None if sampling.is_plain else sampling
+            for kind, rows in kinds:
+                if kind is wanted or kind == wanted:
+                    rows.append(row)
+                    break
+            else:
+                kinds.append((wanted, [row]))
+        self._kinds = [(kind, torch.tensor(rows, device=seeds.device)) for kind, rows in kinds]
+
+    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """[rows, vocabulary] -> each row's next token [rows] and its log-prob [rows] under the model's own distribution.
+
+        The log-probs are those of softmax(logits): before bias, temperature, top-k and top-p.
+        """
+        if not self._numbers:
+            ahead = torch.arange(_NUMBERS_AHEAD, device=self._seeds.device)[:, None]
+            self._numbers = list(uniform(self._seeds, self._steps + ahead).flip(0))
+            self._steps = self._steps + _NUMBERS_AHEAD
+        numbers = self._numbers.pop()
+        if len(self._kinds) == 1:
+            return _draw(logits, numbers, self._kinds[0][0])
+        tokens, logprobs = torch.empty_like(self._seeds), torch.empty(len(logits), device=logits.device)
+        for sampling, rows in self._kinds:
+            tokens[rows], logprobs[rows] = _draw(logits[rows], numbers[rows], sampling)
+        return tokens, logprobs
+
+
+def _draw(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+    """Tokens and log-probs of rows that are all drawn in one way; None is the model's own distribution."""
+    if sampling is None and kernels.usable(logits):
+        return kernels.draw(logits, numbers)
+    rows, vocabulary = logits.shape
+    chunk = max(16, _CHUNK_NUMBERS // vocabulary)
+    if rows <= chunk:
+        return _draw_chunk(logits, numbers, sampling)
+    parts = [_draw_chunk(logits[i : i + chunk], numbers[i : i + chunk], sampling) for i in range(0, rows, chunk)]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _draw_chunk(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+    scores = _padded(logits)
+    highest = scores.amax(-1, keepdim=True)
+    # exp2 and not exp or softmax: on CPU it is four to six times faster (docs/log.md).
+    weights = torch.sub(scores, highest).mul_(_LOG2_E).exp2_()
+    sums = _blocks(weights).sum(-1)
+    cumulative = sums.cumsum(-1, dtype=torch.float64)
+    log_total = cumulative[:, -1].log()
+    if sampling is None:
+        drawn = _invert(weights, sums, cumulative, numbers)
+    else:
+        changed = scores.clone()
+        for token, bias in sampling.logit_bias.items():
+            changed[:, token] += bias
+        if sampling.temperature == 0:
+            drawn = _argmax(changed)
+        else:
+            filtered = _filtered(changed, sampling)
+            sums = _blocks(filtered).sum(-1)
+            drawn = _invert(filtered, sums, sums.cumsum(-1, dtype=torch.float64), numbers)
+    taken = scores.gather(-1, drawn[:, None]).sub_(highest)[:, 0]
+    return drawn, (taken - log_total).float()
+
+
+def _block(vocabulary: int) -> int:
+    """Length of the blocks that the vocabulary is cut into: about its square root."""
+    return 2 ** (vocabulary.bit_length() // 2)
+
+
+def _padded(logits: Tensor) -> Tensor:
+    """fp32 [rows, vocabulary rounded up to whole blocks]; the filler is never drawn."""
+    rows, vocabulary = logits.shape
+    block = _block(vocabulary)
+    if vocabulary % block == 0:
+        return logits.float()
+    padded = torch.full((rows, -(-vocabulary // block) * block), -math.inf, device=logits.device)
+    padded[:, :vocabulary] = logits
+    return padded
+
+
+def _blocks(rows: Tensor) -> Tensor:
+    return rows.view(len(rows), -1, _block(rows.shape[1]))
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """The first of the largest: torch's own argmax over a long row takes twenty times as long on CPU."""
+    blocks = _blocks(scores)
+    best = blocks.amax(-1).argmax(-1)
+    rows = torch.arange(len(scores), device=scores.device)
+    return best * blocks.shape[2] + blocks[rows, best].argmax(-1)
+
+
+def _filtered(scores: Tensor, sampling: Sampling) -> Tensor:
+    """Unnormalised probabilities after temperature, top-k and top-p; 0 where a token is left out."""
+    weights = torch.sub(scores, scores.amax(-1, keepdim=True)).mul_(_LOG2_E / sampling.temperature).exp2_()
+    if sampling.top_k is not None and sampling.top_k < weights.shape[1]:
+        least = weights.topk(sampling.top_k).values[:, -1:]
+        weights.masked_fill_(weights < least, 0.0)
+    if sampling.top_p < 1:
+        total = weights.sum(-1, keepdim=True, dtype=torch.float64)
+        likeliest = weights.topk(min(_NUCLEUS, weights.shape[1])).values
+        if bool((likeliest.sum(-1, keepdim=True, dtype=torch.float64) < sampling.top_p * total).any()):
+            likeliest = weights.sort(-1, descending=True).values
+        before = likeliest.double().cumsum(-1) - likeliest
+        kept = (before < sampling.top_p * total).sum(-1, keepdim=True)
+        weights.masked_fill_(weights < likeliest.gather(-1, kept - 1), 0.0)
+    return weights
+
+
+def _invert(weights: Tensor, sums: Tensor, cumulative: Tensor, numbers: Tensor) -> Tensor:
+    """The token at which the cumulative distribution passes a uniform number: first its block, then its place in the block.
+
+    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks]; numbers: [rows] in [0, 1 - 2**-53],
+    float64. That times a sum is below the sum also after rounding, so a token is always found, and never an impossible one.
+    """
+    length = _block(weights.shape[1])
+    target = (numbers * cumulative[:, -1])[:, None]
+    block = torch.searchsorted(cumulative, target, right=True)
+    # How far into the block, as a share of it, at most 1 - 2**-53 too. Where the cumulative sum was rounded up by more than a
+    # small block's own sum, it comes out below 0, which would find the block's first token even where that is impossible.
+    share = (1 - (cumulative.gather(-1, block) - target) / sums.gather(-1, block)).clamp_(min=0)
+    index = block.unsqueeze(-1).expand(-1, -1, length)
+    inner = _blocks(weights).gather(1, index)[:, 0].cumsum(-1, dtype=torch.float64)
+    place = torch.searchsorted(inner, share * inner[:, -1:], right=True)
+    return (block * length + place)[:, 0]
+
+
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+
+
+def uniform(seeds: Tensor, step: int | Tensor) -> Tensor:
+    """Numbers in [0, 1) that depend on (seed, step) alone: the SplitMix64 generator's output at that step, float64.
+
+    Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    # int64 arithmetic wraps as the generator's uint64 does; only its logical right shift has to be spelled out.
+    state = seeds + (torch.as_tensor(step, dtype=torch.int64, device=seeds.device) + 1) * _GAMMA
+    state = (state ^ _shift(state, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    state = (state ^ _shift(state, 27)) * (0x94D049BB133111EB - 2**64)
+    state = state ^ _shift(state, 31)
+    return _shift(state, 11).to(torch.float64) * 2.0**-53
+
+
+def _shift(values: Tensor, bits: int) -> Tensor:
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def request_seeds(seed: int, *, stream: str, count: int) -> list[int]:
+    """``count`` seeds for one purpose (``stream``), independent of other streams and of their counts."""
+    entropy = [seed, *stream.encode()]
+    return np.random.SeedSequence(entropy).generate_state(count, dtype=np.uint64).astype(np.int64).tolist()

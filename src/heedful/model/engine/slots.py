@@ -1,0 +1,248 @@
+"""The engine's key-value cache: slots, one per unfinished request, in groups of similar length.
+
+A group's keys and values are dense tensors [slots, key heads, length, head width] that are used whole in a batched product: CPU
+products copy a slice of a tensor before they use it. So live slots come first, a freed one is filled with the last one, and
+numbers of slots and lengths lie on a grid (each new shape costs a new kernel, docs/log.md). Reading the cache is what decoding
+many requests costs; two groups are kept apart where one of the length of both would read much more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heedful.functional.fast import kernels
+from heedful.model.attention import Layout
+from heedful.model.fast.ranges import on_grid
+
+_LENGTH_GRID = 32
+# Attention over one more group takes as long as reading about this many bytes of one layer's cache.
+_GROUP_BYTES = 2**20
+
+
+class Slots:
+    """One group: the cache of ``count`` requests, whose row i holds ``lengths[i]`` tokens. Rows from ``count`` on are unused.
+
+    Row i of a layer's cache holds a request's token at its own position in the request, whoever else is in the group: sums over
+    the keys then have the same order, and the same bits, in every batch.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        self.length = on_length_grid(max(lengths) + 1)
+        self.rows = on_grid(len(lengths))
+        # One tensor per layer: [keys and values, rows and freed ones behind them, key heads, length, head width].
+        self._cache: list[Tensor] = []
+        self._views: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Of the token that is decoded next: its position [rows], its places in a layer's cache seen as [cells, head width],
+        # and 0 where it sees a key [rows, 1, length] (and the same for each sliding window that rows have outgrown).
+        self.positions = torch.empty(0)
+        self._places = torch.empty(0)
+        self._mask = torch.empty(0)
+        self._window_masks: dict[int, Tensor] = {}
+        self._row_numbers = torch.empty(0)
+        # Of each layer's keys and values, where the compiled loop attends to them; then nothing else of the above is needed.
+        self._addresses: list[tuple[int, int]] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def leaves_filler(self) -> bool:
+        """Whether :meth:`attend` may be given rows of filler behind its own."""
+        return bool(self._addresses)
+
+    def write_prompts(self, layer: int, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
+        """Keys and values [tokens, key heads, head width] of prompts go to (row, position) [tokens]."""
+        if layer == len(self._cache):
+            # Zeros, as what is masked is multiplied by 0 and must be finite.
+            self._cache.append(key.new_zeros(2, self.rows, key.shape[1], self.length, key.shape[2]))
+        self._cache[layer][0][rows, :, positions] = key
+        self._cache[layer][1][rows, :, positions] = value
+
+    def repeat(self, rows: Sequence[int]) -> None:
+        """Row i becomes a copy of the old row ``rows[i]``: the samples of one prompt share what was computed once."""
+        self.lengths = [self.lengths[row] for row in rows]
+        self.rows = on_grid(len(rows))
+        index = torch.tensor([*rows, *[0] * (self.rows - len(rows))], device=self._cache[0].device)
+        self._cache = [cache.index_select(1, index) for cache in self._cache]
+
+    def remove(self, gone: set[int]) -> list[int]:
+        """Free some rows; returns for each row that is left which one it was."""
+        count = self.count - len(gone)
+        order = list(range(count))
+        movers = [row for row in range(count, self.count) if row not in gone]
+        holes = [row for row in range(count) if row in gone]
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+            for cache in self._cache:
+                cache[:, hole].copy_(cache[:, mover])
+        self.lengths = [self.lengths[row] for row in order]
+        self.rows = on_grid(count)
+        return order
+
+    def absorb(self, other: Slots) -> None:
+        """Take over another group's rows, after one's own."""
+        self.length = max(self.length, other.length)
+        lengths = self.lengths + other.lengths
+        self.rows = on_grid(len(lengths))
+        for layer, (left, right) in enumerate(zip(self._cache, other._cache, strict=True)):
+            joined = left.new_zeros(2, self.rows, left.shape[2], self.length, left.shape[4])
+            joined[:, : self.count, :, : left.shape[3]] = left[:, : self.count]
+            joined[:, self.count : len(lengths), :, : right.shape[3]] = right[:, : other.count]
+            self._cache[layer] = joined
+        self.lengths = lengths
+
+    def prepare(self) -> None:
+        """Make what the next decoded token needs, after rows have come or gone or the length is used up."""
+        length = on_length_grid(max(self.lengths) + 1)
+        if length > self.length:
+            extra = length - self.length
+            for layer, cache in enumerate(self._cache):  # one at a time, so that there is never a second copy of all
+                self._cache[layer] = F.pad(cache[:, : self.rows], (0, 0, 0, extra))
+            self.length = length
+        _, capacity, heads, _, width = self._cache[0].shape
+        device, dtype = self._cache[0].device, self._cache[0].dtype
+        # An unused row decodes from position 0 on: it never gets ahead of a row in use.
+        self.positions = torch.tensor(self.lengths + [0] * (self.rows - self.count), device=device)
+        if kernels.usable(self._cache[0]) and kernels.fits(width):
+            self._addresses = [(cache[0].data_ptr(), cache[1].data_ptr()) for cache in self._cache]
+            return
+        self._row_numbers = torch.arange(self.rows, device=device)
+        # In the order of a token's keys and values: [rows, keys and values, heads].
+        first = self._row_numbers[:, None, None] + torch.tensor([0, capacity], device=device)[:, None]
+        cells = (first * heads + torch.arange(heads, device=device)) * self.length
+        self._places = (cells + self.positions[:, None, None]).view(-1)
+        hidden = torch.arange(self.length, device=device) > self.positions[:, None]
+        self._mask = torch.zeros(self.rows, 1, self.length, dtype=dtype, device=device)
+        self._mask.masked_fill_(hidden[:, None], _hidden(dtype))
+        self._window_masks = {}
+        self._views = []
+        for cache in self._cache:
+            keys, values = (part[: self.rows].view(-1, self.length, width) for part in cache)
+            self._views.append((cache.view(-1, width), keys.transpose(1, 2), values))
+
+    def advance(self) -> None:
+        """Every row holds one token more."""
+        self.lengths = [length + 1 for length in self.lengths]
+        if max(self.lengths) >= self.length:
+            self.prepare()
+            return
+        self.positions.add_(1)
+        if self._addresses:
+            return
+        self._places.add_(1)
+        self._mask[self._row_numbers, 0, self.positions] = 0
+        self._window_masks = {}
+
+    def _mask_within(self, window: int | None) -> Tensor:
+        """0 where a row's next token sees a key: all up to itself, or the last ``window``."""
+        if window is None or max(self.lengths) < window:
+            return self._mask
+        if window not in self._window_masks:
+            gone = torch.arange(self.length, device=self.positions.device) <= self.positions[:, None] - window
+            self._window_masks[window] = self._mask.masked_fill(gone[:, None], _hidden(self._mask.dtype))
+        return self._window_masks[window]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        """One new token for each row: it joins the cache and attends to it up to itself, within a window where there is one."""
+        if self._addresses:
+            return kernels.attend(query, key, value, self._addresses[layer], self.length, self.positions, scaling, window)
+        cells, keys, values = self._views[layer]
+        rows, heads, width = key.shape
+        cells.index_copy_(0, self._places, torch.stack((key, value), 1).view(-1, width))
+        # Query heads that share a key head are the rows of one product.
+        scores = torch.bmm((query * scaling).reshape(rows * heads, -1, width), keys)
+        scores.view(rows, -1, self.length).add_(self._mask_within(window))
+        return torch.bmm(scores.softmax(-1), values).view(rows, -1, width)
+
+
+def _hidden(dtype: torch.dtype) -> float:
+    """What hides a key when it is added to its score: its share of the softmax is exactly 0."""
+    return torch.finfo(dtype).min / 2
+
+
+def on_length_grid(length: int) -> int:
+    """The smallest length of the cache's grid that is not below ``length``."""
+    return -(-length // _LENGTH_GRID) * _LENGTH_GRID
+
+
+def groups_of(lengths: Sequence[int], bytes_per_token: int) -> list[list[int]]:
+    """Indices of prompts, longest first, cut where one group would read more than another group costs.
+
+    bytes_per_token: size of one token's keys and values in one layer.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups: list[list[int]] = []
+    waste = 0
+    for i in order:
+        waste += (
+            (on_length_grid(lengths[groups[-1][0]] + 1) - on_length_grid(lengths[i] + 1)) * bytes_per_token if groups else 0
+        )
+        if not groups or waste > _GROUP_BYTES:
+            groups.append([])
+            waste = 0
+        groups[-1].append(i)
+    return groups
+
+
+def worth_merging(left: Slots, right: Slots, bytes_per_token: int) -> bool:
+    """Whether reading both at the longer one's length costs less than one group more."""
+    shorter = min(left, right, key=lambda slots: slots.length)
+    return abs(left.length - right.length) * shorter.count * bytes_per_token <= _GROUP_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillLayout:
+    """A packed row's attention that also writes its keys and values to a group's slots.
+
+    positions, rows: [tokens] each real token's place in its own sequence, and the slot that it belongs to.
+    """
+
+    layout: Layout
+    positions: Tensor
+    slots: Slots
+    rows: Tensor
+
+    def within(self, window: int) -> PrefillLayout:
+        """The slots are given everything: what of it a later token sees is the decoding layout's matter."""
+        return replace(self, layout=self.layout.within(window))
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """[tokens, heads, head width] in and out."""
+        real = len(self.rows)  # the row's end is filler
+        self.slots.write_prompts(layer, self.rows, self.positions[:real], key[:real], value[:real])
+        return self.layout.attend(layer, query, key, value, scaling)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLayout:
+    """One new token for each row of several groups, one group after the other; rows behind them are filler."""
+
+    groups: Sequence[Slots]
+    window: int | None = None
+
+    def within(self, window: int) -> DecodeLayout:
+        """Keys ``window`` or more positions before the new token are hidden; they stay in the cache."""
+        return DecodeLayout(self.groups, window)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """[rows, heads, head width] in and out."""
+        if len(self.groups) == 1 and (self.groups[0].rows == len(query) or self.groups[0].leaves_filler):
+            return self.groups[0].attend(layer, query, key, value, scaling, self.window)
+        outputs: list[Tensor] = []
+        first = 0
+        for slots in self.groups:
+            part = slice(first, first + slots.rows)
+            outputs.append(slots.attend(layer, query[part], key[part], value[part], scaling, self.window))
+            first += slots.rows
+        if first < len(query):
+            outputs.append(query.new_zeros(len(query) - first, *query.shape[1:]))
+        return torch.cat(outputs)

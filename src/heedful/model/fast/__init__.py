@@ -1,0 +1,1 @@
+"""What only buys speed. A reader may skip it."""

@@ -1,0 +1,105 @@
+"""Floating-point operations of each step, in petaflop/s-days, counted in two ways (SPEC: compute, 5.1 of the paper).
+
+*full context*: every sequence counts as a whole context window (2,048 tokens), pretraining examples included, and each response
+of a ranking as a sequence of its own. This is how the paper's 4.9 (SFT) and 60 (PPO-ptx) petaflop/s-days at 175B come out.
+*true*: the tokens that are computed: mean lengths, a ranked prompt once for its K responses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heedful.planning.shapes import Shape
+from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
+
+PETAFLOPS_DAY = 1e15 * 86_400
+BACKWARD = 2
+"""A backward pass computes two products for each one of the forward pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Mean lengths in tokens; a response counts with its end-of-text."""
+
+    prompt: float
+    response: float
+
+    @property
+    def sequence(self) -> float:
+        return self.prompt + self.response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A whole step: tokens that pass through models (each pass of a model counts), and operations."""
+
+    tokens: float
+    flops: float
+
+    @property
+    def petaflops_days(self) -> float:
+        return self.flops / PETAFLOPS_DAY
+
+    def __add__(self, other: Work) -> Work:
+        return Work(tokens=self.tokens + other.tokens, flops=self.flops + other.flops)
+
+    def __mul__(self, times: float) -> Work:
+        return Work(tokens=self.tokens * times, flops=self.flops * times)
+
+
+def forward(shape: Shape, length: float, *, predicted: float = 0.0, before: float = 0.0) -> Work:
+    """One forward pass over ``length`` tokens of a sequence, of which ``predicted`` also meet the unembedding.
+
+    Two operations for each parameter of the blocks and token; attention multiplies each query with the keys before it and their
+    values, 4 * width operations for each pair; ``before`` tokens are seen, but computed elsewhere (a shared prompt).
+    """
+    pairs = length * before + length * length / 2
+    products = 2 * length * shape.layers * shape.block_parameters + 2 * predicted * shape.unembedding
+    return Work(tokens=length, flops=products + 4 * shape.layers * shape.attention_width * pairs)
+
+
+def training_pass(work: Work) -> Work:
+    """Forward and backward."""
+    return Work(tokens=work.tokens, flops=work.flops * (1 + BACKWARD))
+
+
+def sft_work(shape: Shape, config: SFTConfig, lengths: Lengths, *, demonstrations: int) -> Work:
+    """All epochs over the demonstrations (SPEC 3.2)."""
+    one = training_pass(forward(shape, lengths.sequence, predicted=lengths.response))
+    return one * (config.epochs * demonstrations)
+
+
+def reward_work(shape: Shape, config: RewardConfig, lengths: Lengths, *, rankings: int, responses: float) -> Work:
+    """All epochs over the rankings, each prompt once for its K responses (SPEC 3.3)."""
+    one = forward(shape, lengths.prompt) + forward(shape, lengths.response, before=lengths.prompt) * responses
+    return training_pass(one) * (config.epochs * rankings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOWork:
+    """Parts of PPO: the policy's responses; judging by policy, reference, value function and reward model; updates; ptx."""
+
+    rollouts: Work
+    judging: Work
+    updates: Work
+    pretraining: Work
+
+    @property
+    def total(self) -> Work:
+        return self.rollouts + self.judging + self.updates + self.pretraining
+
+
+def ppo_work(policy: Shape, reward: Shape, config: PPOConfig, lengths: Lengths, *, pretraining_length: float) -> PPOWork:
+    """All episodes, with pretraining gradients unless their coefficient is 0 (SPEC 3.5, 3.6)."""
+    episodes = config.iterations * config.batch_size
+    of_policy = forward(policy, lengths.sequence, predicted=lengths.response)
+    of_scalar = forward(reward, lengths.sequence)
+    examples = config.ptx_examples_per_episode if config.ptx_coefficient else 0
+    text = training_pass(forward(policy, pretraining_length, predicted=pretraining_length))
+    return PPOWork(
+        rollouts=of_policy * episodes,
+        judging=(of_policy * 2 + of_scalar * 2) * episodes,
+        updates=(training_pass(of_policy) + training_pass(of_scalar)) * (episodes * config.inner_epochs),
+        # Each inner epoch takes the same pretraining batch again.
+        pretraining=text * (episodes * examples * config.inner_epochs),
+    )

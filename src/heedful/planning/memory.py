@@ -1,0 +1,327 @@
+"""Bytes of memory that each step needs on one GPU, at the moment when it needs most. The formulae are in docs/planning.md.
+
+They follow the code as it is: fp32 master weights with a bf16 compute copy (``model.precision``), AdamW
+(``training.optimizer``), log-probs in chunks of rows (``functional.logprobs``), rollouts with a KV
+cache of the whole batch (``model.engine``). Several GPUs: weights, gradients and optimiser state are split evenly, as FSDP2's
+``fully_shard`` does, and each GPU works on microbatches of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from heedful.planning.shapes import Shape
+from heedful.training.config import PPOConfig, Precision, RewardConfig, SFTConfig
+
+FP32 = 4
+_CHUNK = 512  # functional.logprobs: rows of logits that exist at once
+_SAMPLING_BYTES = 20  # model.engine._draw, per logit beside the logits: fp32 logits, log-probs and probabilities, fp64 sums
+_CACHE_GRID = 32  # model.engine: a cache's length is a multiple of this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one GPU at one moment of a step."""
+
+    parameters: int = 0
+    """Master weights, compute copies, frozen models, moving average; one gathered block where they are sharded."""
+    gradients: int = 0
+    optimiser: int = 0
+    activations: int = 0
+    cache: int = 0
+    """Keys and values of the rollouts."""
+    workspace: int = 0
+    """Chunks of logits, the unembedding's gradient, what sampling needs."""
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attended:
+    """``count`` attention problems of a microbatch: ``queries`` tokens that each keep ``keys`` keys (padding included)."""
+
+    queries: int
+    keys: int
+    count: int = 1
+
+
+def compute_bytes(precision: Precision) -> int:
+    """Bytes of a number in forward and backward."""
+    return 2 if precision == "bfloat16" else FP32
+
+
+def weight_bytes(precision: Precision) -> int:
+    """Bytes of a trained parameter: fp32 master, and the bf16 copy that computes."""
+    return FP32 + (2 if precision == "bfloat16" else 0)
+
+
+MOMENT_BYTES = 2 * FP32
+"""Adam's two moments of a parameter."""
+
+
+def adapter_parameters(shape: Shape, rank: int) -> int:
+    """Trained weights of an adapter: A [rank, in] and B [out, rank] of each linear layer in all blocks."""
+    return shape.layers * rank * (shape.adapted_inputs + shape.adapted_outputs)
+
+
+def activation_bytes(
+    shape: Shape,
+    attended: Sequence[Attended],
+    precision: Precision,
+    *,
+    dropout: bool = False,
+    on_cpu: bool = False,
+    lora_rank: int = 0,
+    checkpointing: bool = False,
+) -> int:
+    """What the backward pass of one microbatch finds kept of the forward pass, all layers.
+
+    Of a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's query (d)
+    and output (d), the activation's input and output (2 f), noise or mask of two dropouts; of a key that a query sees, its key
+    and value (2 d); on a CPU each token's once: the compiled loops read them where they are. With bf16 and dropout that is 36 d
+    bytes a token where queries and keys are as many: the 34 d of Korthikanti et al. 2022 (section 4.1), and attention's output
+    once more, because it is put back into the packed row. That the last layer computes only what is read is left out.
+
+    LoRA: a frozen layer keeps no input, but its adapter does, in fp32 (in bfloat16 that is a copy for each layer), and A's
+    output. Activation checkpointing: a layer's input stays of each layer, and all of the one that is computed again.
+    """
+    size = compute_bytes(precision)
+    tokens = sum(a.queries * a.count for a in attended)
+    key_rows = sum(a.keys * a.count for a in attended)
+    per_token = (_norm_bytes(shape, size) * 2 + shape.attention_width * size * 2) + _feed_forward_bytes(shape, size)
+    frozen_norm = shape.width * size if lora_rank and shape.rms_norm else 0  # needs no normalised input
+    if lora_rank:
+        per_token += FP32 * lora_rank * shape.adapted_layers - 2 * frozen_norm
+        if size != FP32:
+            # What frozen layers would have kept: outputs of two norms and of the activation (with a gate: the product).
+            per_token += FP32 * shape.adapted_inputs - size * (2 * shape.width + shape.feed_forward_width)
+            per_token -= size * shape.attention_width if on_cpu else 0  # attention's output: the compiled loops need it no more
+    if dropout:
+        per_token += 2 * shape.width * (size if on_cpu else 1)
+    layer = tokens * per_token
+    if on_cpu:
+        layer += tokens * 2 * shape.key_width * size
+    else:
+        layer += key_rows * 2 * shape.attention_width * size
+        for a in attended:  # scaled_dot_product_attention keeps its output, a statistic of each row, and the mask as numbers
+            layer += a.count * a.queries * (shape.attention_width * size + FP32 * shape.heads + size * a.keys)
+    last = tokens * (_norm_bytes(shape, size) - frozen_norm + shape.width * size)
+    if checkpointing:
+        return shape.layers * tokens * shape.width * size + layer + last
+    return shape.layers * layer + last
+
+
+def _norm_bytes(shape: Shape, size: int) -> int:
+    """Kept by a norm, with its output, of a token. RMSNorm is computed in fp32 and keeps that copy and the normalised input."""
+    return shape.width * (FP32 + 2 * size if shape.rms_norm else 2 * size)
+
+
+def _feed_forward_bytes(shape: Shape, size: int) -> int:
+    """The activation's input and output; with a gate also what it is multiplied by and the product."""
+    width = shape.feed_forward_width * size
+    if shape.gated:
+        return 4 * width
+    return (5 if shape.elementwise_gelu else 2) * width
+
+
+def logits_workspace(shape: Shape, targets: int, precision: Precision, *, lora_rank: int = 0) -> int:
+    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient as it grows.
+
+    With LoRA the unembedding is frozen and has none.
+    """
+    size = compute_bytes(precision)
+    chunk = min(_CHUNK, targets) * shape.vocabulary * (FP32 + (size if size != FP32 else 0))
+    if lora_rank:
+        return chunk
+    return chunk + shape.unembedding * (FP32 + (2 * size if size != FP32 else 0))
+
+
+def cache_bytes(shape: Shape, rows: int, length: int, precision: Precision) -> int:
+    """Keys and values of ``rows`` sequences of ``length`` tokens in all layers."""
+    length = -(-length // _CACHE_GRID) * _CACHE_GRID
+    return 2 * shape.layers * shape.key_width * length * rows * compute_bytes(precision)
+
+
+def sft_memory(shape: Shape, config: SFTConfig, *, gpus: int) -> dict[str, Memory]:
+    """Moments of supervised fine-tuning (SPEC 3.2); its peak is the largest."""
+    longest = config.max_prompt_tokens + config.max_response_tokens
+    sequences = max(1, min(config.tokens_per_microbatch // longest, _share(config.batch_size, gpus)))
+    attended = [Attended(queries=longest, keys=longest, count=sequences)]
+    kept = activation_bytes(
+        shape,
+        attended,
+        config.precision,
+        dropout=config.residual_dropout > 0,
+        on_cpu=gpus == 0,
+        lora_rank=config.lora_rank,
+        checkpointing=config.activation_checkpointing,
+    )
+    return _training_moments(
+        shape,
+        shape.parameters,
+        config,
+        gpus,
+        activations=kept,
+        workspace=logits_workspace(shape, sequences * config.max_response_tokens, config.precision, lora_rank=config.lora_rank),
+        accumulates=sequences < _share(config.batch_size, gpus),
+    )
+
+
+def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: int) -> dict[str, Memory]:
+    """Moments of reward modelling with ``responses`` (K) for each prompt, which is computed once (SPEC 3.3)."""
+    prompt, response = config.max_prompt_tokens, config.max_response_tokens
+    prompts = max(1, min(config.tokens_per_microbatch // (prompt + responses * response), _share(config.batch_size, gpus)))
+    attended = [
+        Attended(queries=prompt, keys=prompt, count=prompts),
+        Attended(queries=response, keys=prompt + response, count=prompts * responses),
+    ]
+    return _training_moments(
+        shape,
+        shape.scalar_parameters,
+        config,
+        gpus,
+        activations=activation_bytes(
+            shape,
+            attended,
+            config.precision,
+            on_cpu=gpus == 0,
+            lora_rank=config.lora_rank,
+            checkpointing=config.activation_checkpointing,
+        ),
+        head=shape.width,
+        workspace=0,
+        accumulates=prompts < _share(config.batch_size, gpus),
+    )
+
+
+def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) -> dict[str, Memory]:
+    """Moments of PPO with its four models (SPEC 3.5): policy, frozen reference, frozen reward model, value function.
+
+    The moving average of the policy is a fifth copy, in fp32. With LoRA each is an adapter (and head) on one frozen base; on
+    two where reward model and policy are of different sizes.
+    """
+    precision, size = config.precision, compute_bytes(config.precision)
+    longest = config.max_prompt_tokens + config.max_response_tokens
+    scalar = reward.scalar_parameters
+    if config.lora_rank:
+        bases = policy.parameters * size + (0 if reward == policy else scalar * size)
+        policy_trained = adapter_parameters(policy, config.lora_rank)
+        value_trained = adapter_parameters(reward, config.lora_rank) + reward.width
+        # Policy, its average and its reference; value function and reward model.
+        held = bases + policy_trained * (2 * FP32 + size) + value_trained * (FP32 + size)
+    else:
+        policy_trained, value_trained = policy.parameters, scalar
+        held = policy.parameters * (weight_bytes(precision) + size + FP32) + scalar * (weight_bytes(precision) + size)
+    parameters = _sharded(held, gpus) + _gathered(policy, size, gpus)
+    optimiser = _sharded((policy_trained + value_trained) * MOMENT_BYTES, gpus)
+
+    rows = _share(config.batch_size, gpus)
+    minibatch = _share(config.batch_size // config.minibatches, gpus)
+    sequences = max(1, min(config.tokens_per_microbatch // longest, minibatch))
+    attended = [Attended(queries=longest, keys=longest, count=sequences)]
+    targets = sequences * config.max_response_tokens
+    if config.ptx_coefficient:
+        # Consecutive backward passes into the same buffer (SPEC 3.6): the larger microbatch counts.
+        count = max(
+            1, min(config.tokens_per_microbatch // config.ptx_context_length, minibatch * config.ptx_examples_per_episode)
+        )
+        if count * config.ptx_context_length > sequences * longest:
+            attended = [Attended(queries=config.ptx_context_length, keys=config.ptx_context_length, count=count)]
+        targets = max(targets, count * config.ptx_context_length)
+    accumulates = bool(config.ptx_coefficient) or sequences < minibatch
+    policy_gradient, value_gradient = _sharded(policy_trained * FP32, gpus), _sharded(value_trained * FP32, gpus)
+    value_attended = [Attended(queries=longest, keys=longest, count=sequences)]
+    kept: dict[str, Any] = {
+        "on_cpu": gpus == 0,
+        "lora_rank": config.lora_rank,
+        "checkpointing": config.activation_checkpointing,
+    }
+    # The policy takes part in the rollouts with all rows at once.
+    sampling = rows * policy.vocabulary * (size + _SAMPLING_BYTES)
+    return {
+        "rollouts": Memory(
+            parameters=parameters,
+            optimiser=optimiser,
+            cache=cache_bytes(policy, rows, longest, precision),
+            workspace=sampling,
+        ),
+        "policy backward": Memory(
+            parameters=parameters,
+            optimiser=optimiser,
+            gradients=policy_gradient if accumulates else 0,
+            activations=activation_bytes(policy, attended, precision, **kept),
+            workspace=logits_workspace(policy, targets, precision, lora_rank=config.lora_rank),
+        ),
+        "value backward": Memory(
+            parameters=parameters,
+            optimiser=optimiser,
+            gradients=policy_gradient + (value_gradient if sequences < minibatch else 0),
+            activations=activation_bytes(reward, value_attended, precision, **kept),
+        ),
+        "optimiser step": Memory(parameters=parameters, optimiser=optimiser, gradients=policy_gradient + value_gradient),
+        **_saving(policy.parameters, config.lora_rank, parameters, optimiser),
+    }
+
+
+def _saving(parameters: int, lora_rank: int, held: int, optimiser: int) -> dict[str, Memory]:
+    """With LoRA, the moment when a model is saved: merged, whole and in fp32. Else the weights are written as they are."""
+    return {"saving": Memory(parameters=held, optimiser=optimiser, workspace=parameters * FP32)} if lora_rank else {}
+
+
+def peak(moments: Mapping[str, Memory]) -> int:
+    """Bytes at the moment that needs most."""
+    return max(memory.total for memory in moments.values())
+
+
+def _training_moments(
+    shape: Shape,
+    parameters: int,
+    config: SFTConfig | RewardConfig,
+    gpus: int,
+    *,
+    activations: int,
+    workspace: int,
+    accumulates: bool,
+    head: int = 0,
+) -> dict[str, Memory]:
+    """The two moments of a step with one model: where the last microbatch's backward pass begins, and where it has ended.
+
+    With several microbatches the gradients of the earlier ones are there when it begins.
+    """
+    size = compute_bytes(config.precision)
+    trained, held = parameters, parameters * weight_bytes(config.precision)
+    if config.lora_rank:
+        trained = adapter_parameters(shape, config.lora_rank) + head
+        held = parameters * size + trained * FP32
+    weights = _sharded(held, gpus) + _gathered(shape, size, gpus)
+    optimiser = _sharded(trained * MOMENT_BYTES, gpus)
+    gradients = _sharded(trained * FP32, gpus)
+    return {
+        "backward pass": Memory(
+            parameters=weights,
+            optimiser=optimiser,
+            gradients=gradients if accumulates else 0,
+            activations=activations,
+            workspace=workspace,
+        ),
+        "optimiser step": Memory(parameters=weights, optimiser=optimiser, gradients=gradients),
+        **_saving(parameters, config.lora_rank, weights, optimiser),
+    }
+
+
+def _share(rows: int, gpus: int) -> int:
+    """Rows of a batch on the GPU that has most."""
+    return -(-rows // max(1, gpus))
+
+
+def _sharded(bytes_: int, gpus: int) -> int:
+    return -(-bytes_ // max(1, gpus))
+
+
+def _gathered(shape: Shape, size: int, gpus: int) -> int:
+    """Where weights are sharded: two gathered blocks (one computes, the next arrives), one's gradient, the embedding."""
+    return (3 * shape.block_parameters + shape.unembedding) * size if gpus > 1 else 0

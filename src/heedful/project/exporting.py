@@ -1,0 +1,139 @@
+"""A project's records as files that other tools load: Hugging Face ``datasets``, TRL, or Heedful itself elsewhere.
+
+- ``trl-sft``: ``{"prompt", "completion"}``, one row per demonstration.
+- ``trl-preference``: ``{"prompt", "chosen", "rejected"}``, one row per comparison of a ranking; ties are no comparisons.
+- ``messages``: ``{"messages": [{"role", "content"}, …]}``, one row per demonstration.
+- ``heedful``: every record with its ``kind``, dependencies first; importing it elsewhere gives the same records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from heedful.conversation import Turn, parse_prompt
+from heedful.errors import ConfigError, DataError
+from heedful.project.files import Records, kind_of, record_to_json, write_jsonl
+from heedful.project.structure import nearest
+from heedful.records import Ranking, Split
+
+Rows = Iterator[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What was written, and what was not."""
+
+    format: str
+    file: str
+    written: int
+    """Rows."""
+    notes: Mapping[str, int]
+    """What the format cannot hold, by reason."""
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [f"{self.format} export: {self.written} rows in {self.file}"]
+        return "\n".join(lines + [f"  note: {count} {note}" for note, count in self.notes.items()])
+
+    __str__ = summary
+
+
+def export_file(format: str, data_folder: str | Path, path: str | Path, *, split: Split | None = None) -> ExportReport:
+    """Write the records of a data folder (of one split, if given) to ``path``, compressed where it ends in ``.gz``.
+
+    Raises ConfigError for an unknown format, MissingError for no folder, DataError where there is nothing to export,
+    StorageError for a full disk.
+    """
+    if format not in EXPORTS:
+        meant = nearest(format, EXPORTS)
+        raise ConfigError(
+            f"there is no export format {format!r}",
+            expected=", ".join(EXPORTS),
+            got=repr(format),
+            next_step=f"did you mean {meant!r}?" if meant else None,
+        )
+    records = Records.load(data_folder)
+    if split is not None:
+        records = _of_split(records, split)
+    notes: Counter[str] = Counter()
+    rows = list(EXPORTS[format](records, notes))
+    if not rows:
+        raise DataError(
+            f"there is nothing to export as {format}",
+            expected=f"at least one {_WANTED[format]}",
+            got=f"{len(records.prompts)} prompts, {len(records.demonstrations)} demonstrations, "
+            f"{len(records.rankings)} rankings" + (f" in the split {split}" if split else ""),
+            where=data_folder,
+            next_step="import or collect some first",
+        )
+    write_jsonl(path, rows)
+    return ExportReport(format=format, file=str(path), written=len(rows), notes=dict(notes))
+
+
+_WANTED = {
+    "trl-sft": "demonstration",
+    "messages": "demonstration",
+    "trl-preference": "ranking with a comparison",
+    "heedful": "record",
+}
+
+
+def _of_split(records: Records, split: Split) -> Records:
+    prompts = {id: prompt for id, prompt in records.prompts.items() if prompt.split == split}
+    kept = {
+        name: {id: record for id, record in getattr(records, name).items() if record.prompt_id in prompts}
+        for name in ("responses", "demonstrations", "rankings", "ratings")
+    }
+    return replace(records, prompts=prompts, **kept)
+
+
+def _trl_sft(records: Records, notes: Counter[str]) -> Rows:
+    for demonstration in records.demonstrations.values():
+        yield {"prompt": records.prompts[demonstration.prompt_id].text, "completion": demonstration.text}
+
+
+def _messages(records: Records, notes: Counter[str]) -> Rows:
+    for demonstration in records.demonstrations.values():
+        turns = parse_prompt(records.prompts[demonstration.prompt_id].text)
+        turns.append(Turn("assistant", demonstration.text.strip()))
+        yield {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+
+def _trl_preference(records: Records, notes: Counter[str]) -> Rows:
+    for ranking in records.rankings.values():
+        if len(ranking.ranks) == 1:
+            notes["rankings of one response, which hold no comparison"] += 1
+        for better, worse in comparisons(ranking):
+            yield {
+                "prompt": records.prompts[ranking.prompt_id].text,
+                "chosen": records.responses[better].text,
+                "rejected": records.responses[worse].text,
+            }
+        ties = sum(count * (count - 1) // 2 for count in Counter(ranking.ranks).values())
+        if ties:
+            notes["ties dropped"] += ties
+
+
+def comparisons(ranking: Ranking) -> Iterator[tuple[str, str]]:
+    """(better, worse) response ids of every pair that is not tied: at most C(K, 2) (SPEC 3.3)."""
+    for (first, rank), (second, other) in combinations(zip(ranking.response_ids, ranking.ranks, strict=True), 2):
+        if rank != other:
+            yield (first, second) if rank < other else (second, first)
+
+
+def _heedful(records: Records, notes: Counter[str]) -> Rows:
+    for record in records.all():
+        yield {"kind": kind_of(record), **record_to_json(record)}
+
+
+EXPORTS: Mapping[str, Callable[[Records, Counter[str]], Rows]] = {
+    "trl-sft": _trl_sft,
+    "trl-preference": _trl_preference,
+    "messages": _messages,
+    "heedful": _heedful,
+}

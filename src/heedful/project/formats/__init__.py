@@ -1,0 +1,29 @@
+"""The formats that ``import_file`` reads: for each, a function from one row to the records in it, and a sample row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from heedful.project.formats import heedful_rows, instruction_rows, oasst_rows, preference_rows
+from heedful.project.formats.rows import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """``read(row, labeler)`` raises ``BadRow`` or ``SkippedRow``; ``labeler`` is who is named where the row names nobody."""
+
+    read: Callable[[Any, str | None], Draft]
+    sample: str
+
+
+FORMATS: Mapping[str, Format] = {
+    "oasst": Format(oasst_rows.read_tree, oasst_rows.SAMPLE),
+    "hh-rlhf": Format(preference_rows.read_dialogue_pair, preference_rows.HH_SAMPLE),
+    "trl-preference": Format(preference_rows.read_trl_pair, preference_rows.TRL_SAMPLE),
+    "alpaca": Format(instruction_rows.read_instruction, instruction_rows.ALPACA_SAMPLE),
+    "messages": Format(instruction_rows.read_messages, instruction_rows.MESSAGES_SAMPLE),
+    "heedful": Format(heedful_rows.read_record, heedful_rows.SAMPLE),
+}
+"""By name; the narrower formats stand first, as the order in which an unknown file is tried."""

@@ -1,0 +1,439 @@
+"""Data from elsewhere into a project's records: nothing dropped silently, nothing added twice.
+
+Every row ends as one of: accepted (it added a record), merged (all of it was there already), rejected (kept aside in
+``rejected.jsonl`` with file, line and reason) or skipped (what it should be, but nothing to import; counted by reason). Prompts
+with the same text are one prompt. Splits are made by user where there is one, else by the conversation's first turn, so that
+neither a user nor a prompt is in two splits (SPEC 1.3).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, get_args
+
+from heedful.conversation import opening
+from heedful.errors import ConfigError, DataError
+from heedful.project.files import (
+    JSON_DECODER,
+    RECORD_TYPES,
+    Kind,
+    Record,
+    Records,
+    Row,
+    broken_reference,
+    kind_of,
+    locked,
+    read_jsonl,
+    read_rows,
+    read_text,
+    write_jsonl,
+)
+from heedful.project.formats import FORMATS
+from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
+from heedful.project.owners import Forgotten
+from heedful.project.structure import nearest
+from heedful.records import Prompt, Ranking, Split
+
+REJECTED = "rejected.jsonl"
+"""In the data folder: one ``{"file", "line", "reason", "row"}`` per rejected row, of all imports."""
+
+_TRIED_FOR_HINT = 20
+_SHOWN_REASONS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """What became of each row: ``read == accepted + merged + rejected + sum(skipped.values())``."""
+
+    format: str
+    file: str
+    read: int
+    accepted: int
+    merged: int
+    rejected: int
+    skipped: Mapping[str, int]
+    """Rows by the reason for which there was nothing to import."""
+    added: Mapping[Kind, int]
+    """New records by kind."""
+    prompts_merged: int
+    """Times that a prompt's text was there already."""
+    splits: Mapping[Split, int]
+    """New prompts by split."""
+    notes: Mapping[str, int]
+    """Parts of accepted rows that were left out or changed, by reason."""
+    reasons: Sequence[str]
+    """``line N: reason`` of every rejected row."""
+    rejected_file: str
+
+    def summary(self) -> str:
+        """A short table for people."""
+        lines = [
+            f"{self.format} import of {self.file}",
+            f"  {'rows read':<12}{self.read:>8}",
+            f"  {'accepted':<12}{self.accepted:>8}",
+        ]
+        lines.append(f"  {'merged':<12}{self.merged:>8}  already there")
+        lines.append(f"  {'rejected':<12}{self.rejected:>8}" + (f"  kept in {self.rejected_file}" if self.rejected else ""))
+        lines += [f"  {'':<22}{reason}" for reason in self.reasons[:_SHOWN_REASONS]]
+        if len(self.reasons) > _SHOWN_REASONS:
+            lines.append(f"  {'':<22}and {len(self.reasons) - _SHOWN_REASONS} more")
+        lines.append(f"  {'skipped':<12}{sum(self.skipped.values()):>8}")
+        lines += [f"  {'':<12}{count:>8}  {reason}" for reason, count in self.skipped.items()]
+        lines.append("  added       " + (_listed({f"{kind}s": count for kind, count in self.added.items()}) or "nothing"))
+        if self.splits:
+            lines.append(f"  splits      {_listed(self.splits)}")
+        if self.prompts_merged:
+            lines.append(f"  {self.prompts_merged} times a prompt was there already: merged with it")
+        lines += [f"  note: {count} {note}" for note, count in self.notes.items()]
+        return "\n".join(lines)
+
+    __str__ = summary
+
+
+def _listed(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def import_file(
+    format: str,
+    path: str | Path,
+    project_data_folder: str | Path,
+    *,
+    labeler: str | None = None,
+    split_shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+) -> ImportReport:
+    """Add the records of a file to a data folder.
+
+    ``labeler`` names who answered or ranked where the rows name nobody (default: the format's name); ``split_shares`` are the
+    shares of train, valid and test. Raises ConfigError for an unknown format or bad shares, MissingError for no file, DataError
+    where no row is usable or a data folder is broken, StorageError for a full disk: then nothing was changed.
+    """
+    _check_format(format)
+    _check_shares(split_shares)
+    path, folder = Path(path), Path(project_data_folder)
+    rows = list(rows_of_file(path))
+    drafts: list[tuple[Row, Draft]] = []
+    rejected: list[tuple[Row, str]] = []
+    skipped: Counter[str] = Counter()
+    for row in rows:
+        try:
+            drafts.append((row, _draft(format, row, labeler)))
+        except BadRow as bad:
+            rejected.append((row, str(bad)))
+        except SkippedRow as skip:
+            skipped[str(skip)] += 1
+    drafts.sort(key=lambda each: _first_kind(each[1]))  # so that rows may stand in any order: stable, dependencies first
+    with locked(folder):
+        merge = _Merge(Records.load(folder), split_shares, seed, Forgotten(folder))
+        accepted = 0
+        for row, draft in drafts:
+            try:
+                accepted += merge.add(draft)
+            except _OfForgotten as bad:
+                rejected.append((Row(row.line), str(bad)))  # the reason is kept, the text is not
+            except BadRow as bad:
+                rejected.append((row, str(bad)))
+        if len(rejected) + sum(skipped.values()) == len(rows):
+            raise _nothing_usable(format, path, rows, rejected, skipped)
+        rejected.sort(key=lambda each: each[0].line)
+        _keep_aside(folder, path, rejected)
+        if accepted:
+            merge.records.save(folder)
+    return ImportReport(
+        format=format,
+        file=str(path),
+        read=len(rows),
+        accepted=accepted,
+        merged=len(rows) - accepted - len(rejected) - sum(skipped.values()),
+        rejected=len(rejected),
+        skipped=dict(skipped),
+        added=dict(merge.added),
+        prompts_merged=merge.prompts_merged,
+        splits={split: merge.splits[split] for split in get_args(Split) if merge.splits[split]},
+        notes=dict(merge.notes),
+        reasons=[f"line {row.line}: {reason}" for row, reason in rejected],
+        rejected_file=str(folder / REJECTED),
+    )
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        meant = nearest(format, FORMATS)
+        raise ConfigError(
+            f"there is no import format {format!r}",
+            expected=", ".join(FORMATS),
+            got=repr(format),
+            next_step=f"did you mean {meant!r}?" if meant else None,
+        )
+
+
+def _check_shares(shares: tuple[float, float, float]) -> None:
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ConfigError(
+            "the split shares are not shares",
+            expected="three numbers from 0 to 1, for train, valid and test, with sum 1",
+            got=str(shares),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- rows
+
+
+def rows_of_file(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL file, or the elements of a file that is one JSON array."""
+    rows = read_rows(path)
+    first = next(rows, None)
+    if first is None:
+        return
+    opens_array = (first.problem is not None and first.raw.startswith("[")) or isinstance(first.value, list)
+    if opens_array:
+        yield from _array_elements(path)
+    else:
+        yield first
+        yield from rows
+
+
+def _array_elements(path: Path) -> Iterator[Row]:
+    text = read_text(path)
+    position, counted, line = text.index("[") + 1, 0, 1
+    first = True
+    while True:
+        position = _skip_space(text, position)
+        if text[position : position + 1] == "]":
+            if text[position + 1 :].strip():
+                raise _broken_array(path, "more text after the array's end")
+            return
+        try:
+            if not first:
+                if text[position : position + 1] != ",":
+                    raise json.JSONDecodeError("',' or ']' expected", text, position)
+                position = _skip_space(text, position + 1)
+            line, counted = line + text.count("\n", counted, position), position
+            value, position = JSON_DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise _broken_array(path, str(error)) from None
+        first = False
+        yield Row(line, value=value)
+
+
+def _broken_array(path: Path, got: str) -> DataError:
+    return DataError(
+        f"{path.name} is not a whole JSON array",
+        expected="a JSON array of objects, or JSONL: one object per line",
+        got=got,
+        where=path,
+        next_step="mend the file; nothing of it was imported",
+    )
+
+
+def _skip_space(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
+        position += 1
+    return position
+
+
+def _draft(format: str, row: Row, labeler: str | None) -> Draft:
+    if row.problem is not None:
+        raise BadRow(row.problem)
+    try:
+        draft = FORMATS[format].read(row.value, labeler)
+    except DataError as error:  # a record refused its value
+        raise BadRow(reason_of(error)) from None
+    for record in draft.records:
+        if not isinstance(record, Ranking) and not is_encodable(getattr(record, "text", "")):
+            raise BadRow("half of a surrogate pair (\\ud800 to \\udfff) in a text: no character")
+    return draft
+
+
+def is_encodable(text: str) -> bool:
+    """Whether the text can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _first_kind(draft: Draft) -> int:
+    return list(RECORD_TYPES).index(kind_of(draft.records[0])) if draft.records else 0
+
+
+# ---------------------------------------------------------------------------------------------------- merging
+
+
+class _OfForgotten(BadRow):
+    """The row holds text of an owner who asked to be forgotten."""
+
+
+@dataclass(slots=True)
+class _Merge:
+    """Records that grow row by row; a row goes in whole or not at all."""
+
+    records: Records
+    shares: tuple[float, float, float]
+    seed: int
+    forgotten: Forgotten
+    by_text: dict[str, str] = field(init=False)
+    """Prompt id by text."""
+    split_of: dict[str, Split] = field(init=False)
+    """Split by group (user or first turn): a group stays where its first prompt went, whatever seed and shares later."""
+    same_as: dict[str, str] = field(default_factory=dict[str, str])
+    """Ids of merged prompts to the id that was kept."""
+    added: Counter[Kind] = field(default_factory=Counter[Kind])
+    splits: Counter[Split] = field(default_factory=Counter[Split])
+    notes: Counter[str] = field(default_factory=Counter[str])
+    prompts_merged: int = 0
+
+    def __post_init__(self) -> None:
+        self.by_text, self.split_of = {}, {}
+        for prompt in self.records.prompts.values():
+            self.by_text.setdefault(prompt.text, prompt.id)
+            self.split_of.setdefault(_group(prompt), prompt.split)
+
+    def add(self, draft: Draft) -> bool:
+        """Add what is new of a row; whether anything was. Raises BadRow, and then nothing was added."""
+        new: list[Record] = []
+        try:
+            for record in draft.records:
+                self._refuse_forgotten(record)
+                record = self._prompt(record, draft) if isinstance(record, Prompt) else self._label(record)
+                if record is not None:
+                    self.records.by_kind(kind_of(record))[record.id] = record
+                    new.append(record)
+            self._check_seen(draft)
+        except BadRow:
+            for record in new:
+                del self.records.by_kind(kind_of(record))[record.id]
+            raise
+        for record in new:
+            self.added[kind_of(record)] += 1
+            if isinstance(record, Prompt):
+                self.by_text[record.text] = record.id
+                self.split_of.setdefault(_group(record), record.split)
+                self.splits[record.split] += 1
+        self.prompts_merged += sum(isinstance(r, Prompt) for r in draft.records) - sum(isinstance(r, Prompt) for r in new)
+        if new:
+            self.notes.update(draft.notes)
+        return bool(new)
+
+    def _refuse_forgotten(self, record: Record) -> None:
+        """A forgotten owner's prompts do not come back: not by name, not without one, and not inside of a label."""
+        if isinstance(record, Prompt):
+            ids = (record.id, content_id("prompt", record.text))
+            refused = self.forgotten.owner(record.user) or (record.user is None and any(map(self.forgotten.prompt, ids)))
+        else:
+            refused = record.prompt_id not in self.records.prompts and self.forgotten.prompt(record.prompt_id)
+        if refused:
+            raise _OfForgotten("the owner asked to be forgotten")
+
+    def _prompt(self, prompt: Prompt, draft: Draft) -> Prompt | None:
+        there = self.records.prompts.get(prompt.id)
+        if there is not None and there.text != prompt.text:
+            raise _taken(prompt)
+        if there is not None:
+            return None  # under its own id, even where another prompt has the same text
+        kept = self.by_text.get(prompt.text)
+        if kept is not None:
+            self.same_as[prompt.id] = kept
+            return None
+        group = _group(prompt)
+        if not draft.split_given:
+            return replace(prompt, split=self.split_of.get(group) or _split(group, self.shares, self.seed))
+        if self.split_of.get(group, prompt.split) != prompt.split:
+            draft.notes.append("prompts in another split than their user's or conversation's others, as the row says")
+        return prompt
+
+    def _label(self, record: Record) -> Record | None:
+        assert not isinstance(record, Prompt)
+        record = replace(record, prompt_id=self.same_as.get(record.prompt_id, record.prompt_id))
+        problem = broken_reference(record, self.records.prompts, self.records.responses)
+        if problem is not None:
+            raise BadRow(f"the {kind_of(record)} names {problem}")
+        there = self.records.by_kind(kind_of(record)).get(record.id)
+        if there is not None and _bare(there) != _bare(record):
+            raise _taken(record)
+        return record if there is None else None
+
+    def _check_seen(self, draft: Draft) -> None:
+        for id, text in draft.seen.items():
+            stored = self.records.responses.get(id) or self.records.prompts.get(self.same_as.get(id, id))
+            if stored is not None and stored.text != text:
+                raise BadRow(f"the task shows another text for {id!r} than the one that is stored")
+
+
+def _bare(record: Record) -> Record:
+    return record if not hasattr(record, "metadata") else replace(record, metadata={})
+
+
+def _taken(record: Record) -> BadRow:
+    return BadRow(f"the id {record.id!r} is taken by a {kind_of(record)} with other content: labels are never overwritten")
+
+
+def _group(prompt: Prompt) -> str:
+    return f"user {prompt.user}" if prompt.user is not None else f"text {opening(prompt.text)}"
+
+
+def _split(group: str, shares: tuple[float, float, float], seed: int) -> Split:
+    """A split drawn from the group's name alone, so that it does not depend on the order of the rows."""
+    draw = int.from_bytes(blake2b(f"{seed} {group}".encode(errors="surrogatepass"), digest_size=8).digest(), "big") / 2**64
+    return "train" if draw < shares[0] else "valid" if draw < shares[0] + shares[1] else "test"
+
+
+# ---------------------------------------------------------------------------------------------------- what did not work
+
+
+def _keep_aside(folder: Path, path: Path, rejected: Iterable[tuple[Row, str]]) -> None:
+    """Add to ``rejected.jsonl`` what is not in it yet."""
+    file = folder / REJECTED
+    there = [row for _, row in read_jsonl(file)] if file.exists() else []
+    known = {json.dumps(row, sort_keys=True) for row in there}
+    name = str(path.resolve())
+    rows = [
+        {"file": name, "line": row.line, "reason": reason, "row": row.raw if row.problem is not None else row.value}
+        for row, reason in rejected
+    ]
+    new = [row for row in rows if json.dumps(row, sort_keys=True) not in known]
+    if new:
+        write_jsonl(file, there + new)
+
+
+def _nothing_usable(
+    format: str, path: Path, rows: list[Row], rejected: list[tuple[Row, str]], skipped: Mapping[str, int]
+) -> DataError:
+    if not rows:
+        return DataError(f"{path.name} holds no rows", expected=FORMATS[format].sample, got="an empty file", where=path)
+    reasons = Counter(reason for _, reason in rejected) + Counter(skipped)
+    why, count = reasons.most_common(1)[0]
+    first = rows[0]
+    if isinstance(first.value, Mapping):
+        got = "a first row with the keys " + ", ".join(map(str, first.value))
+    else:
+        got = f"a first row that is {first.problem or 'no object but a ' + type(first.value).__name__}"
+    fits = next((name for name in FORMATS if name != format and _fits(name, rows)), None)
+    return DataError(
+        f"no row of {path.name} is usable as {format}: {why} ({count} of {len(rows)} rows)",
+        expected=FORMATS[format].sample,
+        got=got,
+        where=f"{path}:{first.line}",
+        next_step=f"it looks like the format {fits}: import it as that"
+        if fits
+        else f"bring the rows into one of: {', '.join(FORMATS)}",
+    )
+
+
+def _fits(format: str, rows: list[Row]) -> bool:
+    tried = rows[:_TRIED_FOR_HINT]
+    usable = 0
+    for row in tried:
+        try:
+            _draft(format, row, "anyone")
+            usable += 1
+        except (BadRow, SkippedRow):
+            pass
+    return 2 * usable > len(tried)

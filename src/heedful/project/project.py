@@ -1,0 +1,261 @@
+"""A project: a folder with ``heedful.toml``, ``data/`` (records), ``runs/`` (what training made), ``tasks/`` (for labelers)."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from heedful.errors import ConfigError, MissingError, StorageError
+from heedful.project.files import write_atomically
+from heedful.project.structure import from_mapping
+
+CONFIG_FILE = "heedful.toml"
+
+TEMPLATE = """\
+# A Heedful project. A value that is not here has its default; an unknown table or key is an error.
+
+[project]
+name = {name}
+
+# The pretrained model to align: a folder in Hugging Face format, absolute or relative to this file. It is never downloaded.
+base_model = {base_model}
+
+# A folder of plain text (.txt, .jsonl) like the text the base model was pretrained on, relative to this file: mixed into PPO
+# (PPO-ptx), it keeps the model from unlearning what it knew.
+pretraining_text = "data/pretraining"
+
+# A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model.
+# small_model = "models/smaller"
+
+# What the reward model starts from, where that is not the SFT model.
+# reward_start = "models/tuned-on-public-sets"
+
+# What generates: Heedful's own engine, or "vllm" (needs the extra heedful[vllm]).
+# engine = "heedful"
+
+# Who ranks and rates: "people", or "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
+labelers = "people"
+
+# Where the values of the tables below come from that are not set there: "paper-1.3B", "paper-6B", "paper-175B" or "miniature".
+preset = "paper-1.3B"
+
+# Seed of all stages.
+seed = 0
+
+# One table for each stage; the values shown are those of the preset paper-1.3B. All keys, with unit, default and source:
+# docs/configuration.md, or heedful/training/config.py and heedful/presets.py.
+
+# [sft]
+# epochs = 16
+# learning_rate = 9.65e-6
+# batch_size = 32
+
+# [initial_policy]
+# epochs = 2
+# pretraining_share = 0.1
+
+# [reward]
+# learning_rate = 9e-6
+# batch_size = 64
+
+# [ppo]
+# episodes = 256_000
+# kl_coefficient = 0.02
+# ptx_coefficient = 27.8
+
+# [collect]
+# prompts = 33_207
+# smallest_k = 4
+# largest_k = 9
+
+# [evaluate]
+# prompts = 1_000
+# choice_prompts = 500
+"""
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectSection:
+    """The table ``[project]`` of ``heedful.toml``."""
+
+    name: str
+    """What the project is called in reports."""
+    base_model: str
+    """Folder of the pretrained model, absolute or relative to the project."""
+    pretraining_text: str = "data/pretraining"
+    """Folder of pretraining text, relative to the project."""
+    small_model: str | None = None
+    """A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model (SPEC 3.3)."""
+    reward_start: str | None = None
+    """The model that the reward model starts from, with the same tokenizer. Without it: the SFT model (SPEC 3.3, 3.5); the
+    paper's final one started from a model tuned on public language sets (SPEC 3.3, C.2)."""
+    engine: Literal["heedful", "vllm"] = "heedful"
+    """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
+    own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
+    labelers: Literal["people", "simulated"] = "people"
+    """Who ranks and rates: people, or the miniature's simulation (which can judge only its own prompts)."""
+    preset: str = "paper-1.3B"
+    """Where configuration values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
+    seed: int = 0
+    """Seed of all stages."""
+    processes: int = 1
+    """Stages that run at the same time where they do not need each other, each with its share of the cores (on a GPU: one).
+    With models of a few million parameters two do nearly twice the work of one; each needs memory of its own."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError("[project] processes is out of range", expected="1 or more", got=str(self.processes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A project's folder and its settings."""
+
+    folder: Path
+    name: str
+    base_model: str
+    pretraining_text: Path
+    small_model: str | None = None
+    reward_start: str | None = None
+    engine: Literal["heedful", "vllm"] = "heedful"
+    labelers: Literal["people", "simulated"] = "people"
+    preset: str = "paper-1.3B"
+    seed: int = 0
+    processes: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The other tables of ``heedful.toml``, as they are: who reads one builds it with ``config_from_mapping``."""
+
+    @property
+    def config_file(self) -> Path:
+        """``heedful.toml``."""
+        return self.folder / CONFIG_FILE
+
+    @property
+    def data(self) -> Path:
+        """The records."""
+        return self.folder / "data"
+
+    @property
+    def runs(self) -> Path:
+        """A folder per run."""
+        return self.folder / "runs"
+
+    @property
+    def tasks(self) -> Path:
+        """Tasks that wait for labelers."""
+        return self.folder / "tasks"
+
+    def model_folder(self, name: str) -> Path:
+        """The folder of a base model that ``heedful.toml`` names. Raises MissingError where no model is there."""
+        folder = self.folder / Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise MissingError(
+                "the base model is not there",
+                expected="a folder in Hugging Face format, with config.json",
+                got=f"{folder}: " + ("no config.json in it" if folder.is_dir() else "a file" if folder.exists() else "nothing"),
+                where=self.config_file,
+                next_step="download the model first (Heedful never does it by itself), then set base_model to its folder",
+            )
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> Project:
+        """The project in a folder. Raises MissingError if there is none, ConfigError for a bad ``heedful.toml``."""
+        folder = Path(path)
+        file = folder / CONFIG_FILE
+        if not file.is_file():
+            raise MissingError(
+                f"no {CONFIG_FILE} here",
+                expected="the folder of a project",
+                got="a folder without it" if folder.is_dir() else "a file" if folder.exists() else "nothing",
+                where=folder,
+                next_step=f"run `heedful init {folder} --base-model MODEL`",
+            )
+        tables = load_toml(file)
+        section = config_from_mapping(ProjectSection, tables.pop("project", {}), f"{file} [project]")
+        return cls(
+            folder=folder,
+            name=section.name,
+            base_model=section.base_model,
+            pretraining_text=folder / section.pretraining_text,
+            small_model=section.small_model,
+            reward_start=section.reward_start,
+            engine=section.engine,
+            labelers=section.labelers,
+            preset=section.preset,
+            seed=section.seed,
+            processes=section.processes,
+            settings=tables,
+        )
+
+
+def init_project(path: str | Path, *, base_model: str) -> Project:
+    """Make a project in a new or existing folder. Raises ConfigError if it holds one already, StorageError if it cannot."""
+    folder = Path(path)
+    if (folder / CONFIG_FILE).exists():
+        raise ConfigError(
+            "the folder holds a project already",
+            expected=f"a folder without {CONFIG_FILE}",
+            got=f"one with {CONFIG_FILE}",
+            where=folder,
+            next_step="give another folder, or go on with this project: `heedful status " + str(folder) + "`",
+        )
+    if not base_model.strip():
+        raise ConfigError("no base model", expected="a folder or name of a pretrained model", got=repr(base_model))
+    try:
+        for name in ("data", "runs", "tasks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            "the project could not be made",
+            expected="a folder that may be written to",
+            got=error.strerror or str(error),
+            where=folder,
+        ) from error
+    # Last, so that a folder where this failed half-way holds no project and init can be run again.
+    name = folder.resolve().name or "project"
+    write_atomically(folder / CONFIG_FILE, TEMPLATE.format(name=_toml_string(name), base_model=_toml_string(base_model)))
+    return Project.load(folder)
+
+
+def _toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's basic strings are JSON's but for DEL
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises MissingError; ConfigError naming the line for a file that is not TOML."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        at = int(line.group(1)) if line else len(path.read_text(encoding="utf-8").splitlines())
+        raise ConfigError(
+            f"{path.name} is not TOML",
+            expected="key = value, under [tables]",
+            got=str(error),
+            where=f"{path}:{at}",
+            next_step=f"mend line {at}",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 text", expected="UTF-8", got=str(error), where=path) from None
+    except OSError as error:
+        raise MissingError(
+            f"{path.name} cannot be read", expected="a file", got=error.strerror or str(error), where=path
+        ) from None
+
+
+def config_from_mapping(cls: type[Config], mapping: object, where: str | Path) -> Config:
+    """A configuration dataclass from a mapping, strictly: nothing is coerced (but a whole number to float, a text to Path).
+
+    Raises ConfigError for an unknown key (naming the nearest), a missing key, a wrong type; what the class itself raises for a
+    value out of range keeps its type and gains ``where``.
+    """
+    return from_mapping(cls, mapping, what="the configuration", where=where, error=ConfigError)

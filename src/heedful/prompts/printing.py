@@ -1,0 +1,200 @@
+"""Reports of the prompt pipeline on a console: what an import did, what forgetting did, and the paper's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from heedful.prompts.forgetting import ForgetReport
+from heedful.prompts.intake import IntakeReport
+from heedful.prompts.prompt_tables import DATA_SETS, PROMPT_METADATA, Lengths, Tables
+from heedful.records import USE_CASE_SHARES, Source, Split
+
+PAPER_SIZES: Mapping[tuple[str, str, str], int] = {
+    ("SFT", "train", "labeler"): 11_295,
+    ("SFT", "train", "customer"): 1_430,
+    ("SFT", "valid", "labeler"): 1_550,
+    ("SFT", "valid", "customer"): 103,
+    ("RM", "train", "labeler"): 6_623,
+    ("RM", "train", "customer"): 26_584,
+    ("RM", "valid", "labeler"): 3_488,
+    ("RM", "valid", "customer"): 14_399,
+    ("PPO", "train", "customer"): 31_144,
+    ("PPO", "valid", "customer"): 16_185,
+}
+"""The paper's numbers of prompts (SPEC 1.4, Table 6): data set, split, source."""
+
+_MOST_LANGUAGES = 20
+
+
+def show_intake(report: IntakeReport, console: Console) -> None:
+    """Print what became of the rows."""
+    table = Table("rows", "", box=None, pad_edge=False, show_header=False)
+    table.columns[1].justify = "right"
+    table.add_row("read", f"{report.read:,}")
+    table.add_row("added", f"{report.added:,}")
+    table.add_row("already there", f"{report.already_there:,}")
+    for category, count in report.left_out.items():
+        table.add_row(f"left out: {category}", f"{count:,}")
+    _print(console, f"prompts from {report.file} ({report.format})")
+    console.print(table)
+    for reason in report.reasons:
+        _print(console, f"  {reason}")
+    left_out = sum(report.left_out.values())
+    if left_out:
+        more = f"and {left_out - len(report.reasons):,} more, " if left_out > len(report.reasons) else ""
+        _print(console, f"  {more}all in {report.rejected_file}")
+    if report.added:
+        splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items())
+        _print(console, f"new prompts: {splits}; owners: {report.owners:,}")
+    if report.without_owner:
+        _print(console, f"note: {report.without_owner:,} new prompts have no owner: split by their text, under no cap")
+    if report.flagged:
+        _print(console, f"note: {report.flagged:,} new prompts outside of train hold personal data: kept, flagged for review")
+
+
+def show_forgotten(report: ForgetReport, console: Console) -> None:
+    """Print what was erased, and what is left to the user."""
+    erased = ", ".join(f"{what} {count:,}" for what, count in report.erased.items()) or "nothing was left to erase"
+    _print(console, f"forgotten on {report.time}: {erased}")
+    holding = [run.folder for run in report.runs if run.holds_text]
+    others = [run.folder for run in report.runs if not run.holds_text]
+    for title, paths in (
+        ("these runs hold the text; delete them, `heedful align` makes new ones without it:", holding),
+        ("these runs ended after the text had come in, so their models may have learned from it:", others),
+        ("these files hold the text; make them anew or delete them:", report.files),
+    ):
+        if paths:
+            _print(console, title)
+        for path in paths:
+            _print(console, f"  {path}")
+    _print(
+        console, "Copies elsewhere (exports, backups, the imported files themselves) are not known here: erase them yourself."
+    )
+
+
+def show_tables(tables: Tables, console: Console) -> None:
+    """Print all tables."""
+    for table in rich_tables(tables):
+        console.print(table)
+        console.print()
+
+
+def rich_tables(tables: Tables) -> Iterator[Table]:
+    """Tables 1 and 6 to 11 and the languages, in this order."""
+    for title, heading, rows in table_rows(tables):
+        table = Table(*heading, title=title, title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*map(Text, row))
+        yield table
+
+
+def table_rows(tables: Tables) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Title, heading and rows of every table, as text."""
+    length = ("count", "mean", "std", "min", "25%", "50%", "75%", "max")
+    unit = tables.unit
+    use_cases = dict.fromkeys(name for counts in tables.use_cases.values() for name in counts)
+    shares = {name: sum(counts.values()) for name, counts in tables.use_cases.items()}
+    pairs = [(split, source) for split in get_args(Split) for source in get_args(Source)]
+    pairs = [pair for pair in pairs if any(pair in tables.sizes[name] for name in DATA_SETS)]
+    total = tables.num_prompts
+    return [
+        (
+            "Table 1: use cases, % of prompts",
+            ("use case", *shares, "paper's RM"),
+            [
+                (
+                    name,
+                    *(f"{100 * tables.use_cases[data_set].get(name, 0) / shares[data_set]:.1f}" for data_set in shares),
+                    f"{100 * USE_CASE_SHARES[name]:.1f}" if name in USE_CASE_SHARES else "",
+                )
+                for name in use_cases
+            ],
+        ),
+        (
+            "Table 6: prompts by data set, split and source",
+            ("split", "source", *(f"{name}{paper}" for name in DATA_SETS for paper in ("", " (paper)"))),
+            [
+                (
+                    split,
+                    source,
+                    *(
+                        text
+                        for name in DATA_SETS
+                        for text in (
+                            _count(tables.sizes[name].get((split, source))),
+                            _count(PAPER_SIZES.get((name, split, source))),
+                        )
+                    ),
+                )
+                for split, source in pairs
+            ],
+        ),
+        (
+            "Table 7: what labelers say of the prompts",
+            ("field", "yes, %", "prompts with an answer"),
+            [(PROMPT_METADATA[name], f"{100 * yes / of:.1f}", f"{of:,}") for name, (yes, of) in tables.metadata.items()],
+        ),
+        (
+            "Table 8: prompts per owner",
+            ("data set", "split", "owners", "prompts", "mean", "median", "max", "top ten, %"),
+            [
+                (
+                    *key,
+                    f"{row.owners:,}",
+                    f"{row.prompts:,}",
+                    f"{row.mean:.1f}",
+                    f"{row.median:.1f}",
+                    f"{row.max:,}",
+                    f"{100 * row.top_ten:.1f}",
+                )
+                for key, row in tables.owners.items()
+            ],
+        ),
+        (
+            f"Table 9: prompt lengths in {unit}, by data set",
+            ("data set", "split", *length),
+            [(*key, *_lengths(row)) for key, row in tables.by_data_set.items()],
+        ),
+        (
+            f"Table 10: prompt lengths in {unit}, by use case",
+            ("use case", *length),
+            [(key, *_lengths(row)) for key, row in tables.by_use_case.items()],
+        ),
+        (
+            f"Table 11: prompt and demonstration lengths in {unit}, by the prompt's source",
+            ("text", "source", *length),
+            [(*key, *_lengths(row)) for key, row in tables.by_source.items()],
+        ),
+        (
+            "Languages",
+            ("language", "prompts", "%"),
+            [(name, f"{count:,}", f"{100 * count / total:.1f}") for name, count in _most(tables.languages).items()],
+        ),
+    ]
+
+
+def _most(languages: Mapping[str, int]) -> dict[str, int]:
+    names = list(languages)
+    shown = {name: languages[name] for name in names[:_MOST_LANGUAGES]}
+    rest = names[_MOST_LANGUAGES:]
+    return {**shown, f"{len(rest)} others": sum(languages[name] for name in rest)} if rest else shown
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _lengths(row: Lengths) -> tuple[str, ...]:
+    values: tuple[Any, ...] = (row.mean, row.std, row.min, row.q25, row.q50, row.q75, row.max)
+    return (f"{row.count:,}", *(f"{value:,.0f}" for value in values))
+
+
+def _print(console: Console, message: str) -> None:
+    console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""One process or many: who this process is, and what all processes do together."""

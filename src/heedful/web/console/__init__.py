@@ -1,0 +1,1 @@
+"""The researchers' and admins' pages."""

@@ -1,0 +1,290 @@
+"""A task's page and what is done on it: drafts, submit, skip, give back, compare two outputs, ask the researchers.
+
+Everything on the page is one form, so that no button loses what was typed, with or without JavaScript.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from heedful.errors import ConflictError, DataError, HeedfulError, MissingError
+from heedful.labeling.people import instruction_versions, problems
+from heedful.labeling.queue import leases
+from heedful.labeling.queue.assignments import AssignmentView
+from heedful.labeling.queue.kinds import PROMPT_FLAGS
+from heedful.records import RATING_FLAGS
+from heedful.web.label import forms, words
+from heedful.web.label.differences import share_in_common, side, word_differences
+from heedful.web.routing import Form, FormValues, Routes, Visit, Visiting
+
+
+def routes(add: Routes) -> None:
+    """What is done with tasks."""
+    add.post("/tasks/claim", claim, who="labeler")
+    add.get("/tasks/{assignment_id}", show, who="labeler")
+    add.get("/tasks/{assignment_id}/compare", compare, who="labeler")
+    add.post("/tasks/{assignment_id}/draft", save_draft, who="labeler")
+    add.post("/tasks/{assignment_id}/submit", submit, who="labeler")
+    add.post("/tasks/{assignment_id}/skip", skip, who="labeler")
+    add.post("/tasks/{assignment_id}/release", release, who="labeler")
+    add.post("/tasks/{assignment_id}/ask", ask, who="labeler")
+
+
+def claim(visit: Visiting, form: Form) -> Response:
+    """Give the visitor a task of a kind or batch, or say that none waits."""
+    return _next_task(visit, kind=form.text("kind", "") or None, batch_id=form.whole("batch_id"))
+
+
+def show(visit: Visiting, assignment_id: int, pairs: int = 0) -> Response:
+    """The task to work on; or, once answered or skipped, what was sent. ``pairs``: examples of a few-shot form to show."""
+    view = _view(visit, assignment_id)
+    finished = view.answer is not None
+    fields = forms.fields_of_answer(view, view.answer or {}) if finished else forms.fields_of_draft(view, view.draft)
+    return _page(visit, view, fields, pairs=pairs)
+
+
+def compare(visit: Visiting, request: Request, assignment_id: int, first: str = "", second: str = "") -> Response:
+    """Two outputs beside each other with their differences marked: a page, or the part of one that htmx asks for."""
+    view = _view(visit, assignment_id)
+    text_of = dict(zip(forms.letters(view), (output.text for output in view.outputs), strict=True))
+    chosen = first in text_of and second in text_of and first != second
+    pieces = word_differences(text_of[first], text_of[second]) if chosen else []
+    template = "_comparison.html" if request.headers.get("hx-request") == "true" else "compare.html"
+    return visit.page(
+        template,
+        view=view,
+        first=first,
+        second=second,
+        chosen=chosen,
+        sides=[(first, side(pieces, "first")), (second, side(pieces, "second"))],
+        in_common=share_in_common(pieces),
+    )
+
+
+def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: int) -> Response:
+    """Keep what is typed so far; for a program (drafts.js) the answer is JSON, a conflict with what is stored instead."""
+    view, fields = _view(visit, assignment_id), _fields(form)
+    to_script = "application/json" in request.headers.get("accept", "")
+    try:
+        saved = _keep(visit, form, view)
+    except ConflictError as error:
+        if not to_script:
+            return _conflict(visit, view, fields, error)
+        stored = forms.draft_of_fields(view, forms.fields_of_draft(view, view.draft))["fields"]
+        content = {"message": error.message, "state": view.state, "version": view.draft_version, "fields": stored}
+        return JSONResponse(content, status_code=409)
+    except DataError as error:
+        if not to_script:
+            return _page(visit, view, fields, problem=error, status=422)
+        content = {"message": error.message, "expected": error.expected, "got": error.got}
+        return JSONResponse(content, status_code=422)
+    if to_script:
+        return JSONResponse({"version": saved.version, "saved": saved.saved, "expires": saved.expires})
+    pairs = form.whole("_more")
+    return visit.go(f"/tasks/{assignment_id}" + (f"?pairs={pairs}" if pairs else ""), flash="Your draft is saved.")
+
+
+def submit(visit: Visiting, form: Form, assignment_id: int) -> Response:
+    """Store the answer; or show the form again, as it was filled in, with what is missing."""
+    view, fields = _view(visit, assignment_id), _fields(form)
+    parsed = forms.parse(view, fields)
+    if parsed.answer is None:
+        return _page(visit, view, fields, errors=parsed.errors, status=422)
+    try:
+        with visit.database.write() as connection:
+            done = leases.submit(
+                connection,
+                assignment_id,
+                visit.person.id,
+                token=form.text("_token", ""),
+                answer=parsed.answer,
+                # Nobody can have worked longer than the task was theirs.
+                seconds_spent=forms.seconds_spent(fields, max(0.0, time.time() - view.leased)),
+            )
+    except ConflictError as error:
+        return _conflict(visit, view, fields, error)
+    except DataError as error:
+        return _page(visit, view, fields, problem=error, status=422)
+    message = "Thank you. Your answer is kept."
+    if done.late:
+        message = "Thank you. Your answer is kept; it came after the time for the task, and is marked as late. Nothing is lost."
+    if done.surplus:
+        message += " Others had answered it enough by then, so yours stands beside theirs."
+    if form.text("_then", "") == "next":
+        return _next_task(visit, kind=view.kind, batch_id=view.batch_id, done=assignment_id, message=message)
+    return visit.go(f"/?done={assignment_id}", flash=message)
+
+
+def skip(visit: Visiting, form: Form, assignment_id: int) -> Response:
+    """Skip the task for a reason, and go on with the next of the kind."""
+    view, fields = _view(visit, assignment_id), _fields(form)
+    chosen, note = form.text("_skip_reason", ""), form.text("_skip_note", "").strip()
+    if chosen not in words.SKIP_REASONS or (chosen == "other" and not note):
+        wanted = "Say in a few words why you skip it." if chosen == "other" else "Choose why you skip it."
+        return _page(visit, view, fields, errors={"_skip_reason": wanted}, status=422)
+    reason = ": ".join(part for part in (words.SKIP_REASONS[chosen], note) if part)
+    try:
+        with visit.database.write() as connection:
+            leases.skip(connection, assignment_id, visit.person.id, token=form.text("_token", ""), reason=reason)
+    except ConflictError as error:
+        return _conflict(visit, view, fields, error)
+    except DataError as error:
+        return _page(visit, view, fields, problem=error, status=422)
+    message = "Skipped. Thank you for saying why."
+    return _next_task(visit, kind=view.kind, batch_id=view.batch_id, done=assignment_id, message=message)
+
+
+def release(visit: Visiting, form: Form, assignment_id: int) -> Response:
+    """Give the task back; the draft stays, in case it comes again."""
+    view, fields = _view(visit, assignment_id), _fields(form)
+    try:
+        _keep(visit, form, view)
+        with visit.database.write() as connection:
+            leases.release(connection, assignment_id, visit.person.id, token=form.text("_token", ""))
+    except ConflictError as error:
+        return _conflict(visit, view, fields, error)
+    except DataError as error:
+        return _page(visit, view, fields, problem=error, status=422)
+    return visit.go(f"/?done={assignment_id}", flash="You gave the task back. What you had written is kept.")
+
+
+def ask(visit: Visiting, form: Form, assignment_id: int) -> Response:
+    """Send the researchers a question about this task; what is typed of the answer is kept as a draft."""
+    view, fields = _view(visit, assignment_id), _fields(form)
+    try:
+        with visit.database.write() as connection:
+            problems.ask(connection, visit.person.id, form.text("_question", ""), task_id=view.task_id)
+    except DataError:
+        return _page(visit, view, fields, errors={"_question": "Write your question or what is wrong."}, status=422)
+    if view.state in ("answered", "skipped"):
+        return visit.go(f"/tasks/{assignment_id}", flash="Your question is with the researchers.")
+    try:
+        _keep(visit, form, view)
+    except ConflictError as error:
+        return _conflict(visit, view, fields, error)
+    except DataError as error:
+        return _page(visit, view, fields, problem=error, status=422)
+    return visit.go(
+        f"/tasks/{assignment_id}", flash="Your question is with the researchers. Their answer will be under Questions."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- parts
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A run of text, and what was found in it (or nothing)."""
+
+    text: str
+    kind: str | None
+
+
+def marked(text: str, findings: Sequence[Mapping[str, Any]]) -> list[Marked]:
+    """The text in runs, findings ({"kind", "start", "end"} in characters) apart; what does not fit the text is left out."""
+    runs: list[Marked] = []
+    place = 0
+    usable = [
+        (found["start"], found["end"], str(found.get("kind", "")))
+        for found in findings
+        if isinstance(found.get("start"), int) and isinstance(found.get("end"), int)
+    ]
+    for start, end, kind in sorted(usable):
+        start, end = max(start, place), min(end, len(text))
+        if start >= end:
+            continue
+        runs += [Marked(text[place:start], None)] if start > place else []
+        runs.append(Marked(text[start:end], kind))
+        place = end
+    return runs + ([Marked(text[place:], None)] if place < len(text) else [])
+
+
+def _view(visit: Visit, assignment_id: int) -> AssignmentView:
+    with visit.database.read() as connection:
+        return leases.view_assignment(connection, assignment_id, visit.person.id)
+
+
+def _fields(form: FormValues) -> dict[str, str]:
+    """What belongs to the answer or its draft; names with _ in front are the page's own."""
+    return {name: form.text(name) for name in form.names() if not name.startswith("_") and name != "csrf"}
+
+
+def _keep(visit: Visit, form: FormValues, view: AssignmentView) -> leases.SavedDraft:
+    with visit.database.write() as connection:
+        return leases.save_draft(
+            connection,
+            view.id,
+            visit.person.id,
+            token=form.text("_token", ""),
+            draft=forms.draft_of_fields(view, _fields(form)),
+            version=form.whole("_version", view.draft_version) or 0,
+        )
+
+
+def _next_task(
+    visit: Visit, *, kind: Any = None, batch_id: int | None = None, done: int | None = None, message: str | None = None
+) -> Response:
+    with visit.database.write() as connection:
+        view = leases.claim(connection, visit.person.id, kind=kind, batch_id=batch_id)
+    mark = "" if done is None else f"?done={done}"
+    if view is not None:
+        return visit.go(f"/tasks/{view.id}{mark}", flash=message)
+    none = "Nothing of this kind waits for you now."
+    return visit.go(f"/{mark}", flash=f"{message} {none}" if message else none)
+
+
+def _conflict(visit: Visit, view: AssignmentView, fields: Mapping[str, str], error: HeedfulError) -> Response:
+    """Somebody was first: nothing typed is lost, the page shows it again with what there is to do."""
+    return _page(visit, _view(visit, view.id), fields, conflict=error, status=409)
+
+
+def _page(
+    visit: Visit,
+    view: AssignmentView,
+    fields: Mapping[str, str],
+    *,
+    errors: Mapping[str, str] | None = None,
+    problem: HeedfulError | None = None,
+    conflict: HeedfulError | None = None,
+    pairs: int = 0,
+    status: int = 200,
+) -> Response:
+    with visit.database.read() as connection:
+        current = instruction_versions.current(connection, view.kind, view.phase)
+        acknowledged = instruction_versions.last_acknowledged(connection, visit.person.id, view.kind, view.phase)
+        try:
+            given = instruction_versions.get(connection, view.instruction_id) if view.instruction_id is not None else current
+        except MissingError:
+            given = current
+    finished = view.state in ("answered", "skipped")
+    shown = forms.letters(view)
+    return visit.page(
+        f"task_{view.kind}.html",
+        status=status,
+        view=view,
+        fields=fields,
+        errors=errors or {},
+        problem=problem,
+        conflict=conflict,
+        finished=finished,
+        # What the browser keeps is not put over what was just sent and came back.
+        refilled=status != 200,
+        over=not finished and (view.state != "leased" or view.expires <= time.time()),
+        letters=shown,
+        outputs=list(zip(shown, view.outputs, strict=True)),
+        order=forms.order_in_signs(view, fields),
+        pairs=min(max(forms.pairs_shown(fields), pairs), forms.MAX_PAIRS),
+        most_pairs=forms.MAX_PAIRS,
+        runs=marked(view.prompt.text, view.payload.get("findings", [])) if view.prompt is not None else [],
+        instruction=given,
+        newer=current if current is not None and (acknowledged is None or acknowledged.id != current.id) else None,
+        words=words,
+        rating_flags=RATING_FLAGS,
+        prompt_flags=PROMPT_FLAGS,
+    )

@@ -1,0 +1,172 @@
+"""Joining by invite, logging in and out, passwords."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from heedful.errors import ConflictError, DataError, HeedfulError, RefusedError, ThrottledError
+from heedful.labeling.people import accounts, sessions
+from heedful.labeling.people.passwords import SHORTEST, hash_password, is_password
+from heedful.web.routing import Form, FormValues, Routes, Visit, Visiting
+from heedful.web.security import safe_next
+
+
+def routes(add: Routes) -> None:
+    """Pages of accounts; the header has its own place for them."""
+    add.get("/login", show_login, who="public")
+    add.post("/login", log_in, who="public")
+    add.post("/logout", log_out, who="public")
+    add.get("/join/{token}", show_join, who="public")
+    add.post("/join/{token}", join, who="public")
+    add.get("/reset/{token}", show_reset, who="public")
+    add.post("/reset/{token}", reset, who="public")
+    add.get("/account", show_account, who="labeler")
+    add.post("/account/password", change_password, who="labeler")
+
+
+def login_path(path: str, query: str = "") -> str:
+    """The login page that leads back to where one wanted to go."""
+    target = f"{path}?{query}" if query else path
+    return "/login" if target == "/" else f"/login?next={quote(target, safe='/')}"
+
+
+def home_of(who: accounts.Person) -> str:
+    """Where a person's work is."""
+    return "/" if who.role == "labeler" else "/console"
+
+
+# ---------------------------------------------------------------------------------------------------- log in and out
+
+
+def show_login(visit: Visiting, next: str = "") -> Response:
+    """The login form; who is logged in already goes on."""
+    if visit.somebody is not None:
+        return visit.go(safe_next(next) or home_of(visit.somebody))
+    return visit.page("login.html", next=safe_next(next) or "", email="", problem=None)
+
+
+def log_in(visit: Visiting, form: Form) -> Response:
+    """Start a session, or show the form again with what was wrong."""
+    email, target = form.text("email"), safe_next(form.text("next", ""))
+    try:
+        new = sessions.log_in(
+            visit.database,
+            email=email,
+            password=form.text("password"),
+            address=visit.address,
+            earlier_token=visit.session_token,
+        )
+    except RefusedError as error:
+        status = 429 if isinstance(error, ThrottledError) else 403
+        response = visit.page("login.html", status=status, next=target or "", email=email, problem=error)
+        if isinstance(error, ThrottledError):
+            response.headers["Retry-After"] = str(max(1, round(error.wait_seconds)))
+        return response
+    return visit.with_session(new, visit.go(target or home_of(new.person)))
+
+
+def log_out(visit: Visiting) -> Response:
+    """End the session here."""
+    if visit.session_token is not None:
+        with visit.database.write() as connection:
+            sessions.log_out(connection, visit.session_token)
+    return visit.without_session(visit.go("/login", flash="You are logged out."))
+
+
+# ---------------------------------------------------------------------------------------------------- join, reset
+
+
+def show_join(visit: Visiting, token: str) -> Response:
+    """The form for a new account."""
+    with visit.database.read() as connection:
+        link = accounts.link_of(connection, token)
+    if link.purpose != "join":
+        return visit.go(f"/reset/{quote(token, safe='')}")
+    return _join_page(visit, link)
+
+
+def join(visit: Visiting, form: Form, token: str) -> Response:
+    """Make the account and log in."""
+    with visit.database.read() as connection:  # before the work of hashing: only who holds a link may ask for it
+        link = accounts.link_of(connection, token)
+    try:
+        password_hash = _new_password(form)
+        with visit.database.write() as connection:
+            who = accounts.join(
+                connection, token, name=form.text("name"), email=form.text("email"), password_hash=password_hash
+            )
+            new = sessions.start(connection, who.id, earlier_token=visit.session_token)
+    except (DataError, ConflictError) as error:
+        return _join_page(visit, link, status=422, name=form.text("name", ""), email=form.text("email", ""), problem=error)
+    return visit.with_session(new, visit.go(home_of(new.person)))
+
+
+def _join_page(
+    visit: Visit,
+    link: accounts.Invite,
+    *,
+    status: int = 200,
+    name: str = "",
+    email: str = "",
+    problem: HeedfulError | None = None,
+) -> Response:
+    values = {"name": name, "email": email, "problem": problem, "shortest": SHORTEST}
+    return visit.page("join.html", status=status, link=link, **values)
+
+
+def show_reset(visit: Visiting, token: str) -> Response:
+    """The form for a new password."""
+    with visit.database.read() as connection:
+        accounts.link_of(connection, token)
+    return visit.page("reset.html", problem=None, shortest=SHORTEST)
+
+
+def reset(visit: Visiting, form: Form, token: str) -> Response:
+    """Set the password and log in."""
+    with visit.database.read() as connection:
+        accounts.link_of(connection, token)
+    try:
+        password_hash = _new_password(form)
+    except DataError as error:
+        return visit.page("reset.html", status=422, problem=error, shortest=SHORTEST)
+    with visit.database.write() as connection:
+        who = accounts.reset_password(connection, token, password_hash)
+        if who.email is not None:
+            sessions.forget_failures(connection, who.email)
+        new = sessions.start(connection, who.id, earlier_token=visit.session_token)
+    return visit.with_session(new, visit.go(home_of(new.person)))
+
+
+# ---------------------------------------------------------------------------------------------------- one's own account
+
+
+def show_account(visit: Visiting) -> Response:
+    """Who one is here, and the form to change the password."""
+    return visit.page("account.html", problem=None, shortest=SHORTEST)
+
+
+def change_password(visit: Visiting, form: Form) -> Response:
+    """Set a new password: other browsers are logged out, this one gets a new session."""
+    with visit.database.read() as connection:
+        stored = accounts.password_hash_of(connection, visit.person.id)
+    try:
+        sessions.count_attempt(visit.database, visit.person.email or "", visit.address)
+        if not is_password(form.text("old_password"), stored):
+            raise DataError("the present password is not right", next_step="check it, then try again")
+        password_hash = _new_password(form)
+    except DataError as error:
+        return visit.page("account.html", status=422, problem=error, shortest=SHORTEST)
+    with visit.database.write() as connection:
+        accounts.set_password(connection, visit.person.id, password_hash, by=visit.person.id)
+        sessions.forget_failures(connection, visit.person.email or "")
+        new = sessions.start(connection, visit.person.id)
+    return visit.with_session(new, visit.go("/account", flash="The new password is set."))
+
+
+def _new_password(form: FormValues) -> str:
+    password = form.text("password")
+    if password != form.text("password_again", password):
+        raise DataError("the two passwords differ", next_step="type the same one twice")
+    return hash_password(password)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, insert, select
+from tests.labeling.labeling import add_person, answer_for
+from tests.prompts.test_forgetting import filled
+
+from heedful.conversation import turns_of
+from heedful.errors import MissingError
+from heedful.labeling.database import maintenance
+from heedful.labeling.database.connection import Database, open_database
+from heedful.labeling.database.erasing import forget_owner
+from heedful.labeling.database.tables import assignment, event, metadata, problem, prompt, ranking, rating, response, task
+from heedful.labeling.queue import items, leases
+from heedful.labeling.queue.kinds import TaskKind
+from heedful.prompts.forgetting import forget_owner as forget_everywhere
+from heedful.records import Prompt, Response
+
+SECRET = "My neighbour Zebulon Quist owes me forty crowns: write to him"
+
+
+def labelled(database: Database) -> None:
+    """Prompts of two owners, ranked, demonstrated and asked about by two labelers; one is being worked on."""
+    with database.write() as connection:
+        kim, lou = add_person(connection, "kim"), add_person(connection, "lou")
+        for owner, text in (("ada", SECRET), ("bob", "Name a tree")):
+            items.add_prompts(connection, [Prompt(id=f"p-{owner}", turns=turns_of(text), user=owner)])
+            outputs = [Response(id=f"r-{owner}-{k}", prompt_id=f"p-{owner}", text=f"{text} {k}") for k in range(4)]
+            items.add_responses(connection, outputs)
+            kinds: list[tuple[TaskKind, list[str]]] = [("rank", [r.id for r in outputs]), ("demonstrate", [])]
+            for kind, shown in kinds:
+                batch_id = items.make_batch(
+                    connection, name=f"{kind} {owner}", kind=kind, phase="training", overlap=2, lease_seconds=100
+                )
+                items.add_tasks(connection, batch_id, [items.NewTask(prompt_id=f"p-{owner}", response_ids=shown)], seed=0)
+        while (view := leases.claim(connection, kim)) is not None:
+            assert view.prompt is not None
+            answer = {"text": f"So: {view.prompt.text}"} if view.kind == "demonstrate" else answer_for(view)
+            leases.submit(connection, view.id, kim, token=view.token, answer=answer, seconds_spent=9.0)
+            asked = {"person_id": kim, "task_id": view.task_id, "text": f"{view.prompt.text}?", "created": 0.0}
+            connection.execute(insert(problem).values(**asked))
+        for kind in ("demonstrate", "rank"):
+            begun = leases.claim(connection, lou, kind=kind)
+            assert begun is not None
+            assert begun.prompt is not None
+            draft = {"text": f"{begun.prompt.text}, dear sir"}
+            leases.save_draft(connection, begun.id, lou, token=begun.token, draft=draft, version=1)
+
+
+def held(database: Database) -> dict[str, int]:
+    with database.read() as connection:
+        return {t.name: connection.execute(select(func.count()).select_from(t)).scalar_one() for t in metadata.sorted_tables}
+
+
+def test_everything_of_one_owner_goes_and_nothing_else(database: Database) -> None:
+    labelled(database)
+    before = held(database)
+    erased = forget_owner(database, "ada")
+    after = held(database)
+    assert erased == {
+        "prompt": 1,
+        "response": 4,
+        "task": 2,
+        "task_response": 4,
+        "ranking": 1,
+        "rating": 4,
+        "demonstration": 1,
+    } | {
+        "problem": 2,
+        "assignment": erased["assignment"],
+    }
+    assert {name: before[name] - after[name] for name in erased} == erased
+    with database.read() as connection:
+        assert connection.execute(select(prompt.c.owner)).scalars().all() == ["bob"]
+        for table, key in ((ranking, "prompt_id"), (rating, "prompt_id"), (response, "prompt_id"), (task, "prompt_id")):
+            assert set(connection.execute(select(table.c[key])).scalars()) == {"p-bob"}
+        assert connection.execute(select(func.count()).select_from(assignment)).scalar_one() >= 2
+        told = connection.execute(select(event.c.subject_id).where(event.c.action == "forget")).scalars().all()
+        assert told == ["p-ada"]
+    assert forget_owner(database, "ada") == {}
+    assert forget_owner(database, "nobody") == {}
+
+
+def test_the_database_is_whole_afterwards(database: Database) -> None:
+    labelled(database)
+    forget_owner(database, "ada")
+    assert not maintenance.check(database).problems
+
+
+def test_no_byte_of_the_text_is_left_in_the_files(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "labels.sqlite")
+    labelled(database)
+    assert any(b"Zebulon" in path.read_bytes() for path in tmp_path.iterdir())
+    forget_owner(database, "ada")
+    assert not [path.name for path in tmp_path.iterdir() if b"Zebulon" in path.read_bytes()]
+    database.close()
+
+
+def test_the_prompt_pipeline_forgets_here_too(tmp_path: Path) -> None:
+    project = filled(tmp_path)
+    database = open_database(tmp_path / "labels.sqlite")
+    labelled(database)
+    report = forget_everywhere(project, "ada", database=database)  # an owner of the database alone
+    assert report.erased["prompt (labeling database)"] == 1
+    with pytest.raises(MissingError, match="nothing of this owner"):
+        forget_everywhere(project, "carl", database=database)
+    database.close()

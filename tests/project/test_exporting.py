@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from heedful.conversation import turns_of
+from heedful.errors import ConfigError, DataError, MissingError, StorageError
+from heedful.project.exporting import comparisons, export_file
+from heedful.project.files import Records, read_jsonl
+from heedful.project.importing import import_file
+from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
+
+DIALOGUE = "Human: Hi\n\nAssistant: Hello!\n\nHuman: Name a river.\n\nAssistant:"
+
+
+def records() -> Records:
+    return Records.of(
+        [
+            Prompt(id="p", turns=turns_of("Name a hill.\n"), user="u", use_case="open_qa", metadata={"n": [1, 2]}),
+            Prompt(id="q", turns=turns_of(DIALOGUE), split="test", source="labeler"),
+            *(Response(id=f"p{n}", prompt_id="p", text=f"answer {n} ", model="m") for n in range(4)),
+            Response(id="q0", prompt_id="q", text=" The Rhine.", finished=False),
+            Response(id="q1", prompt_id="q", text=""),
+            Demonstration(id="d", prompt_id="q", text=" The Po.", labeler="anna"),
+            # By hand: 1 < {0, 2} < 3 in quality from the worst; six pairs of which one is a tie.
+            Ranking(id="k", prompt_id="p", response_ids=("p0", "p1", "p2", "p3"), ranks=(2, 3, 2, 1), labeler="anna"),
+            Ranking(id="l", prompt_id="q", response_ids=("q0", "q1"), ranks=(1, 1), labeler="bea"),
+            Ranking(id="m", prompt_id="q", response_ids=("q0",), ranks=(1,), labeler="bea"),
+            Ranking(id="n", prompt_id="q", response_ids=("q1", "q0"), ranks=(2, 1), labeler="bea"),
+            Rating(id="g", prompt_id="q", response_id="q1", labeler="bea", overall=1, flags={"fails_task": True}),
+        ]
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    records().save(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [row for _, row in read_jsonl(path)]
+
+
+def test_comparisons_are_all_pairs_but_the_ties_better_first() -> None:
+    assert sorted(comparisons(records().rankings["k"])) == [
+        ("p0", "p1"),
+        ("p2", "p1"),
+        ("p3", "p0"),
+        ("p3", "p1"),
+        ("p3", "p2"),
+    ]
+
+
+def test_demonstrations_for_trl(data: Path, tmp_path: Path) -> None:
+    report = export_file("trl-sft", data, tmp_path / "out.jsonl")
+    assert rows(tmp_path / "out.jsonl") == [{"prompt": DIALOGUE, "completion": " The Po."}]
+    assert (report.written, report.notes) == (1, {})
+
+
+def test_chat_messages(data: Path, tmp_path: Path) -> None:
+    export_file("messages", data, tmp_path / "out.jsonl")
+    assert rows(tmp_path / "out.jsonl") == [
+        {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello!"},
+                {"role": "user", "content": "Name a river."},
+                {"role": "assistant", "content": "The Po."},
+            ]
+        }
+    ]
+
+
+def test_comparisons_for_trl_and_what_was_left_out(data: Path, tmp_path: Path) -> None:
+    report = export_file("trl-preference", data, tmp_path / "out.jsonl.gz")
+    written = rows(tmp_path / "out.jsonl.gz")
+    assert len(written) == report.written == 6
+    assert {"prompt": "Name a hill.\n", "chosen": "answer 3 ", "rejected": "answer 1 "} in written
+    assert written[-1] == {"prompt": DIALOGUE, "chosen": " The Rhine.", "rejected": ""}
+    assert report.notes == {"ties dropped": 2, "rankings of one response, which hold no comparison": 1}
+    assert "2 ties dropped" in str(report)
+
+
+def test_exported_comparisons_come_back_the_same(data: Path, tmp_path: Path) -> None:
+    def texts(of: Records) -> Counter[tuple[str, str, str]]:
+        return Counter(
+            (of.prompts[k.prompt_id].text, of.responses[better].text, of.responses[worse].text)
+            for k in of.rankings.values()
+            for better, worse in comparisons(k)
+        )
+
+    export_file("trl-preference", data, tmp_path / "out.jsonl")
+    report = import_file("trl-preference", tmp_path / "out.jsonl", tmp_path / "back")
+    assert report.accepted == 6
+    assert texts(Records.load(tmp_path / "back")) == texts(records())
+
+
+def test_our_own_records_come_back_exactly(data: Path, tmp_path: Path) -> None:
+    report = export_file("heedful", data, tmp_path / "out.jsonl")
+    assert [row["kind"] for row in rows(tmp_path / "out.jsonl")] == ["prompt"] * 2 + ["response"] * 6 + [
+        "demonstration",
+        *["ranking"] * 4,
+        "rating",
+    ]
+    assert import_file("heedful", tmp_path / "out.jsonl", tmp_path / "back").accepted == report.written == 14
+    assert Records.load(tmp_path / "back") == records()
+
+
+@pytest.mark.parametrize(("export_as", "import_as"), [("trl-sft", "alpaca"), ("messages", "messages")])
+def test_exported_demonstrations_come_back_the_same(data: Path, tmp_path: Path, export_as: str, import_as: str) -> None:
+    export_file(export_as, data, tmp_path / "out.jsonl")
+    import_file(import_as, tmp_path / "out.jsonl", tmp_path / "back")
+    back = Records.load(tmp_path / "back")
+    assert [(back.prompts[d.prompt_id].text, d.text) for d in back.demonstrations.values()] == [(DIALOGUE, " The Po.")]
+
+
+def test_one_split_alone(data: Path, tmp_path: Path) -> None:
+    assert export_file("trl-preference", data, tmp_path / "out.jsonl", split="train").written == 5
+    assert export_file("heedful", data, tmp_path / "out.jsonl", split="test").written == 8
+    import_file("heedful", tmp_path / "out.jsonl", tmp_path / "back")
+    assert list(Records.load(tmp_path / "back").prompts) == ["q"]
+
+
+def test_nothing_to_export_is_an_error_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to export as trl-sft") as caught:
+        export_file("trl-sft", data, tmp_path / "out.jsonl", split="valid")
+    assert "demonstration" in str(caught.value.expected)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_what_the_user_may_get_wrong(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'trl-sft'"):
+        export_file("trl-stf", data, tmp_path / "out.jsonl")
+    with pytest.raises(MissingError):
+        export_file("trl-sft", tmp_path / "none", tmp_path / "out.jsonl")
+    with pytest.raises(StorageError):
+        export_file("trl-sft", data, data / "prompts.jsonl" / "out.jsonl")
