@@ -22,7 +22,7 @@ from heedful.miniature.panel import Panel
 from heedful.miniature.preparation import miniature_project
 from heedful.miniature.tasks import prompts
 from heedful.miniature.world import World
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 from heedful.project.project import Project
 from heedful.records import Prompt, Response
 

@@ -16,7 +16,7 @@ from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.tables import assignment, batch, person, task
 from heedful.labeling.exchange import labels
 from heedful.miniature import preparation as miniature
-from heedful.project.files import Kind, Record, Records, record_from_json
+from heedful.project.data_folder import Kind, Record, Records, record_from_json
 
 WEIGHTS = miniature.WEIGHTS / "medium" / "config.json"
 

@@ -7,8 +7,9 @@ import pytest
 
 from heedful.conversation import turns_of
 from heedful.errors import ConfigError, DataError, MissingError, StorageError
+from heedful.project.data_folder import Records
 from heedful.project.exporting import comparisons, export_file
-from heedful.project.files import Records, read_jsonl
+from heedful.project.files import read_jsonl
 from heedful.project.importing import import_file
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 

@@ -14,16 +14,8 @@ import pytest
 
 from heedful.conversation import turns_of
 from heedful.errors import DataError, MissingError, StorageError
-from heedful.project.files import (
-    Records,
-    append_jsonl,
-    file_name,
-    read_jsonl,
-    record_from_json,
-    record_to_json,
-    write_atomically,
-    write_jsonl,
-)
+from heedful.project.data_folder import Records, file_name, record_from_json, record_to_json
+from heedful.project.files import append_jsonl, read_jsonl, write_atomically, write_jsonl
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 
 

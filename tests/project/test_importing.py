@@ -11,8 +11,9 @@ import pytest
 
 from heedful.conversation import turns_of
 from heedful.errors import ConfigError, DataError, MissingError
+from heedful.project.data_folder import Records
 from heedful.project.exporting import comparisons
-from heedful.project.files import Records, read_jsonl, write_jsonl
+from heedful.project.files import read_jsonl, write_jsonl
 from heedful.project.importing import ImportReport, import_file
 from heedful.records import Prompt, Response
 
@@ -411,7 +412,7 @@ def test_filled_in_tasks_are_rankings(tmp_path: Path) -> None:
         ({"kind": "rankng", "id": "k"}, "did you mean ranking?"),
         ({"id": "k"}, "neither 'kind' nor the keys of a record: id"),
         ({"kind": "prompt", "id": "n", "text": " "}, "text that is not empty"),
-        ({"kind": "prompt", "id": "n", "txt": "x"}, "did you mean 'text'?"),
+        ({"kind": "prompt", "id": "n", "txt": "x"}, "did you mean 'text' by 'txt'?"),
         ({"kind": "prompt", "id": "n", "text": 3}, "'text'"),
         ({"kind": "prompt", "id": "p", "text": "another text"}, "the id 'p' is taken"),
         ({"id": "a", "prompt_id": "p", "text": "changed"}, "labels are never overwritten"),

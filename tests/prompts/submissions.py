@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 from heedful.project.project import Project, init_project
 from heedful.prompts.intake import Cleaning, IntakeReport, import_prompts
 

@@ -10,7 +10,7 @@ from tests.align.small_project import run
 from tests.prompts.submissions import project, prompts, put
 from tests.tiny import tiny_tokenizer
 
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 
 
 def request(number: int, text: str, **more: object) -> dict[str, object]:

@@ -16,7 +16,7 @@ from tests.prompts.submissions import project as new_project
 from tests.prompts.submissions import prompts, put, rejected, take_in
 
 from heedful.errors import DataError, MissingError
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 from heedful.project.importing import import_file
 from heedful.project.owners import Forgotten
 from heedful.project.project import Project

@@ -15,7 +15,7 @@ from tests.prompts.submissions import prompts, put, rejected, take_in
 
 from heedful.errors import ConfigError, DataError, MissingError, StorageError
 from heedful.project import owners
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 from heedful.project.importing import import_file
 from heedful.project.owners import OWNERS, SHARES, OwnerKey
 from heedful.prompts import intake

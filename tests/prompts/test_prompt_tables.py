@@ -11,7 +11,7 @@ from rich.console import Console
 
 from heedful.conversation import turns_of
 from heedful.errors import MissingError
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 from heedful.prompts.printing import PAPER_SIZES, show_tables, table_rows
 from heedful.prompts.prompt_tables import Lengths, OwnerShares, Tables, lengths_of, prompt_tables
 from heedful.prompts.statistics_page import write_page

@@ -15,7 +15,7 @@ from heedful.align.models import reward_model_for_inference
 from heedful.evaluate.results import load_results
 from heedful.model import load_tokenizer
 from heedful.model.encoding import encode_rankings
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 from heedful.statistics import length_rules, reward_accuracy
 from heedful.training.reward import score_rankings
 

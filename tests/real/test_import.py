@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from heedful.errors import DataError
+from heedful.project.data_folder import Records
 from heedful.project.exporting import comparisons, export_file
-from heedful.project.files import Records, read_jsonl
+from heedful.project.files import read_jsonl
 from heedful.project.importing import import_file
 
 REAL = Path(os.environ.get("HEEDFUL_REAL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from tests.real.test_import import pytestmark, real  # noqa: F401  (pytestmark marks this file too)
 
-from heedful.project.files import Records, read_jsonl
+from heedful.project.data_folder import Records
+from heedful.project.files import read_jsonl
 from heedful.project.owners import OWNERS
 from heedful.prompts.intake import IntakeReport, import_prompts
 from heedful.records import Prompt

@@ -24,7 +24,8 @@ from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.labeling.queue.recording import Work
 from heedful.model import load_tokenizer
 from heedful.model.encoding import encode_rankings
-from heedful.project.files import Records, read_jsonl, record_from_json, record_to_json, write_jsonl
+from heedful.project.data_folder import Records, record_from_json, record_to_json
+from heedful.project.files import read_jsonl, write_jsonl
 from heedful.ranks.collectives import in_order, world
 from heedful.ranks.rank_zero import meet
 from heedful.records import Prompt, Ranking, Rating, Response

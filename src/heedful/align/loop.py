@@ -32,7 +32,8 @@ from heedful.miniature.tasks import few_shot_prefixes
 from heedful.miniature.world import World
 from heedful.model import generator, keep_large_temporaries
 from heedful.presets import Preset
-from heedful.project.files import Records, read_jsonl
+from heedful.project.data_folder import Records
+from heedful.project.files import read_jsonl
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
 from heedful.ranks.collectives import across_ranks, everyone, world

@@ -54,7 +54,8 @@ from heedful.model.encoding import (
     read_documents,
 )
 from heedful.presets import CollectConfig
-from heedful.project.files import Record, Records, read_jsonl, record_from_json, record_to_json, write_atomically, write_jsonl
+from heedful.project.data_folder import Record, Records, record_from_json, record_to_json
+from heedful.project.files import read_jsonl, write_atomically, write_jsonl
 from heedful.project.project import Project
 from heedful.ranks.collectives import world
 from heedful.records import Demonstration, Prompt, Ranking, Response, Split

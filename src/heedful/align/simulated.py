@@ -14,7 +14,7 @@ from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.locating import DATABASE_FILE
 from heedful.labeling.exchange import labels
 from heedful.labeling.queue.recording import Work, record_work
-from heedful.project.files import record_to_json
+from heedful.project.data_folder import record_to_json
 from heedful.project.project import Project
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful.errors import MissingError
-from heedful.project.files import RECORD_TYPES, Records, file_name, read_rows
+from heedful.project.data_folder import RECORD_TYPES, Records, file_name
+from heedful.project.files import read_rows
 from heedful.project.project import Project
 from heedful.project.runs import last_step, stage_folders, stage_state
 from heedful.records import Split

@@ -27,7 +27,7 @@ from heedful.align.settings import Setting
 from heedful.errors import ConfigError, DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
 from heedful.model import keep_large_temporaries, load_tokenizer
-from heedful.project.files import Records
+from heedful.project.data_folder import Records
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
 from heedful.project.runs import stage_folders, stage_state

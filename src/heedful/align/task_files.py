@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from heedful.project.files import Records, append_jsonl, locked, record_to_json, write_jsonl
+from heedful.project.data_folder import Records, record_to_json
+from heedful.project.files import append_jsonl, locked, write_jsonl
 from heedful.project.project import Project
 from heedful.records import Prompt, Response
 

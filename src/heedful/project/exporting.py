@@ -17,7 +17,8 @@ from typing import Any
 
 from heedful.conversation import Turn, parse_prompt
 from heedful.errors import ConfigError, DataError
-from heedful.project.files import Records, kind_of, record_to_json, write_jsonl
+from heedful.project.data_folder import Records, kind_of, record_to_json
+from heedful.project.files import write_jsonl
 from heedful.project.structure import nearest
 from heedful.records import Ranking, Split
 

@@ -1,6 +1,6 @@
-"""Records on disk: atomic writes, JSONL, and a project's ``data/`` folder as one checked ``Records`` value.
+"""Files written atomically, and JSONL read and written.
 
-A file is written aside, flushed to the disk and renamed over the old one, so a crash or a full disk leaves the old file or
+A file is written aside, flushed to the disk and renamed over the old one. So a crash or a full disk leaves the old file or
 the new one, never half of either.
 """
 
@@ -11,31 +11,14 @@ import gzip
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO
 
-from heedful.conversation import turns_of
 from heedful.errors import DataError, MissingError, StorageError
-from heedful.project.structure import from_mapping, shown
-from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
-
-Kind = Literal["prompt", "response", "demonstration", "ranking", "rating"]
-Record = Prompt | Response | Demonstration | Ranking | Rating
-
-RECORD_TYPES: Mapping[Kind, type] = {
-    "prompt": Prompt,
-    "response": Response,
-    "demonstration": Demonstration,
-    "ranking": Ranking,
-    "rating": Rating,
-}
-"""Every kind of record in dependency order: a record refers only to kinds before its own."""
-
-_KIND_OF: Mapping[type, Kind] = {cls: kind for kind, cls in RECORD_TYPES.items()}
-
+from heedful.project.structure import shown
 
 # ---------------------------------------------------------------------------------------------------- writing
 
@@ -43,12 +26,32 @@ _KIND_OF: Mapping[type, Kind] = {cls: kind for kind, cls in RECORD_TYPES.items()
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Put ``content`` at ``path`` or leave ``path`` as it was. Raises StorageError if the disk is full or refuses."""
     data = content.encode() if isinstance(content, str) else content
-    _put_in_place([(_write_aside(_real(path), [data]), _real(path))])
+    _write_together({path: [data]})
 
 
 def write_jsonl(path: str | Path, rows: Iterable[object]) -> None:
-    """Write one JSON value per line, atomically; compressed where ``path`` ends in ``.gz``. Raises StorageError."""
-    _put_in_place([(_write_aside(_real(path), map(_line, rows)), _real(path))])
+    """Write one JSON value per line, atomically; compressed if ``path`` ends in ``.gz``. Raises StorageError."""
+    write_jsonl_files({path: rows})
+
+
+def write_jsonl_files(rows_by_path: Mapping[str | Path, Iterable[object]]) -> None:
+    """Write several JSONL files; a full disk leaves every old file as it was. Raises StorageError.
+
+    All are written aside first, and then put in place in the order given.
+    """
+    _write_together({path: map(_line, rows) for path, rows in rows_by_path.items()})
+
+
+def _write_together(chunks_by_path: Mapping[str | Path, Iterable[bytes]]) -> None:
+    written: list[tuple[Path, Path]] = []
+    try:
+        for path, chunks in chunks_by_path.items():
+            written.append((_write_aside(_real(path), chunks), _real(path)))
+        _put_in_place(written)
+    finally:
+        for aside, _ in written:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
 
 
 def append_jsonl(path: str | Path, rows: Iterable[object]) -> None:
@@ -123,17 +126,12 @@ def _write_aside(path: Path, chunks: Iterable[bytes]) -> Path:
 
 def _put_in_place(written: list[tuple[Path, Path]]) -> None:
     """Rename each (aside, path) in order, then flush the folders, so that the renames themselves survive a power cut."""
-    try:
-        for aside, path in written:
-            with _storage_errors(path):
-                os.replace(aside, path)
-        for folder in {path.parent for _, path in written}:
-            with _storage_errors(folder):
-                _sync_folder(folder)
-    finally:
-        for aside, _ in written:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
+    for aside, path in written:
+        with _storage_errors(path):
+            os.replace(aside, path)
+    for folder in {path.parent for _, path in written}:
+        with _storage_errors(folder):
+            _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -242,7 +240,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
-        raise MissingError(f"there is no file {path.name}", expected="a file", got=_what_is_there(path), where=path)
+        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
     try:
         with path.open("rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
@@ -258,172 +256,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
-def _what_is_there(path: Path) -> str:
+def what_is_there(path: Path) -> str:
+    """What stands at a path where a file or folder was expected, for a message."""
     if path.is_dir():
         return "a folder"
     return "nothing" if path.parent.is_dir() else f"no folder {path.parent}"
-
-
-# ---------------------------------------------------------------------------------------------------- records
-
-
-def kind_of(record: Record) -> Kind:
-    """The kind's name, as in the ``kind`` field and in the file names."""
-    return _KIND_OF[type(record)]
-
-
-def record_to_json(record: Record) -> dict[str, Any]:
-    """The record as a JSON object; fields that are None, empty mappings and the phase training are left out.
-
-    A prompt that is one turn of the user's is written as ``text``, a conversation as ``turns`` (roles and texts).
-    """
-    values = [(f.name, getattr(record, f.name)) for f in fields(record)]
-    if isinstance(record, Prompt):
-        lone = len(record.turns) == 1 and record.turns[0].role == "user"
-        said = ("text", record.text) if lone else ("turns", [turn._asdict() for turn in record.turns])
-        values = [said if name == "turns" else (name, value) for name, value in values]
-    return {
-        name: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
-        for name, value in values
-        if value is not None and not (isinstance(value, Mapping) and not value) and (name, value) != ("phase", "training")
-    }
-
-
-def record_from_json(kind: Kind, row: object, *, where: str | Path | None = None) -> Record:
-    """The record that a JSON object says. Raises DataError for an unknown or missing key, a wrong type, a bad value."""
-    if isinstance(row, Mapping):
-        row = _in_todays_format(kind, row)
-    article = "an" if kind[0] in "aeiou" else "a"
-    return from_mapping(RECORD_TYPES[kind], row, what=f"{article} {kind}", where=where, error=DataError)
-
-
-def _in_todays_format(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A text as turns; the phase, which the first format had in the metadata."""
-    row = {key: value for key, value in row.items() if key != "kind"}
-    if kind == "prompt" and isinstance(row.get("text"), str) and "turns" not in row:
-        row["turns"] = turns_of(row.pop("text"))
-    if kind in ("ranking", "rating") and "phase" not in row and isinstance(row.get("metadata"), Mapping):
-        task = row["metadata"].get("task")
-        row |= {"phase": task} if task in ("evaluation", "screening") else {}
-    return row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Records:
-    """All that a project's ``data/`` folder holds, by id."""
-
-    prompts: dict[str, Prompt] = field(default_factory=dict[str, Prompt])
-    responses: dict[str, Response] = field(default_factory=dict[str, Response])
-    demonstrations: dict[str, Demonstration] = field(default_factory=dict[str, Demonstration])
-    rankings: dict[str, Ranking] = field(default_factory=dict[str, Ranking])
-    ratings: dict[str, Rating] = field(default_factory=dict[str, Rating])
-
-    @classmethod
-    def of(cls, records: Iterable[Record]) -> Records:
-        """Records in any order, by kind and id; references are not checked yet. Raises DataError on a repeated id."""
-        result = cls()
-        for record in records:
-            kind = kind_of(record)
-            if record.id in result.by_kind(kind):
-                raise _duplicate(kind, record.id, "", "")
-            result.by_kind(kind)[record.id] = record
-        return result
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Records:
-        """Read and check a folder; a file that is not there holds nothing.
-
-        Raises MissingError if there is no folder, DataError naming file, line and id for a bad row or a broken reference.
-        """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise MissingError("there is no data folder", expected="a folder", got=_what_is_there(folder), where=folder)
-        result = cls()
-        lines: dict[tuple[Kind, str], int] = {}
-        for kind in RECORD_TYPES:
-            path, target = folder / file_name(kind), result.by_kind(kind)
-            for line, row in read_jsonl(path) if path.exists() else ():
-                record = record_from_json(kind, row, where=f"{path}:{line}")
-                if record.id in target:
-                    raise _duplicate(kind, record.id, f"{path}:{line}", f" (first on line {lines[kind, record.id]})")
-                target[record.id] = record
-                lines[kind, record.id] = line
-        _check(result, lambda kind, id: f"{folder / file_name(kind)}:{lines[kind, id]}")
-        return result
-
-    def save(self, folder: str | Path) -> None:
-        """Check, then write all five files; a full disk leaves every old file as it was. Raises DataError, StorageError.
-
-        The new files are put in place in dependency order, so that after a crash records refer only to what is there
-        (where records were only added).
-        """
-        self.check()
-        written: list[tuple[Path, Path]] = []
-        try:
-            for kind in RECORD_TYPES:
-                path = _real(Path(folder) / file_name(kind))
-                rows = (_line(record_to_json(record)) for record in self.by_kind(kind).values())
-                written.append((_write_aside(path, rows), path))
-            _put_in_place(written)
-        finally:
-            for aside, _ in written:
-                with suppress(OSError):
-                    aside.unlink(missing_ok=True)
-
-    def check(self) -> None:
-        """Raise DataError if a record names a prompt or response that is not there, or that belongs elsewhere."""
-        _check(self, lambda kind, id: file_name(kind))
-
-    def by_kind(self, kind: Kind) -> dict[str, Any]:
-        """The dict of one kind."""
-        return cast("dict[str, Any]", getattr(self, f"{kind}s"))
-
-    def all(self) -> Iterator[Record]:
-        """Every record, in dependency order."""
-        for kind in RECORD_TYPES:
-            yield from self.by_kind(kind).values()
-
-
-def file_name(kind: Kind) -> str:
-    """The file of a kind in a data folder."""
-    return f"{kind}s.jsonl"
-
-
-def broken_reference(record: Record, prompts: Mapping[str, Prompt], responses: Mapping[str, Response]) -> str | None:
-    """What is wrong with the ids that a record names, or None."""
-    if isinstance(record, Prompt):
-        return None
-    if record.prompt_id not in prompts:
-        return f"the prompt {record.prompt_id!r}, which is not there"
-    named = record.response_ids if isinstance(record, Ranking) else (record.response_id,) if isinstance(record, Rating) else ()
-    for response_id in named:
-        response = responses.get(response_id)
-        if response is None:
-            return f"the response {response_id!r}, which is not there"
-        if response.prompt_id != record.prompt_id:
-            return f"the response {response_id!r}, which belongs to the prompt {response.prompt_id!r}, not {record.prompt_id!r}"
-    return None
-
-
-def _check(records: Records, where: Callable[[Kind, str], str]) -> None:
-    for kind in RECORD_TYPES:
-        for id, record in records.by_kind(kind).items():
-            problem = broken_reference(record, records.prompts, records.responses)
-            if problem is not None:
-                raise DataError(
-                    f"the {kind} {id!r} names what it cannot",
-                    expected="the ids of a prompt, and of that prompt's own responses, in the same folder",
-                    got=problem,
-                    where=where(kind, id),
-                    next_step=f"add what is missing, put the id right, or take the {kind} out",
-                )
-
-
-def _duplicate(kind: Kind, id: str, where: str, first: str) -> DataError:
-    return DataError(
-        f"there are two {kind}s with the id {id!r}",
-        expected="each id once",
-        got=f"{id!r} again{first}",
-        where=where or file_name(kind),
-        next_step="give one of them another id, or take it out",
-    )

@@ -18,21 +18,8 @@ from typing import Any, get_args
 
 from heedful.conversation import opening
 from heedful.errors import ConfigError, DataError
-from heedful.project.files import (
-    JSON_DECODER,
-    RECORD_TYPES,
-    Kind,
-    Record,
-    Records,
-    Row,
-    broken_reference,
-    kind_of,
-    locked,
-    read_jsonl,
-    read_rows,
-    read_text,
-    write_jsonl,
-)
+from heedful.project.data_folder import RECORD_TYPES, Kind, Record, Records, broken_reference, kind_of
+from heedful.project.files import JSON_DECODER, Row, locked, read_jsonl, read_rows, read_text, write_jsonl
 from heedful.project.formats import FORMATS
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
 from heedful.project.owners import Forgotten

@@ -24,7 +24,8 @@ from heedful.conversation import parse_prompt
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import erasing
 from heedful.labeling.database.connection import Database
-from heedful.project.files import RECORD_TYPES, Kind, file_name, locked, read_jsonl, remove_leftovers, write_jsonl
+from heedful.project.data_folder import RECORD_TYPES, Kind, file_name
+from heedful.project.files import locked, read_jsonl, remove_leftovers, write_jsonl
 from heedful.project.formats.rows import content_id
 from heedful.project.importing import REJECTED
 from heedful.project.owners import OwnerKey, owner_key, read_tombstones, write_tombstones

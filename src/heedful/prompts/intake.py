@@ -25,7 +25,8 @@ import numpy as np
 
 from heedful.conversation import opening, turns_of
 from heedful.errors import ConfigError, DataError
-from heedful.project.files import file_name, locked, read_jsonl, record_to_json, write_jsonl
+from heedful.project.data_folder import file_name, record_to_json
+from heedful.project.files import locked, read_jsonl, write_jsonl
 from heedful.project.formats.rows import BadRow, content_id
 from heedful.project.importing import REJECTED
 from heedful.project.owners import Forgotten, OwnerKey, owner_key

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from heedful.errors import MissingError
-from heedful.project.files import file_name, read_jsonl
+from heedful.project.data_folder import file_name
+from heedful.project.files import read_jsonl
 from heedful.prompts.intake import count_words
 from heedful.records import Source, Split, UseCase
 

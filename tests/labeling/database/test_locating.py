@@ -11,7 +11,8 @@ from heedful import cli
 from heedful.conversation import turns_of
 from heedful.labeling.database.connection import open_database
 from heedful.labeling.queue import leases
-from heedful.project.files import Records, record_to_json, write_jsonl
+from heedful.project.data_folder import Records, record_to_json
+from heedful.project.files import write_jsonl
 from heedful.project.project import Project, init_project
 from heedful.records import Prompt, Response
 

@@ -11,7 +11,8 @@ from heedful.labeling.database.connection import Database
 from heedful.labeling.database.tables import instruction
 from heedful.labeling.exchange import labels
 from heedful.labeling.queue import items, leases
-from heedful.project.files import Records, record_to_json, write_jsonl
+from heedful.project.data_folder import Records, record_to_json
+from heedful.project.files import write_jsonl
 from heedful.project.importing import import_file
 from heedful.project.project import init_project
 from heedful.records import Prompt, Response

@@ -10,7 +10,7 @@ from typing import Any
 
 from heedful.conversation import continuation, turns_of
 from heedful.labeling.console.explorer import Kind
-from heedful.project.files import record_to_json
+from heedful.project.data_folder import record_to_json
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 
 METADATA = (

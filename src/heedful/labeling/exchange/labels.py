@@ -39,7 +39,8 @@ from heedful.labeling.database.tables import (
 from heedful.labeling.exchange.label_records import demonstration_of, ranking_of, rating_of, record_of
 from heedful.labeling.queue import items
 from heedful.labeling.queue.kinds import Phase, TaskKind
-from heedful.project.files import file_name, kind_of, read_jsonl, record_from_json, record_to_json
+from heedful.project.data_folder import file_name, kind_of, record_from_json, record_to_json
+from heedful.project.files import read_jsonl
 from heedful.project.project import Project
 from heedful.records import Demonstration, Ranking, Rating, Split
 

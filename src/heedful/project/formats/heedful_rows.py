@@ -15,7 +15,7 @@ import json
 from typing import Any, cast
 
 from heedful.errors import DataError
-from heedful.project.files import RECORD_TYPES, Kind, Record, record_from_json
+from heedful.project.data_folder import RECORD_TYPES, Kind, Record, record_from_json
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, an_object, content_id, reason_of
 from heedful.project.structure import nearest, shown
 from heedful.records import Ranking

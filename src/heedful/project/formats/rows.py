@@ -9,7 +9,7 @@ from typing import Any
 
 from heedful.conversation import Role, Turn, turns_of
 from heedful.errors import DataError
-from heedful.project.files import Record
+from heedful.project.data_folder import Record
 from heedful.project.structure import shown
 from heedful.records import Demonstration, Prompt, Ranking, Response
 
