@@ -34,9 +34,9 @@ from heedful.align import running
 from heedful.align.status import STAGES
 from heedful.functional import chunked_token_logprobs
 from heedful.model import load_causal_model, load_scalar_model, pack, packed_hidden, unembedding
+from heedful.model.readout import score
 from heedful.project.data_folder import Records
 from heedful.project.lock import LOCK_FILE, alone_in
-from heedful.training.reward import score
 
 
 @dataclass(frozen=True, kw_only=True)

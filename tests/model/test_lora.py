@@ -67,11 +67,12 @@ from heedful.model import (
 )
 from heedful.model.encoding import Example, PretrainingText, RankedPrompt
 from heedful.model.precision import rounded_copy
+from heedful.model.readout import score
 from heedful.training import ppo, sft
 from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.ppo import train_ppo
-from heedful.training.reward import score, train_reward
+from heedful.training.reward import train_reward
 from heedful.training.sft import demonstration_loss, train_sft
 
 # Kinds of layers and names: Conv1D, fused queries, keys and values, separate ones, another decoder's names, post-norms.

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from heedful.errors import ConfigError
 from heedful.model import load_scalar_model
+from heedful.model.readout import score
 from heedful.ranks import collectives
 from heedful.ranks.collectives import World, in_order, own_indices, rows_in_order, share, total
-from heedful.training.reward import score
 
 
 def launch(

@@ -117,14 +117,14 @@ class LikesOneWord:
     """A stand-in for the reward model's scores: +1 for each LIKED token. The value function stays a real model."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scalars = ppo._scalars
+        scalars = ppo.scalars
 
         def stand_in(model: PreTrainedModel, batch: Any, places: Tensor) -> Tensor:
             if places is not batch.last:
                 return scalars(model, batch, places)
             return torch.where(batch.mask(), batch.pad((batch.targets == LIKED).float()), 0.0).sum(1)
 
-        monkeypatch.setattr(ppo, "_scalars", stand_in)
+        monkeypatch.setattr(ppo, "scalars", stand_in)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

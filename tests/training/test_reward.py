@@ -16,9 +16,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from heedful.errors import NumericalError
 from heedful.model import MasterWeights, load_scalar_model, scalar_model_from_causal, scalar_offset
 from heedful.model.encoding import Example, RankedPrompt
+from heedful.model.readout import score
 from heedful.training import reward
 from heedful.training.config import RewardConfig
-from heedful.training.reward import ranking_quality, score, score_rankings, train_reward
+from heedful.training.reward import ranking_quality, score_rankings, train_reward
 
 TOKENIZER = tiny_tokenizer()
 LIKED = 7

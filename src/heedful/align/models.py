@@ -24,12 +24,12 @@ from heedful.model import (
     request_seeds,
 )
 from heedful.model.encoding import encode, encode_prompts, encode_response
+from heedful.model.readout import score
 from heedful.progress import progress_line
 from heedful.ranks.collectives import in_order, own_indices, world
 from heedful.ranks.rank_zero import meet
 from heedful.records import Prompt, Response
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
-from heedful.training.reward import score
 
 GENERATION_BATCH = 1_024
 

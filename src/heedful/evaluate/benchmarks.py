@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.evaluate.results import BenchmarkScore
-from heedful.functional import chunked_token_logprobs
-from heedful.model import Sampling, generate, pack_shared, packed_hidden, unembedding
+from heedful.model import Sampling, generate, pack_shared
+from heedful.model.readout import target_logprobs
 from heedful.statistics import bootstrap_mean
 
 
@@ -88,8 +88,7 @@ def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         contexts = _encode(tokenizer, [item.context for item in part])
         choices = [_encode(tokenizer, list(item.choices)) for item in part]
         batch = pack_shared(contexts, choices).to(model.device)
-        hidden = packed_hidden(model, batch, batch.predict_from)
-        logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
+        logprobs = target_logprobs(model, batch)
         sums = torch.zeros(batch.num_sequences, device=logprobs.device).index_add_(0, batch.row, logprobs.float())
         means = (sums / batch.lengths).tolist()
         place = 0

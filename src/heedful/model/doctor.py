@@ -22,11 +22,10 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import CheckError, HeedfulError, NumericalError
-from heedful.functional import chunked_token_logprobs
 from heedful.model.attention import use_heedful_attention
 from heedful.model.dropout import decoder_layers
 from heedful.model.engine.scheduler import Sampling, generate
-from heedful.model.layouts import PackedBatch, pack, pack_shared, packed_hidden
+from heedful.model.layouts import PackedBatch, pack, pack_shared
 from heedful.model.loading import (
     check_tokenizer,
     load_causal_model,
@@ -35,9 +34,10 @@ from heedful.model.loading import (
     save_model,
     scalar_head,
     scalar_model_from_causal,
-    unembedding,
+    scalar_offset,
 )
 from heedful.model.precision import Precision, frozen
+from heedful.model.readout import scalars, target_logprobs
 
 # float32: what sums in another order may round to, as a share of the largest logit (of a scalar head: of its largest sum).
 _FLOAT32_LIMIT = 5e-5
@@ -304,10 +304,9 @@ def _head_in_its_own_type(model: PreTrainedModel) -> Iterator[None]:
 def _read(model: PreTrainedModel, batch: PackedBatch) -> Reading:
     """What training reads from a row: log-probs of response tokens, or values before each and scores at the end."""
     batch = batch.to(model.device)
-    before_each = packed_hidden(model, batch, batch.predict_from)
     if not _is_scalar(model):
-        return {"log-prob": chunked_token_logprobs(before_each, unembedding(model), batch.targets).float()}
-    return {"value": _scalars(model, before_each), "score": _scalars(model, packed_hidden(model, batch, batch.last))}
+        return {"log-prob": target_logprobs(model, batch)}
+    return {"value": scalars(model, batch, batch.predict_from), "score": scalars(model, batch, batch.last)}
 
 
 def _plain_readings(model: PreTrainedModel, examples: _Examples) -> tuple[Reading, dict[str, float]]:
@@ -321,7 +320,8 @@ def _plain_readings(model: PreTrainedModel, examples: _Examples) -> tuple[Readin
         before = slice(len(prompt) - 1, ids.shape[1] - 1)
         if _is_scalar(model):
             hidden = cast(Any, model.base_model)(input_ids=ids, use_cache=False).last_hidden_state[0]
-            readings.append({"value": _scalars(model, hidden)[before], "score": output.logits[0].float()})
+            reward = output.logits[0].float() + scalar_offset(model)
+            readings.append({"value": _plain_scalars(model, hidden)[before], "score": reward})
             size = hidden.float().abs() @ scalar_head(model).weight[0].float().abs()
         else:
             logits = output.logits[0, before].float()
@@ -358,16 +358,16 @@ def _plain_padded(model: PreTrainedModel, examples: _Examples, side: str) -> Rea
         first = len(gaps[i]) if on_left else 0
         before = slice(first + len(prompt) - 1, first + len(rows[i]) - 1)
         if scalar:
-            scalars = _scalars(model, output.last_hidden_state[i])
-            readings.append({"value": scalars[before], "score": scalars[before.stop][None]})
+            outputs = _plain_scalars(model, output.last_hidden_state[i])
+            readings.append({"value": outputs[before], "score": outputs[before.stop][None]})
         else:
             readings.append({"log-prob": _gathered(output.logits[i, before].float(), response)})
     return _joined(readings)
 
 
-def _scalars(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The scalar head's output [tokens], float32, without the constant that plain transformers does not know either."""
-    return F.linear(hidden.float(), scalar_head(model).weight.float())[:, 0]
+def _plain_scalars(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The scalar head's output [tokens], float32, with the constant that plain transformers does not know."""
+    return F.linear(hidden.float(), scalar_head(model).weight.float())[:, 0] + scalar_offset(model)
 
 
 def _gathered(logits: Tensor, tokens: list[int]) -> Tensor:

@@ -20,8 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError, DataError
 from heedful.functional import (
-    chunked_token_logprobs,
-    chunked_token_logprobs_and_entropy,
     clipped_policy_loss,
     clipped_value_loss,
     generalized_advantage_estimation,
@@ -40,18 +38,15 @@ from heedful.model import (
     give_back_memory,
     pack,
     pack_documents,
-    packed_hidden,
     quick_check,
     request_seeds,
-    scalar_head,
-    scalar_offset,
     set_residual_dropout,
     share_equal_tensors,
-    unembedding,
     update_average,
 )
 from heedful.model.encoding import PretrainingText, epoch_order
 from heedful.model.fast.side_by_side import at_once, side_by_side
+from heedful.model.readout import scalars, target_logprobs, target_logprobs_and_entropy
 from heedful.ranks.collectives import across_ranks, in_order, own_indices, rows_in_order, share, total, totals
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
@@ -262,7 +257,7 @@ def _validation_reward(
     summed = 0.0
     for members, factor in _microbatches(rows, generations, range(len(rows)), config):
         batch = _pack(rows, generations, members).to(compute.device)
-        score = _without_end(_scalars(reward_model, batch, batch.last), [generations[i] for i in members], config)
+        score = _without_end(scalars(reward_model, batch, batch.last), [generations[i] for i in members], config)
         summed += factor * float(score.sum())
     return total(summed) / len(rows)
 
@@ -330,12 +325,12 @@ def _judged(
     for part, factor in _microbatches(prompts, generations, members, config):
         batch = _pack(prompts, generations, part).to(policy.device)
         padded = {
-            "logprobs": batch.pad(_logprobs(policy, batch, config)),
-            "reference_logprobs": batch.pad(_logprobs(reference, batch, config)),
-            "values": batch.pad(_scalars(value, batch, batch.predict_from)),
+            "logprobs": batch.pad(target_logprobs(policy, batch, temperature=config.temperature)),
+            "reference_logprobs": batch.pad(target_logprobs(reference, batch, temperature=config.temperature)),
+            "values": batch.pad(scalars(value, batch, batch.predict_from)),
             "mask": batch.mask(),
         }
-        score = _scalars(reward_model, batch, batch.last)
+        score = scalars(reward_model, batch, batch.last)
         if not factor:
             continue
         for name, tensor in padded.items():
@@ -357,10 +352,7 @@ def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[i
     sums: dict[str, float] = {}
     for part, factor in _microbatches(rollouts.prompts, rollouts.generations, members, config):
         batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
-        hidden = packed_hidden(weights.compute, batch, batch.predict_from)
-        logprobs, entropy = chunked_token_logprobs_and_entropy(
-            hidden, unembedding(weights.compute), batch.targets, temperature=config.temperature
-        )
+        logprobs, entropy = target_logprobs_and_entropy(weights.compute, batch, temperature=config.temperature)
         width = int(batch.lengths.max())
         rows = torch.tensor(part, device=logprobs.device)
         mask = rollouts.mask[rows, :width]
@@ -390,7 +382,7 @@ def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[in
         width = int(batch.lengths.max())
         rows = torch.tensor(part, device=rollouts.mask.device)
         loss, statistics = clipped_value_loss(
-            batch.pad(_scalars(weights.compute, batch, batch.predict_from)),
+            batch.pad(scalars(weights.compute, batch, batch.predict_from)),
             rollouts.values[rows, :width],
             rollouts.returns[rows, :width],
             rollouts.mask[rows, :width],
@@ -421,23 +413,10 @@ def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], conf
     summed = 0.0
     for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
         batch = pack_documents([sequences[i] for i in members]).to(weights.compute.device)
-        hidden = packed_hidden(weights.compute, batch, batch.predict_from)
-        loss = -chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets).sum() / count
+        loss = -target_logprobs(weights.compute, batch).sum() / count
         (factor * config.ptx_coefficient * loss).backward()
         summed += factor * float(loss.detach())
     return total(summed)
-
-
-def _logprobs(model: PreTrainedModel, batch: PackedBatch, config: PPOConfig) -> Tensor:
-    hidden = packed_hidden(model, batch, batch.predict_from)
-    return chunked_token_logprobs(hidden, unembedding(model), batch.targets, temperature=config.temperature)
-
-
-def _scalars(model: PreTrainedModel, batch: PackedBatch, places: Tensor) -> Tensor:
-    """The scalar head's output, in fp32, at some places of a packed row."""
-    head = scalar_head(model)
-    hidden = packed_hidden(model, batch, places)
-    return F.linear(hidden.float(), head.weight.float())[:, 0] + scalar_offset(model)
 
 
 def _pack(prompts: list[list[int]], generations: list[Generation], members: Sequence[int]) -> PackedBatch:

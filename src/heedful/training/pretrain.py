@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from heedful.functional import chunked_token_logprobs
 from heedful.model import (
     MasterWeights,
     pack_documents,
-    packed_hidden,
     quick_check,
     set_residual_dropout,
-    unembedding,
 )
 from heedful.model.encoding import PretrainingText
+from heedful.model.readout import target_logprobs
 from heedful.ranks.collectives import across_ranks, share, total
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PretrainConfig
@@ -94,8 +92,7 @@ def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: 
         part = sequences[first : first + 32]
         for members, factor in share([len(s) for s in part], tokens=sum(len(s) for s in part)):
             batch = pack_documents([list(part[i]) for i in members]).to(model.device)
-            hidden = packed_hidden(model, batch, batch.predict_from)
-            logprobs = chunked_token_logprobs(hidden, unembedding(model), batch.targets)
+            logprobs = target_logprobs(model, batch)
             loss -= factor * float(logprobs.sum())
     model.train(training)
     return total(loss) / count
@@ -108,8 +105,7 @@ def _accumulate(weights: MasterWeights, sequences: list[NDArray[np.int32]], conf
     for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
         documents = [sequences[i] for i in members]
         batch = pack_documents(documents).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
-        hidden = packed_hidden(weights.compute, batch, batch.predict_from)
-        logprobs = chunked_token_logprobs(hidden, unembedding(weights.compute), batch.targets)
+        logprobs = target_logprobs(weights.compute, batch)
         loss = factor * -logprobs.sum() / count
         loss.backward()
         summed += float(loss.detach())

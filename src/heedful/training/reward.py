@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,17 +17,14 @@ from heedful.model import (
     MasterWeights,
     PackedBatch,
     add_adapter,
-    pack,
     pack_shared,
-    packed_hidden,
     quick_check,
-    scalar_head,
-    scalar_offset,
     set_residual_dropout,
     shift_scalar_model,
 )
 from heedful.model.encoding import Example, RankedPrompt, epoch_order
-from heedful.ranks.collectives import across_ranks, in_order, rows_in_order, share, totals
+from heedful.model.readout import scalars, score
+from heedful.ranks.collectives import across_ranks, in_order, share, totals
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
@@ -108,25 +104,6 @@ def train_reward(
 
 
 @torch.no_grad()
-def score(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    *,
-    tokens_per_microbatch: int = 16_384,
-) -> Tensor:
-    """Rewards [sequences] fp32, read at each sequence's last token. The order and the microbatches do not matter."""
-    scores: list[tuple[list[int], Tensor]] = []
-    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    for members, factor in share(lengths, tokens=tokens_per_microbatch):
-        batch = pack([prompts[i] for i in members], [responses[i] for i in members]).to(model.device)
-        rewards = _rewards(model, batch)
-        if factor:
-            scores.append((members, rewards))
-    return rows_in_order(scores, model.device)
-
-
-@torch.no_grad()
 def score_rankings(
     model: PreTrainedModel, rankings: Sequence[RankedPrompt], *, tokens_per_microbatch: int = 16_384
 ) -> list[list[float]]:
@@ -134,7 +111,8 @@ def score_rankings(
     scores: list[tuple[int, list[float]]] = []
     for indices, factor in _microbatches(rankings, tokens_per_microbatch):
         members = [rankings[i] for i in indices]
-        groups = _grouped(_rewards(model, _pack(members).to(model.device)), members)
+        batch = _pack(members).to(model.device)
+        groups = _grouped(scalars(model, batch, batch.last), members)
         if factor:
             scores += [(i, [float(r) for r in rewards]) for i, rewards in zip(indices, groups, strict=True)]
     return in_order(scores)
@@ -177,7 +155,8 @@ def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: R
     sums = {"loss": 0.0, "correct": 0.0, "pairs": 0.0}
     for indices, factor in _microbatches(batch, config.tokens_per_microbatch):
         members = [batch[i] for i in indices]
-        rewards = _rewards(weights.compute, _pack(members).to(weights.compute.device))
+        packed = _pack(members).to(weights.compute.device)
+        rewards = scalars(weights.compute, packed, packed.last)
         padded, ranks, shares = _by_labeler(rewards, members)
         loss, statistics = ranking_loss(padded, ranks, ranks > 0, weights=shares, normalizer=len(batch))
         (factor * loss).backward()
@@ -187,12 +166,6 @@ def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: R
         sums["pairs"] += count
     sums = totals(sums)
     return sums["loss"], sums["correct"] / sums["pairs"]
-
-
-def _rewards(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    """Scores [sequences] in fp32: bf16 would round them to two or three digits."""
-    hidden = packed_hidden(model, batch, batch.last)
-    return F.linear(hidden.float(), scalar_head(model).weight.float())[:, 0] + scalar_offset(model)
 
 
 def _pack(members: Sequence[RankedPrompt]) -> PackedBatch:

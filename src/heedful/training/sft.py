@@ -17,17 +17,15 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError
-from heedful.functional import chunked_token_logprobs
 from heedful.model import (
     MasterWeights,
     add_adapter,
     pack,
-    packed_hidden,
     quick_check,
     set_residual_dropout,
-    unembedding,
 )
 from heedful.model.encoding import Example, PretrainingText, epoch_order
+from heedful.model.readout import target_logprobs
 from heedful.ranks.collectives import across_ranks, set_seed, share, total
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
@@ -171,8 +169,7 @@ def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) 
     """Log-probs of all response tokens of this rank's examples, a microbatch at a time, and the factor of their loss."""
     for members, factor in share([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
         batch = pack([examples[i].prompt for i in members], [examples[i].response for i in members]).to(model.device)
-        hidden = packed_hidden(model, batch, batch.predict_from)
-        yield chunked_token_logprobs(hidden, unembedding(model), batch.targets), factor
+        yield target_logprobs(model, batch), factor
 
 
 def _keep(
