@@ -1,4 +1,4 @@
-"""Templates, Markdown, and the static files with their content's hash in the address."""
+"""Templates and the static files with their content's hash in the address."""
 
 from __future__ import annotations
 
@@ -7,55 +7,20 @@ import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nh3
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from heedful import __version__
+from heedful.conversation import turns_of
 from heedful.errors import MissingError
+from heedful.web.shown_text import beginning_of_turns, markdown, rendered, speaker
 
 if TYPE_CHECKING:
     from heedful.web.routing import NavigationItem, Visit
-
-MARKDOWN_TAGS = {
-    "a",
-    "blockquote",
-    "br",
-    "code",
-    "dd",
-    "del",
-    "dl",
-    "dt",
-    "em",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "hr",
-    "li",
-    "ol",
-    "p",
-    "pre",
-    "strong",
-    "sub",
-    "sup",
-    "table",
-    "tbody",
-    "td",
-    "th",
-    "thead",
-    "tr",
-    "ul",
-}
-"""What instructions may hold: no pictures (a picture's address would tell its server who reads), no forms, no styles."""
 
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
 
@@ -109,8 +74,9 @@ class Rendering:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.environment.filters["size"] = size
-        self.environment.filters |= {"when": when, "day": day, "markdown": markdown, "words": words, "count": count, "ago": ago}
+        self.environment.filters |= {"when": when, "day": day, "words": words, "count": count, "ago": ago, "size": size}
+        self.environment.filters |= {"markdown": markdown, "rendered": rendered, "speaker": speaker}
+        self.environment.filters |= {"turns": turns_of, "beginning": beginning_of_turns}
         self.environment.globals |= {"static": self.static_path, "app_title": title, "app_version": __version__}
 
     def static_path(self, name: str) -> str:
@@ -145,23 +111,6 @@ def _static_files() -> dict[str, StaticFile]:
 
 
 # ---------------------------------------------------------------------------------------------------- filters
-
-
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-
-
-@lru_cache(maxsize=256)
-def markdown(text: str) -> Markup:
-    """Markdown as safe HTML: no HTML of its own is let through, and what comes out is cleaned again."""
-    return Markup(
-        nh3.clean(
-            _MARKDOWN.render(text),
-            tags=MARKDOWN_TAGS,
-            attributes={"a": {"href", "title"}, "ol": {"start"}},
-            url_schemes={"http", "https", "mailto"},
-            link_rel="noopener noreferrer nofollow",
-        )
-    )
 
 
 def when(seconds: float | None) -> Markup:

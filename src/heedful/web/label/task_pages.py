@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from heedful.conversation import Turn, turns_of
 from heedful.errors import ConflictError, DataError, HeedfulError, MissingError
 from heedful.labeling.people import instruction_versions, problems
 from heedful.labeling.queue import leases
@@ -205,6 +206,25 @@ def marked(text: str, findings: Sequence[Mapping[str, Any]]) -> list[Marked]:
     return runs + ([Marked(text[place:], None)] if place < len(text) else [])
 
 
+def marked_turns(text: str, findings: Sequence[Mapping[str, Any]]) -> list[tuple[Turn, list[Marked]]]:
+    """Each turn of a prompt's text with its findings marked; findings are places in the whole text."""
+    found: list[tuple[Turn, list[Marked]]] = []
+    place = 0
+    for turn in turns_of(text):
+        start = max(text.find(turn.text, place), place)
+        place = start + len(turn.text)
+        within = [
+            {**one, "start": max(one["start"], start) - start, "end": min(one["end"], place) - start}
+            for one in findings
+            if isinstance(one.get("start"), int)
+            and isinstance(one.get("end"), int)
+            and one["start"] < place
+            and one["end"] > start
+        ]
+        found.append((turn, marked(turn.text, within)))
+    return found
+
+
 def _view(visit: Visit, assignment_id: int) -> AssignmentView:
     with visit.database.read() as connection:
         return leases.view_assignment(connection, assignment_id, visit.person.id)
@@ -281,7 +301,7 @@ def _page(
         order=forms.order_in_signs(view, fields),
         pairs=min(max(forms.pairs_shown(fields), pairs), forms.MAX_PAIRS),
         most_pairs=forms.MAX_PAIRS,
-        runs=marked(view.prompt.text, view.payload.get("findings", [])) if view.prompt is not None else [],
+        marked_turns=marked_turns(view.prompt.text, view.payload.get("findings", [])) if view.prompt is not None else [],
         instruction=given,
         newer=current if current is not None and (acknowledged is None or acknowledged.id != current.id) else None,
         words=words,
