@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.labeling.labeling import answer_for
 
+from heedful.conversation import Turn
 from heedful.errors import DataError
 from heedful.labeling.queue.assignments import AssignmentView, Output, ShownPrompt
 from heedful.labeling.queue.kinds import KINDS, PROMPT_FLAGS, TaskKind, check_answer
@@ -32,7 +33,7 @@ def view_of(kind: TaskKind, num_outputs: int = 4, payload: dict[str, Any] | None
         state="leased",
         leased=0.0,
         expires=1.0,
-        prompt=ShownPrompt(id="p", text="prompt", use_case=None, language=None),
+        prompt=ShownPrompt(id="p", turns=(Turn("user", "prompt"),), text="prompt", use_case=None, language=None),
         outputs=tuple(Output(id=f"r{n}", text="") for n in range(num_outputs)) if has_outputs else (),
         payload=PAYLOADS.get(kind, {}) if payload is None else payload,
         draft=None,

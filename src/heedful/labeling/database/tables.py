@@ -94,7 +94,8 @@ prompt = Table(
     "prompt",
     metadata,
     Column("id", String(200), primary_key=True),
-    Column("text", Text, nullable=False),
+    Column("text", Text, nullable=False),  # of all turns: what people search in
+    Column("turns", Json),  # [{"role": …, "text": …}, …]; NULL: the text is the user's only turn
     Column("use_case", String(40)),
     Column("source", String(20), nullable=False),
     Column("owner", String(200), index=True),  # records.Prompt.user
@@ -112,6 +113,7 @@ response = Table(
     Column("text", Text, nullable=False),
     Column("model", Text),  # never shown to a labeler
     Column("finished", Boolean, nullable=False),
+    Column("phase", String(20), nullable=False, server_default="training"),  # what it was written for
     Column("sampling", Json, nullable=False),  # temperature, seed ...
     Column("created", Double, nullable=False),
 )

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from heedful.conversation import continuation, turns_of
+from heedful.conversation import continuation
 from heedful.labeling.console.explorer import Kind
+from heedful.labeling.queue.items import stored_turns
 from heedful.project.data_folder import record_to_json
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 
@@ -38,7 +39,7 @@ def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
         case "prompt":
             record: Any = Prompt(
                 id=row["id"],
-                turns=turns_of(row["text"]),
+                turns=stored_turns(row["text"], row["turns"]),
                 use_case=row["use_case"],
                 source=row["source"],
                 user=row["owner"],
@@ -48,7 +49,12 @@ def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
             )
         case "response":
             record = Response(
-                id=row["id"], prompt_id=row["prompt_id"], text=row["text"], model=row["model"], finished=row["finished"]
+                id=row["id"],
+                prompt_id=row["prompt_id"],
+                text=row["text"],
+                model=row["model"],
+                finished=row["finished"],
+                phase=row["phase"],
             )
         case "demonstration":
             record = demonstration_of(row, known)

@@ -8,8 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
 
+from heedful.conversation import Turn
 from heedful.errors import MissingError
 from heedful.labeling.database.tables import assignment, batch, prompt, response, task
+from heedful.labeling.queue.items import stored_turns
 from heedful.labeling.queue.kinds import Phase, TaskKind, TaskView
 
 
@@ -18,7 +20,9 @@ class ShownPrompt:
     """The prompt of a task, as labelers see it."""
 
     id: str
+    turns: tuple[Turn, ...]
     text: str
+    """All turns as one text."""
     use_case: str | None
     language: str | None
 
@@ -91,6 +95,7 @@ _SEEN = select(
     batch.c.name.label("batch_name"),
     prompt.c.id.label("prompt_id"),
     prompt.c.text.label("prompt_text"),
+    prompt.c.turns,
     prompt.c.use_case,
     prompt.c.language,
 ).select_from(
@@ -157,7 +162,13 @@ def _view(connection: Connection, row: Row[Any]) -> AssignmentView:
         outputs = tuple(Output(id=response_id, text=text_of[response_id]) for response_id in row.shown_order)
     shown = None
     if row.prompt_id is not None:
-        shown = ShownPrompt(id=row.prompt_id, text=row.prompt_text, use_case=row.use_case, language=row.language)
+        shown = ShownPrompt(
+            id=row.prompt_id,
+            turns=stored_turns(row.prompt_text, row.turns),
+            text=row.prompt_text,
+            use_case=row.use_case,
+            language=row.language,
+        )
     return AssignmentView(
         id=row.id,
         task_id=row.task_id,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 from sqlalchemy import Connection, Table, insert, select, update
 
+from heedful.conversation import Turn
 from heedful.errors import ConflictError, DataError, MissingError
 from heedful.labeling.database import events
 from heedful.labeling.database.tables import batch, prompt, response, task, task_response
@@ -47,6 +48,7 @@ def add_prompts(connection: Connection, prompts: Iterable[Prompt], *, now: float
         return {
             "id": record.id,
             "text": record.text,
+            "turns": None if record.turns == (Turn("user", record.text),) else [turn._asdict() for turn in record.turns],
             "use_case": record.use_case,
             "source": record.source,
             "owner": record.user,
@@ -57,6 +59,11 @@ def add_prompts(connection: Connection, prompts: Iterable[Prompt], *, now: float
         }
 
     return _add(connection, prompt, map(row, prompts), same=("text",))
+
+
+def stored_turns(text: str, turns: Sequence[Mapping[str, Any]] | None) -> tuple[Turn, ...]:
+    """The turns of a stored prompt, from its columns ``text`` and ``turns``."""
+    return (Turn("user", text),) if turns is None else tuple(Turn(turn["role"], turn["text"]) for turn in turns)
 
 
 def add_responses(
@@ -80,6 +87,7 @@ def add_responses(
             "text": record.text,
             "model": record.model,
             "finished": record.finished,
+            "phase": record.phase,
             "sampling": sampled,
             "created": at,
         }
