@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heedful import cli, presets
+from heedful import presets
+from heedful.cli.model_verbs import Pretrain
 from heedful.project.project import ProjectSection
 from heedful.records import USE_CASE_SHARES
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
@@ -210,11 +211,11 @@ def _pretrain() -> str:
 
 
 def _pretrain_flags() -> str:
-    docs = field_docs(cli.Pretrain)
+    docs = field_docs(Pretrain)
     rows = [["flag", "default", "meaning"]]
-    for f in dataclasses.fields(cli.Pretrain):
+    for f in dataclasses.fields(Pretrain):
         flag = f"`{f.name.upper()}`" if f.name == "text" else f"`--{f.name.replace('_', '-')}`"
-        rows.append([flag, _default(cli.Pretrain, f.name), docs[f.name]])
+        rows.append([flag, _default(Pretrain, f.name), docs[f.name]])
     return _markdown(rows)
 
 
@@ -284,14 +285,14 @@ def _miniature_constants() -> str:
 
 
 _CONSTANTS: Mapping[str, tuple[str, ...]] = {
-    "project": ("WORLD_SEED", "DEMONSTRATED", "UNLABELED", "PRETRAINING_DOCUMENTS"),
+    "preparation": ("WORLD_SEED", "DEMONSTRATED", "UNLABELED", "PRETRAINING_DOCUMENTS"),
     "tasks": ("NUM_USERS", "MAX_PROMPT_WORDS"),
     "instructions": ("MISCONCEPTION_SHARE", "SENSITIVE_SHARE"),
     "corpus": ("CARELESS_SHARE", "BELIEVED_SHARE", "STEREOTYPE_SHARE", "MAX_WORDS"),
     "base": ("VOCABULARY_SIZE", "CONTEXT_LENGTH"),
     "labelers": ("NOISE", "JUST_NOTICEABLE", "SLIP"),
     "panel": ("READING", "FORM", "WRITING"),
-    "benchmarks": ("FEW_SHOT",),
+    "benchmark_items": ("FEW_SHOT",),
 }
 _CONSTANT_DOCS = {
     "PRETRAINING_DOCUMENTS": "Documents of pretraining text in a new miniature project, for PPO-ptx and the initial policy.",

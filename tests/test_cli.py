@@ -14,6 +14,9 @@ from tests.test_layers import HEAVY
 
 from heedful import __version__, cli
 from heedful.align.settings import resolved_preset
+from heedful.cli.entry import VERBS as VERB_CLASSES
+from heedful.cli.options import subcommand
+from heedful.cli.project_verbs import Status
 from heedful.presets import paper
 from heedful.project.project import TEMPLATE, Project, config_from_mapping, init_project
 
@@ -85,7 +88,9 @@ def test_help_of_a_verb_explains_every_option(verb: str, monkeypatch: pytest.Mon
     assert usage.startswith(f"usage: heedful {verb}")
     assert max(map(len, rest.splitlines())) <= 80
     assert "None" not in said
-    assert cli._description(next(v for v in cli._RUN if v.__name__.lower() == verb), in_full=True) in said
+    described = subcommand(next(v for v in VERB_CLASSES if v.__name__.lower() == verb), verb).description
+    assert described.count("\n") or verb == "status"
+    assert described in said
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ def test_a_failure_that_nobody_foresaw_keeps_its_traceback(monkeypatch: pytest.M
     def broken(*_: object) -> None:
         raise OSError("not a matter of disks")
 
-    monkeypatch.setitem(cli._RUN, cli.Status, broken)
+    monkeypatch.setattr(Status, "run", broken)
     with pytest.raises(OSError, match="not a matter of disks"):
         cli.main(["status"])
 
@@ -139,7 +144,12 @@ def test_a_closed_pipe_is_one_message() -> None:
     )
     os.close(writing)
     assert done.returncode == 2  # nothing was printed to the pipe
-    code = "import os, sys; from heedful import cli; cli._RUN[cli.Status] = lambda *_: print('x' * 10); cli.main(['status'])"
+    code = """
+from heedful.cli import main
+from heedful.cli.project_verbs import Status
+Status.run = lambda *_: print('x' * 10)
+main(['status'])
+"""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -152,7 +162,7 @@ def test_a_closed_pipe_is_one_message() -> None:
     )
     os.close(writing)
     assert done.returncode == 1
-    assert done.stderr == "error: what reads the output has ended (broken pipe): the rest of it was not printed\n"
+    assert done.stderr == "error: the program that reads the output has ended (broken pipe): the rest was not printed\n"
 
 
 # ------------------------------------------------------------------------------------------- without the extras

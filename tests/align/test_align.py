@@ -337,7 +337,9 @@ def test_interrupted_by_hand_it_says_how_to_go_on(journey: Journey, processes: A
     stopped = heedful(processes, "align", folder, before=partial(send_itself, signal.SIGINT, "sft", 3, "log"))
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
-    assert stopped.stderr.rstrip().endswith("interrupted: run the same command again, it continues from the last checkpoint")
+    assert stopped.stderr.rstrip().endswith(
+        "interrupted: run the same command again, and it continues from the last checkpoint"
+    )
     code, shown = run("status", folder)
     assert code == 0
     assert "not finished at step 3" in shown

@@ -17,6 +17,7 @@ from tests.planning import measured
 from tests.tiny import END
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
+from heedful.cli.plan_verb import Plan, plan_of
 from heedful.model import (
     add_adapter,
     pack,
@@ -25,7 +26,6 @@ from heedful.model import (
     set_residual_dropout,
     use_heedful_attention,
 )
-from heedful.planning.command import plan_of
 from heedful.planning.compute import PETAFLOPS_DAY, Lengths, forward, ppo_work, reward_work, sft_work
 from heedful.planning.memory import (
     Attended,
@@ -291,7 +291,7 @@ def test_operations_of_each_step() -> None:
 
 def test_the_papers_compute() -> None:
     """4.9 and 60 petaflop/s-days for 175B SFT and PPO-ptx (5.1 of the paper), every sequence a full context of 2,048 tokens."""
-    sft, _, ppo = plan_of("gpt3-175b", gpus=1).steps
+    sft, _, ppo = plan_of(Plan(model="gpt3-175b", gpus=1)).steps
     assert sft.full_context.petaflops_days == pytest.approx(4.9, rel=0.15)
     assert ppo.full_context.petaflops_days == pytest.approx(60, rel=0.15)
     # By hand, 6 operations a parameter and token; attention adds 1.4 % at this width.
@@ -306,16 +306,16 @@ def test_the_papers_compute() -> None:
 
 def test_time() -> None:
     """SFT's operations at 40 % of an H100's 989e12 a second on 8 of them."""
-    step = plan_of("gpt3-1.3b", gpus=8).steps[0]
+    step = plan_of(Plan(model="gpt3-1.3b", gpus=8)).steps[0]
     assert step.seconds == pytest.approx(step.true.flops / (8 * 989e12 * 0.4))
-    assert plan_of("gpt3-1.3b", gpus=0).steps[0].seconds is None
+    assert plan_of(Plan(model="gpt3-1.3b", gpus=0)).steps[0].seconds is None
 
 
 # ------------------------------------------------------------------------------------------- what fits
 
 
 def test_what_does_not_fit_says_what_to_change() -> None:
-    plan = plan_of("gpt3-6b", gpus=8)
+    plan = plan_of(Plan(model="gpt3-6b", gpus=8))
     assert plan.verdict.startswith("SFT, reward model fit 8 × h100 (80 GB each); PPO-ptx needs 112.")
     assert plan.verdict.endswith("use 11 GPUs and set tokens_per_microbatch = 8192.")
     # One GPU fewer would not do, whatever the microbatches.
@@ -324,9 +324,9 @@ def test_what_does_not_fit_says_what_to_change() -> None:
     assert peak(ppo_memory(shape, shape, config, gpus=11)) <= 80e9
     assert peak(ppo_memory(shape, shape, replace(config, tokens_per_microbatch=16_384), gpus=11)) > 80e9
     assert peak(ppo_memory(shape, shape, replace(config, tokens_per_microbatch=1), gpus=10)) > 80e9
-    assert plan_of("gpt3-6b", gpus=11, gpu="h200").verdict == "All steps fit 11 × h200 (141 GB each)."
+    assert plan_of(Plan(model="gpt3-6b", gpus=11, gpu="h200")).verdict == "All steps fit 11 × h200 (141 GB each)."
     # 175B: one sequence's activations are more than a GPU holds.
-    assert "no number of GPUs is enough" in plan_of("gpt3-175b", gpus=512).verdict
+    assert "no number of GPUs is enough" in plan_of(Plan(model="gpt3-175b", gpus=512)).verdict
 
 
 # ------------------------------------------------------------------------------------------- the command

@@ -1,0 +1,8 @@
+"""The command ``heedful``: each verb's help stands beside what the verb does, in files by audience.
+
+torch is imported only by the verbs that need it, and only when they run.
+"""
+
+from heedful.cli.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,105 @@
+"""``heedful pretrain`` and ``heedful doctor``: a base model to start from, and whether a model computes here what it should."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from heedful.cli.options import Flag, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Train a base language model from scratch on plain text.
+
+    - For trying things out when there is no model to start from.
+    - A byte-level BPE tokenizer and a GPT-2 model, both trained on the text.
+    - If interrupted, it continues when you run the same command again.
+    """
+
+    text: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    """A .txt or .jsonl file, or a folder of them."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Run folder to write; the model will be in FOLDER/model."""
+    layers: int = 4
+    """Transformer layers."""
+    width: int = 256
+    """Hidden width."""
+    heads: int = 4
+    """Attention heads; they divide the width."""
+    vocabulary: int = 4_096
+    """Tokens of the tokenizer that is trained on the text."""
+    context_length: int = 256
+    """Context window in tokens."""
+    num_tokens: int = 5_000_000
+    """Tokens to train on; a shorter text is repeated."""
+    batch_tokens: int = 8_192
+    """Tokens of one optimiser step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    seed: int = 0
+    """Seed of weights and order."""
+    tensorboard: Flag = False
+    """Also write TensorBoard events."""
+
+    def run(self, console: Console) -> None:
+        """Train, and name the model's folder. Raises MissingError, DataError, ConfigError."""
+        from heedful.align.pretraining import pretrain_from_text
+        from heedful.training.config import PretrainConfig
+
+        config = PretrainConfig(
+            num_tokens=self.num_tokens,
+            batch_tokens=self.batch_tokens,
+            context_length=self.context_length,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            tensorboard=self.tensorboard,
+        )
+        folder = pretrain_from_text(
+            self.text,
+            self.output,
+            config,
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            vocabulary=self.vocabulary,
+            console=console,
+        )
+        say(console, f"model: {folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Check that a model computes here what it computes in plain transformers.
+
+    - Log-probs, scores and values must not depend on the batch, its order,
+      padding or layout; cached decoding must equal the full forward pass; a
+      saved model must load unchanged.
+    - Prints the largest differences and their limits; exit code 1 if one fails.
+    - Training runs the quick checks first, and does not start if one fails.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A causal language model or reward model in Hugging Face format."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """The type to compute in; float32 is always checked too."""
+
+    def run(self, console: Console) -> None:
+        """Print a row for each check. Raises CheckError if one fails."""
+        from heedful.model.doctor import examine, refuse_failed
+
+        checks = examine(self.model, self.precision)
+        table = Table(box=None, pad_edge=False)
+        for heading in ("type", "check", "of", "difference", "limit", ""):
+            table.add_column(heading, justify="right" if heading in ("difference", "limit") else "left", no_wrap=True)
+        for check in checks:
+            numbers = (f"{check.difference:.1e}", f"{check.limit:.1e}")
+            table.add_row(check.precision, check.name, check.quantity, *numbers, "ok" if check.passed else "FAILED")
+        Console().print(table, highlight=False)
+        refuse_failed(checks, self.model)
+        say(console, f"{self.model}: all {len(checks)} checks passed")

@@ -1,0 +1,47 @@
+"""What several verbs share: how options look in the help, the project they name, and plain messages."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from heedful.project.project import Project
+
+
+def optional(metavar: str, text: str | None = None) -> Any:
+    """An option that may be left out: its text says what happens then, so the help shows no "(default: None)"."""
+    return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
+
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A switch: ``--flag``, without a ``--no-flag``."""
+ProjectFolder = Annotated[Path, optional("PROJECT", "The project's folder (else the current folder).")]
+PositionalProject = Annotated[
+    Path, tyro.conf.Positional, optional("[PROJECT]", "The project's folder (else the current folder).")
+]
+DatabaseOption = Annotated[
+    str | None, optional("URL", "The labeling database (else $DATABASE_URL, else labels.sqlite in the project).")
+]
+
+
+def subcommand(verb: type, name: str, *, in_full: bool = True) -> Any:
+    """A verb's name and text: the whole docstring for the verb's own help, else the first line, for a list of verbs."""
+    first, *more = (line for line in (inspect.getdoc(verb) or "").splitlines() if line)
+    return tyro.conf.subcommand(name, description="\n".join([first, *more] if in_full else [first]))
+
+
+def load_project(folder: Path) -> Project:
+    """Open the project in a folder. Raises MissingError, ConfigError."""
+    from heedful.project.project import Project
+
+    return Project.load(folder)
+
+
+def say(console: Console, message: str) -> None:
+    """Print a message as it is: unwrapped, so that paths stay whole, and with its square brackets."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,122 @@
+"""``heedful init``, ``status``, ``import`` and ``export``: a project's folder, and its records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from heedful.cli.options import PositionalProject, ProjectFolder, load_project, optional, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Create a project: a folder with heedful.toml, data/, runs/ and tasks/.
+
+    - Next: `heedful import` people's labels into it, then `heedful align` it.
+    - heedful.toml holds the settings; a comment there explains each.
+    """
+
+    project: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PROJECT")]
+    """The folder to create."""
+    base_model: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+    """A causal language model in Hugging Face format; it is never downloaded."""
+
+    def run(self, console: Console) -> None:
+        """Create the folder; warn if the model is not there yet. Raises ConfigError if it holds a project already."""
+        from heedful.project.project import init_project
+
+        given = self.base_model.strip()
+        # Relative to where the command runs, as people mean it; absolute in the file, so that it holds wherever align runs.
+        base_model = Path(given).expanduser().absolute() if given else None
+        project = init_project(self.project, base_model="" if base_model is None else str(base_model))
+        say(console, f"made the project {project.folder}")
+        if base_model is not None and not (base_model / "config.json").is_file():
+            console.print("warning:", style="bold yellow", end=" ")
+            say(
+                console,
+                f"there is no model in {base_model} yet (no config.json): "
+                f"put it there, or change base_model in {project.config_file}",
+            )
+        say(console, f"next: heedful import FORMAT FILE --project {project.folder}, then heedful align {project.folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Show what a project holds, which stages are done and what comes next."""
+
+    project: PositionalProject = Path()
+
+    def run(self, console: Console) -> None:
+        """Print the tables."""
+        from heedful.align.status import show_status
+
+        show_status(load_project(self.project), Console())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Read prompts, demonstrations and rankings from a file into a project.
+
+    - oasst           Open-Assistant trees: demonstrations and rankings
+    - hh-rlhf         HH-RLHF pairs (chosen, rejected): rankings of two
+    - alpaca          instruction, input, output: demonstrations
+    - messages        chat messages: demonstrations
+    - trl-preference  prompt, chosen, rejected: rankings of two
+    - heedful         our own records, and filled-in tasks from tasks/
+    - Importing the same file again adds nothing.
+    - Rows that cannot be used are counted and kept in data/rejected.jsonl.
+    """
+
+    format: Annotated[
+        Literal["oasst", "hh-rlhf", "alpaca", "messages", "trl-preference", "heedful"],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="FORMAT"),
+    ]
+    """What the file is: oasst, hh-rlhf, alpaca, messages, trl-preference or heedful."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The file (.json, .jsonl, also .gz)."""
+    project: ProjectFolder = Path()
+    labeler: Annotated[str | None, optional("NAME")] = None
+    """Whose labels these are, if the file does not say (else the format's name)."""
+    seed: int = 0
+    """Seed of the split of new prompts into train, valid and test."""
+
+    def run(self, console: Console) -> None:
+        """Add what is new and print the counts. Raises MissingError, DataError."""
+        from heedful.project.importing import import_file
+
+        project = load_project(self.project)
+        report = import_file(self.format, self.file, project.data, labeler=self.labeler, seed=self.seed)
+        print(report.summary())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a project's records as JSONL for other tools.
+
+    - trl-sft         prompt and completion of each demonstration
+    - trl-preference  prompt, chosen and rejected of each comparison
+    - messages        demonstrations as chat messages
+    - heedful         all records, for `heedful import heedful` elsewhere
+    """
+
+    format: Annotated[
+        Literal["trl-sft", "trl-preference", "messages", "heedful"], tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")
+    ]
+    """What to write: trl-sft, trl-preference, messages or heedful."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The file to write."""
+    project: ProjectFolder = Path()
+    split: Annotated[Literal["train", "valid", "test"] | None, optional("SPLIT")] = None
+    """Only this split: train, valid or test (else all)."""
+
+    def run(self, console: Console) -> None:
+        """Write the file and print the counts."""
+        from heedful.project.exporting import export_file
+
+        report = export_file(self.format, load_project(self.project).data, self.file, split=self.split)
+        print(report.summary())

@@ -1,0 +1,155 @@
+"""``heedful prompts``: users' prompts come in cleaned, are counted, and are erased for an owner who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from heedful.cli.options import Flag, PositionalProject, ProjectFolder, load_project, optional, say, subcommand
+from heedful.errors import MissingError, ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsImport:
+    """Read users' prompts from a file into a project, cleaned.
+
+    - prompts  rows with prompt and owner (JSONL, CSV, TSV, Parquet)
+    - chat     conversations: the prompt is all up to the user's last turn
+    - api      the log of the public API: only requests with consent
+    - Left out, each with its reason in data/rejected.jsonl: personal data in
+      train, duplicates, prompts that are too long or over an owner's cap.
+    - All prompts of one owner go to one split and stay there.
+    - Importing the same file again adds nothing.
+    """
+
+    format: Annotated[Literal["prompts", "chat", "api"], tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")]
+    """What the file is: prompts, chat or api."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The file (.jsonl, .json, also .gz; .csv, .tsv, .parquet)."""
+    project: ProjectFolder = Path()
+    source: Literal["customer", "labeler", "imported"] = "imported"
+    """Where the prompts come from, if a row does not say (api: customers)."""
+    tokenizer: Annotated[Path | None, optional("FOLDER")] = None
+    """A model's folder, or its tokenizer.json: lengths are in its tokens (else in words)."""
+    max_length: int = 1_024
+    """Longest prompt, in tokens or words."""
+    max_per_owner: int = 200
+    """Most prompts of one user or organisation."""
+    region: str = "US"
+    """Country whose phone numbers may lack the country code."""
+    names: Flag = False
+    """People's names are personal data too: found by Presidio (heedful[names])."""
+
+    def run(self, console: Console) -> None:
+        """Add what is new and print what was left out, and why. Raises MissingError, DataError, ConfigError."""
+        from heedful.prompts.intake import Cleaning, count_words, import_prompts
+        from heedful.prompts.personal import names_finder
+        from heedful.prompts.printing import show_intake
+
+        project = load_project(self.project)
+        cleaning = Cleaning(
+            max_length=self.max_length,
+            length=count_words if self.tokenizer is None else _token_counter(self.tokenizer),
+            unit="words" if self.tokenizer is None else "tokens",
+            max_per_owner=self.max_per_owner,
+            region=self.region,
+            names=names_finder() if self.names else None,
+        )
+        show_intake(import_prompts(self.format, self.file, project.data, source=self.source, cleaning=cleaning), Console())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsStats:
+    """Print the paper's Tables 1 and 6 to 11 for a project's prompts.
+
+    - Use cases, sizes by split and source, what labelers say of the prompts,
+      prompts per owner, lengths, languages.
+    - The same tables with figures go to an HTML page.
+    """
+
+    project: PositionalProject = Path()
+    tokenizer: Annotated[Path | None, optional("FOLDER")] = None
+    """A model's folder, or its tokenizer.json: lengths are in its tokens (else in words)."""
+    page: Annotated[Path | None, optional("FILE")] = None
+    """The HTML page to write (else prompts.html in the project)."""
+
+    def run(self, console: Console) -> None:
+        """Print the tables and write the page. Raises MissingError, ModelError."""
+        from heedful.prompts.intake import count_words
+        from heedful.prompts.printing import show_tables
+        from heedful.prompts.prompt_tables import prompt_tables
+        from heedful.prompts.statistics_page import write_page
+
+        project = load_project(self.project)
+        if self.tokenizer is None:
+            tables = prompt_tables(project.data, length=count_words, unit="words")
+        else:
+            tables = prompt_tables(project.data, length=_token_counter(self.tokenizer), unit="tokens")
+        show_tables(tables, Console())
+        page = self.page or project.folder / "prompts.html"
+        write_page(tables, project.name, page)
+        say(console, f"page: {page}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsForget:
+    """Erase everything of one owner from a project's records.
+
+    - Prompts, and all responses, demonstrations, rankings, ratings and tasks.
+    - A tombstone stays, so that a later import does not bring them back.
+    - Lists the runs that used them. It cannot be undone.
+    """
+
+    owner: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER")]
+    """The owner's id, as in the key user of data/prompts.jsonl."""
+    project: ProjectFolder = Path()
+
+    def run(self, console: Console) -> None:
+        """Erase in the records and in the labeling database, if there is one; print what went. Raises MissingError."""
+        from heedful.labeling.database.locating import if_there
+        from heedful.prompts.forgetting import forget_owner
+        from heedful.prompts.printing import show_forgotten
+
+        project = load_project(self.project)
+        with if_there(project.folder) as database:
+            show_forgotten(forget_owner(project, self.owner, database=database), Console())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Take in users' prompts, show what there is, forget an owner.
+
+    - import  read prompts, chats or the API's log, cleaned
+    - stats   the paper's tables for your prompts
+    - forget  erase everything of one owner
+    - `heedful prompts import --help` and so on tell more.
+    """
+
+    action: (
+        Annotated[PromptsImport, subcommand(PromptsImport, "import")]
+        | Annotated[PromptsStats, subcommand(PromptsStats, "stats")]
+        | Annotated[PromptsForget, subcommand(PromptsForget, "forget")]
+    )
+
+    def run(self, console: Console) -> None:
+        """Do what was asked of the prompts."""
+        self.action.run(console)
+
+
+def _token_counter(path: Path) -> Callable[[str], int]:
+    """How many tokens a text has, by the tokenizer of a model's folder. Raises MissingError, ModelError."""
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise MissingError("there is no tokenizer", expected="a folder with tokenizer.json", got="no such file", where=file)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelError("the tokenizer cannot be read", expected="a tokenizer.json", got=str(error), where=file) from None
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
