@@ -38,6 +38,12 @@ from heedful.statistics.screening import (
     sensitive_counts,
     topic_coverage,
 )
+from heedful.statistics.two_way import (
+    ClusteredEstimate,
+    two_way_difference,
+    two_way_mean,
+    two_way_win_rate,
+)
 from heedful.statistics.winrates import paired_difference, win_rate
 
 __all__ = [
@@ -45,6 +51,7 @@ __all__ = [
     "CalibrationBin",
     "CarelessnessRow",
     "CarelessnessThresholds",
+    "ClusteredEstimate",
     "Estimate",
     "FlagAgreement",
     "LengthRules",
@@ -87,6 +94,9 @@ __all__ = [
     "screening_table",
     "sensitive_counts",
     "topic_coverage",
+    "two_way_difference",
+    "two_way_mean",
+    "two_way_win_rate",
     "wilson",
     "win_rate",
 ]
