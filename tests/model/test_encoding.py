@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,8 @@ from tests.tiny import END, tiny_tokenizer
 
 from heedful.conversation import turns_of
 from heedful.errors import DataError, MissingError
-from heedful.model import train_tokenizer
 from heedful.model.encoding import (
     PretrainingText,
-    encode,
     encode_demonstrations,
     encode_documents,
     encode_prompts,
@@ -25,7 +25,7 @@ from heedful.model.encoding import (
     read_documents,
 )
 from heedful.ranks.collectives import minibatches
-from heedful.records import Demonstration, Prompt, Ranking, Response
+from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 TOKENIZER = tiny_tokenizer()
 
@@ -35,23 +35,6 @@ def prompts(*texts: str) -> dict[str, Prompt]:
 
 
 # ---------------------------------------------------------------- prompts, demonstrations, rankings
-
-
-def test_a_begin_of_text_token_is_put_in_front_only_where_it_is_a_token_of_its_own() -> None:
-    assert encode(TOKENIZER, ["w1 w2"], beginning=True) == [[1, 2]]
-    llama_like = tiny_tokenizer()
-    llama_like.bos_token = "w9"
-    assert encode(llama_like, ["w1 w2", "w3"], beginning=True) == [[9, 1, 2], [9, 3]]
-    assert encode(llama_like, ["w1 w2"], beginning=False) == [[1, 2]]
-    assert encode(TOKENIZER, [], beginning=True) == []
-
-
-def test_a_text_that_spells_end_of_text_is_only_text() -> None:
-    """Known trap: a user or a model that writes "<|endoftext|>" would end the document, or forge the end of a turn."""
-    tokenizer = train_tokenizer(["one two three four"] * 10, vocabulary_size=300, context_length=64)
-    (row,) = encode(tokenizer, ["one <|endoftext|> two"], beginning=True)
-    assert tokenizer.eos_token_id not in row
-    assert tokenizer.decode(row) == "one <|endoftext|> two"
 
 
 def test_a_prompt_over_the_limit_is_left_out_and_counted() -> None:
@@ -143,6 +126,20 @@ def test_rankings_without_any_comparison_are_refused() -> None:
     for useless in ([ranking(0, "p0", "a", 1)], [ranking(0, "p0", "ab", 1, 1)], []):
         with pytest.raises(DataError, match="no ranking can be used"):
             encode_rankings(TOKENIZER, prompts("w9"), RESPONSES, useless, max_prompt_tokens=3, max_response_tokens=3)
+
+
+@pytest.mark.parametrize("phase", ["evaluation", "screening"])
+def test_what_was_ranked_for_evaluation_or_screening_trains_nothing(phase: Phase) -> None:
+    mine, other = ranking(0, "p0", "ab", 1, 2), replace(ranking(1, "p0", "ad", 1, 2), phase=phase)
+    given: dict[str, Any] = {"max_prompt_tokens": 3, "max_response_tokens": 3}
+    with pytest.raises(DataError, match="the ranking 'k1' must not be used here") as caught:
+        encode_rankings(TOKENIZER, prompts("w9"), RESPONSES, [mine, other], **given)
+    assert (caught.value.expected, caught.value.got) == ("the phase training", f"the phase {phase}")
+    responses = RESPONSES | {"b": replace(RESPONSES["b"], phase=phase)}
+    with pytest.raises(DataError, match="the response 'b' must not be used here"):
+        encode_rankings(TOKENIZER, prompts("w9"), responses, [mine], **given)
+    _, counts = encode_rankings(TOKENIZER, prompts("w9"), responses, [mine, other], phases=("training", phase), **given)
+    assert counts.used == 2
 
 
 # ---------------------------------------------------------------- pretraining text

@@ -11,10 +11,10 @@ import pytest
 from tests.align.small_project import heedful
 from transformers import AutoModelForCausalLM
 
-from heedful.align.models import reward_model_for_inference
 from heedful.evaluate.results import load_results
 from heedful.model import load_tokenizer
 from heedful.model.encoding import encode_rankings
+from heedful.model.inference import reward_model_for_inference
 from heedful.project.data_folder import Records
 from heedful.statistics import length_rules, reward_accuracy
 from heedful.training.reward import score_rankings

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from rich.console import Console
 
 from heedful import __version__
-from heedful.align.models import answer, policy_for_inference, prompts_within, reward_model_for_inference, score_responses
 from heedful.align.pipeline import answer_with_prefix, by_prompt, prompts_of, training_rankings, write_json
 from heedful.align.settings import Labelers, Setting
 from heedful.align.simulated import named_by_content, recorded
@@ -23,7 +22,9 @@ from heedful.evaluate.results import AlignmentTax, Curves, Group, Model, Results
 from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.labeling.queue.recording import Work
 from heedful.model import load_tokenizer
+from heedful.model.answering import Answerer, prompts_within, score_responses
 from heedful.model.encoding import encode_rankings
+from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.project.data_folder import Records, record_from_json, record_to_json
 from heedful.project.files import read_jsonl, write_jsonl
 from heedful.ranks.collectives import in_order, world
@@ -95,17 +96,12 @@ def evaluate(
     for contender in contenders:
         model, tokenizer = policy_for_inference(contender.folder, limits.precision)
         if contender.prefix is None:
-            responses += answer(
-                model,
-                tokenizer,
+            responses += Answerer(model, tokenizer, limits, setting.project.engine).answer(
                 prompts,
                 name=contender.name,
                 ids=[f"{contender.name}-{p.id}" for p in prompts],
-                max_prompt_tokens=limits.max_prompt_tokens,
-                max_response_tokens=limits.max_response_tokens,
                 temperature=config.temperature,
                 seed=setting.seed,
-                engine=setting.project.engine,
                 console=console,
             )
             for benchmark, scores in zip(setting.benchmarks, _scores(model, tokenizer, setting.benchmarks), strict=True):
@@ -172,6 +168,7 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
         unseen,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_response_tokens=limits.max_response_tokens,
+        phases=("training", "evaluation", "screening"),
     )
     scores: dict[str, float] = {}
     for ranked, rewards in zip(encoded, score_rankings(model, encoded), strict=True):

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from heedful.align import evaluation, pipeline
 from heedful.align.evaluation import Contender
-from heedful.align.models import device
 from heedful.align.prefixes import candidate_prefixes
 from heedful.align.processes import cores, import_ahead, peak_memory
 from heedful.align.running import Job, Stage, Stages, digest_of_files
@@ -31,6 +30,7 @@ from heedful.miniature.preparation import WORLD_SEED, miniature_prompts, write_p
 from heedful.miniature.tasks import few_shot_prefixes
 from heedful.miniature.world import World
 from heedful.model import generator, keep_large_temporaries
+from heedful.model.inference import first_device
 from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.files import read_jsonl
@@ -56,7 +56,7 @@ def align(project: Project, console: Console) -> Path | None:
 
 def _align(project: Project, console: Console) -> Path | None:
     keep_large_temporaries()
-    processes = min(project.processes, cores()) if device().type == "cpu" and world().size == 1 else 1
+    processes = min(project.processes, cores()) if first_device().type == "cpu" and world().size == 1 else 1
     if processes > 1:
         import_ahead()
     stages = Stages(project.runs, console)

@@ -17,15 +17,9 @@ import torch
 from rich.console import Console
 
 from heedful.align.models import (
-    answer,
-    device,
     loading_precision,
-    mean_reward,
     placed_for_training,
-    policy_for_inference,
     policy_for_training,
-    prompts_within,
-    reward_model_for_inference,
 )
 from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.pretraining import VALIDATION_EVERY
@@ -44,15 +38,17 @@ from heedful.model import (
     remove_leftovers,
     scalar_model_from_causal,
 )
+from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.encoding import (
     PretrainingText,
-    encode,
     encode_demonstrations,
     encode_documents,
     encode_prompts,
     encode_rankings,
     read_documents,
 )
+from heedful.model.inference import first_device, policy_for_inference, reward_model_for_inference
+from heedful.model.template import encode
 from heedful.presets import CollectConfig
 from heedful.project.data_folder import Record, Records, record_from_json, record_to_json
 from heedful.project.files import read_jsonl, write_atomically, write_jsonl
@@ -101,7 +97,7 @@ def sft(setting: Setting, records: Records, folder: Path, console: Console) -> N
         return
     config = setting.preset.sft
     model, tokenizer = policy_for_training(setting.base_model, loading_precision(config))
-    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+    limits: dict[str, Any] = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
     console.print(f"demonstrations: {counts}", highlight=False)
     held_out = demonstrations_of(records, "valid")
@@ -148,17 +144,12 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
         if not mine:
             continue
         model, tokenizer = policy_for_inference(model_folder, limits.precision)
-        answers = answer(
-            model,
-            tokenizer,
+        answers = Answerer(model, tokenizer, limits, setting.project.engine).answer(
             [prompt for prompt, _ in mine],
             name=name,
             ids=[f"output-{prompt.id}-{i}" for prompt, i in mine],
-            max_prompt_tokens=limits.max_prompt_tokens,
-            max_response_tokens=limits.max_response_tokens,
             temperature=config.temperature,
             seed=setting.seed,
-            engine=setting.project.engine,
             console=console,
         )
         for (prompt, i), response in zip(mine, answers, strict=True):
@@ -281,7 +272,7 @@ def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, c
     assert padding is None or isinstance(padding, int)
     model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
     del causal  # else it would be held as long as the reward model is trained
-    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+    limits: dict[str, Any] = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     rankings, counts = encode_rankings(
         tokenizer, records.prompts, records.responses, training_rankings(setting, records, "train"), **limits
     )
@@ -312,17 +303,12 @@ def choose_sft(
     prompts = _choice_prompts(setting, records, sft_folder / "model", console)
     for row in rows:
         model, tokenizer = policy_for_inference(sft_folder / row["folder"], limits.precision)
-        responses = answer(
-            model,
-            tokenizer,
+        responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
             prompts,
             name=f"epoch {row['epoch']}",
             ids=[f"choice-{p.id}" for p in prompts],
-            max_prompt_tokens=limits.max_prompt_tokens,
-            max_response_tokens=limits.max_response_tokens,
             temperature=1.0,
             seed=setting.seed,
-            engine=setting.project.engine,
             console=console,
         )
         row["reward"] = mean_reward(
@@ -359,7 +345,7 @@ def _train_initial_policy(
 ) -> None:
     config: SFTConfig = setting.preset.initial_policy
     model, tokenizer = policy_for_training(base_model, loading_precision(config))
-    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+    limits: dict[str, Any] = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     examples, _ = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
     held_out = demonstrations_of(records, "valid")
     validation = encode_demonstrations(tokenizer, records.prompts, held_out, **limits)[0] if held_out else examples[:100]
@@ -423,7 +409,7 @@ def ppo(
         validation=validation,
         console=console,
         title=title,
-        device=device(),
+        device=first_device(),
     )
 
 
@@ -462,18 +448,13 @@ def answer_with_prefix(
     given = texts_within_window(
         model, tokenizer, [p.text for p in prompts], prefix, max_response_tokens=limits.max_response_tokens, console=console
     )
-    responses = answer(
-        model,
-        tokenizer,
+    responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
         prompts,
         name=name,
         ids=[f"{name}-{p.id}" for p in prompts],
         texts=given,
-        max_prompt_tokens=limits.max_prompt_tokens,
-        max_response_tokens=limits.max_response_tokens,
         temperature=evaluate.temperature,
         seed=setting.seed,
-        engine=setting.project.engine,
         console=console,
     )
     return [cut_answer(response) for response in responses]

@@ -21,12 +21,13 @@ from rich.table import Table
 from heedful import __version__
 from heedful.align import pipeline
 from heedful.align.loop import project_setting
-from heedful.align.models import answer, mean_reward, policy_for_inference, prompts_within, reward_model_for_inference
 from heedful.align.running import Stage, Stages, digest_of_files
 from heedful.align.settings import Setting
 from heedful.errors import ConfigError, DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
 from heedful.model import keep_large_temporaries, load_tokenizer
+from heedful.model.answering import Answerer, mean_reward, prompts_within
+from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.project.data_folder import Records
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
@@ -301,17 +302,12 @@ def _validate(
     """
     limits = setting.preset.ppo
     model, tokenizer = policy_for_inference(policy_folder / "model", limits.precision)
-    responses = answer(
-        model,
-        tokenizer,
+    responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
         prompts,
         name=policy_folder.name,
         ids=[f"validation-{prompt.id}" for prompt in prompts],
-        max_prompt_tokens=limits.max_prompt_tokens,
-        max_response_tokens=limits.max_response_tokens,
         temperature=limits.temperature,
         seed=setting.seed,
-        engine=setting.project.engine,
         console=console,
     )
     reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)

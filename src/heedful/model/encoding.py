@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from heedful.errors import DataError, MissingError
-from heedful.records import Demonstration, Prompt, Ranking, Response
+from heedful.model.template import Template, encode, prompt_tokens, response_tokens
+from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 Tokens = Sequence[int] | NDArray[np.int32]
 
@@ -65,31 +65,14 @@ class Counts:
         return "; ".join(parts)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, beginning: bool) -> list[list[int]]:
-    """Token ids without special tokens, except a begin-of-text token where the tokenizer has its own and it is a beginning.
-
-    A text that spells a special token ("<|endoftext|>") is text: nobody ends a document or a turn by writing so.
-    GPT-2's begin-of-text is its end-of-text and is not put in front (SPEC 3.1); Llama's is a token of its own and is.
-    """
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)[
-        "input_ids"
-    ]
-    first = cast(int | None, tokenizer.bos_token_id)
-    if beginning and first is not None and first != tokenizer.eos_token_id:
-        return [[first, *row] for row in ids]
-    return ids
-
-
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, max_tokens: int
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, max_tokens: int, template: Template = "plain"
 ) -> tuple[list[Prompt], list[list[int]], Counts]:
     """Prompts that fit, with their tokens; longer ones are left out and counted (SPEC 1.2)."""
     counts = Counts()
     kept: list[Prompt] = []
     tokens: list[list[int]] = []
-    for prompt, ids in zip(prompts, encode(tokenizer, [p.text for p in prompts], beginning=True), strict=True):
+    for prompt, ids in zip(prompts, prompt_tokens(tokenizer, prompts, template), strict=True):
         if len(ids) > max_tokens:
             counts.prompt_too_long += 1
             continue
@@ -116,6 +99,7 @@ def encode_demonstrations(
     *,
     max_prompt_tokens: int,
     max_response_tokens: int,
+    template: Template = "plain",
 ) -> tuple[list[Example], Counts]:
     """Demonstrations as examples. Empty ones teach nothing but silence: they are left out and counted.
 
@@ -123,8 +107,9 @@ def encode_demonstrations(
     """
     counts = Counts()
     examples: list[Example] = []
-    prompt_ids = encode(tokenizer, [prompts[d.prompt_id].text for d in demonstrations], beginning=True)
-    response_ids = encode(tokenizer, [d.text for d in demonstrations], beginning=False)
+    answered = [prompts[d.prompt_id] for d in demonstrations]
+    prompt_ids = prompt_tokens(tokenizer, answered, template)
+    response_ids = response_tokens(tokenizer, answered, [d.text for d in demonstrations], template)
     for prompt, response in zip(prompt_ids, response_ids, strict=True):
         if len(prompt) > max_prompt_tokens:
             counts.prompt_too_long += 1
@@ -148,20 +133,29 @@ def encode_rankings(
     *,
     max_prompt_tokens: int,
     max_response_tokens: int,
+    template: Template = "plain",
+    phases: Sequence[Phase] = ("training",),
 ) -> tuple[list[RankedPrompt], Counts]:
     """Rankings as token ids, all of a prompt together: each of its responses is there once, whoever ranked it (SPEC 3.3).
 
-    K = 1 and all-tied rankings hold no comparison: they are counted and left out. Raises DataError where none is left.
+    K = 1 and all-tied rankings hold no comparison: they are counted and left out.
+    phases: what the rankings and their responses may be for. Only an evaluation of the reward model may name others than
+    training: what people ranked for evaluation or screening must train nothing.
+    Raises DataError if a ranking or a response is of another phase, or if no comparison is left.
     """
+    for kind, records in (("ranking", rankings), ("response", [responses[i] for r in rankings for i in r.response_ids])):
+        _refuse_other_phases(kind, records, phases)
     counts = Counts()
     used = [ranking for ranking in rankings if len(set(ranking.ranks)) > 1]
     counts.no_comparison = len(rankings) - len(used)
     of_prompt: dict[str, list[Ranking]] = {}
     for ranking in used:
         of_prompt.setdefault(ranking.prompt_id, []).append(ranking)
-    prompt_ids = encode(tokenizer, [prompts[name].text for name in of_prompt], beginning=True)
+    prompt_ids = prompt_tokens(tokenizer, [prompts[name] for name in of_prompt], template)
     names = list(dict.fromkeys(name for ranking in used for name in ranking.response_ids))
-    texts = dict(zip(names, encode(tokenizer, [responses[name].text for name in names], beginning=False), strict=True))
+    answered = [prompts[responses[name].prompt_id] for name in names]
+    response_ids = response_tokens(tokenizer, answered, [responses[name].text for name in names], template)
+    tokens_of = dict(zip(names, response_ids, strict=True))
     ranked: list[RankedPrompt] = []
     for (prompt_id, group), prompt in zip(of_prompt.items(), prompt_ids, strict=True):
         if len(prompt) > max_prompt_tokens:
@@ -171,7 +165,7 @@ def encode_rankings(
         rows: list[list[int]] = []
         for name in seen:
             tokens, cut = encode_response(
-                texts[name], end=_end(tokenizer), finished=responses[name].finished, max_tokens=max_response_tokens
+                tokens_of[name], end=_end(tokenizer), finished=responses[name].finished, max_tokens=max_response_tokens
             )
             counts.response_cut += cut
             rows.append(tokens)
@@ -295,6 +289,17 @@ def _split_documents(file: Path) -> Iterator[str]:
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """The order of an epoch, from the seed and the epoch's number alone: a resumed run finds its place by counting."""
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _refuse_other_phases(kind: str, records: Sequence[Ranking | Response], phases: Sequence[Phase]) -> None:
+    for record in records:
+        if record.phase not in phases:
+            raise DataError(
+                f"the {kind} {record.id!r} must not be used here",
+                expected=f"the phase {' or '.join(phases)}",
+                got=f"the phase {record.phase}",
+                next_step="leave it out: what people said for evaluation or screening trains nothing",
+            )
 
 
 def _limit(context_length: int, shortest: int | None, rng: np.random.Generator) -> int:

@@ -19,16 +19,16 @@ from rich.console import Console
 from tests.tiny import CONTEXT, END, VOCABULARY, last_hidden, plain, tiny_gpt2, tiny_llama, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from heedful.align.models import answer
 from heedful.align.settings import resolved_preset
 from heedful.conversation import turns_of
 from heedful.errors import ConfigError, HeedfulError, UserError
 from heedful.model import Generation, Sampling, add_adapter, generate, generator, merged, scalar_model_from_causal
+from heedful.model.answering import Answerer
 from heedful.model.engine.vllm_engine import VLLMEngine, _only_engine
 from heedful.project.project import Project
 from heedful.records import Prompt
 from heedful.training import ppo
-from heedful.training.config import PPOConfig
+from heedful.training.config import PPOConfig, SFTConfig
 
 VLLM: Any = stand_in
 TOKENIZER = tiny_tokenizer()
@@ -267,12 +267,12 @@ def test_ppo_samples_each_batch_from_the_policy_that_it_trains(monkeypatch: pyte
 def test_answers_of_align_come_from_the_projects_engine() -> None:
     model = tiny_gpt2()
     prompts = [Prompt(id=f"p{i}", turns=turns_of(f"w{i} w{i + 1}")) for i in range(1, 6)]
-    limits: dict[str, Any] = {"max_prompt_tokens": 9, "max_response_tokens": 7, "temperature": 0.0, "seed": 0}
-    ids = [p.id for p in prompts]
+    limits = SFTConfig(max_prompt_tokens=9, max_response_tokens=7)
     quiet = Console(file=io.StringIO())
-    theirs = answer(model, TOKENIZER, prompts, name="m", ids=ids, engine="vllm", console=quiet, **limits)
+    asked: dict[str, Any] = {"name": "m", "ids": [p.id for p in prompts], "temperature": 0.0, "seed": 0, "console": quiet}
+    theirs = Answerer(model, TOKENIZER, limits, "vllm").answer(prompts, **asked)
     assert stand_in.LLM.started == 1
-    assert theirs == answer(model, TOKENIZER, prompts, name="m", ids=ids, console=quiet, **limits)
+    assert theirs == Answerer(model, TOKENIZER, limits).answer(prompts, **asked)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""Records in, records out: a model answers prompts, a reward model scores the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.errors import DataError
+from heedful.model.encoding import encode_prompts, encode_response
+from heedful.model.engine.sampling import Sampling, request_seeds
+from heedful.model.engine.vllm_engine import EngineName, generator
+from heedful.model.readout import score
+from heedful.model.template import Template, encode, prompt_tokens, response_tokens
+from heedful.progress import progress_line
+from heedful.ranks.collectives import in_order, own_indices, world
+from heedful.ranks.rank_zero import meet
+from heedful.records import Prompt, Response
+
+GENERATION_BATCH = 1_024
+
+
+class Limits(Protocol):
+    """How long prompts and responses may be, in tokens; each training configuration has both."""
+
+    @property
+    def max_prompt_tokens(self) -> int: ...
+    @property
+    def max_response_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """A model that answers prompts within limits."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    limits: Limits
+    engine: EngineName = "heedful"
+    template: Template = "plain"
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        name: str,
+        ids: Sequence[str],
+        temperature: float,
+        seed: int,
+        texts: Sequence[str] | None = None,
+        console: Console | None = None,
+    ) -> list[Response]:
+        """One response to each prompt, in order.
+
+        name: what the model is called in the responses. ids: of the responses; each one's random numbers depend on ``seed`` and
+        its id alone. texts: what the model continues if that is not the prompts in the template (few-shot examples in front);
+        a text may fill the context window up to the room for a response.
+        Under ``torchrun`` each rank answers a part of the prompts, and all ranks get all responses.
+        Raises DataError for a prompt over the limit.
+        """
+        limit = self.limits.max_prompt_tokens
+        if texts is None:
+            tokens = prompt_tokens(self.tokenizer, prompts, self.template)
+        else:
+            tokens = encode(self.tokenizer, texts, beginning=True)
+            window = getattr(self.model.config, "max_position_embeddings", None)
+            limit = limit if window is None else window - self.limits.max_response_tokens
+        for prompt, row in zip(prompts, tokens, strict=True):
+            if len(row) > limit:
+                raise DataError(
+                    f"the prompt {prompt.id!r} is over the limit",
+                    expected=f"at most {limit} tokens",
+                    got=f"{len(row)} tokens",
+                    next_step="shorten it, or raise max_prompt_tokens in heedful.toml",
+                )
+        end = self.tokenizer.eos_token_id
+        assert isinstance(end, int)
+        sampling = Sampling(max_tokens=self.limits.max_response_tokens, temperature=temperature, stop_token=end)
+        seeds = [request_seeds(seed, stream=f"answer {identifier}", count=1)[0] for identifier in ids]
+        mine = own_indices([len(row) for row in tokens])
+        unit = "prompts" if world().size == 1 else "prompts of rank 0's part"
+        with progress_line(f"{name} answers", len(mine), unit=unit, console=console) as progress:
+            own = generator(self.engine)(
+                self.model,
+                [tokens[i] for i in mine],
+                sampling,
+                [seeds[i] for i in mine],
+                batch_size=GENERATION_BATCH,
+                advance=progress.advance,
+                tokenizer=self.tokenizer,
+            )
+        meet()  # one rank's answers may take longer than a collective would wait
+        generations = in_order(zip(mine, own, strict=True))
+        decoded = self.tokenizer.batch_decode([g.tokens for g in generations], skip_special_tokens=True)
+        return [
+            Response(id=identifier, prompt_id=prompt.id, text=str(text), model=name, finished=generation.finished)
+            for identifier, prompt, text, generation in zip(ids, prompts, decoded, generations, strict=True)
+        ]
+
+
+def score_responses(
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Mapping[str, Prompt],
+    responses: Sequence[Response],
+    *,
+    max_response_tokens: int,
+    template: Template = "plain",
+) -> dict[str, float]:
+    """Reward of each response by its id. The text is tokenised again, as texts are in the reward model's training."""
+    answered = [prompts[response.prompt_id] for response in responses]
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    rows = [
+        encode_response(ids, end=end, finished=response.finished, max_tokens=max_response_tokens)[0]
+        for ids, response in zip(
+            response_tokens(tokenizer, answered, [r.text for r in responses], template), responses, strict=True
+        )
+    ]
+    rewards = score(reward_model, prompt_tokens(tokenizer, answered, template), rows)
+    return {response.id: float(reward) for response, reward in zip(responses, rewards, strict=True)}
+
+
+def mean_reward(
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Mapping[str, Prompt],
+    responses: Sequence[Response],
+    *,
+    max_response_tokens: int,
+    template: Template = "plain",
+) -> float:
+    """Mean reward of responses: checkpoints, few-shot prefixes and a sweep's policies are compared by it."""
+    rewards = score_responses(
+        reward_model, tokenizer, prompts, responses, max_response_tokens=max_response_tokens, template=template
+    )
+    return float(np.mean(list(rewards.values())))
+
+
+def prompts_within(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], limit: int, console: Console, template: Template = "plain"
+) -> list[Prompt]:
+    """The prompts that fit; longer ones are left out, and the console says how many (SPEC 1.2)."""
+    kept, _, counts = encode_prompts(tokenizer, prompts, max_tokens=limit, template=template)
+    if counts.prompt_too_long:
+        console.print(f"{counts.prompt_too_long:,} prompts over {limit:,} tokens are left out", highlight=False)
+    return kept
