@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from heedful import __version__
-from heedful.align.pipeline import answer_with_prefix, by_prompt, prompts_of, training_rankings, write_json
+from heedful.align.pipeline import answer_with_prefix, by_prompt, write_json
 from heedful.align.settings import Labelers, Setting
 from heedful.align.simulated import named_by_content, recorded
 from heedful.align.task_files import blinded, write_tasks
@@ -27,6 +27,7 @@ from heedful.model.encoding import encode_rankings
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.project.data_folder import Records, record_from_json, record_to_json
 from heedful.project.files import read_jsonl, write_jsonl
+from heedful.project.selection import prompts_of, training_rankings
 from heedful.ranks.collectives import in_order, world
 from heedful.ranks.rank_zero import meet
 from heedful.records import Prompt, Ranking, Rating, Response
@@ -222,7 +223,7 @@ def assemble(
         ],
         "curves": _curves(runs),
     }
-    rankings = training_rankings(setting, records, "train")
+    rankings = training_rankings(records, "train")
     results["data"] = {
         "prompts": len(records.prompts),
         "demonstrations": len(records.demonstrations),
@@ -278,7 +279,7 @@ def _labelers_records(
     if not rankings:
         return None
     labelers = {r.labeler for r in rankings} | {r.labeler for r in ratings}
-    trained = {r.labeler for r in training_rankings(setting, records, "train")}
+    trained = {r.labeler for r in training_rankings(records, "train")}
     # People who ranked nothing for training are the held-out group, by definition (SPEC 2.4).
     return rankings, ratings, {name: "training" if name in trained else "held_out" for name in labelers}
 

@@ -17,7 +17,7 @@ from heedful.align import evaluation, pipeline
 from heedful.align.evaluation import Contender
 from heedful.align.prefixes import candidate_prefixes
 from heedful.align.processes import cores, import_ahead, peak_memory
-from heedful.align.running import Job, Stage, Stages, digest_of_files
+from heedful.align.running import Job, Stage, Stages
 from heedful.align.settings import Setting, resolved_preset
 from heedful.align.simulated import recorded
 from heedful.align.status import in_the_browser
@@ -34,8 +34,10 @@ from heedful.model.inference import first_device
 from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.files import read_jsonl
+from heedful.project.fingerprints import digest_of_files
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
+from heedful.project.selection import digest_of_demonstrations, digest_of_rankings, training_rankings, without_labels
 from heedful.ranks.collectives import across_ranks, everyone, world
 from heedful.ranks.rank_zero import by_first_rank
 
@@ -80,10 +82,9 @@ def _align(project: Project, console: Console) -> Path | None:
         )
         return None
 
-    sources = [*records.prompts.values(), *records.demonstrations.values()]
     inputs = {
         "base": _digest(base_model),
-        "data": data.fingerprint if data else pipeline.digest_of_records(sources),
+        "data": data.fingerprint if data else digest_of_demonstrations(records),
         "text": _digest(project.pretraining_text) if project.pretraining_text.exists() else None,
     }
     supervised = {key: inputs[key] for key in ("base", "data")}
@@ -92,7 +93,7 @@ def _align(project: Project, console: Console) -> Path | None:
     starts = {"": base_model} if small_model is None else {"": base_model, "_small": small_model}
     initial_policies = [_initial_policy(setting, records, start, suffix, inputs) for suffix, start in starts.items()]
     initial: list[Stage] = []
-    if simulated or not pipeline.training_rankings(setting, records, "train"):
+    if simulated or not training_rankings(records, "train"):
         collecting = Job(
             name="collect",
             inputs={"sft": sft.fingerprint, "config": preset.collect},
@@ -104,7 +105,7 @@ def _align(project: Project, console: Console) -> Path | None:
         records = pipeline.collected(collect.folder, records)
         tasks = project.tasks / "ranking.jsonl"
         ranked = collect.fingerprint
-        if not pipeline.training_rankings(setting, records, "train"):
+        if not training_rankings(records, "train"):
             _missing(
                 console,
                 "rankings",
@@ -113,7 +114,7 @@ def _align(project: Project, console: Console) -> Path | None:
             )
             return None
     else:
-        ranked = pipeline.digest_of_rankings(setting, records)
+        ranked = digest_of_rankings(records)
 
     rewarding = Job(
         name="reward",
@@ -127,7 +128,7 @@ def _align(project: Project, console: Console) -> Path | None:
     )
     # Alone, but in a process that gives its memory back before the policies' processes need theirs.
     [reward] = stages.run_side_by_side([rewarding], processes=processes)
-    answering = pipeline.without_labels(records)
+    answering = without_labels(records)
     choosing = [
         Job(
             name="choose_sft",
@@ -234,7 +235,7 @@ def _initial_policy(setting: Setting, records: Records, start: Path, suffix: str
     return Job(
         name=name,
         inputs={**inputs, "base": _digest(start), "config": setting.preset.initial_policy},
-        action=partial(pipeline.initial_policy, setting, pipeline.without_labels(records), start, title=name),
+        action=partial(pipeline.initial_policy, setting, without_labels(records), start, title=name),
     )
 
 
@@ -255,7 +256,7 @@ def _policy(
         action=partial(
             pipeline.ppo,
             setting,
-            pipeline.without_labels(records),
+            without_labels(records),
             config,
             pipeline.initial_policy_folder(initial.folder),
             reward.folder,

@@ -23,7 +23,6 @@ from heedful.align.models import (
 )
 from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.pretraining import VALIDATION_EVERY
-from heedful.align.running import fingerprint_of
 from heedful.align.settings import Labelers, Setting
 from heedful.align.simulated import named_by_content, recorded
 from heedful.align.task_files import blinded, write_tasks
@@ -50,29 +49,17 @@ from heedful.model.encoding import (
 from heedful.model.inference import first_device, policy_for_inference, reward_model_for_inference
 from heedful.model.template import encode
 from heedful.presets import CollectConfig
-from heedful.project.data_folder import Record, Records, record_from_json, record_to_json
+from heedful.project.data_folder import Records, record_from_json, record_to_json
 from heedful.project.files import read_jsonl, write_atomically, write_jsonl
 from heedful.project.project import Project
+from heedful.project.selection import demonstrations_of, prompts_of, training_rankings, without_labels
 from heedful.ranks.collectives import world
-from heedful.records import Demonstration, Prompt, Ranking, Response, Split
+from heedful.records import Prompt, Response
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.ppo import train_ppo
 from heedful.training.reward import train_reward
 from heedful.training.sft import candidates_in, lowest_losses, train_sft
-
-
-def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
-    """A split's demonstrations, in the order of the file."""
-    return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split]
-
-
-def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = None) -> list[Prompt]:
-    """A split's prompts, in the order of the file; with or without a demonstration where that is asked for."""
-    with_one = {d.prompt_id for d in records.demonstrations.values()}
-    return [
-        p for p in records.prompts.values() if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
-    ]
 
 
 def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
@@ -222,40 +209,11 @@ def collected(folder: Path, records: Records) -> Records:
 def records_of(project: Project) -> Records:
     """What a project's stages begin with.
 
-    Where labelers are simulated, their rankings come from the stage that collects them: what was exported into the data since
-    is the same ones once more, those of earlier runs, and the evaluation's.
+    If labelers are simulated, their rankings come from the stage that collects them. What was exported into the data is the
+    same rankings again, those of earlier runs, and the evaluation's.
     """
     records = Records.load(project.data)
     return without_labels(records) if project.labelers == "simulated" else records
-
-
-def without_labels(records: Records) -> Records:
-    """Prompts and demonstrations alone: what a policy is trained from (rankings are the most of a project's data)."""
-    return Records(prompts=records.prompts, demonstrations=records.demonstrations)
-
-
-def training_rankings(setting: Setting, records: Records, split: Split) -> list[Ranking]:
-    """A split's rankings by labelers who may produce training data: never the held-out group's (SPEC 2.4)."""
-    groups = {} if setting.labelers is None else setting.labelers.groups
-    return [
-        r
-        for r in records.rankings.values()
-        if records.prompts[r.prompt_id].split == split
-        and groups.get(r.labeler, "training") == "training"
-        and r.metadata.get("task") != "evaluation"
-    ]
-
-
-def digest_of_rankings(setting: Setting, records: Records) -> str:
-    """Identifies what the reward model learns from and is validated on, whatever else is among the records."""
-    rankings = [r for split in ("train", "valid") for r in training_rankings(setting, records, split)]
-    named = {i: records.responses[i] for r in rankings for i in r.response_ids}
-    return digest_of_records([*rankings, *named.values()])
-
-
-def digest_of_records(records: Iterable[Record]) -> str:
-    """Identifies records by their content, in their order: how their file was written does not count."""
-    return fingerprint_of([record_to_json(record) for record in records])
 
 
 def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, console: Console) -> None:
@@ -274,10 +232,10 @@ def reward(setting: Setting, records: Records, sft_folder: Path, folder: Path, c
     del causal  # else it would be held as long as the reward model is trained
     limits: dict[str, Any] = {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
     rankings, counts = encode_rankings(
-        tokenizer, records.prompts, records.responses, training_rankings(setting, records, "train"), **limits
+        tokenizer, records.prompts, records.responses, training_rankings(records, "train"), **limits
     )
     console.print(f"rankings: {counts}", highlight=False)
-    held_out = training_rankings(setting, records, "valid")
+    held_out = training_rankings(records, "valid")
     validation = encode_rankings(tokenizer, records.prompts, records.responses, held_out, **limits)[0] if held_out else []
     demonstrated = demonstrations_of(records, "valid") or demonstrations_of(records, "train")
     demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, **limits)[0] if demonstrated else []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +17,7 @@ from heedful import __version__
 from heedful.align.processes import Cost, run_in_processes
 from heedful.errors import StorageError
 from heedful.project.files import write_atomically
+from heedful.project.fingerprints import as_json, fingerprint_of
 from heedful.project.runs import STAGE_FILE, stage_folders, stage_state
 from heedful.ranks.collectives import world
 from heedful.ranks.rank_zero import by_first_rank, meet
@@ -176,35 +175,8 @@ class _Begun:
         if not world().leads:
             return
         state = {**self.row, "done": done, "seconds": self.spent + seconds}
-        write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=_plain))
+        write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=as_json))
 
 
 def _stage_fingerprint(name: str, inputs: Mapping[str, Any]) -> str:
     return fingerprint_of({"heedful": __version__, "stage": name, **inputs})
-
-
-def fingerprint_of(inputs: Any) -> str:
-    """A digest of JSON-able inputs; equal inputs, in whatever order of keys, give equal fingerprints."""
-    text = json.dumps(inputs, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest_of_files(*paths: Path) -> str:
-    """A digest of files' contents (folders: of all files in them). Files above 64 MiB count by size and time of change only."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            digest.update(file.name.encode())
-            if not file.is_file():
-                continue
-            status = file.stat()
-            if status.st_size > 64 * 2**20:
-                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-            else:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    """Configurations as their fields; paths and the like as text."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)

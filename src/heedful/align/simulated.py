@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
-from heedful.align.running import fingerprint_of
 from heedful.evaluate.results import Group
 from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.locating import DATABASE_FILE
 from heedful.labeling.exchange import labels
 from heedful.labeling.queue.recording import Work, record_work
 from heedful.project.data_folder import record_to_json
+from heedful.project.fingerprints import fingerprint_of
 from heedful.project.project import Project
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from heedful import __version__
 from heedful.align import pipeline
 from heedful.align.loop import project_setting
-from heedful.align.running import Stage, Stages, digest_of_files
+from heedful.align.running import Stage, Stages
 from heedful.align.settings import Setting
 from heedful.errors import ConfigError, DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
@@ -29,9 +29,17 @@ from heedful.model import keep_large_temporaries, load_tokenizer
 from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.project.data_folder import Records
+from heedful.project.fingerprints import digest_of_files, digest_of_records
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
 from heedful.project.runs import stage_folders, stage_state
+from heedful.project.selection import (
+    demonstrations_of,
+    digest_of_demonstrations,
+    digest_of_rankings,
+    prompts_of,
+    training_rankings,
+)
 from heedful.project.structure import nearest
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import StepConfig
@@ -207,8 +215,8 @@ def _train_or_diverge(train: Callable[[Any, Path], None], config: Any, folder: P
 
 
 def _sft(setting: Setting, records: Records, step: str, console: Console) -> _Inputs:
-    _needs(pipeline.demonstrations_of(records, "train"), "demonstrations", setting.project)
-    _needs(pipeline.demonstrations_of(records, "valid"), "validation demonstrations", setting.project)
+    _needs(demonstrations_of(records, "train"), "demonstrations", setting.project)
+    _needs(demonstrations_of(records, "valid"), "validation demonstrations", setting.project)
 
     def train(config: Any, folder: Path) -> None:
         pipeline.sft(_with(setting, sft=config), records, folder, console)
@@ -219,15 +227,14 @@ def _sft(setting: Setting, records: Records, step: str, console: Console) -> _In
         best = min(rows, key=lambda row: row["validation_loss"])
         return {"validation_loss": best["validation_loss"], "epoch": best["epoch"]}
 
-    sources = [*records.prompts.values(), *records.demonstrations.values()]
-    fingerprints = {"base": digest_of_files(setting.base_model), "data": pipeline.digest_of_records(sources)}
+    fingerprints = {"base": digest_of_files(setting.base_model), "data": digest_of_demonstrations(records)}
     return _Inputs(fingerprints, train, measure)
 
 
 def _reward(setting: Setting, records: Records, step: str, console: Console) -> _Inputs:
     sft = _done(setting.project, "sft", step)
-    _needs(pipeline.training_rankings(setting, records, "train"), "rankings", setting.project)
-    _needs(pipeline.training_rankings(setting, records, "valid"), "validation rankings", setting.project)
+    _needs(training_rankings(records, "train"), "rankings", setting.project)
+    _needs(training_rankings(records, "valid"), "validation rankings", setting.project)
 
     def train(config: Any, folder: Path) -> None:
         pipeline.reward(_with(setting, reward=config), records, sft.folder, folder, console)
@@ -240,7 +247,7 @@ def _reward(setting: Setting, records: Records, step: str, console: Console) -> 
     fingerprints = {
         "sft": sft.fingerprint,
         "start": None if setting.reward_start is None else digest_of_files(setting.reward_start),
-        "rankings": pipeline.digest_of_rankings(setting, records),
+        "rankings": digest_of_rankings(records),
     }
     return _Inputs(fingerprints, train, measure)
 
@@ -248,7 +255,7 @@ def _reward(setting: Setting, records: Records, step: str, console: Console) -> 
 def _ppo(setting: Setting, records: Records, step: str, console: Console) -> _Inputs:
     initial, reward = _done(setting.project, "initial_policy", step), _done(setting.project, "reward", step)
     start, text = pipeline.initial_policy_folder(initial.folder), setting.project.pretraining_text
-    held_out = pipeline.prompts_of(records, "valid")
+    held_out = prompts_of(records, "valid")
     _needs(held_out, "validation prompts", setting.project)
     limits = setting.preset.ppo
     chosen = prompts_within(load_tokenizer(start), held_out, limits.max_prompt_tokens, console)
@@ -271,7 +278,7 @@ def _ppo(setting: Setting, records: Records, step: str, console: Console) -> _In
         sampled = [limits.temperature, limits.max_response_tokens, limits.precision, setting.seed]
         validated = stages.run(
             "validation",
-            {"trial": stage.fingerprint, "prompts": pipeline.digest_of_records(chosen), "sampled": sampled},
+            {"trial": stage.fingerprint, "prompts": digest_of_records(chosen), "sampled": sampled},
             lambda folder: _validate(setting, records, chosen, stage.folder, reward.folder, folder, console),
         )
         last = _last_metrics(stage.folder, "reward")
@@ -282,7 +289,7 @@ def _ppo(setting: Setting, records: Records, step: str, console: Console) -> _In
         "initial": initial.fingerprint,
         "reward": reward.fingerprint,
         "text": digest_of_files(text) if step == "ppo_ptx" else None,
-        "prompts": pipeline.digest_of_records(records.prompts.values()),
+        "prompts": digest_of_records(records.prompts.values()),
     }
     return _Inputs(fingerprints, train, measure)
 

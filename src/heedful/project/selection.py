@@ -1,0 +1,54 @@
+"""Which records each stage uses. Labels made for evaluation reach no training loop: only this module picks rankings."""
+
+from __future__ import annotations
+
+from heedful.project.data_folder import Records
+from heedful.project.fingerprints import digest_of_records
+from heedful.records import Demonstration, Prompt, Ranking, Split
+
+
+def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
+    """A split's demonstrations, in the order of the file."""
+    return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split]
+
+
+def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = None) -> list[Prompt]:
+    """A split's prompts, in the order of the file. ``demonstrated``: only those with (or without) a demonstration."""
+    with_one = {d.prompt_id for d in records.demonstrations.values()}
+    return [
+        p for p in records.prompts.values() if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
+    ]
+
+
+def training_rankings(records: Records, split: Split) -> list[Ranking]:
+    """A split's rankings of the phase training, without those of held-out labelers (SPEC 2.4)."""
+    return [r for r in records.rankings.values() if records.prompts[r.prompt_id].split == split and _may_train(r)]
+
+
+def without_labels(records: Records) -> Records:
+    """Prompts and demonstrations only: what policies are trained on. Rankings are most of a project's data."""
+    return Records(prompts=records.prompts, demonstrations=records.demonstrations)
+
+
+def for_reward_model(records: Records) -> Records:
+    """Prompts, demonstrations, responses, and the rankings that may train: no label made for evaluation is left."""
+    rankings = {id: ranking for id, ranking in records.rankings.items() if _may_train(ranking)}
+    return Records(
+        prompts=records.prompts, demonstrations=records.demonstrations, responses=records.responses, rankings=rankings
+    )
+
+
+def digest_of_demonstrations(records: Records) -> str:
+    """Changes whenever a prompt or a demonstration does."""
+    return digest_of_records([*records.prompts.values(), *records.demonstrations.values()])
+
+
+def digest_of_rankings(records: Records) -> str:
+    """Changes whenever the rankings that the reward model learns from, or is validated on, do. Other records don't count."""
+    rankings = [*training_rankings(records, "train"), *training_rankings(records, "valid")]
+    named = {i: records.responses[i] for r in rankings for i in r.response_ids}
+    return digest_of_records([*rankings, *named.values()])
+
+
+def _may_train(ranking: Ranking) -> bool:
+    return ranking.phase == "training" and ranking.metadata.get("group") != "held_out"
