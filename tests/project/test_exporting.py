@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from heedful.conversation import turns_of
+from heedful.conversation import continuation, turns_of
 from heedful.errors import ConfigError, DataError, MissingError, StorageError
 from heedful.project.data_folder import Records
 from heedful.project.exporting import comparisons, export_file
@@ -14,6 +15,16 @@ from heedful.project.importing import import_file
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 
 DIALOGUE = "Human: Hi\n\nAssistant: Hello!\n\nHuman: Name a river.\n\nAssistant:"
+MESSAGES = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "Name a river."},
+]
+CODE = "    def area(r):\n        return 3 * r * r"
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
 
 
 def records() -> Records:
@@ -57,22 +68,13 @@ def test_comparisons_are_all_pairs_but_the_ties_better_first() -> None:
 
 def test_demonstrations_for_trl(data: Path, tmp_path: Path) -> None:
     report = export_file("trl-sft", data, tmp_path / "out.jsonl")
-    assert rows(tmp_path / "out.jsonl") == [{"prompt": DIALOGUE, "completion": " The Po."}]
+    assert rows(tmp_path / "out.jsonl") == [{"prompt": MESSAGES, "completion": said("The Po.")}]
     assert (report.written, report.notes) == (1, {})
 
 
 def test_chat_messages(data: Path, tmp_path: Path) -> None:
     export_file("messages", data, tmp_path / "out.jsonl")
-    assert rows(tmp_path / "out.jsonl") == [
-        {
-            "messages": [
-                {"role": "user", "content": "Hi"},
-                {"role": "assistant", "content": "Hello!"},
-                {"role": "user", "content": "Name a river."},
-                {"role": "assistant", "content": "The Po."},
-            ]
-        }
-    ]
+    assert rows(tmp_path / "out.jsonl") == [{"messages": MESSAGES + said("The Po.")}]
 
 
 def test_comparisons_for_trl_and_what_was_left_out(data: Path, tmp_path: Path) -> None:
@@ -80,15 +82,18 @@ def test_comparisons_for_trl_and_what_was_left_out(data: Path, tmp_path: Path) -
     written = rows(tmp_path / "out.jsonl.gz")
     assert len(written) == report.written == 6
     assert {"prompt": "Name a hill.\n", "chosen": "answer 3 ", "rejected": "answer 1 "} in written
-    assert written[-1] == {"prompt": DIALOGUE, "chosen": " The Rhine.", "rejected": ""}
+    assert written[-1] == {"prompt": MESSAGES, "chosen": said("The Rhine."), "rejected": said("")}
     assert report.notes == {"ties dropped": 2, "rankings of one response, which hold no comparison": 1}
     assert "2 ties dropped" in str(report)
 
 
 def test_exported_comparisons_come_back_the_same(data: Path, tmp_path: Path) -> None:
+    def continued(of: Records, id: str) -> str:
+        return continuation(of.prompts[of.responses[id].prompt_id].turns, of.responses[id].text)
+
     def texts(of: Records) -> Counter[tuple[str, str, str]]:
         return Counter(
-            (of.prompts[k.prompt_id].text, of.responses[better].text, of.responses[worse].text)
+            (of.prompts[k.prompt_id].text, continued(of, better), continued(of, worse))
             for k in of.rankings.values()
             for better, worse in comparisons(k)
         )
@@ -115,7 +120,33 @@ def test_exported_demonstrations_come_back_the_same(data: Path, tmp_path: Path, 
     export_file(export_as, data, tmp_path / "out.jsonl")
     import_file(import_as, tmp_path / "out.jsonl", tmp_path / "back")
     back = Records.load(tmp_path / "back")
-    assert [(back.prompts[d.prompt_id].text, d.text) for d in back.demonstrations.values()] == [(DIALOGUE, " The Po.")]
+    (demonstration,) = back.demonstrations.values()
+    prompt = back.prompts[demonstration.prompt_id]
+    assert prompt == replace(records().prompts["q"], id=prompt.id, split=prompt.split, source="imported")
+    assert demonstration.text == "The Po."
+    assert continuation(prompt.turns, demonstration.text) == " The Po."
+
+
+@pytest.mark.parametrize(
+    ("export_as", "import_as"),
+    [("trl-sft", "alpaca"), ("messages", "messages"), ("trl-preference", "trl-preference"), ("heedful", "heedful")],
+)
+@pytest.mark.parametrize("prompt", [f"{CODE}\n", f"Human: Hi\n\nAssistant: Yes?\n\nHuman:{CODE}\n\nAssistant:"])
+def test_code_goes_out_and_comes_back_with_its_indentation(tmp_path: Path, export_as: str, import_as: str, prompt: str) -> None:
+    of = [
+        Prompt(id="p", turns=turns_of(prompt)),
+        Response(id="a", prompt_id="p", text=CODE),
+        Response(id="b", prompt_id="p", text="No."),
+        Demonstration(id="d", prompt_id="p", text=CODE, labeler="anna"),
+        Ranking(id="k", prompt_id="p", response_ids=("a", "b"), ranks=(1, 2), labeler="anna"),
+    ]
+    Records.of(of).save(tmp_path / "data")
+    export_file(export_as, tmp_path / "data", tmp_path / "out.jsonl")
+    import_file(import_as, tmp_path / "out.jsonl", tmp_path / "back")
+    back = Records.load(tmp_path / "back")
+    assert [p.turns for p in back.prompts.values()] == [turns_of(prompt)]
+    assert {d.text for d in back.demonstrations.values()} <= {CODE}
+    assert {r.text for r in back.responses.values()} in (set(), {CODE, "No."})
 
 
 def test_one_split_alone(data: Path, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_a_tree_becomes_prompts_rankings_and_demonstrations(tmp_path: Path) -> N
         ("Everest.", "human"),
         ("The Rhine.", "human"),
         ("Rivers are nice.", "chip20b"),
-        (" The Po.", "human"),
-        (" The Don.", "human"),
+        ("The Po.", "human"),
+        ("The Don.", "human"),
     }
     assert report.notes["prompts whose replies have no ranks: no ranking, no demonstration"] == 1
     assert report.notes["replies written by a model, ranked but no demonstrations"] == 1
@@ -186,7 +186,7 @@ def test_a_pair_of_dialogues_is_a_prompt_and_a_comparison(tmp_path: Path) -> Non
         {"chosen": "\n\nHuman: One?\n\nAssistant: Yes", "rejected": "\n\nHuman: One?\n\nAssistant: "},
     ]
     _, records = take("hh-rlhf", tmp_path, rows)
-    assert pairs(records) == [(before.strip(), " The Rhine.", " No.\n\nNever."), ("One?\n", "Yes", "")]
+    assert pairs(records) == [(before.strip(), "The Rhine.", "No.\n\nNever."), ("One?\n", "Yes", "")]
     assert not records.demonstrations
 
 
@@ -294,7 +294,7 @@ def test_chats_become_demonstrations(tmp_path: Path) -> None:
         chat(("user", "nobody answered")),
         {"conversations": [{"from": "human", "value": "Hey"}, {"from": "gpt", "value": "Ho"}]},
         chat(("user", [{"type": "image", "url": "x"}]), ("assistant", "ok")),
-        chat(("user", "x"), ("tool", "y"), ("assistant", "z")),
+        chat(("user", "x"), ("developer", "y"), ("assistant", "z")),
         chat(("user", "x"), ("system", "y"), ("assistant", "z")),
         chat(("user", "x"), ("assistant", "y"), ("assistant", "z")),
         chat(("assistant", "z")),
@@ -306,7 +306,7 @@ def test_chats_become_demonstrations(tmp_path: Path) -> None:
     report, records = take("messages", tmp_path, rows)
     assert {(records.prompts[d.prompt_id].text, d.text) for d in records.demonstrations.values()} == {
         ("Hi\n", "Hello!"),
-        ("Be brief.\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant:", " D"),
+        ("Be brief.\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant:", "D"),
         ("parts\n", "ok"),
         ("Hey\n", "Ho"),
     }
@@ -314,6 +314,50 @@ def test_chats_become_demonstrations(tmp_path: Path) -> None:
     assert {p.user for p in records.prompts.values()} == {"u1", None}
     assert (report.accepted, report.rejected) == (5, 9)
     assert sum(report.notes.values()) == 2
+
+
+def test_tools_speak_in_turns_of_their_own_and_calls_without_text_are_refused(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "How warm is it?"}, {"role": "assistant", "content": "I look."}]
+    rows = [
+        {"messages": [*asked, {"role": "tool", "content": "12 degrees"}, {"role": "assistant", "content": "It is cool."}]},
+        {"messages": [asked[0], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
+    ]
+    report, records = take("messages", tmp_path, rows)
+    (prompt,) = records.prompts.values()
+    assert [turn.role for turn in prompt.turns] == ["user", "assistant", "tool"]
+    assert [d.text for d in records.demonstrations.values()] == ["It is cool."]
+    assert report.reasons == ["line 2: a message that calls a tool: only its text could be kept, and not the call"]
+
+
+INDENTED = "    def area(r):\n        return 3 * r * r"
+
+
+@pytest.mark.parametrize(
+    ("format", "row"),
+    [
+        ("alpaca", {"instruction": f"\n{INDENTED}\n", "output": f"\n \n{INDENTED} \n"}),
+        ("messages", {"messages": [{"role": "user", "content": INDENTED}, {"role": "assistant", "content": f"\n{INDENTED}"}]}),
+        ("oasst", tree(message("prompter", INDENTED, message("assistant", INDENTED)))),
+        ("alpaca", {"prompt": f"{INDENTED}\n", "response": INDENTED}),
+    ],
+)
+def test_code_keeps_its_indentation(tmp_path: Path, format: str, row: dict[str, Any]) -> None:
+    _, records = take(format, tmp_path, [row])
+    assert [p.text for p in records.prompts.values()] == [INDENTED + "\n"]
+    assert [d.text for d in records.demonstrations.values()] == [INDENTED]
+
+
+def test_code_in_pairs_and_conversations_keeps_its_indentation(tmp_path: Path) -> None:
+    before = f"\n\nHuman: Go on:\n\nAssistant: Where?\n\nHuman:{INDENTED}\n\nAssistant:"
+    take("hh-rlhf", tmp_path, [{"chosen": f"{before}{INDENTED}", "rejected": f"{before} No."}])
+    lists = {
+        "prompt": [{"role": "user", "content": INDENTED}],
+        "chosen": [{"role": "assistant", "content": f"{INDENTED}\n"}],
+        "rejected": [{"role": "assistant", "content": INDENTED.strip()}],
+    }
+    _, records = take("trl-preference", tmp_path, [lists])
+    assert [p.turns[-1].text for p in records.prompts.values()] == [INDENTED, f"{INDENTED}\n"]
+    assert [pair[1:] for pair in pairs(records)] == [(INDENTED, INDENTED.strip()), (INDENTED, "No.")]
 
 
 # ---------------------------------------------------------------------------------------------------- trl-preference
@@ -342,7 +386,7 @@ def test_trl_pairs_of_every_type(tmp_path: Path) -> None:
         {"prompt": "x", "chosen": " y", "rejected": " y"},
         {"prompt": " ", "chosen": "a", "rejected": "b"},
         {"chosen": "abc", "rejected": "abd"},
-        {"prompt": "x", "chosen": assistant("y"), "rejected": assistant("z")},
+        {"prompt": "x", "chosen": assistant("y"), "rejected": "z"},
         {"prompt": "x", "chosen": "y"},
         {"prompt": user("x"), "chosen": user("y"), "rejected": assistant("z")},
         {"chosen": user("x") + assistant("y"), "rejected": user("X") + assistant("y")},

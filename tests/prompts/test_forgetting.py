@@ -33,7 +33,7 @@ PRIVATE = [
 
 @pytest.fixture(autouse=True)
 def quick_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "language_of", lambda text: "en")
+    monkeypatch.setattr(intake, "language_of_turns", lambda turns: "en")
 
 
 def filled(folder: Path) -> Project:

@@ -43,7 +43,7 @@ def test_a_prompt_as_it_is_stored(tmp_path: Path) -> None:
     }
     report, records = take_in(begin(tmp_path, ALL_TRAIN), [row])
     (prompt,) = records.prompts.values()
-    assert prompt.text == "Write a short story about a lighthouse keeper who is afraid of the dark.\n"
+    assert prompt.text == "  Write a short story about a lighthouse keeper who is afraid of the dark.\n"
     assert (prompt.user, prompt.source, prompt.use_case, prompt.split, prompt.language) == (
         "org-1",
         "customer",
@@ -174,7 +174,7 @@ def imported(rows: list[dict[str, Any]], *more: list[dict[str, Any]], cap: int =
 @pytest.fixture(autouse=True)
 def quick_language(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model takes a while to load; tests/prompts/test_language.py looks at it."""
-    monkeypatch.setattr(intake, "language_of", lambda text: "en")
+    monkeypatch.setattr(intake, "language_of_turns", lambda turns: "en")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from heedful.conversation import turns_of
+from heedful.conversation import Turn, turns_of
 from heedful.errors import DataError, MissingError
 from heedful.project.files import read_jsonl, what_is_there, write_jsonl_files
 from heedful.project.structure import from_mapping, nearest, shown
@@ -68,6 +68,11 @@ def _in_todays_format(kind: Kind, row: Mapping[str, Any], where: str | Path | No
         task = row["metadata"].get("task")
         row |= {"phase": task} if task in ("evaluation", "screening") else {}
     return row
+
+
+def turns_in(row: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """The turns of a stored prompt's row. The row must be one that ``Records`` has written."""
+    return tuple(Turn(**turn) for turn in row["turns"]) if "turns" in row else turns_of(row["text"])
 
 
 def _text_of_prompt(row: Mapping[str, Any], where: str | Path | None) -> str:

@@ -3,6 +3,8 @@
 - ``trl-sft``: ``{"prompt", "completion"}``, one row per demonstration.
 - ``trl-preference``: ``{"prompt", "chosen", "rejected"}``, one row per comparison of a ranking; ties are no comparisons.
 - ``messages``: ``{"messages": [{"role", "content"}, …]}``, one row per demonstration.
+
+  In TRL's formats a lone prompt is text, and a conversation is a list of messages.
 - ``heedful``: every record with its ``kind``, dependencies first; importing it elsewhere gives the same records.
 """
 
@@ -15,12 +17,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from heedful.conversation import Turn, parse_prompt
+from heedful.conversation import is_lone, messages_of, said, trimmed
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import Records, kind_of, record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.structure import nearest
-from heedful.records import Ranking, Split
+from heedful.records import Prompt, Ranking, Split
 
 Rows = Iterator[dict[str, Any]]
 
@@ -95,29 +97,42 @@ def _of_split(records: Records, split: Split) -> Records:
 
 def _trl_sft(records: Records, notes: Counter[str]) -> Rows:
     for demonstration in records.demonstrations.values():
-        yield {"prompt": records.prompts[demonstration.prompt_id].text, "completion": demonstration.text}
+        prompt = records.prompts[demonstration.prompt_id]
+        yield {"prompt": _trl_prompt(prompt), "completion": _trl_response(prompt, demonstration.text)}
 
 
 def _messages(records: Records, notes: Counter[str]) -> Rows:
     for demonstration in records.demonstrations.values():
-        turns = parse_prompt(records.prompts[demonstration.prompt_id].text)
-        turns.append(Turn("assistant", demonstration.text.strip()))
-        yield {"messages": [{"role": role, "content": text} for role, text in turns]}
+        prompt = records.prompts[demonstration.prompt_id]
+        yield {"messages": messages_of(prompt.turns) + _message(prompt, demonstration.text)}
 
 
 def _trl_preference(records: Records, notes: Counter[str]) -> Rows:
     for ranking in records.rankings.values():
         if len(ranking.ranks) == 1:
             notes["rankings of one response, which hold no comparison"] += 1
+        prompt = records.prompts[ranking.prompt_id]
         for better, worse in comparisons(ranking):
             yield {
-                "prompt": records.prompts[ranking.prompt_id].text,
-                "chosen": records.responses[better].text,
-                "rejected": records.responses[worse].text,
+                "prompt": _trl_prompt(prompt),
+                "chosen": _trl_response(prompt, records.responses[better].text),
+                "rejected": _trl_response(prompt, records.responses[worse].text),
             }
         ties = sum(count * (count - 1) // 2 for count in Counter(ranking.ranks).values())
         if ties:
             notes["ties dropped"] += ties
+
+
+def _trl_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
+    return prompt.text if is_lone(prompt.turns) else messages_of(prompt.turns)
+
+
+def _trl_response(prompt: Prompt, text: str) -> str | list[dict[str, str]]:
+    return text if is_lone(prompt.turns) else _message(prompt, text)
+
+
+def _message(prompt: Prompt, response: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": trimmed(said(prompt.turns, response))}]
 
 
 def comparisons(ranking: Ranking) -> Iterator[tuple[str, str]]:

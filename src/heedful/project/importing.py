@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
 
-from heedful.conversation import opening
+from heedful.conversation import continuation, opening
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import RECORD_TYPES, Kind, Record, Records, broken_reference, kind_of
 from heedful.project.files import JSON_DECODER, Row, locked, read_jsonl, read_rows, read_text, write_jsonl
@@ -24,7 +24,7 @@ from heedful.project.formats import FORMATS
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
 from heedful.project.owners import Forgotten
 from heedful.project.structure import nearest
-from heedful.records import Prompt, Ranking, Split
+from heedful.records import Demonstration, Prompt, Ranking, Response, Split
 
 REJECTED = "rejected.jsonl"
 """In the data folder: one ``{"file", "line", "reason", "row"}`` per rejected row, of all imports."""
@@ -343,9 +343,16 @@ class _Merge:
         if problem is not None:
             raise BadRow(f"the {kind_of(record)} names {problem}")
         there = self.records.by_kind(kind_of(record)).get(record.id)
-        if there is not None and _bare(there) != _bare(record):
+        if there is not None and self._bare(there) != self._bare(record):
             raise _taken(record)
         return record if there is None else None
+
+    def _bare(self, record: Record) -> Record:
+        """What makes a label the same: all but metadata. A text counts as it continues the prompt, as older records have it."""
+        if isinstance(record, Response | Demonstration):
+            turns = self.records.prompts[record.prompt_id].turns
+            record = replace(record, text=continuation(turns, record.text))
+        return replace(record, metadata={}) if hasattr(record, "metadata") else record
 
     def _check_seen(self, draft: Draft) -> None:
         for id, text in draft.seen.items():
@@ -354,16 +361,12 @@ class _Merge:
                 raise BadRow(f"the task shows another text for {id!r} than the one that is stored")
 
 
-def _bare(record: Record) -> Record:
-    return record if not hasattr(record, "metadata") else replace(record, metadata={})
-
-
 def _taken(record: Record) -> BadRow:
     return BadRow(f"the id {record.id!r} is taken by a {kind_of(record)} with other content: labels are never overwritten")
 
 
 def _group(prompt: Prompt) -> str:
-    return f"user {prompt.user}" if prompt.user is not None else f"text {opening(prompt.text)}"
+    return f"user {prompt.user}" if prompt.user is not None else f"text {opening(prompt.turns)}"
 
 
 def _split(group: str, shares: tuple[float, float, float], seed: int) -> Split:

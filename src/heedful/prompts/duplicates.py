@@ -9,7 +9,10 @@ texts take a million hashes and one table, where comparing pairs, or neighbours 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from hashlib import blake2b
+
+from heedful.conversation import Turn, plain_text
 
 PREFIX_LENGTH = 256
 """Characters after normalisation."""
@@ -22,6 +25,11 @@ def normalized(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
+
+
+def spoken_text(turns: Sequence[Turn]) -> str:
+    """What of a prompt is compared: all but system messages, which many conversations of one application share."""
+    return plain_text([turn for turn in turns if turn.role != "system"])
 
 
 def compared(text: str) -> str:

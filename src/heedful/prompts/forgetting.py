@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from heedful.conversation import parse_prompt
+from heedful.conversation import plain_text
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import erasing
 from heedful.labeling.database.connection import Database
-from heedful.project.data_folder import RECORD_TYPES, Kind, file_name
+from heedful.project.data_folder import RECORD_TYPES, Kind, file_name, turns_in
 from heedful.project.files import locked, read_jsonl, remove_leftovers, write_jsonl
 from heedful.project.formats.rows import content_id
 from heedful.project.importing import REJECTED
@@ -160,9 +160,10 @@ def _traces(data: Path, owner: str, hashed: str) -> _Traces:
     for row in _rows(data / file_name("prompt")):
         if row.get("user") == owner:
             traces.ids.add(row["id"])
-            traces.contents.add(content_id("prompt", row["text"]))
-            traces.texts.add(row["text"].strip())
-            traces.texts |= {text.strip() for role, text in parse_prompt(row["text"]) if role != "assistant"}
+            turns = turns_in(row)
+            traces.contents.add(content_id("prompt", plain_text(turns)))
+            traces.texts.add(plain_text(turns).strip())
+            traces.texts |= {turn.text.strip() for turn in turns if turn.role != "assistant"}
             times.append(_time(row.get("metadata", {}).get("imported")))
     known = [time for time in times if time is not None]
     traces.since = min(known) if known and len(known) == len(times) else None

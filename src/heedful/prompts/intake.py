@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -23,17 +23,17 @@ from typing import Any, get_args
 
 import numpy as np
 
-from heedful.conversation import opening, turns_of
+from heedful.conversation import Turn, opening, plain_text
 from heedful.errors import ConfigError, DataError
-from heedful.project.data_folder import file_name, record_to_json
+from heedful.project.data_folder import file_name, record_to_json, turns_in
 from heedful.project.files import locked, read_jsonl, write_jsonl
 from heedful.project.formats.rows import BadRow, content_id
 from heedful.project.importing import REJECTED
 from heedful.project.owners import Forgotten, OwnerKey, owner_key
 from heedful.project.structure import nearest
-from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key
-from heedful.prompts.language import language_of
-from heedful.prompts.personal import Finder, check_region, find_personal_data
+from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key, spoken_text
+from heedful.prompts.language import language_of_turns
+from heedful.prompts.personal import Finder, check_region, personal_data_in
 from heedful.prompts.reading import INTAKES, LeftOut, Submission, owner_of, read_submission, submission_rows
 from heedful.records import Prompt, Source, Split
 
@@ -180,23 +180,29 @@ class _Shelf:
         shelf = cls(key=owner_key(data), forgotten=Forgotten(data))
         path = data / file_name("prompt")
         for line, row in read_jsonl(path) if path.exists() else ():
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str) or "id" not in row:
-                raise DataError("a stored prompt cannot be read", expected="id and text", got="neither", where=f"{path}:{line}")
-            text, owner = row["text"], row.get("user")
-            shelf.identities.add(_identity(text, owner))
-            shelf.prefixes.setdefault(prefix_key(text), row["id"])
-            shelf.splits.setdefault(_hash(_group(text, owner)), row.get("split", "train"))
+            turns, owner = _stored_turns(row, f"{path}:{line}"), row.get("user")
+            shelf.identities.add(_identity(plain_text(turns), owner))
+            shelf.prefixes.setdefault(prefix_key(spoken_text(turns)), row["id"])
+            shelf.splits.setdefault(_hash(_group(turns, owner)), row.get("split", "train"))
             if owner is not None:
                 shelf.counts[owner] += 1
         return shelf
 
-    def split(self, text: str, owner: str | None) -> Split:
-        group = _group(text, owner)
+    def split(self, turns: Sequence[Turn], owner: str | None) -> Split:
+        group = _group(turns, owner)
         return self.splits.get(_hash(group)) or self.key.split(group)
 
 
-def _group(text: str, owner: str | None) -> str:
-    return f"user {owner}" if owner is not None else f"text {opening(text)}"
+def _stored_turns(row: Any, where: str) -> tuple[Turn, ...]:
+    try:
+        _, turns = row["id"], turns_in(row)
+    except (KeyError, TypeError):
+        raise DataError("a stored prompt cannot be read", expected="id and text or turns", got="neither", where=where) from None
+    return turns
+
+
+def _group(turns: Sequence[Turn], owner: str | None) -> str:
+    return f"user {owner}" if owner is not None else f"text {opening(turns)}"
 
 
 def _hash(*parts: str) -> int:
@@ -254,7 +260,7 @@ def _read_once(format: str, path: Path, shelf: _Shelf, cleaning: Cleaning) -> _F
             found.personal[place] = personal
         found.places.append(place)
         found.identities.append(_identity(text, owner))
-        found.prefixes.append(prefix_key(text))
+        found.prefixes.append(prefix_key(spoken_text(submission.turns)))
         found.contents.append(int(content_id("prompt", text).rpartition("-")[2], 16))
         found.owners.append(-1 if owner is None else numbers.setdefault(owner, len(numbers)))
         found.splits.append(_SPLITS.index(split))
@@ -270,9 +276,8 @@ def _checked(submission: Submission, shelf: _Shelf, cleaning: Cleaning) -> tuple
     length = cleaning.length(text)
     if length > cleaning.max_length:
         raise LeftOut("too long", f"too long: {length} {cleaning.unit}, at most {cleaning.max_length} are allowed")
-    split = shelf.split(text, owner)
-    findings = find_personal_data(text, region=cleaning.region, more=cleaning.names)
-    personal = tuple(sorted({finding.kind for finding in findings}))
+    split = shelf.split(submission.turns, owner)
+    personal = personal_data_in(submission.turns, region=cleaning.region, more=cleaning.names)
     if personal and split == "train":
         raise LeftOut("personal data in train", f"personal data ({', '.join(personal)}) in a prompt of the split train")
     return split, personal
@@ -383,8 +388,8 @@ def _new_prompts(
         if candidate is None:
             continue
         submission = read_submission(format, row.value)
-        text, owner, personal = submission.text, submission.owner, found.personal.get(place)
-        if _identity(text, owner) != found.identities[candidate]:
+        owner, personal = submission.owner, found.personal.get(place)
+        if _identity(submission.text, owner) != found.identities[candidate]:
             raise DataError(f"{path.name} changed while it was read", where=f"{path}:{row.line}", next_step="import it again")
         metadata: dict[str, Any] = {**submission.metadata, "imported": imported}
         if personal:
@@ -397,12 +402,12 @@ def _new_prompts(
             written.owners.add(owner)
         yield Prompt(
             id=_prompt_id(found, candidate),
-            turns=turns_of(text),
+            turns=submission.turns,
             use_case=submission.use_case,
             source=submission.source or source,
             user=owner,
             split=split,
-            language=submission.language or language_of(text),
+            language=submission.language or language_of_turns(submission.turns),
             metadata=metadata,
         )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
+
+from heedful.conversation import Turn
 
 UNKNOWN = "unknown"
 MIN_LETTER_BYTES = 10
@@ -12,6 +15,11 @@ MIN_CONFIDENCE = 0.5
 """A lower probability of the likeliest language is "unknown"."""
 MAX_CHARACTERS = 400
 """Only the start is looked at: the time grows with the length, the answer hardly changes."""
+
+
+def language_of_turns(turns: Sequence[Turn]) -> str:
+    """The language of what the user said."""
+    return language_of("\n".join(turn.text for turn in turns if turn.role == "user"))
 
 
 def language_of(text: str) -> str:

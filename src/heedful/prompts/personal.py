@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from heedful.conversation import Turn
 from heedful.errors import ConfigError, MissingError
 
 Kind = Literal["email", "phone", "card", "iban", "ip", "ssn", "key", "name"]
@@ -96,6 +97,11 @@ def find_personal_data(text: str, *, region: str = "US", more: Finder | None = N
     if more is not None:
         findings += more(text)
     return sorted(findings, key=lambda one: (one.start, one.end, one.kind))
+
+
+def personal_data_in(turns: Sequence[Turn], *, region: str = "US", more: Finder | None = None) -> tuple[Kind, ...]:
+    """The kinds of personal data in any of the turns, in alphabetical order."""
+    return tuple(sorted({one.kind for turn in turns for one in find_personal_data(turn.text, region=region, more=more)}))
 
 
 def check_region(region: str) -> None:

@@ -16,8 +16,9 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from heedful.conversation import plain_text
 from heedful.errors import MissingError
-from heedful.project.data_folder import file_name
+from heedful.project.data_folder import file_name, turns_in
 from heedful.project.files import read_jsonl
 from heedful.prompts.intake import count_words
 from heedful.records import Source, Split, UseCase
@@ -198,7 +199,7 @@ class _Columns:
             self.use_cases.append(row.get("use_case") or NOT_GIVEN)
             owner = row.get("user")
             self.owners.append(-1 if owner is None else numbers.setdefault(owner, len(numbers)))
-            self.lengths.append(length(row["text"]))
+            self.lengths.append(length(plain_text(turns_in(row))))
             self.languages[row.get("language") or NOT_GIVEN] += 1
             metadata = row.get("metadata", {})
             self.needs_review += metadata.get("needs_review") is True

@@ -1,7 +1,6 @@
 """Submissions from files: rows of prompts (JSONL, CSV, TSV, Parquet), chat logs, and the public API's own log.
 
-A row that is no submission raises BadRow; one whose owner did not consent raises LeftOut. Readers make the prompt's text as
-everywhere: one turn and a newline, or the turns of a conversation (``heedful.conversation``).
+A row that is no submission raises BadRow; one whose owner did not consent raises LeftOut.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-from heedful.conversation import Turn, render_prompt
+from heedful.conversation import Turn, plain_text, prompt_turns
 from heedful.errors import DataError, MissingError
 from heedful.project.files import Row
 from heedful.project.formats.rows import BadRow, an_object, optional_text, text_of, turns_of_messages
@@ -35,14 +34,19 @@ class LeftOut(Exception):
 class Submission:
     """What somebody submitted, as a row says it."""
 
-    text: str
-    """The prompt's text, rendered."""
+    turns: tuple[Turn, ...]
+    """The prompt's turns."""
     owner: str | None = None
     """Organisation, or else user."""
     source: Source | None = None
     use_case: UseCase | None = None
     language: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def text(self) -> str:
+        """All turns as one text, as ``Prompt.text``."""
+        return plain_text(self.turns)
 
 
 PROMPTS_SAMPLE = '{"prompt": "…", "owner": "…", "use_case": "brainstorming"}'
@@ -53,7 +57,12 @@ API_SAMPLE = '{"time": "2026-03-01T09:30:00Z", "owner": "org-7", "model": "…",
 def read_submission(format: str, value: object) -> Submission:
     """The submission of a row. Raises BadRow, LeftOut."""
     submission = INTAKES[format].read(an_object(value))
-    texts = (submission.text, submission.owner or "", submission.language or "", *map(str, submission.metadata.values()))
+    texts = (
+        *(turn.text for turn in submission.turns),
+        submission.owner or "",
+        submission.language or "",
+        *map(str, submission.metadata.values()),
+    )
     if not all(map(is_encodable, texts)):
         raise BadRow("half of a surrogate pair (\\ud800 to \\udfff) in a text: no character")
     return submission
@@ -94,9 +103,9 @@ def _read_request(row: Mapping[str, Any]) -> Submission:
 
 
 def _asked(turns: list[Turn]) -> list[Turn]:
-    """The conversation up to the user's last turn: what the model was asked last, with all that came before."""
-    last = max((index for index, (role, _) in enumerate(turns) if role == "user"), default=None)
-    if last is None:
+    """The conversation up to the last turn that the assistant was to answer: the user's, or what a tool gave back."""
+    last = max((index for index, turn in enumerate(turns) if turn.role in ("user", "tool")), default=None)
+    if last is None or all(turn.role != "user" for turn in turns[: last + 1]):
         raise BadRow("no turn of the user")
     return turns[: last + 1]
 
@@ -104,10 +113,10 @@ def _asked(turns: list[Turn]) -> list[Turn]:
 def _submission(turns: list[Turn], row: Mapping[str, Any], **metadata: str) -> Submission:
     if str(row.get("consent", True)).strip().lower() in ("false", "no", "0"):  # a table has it as text
         raise LeftOut("no consent", "no consent: the owner did not agree that it may be used")
-    if not turns[-1][1].strip():
+    if not turns[-1].text.strip():
         raise BadRow("the prompt is empty")
     return Submission(
-        text=render_prompt(turns),
+        turns=prompt_turns(turns),
         owner=_owner(row),
         source=_one_of(row, "source", get_args(Source)),
         use_case=_one_of(row, "use_case", get_args(UseCase)),

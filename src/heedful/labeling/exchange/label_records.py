@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from heedful.conversation import continuation
+from heedful.conversation import response_text, turns_of
 from heedful.labeling.console.explorer import Kind
 from heedful.labeling.queue.items import stored_turns
 from heedful.project.data_folder import record_to_json
@@ -70,7 +70,7 @@ def demonstration_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Dem
     return Demonstration(
         id=row["id"],
         prompt_id=row["prompt_id"],
-        text=continuation(row["prompt_text"], row["text"]),
+        text=response_text(turns_of(row["prompt_text"]), row["text"]),
         labeler=row["labeler"],
         metadata=metadata,
     )

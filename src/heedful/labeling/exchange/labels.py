@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, Table, exists, func, select
 
-from heedful.conversation import continuation
+from heedful.conversation import response_text, turns_of
 from heedful.labeling.console.explorer import Kind
 from heedful.labeling.database.tables import (
     annotation,
@@ -215,7 +215,7 @@ def written_prompt_rows(
             "kind": "demonstration",
             "id": f"demonstration-{id}-{number}",
             "prompt_id": f"prompt-{id}-{number}",
-            "text": continuation(text, pair["response"]),
+            "text": response_text(turns_of(text), pair["response"]),
             "labeler": labeler,
             "metadata": about,
         }

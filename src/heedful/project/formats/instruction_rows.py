@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from heedful.conversation import continuation, render_prompt
+from heedful.conversation import Turn, prompt_turns, response_text, said, trimmed, turns_of
 from heedful.project.formats.rows import (
     BadRow,
     Draft,
@@ -16,6 +16,7 @@ from heedful.project.formats.rows import (
     text_of,
     turns_of_messages,
 )
+from heedful.project.structure import shown
 from heedful.records import Prompt
 
 ALPACA_SAMPLE = (
@@ -43,13 +44,15 @@ def read_instruction(row: object, labeler: str | None) -> Draft:
         answer = next((key for key in ("response", "completion") if key in row), None)
         if answer is None or "prompt" not in row:
             raise BadRow("no key 'instruction', nor 'prompt' with 'response' or 'completion'")
+        if isinstance(row["prompt"], list):
+            return _conversation(turns_of_messages(row["prompt"]), row[answer], labeler)
         return _prompt_and_answer(text_of(row, "prompt"), text_of(row, answer), labeler)
     prompt = _task(text_of(row, "instruction"), optional_text(row, "input"))
     draft = Draft([prompt])
     if optional_text(row, "output") is not None:
-        draft.records.append(new_demonstration(prompt, continuation(prompt.text, text_of(row, "output")), labeler))
+        draft.records.append(new_demonstration(prompt, response_text(prompt.turns, text_of(row, "output")), labeler))
     if "chosen" in row or "rejected" in row:
-        chosen, rejected = (continuation(prompt.text, text_of(row, key)) for key in ("chosen", "rejected"))
+        chosen, rejected = (response_text(prompt.turns, text_of(row, key)) for key in ("chosen", "rejected"))
         if chosen != rejected:
             draft.records += new_pair(prompt, chosen, rejected, labeler)[1:]
         elif len(draft.records) == 1:
@@ -64,18 +67,32 @@ def read_instruction(row: object, labeler: str | None) -> Draft:
 def _prompt_and_answer(prompt_text: str, answer: str, labeler: str) -> Draft:
     template = _TEMPLATE.match(prompt_text)
     if template is None:
-        prompt = new_prompt(prompt_text)
+        prompt = new_prompt(turns_of(prompt_text))
+        answer = said(prompt.turns, answer)
     else:
         prompt = _task(template["instruction"], template["input"])
-        answer = continuation(prompt.text, answer)
+        answer = response_text(prompt.turns, answer)
     return Draft([prompt, new_demonstration(prompt, answer, labeler)])
+
+
+def _conversation(before: list[Turn], answer: object, labeler: str) -> Draft:
+    """Messages with the answer as one more message, or as text."""
+    prompt = new_prompt(prompt_turns(before))
+    if isinstance(answer, list):
+        turns = turns_of_messages(answer)
+        if len(turns) != 1 or turns[0].role != "assistant":
+            raise BadRow("the answer is not one message of the assistant")
+        answer = turns[0].text
+    if not isinstance(answer, str):
+        raise BadRow(f"the answer should be text or a message and is {shown(answer)}")
+    return Draft([prompt, new_demonstration(prompt, response_text(prompt.turns, answer), labeler)])
 
 
 def _task(instruction: str, given: str | None) -> Prompt:
     if not instruction.strip():
         raise BadRow("'instruction' is empty")
-    parts = [instruction.strip(), (given or "").strip()]
-    return new_prompt(render_prompt([("user", "\n\n".join(part for part in parts if part))]))
+    parts = [trimmed(instruction), trimmed(given or "")]
+    return new_prompt(prompt_turns([("user", "\n\n".join(part for part in parts if part))]))
 
 
 def read_messages(row: object, labeler: str | None) -> Draft:
@@ -91,13 +108,13 @@ def read_messages(row: object, labeler: str | None) -> Draft:
     turns = turns_of_messages(row[key])
     answered = [index for index, (role, _) in enumerate(turns) if role == "assistant"]
     before = turns[: answered[-1]] if answered else turns
-    if not before or before[-1][0] != "user":
-        raise BadRow("the last turn of the assistant does not follow one of the user")
-    prompt = new_prompt(render_prompt(before), user=optional_text(row, "user"))
+    if not before or before[-1].role not in ("user", "tool"):
+        raise BadRow("the last turn of the assistant does not follow one of the user or of a tool")
+    prompt = new_prompt(prompt_turns(before), user=optional_text(row, "user"))
     draft = Draft([prompt])
     if answered:
         draft.records.append(
-            new_demonstration(prompt, continuation(prompt.text, turns[answered[-1]][1]), labeler or "messages")
+            new_demonstration(prompt, response_text(prompt.turns, turns[answered[-1]].text), labeler or "messages")
         )
         draft.notes += ["messages after the last turn of the assistant, left out"] * (len(turns) - 1 - answered[-1])
     else:

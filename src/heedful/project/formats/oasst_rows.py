@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from heedful.conversation import Turn, continuation, render_prompt
+from heedful.conversation import Turn, prompt_turns, response_text
 from heedful.project.formats.rows import (
     BadRow,
     Draft,
@@ -133,7 +133,7 @@ def _prompt(message: Message, root: Message, turns: list[Turn], user: str | None
         draft.notes.append("prompts written by a model, kept and marked synthetic")
     language = optional_text(message, "lang")
     metadata = {key: value for key, value in metadata.items() if value is not None}
-    prompt = new_prompt(render_prompt(turns), user=user, language=language, metadata=metadata)
+    prompt = new_prompt(prompt_turns(turns), user=user, language=language, metadata=metadata)
     draft.records.append(prompt)
     return prompt
 
@@ -143,7 +143,7 @@ def _answers(prompt: Prompt, replies: list[Message], labeler: str, draft: Draft)
     pairs: list[tuple[Message, Response]] = []
     for reply in sorted(replies, key=_rank):  # the better one of two equal texts is kept
         model = (optional_text(reply, "model_name") or "unknown model") if reply.get("synthetic") else "human"
-        response = new_response(prompt, continuation(prompt.text, reply["text"]), model)
+        response = new_response(prompt, response_text(prompt.turns, reply["text"]), model)
         if any(response.text == other.text for _, other in pairs):
             draft.notes.append("replies with the same text as a sibling, left out")
         else:
@@ -160,7 +160,7 @@ def _answers(prompt: Prompt, replies: list[Message], labeler: str, draft: Draft)
     human = [reply for reply, _ in pairs if not reply.get("synthetic") and (reply.get("rank") is not None or len(pairs) == 1)]
     if human:
         author = optional_text(human[0], "user_id") or labeler
-        draft.records.append(new_demonstration(prompt, continuation(prompt.text, human[0]["text"]), author))
+        draft.records.append(new_demonstration(prompt, response_text(prompt.turns, human[0]["text"]), author))
 
 
 def _rank(reply: Message) -> float:

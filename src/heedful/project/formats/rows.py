@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from heedful.conversation import Role, Turn, turns_of
+from heedful.conversation import Role, Turn, continuation, plain_text, trimmed
 from heedful.errors import DataError
 from heedful.project.data_folder import Record
 from heedful.project.structure import shown
@@ -40,26 +40,27 @@ def content_id(kind: str, *parts: object) -> str:
 
 
 def new_prompt(
-    text: str, *, user: str | None = None, language: str | None = None, metadata: Mapping[str, Any] | None = None
+    turns: Sequence[Turn], *, user: str | None = None, language: str | None = None, metadata: Mapping[str, Any] | None = None
 ) -> Prompt:
-    """An imported prompt; exact duplicates have the same id. Raises BadRow if it is empty."""
-    if not text.strip():
+    """An imported prompt with these turns; exact duplicates have the same id. Raises BadRow if it is empty."""
+    if not any(turn.text.strip() for turn in turns):
         raise BadRow("the prompt is empty")
-    return Prompt(id=content_id("prompt", text), turns=turns_of(text), user=user, language=language, metadata=metadata or {})
+    id = content_id("prompt", plain_text(turns))
+    return Prompt(id=id, turns=tuple(turns), user=user, language=language, metadata=metadata or {})
 
 
 def new_response(prompt: Prompt, text: str, model: str | None) -> Response:
-    """A response as it continues the prompt."""
-    return Response(id=content_id("response", prompt.text, text, model), prompt_id=prompt.id, text=text, model=model)
+    """A response; its id is that of the text as it continues the prompt."""
+    id = content_id("response", prompt.text, continuation(prompt.turns, text), model)
+    return Response(id=id, prompt_id=prompt.id, text=text, model=model)
 
 
 def new_demonstration(prompt: Prompt, text: str, labeler: str) -> Demonstration:
-    """A demonstration as it continues the prompt. Raises BadRow if it is empty."""
+    """A demonstration; its id is that of the text as it continues the prompt. Raises BadRow if it is empty."""
     if not text.strip():
         raise BadRow("the answer is empty")
-    return Demonstration(
-        id=content_id("demonstration", prompt.text, text, labeler), prompt_id=prompt.id, text=text, labeler=labeler
-    )
+    id = content_id("demonstration", prompt.text, continuation(prompt.turns, text), labeler)
+    return Demonstration(id=id, prompt_id=prompt.id, text=text, labeler=labeler)
 
 
 def new_ranking(prompt: Prompt, ranked: Sequence[tuple[Response, int]], labeler: str) -> Ranking:
@@ -80,7 +81,7 @@ def new_ranking(prompt: Prompt, ranked: Sequence[tuple[Response, int]], labeler:
 
 def new_pair(prompt: Prompt, chosen: str, rejected: str, labeler: str) -> list[Record]:
     """The records of a comparison: prompt, two responses, ranking. Raises BadRow if the responses are the same."""
-    if chosen.strip() == rejected.strip():
+    if trimmed(chosen) == trimmed(rejected):
         raise BadRow("the chosen and the rejected response are the same")
     better, worse = new_response(prompt, chosen, None), new_response(prompt, rejected, None)
     return [prompt, better, worse, new_ranking(prompt, [(better, 1), (worse, 2)], labeler)]
@@ -114,13 +115,16 @@ _ROLES: Mapping[str, Role] = {
     "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
 }
 
 
 def turns_of_messages(messages: object) -> list[Turn]:
     """Chat messages (``role``/``content``, or ``from``/``value``) as turns. Raises BadRow.
 
-    The content may be a list of parts as long as all are text; a system message may only stand first.
+    The content may be a list of parts if all of them are text; a system message may only come first.
     """
     if not isinstance(messages, list) or not messages:
         raise BadRow(f"messages should be a list that is not empty and are {shown(messages)}")
@@ -130,10 +134,13 @@ def turns_of_messages(messages: object) -> list[Turn]:
         role = _ROLES.get(str(message.get("role", message.get("from"))))
         if role is None:
             raise BadRow(
-                f"a message's role should be system, user or assistant and is {message.get('role', message.get('from'))!r}"
+                "a message's role should be system, user, assistant or tool and is "
+                f"{message.get('role', message.get('from'))!r}"
             )
         if role == "system" and turns:
             raise BadRow("a system message that is not the first message")
+        if message.get("tool_calls") or message.get("function_call"):
+            raise BadRow("a message that calls a tool: only its text could be kept, and not the call")
         turns.append(Turn(role, _content(message)))
     return turns
 
