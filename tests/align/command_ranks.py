@@ -23,8 +23,10 @@ import heedful.align.sweep  # noqa: F401 (with all of align, so that the ranks n
 from heedful import cli
 from heedful.align import pipeline
 from heedful.errors import DataError, StorageError
-from heedful.ranks import collectives, rank_zero
-from heedful.ranks.rank_zero import by_first_rank, meet
+from heedful.ranks import ending
+from heedful.ranks.collectives import broadcast
+from heedful.ranks.connection import world
+from heedful.ranks.rank_zero import barrier_without_timeout, on_rank_zero
 from heedful.training.run import Run
 
 
@@ -34,7 +36,7 @@ def work(arguments: list[str], said: str, rank: int, size: int, port: int, troub
     if size > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         os.environ["TORCHELASTIC_RUN_ID"] = "tests"
-    rank_zero.PATIENCE_SECONDS = 4.0
+    ending.PATIENCE_SECONDS = 4.0
     if trouble is not None:
         TROUBLES[trouble](rank)
     heard, code = StringIO(), 0
@@ -100,21 +102,21 @@ TROUBLES: dict[str, Callable[[int], None]] = {
 
 
 def wait_long(said: str, rank: int, size: int, port: int) -> None:
-    """Rank 0 works for longer than the collectives' time limit; and so does the last rank before all meet."""
+    """Rank 0 works for longer than the collectives' time limit; and so does the last rank before the barrier."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     init = dist.init_process_group
     dist.init_process_group = lambda *a, **k: init(*a, timeout=timedelta(seconds=1), **k)
-    collectives.world()
+    world()
 
     def slow() -> str:
         time.sleep(2.5)
         return "rank 0's"
 
-    found = by_first_rank(slow)
+    found = on_rank_zero(slow)
     if rank:
         time.sleep(2.5)
-    meet()
-    found = collectives.agreed(found)  # the group is whole
+    barrier_without_timeout()
+    found = broadcast(found)  # the group is whole
     Path(f"{said}.rank-{rank}").write_text(found)
 
 

@@ -24,7 +24,7 @@ from heedful.model.encoding import (
     epoch_order,
     read_documents,
 )
-from heedful.ranks.collectives import minibatches
+from heedful.ranks.batch_shares import split_by_tokens
 from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 TOKENIZER = tiny_tokenizer()
@@ -235,7 +235,7 @@ def test_text_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 60))
 def test_minibatches_hold_every_index_once_in_order_and_stay_under_the_limit(lengths: list[int], tokens: int) -> None:
-    groups = minibatches(lengths, tokens=tokens)
+    groups = split_by_tokens(lengths, tokens=tokens)
     assert [i for group in groups for i in group] == list(range(len(lengths)))
     assert all(groups)
     assert all(len(group) == 1 or sum(lengths[i] for i in group) <= tokens for group in groups)

@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from heedful.errors import ConfigError
 from heedful.model import load_scalar_model
 from heedful.model.readout import score
-from heedful.ranks import collectives
-from heedful.ranks.collectives import World, in_order, own_indices, rows_in_order, share, total
+from heedful.ranks import batch_shares, connection
+from heedful.ranks.batch_shares import own_indices, own_microbatches
+from heedful.ranks.collectives import gather_in_order, gather_rows_in_order, sum_over_ranks
+from heedful.ranks.connection import World
 
 
 def launch(
@@ -139,7 +141,7 @@ def test_a_lost_rank_ends_the_run_with_a_clear_error(processes: Any, one_process
     """And the same command goes on."""
     other, lost = launch(processes, "sft", tmp_path / "sft", 2, stop_at=5, lose=True)
     assert lost == "killed"
-    assert "LostRankError: rank 0 of 2 lost the connection to another one" in other
+    assert "LostRankError: rank 0 of 2 lost the connection to another rank" in other
     assert launch(processes, "sft", tmp_path / "sft", 2) == ["done"] * 2
     assert_same_metrics(tmp_path / "sft", one_process("sft"))
 
@@ -166,7 +168,7 @@ def test_restarts_on_several_machines_need_a_new_store_each_time(monkeypatch: py
     for name, value in {**given, "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        collectives.world()
+        connection.world()
 
 
 def test_adapters_are_refused(processes: Any, tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_adapters_are_refused(processes: Any, tmp_path: Path) -> None:
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> None:
-    monkeypatch.setattr(collectives, "world", lambda: World(rank, size))
+    monkeypatch.setattr(batch_shares, "world", lambda: World(rank, size))
 
 
 @pytest.mark.parametrize("lengths", [[3, 9, 4, 4, 1, 12, 5], [5], [2, 2], [50, 1, 1, 1]])
@@ -190,7 +192,7 @@ def test_every_index_counts_once_and_all_ranks_compute_equally_often(
     passes: set[int] = set()
     for rank in range(size):
         as_rank(monkeypatch, rank, size)
-        parts = share(lengths, tokens=10)
+        parts = own_microbatches(lengths, tokens=10)
         assert all(members and factor in (0.0, 1.0) for members, factor in parts)
         assert all(len(members) == 1 or sum(lengths[i] for i in members) <= 10 for members, _ in parts)
         counted += [i for members, factor in parts if factor for i in members]
@@ -212,8 +214,8 @@ def test_the_parts_are_alike_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_process_needs_no_process_group() -> None:
     import torch
 
-    assert total(0.1) == 0.1
-    assert in_order([(1, "b"), (0, "a")]) == ["a", "b"]
-    rows = rows_in_order([([2, 0], torch.tensor([2.0, 0.0])), ([1], torch.tensor([1.0]))], torch.device("cpu"))
+    assert sum_over_ranks(0.1) == 0.1
+    assert gather_in_order([(1, "b"), (0, "a")]) == ["a", "b"]
+    rows = gather_rows_in_order([([2, 0], torch.tensor([2.0, 0.0])), ([1], torch.tensor([1.0]))], torch.device("cpu"))
     assert rows.tolist() == [0.0, 1.0, 2.0]
     assert not torch.distributed.is_initialized()

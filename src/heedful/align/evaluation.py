@@ -28,8 +28,9 @@ from heedful.model.inference import policy_for_inference, reward_model_for_infer
 from heedful.project.data_folder import Records, record_from_json, record_to_json
 from heedful.project.files import read_jsonl, write_jsonl
 from heedful.project.selection import prompts_of, training_rankings
-from heedful.ranks.collectives import in_order, world
-from heedful.ranks.rank_zero import meet
+from heedful.ranks.collectives import gather_in_order
+from heedful.ranks.connection import world
+from heedful.ranks.rank_zero import barrier_without_timeout
 from heedful.records import Prompt, Ranking, Rating, Response
 from heedful.statistics import (
     calibration,
@@ -120,7 +121,7 @@ def evaluate(
         responses,
         max_response_tokens=limits.max_response_tokens,
     )
-    if not world().leads:
+    if not world().is_rank_zero:
         return
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
     write_json(folder / "rewards.json", rewards)
@@ -149,8 +150,8 @@ def _scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list
     """Each benchmark's item scores; under ``torchrun`` the benchmarks are dealt out to the ranks."""
     here = world()
     own = [(i, score_items(model, tokenizer, benchmarks[i])) for i in range(here.rank, len(benchmarks), here.size)]
-    meet()
-    return in_order(own)
+    barrier_without_timeout()
+    return gather_in_order(own)
 
 
 def reward_model_section(setting: Setting, records: Records, reward_folder: Path) -> RewardModel | None:

@@ -38,8 +38,9 @@ from heedful.project.fingerprints import digest_of_files
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
 from heedful.project.selection import digest_of_demonstrations, digest_of_rankings, training_rankings, without_labels
-from heedful.ranks.collectives import across_ranks, everyone, world
-from heedful.ranks.rank_zero import by_first_rank
+from heedful.ranks.collectives import all_gather
+from heedful.ranks.connection import across_ranks, world
+from heedful.ranks.rank_zero import on_rank_zero
 
 BENCHMARK_SEED = 21
 
@@ -52,7 +53,7 @@ def align(project: Project, console: Console) -> Path | None:
     StorageError. Interrupted at any point, it continues when called again. Under ``torchrun`` all ranks call it, each with the
     same project; all but rank 0 with a quiet console.
     """
-    with alone_in(project.runs) if world().leads else nullcontext():
+    with alone_in(project.runs) if world().is_rank_zero else nullcontext():
         return _align(project, console)
 
 
@@ -195,7 +196,7 @@ def _align(project: Project, console: Console) -> Path | None:
         save_timings(project.folder / "timings.json", timings)
         write_report(results, timings, report)
 
-    by_first_rank(save)
+    on_rank_zero(save)
     if setting.labelers is None and "preference" not in results:
         tasks = project.tasks / "evaluation.jsonl"
         _missing(
@@ -266,7 +267,7 @@ def _policy(
 
 
 def _digest(path: Path) -> str:
-    return by_first_rank(lambda: digest_of_files(path))  # a base model is read once, not by every rank
+    return on_rank_zero(lambda: digest_of_files(path))  # a base model is read once, not by every rank
 
 
 def _refuse_adapters(preset: Preset) -> None:
@@ -288,7 +289,7 @@ def _missing(console: Console, what: str, detail: str) -> None:
 
 def _write_data(project: Project, folder: Path) -> None:
     """The miniature's users write prompts, its labelers demonstrations; and the text that base models are trained on."""
-    if not world().leads:
+    if not world().is_rank_zero:
         return
     miniature = World(WORLD_SEED)
     write_pretraining_text(project.data / "pretraining", miniature, seed=project.seed)
@@ -304,6 +305,6 @@ def _timings(stages: Stages) -> Timings:
     return {
         "stages": [{"stage": s.name, "seconds": round(s.seconds, 2)} for s in stages.done],
         "total_seconds": round(sum(s.seconds for s in stages.done), 2),
-        "peak_memory_bytes": max(sum(everyone(peak_memory())), stages.most_memory),
+        "peak_memory_bytes": max(sum(all_gather(peak_memory())), stages.most_memory),
         "machine": f"{platform.system()} {platform.machine()}, {cores()} cores{ranks}, torch {torch.__version__}",
     }

@@ -53,7 +53,7 @@ from heedful.project.data_folder import Records, record_from_json, record_to_jso
 from heedful.project.files import read_jsonl, write_atomically, write_jsonl
 from heedful.project.project import Project
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings, without_labels
-from heedful.ranks.collectives import world
+from heedful.ranks.connection import world
 from heedful.records import Prompt, Response
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig
@@ -99,7 +99,7 @@ def trained_before(folder: Path, title: str, console: Console) -> bool:
     """
     if not (folder / "model").is_dir():
         return False
-    if world().leads:
+    if world().is_rank_zero:
         remove_leftovers(folder)
         remove_checkpoints(folder / CHECKPOINTS)
     console.print(f"{title}: its model is there already, nothing to train", highlight=False)
@@ -142,7 +142,7 @@ def collect(setting: Setting, records: Records, sft_folder: Path, folder: Path, 
         for (prompt, i), response in zip(mine, answers, strict=True):
             written[prompt.id, i] = response
     responses = [written[prompt.id, i] for prompt, i in wanted]
-    if not world().leads:
+    if not world().is_rank_zero:
         return
     if setting.labelers is None:
         responses = blinded(responses, folder.name, setting.seed)
@@ -442,5 +442,5 @@ def _choice_prompts(setting: Setting, records: Records, model: Path, console: Co
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value, indented; under ``torchrun`` rank 0 does. Raises StorageError."""
-    if world().leads:
+    if world().is_rank_zero:
         write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

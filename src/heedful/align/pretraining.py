@@ -9,8 +9,9 @@ from rich.console import Console
 from heedful.errors import DataError
 from heedful.model import keep_large_temporaries, new_gpt2, train_tokenizer
 from heedful.model.encoding import encode_documents, read_documents
-from heedful.ranks.collectives import across_ranks
-from heedful.ranks.rank_zero import by_first_rank
+from heedful.model.scratch import tokenizer_from_json, tokenizer_json
+from heedful.ranks.connection import across_ranks
+from heedful.ranks.rank_zero import on_rank_zero
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import train_pretrain
 
@@ -31,7 +32,10 @@ def pretrain_from_text(
         )
     train = [d for i, d in enumerate(documents) if i % VALIDATION_EVERY != VALIDATION_EVERY - 1]
     validation = documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
-    tokenizer = by_first_rank(lambda: train_tokenizer(train, vocabulary_size=vocabulary, context_length=config.context_length))
+    trained = on_rank_zero(
+        lambda: tokenizer_json(train_tokenizer(train, vocabulary_size=vocabulary, context_length=config.context_length))
+    )
+    tokenizer = tokenizer_from_json(trained, context_length=config.context_length)
     encoded = encode_documents(tokenizer, train)
     model = new_gpt2(tokenizer, layers=layers, width=width, heads=heads, context_length=config.context_length, seed=config.seed)
     console.print(

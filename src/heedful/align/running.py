@@ -19,8 +19,8 @@ from heedful.errors import StorageError
 from heedful.project.files import write_atomically
 from heedful.project.fingerprints import as_json, fingerprint_of
 from heedful.project.runs import STAGE_FILE, stage_folders, stage_state
-from heedful.ranks.collectives import world
-from heedful.ranks.rank_zero import by_first_rank, meet
+from heedful.ranks.connection import world
+from heedful.ranks.rank_zero import barrier_without_timeout, on_rank_zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ class Stages:
         rank 0 keeps the books.
         """
         # Under torchrun rank 0 decides: its clock, its files' times of change, its view of the disk.
-        fingerprint, folder, state = by_first_rank(lambda: self._found(name, inputs))
+        fingerprint, folder_name, state = on_rank_zero(lambda: self._found(name, inputs))
+        folder = Path(folder_name)
         if state.get("done"):
             return self._done_before(name, folder, fingerprint, state)
         self.console.rule(f"[bold]{name}")
@@ -71,8 +72,9 @@ class Stages:
         except BaseException:
             begun.leave(time.monotonic() - start)
             raise
-        meet()
-        stage = by_first_rank(lambda: begun.end(time.monotonic() - start))
+        barrier_without_timeout()
+        seconds = on_rank_zero(lambda: begun.end(time.monotonic() - start).seconds)
+        stage = Stage(name, folder, fingerprint, seconds)
         self.console.print(f"[dim]{name}: {stage.seconds:.1f} s[/dim]", highlight=False)
         self.done.append(stage)
         return stage
@@ -130,9 +132,11 @@ class Stages:
         self.done.append(stage)
         return stage
 
-    def _found(self, name: str, inputs: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]]:
+    def _found(self, name: str, inputs: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+        """The stage's fingerprint, folder and state, as JSON for the other ranks."""
         fingerprint = _stage_fingerprint(name, inputs)
-        return fingerprint, *self._folder(name, fingerprint)
+        folder, state = self._folder(name, fingerprint)
+        return fingerprint, str(folder), state
 
     def _folder(self, name: str, fingerprint: str) -> tuple[Path, dict[str, Any]]:
         """The stage's newest folder with this fingerprint, or the next free one."""
@@ -172,7 +176,7 @@ class _Begun:
             self._write(done=False, seconds=seconds)
 
     def _write(self, *, done: bool, seconds: float) -> None:
-        if not world().leads:
+        if not world().is_rank_zero:
             return
         state = {**self.row, "done": done, "seconds": self.spent + seconds}
         write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=as_json))

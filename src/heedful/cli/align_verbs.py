@@ -50,9 +50,11 @@ class Align:
 
     def _miniature(self) -> Project:
         from heedful.miniature.preparation import miniature_project
-        from heedful.ranks.rank_zero import by_first_rank
+        from heedful.project.project import Project
+        from heedful.ranks.rank_zero import on_rank_zero
 
-        return by_first_rank(lambda: miniature_project(MINIATURE_FOLDER, seed=self.seed))
+        folder = on_rank_zero(lambda: str(miniature_project(MINIATURE_FOLDER, seed=self.seed).folder))
+        return Project.load(Path(folder))
 
 
 @dataclass(frozen=True, kw_only=True)

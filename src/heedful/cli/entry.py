@@ -44,23 +44,23 @@ def main(arguments: list[str] | None = None) -> None:
     if not _under_torchrun():
         _main(arguments, leads=True)
         return
-    from heedful.ranks.collectives import world
-    from heedful.ranks.rank_zero import ended, speaks
+    from heedful.ranks.connection import world
+    from heedful.ranks.ending import announce_end, should_report_error
 
     try:
         try:
-            leads = world().leads
+            leads = world().is_rank_zero
         except HeedfulError as error:
             _complain(str(error), error.exit_code)
         _main(arguments, leads=leads)
-        ended(0)
+        announce_end(0)
     except SystemExit as stop:
-        ended(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
+        announce_end(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
         raise
     except Exception:  # a mistake in Heedful
-        if speaks():
+        if should_report_error():
             traceback.print_exc()
-        ended(HeedfulError.exit_code)
+        announce_end(HeedfulError.exit_code)
         raise SystemExit(HeedfulError.exit_code) from None
 
 
@@ -103,13 +103,13 @@ def _parsed(arguments: list[str], *, leads: bool) -> Any:
 
     if leads:
         return parse()
-    from heedful.ranks.rank_zero import speaks
+    from heedful.ranks.ending import should_report_error
 
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             return parse()
     except SystemExit:
-        speaks()  # torchrun ends all ranks as soon as one has ended: rank 0 must have spoken
+        should_report_error()  # torchrun ends all ranks as soon as one has ended: rank 0 must have spoken
         raise
 
 
@@ -165,9 +165,9 @@ def _not_installed(error: ModuleNotFoundError) -> HeedfulError:
 def _complain(message: str, exit_code: int) -> NoReturn:
     """Print an error and exit; under torchrun only one rank prints it."""
     if _under_torchrun():
-        from heedful.ranks.rank_zero import speaks
+        from heedful.ranks.ending import should_report_error
 
-        if not speaks():
+        if not should_report_error():
             raise SystemExit(exit_code) from None
         if os.environ["RANK"] != "0":
             message = f"rank {os.environ['RANK']}: {message}"

@@ -17,8 +17,10 @@ from heedful.model.engine.vllm_engine import EngineName, generator
 from heedful.model.readout import score
 from heedful.model.template import Template, encode, prompt_tokens, response_tokens
 from heedful.progress import progress_line
-from heedful.ranks.collectives import in_order, own_indices, world
-from heedful.ranks.rank_zero import meet
+from heedful.ranks.batch_shares import own_indices
+from heedful.ranks.collectives import gather_in_order
+from heedful.ranks.connection import world
+from heedful.ranks.rank_zero import barrier_without_timeout
 from heedful.records import Prompt, Response
 
 GENERATION_BATCH = 1_024
@@ -93,8 +95,8 @@ class Answerer:
                 advance=progress.advance,
                 tokenizer=self.tokenizer,
             )
-        meet()  # one rank's answers may take longer than a collective would wait
-        generations = in_order(zip(mine, own, strict=True))
+        barrier_without_timeout()  # one rank's answers may take longer than a collective would wait
+        generations = gather_in_order(zip(mine, own, strict=True))
         decoded = self.tokenizer.batch_decode([g.tokens for g in generations], skip_special_tokens=True)
         return [
             Response(id=identifier, prompt_id=prompt.id, text=str(text), model=name, finished=generation.finished)

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from heedful.functional import chunked_token_logprobs, chunked_token_logprobs_and_entropy
 from heedful.model.layouts import PackedBatch, pack, packed_hidden
 from heedful.model.loading import scalar_head, scalar_offset, unembedding
-from heedful.ranks.collectives import rows_in_order, share
+from heedful.ranks.batch_shares import own_microbatches
+from heedful.ranks.collectives import gather_rows_in_order
 
 
 def target_logprobs(model: PreTrainedModel, batch: PackedBatch, *, temperature: float = 1.0) -> Tensor:
@@ -57,9 +58,9 @@ def score(
     """
     scores: list[tuple[list[int], Tensor]] = []
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    for members, factor in share(lengths, tokens=tokens_per_microbatch):
+    for members, factor in own_microbatches(lengths, tokens=tokens_per_microbatch):
         batch = pack([prompts[i] for i in members], [responses[i] for i in members]).to(model.device)
         rewards = scalars(model, batch, batch.last)
         if factor:
             scores.append((members, rewards))
-    return rows_in_order(scores, model.device)
+    return gather_rows_in_order(scores, model.device)

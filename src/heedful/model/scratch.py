@@ -28,8 +28,18 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context_lengt
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer_from_json(tokenizer.to_str(), context_length=context_length)
+
+
+def tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A tokenizer of :func:`train_tokenizer` as JSON text."""
+    return cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer.to_str()
+
+
+def tokenizer_from_json(text: str, *, context_length: int) -> PreTrainedTokenizerBase:
+    """The tokenizer that :func:`tokenizer_json` wrote."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(text),
         eos_token=END_OF_TEXT,
         bos_token=END_OF_TEXT,
         pad_token=PADDING,

@@ -1,1 +1,1 @@
-"""One process or many: who this process is, and what all processes do together."""
+"""One process or many: which rank this process is, and what all ranks do together."""

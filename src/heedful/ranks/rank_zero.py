@@ -1,105 +1,60 @@
-"""What rank 0 does alone while the others wait, however long it takes, and how all ranks end with one message.
+"""What rank 0 does alone while the others wait, however long it takes.
 
-The collectives of gloo and NCCL give up after minutes. Whoever waits here asks the store of the process group (a small server
-that torchrun or rank 0 keeps) instead: a process that is lost is seen by torchrun, or by the connection to the store. In one
-process nothing here touches a network.
+The collectives of gloo and NCCL give up after a few minutes. The functions here ask the process group's store instead: a small
+server that torchrun or rank 0 runs. If rank 0 fails, the waiting ranks end with its exit code. If a rank is lost, torchrun
+notices, or the connection to the store breaks. Values go through the store as JSON: whoever can reach its port can write to it,
+and unpickling would let them run code.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import pickle
+import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
 
-from heedful.ranks.collectives import world
+from heedful.ranks.connection import world
+from heedful.ranks.ending import END_KEY, POLL_SECONDS, store
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 10.0
-"""How long a rank that failed waits for rank 0's message about the same failure before it gives its own."""
-_LOOK_SECONDS = 0.05
-_ENDED = "rank 0 ended"
-_turns = itertools.count()  # all ranks come to the same places in the same order
+_calls = itertools.count()  # all ranks make the same calls in the same order, so the number names the call
 
 
-def by_first_rank(action: Callable[[], T]) -> T:
-    """What ``action`` returns on rank 0 (picklable), on all ranks. Where rank 0 fails, the others end with its exit code."""
+def on_rank_zero(action: Callable[[], T]) -> T:
+    """Run ``action`` on rank 0 only; returns its result on all ranks.
+
+    The result must be plain JSON (no tuples, no paths: they would come back as lists, as text). It goes through JSON in one
+    process too, so a result that several ranks cannot share fails everywhere.
+    """
     here = world()
     if here.size == 1:
-        return action()
-    store, key = _store(), f"done {next(_turns)}"
-    if here.leads:
-        value = action()
-        cast(Any, store).set(key, pickle.dumps(value))  # bytes too, whatever its annotation says
-        return value
-    _wait_for(store, key)
-    return pickle.loads(store.get(key))
+        return json.loads(json.dumps(action()))
+    key = f"result {next(_calls)}"
+    if here.is_rank_zero:
+        store().set(key, json.dumps(action()))
+    _wait_for(store(), key)
+    return json.loads(store().get(key))
 
 
-def meet() -> None:
-    """Go on when every rank is here, however long that takes."""
+def barrier_without_timeout() -> None:
+    """Wait until every rank is here, however long that takes."""
     here = world()
     if here.size == 1:
         return
-    store, key = _store(), f"met {next(_turns)}"
-    if store.add(f"{key}: ranks", 1) == here.size:
-        store.set(key, "")
-    _wait_for(store, key)
+    key = f"barrier {next(_calls)}"
+    if store().add(f"{key}: ranks", 1) == here.size:
+        store().set(key, "")
+    _wait_for(store(), key)
 
 
-def speaks() -> bool:
-    """Whether this rank, which ends with an error, has to tell: rank 0, or one whose error rank 0 does not have as well."""
-    if not dist.is_initialized():  # the ranks have not come together: each has the same error
-        if leads := os.environ.get("RANK") == "0":
-            return leads
-        time.sleep(1.0)  # torchrun ends the others as soon as one has ended
-        return leads
-    here = world()
-    if here.leads:
-        return True
-    try:
-        store, until = _store(), time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < until:
-            if store.check([_ENDED]):
-                return False
-            time.sleep(_LOOK_SECONDS)
-    except dist.DistError:  # rank 0 kept the store, and is gone without a word
-        return True
-    return True
-
-
-def ended(exit_code: int) -> None:
-    """This rank is done, or has told why it ends. Rank 0 lets the others know, and stays a moment: it may keep the store."""
-    if not dist.is_initialized():
-        return
-    here = world()
-    try:
-        store, until = _store(), time.monotonic() + PATIENCE_SECONDS / 2
-        if not here.leads:
-            store.set(f"rank {here.rank} knows", "")
-            return
-        store.set(_ENDED, str(exit_code))
-        others = [f"rank {rank} knows" for rank in range(1, here.size)]
-        while time.monotonic() < until and not store.check(others):
-            time.sleep(_LOOK_SECONDS)
-    except dist.DistError:
-        return
-
-
-def _wait_for(store: dist.Store, key: str) -> None:
-    while not store.check([key]):
-        if store.check([_ENDED]):
-            code = int(store.get(_ENDED))
+def _wait_for(shared: dist.Store, key: str) -> None:
+    while not shared.check([key]):
+        if shared.check([END_KEY]):
+            code = int(shared.get(END_KEY))
             sys.exit(code)
-        time.sleep(_LOOK_SECONDS)
-
-
-def _store() -> dist.Store:
-    return dist.PrefixStore("heedful", _get_default_store())
+        time.sleep(POLL_SECONDS)

@@ -22,7 +22,8 @@ from torch.distributed.checkpoint import CheckpointException
 from heedful.errors import StorageError
 from heedful.model import ASIDE, write_folder
 from heedful.model.encoding import PretrainingText
-from heedful.ranks.collectives import agreed, everyone, wait_for_all, world
+from heedful.ranks.collectives import all_gather, barrier, broadcast
+from heedful.ranks.connection import world
 from heedful.training.sharding import read_sharded, whole_tensor, write_sharded
 
 CHECKPOINTS = "checkpoints"
@@ -60,16 +61,16 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
     are damaged; then they are left as they are.
     """
     damaged: list[tuple[Path, str]] = []
-    for path in agreed(_newest_first(folder)):
+    for path in broadcast(_newest_first(folder)):
         state, problem = _try_to_read(path)
         if problem is not None:
             damaged.append((path, problem))
             continue
         for newer, problem in damaged:
             say(f"{newer.name} is damaged ({problem}): going back to {path.name}")
-            if world().leads:
+            if world().is_rank_zero:
                 _remove(newer, say)
-        wait_for_all()
+        barrier()
         return state
     if damaged:
         path, problem = damaged[0]
@@ -85,7 +86,7 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
 
 def remove_checkpoints(folder: Path, *, say: Callable[[str], None] = warnings.warn) -> None:
     """Remove all checkpoints at once: a kill on the way leaves none that is half removed. ``say`` tells where that fails."""
-    if world().leads and folder.is_dir():
+    if world().is_rank_zero and folder.is_dir():
         _remove(folder, say)
 
 
@@ -126,7 +127,7 @@ class CheckpointTimer:
         self.last = clock()
 
     def due(self) -> bool:
-        if not agreed(self.clock() - self.last >= self.seconds):  # rank 0's clock decides
+        if not broadcast(self.clock() - self.last >= self.seconds):  # rank 0's clock decides
             return False
         self.last = self.clock()
         return True
@@ -141,24 +142,24 @@ def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int, say: Ca
     """All ranks write their shards into one folder; rank 0 then adds the checksums, renames the folder and prunes."""
 
     def write(aside: Path) -> None:
-        write_part(agreed(aside))
+        write_part(broadcast(aside))
 
     def write_part(aside: Path) -> None:
         write_sharded(aside, state)
         # Each rank sums what it wrote itself: another machine may not see all of it yet.
         own = [file for file in aside.iterdir() if file.name.startswith(f"__{world().rank}_")]
-        if world().leads:
+        if world().is_rank_zero:
             own += [file for file in aside.iterdir() if not file.name.startswith("__")]
-        sums = sorted(line for lines in everyone([f"{_checksum(file)}  {file.name}\n" for file in own]) for line in lines)
-        if world().leads:
+        sums = sorted(line for lines in all_gather([f"{_checksum(file)}  {file.name}\n" for file in own]) for line in lines)
+        if world().is_rank_zero:
             (aside / CHECKSUM_FILE).write_text("".join(sums), encoding="ascii")
 
-    if world().leads:
+    if world().is_rank_zero:
         write_folder(folder / f"step-{state['step']}", write)
         _prune(folder, keep, say)
     else:
-        write_part(agreed(None))
-    wait_for_all()
+        write_part(broadcast(None))
+    barrier()
 
 
 def _prune(folder: Path, keep: int, say: Callable[[str], None]) -> None:
@@ -174,7 +175,7 @@ def _try_to_read(path: Path) -> tuple[dict[str, Any], None] | tuple[None, str]:
             state = step(path)
         except (Exception, CheckpointException) as error:  # torch.load raises nearly anything for a damaged file
             problem = _first_line(error)
-        problems = [text for text in everyone(problem) if text is not None]
+        problems = [text for text in all_gather(problem) if text is not None]
         if problems:
             return None, problems[0]
     assert state is not None

@@ -47,7 +47,9 @@ from heedful.model import (
 from heedful.model.encoding import PretrainingText, epoch_order
 from heedful.model.fast.side_by_side import at_once, side_by_side
 from heedful.model.readout import scalars, target_logprobs, target_logprobs_and_entropy
-from heedful.ranks.collectives import across_ranks, in_order, own_indices, rows_in_order, share, total, totals
+from heedful.ranks.batch_shares import own_indices, own_microbatches
+from heedful.ranks.collectives import gather_in_order, gather_rows_in_order, sum_over_ranks, sums_over_ranks
+from heedful.ranks.connection import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
@@ -232,7 +234,7 @@ def _generate(
     responses = generate(
         model, own_prompts, _sampling(tokenizer, config), own_seeds, batch_size=config.batch_size, tokenizer=tokenizer
     )
-    return in_order(zip(own, responses, strict=True))
+    return gather_in_order(zip(own, responses, strict=True))
 
 
 def _sampling(tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> Sampling:
@@ -259,7 +261,7 @@ def _validation_reward(
         batch = _pack(rows, generations, members).to(compute.device)
         score = _without_end(scalars(reward_model, batch, batch.last), [generations[i] for i in members], config)
         summed += factor * float(score.sum())
-    return total(summed) / len(rows)
+    return sum_over_ranks(summed) / len(rows)
 
 
 def _without_end(score: Tensor, generations: Sequence[Generation], config: PPOConfig) -> Tensor:
@@ -289,7 +291,7 @@ def _judge(
     else:
         parts = (judge(range(len(prompts))),)
     # The whole batch on every rank: it is small, and all that follows is then as in one process.
-    joined = {name: rows_in_order([row for part in parts for row in part[name]], device) for name in parts[0]}
+    joined = {name: gather_rows_in_order([row for part in parts for row in part[name]], device) for name in parts[0]}
     score, mask = _without_end(joined["score"], generations, config), joined["mask"]
     rewards = rewards_with_kl(score, joined["logprobs"], joined["reference_logprobs"], mask, beta=config.kl_coefficient)
     advantages, returns = generalized_advantage_estimation(
@@ -370,7 +372,7 @@ def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[i
         _add(sums, "entropy", entropy.mean() * weight)
         _add(sums, "clip_fraction", statistics.clip_fraction * weight)
         _add(sums, "approximate_kl", statistics.approximate_kl * weight)
-    return totals(sums)
+    return sums_over_ranks(sums)
 
 
 def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
@@ -394,7 +396,7 @@ def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[in
         _add(sums, "value_loss", factor * loss.detach())
         _add(sums, "value_clip_fraction", statistics.clip_fraction * weight)
         _add(sums, "explained_variance", statistics.explained_variance * weight)
-    return totals(sums)
+    return sums_over_ranks(sums)
 
 
 def _value_update(
@@ -411,12 +413,12 @@ def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], conf
     """Add gamma times the gradient of the pretraining loss (mean per token of the minibatch's sequences); returns the loss."""
     count = sum(len(s) - 1 for s in sequences)
     summed = 0.0
-    for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
+    for members, factor in own_microbatches([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
         batch = pack_documents([sequences[i] for i in members]).to(weights.compute.device)
         loss = -target_logprobs(weights.compute, batch).sum() / count
         (factor * config.ptx_coefficient * loss).backward()
         summed += factor * float(loss.detach())
-    return total(summed)
+    return sum_over_ranks(summed)
 
 
 def _pack(prompts: list[list[int]], generations: list[Generation], members: Sequence[int]) -> PackedBatch:
@@ -429,7 +431,7 @@ def _microbatches(
     """This rank's part of some episodes in microbatches, and the factor of each one's loss."""
     members = list(members)
     lengths = [len(prompts[i]) + len(generations[i].tokens) for i in members]
-    parts = share(lengths, tokens=config.tokens_per_microbatch)
+    parts = own_microbatches(lengths, tokens=config.tokens_per_microbatch)
     return [([members[j] for j in part], factor) for part, factor in parts]
 
 

@@ -20,7 +20,9 @@ from heedful.model import (
 )
 from heedful.model.encoding import PretrainingText
 from heedful.model.readout import target_logprobs
-from heedful.ranks.collectives import across_ranks, share, total
+from heedful.ranks.batch_shares import own_microbatches
+from heedful.ranks.collectives import sum_over_ranks
+from heedful.ranks.connection import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PretrainConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
@@ -90,26 +92,26 @@ def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: 
     loss, count = 0.0, sum(len(s) - 1 for s in sequences)
     for first in range(0, len(sequences), 32):
         part = sequences[first : first + 32]
-        for members, factor in share([len(s) for s in part], tokens=sum(len(s) for s in part)):
+        for members, factor in own_microbatches([len(s) for s in part], tokens=sum(len(s) for s in part)):
             batch = pack_documents([list(part[i]) for i in members]).to(model.device)
             logprobs = target_logprobs(model, batch)
             loss -= factor * float(logprobs.sum())
     model.train(training)
-    return total(loss) / count
+    return sum_over_ranks(loss) / count
 
 
 def _accumulate(weights: MasterWeights, sequences: list[NDArray[np.int32]], config: PretrainConfig) -> float:
     """Add up the gradients of the mean loss per token over a batch; returns that loss."""
     count = sum(len(s) - 1 for s in sequences)
     summed = 0.0
-    for members, factor in share([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
+    for members, factor in own_microbatches([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
         documents = [sequences[i] for i in members]
         batch = pack_documents(documents).to(weights.compute.device)  # pyright: ignore[reportArgumentType]
         logprobs = target_logprobs(weights.compute, batch)
         loss = factor * -logprobs.sum() / count
         loss.backward()
         summed += float(loss.detach())
-    return total(summed)
+    return sum_over_ranks(summed)
 
 
 def _batches(text: PretrainingText, config: PretrainConfig, *, skip: int) -> Iterator[list[NDArray[np.int32]]]:

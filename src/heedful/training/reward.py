@@ -24,7 +24,9 @@ from heedful.model import (
 )
 from heedful.model.encoding import Example, RankedPrompt, epoch_order
 from heedful.model.readout import scalars, score
-from heedful.ranks.collectives import across_ranks, in_order, share, totals
+from heedful.ranks.batch_shares import own_microbatches
+from heedful.ranks.collectives import gather_in_order, sums_over_ranks
+from heedful.ranks.connection import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
@@ -115,7 +117,7 @@ def score_rankings(
         groups = _grouped(scalars(model, batch, batch.last), members)
         if factor:
             scores += [(i, [float(r) for r in rewards]) for i, rewards in zip(indices, groups, strict=True)]
-    return in_order(scores)
+    return gather_in_order(scores)
 
 
 @torch.no_grad()
@@ -164,7 +166,7 @@ def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: R
         sums["loss"] += factor * float(loss.detach())
         sums["correct"] += float(statistics.accuracy) * count
         sums["pairs"] += count
-    sums = totals(sums)
+    sums = sums_over_ranks(sums)
     return sums["loss"], sums["correct"] / sums["pairs"]
 
 
@@ -173,7 +175,7 @@ def _pack(members: Sequence[RankedPrompt]) -> PackedBatch:
 
 
 def _microbatches(rankings: Sequence[RankedPrompt], tokens: int) -> list[tuple[list[int], float]]:
-    return share([len(r.prompt) + sum(map(len, r.responses)) for r in rankings], tokens=tokens)
+    return own_microbatches([len(r.prompt) + sum(map(len, r.responses)) for r in rankings], tokens=tokens)
 
 
 def _grouped(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, ...]:

@@ -21,7 +21,8 @@ from heedful.errors import ConfigError, NumericalError, StorageError
 from heedful.model import remove_leftovers
 from heedful.progress import ProgressLine, progress_line
 from heedful.project.files import write_atomically
-from heedful.ranks.collectives import everyone, refuse_different, set_seed, wait_for_all, world
+from heedful.ranks.collectives import all_gather, barrier, require_same
+from heedful.ranks.connection import set_seed, world
 from heedful.training.checkpoint import (
     CHECKPOINTS,
     digest,
@@ -57,7 +58,7 @@ class Run:
 
     def __init__(self, folder: Path, config: Any, *, title: str, console: Console | None = None) -> None:
         self.folder, self.title, self.config = Path(folder), title, config
-        self._leads = world().leads
+        self._leads = world().is_rank_zero
         self.console = (console or Console(stderr=True)) if self._leads else Console(quiet=True)
         self._identity = {"configuration": {"step": type(config).__name__, **asdict(config)}, "inputs": {}}
         self._tensorboard = _tensorboard_writer() if config.tensorboard and self._leads else None
@@ -85,9 +86,9 @@ class Run:
         """
         if self._leads:
             remove_leftovers(self.folder)
-        wait_for_all()
+        barrier()
         self._identity["inputs"] = {name: digest(value) for name, value in inputs.items()}
-        refuse_different("configurations or data", self._identity)
+        require_same("configurations or data", self._identity)
         state = load_checkpoint(self._checkpoints, say=self._say)
         done = 0
         if state is not None:
@@ -124,7 +125,7 @@ class Run:
         if self._events is not None:
             self._events.flush()
         states = {name: state_of(part) for name, part in (parts or {}).items()}
-        own, *others = everyone(random_state())
+        own, *others = all_gather(random_state())
         more |= {"random_of_other_ranks": others} if others else {}
         state = {"step": step, "identity": self._identity, "random": own, **states, **more}
         save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints, say=self._say)

@@ -26,7 +26,9 @@ from heedful.model import (
 )
 from heedful.model.encoding import Example, PretrainingText, epoch_order
 from heedful.model.readout import target_logprobs
-from heedful.ranks.collectives import across_ranks, set_seed, share, total
+from heedful.ranks.batch_shares import own_microbatches
+from heedful.ranks.collectives import sum_over_ranks
+from heedful.ranks.connection import across_ranks, set_seed
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
@@ -146,7 +148,7 @@ def demonstration_loss(model: PreTrainedModel, examples: Sequence[Example], *, t
     model.eval()
     loss = sum(-factor * float(logprobs.sum()) for logprobs, factor in _logprobs(model, examples, tokens_per_microbatch))
     model.train(training)
-    return total(loss) / sum(len(e.response) for e in examples)
+    return sum_over_ranks(loss) / sum(len(e.response) for e in examples)
 
 
 def lowest_losses(candidates: Sequence[Candidate]) -> Candidate:
@@ -162,12 +164,12 @@ def _accumulate(weights: MasterWeights, batch: Sequence[Example], config: SFTCon
         loss = factor * -logprobs.sum() / count
         loss.backward()
         summed += float(loss.detach())
-    return total(summed)
+    return sum_over_ranks(summed)
 
 
 def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) -> Iterator[tuple[torch.Tensor, float]]:
     """Log-probs of all response tokens of this rank's examples, a microbatch at a time, and the factor of their loss."""
-    for members, factor in share([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
+    for members, factor in own_microbatches([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
         batch = pack([examples[i].prompt for i in members], [examples[i].response for i in members]).to(model.device)
         yield target_logprobs(model, batch), factor
 

@@ -36,7 +36,8 @@ from heedful.model import (
 )
 from heedful.model.dropout import decoder_layers
 from heedful.model.precision import copy_of_buffers, rounded_copy
-from heedful.ranks.collectives import refuse_different, wait_for_all, world
+from heedful.ranks.collectives import barrier, require_same
+from heedful.ranks.connection import world
 from heedful.training.config import StepConfig
 
 REST_FILE = "rest.pt"
@@ -64,7 +65,7 @@ def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     """
     if world().size == 1:
         return model
-    refuse_different("models", [float(parameter.detach().sum(dtype=torch.float64)) for parameter in model.parameters()])
+    require_same("models", [float(parameter.detach().sum(dtype=torch.float64)) for parameter in model.parameters()])
     if is_adapted(model):
         raise ConfigError(
             "adapters (LoRA) cannot be trained under torchrun yet",
@@ -111,9 +112,9 @@ def whole(model: PreTrainedModel) -> PreTrainedModel | None:
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         full = whole_tensor(tensor)  # one at a time, and all ranks take part
-        if world().leads:
+        if world().is_rank_zero:
             state[name] = full.cpu()
-    return _plain(model, state) if world().leads else None
+    return _plain(model, state) if world().is_rank_zero else None
 
 
 def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedModel:
@@ -162,9 +163,9 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 def save_gathered(gathered: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write what :func:`whole` gave, on rank 0; the others wait."""
-    if gathered is not None and world().leads:
+    if gathered is not None and world().is_rank_zero:
         save_model(gathered, tokenizer, folder)
-    wait_for_all()
+    barrier()
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
@@ -206,10 +207,10 @@ def write_sharded(folder: Path, state: Mapping[str, Any]) -> None:
     shards: dict[str, Tensor] = {}
     rest = _without_shards(dict(state), "", shards)
     dcp.save(cast(Any, shards), storage_writer=dcp.FileSystemWriter(folder))
-    if world().leads:
+    if world().is_rank_zero:
         with open(folder / REST_FILE, "wb") as file:
             torch.save(rest, file)
-    wait_for_all()
+    barrier()
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:

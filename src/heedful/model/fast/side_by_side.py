@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from heedful.ranks.collectives import world
+from heedful.ranks.connection import world
 
 A = TypeVar("A")
 B = TypeVar("B")
