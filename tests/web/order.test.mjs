@@ -108,3 +108,13 @@ test("in signs and in words", () => {
   assert.equal(order.placeInWords(ABCDE, "D"), "D: group 3 of 3, worst. 1 without a place.");
   assert.equal(order.placeInWords(ABCDE, "E"), "E has no place yet.");
 });
+
+test("a key is what is printed on it, or where it is", () => {
+  assert.equal(order.keyOf({ key: "B", code: "KeyB" }), "b");
+  assert.equal(order.keyOf({ key: "и", code: "KeyB" }), "b"); // Russian
+  assert.equal(order.keyOf({ key: "a", code: "KeyQ" }), "a"); // French: the letter shown on the page
+  assert.equal(order.keyOf({ key: "é", code: "Digit2" }), "2"); // French, without Shift
+  assert.equal(order.keyOf({ key: "٣", code: "Digit3" }), "3"); // Arabic
+  assert.equal(order.keyOf({ key: "ArrowUp", code: "ArrowUp" }), "ArrowUp");
+  assert.equal(order.keyOf({ key: "=", code: "Equal" }), "=");
+});

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from sqlalchemy import select
 from tests.web.site import PASSWORD, Site, csrf_of, make_site
 
 from heedful.errors import MissingError, RefusedError
-from heedful.labeling.database.tables import event, session
+from heedful.labeling.database.tables import event, person, session
 from heedful.labeling.people import accounts, passwords, sessions
 from heedful.web import routing
 from heedful.web.security import CONTENT_SECURITY_POLICY, HEADERS, safe_next, sign, signed_value
@@ -94,8 +96,108 @@ def test_files_and_null_characters_are_not_taken(site: Site) -> None:
     browser = site.nobody()
     token = csrf_of(browser.get("/login").text)
     sent = browser.post("/login", data={"csrf": token}, files={"email": ("a.txt", b"x"), "password": ("b.txt", b"x")})
-    assert sent.status_code == 400
+    assert sent.status_code == 415
     assert browser.post("/login", data={"csrf": token, "email": "a\x00@b", "password": "x"}).status_code == 422
+
+
+@pytest.mark.parametrize("charset", ["punycode", "utf-16", "idna", "rot13", "hex", "zlib_codec", "nothing", "unicode_escape"])
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=b", "application/x-www-form-urlencoded"])
+def test_the_sender_names_no_codec(site: Site, charset: str, kind: str) -> None:
+    """Decoding this field as Punycode once kept the whole server busy for 76 s."""
+    browser = site.nobody()
+    field = b"a" * 9_000 + b"-" + b"z" * 9_000
+    body = b"email=" + field
+    if kind.startswith("multipart"):
+        body = b'--b\r\nContent-Disposition: form-data; name="email"\r\n\r\n' + field + b"\r\n--b--\r\n"
+    began = time.process_time()
+    sent = browser.post("/login", content=body, headers={"content-type": f"{kind}; charset={charset}"})
+    assert sent.status_code == 415
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"email=\xff&password=x", 422),
+        (b"email=%ff&password=x", 422),
+        (b"&".join(b"a=1" for _ in range(3_000)), 422),
+        (b"%", 403),
+        (b"=&=&;", 403),
+        (b"csrf=%00", 422),
+        (b"email=" + b"x" * 30_000, 413),
+    ],
+)
+def test_a_malformed_form_is_refused(site: Site, body: bytes, status: int) -> None:
+    kind = {"content-type": "application/x-www-form-urlencoded; charset=UTF-8"}
+    assert site.nobody().post("/login", content=body, headers=kind).status_code == status
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/join/%00",
+        "/reset/a%00b",
+        "/console/prompts/%00",
+        "/console/data?text=%00",
+        f"/tasks/{2**63}",
+        f"/tasks/{2**31}",
+        f"/tasks/1?pairs={2**70}",
+        f"/questions/{10**12}/seen",
+        "/history?before=1e400",
+        "/history?before=nan",
+        f"/instructions/rank/training?version={2**70}",
+        f"/console/questions?show=all&before={2**62}",
+        f"/console/data?batch={2**62}",
+        "/console/data?behind=nan%20x",
+        "/console/data?since=9999-12-31&until=9999-12-31",
+        f"/admin/audit?before={2**63}",
+        "/admin/audit?before=-1",
+        f"/admin/people/{2**63}",
+        "/join/\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+    ],
+)
+def test_a_malformed_address_is_refused(site: Site, path: str) -> None:
+    admin = site.browser(site.person("admin"))
+    assert admin.get(path).status_code < 500
+    assert admin.post(path, {"number": str(10**12), "batch_id": "9" * 12}).status_code < 500
+
+
+def test_numbers_of_a_form_fit_into_the_database(site: Site) -> None:
+    labeler = site.browser(site.person())
+    for number in ("999999999999", "2147483648", "-2147483649", "٣", "1e3", "9" * 400):
+        assert labeler.post("/tasks/claim", {"kind": "rank", "batch_id": number}).status_code == 422
+
+
+def test_one_network_of_ipv6_counts_as_one_visitor() -> None:
+    assert routing.network_of("2001:db8:1:2:3::4") == routing.network_of("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
+    assert routing.network_of("2001:db8:1:3::4") != routing.network_of("2001:db8:1:2::4")
+    assert routing.network_of("::ffff:192.0.2.7") == routing.network_of("192.0.2.7") == "192.0.2.7"
+    assert routing.network_of("fe80::1%eth0") == "fe80::/64"
+    assert routing.network_of("testclient") == "testclient"
+
+
+def test_too_many_logins_at_once_are_refused_and_pages_do_not_wait(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        def verify(self, *_: object) -> bool:
+            time.sleep(0.2)
+            return False
+
+        def hash(self, _: str) -> str:
+            return "x"
+
+    monkeypatch.setattr(passwords, "HASHER", Slow())
+    labeler = site.browser(site.person())
+    with ThreadPoolExecutor(100) as threads:
+        guesses = [threads.submit(log_in, site.nobody(), f"guess{n}@example.org", "wrong password") for n in range(100)]
+        time.sleep(0.3)
+        began = time.perf_counter()
+        assert labeler.get("/").status_code == 200
+        waited = time.perf_counter() - began
+        statuses = Counter(guess.result().status_code for guess in guesses)
+    assert set(statuses) == {403, 429}
+    assert statuses[429] > statuses[403]
+    # Each client of the test runs the application in a thread of its own, so the time measured is mostly theirs.
+    assert waited < 3
 
 
 # ------------------------------------------------------------------------------------------- logging in
@@ -334,6 +436,48 @@ def test_a_link_for_a_password_is_no_invite_and_an_invite_no_link_for_a_password
         accounts.reset_password_token(connection, who, by=None)
         with pytest.raises(MissingError):
             accounts.link_of(connection, reset)
+
+
+@pytest.mark.parametrize("change", ["disabled", "made a labeler", "disabled and enabled again"])
+def test_a_link_is_worth_nothing_once_its_maker_is_no_working_admin(site: Site, change: str) -> None:
+    maker, other, third = site.person("admin"), site.person("admin"), site.person("admin")
+    with site.database.write() as connection:
+        invite = accounts.invite_to_join(connection, role="admin", group="training", created_by=maker)
+        reset = accounts.reset_password_token(connection, third, by=maker)
+        if change.startswith("disabled"):
+            accounts.disable(connection, maker, by=other)
+        else:
+            accounts.change_person(connection, maker, by=other, role="labeler", group="training", daily_limit=None)
+        if change.endswith("again"):
+            accounts.enable(connection, maker, by=other)
+    for link in (f"/join/{invite}", f"/reset/{reset}"):
+        assert site.nobody().get(link).status_code == 404
+    with site.database.write() as connection:
+        with pytest.raises(MissingError):
+            accounts.join(connection, invite, name="A", email="a@example.org", password_hash="x")
+        with pytest.raises(MissingError):
+            accounts.reset_password(connection, reset, "x")
+
+
+def test_links_of_an_old_database_are_checked_when_they_are_used(site: Site) -> None:
+    """Links that were open when their maker was disabled by an earlier version, which did not end them."""
+    maker = site.person("admin")
+    with site.database.write() as connection:
+        token = accounts.invite_to_join(connection, role="admin", group="training", created_by=maker)
+        connection.execute(person.update().where(person.c.id == maker).values(disabled=1.0))
+        with pytest.raises(MissingError):
+            accounts.link_of(connection, token)
+
+
+def test_a_new_password_ends_the_links_to_set_one(site: Site) -> None:
+    admin, who = site.person("admin"), site.person()
+    with site.database.write() as connection:
+        reset = accounts.reset_password_token(connection, who, by=admin)
+    labeler = site.browser(who)
+    new = "another long password"
+    form = {"old_password": PASSWORD, "password": new, "password_again": new}
+    assert labeler.post("/account/password", form).status_code == 303
+    assert site.nobody().get(f"/reset/{reset}").status_code == 404
 
 
 def test_the_database_holds_no_token(site: Site, tmp_path: Path) -> None:

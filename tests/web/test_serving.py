@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from tests.ports import free_port
 from tests.test_layers import HEAVY
 
 from heedful.errors import HeedfulError
 from heedful.labeling.people.instruction_versions import FIRST_KINDS
+from heedful.web import serving
 from heedful.web.serving import Listening, is_loopback, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,3 +170,33 @@ def test_the_wheel_holds_all_that_the_application_reads(tmp_path: Path) -> None:
         for file in files:
             if "__pycache__" not in file.parts:
                 assert file.relative_to(ROOT / "src").as_posix() in held
+
+
+def test_a_connection_that_sends_no_whole_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await asyncio.sleep(0.5)  # longer than the wait for a request
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    monkeypatch.setattr(serving, "REQUEST_SECONDS", 0.3)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(application, http=serving.PromptProtocol, lifespan="off", log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        for begun in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n"):
+            with socket.create_connection(listener.getsockname(), timeout=5) as connection:
+                connection.sendall(begun)
+                assert connection.recv(100) == b""
+        with socket.create_connection(listener.getsockname(), timeout=5) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1_000).endswith(b"\r\n\r\n")
+            assert connection.recv(10) == b"ok"
+            connection.sendall(b"GET / HTTP/1.1\r\n")  # the next one is begun only
+            assert connection.recv(100) == b""
+    finally:
+        server.should_exit = True
+        thread.join(timeout=5)
+        listener.close()

@@ -50,6 +50,8 @@ TITLES = {
     405: "Not here",
     409: "Somebody was first",
     413: "Too large",
+    408: "Too slow",
+    415: "This form cannot be read",
     422: "Something is missing or not right",
     429: "Too many attempts",
     500: "Something went wrong here",
@@ -59,6 +61,8 @@ MESSAGES = {
     401: "you are not logged in, or were logged out",
     404: "there is no such page, or it is not yours",
     405: "this address is not for that",
+    408: "the rest of the request did not arrive in time",
+    415: "forms are sent as application/x-www-form-urlencoded in UTF-8",
     413: "what was sent is larger than what is taken",
     500: "this is a mistake of ours, not yours",
 }

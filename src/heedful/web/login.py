@@ -9,8 +9,9 @@ from starlette.responses import Response
 from heedful.errors import ConflictError, DataError, HeedfulError, RefusedError, ThrottledError
 from heedful.labeling.people import accounts, sessions
 from heedful.labeling.people.passwords import SHORTEST, hash_password, is_password
-from heedful.web.routing import Form, FormValues, Routes, Visit, Visiting
+from heedful.web.routing import Form, Routes, Visit, Visiting
 from heedful.web.security import safe_next
+from heedful.web.sent_forms import FormValues
 
 
 def routes(add: Routes) -> None:

@@ -24,6 +24,7 @@ token: the field ``csrf`` of a form ({{ csrf_field() }} in a template), or the h
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -33,14 +34,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from heedful.errors import DataError, RefusedError
+from heedful.errors import RefusedError
 from heedful.labeling.database.connection import Database
 from heedful.labeling.people.accounts import Person
 from heedful.labeling.people.sessions import TOUCH_SECONDS, NewSession, keep_alive, person_of_session
 from heedful.web.security import comes_from_elsewhere, is_same, sign, signed_value
+from heedful.web.sent_forms import FormValues, is_form, sent_form
 from heedful.web.settings import Settings
 
 Who = Literal["public", "labeler", "researcher", "admin"]
@@ -50,8 +51,20 @@ RANKS: Mapping[str, int] = {"public": 0, "labeler": 1, "researcher": 2, "admin":
 
 AnyResponse = TypeVar("AnyResponse", bound=Response)
 
-FORM_FIELDS = 2_000
 FLASH_LENGTH = 500
+
+
+def network_of(host: str) -> str:
+    """The network that counts as one visitor: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
 class NobodyError(Exception):
@@ -88,8 +101,8 @@ class Visit:
 
     @property
     def address(self) -> str:
-        """The visitor's network address."""
-        return self.request.client.host if self.request.client else "unknown"
+        """The visitor's network address; of an IPv6 address the /64 network, as one household or server has a whole one."""
+        return network_of(self.request.client.host) if self.request.client else "unknown"
 
     def may(self, who: Who) -> bool:
         """Whether the visitor may call routes for these."""
@@ -99,25 +112,39 @@ class Visit:
         """A page from a template, with the values every page has (rendering.page_values)."""
         rendering = self.request.app.state.rendering
         response = HTMLResponse(rendering.render(self, template, values), status_code=status)
-        if self.flash is not None:
-            self._remove_cookie(response, "flash")
+        for name in ("flash", "done"):
+            if self._signed_cookie(name) is not None:
+                self._remove_cookie(response, name)
         return self.with_cookies(response)
 
-    def go(self, path: str, *, flash: str | None = None) -> RedirectResponse:
-        """Send the browser to a page of ours after a POST; the next page shows the message once."""
+    def go(self, path: str, *, flash: str | None = None, done: int | None = None) -> RedirectResponse:
+        """Send the browser to a page of ours after a POST.
+
+        The next page shows the message once. ``done``: an assignment whose draft the browser no longer needs to keep.
+        """
         response = RedirectResponse(path, status_code=303)
         if flash is not None:
             # Cookies are ASCII.
             value = sign(self.settings.key, "flash", flash[:FLASH_LENGTH].encode().hex())
             self._set_cookie(response, "flash", value, max_age=60)
+        if done is not None:
+            self._set_cookie(response, "done", sign(self.settings.key, "done", str(done)), max_age=60)
         return self.with_cookies(response)
 
     @property
     def flash(self) -> str | None:
         """The message that the page before left."""
-        signed = self.request.cookies.get(_cookie(self.settings, "flash"))
-        value = None if signed is None else signed_value(self.settings.key, "flash", signed)
+        value = self._signed_cookie("flash")
         return None if value is None else bytes.fromhex(value).decode()
+
+    @property
+    def done(self) -> str | None:
+        """The assignment that was finished on the page before; signed, so that no link from elsewhere can name one."""
+        return self._signed_cookie("done")
+
+    def _signed_cookie(self, name: str) -> str | None:
+        signed = self.request.cookies.get(_cookie(self.settings, name))
+        return None if signed is None else signed_value(self.settings.key, name, signed)
 
     def with_session(self, new: NewSession, response: AnyResponse) -> AnyResponse:
         """Give the browser a session."""
@@ -153,47 +180,8 @@ class Visit:
         )
 
 
-class FormValues:
-    """The fields of a sent form; files are not taken."""
-
-    def __init__(self, data: FormData) -> None:
-        self._values: list[tuple[str, str]] = [(key, value) for key, value in data.multi_items() if isinstance(value, str)]
-        if any(isinstance(value, UploadFile) for value in data.values()) or any("\x00" in value for _, value in self._values):
-            raise DataError("this form cannot be read", expected="text without files and null characters")
-
-    def text(self, name: str, default: str | None = None) -> str:
-        """One field, newlines as "\\n". Raises DataError where it was not sent and there is no default."""
-        found = self.all(name)
-        if found:
-            return found[0]
-        if default is None:
-            raise DataError("a field of the form is missing", expected=f"the field {name}")
-        return default
-
-    def all(self, name: str) -> list[str]:
-        """All values sent under a name."""
-        return [value.replace("\r\n", "\n") for key, value in self._values if key == name]
-
-    def has(self, name: str) -> bool:
-        """Whether it was sent: a ticked box."""
-        return any(key == name for key, _ in self._values)
-
-    def names(self) -> list[str]:
-        """Every field's name, once, in the order sent."""
-        return list(dict.fromkeys(key for key, _ in self._values))
-
-    def whole(self, name: str, default: int | None = None) -> int | None:
-        """A whole number; the default where the field is empty or absent. Raises DataError for anything else."""
-        text = self.text(name, "").strip()
-        if not text:
-            return default
-        if not text.removeprefix("-").isdecimal() or len(text) > 12:
-            raise DataError(f"{name.replace('_', ' ')} is not a whole number", expected="digits", got=repr(text[:20]))
-        return int(text)
-
-
 async def _form(request: Request) -> FormValues:
-    return FormValues(await request.form(max_files=0, max_fields=FORM_FIELDS))
+    return await sent_form(request)
 
 
 def _visit(request: Request) -> Visit:
@@ -224,9 +212,9 @@ class Routes:
         """A page to read; it changes nothing."""
         self._add("GET", path, handler, who, more)
 
-    def post(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
-        """A change, by a form or the JSON API."""
-        self._add("POST", path, handler, who, more)
+    def post(self, path: str, handler: Callable[..., Any], *, who: Who, upload: bool = False, **more: Any) -> None:
+        """A change, by a form or the JSON API; ``upload``: the form is multipart and may hold a file."""
+        self._add("POST", path, handler, who, more, upload=upload)
 
     def put(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
         """A change by the JSON API."""
@@ -236,18 +224,19 @@ class Routes:
         """A removal by the JSON API."""
         self._add("DELETE", path, handler, who, more)
 
-    def _add(self, method: str, path: str, handler: Callable[..., Any], who: Who, more: dict[str, Any]) -> None:
+    def _add(
+        self, method: str, path: str, handler: Callable[..., Any], who: Who, more: dict[str, Any], *, upload: bool = False
+    ) -> None:
         if who not in RANKS:
             raise ValueError(f"{method} {path}: who may call it must be one of {', '.join(RANKS)}")
         # A handler's declared return type is its response as it is, but in the JSON API, which says a model.
         options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
         options["openapi_extra"] = {"x-who": who}
-        self._app.add_api_route(
-            path, handler, methods=[method], dependencies=[Depends(self._guard(who, changes=method != "GET"))], **options
-        )
+        guard = Depends(self._guard(who, changes=method != "GET", upload=upload))
+        self._app.add_api_route(path, handler, methods=[method], dependencies=[guard], **options)
         self._app.routes[-1].heedful_who = who  # type: ignore[attr-defined]
 
-    def _guard(self, who: Who, *, changes: bool) -> Callable[..., Any]:
+    def _guard(self, who: Who, *, changes: bool, upload: bool) -> Callable[..., Any]:
         async def guard(request: Request) -> None:
             visit = await run_in_threadpool(begin_visit, request, self._database, self._settings, changes)
             request.state.visit = visit
@@ -256,7 +245,7 @@ class Routes:
                     raise NobodyError
                 raise RefusedError("this page is not for your role", next_step=f"ask an admin, if you should be a {who}")
             if changes:
-                await _check_csrf(request, visit)
+                await _check_csrf(request, visit, public=who == "public", upload=upload)
 
         return guard
 
@@ -299,12 +288,11 @@ def begin_visit(request: Request, database: Database, settings: Settings, change
     )
 
 
-async def _check_csrf(request: Request, visit: Visit) -> None:
+async def _check_csrf(request: Request, visit: Visit, *, public: bool, upload: bool) -> None:
     given = request.headers.get("x-csrf-token")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given is None and kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        sent = (await request.form(max_files=0, max_fields=FORM_FIELDS)).get("csrf")
-        given = sent if isinstance(sent, str) else None
+    if is_form(request):
+        form = await sent_form(request, public=public, upload=upload)
+        given = given if given is not None else form.text("csrf", "")
     if comes_from_elsewhere(request) or not is_same(given, visit.csrf_token):
         raise RefusedError(
             "this form has expired",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -40,6 +41,10 @@ STRICT_TRANSPORT = "max-age=31536000"
 log = logging.getLogger("heedful.web")
 
 
+BODY_SECONDS = 30.0
+"""How long the server waits for the next piece of a request."""
+
+
 class TooLarge(Exception):
     """The body is longer than what is read."""
 
@@ -60,7 +65,7 @@ class Shield:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, read = False, 0
+        started, complete, read = False, False, 0
 
         async def guarded_send(message: Message) -> None:
             nonlocal started
@@ -74,10 +79,13 @@ class Shield:
             await send(message)
 
         async def guarded_receive() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, complete
+            # Once the body is there, the same call only waits for the visitor to leave.
+            async with asyncio.timeout(None if complete else BODY_SECONDS):
+                message = await receive()
             if message["type"] == "http.request":
                 read += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
                 if read > self.max_body_bytes:
                     raise TooLarge
             return message
@@ -86,17 +94,29 @@ class Shield:
         try:
             if _declared_length(request) > self.max_body_bytes:
                 raise TooLarge
+            if _holds_null(scope):
+                await self.on_failure(request, 400)(scope, receive, guarded_send)
+                return
             await self.app(scope, guarded_receive, guarded_send)
         except TooLarge:
             if started:
                 raise
             await self.on_failure(request, 413)(scope, receive, guarded_send)
+        except TimeoutError:
+            if started or complete:
+                raise
+            await self.on_failure(request, 408)(scope, receive, guarded_send)
         except Exception:
             # The path alone: a query or a body may hold what people wrote.
             log.exception("failed: %s %s", request.method, request.url.path)
             if started:
                 raise
             await self.on_failure(request, 500)(scope, receive, guarded_send)
+
+
+def _holds_null(scope: Scope) -> bool:
+    """Whether the address holds a NUL character, which PostgreSQL cannot look up."""
+    return "\x00" in scope["path"] or b"%00" in scope.get("query_string", b"") or b"\x00" in scope.get("query_string", b"")
 
 
 def _declared_length(request: Request) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from heedful.errors import ConfigError, MissingError, StorageError, UserError
 from heedful.labeling.database.connection import Database, open_database
@@ -29,6 +31,45 @@ KEY_FILE = "web-key"
 BACKUPS_FOLDER = "backups"
 STOP_SECONDS = 10
 """How long requests that are being answered may still take after Ctrl-C."""
+
+
+REQUEST_SECONDS = 15.0
+"""How long a connection may take to send the head of a request."""
+MOST_CONNECTIONS = 1_000
+"""Further ones are answered with 503 at once."""
+
+
+class PromptProtocol(H11Protocol):
+    """Uvicorn's protocol, which by itself waits for ever for a request that was begun: here the connection is closed."""
+
+    waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Give the first request its time."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """A whole head ends the wait; a part of one does not prolong it."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        else:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more to wait for."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self.waiting is None:
+            self.waiting = self.loop.call_later(REQUEST_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +165,8 @@ def _serve(database: Database, folder: Path, listening: Listening, listener: soc
     app = create_app(database, settings)
     config = uvicorn.Config(
         app,
+        http=PromptProtocol,
+        limit_concurrency=MOST_CONNECTIONS,
         log_level="warning",
         # Paths may hold the tokens of invites: they belong in no log.
         access_log=False,

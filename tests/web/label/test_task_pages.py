@@ -17,6 +17,8 @@ from heedful.labeling.people import instruction_versions
 from heedful.labeling.queue import leases
 from heedful.labeling.queue.kinds import PROMPT_FLAGS, TaskKind
 from heedful.records import RATING_FLAGS
+from heedful.web.label import task_pages
+from heedful.web.sent_forms import FormValues
 
 
 @pytest.fixture
@@ -149,7 +151,8 @@ def test_every_kind_goes_round(site: Site, kind: TaskKind) -> None:
     assert checked(page.text) == {name: value.replace("\r\n", "\n") for name, value in half.items()}
 
     done = browser.post(f"/tasks/{number}/submit", hidden(page.text) | FORMS[kind] | {"seconds_spent": "0.01", "_then": "stop"})
-    assert (done.status_code, done.headers["location"]) == (303, f"/?done={number}"), done.text
+    assert (done.status_code, done.headers["location"]) == (303, "/"), done.text
+    assert f'data-done="{number}"' in browser.get("/").text
     row = stored(site, number)
     assert row.answer == expected(kind, shown_ids(site, number))
     assert (row.state, row.late) == ("answered", False)
@@ -355,7 +358,8 @@ def test_skip_needs_a_reason_and_goes_on(site: Site) -> None:
     assert checked(page.text)["text"] == "half"
     assert browser.post(f"/tasks/{number}/skip", own | {"_skip_reason": "other"}).status_code == 422
     done = browser.post(f"/tasks/{number}/skip", own | {"_skip_reason": "other", "_skip_note": "odd"})
-    assert re.fullmatch(rf"/tasks/(?!{number}\b)\d+\?done={number}", done.headers["location"])
+    assert re.fullmatch(rf"/tasks/(?!{number}\b)\d+", done.headers["location"])
+    assert f'data-done="{number}"' in browser.get(done.headers["location"]).text
     row = stored(site, number)
     assert (row.state, row.skip_reason) == ("skipped", "Another reason: odd")
     assert "You skipped this" in browser.get(f"/tasks/{number}").text
@@ -404,12 +408,57 @@ def test_submit_then_the_next_one(site: Site) -> None:
     number = claim(browser, "demonstrate")
     own = hidden(browser.get(f"/tasks/{number}").text)
     done = browser.post(f"/tasks/{number}/submit", own | {"text": "one", "_then": "next"})
-    following = re.fullmatch(rf"/tasks/(\d+)\?done={number}", done.headers["location"])
+    following = re.fullmatch(r"/tasks/(\d+)", done.headers["location"])
     assert following
     own = hidden(browser.get(f"/tasks/{following[1]}").text)
     done = browser.post(f"/tasks/{following[1]}/submit", own | {"text": "two", "_then": "next"})
-    assert done.headers["location"] == f"/?done={following[1]}"
-    assert "Nothing of this kind waits" in browser.get("/").text
+    assert done.headers["location"] == "/"
+    page = browser.get("/").text
+    assert f'data-done="{following[1]}"' in page
+    assert "No more tasks of this kind are waiting for you." in page
+    assert "data-done" not in browser.get("/").text
+
+
+def test_a_link_from_elsewhere_deletes_no_draft(site: Site) -> None:
+    browser = worker(site, "demonstrate")
+    for cookie in ("1", "0.1", "x" * 64 + ".1"):
+        browser.client.cookies.set("heedful_done", cookie)
+        assert "data-done" not in browser.get("/?done=1").text
+
+
+def test_the_next_one_may_be_of_another_batch(site: Site) -> None:
+    add_tasks(site.database, "demonstrate")
+    browser = worker(site, "demonstrate")
+    number = claim(browser, "demonstrate")
+    other = add_tasks(site.database, "demonstrate", count=2)
+    own = hidden(browser.get(f"/tasks/{number}").text)
+    done = browser.post(f"/tasks/{number}/submit", own | {"text": "one", "_then": "next"})
+    following = re.fullmatch(r"/tasks/(\d+)", done.headers["location"])
+    assert following, done.headers["location"]
+    with site.database.read() as connection:
+        assert leases.view_assignment(connection, int(following[1]), browser.person_id).batch_id == other
+
+
+def test_a_retry_of_a_slow_save_hears_of_the_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request waits for the write lock, the page gives up and sends again what was typed since."""
+    add_tasks(site.database, "demonstrate")
+    browser = worker(site, "demonstrate")
+    number = claim(browser, "demonstrate")
+    own = hidden(browser.get(f"/tasks/{number}").text)
+    keep = task_pages._keep
+
+    def after_the_first(visit: Any, form: FormValues, view: Any) -> Any:
+        keep(visit, FormValues([("_token", own["_token"]), ("_version", "0"), ("text", "one")]), view)
+        return keep(visit, form, view)
+
+    monkeypatch.setattr(task_pages, "_keep", after_the_first)
+    page = browser.client.post(
+        f"/tasks/{number}/draft",
+        data=own | {"csrf": browser.csrf, "text": "one two"},
+        headers={"Accept": "application/json"},
+    )
+    # drafts.js finds its own earlier attempt in this, and sends the newer text after it.
+    assert (page.status_code, page.json()["version"], page.json()["fields"]) == (409, 1, {"text": "one"})
 
 
 def test_comparing_two_outputs(site: Site) -> None:

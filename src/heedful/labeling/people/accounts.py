@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from sqlalchemy import Connection, Row, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
 
 from heedful.errors import ConflictError, DataError, MissingError, RefusedError
 from heedful.labeling.database import events
@@ -96,16 +96,18 @@ def reset_password_token(connection: Connection, person_id: int, *, by: int | No
     who = get_person(connection, person_id)
     if who.email is None:
         raise RefusedError("a simulated labeler has no password")
-    open_links = (invite.c.person_id == person_id, invite.c.used.is_(None), invite.c.expires > now)
-    connection.execute(invite.update().where(*open_links).values(expires=now))
+    _end_links(connection, invite.c.person_id == person_id, now)
     return _add_link(connection, "reset_password", who.role, who.group, person_id, by, RESET_SECONDS, now)
 
 
 def link_of(connection: Connection, token: str, *, now: float | None = None) -> Invite:
-    """The unused link with this token. Raises MissingError, the same for one that never was, is used, or has expired."""
+    """The unused link with this token, if whoever made it is still a working admin (or it was made on the command line).
+
+    Raises MissingError, the same for a link that never was, is used, has expired, or lost its maker.
+    """
     now = time.time() if now is None else now
     row = connection.execute(select(invite).where(invite.c.token_hash == hashed(token))).one_or_none()
-    if row is None or row.used is not None or row.expires <= now:
+    if row is None or row.used is not None or row.expires <= now or not _made_by_working_admin(connection, row.created_by):
         raise MissingError(
             "this link does not work",
             expected="a link that is not yet used and not too old",
@@ -158,6 +160,17 @@ def _add_link(
         connection, person_id=created_by, action=action, subject="invite", subject_id=str(key[0]), after=values, now=now
     )
     return token
+
+
+def _made_by_working_admin(connection: Connection, created_by: int | None) -> bool:
+    if created_by is None:
+        return True
+    working = select(person.c.id).where(person.c.id == created_by, person.c.role == "admin", person.c.disabled.is_(None))
+    return connection.execute(working).one_or_none() is not None
+
+
+def _end_links(connection: Connection, links: ColumnElement[bool], now: float) -> None:
+    connection.execute(invite.update().where(links, invite.c.used.is_(None), invite.c.expires > now).values(expires=now))
 
 
 def _use_link(connection: Connection, link: Invite, by: int, now: float) -> None:
@@ -251,12 +264,17 @@ def change_person(
     changed = [key for key in values if values[key] != old[key]]
     if changed:
         connection.execute(person.update().where(person.c.id == person_id).values(values))
+        if role != "admin":
+            _end_links(connection, invite.c.created_by == person_id, time.time() if now is None else now)
         _changed(connection, by, "change_person", person_id, {k: old[k] for k in changed}, {k: values[k] for k in changed}, now)
     return get_person(connection, person_id)
 
 
 def disable(connection: Connection, person_id: int, *, by: int, now: float | None = None) -> None:
-    """Log a person out everywhere and let them in no more; what they did stays. Raises MissingError, RefusedError."""
+    """Log a person out everywhere, end the links they made, and refuse their logins; what they did stays.
+
+    Raises MissingError, RefusedError.
+    """
     now = time.time() if now is None else now
     who = get_person(connection, person_id)
     if who.id == by:
@@ -265,8 +283,7 @@ def disable(connection: Connection, person_id: int, *, by: int, now: float | Non
     if who.disabled is None:
         connection.execute(person.update().where(person.c.id == person_id).values(disabled=now))
         connection.execute(session.delete().where(session.c.person_id == person_id))
-        open_links = (invite.c.person_id == person_id, invite.c.used.is_(None), invite.c.expires > now)
-        connection.execute(invite.update().where(*open_links).values(expires=now))
+        _end_links(connection, or_(invite.c.person_id == person_id, invite.c.created_by == person_id), now)
         _changed(connection, by, "disable", person_id, {"disabled": None}, {"disabled": now}, now)
 
 
@@ -279,9 +296,11 @@ def enable(connection: Connection, person_id: int, *, by: int, now: float | None
 
 
 def set_password(connection: Connection, person_id: int, password_hash: str, *, by: int, now: float | None = None) -> None:
-    """Store a new password and log the person out everywhere."""
+    """Store a new password, log the person out everywhere, and end the open links to set one."""
+    now = time.time() if now is None else now
     connection.execute(person.update().where(person.c.id == person_id).values(password_hash=password_hash))
     connection.execute(session.delete().where(session.c.person_id == person_id))
+    _end_links(connection, invite.c.person_id == person_id, now)
     _changed(connection, by, "set_password", person_id, None, None, now)
 
 

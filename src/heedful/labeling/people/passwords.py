@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from heedful.errors import DataError
+from heedful.errors import DataError, ThrottledError
 
 SHORTEST = 10
 """Characters; length is what counts (NIST SP 800-63B), so no rule asks for digits or signs."""
@@ -19,12 +21,29 @@ HASHER = PasswordHasher(time_cost=3, memory_cost=47_104, parallelism=1)
 
 _AT_ONCE = threading.BoundedSemaphore(2)
 """Each hash needs 46 MiB and a core: more at once would only take them from the labelers who are at work."""
+LONGEST_QUEUE = 8
+"""Hashes under way and waiting. Each waiting one holds a thread that pages need, so further ones are refused at once."""
+_queue = threading.BoundedSemaphore(LONGEST_QUEUE)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait for a turn to hash. Raises ThrottledError if too many wait already."""
+    if not _queue.acquire(blocking=False):
+        raise ThrottledError(
+            "too many people are logging in at this moment", wait_seconds=5, next_step="try again in a few seconds"
+        )
+    try:
+        with _AT_ONCE:
+            yield
+    finally:
+        _queue.release()
 
 
 def hash_password(password: str) -> str:
     """The argon2id hash of a password. Raises DataError for one that is too short or too long."""
     check_password(password)
-    with _AT_ONCE:
+    with _turn():
         return HASHER.hash(password)
 
 
@@ -43,7 +62,7 @@ def check_password(password: str) -> None:
 
 def is_password(password: str, password_hash: str | None) -> bool:
     """Whether this is the password; without a hash the same work is done and the answer is no."""
-    with _AT_ONCE:
+    with _turn():
         try:
             return HASHER.verify(password_hash or _nobodys_hash(), password[:LONGEST]) and password_hash is not None
         except (VerificationError, InvalidHashError):

@@ -17,7 +17,8 @@ from heedful.labeling.queue.kinds import KINDS, PHASES, WITH_OUTPUTS, WITHOUT_PR
 from heedful.project.project import Project
 from heedful.prompts.personal import find_personal_data
 from heedful.records import Source, Split, UseCase
-from heedful.web.routing import Form, FormValues, Id, Routes, Visit, Visiting
+from heedful.web.routing import Form, Id, Routes, Visit, Visiting
+from heedful.web.sent_forms import FormValues
 
 MADE_HERE: tuple[TaskKind, ...] = tuple(kind for kind in KINDS if kind != "score_demonstration")
 """Demonstrations are scored in the screening."""

@@ -14,7 +14,7 @@ from heedful.labeling.queue import leases
 from heedful.labeling.queue.kinds import KINDS, PHASES
 from heedful.web.label import task_pages
 from heedful.web.label.differences import word_differences
-from heedful.web.routing import Form, Routes, Visiting
+from heedful.web.routing import Form, Id, Routes, Visiting
 from heedful.web.security import safe_next
 
 HISTORY_LENGTH = 50
@@ -117,7 +117,7 @@ def show_instructions(visit: Visiting, kind: str, phase: str, version: int | Non
     )
 
 
-def acknowledge(visit: Visiting, form: Form, instruction_id: int) -> Response:
+def acknowledge(visit: Visiting, form: Form, instruction_id: Id) -> Response:
     """Keep that the labeler has read this version; back to the task, if it was read there."""
     with visit.database.write() as connection:
         one = instruction_versions.get(connection, instruction_id)
@@ -150,7 +150,7 @@ def ask(visit: Visiting, form: Form) -> Response:
     return visit.go("/questions", flash="Your question is with the researchers.")
 
 
-def mark_seen(visit: Visiting, problem_id: int) -> Response:
+def mark_seen(visit: Visiting, problem_id: Id) -> Response:
     """The labeler has read the answer."""
     with visit.database.write() as connection:
         problems.mark_seen(connection, problem_id, visit.person.id)

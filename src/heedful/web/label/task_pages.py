@@ -22,7 +22,8 @@ from heedful.labeling.queue.kinds import PROMPT_FLAGS
 from heedful.records import RATING_FLAGS
 from heedful.web.label import forms, words
 from heedful.web.label.differences import share_in_common, side, word_differences
-from heedful.web.routing import Form, FormValues, Routes, Visit, Visiting
+from heedful.web.routing import Form, Id, Routes, Visit, Visiting
+from heedful.web.sent_forms import FormValues
 
 
 def routes(add: Routes) -> None:
@@ -42,7 +43,7 @@ def claim(visit: Visiting, form: Form) -> Response:
     return _next_task(visit, kind=form.text("kind", "") or None, batch_id=form.whole("batch_id"))
 
 
-def show(visit: Visiting, assignment_id: int, pairs: int = 0) -> Response:
+def show(visit: Visiting, assignment_id: Id, pairs: int = 0) -> Response:
     """The task to work on; or, once answered or skipped, what was sent. ``pairs``: examples of a few-shot form to show."""
     view = _view(visit, assignment_id)
     finished = view.answer is not None
@@ -50,7 +51,7 @@ def show(visit: Visiting, assignment_id: int, pairs: int = 0) -> Response:
     return _page(visit, view, fields, pairs=pairs)
 
 
-def compare(visit: Visiting, request: Request, assignment_id: int, first: str = "", second: str = "") -> Response:
+def compare(visit: Visiting, request: Request, assignment_id: Id, first: str = "", second: str = "") -> Response:
     """Two outputs beside each other with their differences marked: a page, or the part of one that htmx asks for."""
     view = _view(visit, assignment_id)
     text_of = dict(zip(forms.letters(view), (output.text for output in view.outputs), strict=True))
@@ -68,7 +69,7 @@ def compare(visit: Visiting, request: Request, assignment_id: int, first: str = 
     )
 
 
-def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: int) -> Response:
+def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: Id) -> Response:
     """Keep what is typed so far; for a program (drafts.js) the answer is JSON, a conflict with what is stored instead."""
     view, fields = _view(visit, assignment_id), _fields(form)
     to_script = "application/json" in request.headers.get("accept", "")
@@ -77,6 +78,7 @@ def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: int
     except ConflictError as error:
         if not to_script:
             return _conflict(visit, view, fields, error)
+        view = _view(visit, assignment_id)  # again: what is stored may be this page's earlier try, which took long
         stored = forms.draft_of_fields(view, forms.fields_of_draft(view, view.draft))["fields"]
         content = {"message": error.message, "state": view.state, "version": view.draft_version, "fields": stored}
         return JSONResponse(content, status_code=409)
@@ -91,7 +93,7 @@ def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: int
     return visit.go(f"/tasks/{assignment_id}" + (f"?pairs={pairs}" if pairs else ""), flash="Your draft is saved.")
 
 
-def submit(visit: Visiting, form: Form, assignment_id: int) -> Response:
+def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     """Store the answer; or show the form again, as it was filled in, with what is missing."""
     view, fields = _view(visit, assignment_id), _fields(form)
     parsed = forms.parse(view, fields)
@@ -119,10 +121,10 @@ def submit(visit: Visiting, form: Form, assignment_id: int) -> Response:
         message += " Others had answered it enough by then, so yours stands beside theirs."
     if form.text("_then", "") == "next":
         return _next_task(visit, kind=view.kind, batch_id=view.batch_id, done=assignment_id, message=message)
-    return visit.go(f"/?done={assignment_id}", flash=message)
+    return visit.go("/", flash=message, done=assignment_id)
 
 
-def skip(visit: Visiting, form: Form, assignment_id: int) -> Response:
+def skip(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     """Skip the task for a reason, and go on with the next of the kind."""
     view, fields = _view(visit, assignment_id), _fields(form)
     chosen, note = form.text("_skip_reason", ""), form.text("_skip_note", "").strip()
@@ -141,7 +143,7 @@ def skip(visit: Visiting, form: Form, assignment_id: int) -> Response:
     return _next_task(visit, kind=view.kind, batch_id=view.batch_id, done=assignment_id, message=message)
 
 
-def release(visit: Visiting, form: Form, assignment_id: int) -> Response:
+def release(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     """Give the task back; the draft stays, in case it comes again."""
     view, fields = _view(visit, assignment_id), _fields(form)
     try:
@@ -152,10 +154,10 @@ def release(visit: Visiting, form: Form, assignment_id: int) -> Response:
         return _conflict(visit, view, fields, error)
     except DataError as error:
         return _page(visit, view, fields, problem=error, status=422)
-    return visit.go(f"/?done={assignment_id}", flash="You gave the task back. What you had written is kept.")
+    return visit.go("/", flash="You gave the task back. Your draft is kept.", done=assignment_id)
 
 
-def ask(visit: Visiting, form: Form, assignment_id: int) -> Response:
+def ask(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     """Send the researchers a question about this task; what is typed of the answer is kept as a draft."""
     view, fields = _view(visit, assignment_id), _fields(form)
     try:
@@ -250,17 +252,19 @@ def _keep(visit: Visit, form: FormValues, view: AssignmentView) -> leases.SavedD
 def _next_task(
     visit: Visit, *, kind: Any = None, batch_id: int | None = None, done: int | None = None, message: str | None = None
 ) -> Response:
+    """Go to a task of the batch, or else of another batch of the same kind; or say that there is none."""
     with visit.database.write() as connection:
         view = leases.claim(connection, visit.person.id, kind=kind, batch_id=batch_id)
-    mark = "" if done is None else f"?done={done}"
+        if view is None and kind is not None and batch_id is not None:
+            view = leases.claim(connection, visit.person.id, kind=kind)
     if view is not None:
-        return visit.go(f"/tasks/{view.id}{mark}", flash=message)
-    none = "Nothing of this kind waits for you now."
-    return visit.go(f"/{mark}", flash=f"{message} {none}" if message else none)
+        return visit.go(f"/tasks/{view.id}", flash=message, done=done)
+    none = "No more tasks of this kind are waiting for you."
+    return visit.go("/", flash=f"{message} {none}" if message else none, done=done)
 
 
 def _conflict(visit: Visit, view: AssignmentView, fields: Mapping[str, str], error: HeedfulError) -> Response:
-    """Somebody was first: nothing typed is lost, the page shows it again with what there is to do."""
+    """Another tab was first. Nothing typed is lost: the page shows it again and says what to do."""
     return _page(visit, _view(visit, view.id), fields, conflict=error, status=409)
 
 

@@ -38,15 +38,10 @@ export function all() {
   }
 }
 
-// The page after a submit says whose answer the server has: its copy here is no longer needed.
-const done = new URLSearchParams(location.search).get("done");
-if (done !== null) {
-  forget(done);
-  // A reload or a bookmark need not say it again.
-  history.replaceState(history.state, "", location.pathname + location.hash);
-}
+// After a submit, the server's page names the task whose answer it has: the copy here is no longer needed.
+if (document.body.dataset.done) forget(document.body.dataset.done);
 
-// Who logs out may leave the machine to somebody else.
+// After a logout, another person may use this browser.
 document.addEventListener("submit", (event) => {
   if (event.defaultPrevented || new URL(event.target.action, location.href).pathname !== "/logout") return;
   const unsent = all().filter((assignment) => load(assignment)?.synced === false);

@@ -108,6 +108,16 @@ export function unplace(order, letter) {
   return tidy(rest);
 }
 
+/**
+ * The key that was meant, whatever the keyboard's layout: a Latin letter or digit as it is printed, else by its place
+ * (on a Russian keyboard the key at B is "b", on a French one the top row gives digits without Shift).
+ */
+export function keyOf(event) {
+  if (event.key.length > 1 || /^[a-z0-9=]$/i.test(event.key)) return event.key.length > 1 ? event.key : event.key.toLowerCase();
+  const place = /^(?:Key([A-Z])|Digit(\d)|Numpad(\d))$/.exec(event.code ?? "");
+  return place ? (place[1]?.toLowerCase() ?? place[2] ?? place[3]) : event.key;
+}
+
 export function sameOrder(a, b) {
   return JSON.stringify(tidy(a)) === JSON.stringify(tidy(b));
 }

@@ -1,7 +1,7 @@
 // The board on which outputs are ordered: by dragging (mouse, pen, finger), by keys and by buttons.
 // The select boxes under the outputs hold the order; the board shows what they hold, and changes nothing but them.
 
-import { fromSelects, groupOf, inSigns, inWords, makeOwn, moveDown, moveUp, placeBefore, placeIn, placeInWords, sameOrder, tieUp, toSelects, unplace } from "./order.js";
+import { fromSelects, groupOf, inSigns, inWords, keyOf, makeOwn, moveDown, moveUp, placeBefore, placeIn, placeInWords, sameOrder, tieUp, toSelects, unplace } from "./order.js";
 import { say } from "./page.js";
 
 const DRAG_FROM = 6; // px: less is a click
@@ -163,7 +163,7 @@ export function startRanking(section, form) {
 
   board.addEventListener("keydown", (event) => {
     if (disabled || event.altKey || event.ctrlKey || event.metaKey) return;
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const key = keyOf(event);
     if (keys[key]) {
       keys[key]();
     } else if (letters.includes(key.toUpperCase()) && key.length === 1) {
