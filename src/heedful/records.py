@@ -98,6 +98,7 @@ class Demonstration:
     prompt_id: str
     text: str
     labeler: str
+    phase: Phase = "training"
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

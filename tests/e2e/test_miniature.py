@@ -151,7 +151,7 @@ def test_exporting_gives_what_was_trained_from_and_changes_no_number(aligned: Pa
     collected, judged = (records_in(folder / "runs" / name, "ranking") for name in ("collect-1", "evaluate-1"))
     assert list(after.rankings.values()) == collected + judged
     # Whoever takes this data for people's trains on what was trained on here, and on no held-out labeler's answer.
-    trained_on = [r for r in after.rankings.values() if r.metadata["task"] != "evaluation"]
+    trained_on = [r for r in after.rankings.values() if r.phase == "training"]
     assert {r.metadata["group"] for r in trained_on} == {"training"}
     of_train = [r for r in after.rankings.values() if after.prompts[r.prompt_id].split == "train"]
     assert of_train == [r for r in trained_on if r in collected and after.prompts[r.prompt_id].split == "train"] != []

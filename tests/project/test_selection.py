@@ -65,6 +65,13 @@ def test_prompts_and_demonstrations_of_a_split() -> None:
     assert demonstrations_of(RECORDS, "valid") == []
 
 
+def test_demonstrations_of_the_evaluation_train_nothing() -> None:
+    judged = replace(DEMONSTRATION, id="e", prompt_id="train0", phase="evaluation")
+    records = Records.of([*RECORDS.all(), judged])
+    assert demonstrations_of(records, "train") == [DEMONSTRATION]
+    assert [p.id for p in prompts_of(records, "train", demonstrated=True)] == ["train1"]
+
+
 def test_policies_get_no_label_and_the_reward_model_none_of_the_evaluation() -> None:
     left = without_labels(RECORDS)
     assert (left.rankings, left.ratings, left.responses) == ({}, {}, {})

@@ -105,7 +105,7 @@ def next_step(project: Project, records: Records, stages: list[StageStatus]) -> 
         if any(file.is_file() and file.stat().st_mtime > written for file in files):
             return f"{what} changed since {report} was written: run {command}"
     tasks = project.tasks / "evaluation.jsonl"
-    judged = simulated or any(r.metadata.get("task") == "evaluation" for r in records.rankings.values())
+    judged = simulated or any(r.phase == "evaluation" for r in records.rankings.values())
     if tasks.is_file() and not judged:
         return (
             f"the report is {report}; for its win rates {_num_rows(tasks):,} tasks wait in {tasks}: fill in ranks and labeler "

@@ -208,6 +208,8 @@ class StoreImport:
 class StoreExport:
     """Bring the labelers' answers into the project's data, for `heedful align`.
 
+    - Every kind of answer is exported. Kinds that no record holds, such as
+      toxicity, stay in labels.jsonl.
     - Labelers are named by pseudonym; late answers are marked.
     - A second export adds only what is new.
     """
@@ -218,20 +220,32 @@ class StoreExport:
     """Only write the records to this file (JSONL)."""
     surplus: Flag = False
     """Also late answers to tasks that had enough answers already."""
+    screening: Flag = False
+    """Also answers of candidates and researchers in screening, under codes; with --file only."""
 
     def run(self, console: Console) -> None:
-        """Write the records to labels.jsonl and import them; with --file, only write that file. Raises MissingError."""
+        """Write the records to labels.jsonl and import them; with --file, only write that file.
+
+        Raises ConfigError, MissingError.
+        """
         from heedful.labeling.database.locating import database_of, existing
         from heedful.labeling.exchange.labels import exported_records
         from heedful.project.files import write_jsonl
         from heedful.project.importing import import_file
 
+        if self.screening and self.file is None:
+            raise ConfigError(
+                "answers of screening do not belong in a project's data",
+                expected="--screening together with --file",
+                got="no --file",
+                next_step="name a file with --file",
+            )
         # `heedful web` serves any folder: a file can be written even if the folder holds no project.
         project = load_project(self.project) if self.file is None else None
         target = self.file if project is None else project.folder / LABELS_FILE
         assert target is not None
         with existing(database_of(self.project, self.database)) as database, database.read() as connection:
-            write_jsonl(target, exported_records(connection, surplus=self.surplus))
+            write_jsonl(target, exported_records(connection, surplus=self.surplus, screening=self.screening))
         if project is None:
             print(f"labels: {target}")
         elif target.stat().st_size == 0:

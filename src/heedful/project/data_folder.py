@@ -64,7 +64,7 @@ def _in_todays_format(kind: Kind, row: Mapping[str, Any], where: str | Path | No
     if kind == "prompt" and "turns" not in row:
         row["turns"] = turns_of(_text_of_prompt(row, where))
         del row["text"]
-    if kind in ("ranking", "rating") and "phase" not in row and isinstance(row.get("metadata"), Mapping):
+    if kind in ("demonstration", "ranking", "rating") and "phase" not in row and isinstance(row.get("metadata"), Mapping):
         task = row["metadata"].get("task")
         row |= {"phase": task} if task in ("evaluation", "screening") else {}
     return row

@@ -1,4 +1,4 @@
-"""Which records each stage uses. Labels made for evaluation reach no training loop: only this module picks rankings."""
+"""Which records each stage uses. Labels made for evaluation reach no training loop: only this module picks labels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from heedful.records import Demonstration, Prompt, Ranking, Split
 
 
 def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
-    """A split's demonstrations, in the order of the file."""
-    return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split]
+    """A split's demonstrations of the phase training, in the order of the file."""
+    return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split and _may_train(d)]
 
 
 def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = None) -> list[Prompt]:
     """A split's prompts, in the order of the file. ``demonstrated``: only those with (or without) a demonstration."""
-    with_one = {d.prompt_id for d in records.demonstrations.values()}
+    with_one = {d.prompt_id for d in records.demonstrations.values() if _may_train(d)}
     return [
         p for p in records.prompts.values() if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
     ]
@@ -50,5 +50,5 @@ def digest_of_rankings(records: Records) -> str:
     return digest_of_records([*rankings, *named.values()])
 
 
-def _may_train(ranking: Ranking) -> bool:
-    return ranking.phase == "training" and ranking.metadata.get("group") != "held_out"
+def _may_train(label: Demonstration | Ranking) -> bool:
+    return label.phase == "training" and label.metadata.get("group") != "held_out"

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, insert
+import pytest
+from sqlalchemy import Connection, insert, update
 from tests.labeling.labeling import add_person, add_ranking_tasks, answer_for, rank_answer
 
-from heedful.conversation import turns_of
+from heedful.conversation import Turn, turns_of
+from heedful.errors import DataError
 from heedful.labeling.database.connection import Database
-from heedful.labeling.database.tables import instruction
+from heedful.labeling.database.tables import instruction, person
 from heedful.labeling.exchange import labels
 from heedful.labeling.queue import items, leases
+from heedful.labeling.queue.kinds import KINDS, WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, TaskView, check_answer
 from heedful.project.data_folder import Records, record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.importing import import_file
@@ -46,8 +50,8 @@ def test_export_goes_into_a_project_and_again_adds_nothing(database: Database, t
         assert report.rejected == 0, report.summary()
     assert sum(report.added.values()) == 0
     records = Records.load(project.data)
-    assert {(r.labeler, r.metadata["task"]) for r in records.rankings.values()} == {
-        ("labeler-1", "ranking"),
+    assert {(r.labeler, r.phase) for r in records.rankings.values()} == {
+        ("labeler-1", "training"),
         ("labeler-2", "evaluation"),
     }
     assert len(records.rankings) == 3
@@ -119,3 +123,140 @@ def test_few_shot_prompts(database: Database, tmp_path: Path) -> None:
     }
     assert {(records.prompts[d.prompt_id].text, d.text) for d in records.demonstrations.values()} == expected
     assert json.dumps(sorted(p.user or "" for p in records.prompts.values())) == json.dumps(["labeler-1"] * 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_answer_comes_out_and_goes_into_a_project(kind: TaskKind, database: Database, tmp_path: Path) -> None:
+    """A new kind without an export fails here."""
+    project = init_project(tmp_path / "mine", base_model="model")
+    # Scoring and self-assessment exist in screening only; the researcher scores, the candidate tells topics.
+    phase: Phase = "screening" if kind in ("score_demonstration", "self_assess") else "training"
+    payload = {"topics": ["religion", "politics"]} if kind == "self_assess" else {"text": "Box Hill."}
+    with database.write() as connection:
+        who = add_person(
+            connection,
+            "labeler-1",
+            role="researcher" if kind == "score_demonstration" else "labeler",
+            group="candidate" if kind == "self_assess" else "training",
+        )
+        add_ranking_tasks(connection, 1, name="other")  # a second ranking: the import has a row that it can use
+        if kind in WITH_OUTPUTS:
+            add_ranking_tasks(connection, 1, kind=kind, name="this")
+        else:
+            batch_id = items.make_batch(connection, name="this", kind=kind, phase=phase)
+            items.add_prompts(connection, [Prompt(id="this-0", turns=turns_of("Name a hill."))])
+            about = None if kind in WITHOUT_PROMPT else "this-0"
+            items.add_tasks(connection, batch_id, [items.NewTask(prompt_id=about, payload=payload)])
+        view = leases.claim(connection, who, kind=kind, now=0.0)
+        assert view is not None
+        answer = answer_for(view)
+        leases.submit(connection, view.id, who, token=view.token, answer=answer, seconds_spent=7.5, now=1.0)
+        rows = list(labels.exported_records(connection, screening=phase == "screening"))
+    given = [row for row in rows if row["kind"] not in ("prompt", "response") or row.get("source") == "labeler"]
+    assert said_by(given) == answer
+    assert all(row.get("labeler", row.get("user")) == "labeler-1" or phase == "screening" for row in given)
+    write_jsonl(tmp_path / "labels.jsonl", [{"kind": "prompt", "id": "more", "text": "More."}, *rows])
+    report = import_file("heedful", tmp_path / "labels.jsonl", project.data)
+    assert report.rejected == 0
+    annotations = [row for row in rows if row["kind"] == "annotation"]
+    counted = {f"answers of the kind {kind}: they stay in the file, no record holds them": 1} if annotations else {}
+    assert report.skipped == counted
+
+
+def said_by(rows: list[dict[str, Any]]) -> object:
+    """The answer that exported rows tell, put together again."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_kind.setdefault(row["kind"], []).append(row)
+    match by_kind:
+        case {"annotation": [row], **others} if not others:
+            return row["answer"]
+        case {"prompt": [row], **others} if not others:
+            return {"text": row["text"].removesuffix("\n"), "use_case": row["use_case"]}
+        case {"demonstration": [row], **others} if not others:
+            return {"text": row["text"].strip()}
+        case {"rating": ratings}:
+            answer: dict[str, Any] = {
+                "ratings": {row["response_id"]: {"overall": row["overall"], "flags": row["flags"]} for row in ratings}
+            }
+            for row in by_kind.get("ranking", []):
+                pairs = list(zip(row["response_ids"], row["ranks"], strict=True))
+                answer["groups"] = [[id for id, rank in pairs if rank == each] for each in sorted(set(row["ranks"]))]
+            return answer
+    return rows
+
+
+def test_screening_comes_out_only_on_request_and_under_codes(database: Database) -> None:
+    with database.write() as connection:
+        can = add_person(connection, "labeler-3", group="candidate")
+        res = add_person(connection, "labeler-4", role="researcher")
+        add_ranking_tasks(connection, 1, name="screen", phase="screening", wanted=2)
+        assert [answer_all(connection, who) for who in (can, res)] == [1, 1]
+        connection.execute(update(person).where(person.c.id == can).values(group_name="training"))
+        assert list(labels.exported_records(connection)) == []
+        rows = list(labels.exported_records(connection, screening=True))
+    rankings = [row for row in rows if row["kind"] == "ranking"]
+    assert [(row["phase"], row["metadata"]["group"]) for row in rankings] == [
+        ("screening", "candidate"),
+        ("screening", "researcher"),
+    ]
+    codes = {row["metadata"]["group"]: row["labeler"] for row in rankings}
+    assert len(set(codes.values())) == 2
+    assert {row["labeler"] for row in rows if row["kind"] == "rating"} == set(codes.values())
+    assert "labeler-" not in json.dumps(rows)
+
+
+def test_what_is_for_evaluation_is_marked(database: Database, tmp_path: Path) -> None:
+    """Demonstrations and written prompts, too: they reach no training loop."""
+    project = init_project(tmp_path / "mine", base_model="model")
+    with database.write() as connection:
+        hal = add_person(connection, "labeler-2", group="held_out")
+        add_ranking_tasks(connection, 1, name="show", kind="demonstrate", phase="evaluation")
+        batch_id = items.make_batch(connection, name="write", kind="write_prompt", phase="evaluation")
+        items.add_tasks(connection, batch_id, [items.NewTask()])
+        assert answer_all(connection, hal) == 2
+        write_jsonl(tmp_path / "labels.jsonl", labels.exported_records(connection))
+    import_file("heedful", tmp_path / "labels.jsonl", project.data)
+    records = Records.load(project.data)
+    assert [d.phase for d in records.demonstrations.values()] == ["evaluation"]
+    assert [p.split for p in records.prompts.values() if p.source == "labeler"] == ["test"]
+
+
+def test_a_written_prompt_may_be_a_conversation(database: Database, tmp_path: Path) -> None:
+    """And text keeps its indentation."""
+    project = init_project(tmp_path / "mine", base_model="model")
+    turns = [
+        {"role": "system", "text": "Answer briefly."},
+        {"role": "user", "text": "Name a hill."},
+        {"role": "assistant", "text": "Box Hill."},
+        {"role": "user", "text": "    Another one?"},
+    ]
+    answers = [{"turns": turns, "use_case": "chat"}, {"text": "\n    return x\nWhat is x?  \n", "use_case": "open_qa"}]
+    with database.write() as connection:
+        ann = add_person(connection, "labeler-1")
+        batch_id = items.make_batch(connection, name="write", kind="write_prompt", phase="training")
+        items.add_tasks(connection, batch_id, [items.NewTask(), items.NewTask()])
+        for answer in answers:
+            view = leases.claim(connection, ann)
+            assert view is not None
+            leases.submit(connection, view.id, ann, token=view.token, answer=answer, seconds_spent=None)
+        write_jsonl(tmp_path / "labels.jsonl", labels.exported_records(connection))
+    import_file("heedful", tmp_path / "labels.jsonl", project.data)
+    talk, code = Records.load(project.data).prompts.values()
+    assert talk.turns == tuple(Turn(turn["role"], turn["text"]) for turn in turns)  # type: ignore[arg-type]
+    assert code.text == "    return x\nWhat is x?\n"
+
+
+@pytest.mark.parametrize(
+    ("turns", "where"),
+    [
+        ([], "a list of turns"),
+        ([{"role": "assistant", "text": "Hi."}], "a user's turn at the end"),
+        ([{"role": "user", "text": "Hi."}, {"role": "system", "text": "x"}], "turns, number 2: role"),
+        ([{"role": "user", "text": " "}], "turns, number 1: text"),
+        ([{"role": "user", "text": "Hi.", "name": "x"}], "also name"),
+    ],
+)
+def test_broken_conversations_are_refused(turns: object, where: str) -> None:
+    with pytest.raises(DataError, match=where):
+        check_answer("write_prompt", TaskView(), {"turns": turns, "use_case": "chat"})

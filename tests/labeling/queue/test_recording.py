@@ -18,7 +18,7 @@ from heedful.labeling.people import accounts
 from heedful.labeling.people.instruction_versions import publish
 from heedful.labeling.queue import recording
 from heedful.labeling.queue.recording import Work, assessing, record_work
-from heedful.records import RATING_FLAGS, Prompt, Ranking, Rating, Response
+from heedful.records import RATING_FLAGS, Phase, Prompt, Ranking, Rating, Response
 
 GROUPS: dict[str, accounts.Group] = {"trainer-1": "training", "trainer-2": "training", "outsider": "held_out"}
 PROMPTS = [Prompt(id=f"p{n}", turns=turns_of(f"Prompt {n}\n")) for n in range(5)]
@@ -28,6 +28,7 @@ RESPONSES = [Response(id=f"p{n}-{k}", prompt_id=f"p{n}", text="x", model="sft") 
 def judged() -> list[tuple[Ranking, list[Rating]]]:
     """Every labeler on every prompt; ties, another order of the flags each time."""
     result: list[tuple[Ranking, list[Rating]]] = []
+    phases: dict[str, Phase] = {"trainer-1": "training", "trainer-2": "training", "outsider": "evaluation"}
     for n, prompt in enumerate(PROMPTS):
         ids = tuple(r.id for r in RESPONSES if r.prompt_id == prompt.id)
         for m, labeler in enumerate(GROUPS):
@@ -40,11 +41,19 @@ def judged() -> list[tuple[Ranking, list[Rating]]]:
                     labeler=labeler,
                     overall=1 + (n + k) % 7,
                     flags=flags,
+                    phase=phases[labeler],
                 )
                 for k, id in enumerate(ids)
             ]
             ranks = ((1, 2, 2, 3), (2, 1, 1, 1), (1, 1, 1, 1))[(n + m) % 3]
-            order = Ranking(id=f"{prompt.id} by {labeler}", prompt_id=prompt.id, response_ids=ids, ranks=ranks, labeler=labeler)
+            order = Ranking(
+                id=f"{prompt.id} by {labeler}",
+                prompt_id=prompt.id,
+                response_ids=ids,
+                ranks=ranks,
+                labeler=labeler,
+                phase=phases[labeler],
+            )
             result.append((order, ratings))
     return result
 
@@ -87,11 +96,13 @@ def test_exports_say_who_when_and_how_long(database: Database) -> None:
         record(connection, [*assessments(), written("p2")])
         rows = list(labels.exported_records(connection))
     labelled = [row for row in rows if row["kind"] in ("demonstration", "ranking", "rating")]
-    keys = ("task", "group", "simulated", "instruction_version", "seconds_spent", "batch")
-    assert {(row["kind"], row["labeler"], *(row["metadata"][key] for key in keys)) for row in labelled} == {
-        ("demonstration", "trainer-1", "ranking", "training", True, 1, 30.0, "collect-1: training"),
+    keys = ("group", "simulated", "instruction_version", "seconds_spent", "batch")
+    assert {
+        (row["kind"], row["labeler"], row.get("phase", "training"), *(row["metadata"][key] for key in keys)) for row in labelled
+    } == {
+        ("demonstration", "trainer-1", "training", "training", True, 1, 30.0, "collect-1: training"),
         *(
-            (kind, labeler, "ranking", "training", True, 1, 12.5, "collect-1: training")
+            (kind, labeler, "training", "training", True, 1, 12.5, "collect-1: training")
             for kind in ("ranking", "rating")
             for labeler in ("trainer-1", "trainer-2")
         ),

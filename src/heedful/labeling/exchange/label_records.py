@@ -32,9 +32,6 @@ METADATA = (
 def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
     """The record as JSON, labelers under their pseudonyms. ``row``: one of ``explorer.every_row``, or of the table."""
     known = {name: row[name] for name in METADATA if row.get(name) is not None}
-    if row.get("phase") is not None:
-        # What heedful align goes by: evaluation's answers are never trained on.
-        known["task"] = "evaluation" if row["phase"] == "evaluation" else "ranking"
     match kind:
         case "prompt":
             record: Any = Prompt(
@@ -72,6 +69,7 @@ def demonstration_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Dem
         prompt_id=row["prompt_id"],
         text=response_text(turns_of(row["prompt_text"]), row["text"]),
         labeler=row["labeler"],
+        phase=row["phase"] or "training",
         metadata=metadata,
     )
 
@@ -84,6 +82,7 @@ def ranking_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Ranking:
         response_ids=tuple(row["response_ids"]),
         ranks=tuple(row["ranks"]),
         labeler=row["labeler"],
+        phase=row["phase"] or "training",
         metadata=metadata,
     )
 
@@ -97,5 +96,6 @@ def rating_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Rating:
         labeler=row["labeler"],
         overall=row["overall"],
         flags=row["flags"],
+        phase=row["phase"] or "training",
         metadata=metadata,
     )

@@ -1,17 +1,21 @@
 """Between the database and a project's records: prompts, outputs and tasks go in, answers come out (JSONL; SPEC 1, 2).
 
-What is exported, and how ``heedful align`` takes it:
+The rules of the export:
 
-- the labeler is the pseudonym; ids are those of the stored rows, so a second export adds nothing;
-- answers of the phase training are for training; those of the phase evaluation carry ``metadata["task"] == "evaluation"`` and
-  are never trained on; screening is not exported, nor is what candidates answered;
-- late answers are exported and marked ``late``; surplus ones (others had answered enough, or the task was withdrawn) only where
-  asked for, marked ``surplus``;
+- Every kind of answer comes out: demonstrations, rankings, ratings and prompts as records, every other kind as a row of
+  ``"kind": "annotation"`` with the answer exactly as it was given.
+- Ids are those of the stored rows, so a second export adds nothing. The labeler is the pseudonym.
+- Each answer has its phase. Only those of the phase training may train anything.
+- Screening is exported only on request. Its labelers get codes, which differ from those on the console and from export to
+  export.
+- Late answers are marked ``late``. Surplus ones (the task had enough answers, or was withdrawn) are exported only on request,
+  marked ``surplus``.
 - ``metadata`` also has the instruction version, the seconds spent, the group, and whether the labeler is simulated.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,15 +41,15 @@ from heedful.labeling.database.tables import (
     task_response,
 )
 from heedful.labeling.exchange.label_records import demonstration_of, ranking_of, rating_of, record_of
+from heedful.labeling.quality.candidate_screening import code_of
 from heedful.labeling.queue import items
-from heedful.labeling.queue.kinds import Phase, TaskKind
+from heedful.labeling.queue.kinds import PHASES, Phase, TaskKind
 from heedful.project.data_folder import file_name, kind_of, record_from_json, record_to_json
 from heedful.project.files import read_jsonl
 from heedful.project.project import Project
 from heedful.records import Demonstration, Ranking, Rating, Split
 
 EXPORTED: tuple[Phase, ...] = ("training", "evaluation")
-_TASK_OF: Mapping[str, str] = {"training": "ranking", "evaluation": "evaluation", "screening": "screening"}
 _STREAM = {"yield_per": 1_000}
 
 
@@ -157,7 +161,7 @@ def stored_demonstrations(
     connection: Connection, *, batch_ids: Sequence[int] | None = None, surplus: bool = False
 ) -> Iterator[Demonstration]:
     """Demonstrations as records, the oldest first, with who, how and when in ``metadata``; each continues its prompt."""
-    for row in _answers(connection, demonstration, batch_ids, surplus):
+    for row in _answers(connection, demonstration, batch_ids=batch_ids, surplus=surplus):
         yield demonstration_of(row, _metadata(row))
 
 
@@ -165,7 +169,7 @@ def stored_rankings(
     connection: Connection, *, batch_ids: Sequence[int] | None = None, surplus: bool = False
 ) -> Iterator[Ranking]:
     """Rankings as records, the oldest first."""
-    for row in _answers(connection, ranking, batch_ids, surplus):
+    for row in _answers(connection, ranking, batch_ids=batch_ids, surplus=surplus):
         yield ranking_of(row, _metadata(row))
 
 
@@ -173,38 +177,70 @@ def stored_ratings(
     connection: Connection, *, batch_ids: Sequence[int] | None = None, surplus: bool = False
 ) -> Iterator[Rating]:
     """Ratings as records, the oldest first."""
-    for row in _answers(connection, rating, batch_ids, surplus):
+    for row in _answers(connection, rating, batch_ids=batch_ids, surplus=surplus):
         yield rating_of(row, _metadata(row))
 
 
-def exported_records(connection: Connection, *, surplus: bool = False) -> Iterator[dict[str, Any]]:
-    """Every record that answers make, and the prompts and responses they name, as rows for ``heedful import heedful``.
+def exported_records(connection: Connection, *, surplus: bool = False, screening: bool = False) -> Iterator[dict[str, Any]]:
+    """Every answer, and the prompts and responses that answers name, as rows for ``heedful import heedful``.
 
-    Dependencies first; streamed: as many answers as there are. A labeler's prompt has no split: the import gives one by owner.
+    Dependencies come first. Rows are streamed, however many answers there are. A prompt that a labeler wrote has no split: the
+    import gives it its owner's. ``surplus`` and ``screening``: also export these answers.
     """
-    answered = {"prompt": _named(connection, prompt, surplus), "response": _named(connection, response, surplus)}
+    phases = PHASES if screening else EXPORTED
     kinds: tuple[Kind, ...] = ("prompt", "response")
     for kind in kinds:
-        for row in answered[kind]:
+        for row in _named(connection, prompt if kind == "prompt" else response, phases, surplus):
             yield {"kind": kind, **record_of(kind, row)}
-    for row in _answers(connection, annotation, None, surplus):
+    secret = secrets.token_bytes(32)
+
+    def answers(table: Table) -> Iterator[Mapping[str, Any]]:
+        for row in _answers(connection, table, phases=phases, surplus=surplus):
+            coded = {"labeler": code_of(secret, row["person_id"], 0)} if row["phase"] == "screening" else {}
+            yield {**row, **coded}
+
+    for row in answers(annotation):
         if row["annotation_kind"] == "write_prompt":
-            yield from written_prompt_rows(row["id"], row["value"], row["labeler"], _metadata(row))
-    for record in stored_demonstrations(connection, surplus=surplus):
-        yield _row(record)
-    for record in stored_rankings(connection, surplus=surplus):
-        yield _row(record)
-    for record in stored_ratings(connection, surplus=surplus):
-        yield _row(record)
+            yield from written_prompt_rows(row["id"], row["value"], row["labeler"], row["phase"], _metadata(row))
+    for row in answers(demonstration):
+        yield _row(demonstration_of(row, _metadata(row)))
+    for row in answers(ranking):
+        yield _row(ranking_of(row, _metadata(row)))
+    for row in answers(rating):
+        yield _row(rating_of(row, _metadata(row)))
+    for row in answers(annotation):
+        if row["annotation_kind"] != "write_prompt" and row["response_id"] is None:  # one row for the whole answer
+            yield annotation_row(row)
+
+
+def annotation_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer that no record type holds, exactly as it was given, with what its task showed."""
+    return {
+        "kind": "annotation",
+        "task_kind": row["annotation_kind"],
+        "id": row["id"],
+        "prompt_id": row["prompt_id"],
+        "labeler": row["labeler"],
+        "phase": row["phase"],
+        "answer": row["answer"],
+        "payload": row["payload"],
+        "metadata": _metadata(row),
+    }
 
 
 def written_prompt_rows(
-    id: str, answer: Mapping[str, Any], labeler: str, metadata: Mapping[str, Any]
+    id: str, answer: Mapping[str, Any], labeler: str, phase: Phase, metadata: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """A labeler's prompt as rows. Few-shot: K pairs make K prompts and demonstrations, each in the context of the others."""
     common = {"kind": "prompt", "use_case": answer["use_case"], "source": "labeler", "user": labeler}
+    if phase != "training":
+        common["split"] = "test"  # a prompt has no phase
+    if "turns" in answer:
+        yield common | {"id": f"prompt-{id}", "turns": answer["turns"], "metadata": dict(metadata)}
+        return
     if "pairs" not in answer:
-        yield common | {"id": f"prompt-{id}", "text": answer["text"].strip() + "\n", "metadata": dict(metadata)}
+        text = answer["text"].strip("\r\n").rstrip() + "\n"
+        yield common | {"id": f"prompt-{id}", "text": text, "metadata": dict(metadata)}
         return
     for number, pair in enumerate(answer["pairs"], start=1):
         others = [other for place, other in enumerate(answer["pairs"], start=1) if place != number]
@@ -217,6 +253,7 @@ def written_prompt_rows(
             "prompt_id": f"prompt-{id}-{number}",
             "text": response_text(turns_of(text), pair["response"]),
             "labeler": labeler,
+            "phase": phase,
             "metadata": about,
         }
 
@@ -231,10 +268,18 @@ def _row(record: Any) -> dict[str, Any]:
     return {"kind": kind_of(record), **record_to_json(record)}
 
 
-def _answers(connection: Connection, table: Table, batch_ids: Sequence[int] | None, surplus: bool) -> Iterator[RowMapping]:
+def _answers(
+    connection: Connection,
+    table: Table,
+    *,
+    phases: Sequence[Phase] = EXPORTED,
+    batch_ids: Sequence[int] | None = None,
+    surplus: bool,
+) -> Iterator[RowMapping]:
     """Rows of an answer table with their assignment's, task's and person's, in the order in which they were answered."""
     columns = [column for column in table.c if column.name != "kind"]
-    columns += [table.c.kind.label("annotation_kind")] if "kind" in table.c else []
+    if table is annotation:
+        columns += [table.c.kind.label("annotation_kind"), assignment.c.answer, task.c.payload]
     joined = (
         table.join(assignment, table.c.assignment_id == assignment.c.id)
         .join(task, assignment.c.task_id == task.c.id)
@@ -251,6 +296,7 @@ def _answers(connection: Connection, table: Table, batch_ids: Sequence[int] | No
             person.c.pseudonym.label("labeler"),
             person.c.simulated,
             person.c.group_name,
+            person.c.role,
             assignment.c.late,
             assignment.c.surplus,
             assignment.c.seconds_spent,
@@ -260,7 +306,7 @@ def _answers(connection: Connection, table: Table, batch_ids: Sequence[int] | No
             instruction.c.version,
         )
         .select_from(joined)
-        .where(task.c.phase.in_(EXPORTED))
+        .where(task.c.phase.in_(phases))
         .order_by(assignment.c.answered, assignment.c.id, table.c.id)
     )
     if batch_ids is not None:
@@ -270,12 +316,14 @@ def _answers(connection: Connection, table: Table, batch_ids: Sequence[int] | No
     yield from connection.execute(query, execution_options=_STREAM).mappings()
 
 
-def _metadata(row: RowMapping) -> dict[str, Any]:
+def _metadata(row: Mapping[Any, Any]) -> dict[str, Any]:
+    group = row["group_name"]
+    if row["phase"] == "screening":  # what they were then; many a candidate is in the team by now
+        group = "candidate" if row["role"] == "labeler" else "researcher"
     found = {
-        "task": _TASK_OF[row["phase"]],
         "task_id": row["task_id"],
         "batch": row["batch_name"],
-        "group": row["group_name"],
+        "group": group,
         "simulated": row["simulated"],
         "instruction_version": row["version"],
         "seconds_spent": row["seconds_spent"],
@@ -284,10 +332,10 @@ def _metadata(row: RowMapping) -> dict[str, Any]:
     return found | ({"surplus": True} if row["surplus"] else {})
 
 
-def _named(connection: Connection, table: Table, surplus: bool) -> Iterator[RowMapping]:
-    """Prompts, or responses, of tasks that were answered in the exported phases."""
+def _named(connection: Connection, table: Table, phases: Sequence[Phase], surplus: bool) -> Iterator[RowMapping]:
+    """Prompts, or responses, of tasks that were answered in these phases."""
     answered = assignment.join(task, assignment.c.task_id == task.c.id)
-    wanted = [assignment.c.state == "answered", task.c.phase.in_(EXPORTED)]
+    wanted = [assignment.c.state == "answered", task.c.phase.in_(phases)]
     if not surplus:
         wanted.append(assignment.c.surplus.is_(False))
     if table is prompt:

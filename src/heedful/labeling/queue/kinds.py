@@ -141,6 +141,9 @@ def _check_write_prompt(task: TaskView, answer: Mapping[str, Any]) -> None:
             _keys(_mapping(pair, f"pairs, number {number}"), "query", "response", where=f"pairs, number {number}")
             _text(pair["query"], f"pairs, number {number}: query")
             _text(pair["response"], f"pairs, number {number}: response")
+    elif "turns" in answer:
+        _keys(answer, "turns", "use_case")
+        _turns(answer["turns"])
     else:
         _keys(answer, "text", "use_case")
         _text(answer["text"], "text")
@@ -214,6 +217,19 @@ def _ratings(given: object, response_ids: Sequence[str]) -> None:
         _keys(_mapping(rating, where), "overall", "flags", where=where)
         _whole(rating["overall"], 1, 7, f"{where}: overall")
         _flags(rating["flags"], RATING_FLAGS, f"{where}: flags")
+
+
+def _turns(given: object) -> None:
+    """A conversation that waits for the assistant: a system message first, if any, and a user's message last."""
+    if not isinstance(given, list) or not given:
+        _refuse("turns", "a list of turns", repr(given)[:80])
+    for number, turn in enumerate(given, start=1):
+        where = f"turns, number {number}"
+        _keys(_mapping(turn, where), "role", "text", where=where)
+        _member(turn["role"], ("system", "user", "assistant") if number == 1 else ("user", "assistant"), f"{where}: role")
+        _text(turn["text"], f"{where}: text")
+    if given[-1]["role"] != "user":
+        _refuse("turns", "a user's turn at the end", given[-1]["role"])
 
 
 def _per_response(given: object, response_ids: Sequence[str], where: str) -> Mapping[str, Any]:

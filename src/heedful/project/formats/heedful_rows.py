@@ -6,7 +6,8 @@ A task is a ranking with two more keys for the labeler to read, ``prompt`` and `
     {"kind": "ranking", "prompt_id": "…", "prompt": "…", "response_ids": ["a", "b"], "responses": ["…", "…"], "ranks": [1, 2],
      "labeler": "anna"}
 
-A row without ``id`` gets one made of its content.
+A row without ``id`` gets one made of its content. Rows of the kind ``annotation`` (other answers from the labeling database,
+such as toxicity) are counted and left in the file.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ SAMPLE = '{"kind": "prompt", "id": "…", "text": "…"} or a demonstration, res
 def read_record(row: object, labeler: str | None) -> Draft:
     """The one record in a row. Raises BadRow, and SkippedRow for a task that is not filled in."""
     row = dict(an_object(row))
+    if row.get("kind") == "annotation":
+        raise SkippedRow(f"answers of the kind {str(row.get('task_kind'))[:40]}: they stay in the file, no record holds them")
     kind = _kind(row)
     task = {key: row.pop(key) for key in ("prompt", "responses") if kind == "ranking" and key in row}
     if kind == "ranking" and _not_filled_in(row.get("ranks")):
