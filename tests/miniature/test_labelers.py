@@ -13,7 +13,6 @@ from heedful.miniature.labelers import (
     best_utility,
     held_out_labelers,
     noisy_utility,
-    prefers,
     rank,
     rate,
     training_labelers,
@@ -149,16 +148,6 @@ def test_ranking_is_blind_to_the_model_and_the_order_and_ties_equal_texts() -> N
     assert rank(TRAIN[0], prompt, renamed, judgements, seed=0) == found
     backwards = rank(TRAIN[0], prompt, responses[::-1], judgements[::-1], seed=0)
     assert backwards.ranks == found.ranks[::-1]
-
-
-def test_prefers_agrees_with_the_noisy_utilities() -> None:
-    prompt = next(p for p in PROMPTS if p.metadata["task"] == "story")
-    good, bad = (IDEAL[prompt.id], judge(WORLD, prompt, IDEAL[prompt.id])), ("x", judge(WORLD, prompt, "x"))
-    for labeler in (*TRAIN, *HELD_OUT):
-        assert prefers(labeler, prompt, good, good, seed=0) == 0.5
-        assert prefers(labeler, prompt, good, bad, seed=0) + prefers(labeler, prompt, bad, good, seed=0) == 1.0
-    wins = [prefers(labeler, prompt, good, bad, seed=seed) for labeler in TRAIN for seed in range(20)]
-    assert sum(wins) / len(wins) > 0.95
 
 
 def test_a_quiet_labelers_rating_tells_good_from_bad() -> None:

@@ -15,7 +15,6 @@ from heedful.errors import ConfigError, DataError
 from heedful.statistics import (
     ScreeningCutoffs,
     ScreeningRecord,
-    candidate_code,
     demonstration_score,
     screening_table,
     sensitive_counts,
@@ -117,11 +116,7 @@ def test_a_name_is_refused_and_not_repeated(name: str) -> None:
     assert not name or raised.value.got is None or name not in raised.value.got
 
 
-def test_codes() -> None:
-    codes = {candidate_code() for _ in range(200)}
-    assert len(codes) == 200
-    assert len({record(code).candidate for code in codes}) == 200
-    # nothing but the code says who it is
+def test_nothing_but_the_code_says_who_a_candidate_is() -> None:
     assert {f.name for f in dataclasses.fields(ScreeningRecord)} == {
         "candidate",
         "sensitive_agreed",

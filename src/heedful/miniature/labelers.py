@@ -206,12 +206,3 @@ def rank(
         labeler=labeler.name,
         metadata={"simulated": True},
     )
-
-
-def prefers(
-    labeler: Labeler, prompt: Prompt, first: tuple[str, Judgement], second: tuple[str, Judgement], *, seed: int
-) -> float:
-    """1 where the first (text, judgement) is preferred, 0 where the second is, 0.5 for a tie."""
-    a = noisy_utility(labeler, prompt, *first, seed=seed)
-    b = noisy_utility(labeler, prompt, *second, seed=seed)
-    return 0.5 if abs(a - b) < JUST_NOTICEABLE else float(a > b)

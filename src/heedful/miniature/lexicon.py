@@ -50,7 +50,6 @@ JOBS = (
 COLOURS = ("red", "blue", "green", "white", "black", "brown", "grey", "yellow", "golden", "pink")
 HAPPY = ("happy", "glad", "proud", "calm")
 SAD = ("sad", "tired", "scared", "lonely")
-FEELINGS = HAPPY + SAD
 ADJECTIVES = (
     "small", "big", "new", "strange", "pretty", "heavy", "tiny", "shiny",
     "round", "warm", "soft", "strong", "funny", "dark", "plain", "fine",

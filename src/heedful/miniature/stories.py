@@ -11,8 +11,6 @@ from heedful.miniature import sentence_templates as t
 
 _COUNTABLE = "AOJ"
 _ATTEMPTS = 12
-WORD_LETTERS = "OLAKCJD"
-"""Classes whose words a user may demand or forbid."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from heedful.statistics.carelessness import (
 )
 from heedful.statistics.gold import gold_flag_scores, gold_overall_scores, gold_ranking_scores
 from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, percent, proportion, wilson
-from heedful.statistics.kappa import FlagAgreement, cohen_kappa, flag_agreement, fleiss_kappa, labeler_kappas
+from heedful.statistics.kappa import FlagAgreement, flag_agreement, fleiss_kappa, labeler_kappas
 from heedful.statistics.rank_correlation import kendall_tau_b, labeler_tau_b
 from heedful.statistics.reward_accuracy import (
     Calibration,
@@ -32,7 +32,6 @@ from heedful.statistics.screening import (
     ScreeningCutoffs,
     ScreeningRecord,
     ScreeningRow,
-    candidate_code,
     demonstration_score,
     screening_table,
     sensitive_counts,
@@ -64,10 +63,8 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_ratio",
     "calibration",
-    "candidate_code",
     "carelessness",
     "chance_of_run",
-    "cohen_kappa",
     "demonstration_score",
     "flag_agreement",
     "fleiss_kappa",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heedful.errors import DataError
 from heedful.records import RATING_FLAGS, Rating
 from heedful.statistics.answers import answers, sums_within
 from heedful.statistics.intervals import Estimate, FloatArray, Labels, Numbers, bootstrap, bootstrap_ratio
@@ -28,26 +27,6 @@ class FlagAgreement:
     """Share of pairs of labelers' answers to one response that are equal."""
     kappa: Estimate
     """Fleiss' kappa."""
-
-
-def cohen_kappa(
-    first: Numbers, second: Numbers, clusters: Labels | None = None, *, confidence: float = 0.95, seed: int = 0
-) -> Estimate:
-    """Kappa of two labelers' answers to the same items, entry by entry (Cohen 1960); entries with a NaN are left out.
-
-    The chance agreement is from each one's own shares of answers. The interval is a bootstrap over clusters (each item its
-    own where not given). NaN where both always gave one and the same answer.
-    """
-    size = len(first)
-    items = [*range(size), *range(size)]
-    groups = None if clusters is None else np.tile(np.asarray(clusters), 2)
-    if len(second) != size:
-        raise DataError("not pairs", expected="as many entries in both", got=f"{size} and {len(second)}")
-    both = np.concatenate([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)])
-    estimates = labeler_kappas(
-        items, ["first"] * size + ["second"] * size, both, clusters=groups, confidence=confidence, seed=seed
-    )
-    return estimates.get("first", Estimate(math.nan, math.nan, math.nan, 0, math.nan))
 
 
 def labeler_kappas(

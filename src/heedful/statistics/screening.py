@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -50,7 +49,7 @@ class ScreeningRecord:
     """One candidate's results, counts only: nothing in it says who they are."""
 
     candidate: str
-    """A random code, from ``candidate_code``; anything else is refused."""
+    """A random code of eight ``CODE_LETTERS``; anything else is refused."""
     sensitive_agreed: int = 0
     sensitive_answered: int = 0
     """Answers on sensitive speech for which the researchers' is known."""
@@ -68,7 +67,7 @@ class ScreeningRecord:
                 "a candidate must stand under a random code",
                 expected=f"8 of {CODE_LETTERS}",
                 got=f"{len(self.candidate)} characters that are no such code",
-                next_step="give each candidate a code from candidate_code() and keep who is who apart from this table",
+                next_step="give each candidate a random code, and keep apart from this table who is who",
             )
         for agreed, count in (
             (self.sensitive_agreed, self.sensitive_answered),
@@ -97,11 +96,6 @@ class ScreeningRow:
     topics: tuple[str, ...]
     standing: Standing
     """The least of the three: missing, then not met, borderline, met."""
-
-
-def candidate_code() -> str:
-    """A code for a candidate that says nothing about them: 8 characters, about 38 bits from the system's random source."""
-    return "".join(secrets.choice(CODE_LETTERS) for _ in range(8))
 
 
 def screening_table(records: Sequence[ScreeningRecord], cutoffs: ScreeningCutoffs | None = None) -> list[ScreeningRow]:
