@@ -22,7 +22,7 @@ from heedful.labeling.database.connection import Database, open_database
 from heedful.labeling.database.tables import assignment, prompt, task
 from heedful.labeling.people import sessions
 from heedful.web.app import create_app
-from heedful.web.settings import Settings
+from heedful.web.app_settings import Settings
 
 LIMIT_MS = 300.0
 RARE = "sesquipedalian"

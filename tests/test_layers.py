@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,9 @@ def test_light_without_extras(name: str) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_name_says_where_it_is() -> None:
+    """Two files of one name are hard to tell apart in an editor's tabs and in a traceback."""
+    names = Counter(path.name for path in (ROOT / "src").rglob("*.py") if "migrations" not in path.parts)
+    assert {name for name, count in names.items() if count > 1} <= {"__init__.py", "__main__.py"}

@@ -25,8 +25,8 @@ from heedful.align import pipeline
 from heedful.errors import DataError, StorageError
 from heedful.ranks import ending
 from heedful.ranks.collectives import broadcast
-from heedful.ranks.connection import world
 from heedful.ranks.rank_zero import barrier_without_timeout, on_rank_zero
+from heedful.ranks.world import world
 from heedful.training.run import Run
 
 

@@ -15,7 +15,7 @@ from heedful.labeling.people import accounts, instruction_versions, problems, se
 from heedful.labeling.queue import leases
 from heedful.labeling.queue.kinds import TaskKind
 from heedful.web.app import create_app
-from heedful.web.settings import Settings
+from heedful.web.app_settings import Settings
 
 ROLE_OF_KIND: Mapping[TaskKind, str] = {
     "write_prompt": "labeler",

@@ -22,7 +22,7 @@ from heedful.model.readout import score
 from heedful.ranks import batch_shares, connection
 from heedful.ranks.batch_shares import own_indices, own_microbatches
 from heedful.ranks.collectives import gather_in_order, gather_rows_in_order, sum_over_ranks
-from heedful.ranks.connection import World
+from heedful.ranks.world import World
 
 
 def launch(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from heedful.ranks import rank_zero
-from heedful.ranks.connection import World
 from heedful.ranks.rank_zero import on_rank_zero
+from heedful.ranks.world import World
 
 
 class FakeStore:

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from heedful.labeling.database.connection import Database, open_database
 from heedful.labeling.people import accounts, passwords, sessions
 from heedful.web.app import create_app
-from heedful.web.settings import Settings
+from heedful.web.app_settings import Settings
 
 PASSWORD = "correct horse battery"
 # Argon2's work is for attackers; the tests only need its form.

@@ -19,9 +19,9 @@ from tests.web.world import World, dump, keep, make_world, restore
 
 from heedful.labeling.database.connection import Database
 from heedful.web.app import create_app
+from heedful.web.app_settings import Settings
 from heedful.web.routing import RANKS
 from heedful.web.security import CONTENT_SECURITY_POLICY
-from heedful.web.settings import Settings
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 

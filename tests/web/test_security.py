@@ -18,8 +18,8 @@ from heedful.errors import MissingError, RefusedError
 from heedful.labeling.database.tables import event, person, session
 from heedful.labeling.people import accounts, passwords, sessions
 from heedful.web import routing
+from heedful.web.app_settings import secret_key
 from heedful.web.security import CONTENT_SECURITY_POLICY, HEADERS, safe_next, sign, signed_value
-from heedful.web.settings import secret_key
 from heedful.web.shown_text import MARKDOWN_TAGS, markdown
 
 

@@ -29,8 +29,8 @@ from heedful.project.data_folder import Records, record_from_json, record_to_jso
 from heedful.project.files import read_jsonl, write_jsonl
 from heedful.project.selection import prompts_of, training_rankings
 from heedful.ranks.collectives import gather_in_order
-from heedful.ranks.connection import world
 from heedful.ranks.rank_zero import barrier_without_timeout
+from heedful.ranks.world import world
 from heedful.records import Prompt, Ranking, Rating, Response
 from heedful.statistics import (
     calibration,

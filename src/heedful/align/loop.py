@@ -39,8 +39,8 @@ from heedful.project.lock import alone_in
 from heedful.project.project import Project
 from heedful.project.selection import digest_of_demonstrations, digest_of_rankings, training_rankings, without_labels
 from heedful.ranks.collectives import all_gather
-from heedful.ranks.connection import across_ranks, world
 from heedful.ranks.rank_zero import on_rank_zero
+from heedful.ranks.world import across_ranks, world
 
 BENCHMARK_SEED = 21
 

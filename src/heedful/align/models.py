@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.model import Precision
 from heedful.model.inference import first_device, load_policy
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
 

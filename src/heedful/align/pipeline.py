@@ -53,7 +53,7 @@ from heedful.project.data_folder import Records, record_from_json, record_to_jso
 from heedful.project.files import read_jsonl, write_atomically, write_jsonl
 from heedful.project.project import Project
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings, without_labels
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 from heedful.records import Prompt, Response
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig

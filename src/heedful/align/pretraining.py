@@ -10,8 +10,8 @@ from heedful.errors import DataError
 from heedful.model import keep_large_temporaries, new_gpt2, train_tokenizer
 from heedful.model.encoding import encode_documents, read_documents
 from heedful.model.scratch import tokenizer_from_json, tokenizer_json
-from heedful.ranks.connection import across_ranks
 from heedful.ranks.rank_zero import on_rank_zero
+from heedful.ranks.world import across_ranks
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import train_pretrain
 

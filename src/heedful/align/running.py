@@ -19,8 +19,8 @@ from heedful.errors import StorageError
 from heedful.project.files import write_atomically
 from heedful.project.fingerprints import as_json, fingerprint_of
 from heedful.project.runs import STAGE_FILE, stage_folders, stage_state
-from heedful.ranks.connection import world
 from heedful.ranks.rank_zero import barrier_without_timeout, on_rank_zero
+from heedful.ranks.world import world
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not _under_torchrun():
         _main(arguments, leads=True)
         return
-    from heedful.ranks.connection import world
     from heedful.ranks.ending import announce_end, should_report_error
+    from heedful.ranks.world import world
 
     try:
         try:

@@ -19,8 +19,8 @@ from heedful.model.template import Template, encode, prompt_tokens, response_tok
 from heedful.progress import progress_line
 from heedful.ranks.batch_shares import own_indices
 from heedful.ranks.collectives import gather_in_order
-from heedful.ranks.connection import world
 from heedful.ranks.rank_zero import barrier_without_timeout
+from heedful.ranks.world import world
 from heedful.records import Prompt, Response
 
 GENERATION_BATCH = 1_024

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 
 
 def own_microbatches(lengths: Sequence[int], *, tokens: int) -> list[tuple[list[int], float]]:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from heedful.errors import ConfigError
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import time
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 
 PATIENCE_SECONDS = 10.0
 """How long a failed rank waits for rank 0 to report the same failure before it reports its own."""

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from heedful.ranks.connection import world
 from heedful.ranks.ending import END_KEY, POLL_SECONDS, store
+from heedful.ranks.world import world
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from heedful.errors import StorageError
 from heedful.model import ASIDE, write_folder
 from heedful.model.encoding import PretrainingText
 from heedful.ranks.collectives import all_gather, barrier, broadcast
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 from heedful.training.sharding import read_sharded, whole_tensor, write_sharded
 
 CHECKPOINTS = "checkpoints"

@@ -49,7 +49,7 @@ from heedful.model.fast.side_by_side import at_once, side_by_side
 from heedful.model.readout import scalars, target_logprobs, target_logprobs_and_entropy
 from heedful.ranks.batch_shares import own_indices, own_microbatches
 from heedful.ranks.collectives import gather_in_order, gather_rows_in_order, sum_over_ranks, sums_over_ranks
-from heedful.ranks.connection import across_ranks
+from heedful.ranks.world import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer

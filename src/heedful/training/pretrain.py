@@ -22,7 +22,7 @@ from heedful.model.encoding import PretrainingText
 from heedful.model.readout import target_logprobs
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import sum_over_ranks
-from heedful.ranks.connection import across_ranks
+from heedful.ranks.world import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PretrainConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer

@@ -26,7 +26,7 @@ from heedful.model.encoding import Example, RankedPrompt, epoch_order
 from heedful.model.readout import scalars, score
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import gather_in_order, sums_over_ranks
-from heedful.ranks.connection import across_ranks
+from heedful.ranks.world import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer

@@ -22,7 +22,7 @@ from heedful.model import remove_leftovers
 from heedful.progress import ProgressLine, progress_line
 from heedful.project.files import write_atomically
 from heedful.ranks.collectives import all_gather, barrier, require_same
-from heedful.ranks.connection import set_seed, world
+from heedful.ranks.world import set_seed, world
 from heedful.training.checkpoint import (
     CHECKPOINTS,
     digest,

@@ -28,7 +28,7 @@ from heedful.model.encoding import Example, PretrainingText, epoch_order
 from heedful.model.readout import target_logprobs
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import sum_over_ranks
-from heedful.ranks.connection import across_ranks, set_seed
+from heedful.ranks.world import across_ranks, set_seed
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer

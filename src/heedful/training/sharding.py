@@ -37,7 +37,7 @@ from heedful.model import (
 from heedful.model.dropout import decoder_layers
 from heedful.model.precision import copy_of_buffers, rounded_copy
 from heedful.ranks.collectives import barrier, require_same
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 from heedful.training.config import StepConfig
 
 REST_FILE = "rest.pt"

@@ -24,12 +24,12 @@ from heedful.errors import (
 from heedful.labeling.database.connection import Database
 from heedful.web import login
 from heedful.web.api import api_docs, labeler_api, researcher_api
+from heedful.web.app_settings import Settings
 from heedful.web.console import admin, batch_pages, overview
 from heedful.web.label import pages
 from heedful.web.rendering import Rendering
 from heedful.web.routing import NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
-from heedful.web.settings import Settings
 
 STATUS_OF: tuple[tuple[type[HeedfulError], int], ...] = (
     (ThrottledError, 429),

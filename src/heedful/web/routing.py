@@ -40,9 +40,9 @@ from heedful.errors import RefusedError
 from heedful.labeling.database.connection import Database
 from heedful.labeling.people.accounts import Person
 from heedful.labeling.people.sessions import TOUCH_SECONDS, NewSession, keep_alive, person_of_session
+from heedful.web.app_settings import Settings
 from heedful.web.security import comes_from_elsewhere, is_same, sign, signed_value
 from heedful.web.sent_forms import FormValues, is_form, sent_form
-from heedful.web.settings import Settings
 
 Who = Literal["public", "labeler", "researcher", "admin"]
 

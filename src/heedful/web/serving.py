@@ -25,7 +25,7 @@ from heedful.labeling.people.accounts import first_admin_token
 from heedful.labeling.people.instruction_versions import publish_first_versions
 from heedful.project.project import CONFIG_FILE
 from heedful.web.app import create_app
-from heedful.web.settings import Settings, secret_key
+from heedful.web.app_settings import Settings, secret_key
 
 KEY_FILE = "web-key"
 BACKUPS_FOLDER = "backups"

@@ -14,7 +14,7 @@ from tests.training.test_ppo import PROMPTS, TOKENIZER, policy_model, reward_mod
 
 from heedful.model import MasterWeights
 from heedful.model.fast import side_by_side
-from heedful.ranks.connection import World
+from heedful.ranks.world import World
 from heedful.training import ppo
 
 CPU = torch.device("cpu")

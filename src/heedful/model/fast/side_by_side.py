@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from heedful.ranks.connection import world
+from heedful.ranks.world import world
 
 A = TypeVar("A")
 B = TypeVar("B")
