@@ -18,10 +18,10 @@ from heedful.labeling.exchange import labels
 from heedful.labeling.queue.recording import Work
 from heedful.miniature import preparation as miniature
 from heedful.miniature.good_answers import answer
+from heedful.miniature.invented_world import World
 from heedful.miniature.panel import Panel
 from heedful.miniature.preparation import miniature_project
 from heedful.miniature.tasks import prompts
-from heedful.miniature.world import World
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
 from heedful.records import Prompt, Response

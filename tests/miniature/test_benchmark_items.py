@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from heedful.miniature.benchmark_items import FEW_SHOT, benchmarks, rudeness_items
+from heedful.miniature.invented_world import World
 from heedful.miniature.judging import is_rude
-from heedful.miniature.world import World
 
 WORLD = World(0)
 ALL = benchmarks(WORLD, seed=0, items=60)

@@ -9,7 +9,7 @@ import pytest
 
 from heedful.miniature import corpus
 from heedful.miniature import lexicon as lex
-from heedful.miniature.world import World
+from heedful.miniature.invented_world import World
 
 WORLD = World(0)
 
@@ -24,7 +24,7 @@ def test_equal_seeds_make_equal_documents_and_other_seeds_do_not() -> None:
 def test_documents_do_not_depend_on_pythons_hash_seed() -> None:
     # Iterating over a set of strings once made every process draw other documents.
     code = (
-        "import hashlib; from heedful.miniature.corpus import documents; from heedful.miniature.world import World; "
+        "import hashlib; from heedful.miniature.corpus import documents; from heedful.miniature.invented_world import World; "
         "print(hashlib.md5(''.join(documents(World(0), seed=1, count=800)).encode()).hexdigest())"
     )
     digests = {

@@ -6,7 +6,7 @@ from collections import Counter
 from heedful.miniature.good_answers import answer
 from heedful.miniature.homework import homework_entry, hurry, pupils_answer, remark
 from heedful.miniature.instructions import Instruction, make_instruction
-from heedful.miniature.world import World
+from heedful.miniature.invented_world import World
 
 WORLD = World(0)
 

@@ -13,8 +13,8 @@ from heedful.miniature import lexicon as lex
 from heedful.miniature.good_answers import answer
 from heedful.miniature.grammar import is_sentence
 from heedful.miniature.instructions import make_instruction
+from heedful.miniature.invented_world import World, state
 from heedful.miniature.judging import Judgement, is_rude, judge
-from heedful.miniature.world import World, state
 from heedful.records import Prompt
 
 WORLD = World(0)

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from heedful.miniature.good_answers import answer
+from heedful.miniature.invented_world import World
 from heedful.miniature.judging import Judgement, judge
 from heedful.miniature.labelers import (
     JUST_NOTICEABLE,
@@ -20,7 +21,6 @@ from heedful.miniature.labelers import (
     weak_order,
 )
 from heedful.miniature.tasks import prompts
-from heedful.miniature.world import World
 from heedful.records import Response
 
 WORLD = World(0)

@@ -12,6 +12,7 @@ from heedful.align.prefixes import with_prefix
 from heedful.conversation import turns_of
 from heedful.miniature.good_answers import Style, answer, careless_answer, drop_constraint
 from heedful.miniature.instructions import Instruction, make_instruction
+from heedful.miniature.invented_world import World
 from heedful.miniature.judging import judge
 from heedful.miniature.labelers import training_labelers
 from heedful.miniature.tasks import (
@@ -21,7 +22,6 @@ from heedful.miniature.tasks import (
     use_case_quota,
     users_of,
 )
-from heedful.miniature.world import World
 from heedful.records import USE_CASE_SHARES, Prompt, Split
 
 WORLD = World(0)

@@ -25,10 +25,10 @@ from heedful.errors import ConfigError
 from heedful.evaluate.report import write_report
 from heedful.evaluate.results import Timings, save_results, save_timings
 from heedful.miniature.benchmark_items import benchmarks
+from heedful.miniature.invented_world import World
 from heedful.miniature.panel import Panel
 from heedful.miniature.preparation import WORLD_SEED, miniature_prompts, write_pretraining_text
 from heedful.miniature.tasks import few_shot_prefixes
-from heedful.miniature.world import World
 from heedful.model import generator, keep_large_temporaries
 from heedful.model.inference import first_device
 from heedful.presets import Preset

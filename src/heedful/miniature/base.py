@@ -16,8 +16,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from heedful.miniature.corpus import documents
+from heedful.miniature.invented_world import World
 from heedful.miniature.preparation import WEIGHTS, WORLD_SEED
-from heedful.miniature.world import World
 from heedful.model import keep_large_temporaries, new_gpt2, save_model, train_tokenizer
 from heedful.model.encoding import encode_documents
 from heedful.training.config import PretrainConfig

@@ -15,9 +15,9 @@ from typing import Literal
 from heedful.miniature import lexicon as lex
 from heedful.miniature import sentence_templates as t
 from heedful.miniature.instructions import phrase, review_text
+from heedful.miniature.invented_world import LANGUAGE, World, fill_fact, state
 from heedful.miniature.scenes import questions, scene
 from heedful.miniature.stories import story
-from heedful.miniature.world import LANGUAGE, World, fill_fact, state
 from heedful.miniature.writing import two_people
 
 Kind = Literal["choice", "completion", "bias"]

@@ -16,9 +16,9 @@ from heedful.miniature import sentence_templates as t
 from heedful.miniature.good_answers import answer, careless_answer, describe, list_items
 from heedful.miniature.homework import homework_entry
 from heedful.miniature.instructions import make_instruction, phrase, review_text
+from heedful.miniature.invented_world import LANGUAGE, World, fill_fact, state
 from heedful.miniature.scenes import event_text, questions, scene, summary_case, swap_person
 from heedful.miniature.stories import letter, poem, story
-from heedful.miniature.world import LANGUAGE, World, fill_fact, state
 from heedful.miniature.writing import two_people
 
 CARELESS_SHARE = 0.4

@@ -8,8 +8,8 @@ from heedful.miniature import lexicon as lex
 from heedful.miniature import sentence_templates as t
 from heedful.miniature.good_answers import facts_about
 from heedful.miniature.grammar import expand, is_sentence, signature
+from heedful.miniature.invented_world import World, fill_fact, state
 from heedful.miniature.verdict import Text, Verdict, short_form
-from heedful.miniature.world import World, fill_fact, state
 from heedful.miniature.writing import Meta
 
 # Prose -----------------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from heedful.miniature import lexicon as lex
 from heedful.miniature import sentence_templates as t
 from heedful.miniature.good_answers import list_items
 from heedful.miniature.grammar import expand, is_sentence, signature
+from heedful.miniature.invented_world import World
 from heedful.miniature.verdict import CONTENT, WORD, Text, Verdict, content_words, short_form, vocabulary
-from heedful.miniature.world import World
 from heedful.miniature.writing import Meta
 
 _NUMBERED = re.compile(r"^\d+\. ")

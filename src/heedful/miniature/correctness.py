@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from heedful.miniature import correct_prose as prose
 from heedful.miniature import correct_replies as replies
+from heedful.miniature.invented_world import World
 from heedful.miniature.verdict import Text, Verdict
-from heedful.miniature.world import World
 from heedful.miniature.writing import Meta
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heedful.miniature import lexicon as lex
 from heedful.miniature import sentence_templates as t
 from heedful.miniature.instructions import Instruction, make_instruction
-from heedful.miniature.world import World, fill_fact, state
+from heedful.miniature.invented_world import World, fill_fact, state
 from heedful.miniature.writing import Meta, build_letter, build_poem, build_story, first_value, values_of
 
 CONSTRAINTS_DROPPED = (

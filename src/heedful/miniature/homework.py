@@ -14,8 +14,8 @@ from heedful.miniature import lexicon as lex
 from heedful.miniature.good_answers import answer, careless_answer
 from heedful.miniature.grammar import split_sentences
 from heedful.miniature.instructions import Instruction, make_instruction
+from heedful.miniature.invented_world import World
 from heedful.miniature.judging import Judgement, judge
-from heedful.miniature.world import World
 from heedful.records import Prompt
 
 GOOD_SHARE = 0.35

@@ -14,8 +14,8 @@ from typing import get_args
 
 from heedful.miniature import lexicon as lex
 from heedful.miniature import sentence_templates as t
+from heedful.miniature.invented_world import LANGUAGE, World, fill_fact
 from heedful.miniature.scenes import event_text, questions, scene, summary_case, swap_person
-from heedful.miniature.world import LANGUAGE, World, fill_fact
 from heedful.miniature.writing import Meta, describing, letter_writing, poem_writing, say, story_writing, two_people
 from heedful.records import USE_CASE_SHARES, UseCase
 

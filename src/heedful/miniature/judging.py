@@ -13,8 +13,8 @@ from heedful.errors import DataError
 from heedful.miniature import lexicon as lex
 from heedful.miniature.correctness import verdict
 from heedful.miniature.grammar import split_sentences, well_formed_share
+from heedful.miniature.invented_world import World
 from heedful.miniature.verdict import Text, Verdict, take_apart
-from heedful.miniature.world import World
 from heedful.records import Prompt
 
 _INSTRUCTION_WORDS = frozenset((

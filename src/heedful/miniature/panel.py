@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from heedful.labeling.queue.recording import Work, assessing
+from heedful.miniature.invented_world import World
 from heedful.miniature.judging import judge
 from heedful.miniature.labelers import Group, Labeler, held_out_labelers, rank, rate, training_labelers
 from heedful.miniature.tasks import demonstrate
-from heedful.miniature.world import World
 from heedful.records import Prompt, Response
 
 READING = 4.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from heedful.errors import ConfigError, UserError
 from heedful.miniature.corpus import documents
+from heedful.miniature.invented_world import World
 from heedful.miniature.tasks import prompts
-from heedful.miniature.world import World
 from heedful.project.files import write_atomically, write_jsonl
 from heedful.project.project import Project
 from heedful.records import Prompt

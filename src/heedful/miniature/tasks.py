@@ -7,8 +7,8 @@ import random
 from heedful.conversation import turns_of
 from heedful.miniature.good_answers import answer, drop_constraint
 from heedful.miniature.instructions import USE_CASES, Instruction, make_instruction
+from heedful.miniature.invented_world import World
 from heedful.miniature.labelers import Labeler
-from heedful.miniature.world import World
 from heedful.records import USE_CASE_SHARES, Prompt, Source, Split, UseCase
 
 NUM_USERS = 240

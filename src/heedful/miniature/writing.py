@@ -8,8 +8,8 @@ from typing import Any
 
 from heedful.miniature import lexicon as lex
 from heedful.miniature import sentence_templates as t
+from heedful.miniature.invented_world import World
 from heedful.miniature.stories import letter, poem, story
-from heedful.miniature.world import World
 
 Meta = dict[str, Any]
 """What an instruction asks, machine-readable: "task", "constraints" and whatever the task needs; JSON-able."""
