@@ -215,7 +215,7 @@ def test_peoples_judgements_of_the_evaluation_complete_the_report_and_train_noth
     answers = filled_in(project / "tasks" / "evaluation.jsonl", "eva")
     # She also ranked a training prompt's outputs, in the phase evaluation: that makes her no training labeler.
     other = next(row for row in filled_in(project / "tasks" / "ranking.jsonl", "eva") if row["prompt_id"].startswith("train"))
-    answers.append(other | {"metadata": {"task": "evaluation"}})
+    answers.append(other | {"phase": "evaluation"})
     code, said = run("import", "heedful", write_rows(project / "eva.jsonl", answers), "--project", project)
     assert code == 0, said
     code, said = run("align", project)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from heedful.conversation import Turn, turns_of
 from heedful.errors import ConfigError, DataError
 from heedful.model import train_tokenizer
-from heedful.model.template import encode, prompt_tokens, response_tokens
+from heedful.model.template import Template, encode, prompt_tokens, response_tokens
 from heedful.records import Prompt
 
 TOKENIZER = tiny_tokenizer()
@@ -51,6 +51,20 @@ def test_plain_continues_the_text_of_the_conversation() -> None:
     rows = prompt_tokens(tokenizer, [lone, conversation])
     assert [tokenizer.decode(row) for row in rows] == ["w1 w2\n", "Human: w1\n\nAssistant: w2\n\nHuman: w3\n\nAssistant:"]
     assert response_tokens(TOKENIZER, [lone], ["w4 w5"]) == [[4, 5]]
+
+
+def test_a_response_begins_with_a_space_only_after_the_colon_of_a_plain_conversation() -> None:
+    lone, conversation = Prompt(id="a", turns=turns_of("w1 w2\n")), prompt(("user", "w1"), ("assistant", "w2"), ("user", "w3"))
+    tokenizer = train_tokenizer(["Human: w1 Assistant: w2"] * 10, vocabulary_size=300, context_length=64)
+
+    def text(of: Prompt, response: str, template: Template) -> str:
+        (row,) = response_tokens(tokenizer, [of], [response], template)
+        return str(tokenizer.decode(row))
+
+    for held in ("w4", " w4"):  # older records hold the space
+        assert text(conversation, held, "plain") == " w4"
+        assert text(conversation, held, "chat") == "w4"
+        assert text(lone, held, "plain") == text(lone, held, "chat") == held
 
 
 def test_chat_is_the_tokenizers_own_template_up_to_where_the_answer_begins() -> None:

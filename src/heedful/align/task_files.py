@@ -54,7 +54,7 @@ def write_tasks(
                 "responses": [r.text for r in of_prompt[prompt.id]],
                 "ranks": None,
                 "labeler": None,
-                "metadata": {"task": task},
+                "phase": "evaluation" if task == "evaluation" else "training",
             }
             for prompt in prompts
         ],

@@ -14,6 +14,7 @@ from typing import Literal, cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from heedful.conversation import continuation, messages_of, said
 from heedful.errors import ConfigError, DataError
 from heedful.records import Prompt
 
@@ -63,7 +64,8 @@ def response_tokens(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], texts: Sequence[str], template: Template = "plain"
 ) -> list[list[int]]:
     """Token ids of a response's text to each prompt; what ends the response is added by the caller."""
-    del prompts, template  # both templates take the text as it is
+    follows = continuation if template == "plain" else said
+    texts = [follows(prompt.turns, text) for prompt, text in zip(prompts, texts, strict=True)]
     return encode(tokenizer, texts, beginning=False)
 
 
@@ -76,9 +78,8 @@ def _chat_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, special: se
             got=", ".join(spelt),
             next_step='reword or remove the prompt, or set template = "plain" in heedful.toml',
         )
-    messages = [{"role": turn.role, "content": turn.text} for turn in prompt.turns]
     try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(messages_of(prompt.turns), add_generation_prompt=True, return_dict=False)
     except TemplateError as error:
         raise DataError(
             f"the chat template cannot hold the prompt {prompt.id!r}",

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from heedful.conversation import Turn, turns_of
+from heedful.conversation import Turn, is_lone, turns_of
 from heedful.errors import DataError, MissingError
 from heedful.project.files import read_jsonl, what_is_there, write_jsonl_files
 from heedful.project.structure import from_mapping, nearest, shown
-from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
+from heedful.records import Demonstration, Phase, Prompt, Ranking, Rating, Response
 
 Kind = Literal["prompt", "response", "demonstration", "ranking", "rating"]
 Record = Prompt | Response | Demonstration | Ranking | Rating
@@ -40,7 +40,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
     """
     values = [(f.name, getattr(record, f.name)) for f in fields(record)]
     if isinstance(record, Prompt):
-        lone = len(record.turns) == 1 and record.turns[0].role == "user"
+        lone = is_lone(record.turns) and turns_of(record.text) == record.turns
         said = ("text", record.text) if lone else ("turns", [turn._asdict() for turn in record.turns])
         values = [said if name == "turns" else (name, value) for name, value in values]
     return {
@@ -48,6 +48,20 @@ def record_to_json(record: Record) -> dict[str, Any]:
         for name, value in values
         if value is not None and not (isinstance(value, Mapping) and not value) and (name, value) != ("phase", "training")
     }
+
+
+def first_format(record: Record) -> dict[str, Any]:
+    """The JSON object that digests are made of: for an older record, the one that the first format of records wrote.
+
+    There, a conversation was one text and the phase was in the metadata. Stages that are done stay done only if the digests of
+    their records stay the same.
+    """
+    row = record_to_json(record)
+    if isinstance(record, Prompt) and turns_of(record.text) == record.turns:
+        row = {name: value for name, value in row.items() if name != "turns"} | {"text": record.text}
+    elif isinstance(record, Demonstration | Ranking | Rating) and _phase_in(record.metadata) == record.phase:
+        row.pop("phase", None)
+    return row
 
 
 def record_from_json(kind: Kind, row: object, *, where: str | Path | None = None) -> Record:
@@ -64,10 +78,23 @@ def _in_todays_format(kind: Kind, row: Mapping[str, Any], where: str | Path | No
     if kind == "prompt" and "turns" not in row:
         row["turns"] = turns_of(_text_of_prompt(row, where))
         del row["text"]
-    if kind in ("demonstration", "ranking", "rating") and "phase" not in row and isinstance(row.get("metadata"), Mapping):
-        task = row["metadata"].get("task")
-        row |= {"phase": task} if task in ("evaluation", "screening") else {}
+    if kind in ("demonstration", "ranking", "rating") and isinstance(row.get("metadata"), Mapping):
+        first = _phase_in(row["metadata"])
+        if first != "training" and row.setdefault("phase", first) != first:
+            raise DataError(
+                f"the {kind} {row.get('id')!r} names two phases",
+                expected=f"one phase: what is for {first} never trains anything",
+                got=f"{row['phase']!r}, and {first!r} as task in the metadata",
+                where=where,
+                next_step="take one of them out",
+            )
     return row
+
+
+def _phase_in(metadata: Mapping[str, Any]) -> Phase:
+    """The phase as the first format had it: ``ranking`` stood for training."""
+    task = metadata.get("task")
+    return task if task in ("evaluation", "screening") else "training"
 
 
 def turns_in(row: Mapping[str, Any]) -> tuple[Turn, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from heedful.project.data_folder import Record, record_to_json
+from heedful.project.data_folder import Record, first_format
 
 
 def fingerprint_of(inputs: Any) -> str:
@@ -24,8 +24,8 @@ def as_json(value: Any) -> Any:
 
 
 def digest_of_records(records: Iterable[Record]) -> str:
-    """A digest of what records say, in their order, however their file is written."""
-    return fingerprint_of([record_to_json(record) for record in records])
+    """A digest of what records say, in their order, however their file is written: also by older versions of Heedful."""
+    return fingerprint_of([first_format(record) for record in records])
 
 
 def digest_of_files(*paths: Path) -> str:

@@ -36,7 +36,7 @@ def read_record(row: object, labeler: str | None) -> Draft:
     if labeler is not None and kind in ("demonstration", "ranking", "rating") and not row.get("labeler"):
         row["labeler"] = labeler
     if row.get("id") is None:
-        content = {key: value for key, value in row.items() if key not in ("kind", "id", "metadata", "split")}
+        content = {key: value for key, value in row.items() if key not in ("kind", "id", "metadata", "phase", "split")}
         row["id"] = content_id(kind, json.dumps(content, sort_keys=True))
     try:
         record = record_from_json(kind, row)
