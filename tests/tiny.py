@@ -36,7 +36,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from heedful.model import use_heedful_attention
+from heedful.model import Engine, Generation, use_heedful_attention
 
 VOCABULARY = 64
 END = 0
@@ -222,3 +222,8 @@ def _shaken(model: PreTrainedModel, seed: int, scale: float, heedful: bool) -> P
             parameter.copy_(centre + 0.1 * noise if is_norm else scale * noise)
     model.eval()
     return use_heedful_attention(model) if heedful else model
+
+
+def finished(engine: Engine) -> dict[int, Generation]:
+    """Let an engine make one step; returns the requests that finished in it, by number."""
+    return {step.number: step.generation for step in engine.step() if step.generation is not None}

@@ -17,6 +17,7 @@ from tests.tiny import (
     FAMILIES,
     VOCABULARY,
     WINDOW,
+    finished,
     parameter_gradients,
     plain,
     tiny_gemma2,
@@ -191,9 +192,9 @@ def test_generation_goes_beyond_the_window(make: Make, group_bytes: int, monkeyp
         numbers = server.submit(prompt, Sampling(max_tokens=50 if i % 2 else 9), [2 * i, 2 * i + 1])
         asked |= dict.fromkeys(numbers, prompt)
         for _ in range(3):
-            results |= dict(server.step())
+            results |= finished(server)
     while server.num_unfinished:
-        results |= dict(server.step())
+        results |= finished(server)
     assert sorted(len(g.tokens) for g in results.values()) == [9] * 6 + [50] * 6
     for number, generation in results.items():
         prompt = asked[number]

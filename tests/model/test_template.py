@@ -69,7 +69,7 @@ def test_a_response_begins_with_a_space_only_after_the_colon_of_a_plain_conversa
 
 def test_chat_is_the_tokenizers_own_template_up_to_where_the_answer_begins() -> None:
     tokenizer = chat_tokenizer()
-    system, user, assistant, end = tokenizer.convert_tokens_to_ids(["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"])
+    system, user, assistant, end = map(tokenizer.convert_tokens_to_ids, ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"])
     given = prompt(("system", "w5"), ("user", "w1 w2"), ("assistant", "w3"), ("user", "w4"))
     turns = [system, 5, end, user, 1, 2, end, assistant, 3, end, user, 4, end]
     assert prompt_tokens(tokenizer, [given], "chat") == [[*turns, assistant]]

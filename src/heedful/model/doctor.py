@@ -24,7 +24,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from heedful.errors import CheckError, HeedfulError, NumericalError
 from heedful.model.attention import use_heedful_attention
 from heedful.model.dropout import decoder_layers
-from heedful.model.engine.scheduler import Sampling, generate
+from heedful.model.engine.sampling import Sampling
+from heedful.model.engine.scheduler import generate
 from heedful.model.layouts import PackedBatch, pack, pack_shared
 from heedful.model.loading import (
     check_tokenizer,

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from heedful.errors import UserError
 from heedful.model import Generation, Sampling, generate, request_seeds
-from heedful.model.engine import scheduler
+from heedful.model.engine import runner
 from heedful.model.engine.slots import Slots
 
 pytestmark = pytest.mark.usefixtures("with_and_without_loops")
@@ -159,7 +159,7 @@ def test_prompts_are_prefilled_in_parts_without_a_difference(monkeypatch: pytest
     model = tiny_gpt2()
     prompts, sampling = random_prompts(9, seed=6), Sampling(max_tokens=5)
     whole = generate(model, prompts, sampling, list(range(9)))
-    monkeypatch.setattr(scheduler, "_TOKENS_PER_PREFILL", 10)  # also shorter than some prompts
+    monkeypatch.setattr(runner, "_TOKENS_PER_PREFILL", 10)  # also shorter than some prompts
     same(whole, generate(model, prompts, sampling, list(range(9))))
 
 

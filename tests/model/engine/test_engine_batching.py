@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny import END, VOCABULARY, last_hidden, plain, tiny_gpt2, tiny_llama
+from tests.tiny import END, VOCABULARY, finished, last_hidden, plain, tiny_gpt2, tiny_llama
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from heedful.functional.fast import kernels
 from heedful.model import Engine, Generation, Sampling, generate, set_residual_dropout
-from heedful.model.engine import scheduler
+from heedful.model.engine import runner
 from heedful.model.engine.slots import Slots, groups_of
 from heedful.model.fast.gpt2_forward import gpt2_forward
 from heedful.model.fast.packed_linear import PackedLinear, product_rows
@@ -68,7 +68,7 @@ def run(
             i = waiting.pop(0)
             prompt, sampling, seed = requests[i]
             place[server.submit(prompt, sampling, [seed])[0]] = i
-        results.update({place[number]: generation for number, generation in server.step()})
+        results.update({place[number]: generation for number, generation in finished(server).items()})
         step += 1
         assert step < 2_000
     return [results[i] for i in range(len(requests))]
@@ -110,13 +110,13 @@ def check_company(name: str, data: st.DataObject) -> None:
 
 def recorded_prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     computed: list[tuple[int, ...]] = []
-    pack = scheduler.pack
+    pack = runner.pack
 
     def recording(prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[int]], **more: Any):
         computed.extend(prompts)
         return pack(prompts, responses, **more)
 
-    monkeypatch.setattr(scheduler, "pack", recording)
+    monkeypatch.setattr(runner, "pack", recording)
     return computed
 
 
@@ -148,21 +148,85 @@ def test_requests_join_while_others_are_decoded_and_leave_when_cancelled() -> No
     server = Engine(model, slots=8)
     first = server.submit([1, 2, 3], sampling, [1, 2, 3])
     for _ in range(4):
-        assert server.step() == []
+        assert finished(server) == {}
     second = server.submit([4], sampling, [4])
-    results = dict(server.step())
+    results = finished(server)
     server.cancel(first[1])
     server.cancel(10**6)
     waiting = [server.submit([5, i], sampling, [9])[0] for i in range(9)]
     server.cancel(waiting[3])
     assert server.num_unfinished == 3 + 8
     while server.num_unfinished:
-        results |= dict(server.step())
+        results |= finished(server)
     assert set(results) == {first[0], first[2], *second, *waiting} - {waiting[3]}
     assert results[first[2]] == generate(model, [[1, 2, 3]], sampling, [3])[0]
     assert results[second[0]] == generate(model, [[4]], sampling, [4])[0]
     assert results[waiting[8]] == generate(model, [[5, 8]], sampling, [9])[0]
     assert server.step() == []
+
+
+@pytest.mark.parametrize("admit_at", [0.0, 0.25])
+def test_a_step_gives_each_requests_next_token(admit_at: float) -> None:
+    """Streaming: what the steps gave, one after the other, is the generation, and nothing comes after it."""
+    server, requests = Engine(MODELS["fp32"], slots=5, admit_at=admit_at), requests_of(7, 30)
+    numbers = [server.submit(prompt, sampling, [seed])[0] for prompt, sampling, seed in requests]
+    streamed: dict[int, list[tuple[int, float]]] = {number: [] for number in numbers}
+    results: dict[int, Generation] = {}
+    while server.num_unfinished:
+        steps = server.step()
+        assert len({step.number for step in steps}) == len(steps)
+        for step in steps:
+            assert step.number not in results
+            streamed[step.number].append((step.token, step.logprob))
+            if step.generation is not None:
+                results[step.number] = step.generation
+    assert [results[n] for n in numbers] == run(MODELS["fp32"], requests, slots=64)
+    assert {n: list(zip(g.tokens, g.logprobs, strict=True)) for n, g in results.items()} == streamed
+
+
+def test_a_full_engine_admits_at_a_quarter_of_its_slots_or_at_once() -> None:
+    """Eight requests that end one after the other, and two that wait: first tokens come in the step that frees the slots."""
+    first_tokens: dict[float, list[int]] = {}
+    for admit_at in (0.25, 0.0):
+        server = Engine(MODELS["fp32"], slots=8, admit_at=admit_at)
+        for i in range(8):
+            server.submit([1, 2 + i], Sampling(max_tokens=i + 2), [i])
+        waiting = [server.submit([3, i], Sampling(max_tokens=9), [i])[0] for i in (1, 2)]
+        seen: dict[int, int] = {}
+        for count in range(1, 8):
+            for step in server.step():
+                seen.setdefault(step.number, count)
+        first_tokens[admit_at] = [seen[number] for number in waiting]
+    # One slot is free after step 2, two (a quarter) after step 3.
+    assert first_tokens == {0.25: [3, 3], 0.0: [2, 3]}
+
+
+def test_cancelled_before_or_after_its_first_token_a_request_frees_its_slot_and_changes_no_other() -> None:
+    model, sampling = MODELS["fp32"], Sampling(max_tokens=12)
+    others = [[1, 2, 3], [4] * 20, [5, 6]]
+    want = [generate(model, [prompt], sampling, [i])[0] for i, prompt in enumerate(others)]
+    for steps_before in range(4):
+        server = Engine(model, slots=4, admit_at=0.0)
+        numbers = [server.submit(prompt, sampling, [i])[0] for i, prompt in enumerate(others[:2])]
+        doomed = server.submit([7, 8, 9], sampling, [99, 98])
+        numbers += server.submit(others[2], sampling, [2])
+        results: dict[int, Generation] = {}
+        for _ in range(steps_before):
+            results |= finished(server)
+        assert server.num_unfinished == 5
+        for number in doomed:
+            server.cancel(number)
+        assert server.num_unfinished == 3
+        assert {step.number for step in server.step()} == set(numbers)  # the last one has a slot now
+        late = server.submit([9, 9], sampling, [7])[0]
+        while server.num_unfinished:
+            results |= finished(server)
+        assert [results[number] for number in numbers] == want
+        assert set(results) == {*numbers, late}
+        assert results[late] == generate(model, [[9, 9]], sampling, [7])[0]
+    only = Engine(model)
+    only.cancel(only.submit([1], sampling, [0])[0])
+    assert (only.num_unfinished, only.step()) == (0, [])
 
 
 def test_never_more_requests_than_slots_are_decoded() -> None:
@@ -172,7 +236,7 @@ def test_never_more_requests_than_slots_are_decoded() -> None:
     most = 0
     while server.num_unfinished:
         server.step()
-        most = max(most, server._num_live)
+        most = max(most, server._runner.num_requests)
     assert 4 <= most <= 5
 
 
@@ -182,13 +246,13 @@ def test_groups_of_similar_length_change_no_bit(group_bytes: int, monkeypatch: p
     expected = run(model, requests, slots=64)
     monkeypatch.setattr("heedful.model.engine.slots._GROUP_BYTES", group_bytes)
     counts: list[int] = []
-    merge = Engine._merge
+    merge = runner.Runner._merge
 
-    def watching(self: Engine) -> None:
+    def watching(self: runner.Runner) -> None:
         merge(self)
         counts.append(len(self._groups))
 
-    monkeypatch.setattr(Engine, "_merge", watching)
+    monkeypatch.setattr(runner.Runner, "_merge", watching)
     assert run(model, requests, slots=64, joins=[i // 4 for i in range(40)]) == expected
     assert max(counts) == 1 if group_bytes else max(counts) > 1
 
@@ -251,7 +315,7 @@ def test_gpt2_written_out_generates_what_its_class_does(activation: str, monkeyp
     prompts, sampling = [prompt for prompt, _, _ in requests_of(8, 12)], Sampling(max_tokens=8)
     assert gpt2_forward(model) is not None
     fast = generate(model, prompts, sampling, list(range(12)))
-    monkeypatch.setattr(scheduler, "gpt2_forward", lambda model: None)
+    monkeypatch.setattr(runner, "gpt2_forward", lambda model: None)
     slow = generate(model, prompts, sampling, list(range(12)))
     assert [g.tokens for g in fast] == [g.tokens for g in slow]
     for left, right in zip(fast, slow, strict=True):
