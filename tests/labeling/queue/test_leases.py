@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, select, text, update
 from tests.labeling.labeling import add_person, add_ranking_tasks, answer_for, count_broken, number_of, rank_answer
 
 from heedful.errors import ConflictError, DataError, MissingError, RefusedError
@@ -23,7 +23,7 @@ from heedful.labeling.database.tables import (
 )
 from heedful.labeling.queue import items, leases
 from heedful.labeling.queue.claims import candidate_query
-from heedful.labeling.queue.kinds import KINDS, WITH_OUTPUTS
+from heedful.labeling.queue.kinds import KINDS, WITH_OUTPUTS, Phase
 
 
 def claimed(connection: Connection, person_id: int, **options: Any) -> leases.AssignmentView:
@@ -181,6 +181,40 @@ def test_late_and_surplus_is_kept(database: Database) -> None:
         submitted(connection, view, bob, now=102.0)
         assert submitted(connection, lost, ann, now=103.0) == leases.Submitted(late=True, surplus=True)
         assert number_of(connection, ranking) == 2
+        assert count_broken(connection) == []
+
+
+def test_a_late_answer_and_the_next_lease_never_both_count(database: Database) -> None:
+    """Whoever holds the task has the place: the late answer is kept as surplus, also if it comes first."""
+    with database.write() as connection:
+        ann, bob = add_person(connection, "ann"), add_person(connection, "bob")
+        add_ranking_tasks(connection, 1)
+        lost = claimed(connection, ann, now=0.0)
+        view = claimed(connection, bob, now=101.0)
+        assert submitted(connection, lost, ann, now=102.0) == leases.Submitted(late=True, surplus=True)
+        assert count_broken(connection) == []
+        assert submitted(connection, view, bob, now=103.0) == leases.Submitted(late=False, surplus=False)
+        assert count_broken(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("training", "held_out"), ("held_out", "training"), ("candidate", "training"), ("training", "candidate")],
+)
+def test_who_is_moved_gives_no_more_answers_of_the_old_phase(database: Database, before: str, after: str) -> None:
+    phases: dict[str, Phase] = {"training": "training", "held_out": "evaluation", "candidate": "screening"}
+    with database.write() as connection:
+        ann = add_person(connection, "ann", group=before)
+        add_ranking_tasks(connection, 1, phase=phases[before])
+        view = claimed(connection, ann, now=0.0)
+        connection.execute(update(person).where(person.c.id == ann).values(group_name=after))
+        assert leases.current_assignments(connection, ann, now=1.0) == []
+        with pytest.raises(ConflictError, match="moved to another group"):
+            submitted(connection, view, ann, now=1.0)
+        with pytest.raises(ConflictError, match="moved to another group"):
+            leases.save_draft(connection, view.id, ann, token=view.token, draft={}, version=1, now=1.0)
+        assert number_of(connection, ranking) == 0
+        leases.release(connection, view.id, ann, token=view.token, now=2.0)
         assert count_broken(connection) == []
 
 

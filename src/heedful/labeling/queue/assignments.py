@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, RowMapping, Select, select
 
 from heedful.conversation import Turn
 from heedful.errors import MissingError
-from heedful.labeling.database.tables import assignment, batch, prompt, response, task
+from heedful.labeling.database.tables import assignment, batch, person, prompt, response, task
 from heedful.labeling.queue.items import stored_turns
 from heedful.labeling.queue.kinds import Phase, TaskKind, TaskView
 
@@ -114,15 +114,26 @@ def view_assignment(connection: Connection, assignment_id: int, person_id: int) 
 
 def current_assignments(connection: Connection, person_id: int, *, now: float) -> list[AssignmentView]:
     """What the person has begun and not finished, the newest first: running leases, and expired ones with a draft."""
-    query = _begun(person_id).order_by(assignment.c.leased.desc(), assignment.c.id.desc())
+    worker = connection.execute(select(person.c.role, person.c.group_name).where(person.c.id == person_id)).mappings().one()
+    query = _begun(person_id, phase_of(worker)).order_by(assignment.c.leased.desc(), assignment.c.id.desc())
     views = [_view(connection, row) for row in connection.execute(query).all()]
     return [view for view in views if view.draft is not None or view.expires > now]
 
 
-def _begun(person_id: int) -> Select[Any]:
+def _begun(person_id: int, phase: Phase) -> Select[Any]:
     return _SEEN.where(
-        assignment.c.person_id == person_id, assignment.c.state.in_(("leased", "expired")), task.c.state != "withdrawn"
+        assignment.c.person_id == person_id,
+        assignment.c.state.in_(("leased", "expired")),
+        task.c.phase == phase,
+        task.c.state != "withdrawn",
     )
+
+
+def phase_of(worker: RowMapping) -> Phase:
+    """The one phase that a person works in (SPEC 2.1, 2.4). ``worker`` has role and group."""
+    if worker["role"] != "labeler" or worker["group_name"] == "candidate":
+        return "screening"
+    return "evaluation" if worker["group_name"] == "held_out" else "training"
 
 
 def own_answers(connection: Connection, person_id: int, *, limit: int = 50, before: float | None = None) -> list[PastAnswer]:

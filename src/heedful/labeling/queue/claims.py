@@ -14,7 +14,8 @@ from sqlalchemy import Connection, RowMapping, Select, and_, case, exists, func,
 from heedful.errors import MissingError, RefusedError
 from heedful.labeling.database import events
 from heedful.labeling.database.tables import assignment, batch, instruction, person, task, task_response
-from heedful.labeling.queue.assignments import AssignmentView, view_assignment
+from heedful.labeling.queue import counters
+from heedful.labeling.queue.assignments import AssignmentView, phase_of, view_assignment
 from heedful.labeling.queue.kinds import Phase, TaskKind
 
 DAY = 86_400.0
@@ -99,7 +100,7 @@ def give_back_expired(connection: Connection, *, now: float | None = None) -> in
     # In the order of the tasks: two claims that both give back never wait for each other in a circle.
     for row in sorted(rows, key=lambda row: (row.task_id, row.id)):
         connection.execute(update(assignment).where(assignment.c.id == row.id).values(state="expired"))
-        connection.execute(update(task).where(task.c.id == row.task_id).values(held=task.c.held - 1))
+        counters.end_lease(connection, row.task_id)
         events.record(
             connection,
             person_id=row.person_id,
@@ -192,11 +193,11 @@ def _look_at(connection: Connection, person_id: int, *, lock: bool = False) -> R
 
 def _served_to(worker: RowMapping) -> Any:
     """The condition on a batch under which this person is served it (SPEC 2.1, 2.4)."""
-    if worker["role"] != "labeler":
-        return and_(batch.c.phase == "screening", batch.c.kind != "self_assess")
-    if worker["group_name"] == "candidate":
-        return and_(batch.c.phase == "screening", batch.c.kind != "score_demonstration")
-    return batch.c.phase == ("evaluation" if worker["group_name"] == "held_out" else "training")
+    phase = phase_of(worker)
+    if phase != "screening":
+        return batch.c.phase == phase
+    for_others = "score_demonstration" if worker["role"] == "labeler" else "self_assess"
+    return and_(batch.c.phase == phase, batch.c.kind != for_others)
 
 
 def _live_batches(connection: Connection, person_id: int, wanted: Any) -> list[dict[str, Any]]:
@@ -305,7 +306,7 @@ def _lease(connection: Connection, person_id: int, task_id: int, at: float) -> i
     else:
         assignment_id = before.id
         connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**values))
-    connection.execute(update(task).where(task.c.id == task_id).values(held=task.c.held + 1))
+    counters.add_lease(connection, task_id)
     events.record(
         connection,
         person_id=person_id,

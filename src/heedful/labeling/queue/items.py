@@ -15,6 +15,7 @@ from heedful.conversation import Turn
 from heedful.errors import ConflictError, DataError, MissingError
 from heedful.labeling.database import events
 from heedful.labeling.database.tables import batch, prompt, response, task, task_response
+from heedful.labeling.queue import counters
 from heedful.labeling.queue.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, refuse_unstorable, storable
 from heedful.records import Prompt, Response
 
@@ -243,38 +244,30 @@ def set_priority(
 
 
 def withdraw_task(connection: Connection, task_id: int, *, person_id: int | None, now: float | None = None) -> None:
-    """Serve a task no more. Answers to it are kept; one that comes in later is kept as surplus. Raises MissingError."""
-    _set_task_state(connection, task_id, "withdrawn", "withdraw_task", person_id, now)
+    """Stop serving a task. Answers to it are kept; one that arrives later is kept as surplus. Raises MissingError."""
+    before = counters.lock(connection, task_id)
+    counters.withdraw(connection, before)
+    _record_state(connection, "withdraw_task", before, "withdrawn", person_id, now)
 
 
 def reopen_task(connection: Connection, task_id: int, *, person_id: int | None, now: float | None = None) -> None:
     """Serve a task again that was set aside (too many skipped it) or withdrawn. Raises MissingError, ConflictError."""
-    _set_task_state(connection, task_id, "open", "reopen_task", person_id, now)
+    before = counters.lock(connection, task_id)
+    if before.state not in ("set_aside", "withdrawn"):
+        raise ConflictError("the task was not taken out", expected="set_aside or withdrawn", got=before.state)
+    _record_state(connection, "reopen_task", before, counters.reopen(connection, before), person_id, now)
 
 
-def _set_task_state(
-    connection: Connection, task_id: int, state: str, action: str, person_id: int | None, now: float | None
+def _record_state(
+    connection: Connection, action: str, before: counters.Counters, state: str, person_id: int | None, now: float | None
 ) -> None:
-    found = (
-        connection.execute(select(task).where(task.c.id == task_id).with_for_update(key_share=True)).mappings().one_or_none()
-    )
-    if found is None:
-        raise MissingError("there is no such task", expected="a task's id", got=str(task_id))
-    if state == "open" and found["state"] not in ("set_aside", "withdrawn"):
-        raise ConflictError("the task was not taken out", expected="set_aside or withdrawn", got=found["state"])
-    if state == "open" and found["answered"] >= found["wanted"]:
-        state = "done"
-    # Skips count anew: the researchers have seen why.
-    connection.execute(
-        update(task).where(task.c.id == task_id).values(state=state, skipped=0 if state == "open" else task.c.skipped)
-    )
     events.record(
         connection,
         person_id=person_id,
         action=action,
         subject="task",
-        subject_id=task_id,
-        before={"state": found["state"], "skipped": found["skipped"]},
+        subject_id=before.task_id,
+        before={"state": before.state, "skipped": before.skipped},
         after={"state": state},
         now=now,
     )

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, select, update
 
 from heedful.errors import ConflictError, DataError
 from heedful.labeling.database import events
 from heedful.labeling.database.tables import assignment, batch, task
+from heedful.labeling.queue import counters
 from heedful.labeling.queue.answer_rows import Answered, write_answer
 from heedful.labeling.queue.assignments import (
     AssignmentView,
@@ -34,6 +35,7 @@ from heedful.labeling.queue.assignments import (
     current_assignments,
     not_there,
     own_answers,
+    phase_of,
     view_assignment,
 )
 from heedful.labeling.queue.claims import (
@@ -67,9 +69,6 @@ __all__ = [
     "view_assignment",
     "waiting",
 ]
-
-SKIPS_BEFORE_ASIDE = 3
-"""A task that this many persons skipped, and more than answered it, is set aside (but in screening, which all must pass)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +106,7 @@ def save_draft(
     """
     at = _now(now)
     row = _own(connection, assignment_id, person_id, token)
+    _refuse_other_phase(row)
     refuse_unstorable(draft, "the draft")
     same = row["draft"] is not None and _json(row["draft"]) == _json(draft)
     if version < row["draft_version"] and not same:
@@ -137,12 +137,11 @@ def save_draft(
     return SavedDraft(version=stored, saved=at, expires=values.get("expires", row["expires"]))
 
 
-def _take_up(connection: Connection, row: RowMapping) -> bool:
+def _take_up(connection: Connection, row: Mapping[str, Any]) -> bool:
     """Hold the task again for a person whose lease was over; whether it has room."""
-    found = _lock_task(connection, row["task_id"])
-    if found["state"] != "open" or found["held"] >= found["wanted"] or row["closed"] is not None:
+    if not counters.lock(connection, row["task_id"]).has_room or row["closed"] is not None:
         return False
-    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=task.c.held + 1))
+    counters.add_lease(connection, row["task_id"])
     return True
 
 
@@ -170,17 +169,16 @@ def submit(
             "you have answered this task already, in another way",
             next_step="answers are never overwritten: tell the researchers if the first one was wrong",
         )
+    _refuse_other_phase(row)
     _check_seconds(seconds_spent)
     response_ids = responses_of_task(connection, row["task_id"])
     check_answer(row["kind"], TaskView(response_ids=tuple(response_ids), payload=row["payload"]), answer)
-    found = _lock_task(connection, row["task_id"])
-    running = row["state"] == "leased"
-    late = not running or row["expires"] <= at
-    surplus = found["state"] == "withdrawn" or (late and found["answered"] >= found["wanted"])
-    answered = found["answered"] + (not surplus)
-    held = found["held"] - running + (not surplus)
-    state = "done" if found["state"] in ("open", "set_aside") and answered >= found["wanted"] else found["state"]
-    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=held, answered=answered, state=state))
+    before = counters.lock(connection, row["task_id"])
+    leased = row["state"] == "leased"
+    late = not leased or row["expires"] <= at
+    # A late answer counts if it and those that others hold are not too many; an answer in time always does.
+    surplus = before.state == "withdrawn" or (late and before.held - leased >= before.wanted)
+    state = counters.add_answer(connection, before, leased=leased, surplus=surplus)
     values = {"state": "answered", "answered": at, "late": late, "surplus": surplus, "seconds_spent": seconds_spent}
     connection.execute(
         update(assignment).where(assignment.c.id == assignment_id).values(answer=dict(answer), draft=None, **values)
@@ -222,17 +220,10 @@ def skip(
     refuse_unstorable(reason, "the reason")
     if not reason.strip():
         raise DataError("a skip needs a reason", expected="a few words", got="nothing", where="reason")
-    found = _lock_task(connection, row["task_id"])
-    skipped = found["skipped"] + 1
-    aside = (
-        found["state"] == "open"
-        and row["phase"] != "screening"
-        and skipped >= SKIPS_BEFORE_ASIDE
-        and skipped > found["answered"]
-    )
-    state = "set_aside" if aside else found["state"]
-    held = found["held"] - (row["state"] == "leased")
-    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=held, skipped=skipped, state=state))
+    before = counters.lock(connection, row["task_id"])
+    # All must pass screening: its tasks are never set aside.
+    set_aside = row["phase"] != "screening"
+    state = counters.add_skip(connection, before, leased=row["state"] == "leased", set_aside=set_aside)
     values = {"state": "skipped", "answered": at, "skip_reason": reason.strip()}
     connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**values))
     events.record(
@@ -241,7 +232,7 @@ def skip(
         action="skip",
         subject="assignment",
         subject_id=assignment_id,
-        before={"state": row["state"], "task": found["state"]},
+        before={"state": row["state"], "task": before.state},
         after=values | {"task": state},
         now=at,
     )
@@ -256,8 +247,7 @@ def release(connection: Connection, assignment_id: int, person_id: int, *, token
     row = _own(connection, assignment_id, person_id, token)
     if row["state"] != "leased":
         return
-    _lock_task(connection, row["task_id"])
-    connection.execute(update(task).where(task.c.id == row["task_id"]).values(held=task.c.held - 1))
+    counters.end_lease(connection, row["task_id"])
     connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(state="released"))
     events.record(
         connection,
@@ -271,9 +261,14 @@ def release(connection: Connection, assignment_id: int, person_id: int, *, token
     )
 
 
-def _own(connection: Connection, assignment_id: int, person_id: int, token: str, *, finished: str | None = None) -> RowMapping:
-    """The person's own assignment with its task's and batch's rules, locked. Finished ones are refused but for ``finished``."""
-    locked_worker(connection, person_id)
+def _own(
+    connection: Connection, assignment_id: int, person_id: int, token: str, *, finished: str | None = None
+) -> dict[str, Any]:
+    """The person's own assignment, locked, with its task's and batch's rules and the phase that the person works in.
+
+    A finished assignment is refused, unless its state is ``finished``.
+    """
+    worker = locked_worker(connection, person_id)
     query = (
         select(
             assignment,
@@ -298,12 +293,18 @@ def _own(connection: Connection, assignment_id: int, person_id: int, token: str,
         )
     if row["state"] in ("answered", "skipped") and row["state"] != finished:
         raise ConflictError(f"you have {row['state']} this task already", next_step="go on with the next one")
-    return row
+    return {**row, "works_in": phase_of(worker)}
 
 
-def _lock_task(connection: Connection, task_id: int) -> RowMapping:
-    query = select(task.c.state, task.c.wanted, task.c.held, task.c.answered, task.c.skipped).where(task.c.id == task_id)
-    return connection.execute(query.with_for_update(key_share=True)).mappings().one()
+def _refuse_other_phase(row: Mapping[str, Any]) -> None:
+    """Someone who was moved to another group gives no more answers to tasks of the old one (SPEC 2.4)."""
+    if row["phase"] != row["works_in"]:
+        raise ConflictError(
+            "this task is no longer yours: you were moved to another group",
+            expected=f"a task of the phase {row['works_in']}",
+            got=f"one of the phase {row['phase']}",
+            next_step="copy what you wrote if you need it, and go on with the next task",
+        )
 
 
 def _check_seconds(seconds: float | None) -> None:

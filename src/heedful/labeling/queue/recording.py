@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, insert, select
 
 from heedful.errors import DataError
-from heedful.labeling.database.tables import assignment, event, person, rating, task
+from heedful.labeling.database.tables import assignment, event, person, rating
 from heedful.labeling.people import accounts, instruction_versions
-from heedful.labeling.queue import items
+from heedful.labeling.queue import counters, items
 from heedful.labeling.queue.answer_rows import Answered, rows_of_answer
 from heedful.labeling.queue.kinds import Phase, TaskKind, TaskView, check_answer
 from heedful.records import Prompt, Ranking, Rating, Response
@@ -148,11 +147,7 @@ class _Recording:
             for id, row in zip(ids, assignments, strict=True)
         ]
         self.connection.execute(insert(event), submits)
-        # A task that these answers are of wants as many as it has.
-        for count, of_tasks in _by_count(Counter(row["task_id"] for row in assignments)).items():
-            more = {"wanted": task.c.answered + count, "held": task.c.held + count, "answered": task.c.answered + count}
-            for some in items.batched(of_tasks, 500):
-                self.connection.execute(update(task).where(task.c.id.in_(some)).values(**more, state="done"))
+        counters.add_recorded(self.connection, (row["task_id"] for row in assignments))
 
     def _phase(self, work: Work) -> Phase:
         if work.labeler not in self.groups:
@@ -228,10 +223,3 @@ def _insert_ratings(connection: Connection, rows: Sequence[Mapping[str, Any]]) -
     else:
         order = itemgetter(*compiled.positiontup)
         connection.exec_driver_sql(str(compiled), [order(values(row)) for row in rows])
-
-
-def _by_count(counted: Mapping[int, int]) -> dict[int, list[int]]:
-    result: dict[int, list[int]] = {}
-    for id, count in counted.items():
-        result.setdefault(count, []).append(id)
-    return result
