@@ -5,17 +5,17 @@
     HeedfulError                    exit code 1: the run failed
     ├── UserError                   exit code 2: something the user gave is not right
     │   ├── ConfigError             an unknown key, a value out of range
-    │   ├── DataError               a file or a row that cannot be read as what it should be
-    │   ├── MissingError            a file, a folder, a stage's input or a task that is not there
+    │   ├── DataError               a file or row that is not in the expected form
+    │   ├── MissingError            a file, folder, stage input or task does not exist
     │   ├── ModelError              a model folder or tokenizer that cannot be used
-    │   ├── BusyError               another process is at work in the same project
-    │   ├── ConflictError           somebody, or another page of the same person, was there first
+    │   ├── BusyError               another process is working in the same project
+    │   ├── ConflictError           another person, or another page of the same person, was first
     │   └── RefusedError            this person may not do this
     │       └── ThrottledError      too many attempts: wait, then try again
-    ├── CheckError                  a model's self-check failed: Heedful would compute something else than the model
+    ├── CheckError                  a model's self-check failed: Heedful would not compute what the model computes
     ├── NumericalError              a loss or gradient that is NaN or infinite
-    ├── StorageError                a disk that is full or refuses; nothing half-written is left
-    └── LostRankError               under torchrun: another process of the run is gone
+    ├── StorageError                a disk is full or refuses to write; no partial file is left
+    └── LostRankError               under torchrun: another process of the run has ended
 
 Each message says what was expected, what was got, where, and what to do next.
 """
@@ -69,11 +69,11 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A file or row cannot be read as what it should be."""
+    """A file or row is not in the expected form."""
 
 
 class MissingError(UserError):
-    """A file, folder or stage input is not there."""
+    """A file, folder, stage input or task does not exist."""
 
 
 class ModelError(UserError):
@@ -81,11 +81,11 @@ class ModelError(UserError):
 
 
 class BusyError(UserError):
-    """Another process is at work in the same project."""
+    """Another process is working in the same project."""
 
 
 class ConflictError(UserError):
-    """What is asked for no longer fits what is stored: already answered, a lost lease, an older draft."""
+    """The request no longer fits what is stored: already answered, a lost lease, an older draft."""
 
 
 class RefusedError(UserError):
@@ -101,7 +101,7 @@ class ThrottledError(RefusedError):
 
 
 class CheckError(HeedfulError):
-    """A model gives other numbers in Heedful's layouts, its cache or its saved folder than in plain transformers."""
+    """In Heedful's layouts, its cache or its saved folder, a model gives other numbers than in plain transformers."""
 
 
 class NumericalError(HeedfulError):
@@ -109,8 +109,8 @@ class NumericalError(HeedfulError):
 
 
 class StorageError(HeedfulError):
-    """A disk is full or refuses to write; nothing half-written is left behind."""
+    """A disk is full or refuses to write; no partial file is left behind."""
 
 
 class LostRankError(HeedfulError):
-    """Another process of a run under torchrun is gone; the last checkpoint is there to go on from."""
+    """Another process of a run under torchrun has ended; the run can continue from the last checkpoint."""

@@ -52,7 +52,7 @@ _ITEMS_PER_BATCH = 64
 
 
 def score_items(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark) -> list[float]:
-    """A score for each item: 1 or 0 where there is a right answer, the entropy in bits for paired bias."""
+    """A score for each item: 1 or 0 if there is a right answer, the entropy in bits for paired bias."""
     if benchmark.kind == "completion":
         return _complete(model, tokenizer, benchmark.items)
     means = choice_logprobs(model, tokenizer, benchmark.items)
@@ -78,7 +78,7 @@ def benchmark_result(benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[
 
 @torch.no_grad()
 def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[list[float]]:
-    """Mean log-probability per token of each choice behind its context; the context is computed once for all choices.
+    """Mean log-probability per token of each choice after its context; the context is computed once for all choices.
 
     The paper says that the choice with the *lowest* average wins; it means the highest (SPEC 8).
     """

@@ -1,6 +1,6 @@
-"""The paper's own numbers, for the marks and the table beside ours. Ouyang et al. 2022, restated in SPEC's headline results.
+"""The paper's own numbers, shown beside ours in figures and tables. Ouyang et al. 2022, restated in SPEC's headline results.
 
-Only numbers that the paper's text states are here; nothing is read off a figure. They come from 175B policies and 6B reward
+Only numbers from the paper's text; none is read off a figure. They come from 175B policies and 6B reward
 models, judged by people, so they say which way an effect goes and roughly how strong it is, not what a smaller model in
 another world should score.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PaperValue:
-    """A share with the paper's own ± (None where it prints none) and the section that states it."""
+    """A share with the paper's own ± (None if it prints none) and the section that states it."""
 
     value: float
     plus_minus: float | None

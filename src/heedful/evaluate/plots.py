@@ -375,7 +375,7 @@ def _legend(axes: Axes, groups: Sequence[str], with_paper: bool, chance: bool = 
 
 
 def _svg(figure: Figure, name: str, title: str, description: str, mark: str | None = None) -> str:
-    """The figure as one inline SVG: ids made unique to ``name``, sentinel colours replaced, title and description added."""
+    """The figure as one inline SVG: with ids that begin with ``name``, the page's colours, a title and a description."""
     if mark is not None:
         figure.supxlabel(mark, x=0.99, ha="right", fontsize=10, fontweight="bold", color=_INK)
     buffer = io.StringIO()
@@ -408,7 +408,7 @@ def _percent(value: float) -> str:
 
 
 def _at_most(text: str, length: int) -> str:
-    """A label that leaves room for the figure beside it."""
+    """A label short enough to leave room for the figure."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -22,7 +22,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """One labeler's comparison of two models on one prompt: ``outcome`` is 1 where ``model`` is preferred, 0.5 tie, else 0."""
+    """One labeler's comparison of two models on one prompt: ``outcome`` is 1 if ``model`` wins, 0.5 for a tie, else 0."""
 
     model: str
     against: str
@@ -48,10 +48,10 @@ def judgements_from_rankings(
     groups: Mapping[str, Group],
     pairs: Sequence[tuple[str, str]],
 ) -> list[Judgement]:
-    """Every comparison of the given (model, against) pairs that the rankings hold, ties among them.
+    """Every comparison of the given (model, against) pairs in the rankings, ties included.
 
-    ``responses`` and ``prompts`` by id, ``groups`` by labeler. Responses that no pair names are left out. DataError where a
-    ranking names a response, prompt or labeler that is not there, or a response to another prompt.
+    ``responses`` and ``prompts`` by id, ``groups`` by labeler. Responses that no pair names are left out. DataError if a
+    ranking names an unknown response, prompt or labeler, or a response to another prompt.
     """
     judgements: list[Judgement] = []
     for ranking in rankings:
@@ -87,7 +87,7 @@ def judgements_from_rankings(
 def preference_section(judgements: Iterable[Judgement], baseline: str, temperature: float) -> Preference:
     """Win rates against the baseline by group and by use case, and all other pairs as head to head.
 
-    By use case the held-out labelers' judgements count, or the training labelers' where there are no others.
+    By use case, only held-out labelers' judgements count; if there are none, training labelers' count.
     """
     rows = list(judgements)
     against_baseline = [row for row in rows if row.against == baseline]
@@ -116,9 +116,9 @@ def preference_section(judgements: Iterable[Judgement], baseline: str, temperatu
 def ratings_section(ratings: Iterable[Rating], responses: Mapping[str, Response], groups: Mapping[str, Group]) -> list[Ratings]:
     """Mean overall quality (1-7) with its interval, and the rate of each flag, per model and group of labelers.
 
-    A flag's rate is over the ratings that answer it; a flag that none answers is absent. Ratings of responses that no model
-    wrote are left out. With ratings of one prompt only the interval is unknown (None). DataError where a
-    rating names a response or labeler that is not there.
+    A flag's rate is over the ratings that answer it; a flag without an answer is absent. Ratings of responses that no model
+    wrote are left out. With ratings of a single prompt, the interval is unknown (None). DataError if a rating names an
+    unknown response or labeler.
     """
     rows: list[tuple[str, Group, Rating]] = []
     for rating in ratings:

@@ -1,7 +1,7 @@
 """``report.html``: a run's results as one self-contained page, beside the paper's numbers.
 
-One file, no script, no network, no font of its own; it is read on a phone, in the dark and on paper. Whatever a model wrote is
-hostile text: the template escapes everything, and the page's own content security policy refuses scripts besides.
+One file without scripts, fonts or network; it can be read on a phone, in dark mode and on paper. What a model wrote is
+untrusted: the template escapes everything, and the page's content security policy also refuses scripts.
 The words of the page are in ``report.html.jinja``, the figures in ``plots.py``, the paper's numbers in ``paper.py``.
 """
 
@@ -35,7 +35,7 @@ from heedful.records import RATING_FLAGS
 GROUP_LABELS: Mapping[str, str] = {"held_out": "Held-out labelers", "training": "Training labelers"}
 
 _FAMILIES = ("base", "prompted_base", "sft", "ppo", "ppo_ptx")
-"""The order in which models stand everywhere; smaller siblings follow their larger one."""
+"""The order of models everywhere; a smaller sibling follows its larger one."""
 
 _PPO_CURVES: tuple[tuple[str, str], ...] = (
     ("reward", "Reward"),
@@ -55,7 +55,7 @@ Verdict = Literal["yes", "no", "unclear", "not measured"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One of the paper's findings and whether this run shows it; "unclear" where an interval leaves it open."""
+    """One of the paper's findings and whether this run shows it; "unclear" if an interval leaves it open."""
 
     claim: str
     verdict: Verdict
@@ -176,7 +176,7 @@ def _series(label: str, model: str, points: Sequence[Mapping[str, Any]], x: str,
 
 
 def headline(results: Results) -> str:
-    """One sentence: what became of the base model, with the number that matters most, whatever it says."""
+    """One sentence on what became of the base model, with the most important number, good or bad."""
     who = "held-out simulated labelers" if results["labelers"] == "simulated" else "held-out labelers"
     preference = results.get("preference")
     rows = _held_out_first(preference["win_rates"]) if preference is not None else {}
@@ -196,7 +196,7 @@ def headline(results: Results) -> str:
 
 
 def findings(results: Results) -> list[Finding]:
-    """The paper's main findings (SPEC headline results, 3.6, 4), each held against this run."""
+    """The paper's main findings (SPEC headline results, 3.6, 4), each checked against this run."""
     rates = _held_out_first(results["preference"]["win_rates"]) if "preference" in results else {}
     return [
         _order_finding(rates),
@@ -344,7 +344,7 @@ def _tax_findings(results: Results) -> list[Finding]:
 
 
 def _held_out_first(rows: Sequence[WinRate]) -> dict[str, WinRate]:
-    """Each model's row by held-out labelers, or by training labelers where there is no other."""
+    """Each model's row by held-out labelers; by training labelers if there are no others."""
     return {row["model"]: row for row in sorted(rows, key=lambda row: row["group"] == "held_out")}
 
 
@@ -392,7 +392,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A plain number, or a dash where there is none."""
+    """A plain number, or a dash for none."""
     return "\u2013" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
@@ -413,12 +413,12 @@ def words(name: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Control and text-direction characters as escapes, so that a NUL or an override shows instead of acting."""
+    """Control and text-direction characters as visible escapes, so that a NUL or an override has no effect."""
     return text.translate(_ESCAPES)
 
 
 def commands(text: str) -> Markup:
-    """Escaped text in which what stands between backticks is code."""
+    """Escaped text in which backticks enclose code."""
     parts = text.split("`")
     return Markup("").join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
 

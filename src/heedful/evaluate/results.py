@@ -1,7 +1,7 @@
 """The schema of ``results.json``: every number of a run that the report shows, and nothing that depends on the clock.
 
-The same seed on the same machine gives the same bytes. Run times live apart, in ``timings.json`` (:class:`Timings`).
-A section that was not measured is absent (never empty, never zero); the report then says what to do to get it.
+The same seed on the same machine gives the same bytes. Run times are kept apart, in ``timings.json`` (:class:`Timings`).
+A section that was not measured is absent (never empty, never zero); the report then says how to get it.
 Shares, rates and accuracies are between 0 and 1; ``low`` and ``high`` bound a 95 % interval.
 """
 
@@ -39,7 +39,7 @@ class Model(TypedDict):
     """One policy.
 
     The names ``base``, ``prompted_base``, ``sft``, ``ppo``, ``ppo_ptx`` have a fixed place in the report; a smaller sibling
-    is ``<name>_small`` and stands next to its larger one.
+    is called ``<name>_small`` and comes next to its larger one.
     """
 
     name: str
@@ -107,8 +107,8 @@ class Ratings(TypedDict):
 class RewardModel(TypedDict):
     """Share of comparisons in which the reward model scores the preferred response higher, on unseen prompts.
 
-    ``agreement`` is how often two labelers of the group order a pair alike, ``agreement_with_reward_model`` how often the
-    reward model and one of them do, on the same comparisons (pairs that both labelers ordered); ``longer_wins`` and
+    ``agreement`` is how often two labelers of the group order a pair the same way, ``agreement_with_reward_model`` how often
+    the reward model and one of them do, on the same comparisons (pairs that both labelers ordered); ``longer_wins`` and
     ``shorter_wins`` are the accuracies of the two length rules; ``by_k`` is the accuracy for each number of ranked responses,
     keys such as "4"; ``calibration_error`` is the expected calibration error of sigmoid(reward difference).
     """
@@ -171,7 +171,7 @@ class Benchmark(TypedDict):
 class AlignmentTax(TypedDict):
     """Scores through alignment on one benchmark; a drop is base minus the model, as the paper counts regressions.
 
-    ``share_undone`` = 1 - drop_ppo_ptx / drop_ppo, null where PPO did not drop.
+    ``share_undone`` = 1 - drop_ppo_ptx / drop_ppo, null if PPO did not drop.
     """
 
     benchmark: str
@@ -185,7 +185,7 @@ class AlignmentTax(TypedDict):
 
 
 class PpoPoint(TypedDict, total=False):
-    """One PPO iteration; null where a quantity has no value there.
+    """One PPO iteration; null if a quantity has no value in it.
 
     KL in nats per response, entropy in nats per token, length in tokens.
     """
@@ -228,7 +228,7 @@ class Curves(TypedDict, total=False):
 
 
 class TranscriptResponse(TypedDict):
-    """A model's response, exactly as sampled (untrusted text); reward and overall rating where there are any."""
+    """A model's response, exactly as sampled (untrusted text); with its reward and overall rating if there are any."""
 
     model: str
     text: str
@@ -263,7 +263,7 @@ class _RunKeys(TypedDict):
 
 
 class Results(_RunKeys, total=False):
-    """``results.json``. The first five keys are always there; each other section only where it was measured."""
+    """``results.json``. The first five keys are always there; the other sections only if they were measured."""
 
     data: DataCounts
     preference: Preference
@@ -285,7 +285,7 @@ class StageTime(TypedDict):
 
 
 class Timings(TypedDict):
-    """``timings.json``: what depends on the machine and the day."""
+    """``timings.json``: what differs between machines and runs."""
 
     stages: list[StageTime]
     total_seconds: float
@@ -408,7 +408,7 @@ def _problem(error: BaseException, _type: object) -> str:
 
 
 def _exactly(name: str, *types: type) -> Callable[[Any, Any], Any]:
-    """A cattrs hook that takes a value as it is or refuses it: "0.5" is not a number and 1.5 is not a count."""
+    """A cattrs hook that takes a value unchanged or refuses it: "0.5" is not a number and 1.5 is not a count."""
 
     def structure(value: Any, _type: object) -> Any:
         finite = not isinstance(value, float) or math.isfinite(value)

@@ -16,7 +16,7 @@ from heedful.evaluate.results import write_text
 
 
 class Trial(TypedDict):
-    """One trial: the value, what came of it (none where it diverged), and where it is, relative to the project."""
+    """One trial: the value, its result (none if it diverged), and its folder, relative to the project."""
 
     value: float
     folder: str
@@ -98,11 +98,11 @@ def scan_figure(scan: Scan) -> str:
 
 
 def columns(trials: Sequence[Trial], metric: str) -> list[str]:
-    """Names of the measures, the one that decides first."""
+    """Names of the measures, first the one that decides."""
     names = dict.fromkeys([metric, *(name for trial in trials for name in trial["metrics"])])
     return list(names)
 
 
 def value_text(value: Any) -> str:
-    """A value of the grid, in as few digits as tell it from its neighbours."""
+    """A value of the grid, with just enough digits to tell it from its neighbours."""
     return f"{value:.3g}"

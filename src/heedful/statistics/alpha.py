@@ -1,4 +1,4 @@
-"""Krippendorff's alpha: agreement beyond chance of any number of labelers, answers missing or not (Krippendorff 2011).
+"""Krippendorff's alpha: agreement beyond chance, for any number of labelers and with missing answers (Krippendorff 2011).
 
 1 is perfect, 0 what chance would give, below 0 worse than chance. Over items with at least two answers; o(c, k) counts pairs
 of answers c and k of one item, each pair weighing 1 / (the item's answers - 1); n(c) = sum over k of o(c, k), n their sum::
@@ -35,8 +35,8 @@ def krippendorff_alpha(
     """Alpha of answers in columns (see ``answers``), with a bootstrap interval over clusters.
 
     ``metric`` says how far two values are from each other: nominal 0 or 1; interval c - k; ordinal the number of answers
-    that lie between them in the data, half of those at both ends included. NaN where all answers are the same: nothing
-    could have disagreed. ``count`` is the number of answers that another labeler's can be held against.
+    that lie between them in the data, plus half of those at both ends. NaN if all answers are the same: nothing could
+    have disagreed. ``count`` is the number of answers that can be compared with another labeler's.
     """
     given = answers(items, labelers, values, clusters)
     if not given.values:
@@ -60,13 +60,13 @@ def rating_alpha(ratings: Sequence[Rating], *, metric: Metric = "ordinal", confi
 
 
 def ranking_alpha(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """Alpha of weak orders, ties being answers; the interval is over prompts.
+    """Alpha of weak orders, where a tie is an answer too; the interval is over prompts.
 
     Items are pairs of responses of one prompt, values are Kendall's scores of a pair (Kendall 1945): 1 better, 0 tied, -1
-    worse, with the interval metric (a reversal is four times as far as a tie from a preference). Which response of a pair
-    stands first means nothing, so each pair is entered both ways round; then the ordinal metric gives the same number.
-    Without ties, with many comparisons and as many labelers for each prompt alpha = 2 * agreement - 1. This use of alpha is
-    ours; the paper has none.
+    worse, with the interval metric (a reversal is four times as far as a tie from a preference). The order within a
+    pair means nothing, so each pair is entered both ways round; then the ordinal metric gives the same number. Without ties,
+    with many comparisons and equally many labelers for each prompt, alpha = 2 * agreement - 1. This use of alpha is ours; the
+    paper has none.
     """
     judged = comparisons(rankings)
     counts = judged.sign_counts()

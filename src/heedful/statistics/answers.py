@@ -1,4 +1,4 @@
-"""Answers in columns: who said what of which item. A missing answer is a row that is not there, or NaN."""
+"""Answers in columns: who said what about which item. A missing answer has no row, or is NaN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_VALUES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """One answer a row; the columns hold places in the lists of names, which are sorted."""
+    """One answer per row; the columns hold indices into the sorted lists of names."""
 
     labelers: list[str]
     values: list[float]
@@ -39,10 +39,10 @@ class Answers:
 
 
 def answers(items: Labels, labelers: Labels, values: Numbers, clusters: Labels | None = None) -> Answers:
-    """Columns as they come from a form, made ready: NaN left out, a labeler's later answer to an item in place of an earlier.
+    """Prepare columns as they come from a form: without NaN, and with only a labeler's last answer to each item.
 
-    ``clusters[i]``: what was drawn at random, for row i (the prompt, where items are its responses); each item its own where
-    not given. Raises ``DataError`` for columns of different lengths, an item in two clusters, and more than 32 values.
+    ``clusters[i]``: what was drawn at random, for row i (the prompt, if items are its responses). By default each item is its
+    own cluster. Raises ``DataError`` for columns of different lengths, an item in two clusters, and more than 32 values.
     """
     given = np.asarray(values, dtype=np.float64)
     lengths = [len(items), len(labelers), len(given), *([] if clusters is None else [len(clusters)])]
@@ -74,7 +74,7 @@ def answers(items: Labels, labelers: Labels, values: Numbers, clusters: Labels |
 
 
 def coded(labels: Labels) -> tuple[list[str], IntArray]:
-    """The different labels in sorted order, as text, and the place of each entry among them."""
+    """The distinct labels in sorted order, as text, and the index of each entry among them."""
     entries: Sequence[str] | Sequence[int] = labels.tolist() if isinstance(labels, np.ndarray) else labels
     names = sorted(set(entries))
     place = {name: i for i, name in enumerate(names)}
@@ -82,7 +82,7 @@ def coded(labels: Labels) -> tuple[list[str], IntArray]:
 
 
 def last_of_each(keys: IntArray) -> IntArray:
-    """Places of the last entry of each key, in ascending order."""
+    """Indices of the last entry of each key, in ascending order."""
     _, first_from_behind = np.unique(keys[::-1], return_index=True)
     return np.sort(len(keys) - 1 - first_from_behind).astype(np.int64)
 

@@ -1,7 +1,7 @@
 """Signs of careless answers: too fast, the same answer again and again, always the first shown, identical forms.
 
-Signs, not proof (Meade and Craig 2012): each comes with the chance that an attentive labeler shows it, and what follows is for
-a person to decide. Chances take a labeler's answers as independent of each other, which answers on one prompt are not: they
+These are signs, not proof (Meade and Craig 2012). Each comes with the chance that an attentive labeler shows it, and a person
+decides what follows. The chances assume that a labeler's answers are independent. Answers on one prompt are not, so the chances
 are too small rather than too large.
 """
 
@@ -24,23 +24,23 @@ Sign = Literal["fast", "repeated answer", "first shown", "identical forms"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarelessnessThresholds:
-    """What is flagged. The defaults are ours: see docs/statistics.md for the false alarms that they lead to."""
+    """What is flagged. The defaults are ours; docs/statistics.md says how many false alarms they cause."""
 
     fast_ratio: float = 1 / 3
-    """A submission is fast below this fraction of the time that texts of its length take, for all labelers and for this one."""
+    """A submission is fast below this fraction of the usual time for its length, both of all labelers and of this labeler."""
     fast_share: float = 0.05
-    """A labeler is flagged where surely more than this share of submissions are fast."""
+    """A labeler is flagged if more than this share of submissions is surely fast."""
     pace_ratio: float = 0.5
-    """... or whose median time for a text's length is below this fraction of the other labelers' median."""
+    """... or if the labeler's median time for a text's length is below this fraction of the other labelers' median."""
     min_submissions: int = 20
-    """Below so many of a kind of task, its medians and shares say nothing, and nothing is flagged."""
+    """With fewer submissions of a kind of task, medians and shares say nothing, and nothing is flagged."""
     min_run: int = 5
     """A shorter run of the same answer is never flagged."""
     excess: float = 2.0
-    """First-shown and identical-form shares are flagged only at so many times what is expected: with a thousand tasks even
-    small differences are certain, and people differ a little."""
+    """First-shown and identical-form shares are flagged only from this many times the expected share: with a thousand tasks
+    even small differences are certain, and people differ a little."""
     chance: float = 0.001
-    """A sign is flagged where an attentive labeler would show it with a smaller probability than this."""
+    """A sign is flagged if an attentive labeler would show it with a smaller probability than this."""
 
     def __post_init__(self) -> None:
         for name in ("fast_ratio", "fast_share", "pace_ratio", "chance"):
@@ -67,9 +67,9 @@ class Submission:
     characters: int
     """Length of the text to read: prompt and all outputs."""
     answer: str | None = None
-    """The whole answer as text, such that equal answers are equal text; None where that means nothing (free text)."""
+    """The whole answer as text: equal answers have equal texts. None for free text, where equality means nothing."""
     first_shown_best: bool | None = None
-    """Whether the output that was shown first was put alone at the top; None where there was no order or the top is tied."""
+    """Whether the output shown first was put alone at the top; None without an order, or if the top is tied."""
     num_outputs: int = 1
     """K, outputs shown in random order."""
     identical_forms: bool | None = None
@@ -98,18 +98,18 @@ class CarelessnessRow:
     pace_ratio: float
     """Median time for a text's length over the other labelers' median of that; NaN with one labeler."""
     run: int
-    """The least likely run of one answer; 0 where nobody else answered."""
+    """The least likely run of one answer; 0 if no other labeler answered."""
     run_answer: str | None
     run_chance: float
-    """Bound on the probability of a run as long, for who gives each answer as often as the others do."""
+    """Upper bound on the probability of such a run, for a labeler who gives each answer as often as the others do."""
     first_shown_best: Estimate
     """Share of rankings whose first shown output is alone at the top."""
     first_shown_chance: float
-    """Probability of as many or more where the order shown is random and does not matter, at most 1/K each."""
+    """Probability of this many or more if the order shown is random and does not matter: at most 1/K each."""
     identical_forms: Estimate
     """Share of tasks in which all outputs got the same form."""
     identical_forms_chance: float
-    """Probability of as many or more at the other labelers' share."""
+    """Probability of this many or more at the other labelers' share."""
     signs: tuple[Sign, ...]
 
 
@@ -119,7 +119,7 @@ def carelessness(submissions: Sequence[Submission], thresholds: CarelessnessThre
     *fast*: Wilson's 95 % interval of the share of fast submissions lies above ``fast_share``, or the pace ratio is below its
     threshold. The time that texts of a length take is the median over submissions with texts of about that length (tenths of
     all submissions of the kind, each of 20 or more); a labeler's own is that times their median ratio to it. The other
-    three signs are flagged where their chance is below ``chance``.
+    three signs are flagged if their chance is below ``chance``.
     """
     thresholds = thresholds or CarelessnessThresholds()
     by_kind: defaultdict[str, defaultdict[str, list[Submission]]] = defaultdict(lambda: defaultdict(list))
@@ -172,7 +172,7 @@ def carelessness(submissions: Sequence[Submission], thresholds: CarelessnessThre
 def chance_of_run(length: int, count: int, share: float) -> float:
     """Upper bound on the probability that ``count`` independent answers hold a run of ``length`` or more of one answer.
 
-    ``share`` is the answer's probability. Such a run starts at the first place or right behind another answer::
+    ``share`` is the answer's probability. Such a run starts at the first answer, or right after a different one::
 
         share^length * (1 + (count - length) (1 - share))
     """
@@ -203,16 +203,16 @@ def _paces(by_labeler: Mapping[str, Sequence[Submission]]) -> dict[str, FloatArr
 
 
 def _least_likely_run(own: Sequence[Submission], answers: Counter[str]) -> tuple[int, str | None, float]:
-    """Of each answer's longest run the least likely one, at the other labelers' shares, times the number of answers."""
+    """The least likely of each answer's longest run, at the other labelers' shares, times the number of answers."""
     said = [s.answer for s in own if s.answer is not None]
     others = answers - Counter(said)
     if not said or not others:
-        # without others nobody knows how common an answer is
+        # without other labelers, how common an answer is cannot be known
         return 0, None, 1.0
     longest: defaultdict[str, int] = defaultdict(int)
     for answer, run in groupby(said):
         longest[answer] = max(longest[answer], len(list(run)))
-    # + 1: that nobody else gave an answer does not make it impossible
+    # + 1: an answer that no other labeler gave is still possible
     total = others.total() + len(answers)
     chances = {
         answer: min(1.0, len(answers) * chance_of_run(length, len(said), (others[answer] + 1) / total))
@@ -240,7 +240,7 @@ def _identical_forms(own: Sequence[Submission], forms: Counter[bool | None]) -> 
     others = forms[True] + forms[False] - count
     if not others or not count:
         return wilson(hits, count), math.nan, 1.0
-    # + 1, + 2: that nobody else ever did it does not make it impossible
+    # + 1, + 2: what no other labeler did is still possible
     share = (forms[True] - hits + 1) / (others + 2)
     return wilson(hits, count), share, binomial_tail(hits, count, share)
 

@@ -1,4 +1,4 @@
-"""Rankings in columns: every pair of responses that a labeler ordered, one row each. Under agreement, alpha and tau."""
+"""Rankings in columns: one row for every pair of responses that a labeler ordered. Agreement, alpha and tau start here."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from heedful.statistics.intervals import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparisons:
-    """Judgements of pairs: a pair is two responses of one prompt, in an order that is the same for all labelers."""
+    """Judgements of pairs. A pair is two responses to one prompt, in the same order for all labelers."""
 
     prompts: list[str]
     labelers: list[str]
     num_responses: IntArray
     """Different responses of each prompt."""
     pair: IntArray
-    """Of each row; pairs of one prompt are next to each other, in the prompts' order."""
+    """The pair of each row; pairs of one prompt are adjacent, in the prompts' order."""
     labeler: IntArray
     sign: npt.NDArray[np.int8]
     """1 where the pair's second response is better, -1 where its first is, 0 for a tie."""
@@ -35,7 +35,7 @@ class Comparisons:
 
     @property
     def pair_starts(self) -> IntArray:
-        """Where each prompt's pairs start, with one more entry: the number of all (not every one need have been judged)."""
+        """Where each prompt's pairs start, and at the end the number of all pairs (some may have no judgement)."""
         return _starts(self.num_pairs)
 
     @property
@@ -44,7 +44,7 @@ class Comparisons:
         return np.repeat(np.arange(len(self.prompts)), self.num_pairs)
 
     def sign_counts(self, rows: npt.NDArray[np.bool_] | None = None) -> IntArray:
-        """How many labelers said -1, 0, 1 of each pair, (pairs, 3); only those of ``rows`` where given."""
+        """How many labelers said -1, 0, 1 of each pair, (pairs, 3); with ``rows``, only in these rows."""
         pair, sign = (self.pair, self.sign) if rows is None else (self.pair[rows], self.sign[rows])
         num_pairs = int(self.pair_starts[-1])
         return np.bincount(pair * 3 + (sign + 1), minlength=num_pairs * 3).reshape(num_pairs, 3)
@@ -55,7 +55,7 @@ class Comparisons:
 
 
 def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
-    """Every pair of each ranking; where a labeler judged a pair twice, the later ranking holds."""
+    """Every pair of each ranking; if a labeler judged a pair twice, the later ranking counts."""
     prompts, prompt = coded([ranking.prompt_id for ranking in rankings])
     labelers, labeler = coded([ranking.labeler for ranking in rankings])
     places = [dict[str, int]() for _ in prompts]

@@ -1,4 +1,4 @@
-"""Gold items: tasks with a known answer mixed in among the others, to see who pays attention and who misread the instructions.
+"""Gold items: tasks with a known answer, mixed in among the others, to see who pays attention and understood the instructions.
 
 A score is a share with its interval, never a verdict: of 20 gold items 18 right is anything from 70 to 97 %.
 """
@@ -18,9 +18,9 @@ def gold_ranking_scores(
 ) -> dict[str, Estimate]:
     """Each labeler's share of known preferences that they got right, a tie counting half; intervals are over prompts.
 
-    ``gold`` maps prompt id to response id to rank (1 best). Only pairs that gold does not tie are known, and only those of
-    which the labeler ranked both. Ties count half, not out: else whoever ties all that is hard would score best. Rankings of
-    other prompts are passed over; where a labeler ranked a prompt twice, the later holds.
+    ``gold`` maps prompt id to response id to rank (1 best). A pair counts if gold does not tie it and the labeler ranked both
+    responses. A labeler's tie counts half: if it were left out, tying every hard pair would give the best score. Rankings of
+    other prompts are ignored; if a labeler ranked a prompt twice, the later ranking counts.
     """
     held = {(ranking.labeler, ranking.prompt_id): ranking for ranking in rankings if ranking.prompt_id in gold}
     by_labeler: defaultdict[str, list[tuple[str, float, int]]] = defaultdict(list)
@@ -31,7 +31,7 @@ def gold_ranking_scores(
             for response, rank in zip(ranking.response_ids, ranking.ranks, strict=True)
             if response in known
         ]
-        # each known pair once, its better response first
+        # each known pair once, with its better response first
         right = [0.5 if a == b else float(a < b) for a, gold_a in own for b, gold_b in own if gold_a < gold_b]
         if right:
             by_labeler[labeler].append((prompt_id, sum(right), len(right)))
@@ -44,7 +44,7 @@ def gold_flag_scores(
     """Each labeler's share of known yes/no fields that they got right; intervals are over prompts.
 
     ``gold`` maps response id to flag to answer. A known field that the labeler left open counts as wrong. Ratings of other
-    responses are passed over; where a labeler rated a response twice, the later holds.
+    responses are ignored; if a labeler rated a response twice, the later rating counts.
     """
     held = {(rating.labeler, rating.response_id): rating for rating in ratings if rating.response_id in gold}
     by_labeler: defaultdict[str, list[tuple[str, float, int]]] = defaultdict(list)
@@ -60,8 +60,8 @@ def gold_overall_scores(
 ) -> dict[str, Estimate]:
     """Each labeler's share of overall ratings within the known range; intervals are over prompts.
 
-    ``gold`` maps response id to the lowest and highest rating that is right: nobody can know a single number of seven.
-    Raises ``DataError`` for a range that is none within 1-7.
+    ``gold`` maps response id to the lowest and highest correct rating: one exact number out of seven cannot be known.
+    Raises ``DataError`` for a range outside 1-7.
     """
     for response_id, (low, high) in gold.items():
         if not 1 <= low <= high <= 7:

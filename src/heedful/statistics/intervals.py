@@ -1,7 +1,7 @@
 """Estimates with their uncertainty: Wilson's interval for independent outcomes, a bootstrap over clusters for the rest.
 
-A cluster is whatever was drawn at random, here a prompt: its comparisons resemble each other, and treating them as independent
-makes intervals too narrow. Every bootstrap has a fixed seed, so that the same data give the same numbers.
+A cluster is whatever was drawn at random, here a prompt. Comparisons on one prompt resemble each other; treating them as
+independent makes intervals too narrow. Every bootstrap has a fixed seed, so that the same data give the same numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _BLOCK = 2**22
-"""Indices drawn at a time: bounds the bootstrap's memory to about 100 MB."""
+"""Indices drawn at a time; limits the bootstrap's memory to about 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Estimate:
     count: int
     """Observations behind ``value`` (comparisons, not prompts)."""
     standard_error: float
-    """In the unit of ``value``; NaN where it cannot be known (one cluster)."""
+    """In the unit of ``value``; NaN if it cannot be known (one cluster)."""
 
     @property
     def plus_minus(self) -> float:
@@ -45,7 +45,7 @@ class Estimate:
 
 
 def percent(estimate: Estimate) -> str:
-    """A share as the paper prints it, "72.6 ± 1.5 %": half the interval's width behind the ±, left out where unknown.
+    """A share as the paper prints it, "72.6 ± 1.5 %": with half the interval's width after the ±, which is left out if unknown.
 
     The paper does not say whether its ± is half a 95 % interval or one standard error. "n/a" without observations.
     """
@@ -125,11 +125,11 @@ def proportion(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Share of successes: Wilson's interval where outcomes are independent, the bootstrap over clusters where they are not.
+    """Share of successes, with Wilson's interval if outcomes are independent, else with a bootstrap over clusters.
 
-    ``successes[i]`` out of ``trials[i]`` (1 where not given); halves are allowed. Without ``clusters``, or where each holds
-    one trial, outcomes are taken as independent. Where all clusters have the same share (all won, or a single cluster) the
-    bootstrap would give an interval of width 0; Wilson's with as many trials as there are clusters takes its place.
+    ``successes[i]`` out of ``trials[i]`` (default 1); halves are allowed. Without ``clusters``, or if each cluster holds
+    one trial, outcomes are treated as independent. If all clusters have the same share (all won, or a single cluster), the
+    bootstrap would give an interval of width 0; Wilson's interval with one trial per cluster replaces it.
     """
     trials = np.ones(len(successes)) if trials is None else trials
     wins, counts = _cluster_sums(successes, trials, clusters)
@@ -147,7 +147,7 @@ def proportions(
 ) -> list[Estimate]:
     """``proportion`` for many series at once; both are (clusters, series), 0 trials where a series has nothing in a cluster.
 
-    All series share the clusters that are drawn, which is what makes it fast; rules for few and equal clusters as there.
+    All series share the drawn clusters, which makes it fast. Few or equal clusters are handled as in ``proportion``.
     """
     estimates = bootstrap(
         np.stack([successes, trials], axis=2),
@@ -184,9 +184,8 @@ def bootstrap(
     """Any statistic of sums over clusters, with percentile intervals; one estimate per series.
 
     ``rows`` is (clusters, series, columns). ``statistic`` takes sums (any number of them, series, columns) to values (that
-    number, series), NaN where it is not defined; draws in which it is not defined are left out. ``counts``: observations
-    behind each series. Clusters in which everything is 0 are left out; a series with anything else in fewer than two
-    clusters has no interval.
+    number, series), NaN if undefined; draws in which it is undefined are left out. ``counts``: observations behind each
+    series. Clusters that are all 0 are left out; a series that is not 0 in fewer than two clusters has no interval.
     """
     rows = rows[(rows != 0).any(axis=(1, 2))]
     num_clusters, num_series, num_columns = rows.shape
@@ -216,7 +215,7 @@ def bootstrap(
 
 
 def ratio(sums: FloatArray) -> FloatArray:
-    """First column over second, NaN where that is 0: a ``statistic`` for ``bootstrap``."""
+    """First column over second, NaN if the second is 0: a ``statistic`` for ``bootstrap``."""
     tops, bottoms = sums[..., 0], sums[..., 1]
     return np.divide(tops, bottoms, out=np.full(tops.shape, math.nan), where=bottoms > 0)
 

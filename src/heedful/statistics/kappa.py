@@ -1,7 +1,7 @@
-"""Cohen's and Fleiss' kappa: agreement beyond chance on yes/no fields (any nominal answer will do).
+"""Cohen's and Fleiss' kappa: agreement beyond chance on yes/no fields, or any other nominal answer.
 
-kappa = (observed - expected) / (1 - expected). Where nearly all answers are the same, kappa can be low although labelers nearly
-always agree (Feinstein and Cicchetti 1990): read it beside the share of "yes" and the agreement, which are given with it.
+kappa = (observed - expected) / (1 - expected). If nearly all answers are the same, kappa can be low although labelers nearly
+always agree (Feinstein and Cicchetti 1990). Read it together with the share of "yes" and the agreement, which come with it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def labeler_kappas(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Each labeler's Cohen's kappa against all others taken as one, or against ``references`` (the researchers) taken as one.
+    """Each labeler's Cohen's kappa against all others pooled, or against all ``references`` (the researchers) pooled.
 
-    Each answer is held against each of the others' answers to the same item; the table of these is one labeler's answers by
-    another's, and kappa is that of the table. With two labelers it is plain Cohen's kappa. Labelers who share no item with
+    Each answer is compared with each of the others' answers to the same item; kappa is that of the table of these
+    comparisons. With two labelers it is plain Cohen's kappa. Labelers who share no item with
     the others are left out, and so are the references themselves. ``count`` is pairs of answers.
     """
     given = answers(items, labelers, values, clusters)
@@ -55,7 +55,7 @@ def labeler_kappas(
     met = of_others[given.item].astype(np.float64)
     if references is None:
         met[np.arange(len(met)), given.value] -= 1
-    # one table (own answer, other's answer) for each cluster and labeler
+    # one table (own answer, the other's answer) for each cluster and labeler
     place = (given.item_cluster[given.item] * len(given.labelers) + given.labeler) * size + given.value
     tables = sums_within(place, met, given.num_clusters * len(given.labelers) * size)
     rows = tables.reshape(given.num_clusters, len(given.labelers), size * size)
@@ -79,8 +79,8 @@ def fleiss_kappa(
 ) -> Estimate:
     """Kappa of any number of labelers, not necessarily the same for each item (Fleiss 1971); the interval is over clusters.
 
-    Fleiss has equally many answers for each item. With different numbers each item weighs the same, in the agreement and in
-    the shares of answers (Gwet 2014), and items with fewer than two answers are left out. ``count`` is items.
+    Fleiss assumes equally many answers for each item. If the numbers differ, each item has the same weight, in the agreement
+    and in the shares of answers (Gwet 2014). Items with fewer than two answers are left out. ``count`` is items.
     """
     given = answers(items, labelers, values, clusters)
     counts = given.counts().astype(np.float64)

@@ -17,14 +17,15 @@ _BLOCK = 2**22
 
 
 def kendall_tau_b(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean tau-b over all meetings of two labelers at a prompt; the interval is over prompts.
+    """Mean tau-b over every two labelers who ranked the same prompt; the interval is over prompts.
 
     Over the pairs of responses that both ranked, C ordered alike, D ordered the other way, T(a) pairs that labeler a did
     not tie::
 
         tau-b = (C - D) / sqrt(T(a) T(b))
 
-    A meeting at which either tied everything has no tau-b and is left out. ``count`` is meetings.
+    If one of the two tied everything, there is no tau-b, and they are left out at this prompt. ``count`` is the number of
+    (two labelers, prompt).
     """
     judged = comparisons(rankings)
     everyone = np.ones(len(judged.labelers), dtype=np.bool_)
@@ -40,9 +41,9 @@ def labeler_tau_b(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Mean tau-b of each labeler's meetings with any other, or with ``references`` (the researchers) only.
+    """Each labeler's mean tau-b with any other labeler at a common prompt, or with ``references`` (the researchers) only.
 
-    Labelers without a meeting are left out, and so are the references themselves.
+    Labelers without a common prompt are left out, and so are the references themselves.
     """
     judged = comparisons(rankings)
     others = np.ones(len(judged.labelers), np.bool_) if references is None else np.isin(judged.labelers, list(references))
@@ -57,10 +58,10 @@ def labeler_tau_b(
 
 
 def _by_prompt_and_labeler(judged: Comparisons, others: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """Sum of tau-b and number of meetings with a labeler of ``others``, both (prompts, labelers)."""
+    """Sum and number of tau-b with the labelers ``others``, both (prompts, labelers)."""
     num_labelers = len(judged.labelers)
     sums, meetings = (np.zeros((len(judged.prompts), num_labelers)) for _ in range(2))
-    # prompts with as many responses and as many labelers make one dense table: (prompts, labelers present, pairs)
+    # prompts with equal numbers of responses and of labelers make one dense table: (prompts, labelers present, pairs)
     order = np.argsort(judged.pair_prompt[judged.pair], kind="stable")
     pair, labeler, sign = judged.pair[order], judged.labeler[order], judged.sign[order]
     prompt = judged.pair_prompt[pair]
@@ -90,7 +91,7 @@ def _by_prompt_and_labeler(judged: Comparisons, others: npt.NDArray[np.bool_]) -
 
 
 def _tau_b(sign: npt.NDArray[np.float32], judged: npt.NDArray[np.float32]) -> FloatArray:
-    """Of each two labelers at each prompt, (prompts, labelers, labelers); NaN on the diagonal and where it is not defined."""
+    """Tau-b of every two labelers at each prompt, (prompts, labelers, labelers); NaN on the diagonal and where undefined."""
     concordance = sign @ sign.transpose(0, 2, 1)
     untied = np.abs(sign) @ judged.transpose(0, 2, 1)  # [a, b]: pairs that a did not tie and b judged too
     product = (untied * untied.transpose(0, 2, 1)).astype(np.float64)
@@ -99,6 +100,6 @@ def _tau_b(sign: npt.NDArray[np.float32], judged: npt.NDArray[np.float32]) -> Fl
 
 
 def _ranges(starts: IntArray, stops: IntArray) -> IntArray:
-    """All of ``range(start, stop)``, one behind the other."""
+    """Every ``range(start, stop)``, concatenated."""
     lengths = stops - starts
     return np.arange(int(lengths.sum())) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

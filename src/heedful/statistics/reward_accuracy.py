@@ -1,4 +1,4 @@
-"""How well scores predict what labelers prefer: accuracy, the length rules beside it, calibration (SPEC 3.3, 4.6).
+"""How well scores predict what labelers prefer: accuracy, the length rules to compare it with, calibration (SPEC 3.3, 4.6).
 
 Counted over all pairs of a ranking that its labeler did not tie, each pair the same; intervals are over prompts.
 """
@@ -88,11 +88,11 @@ def reward_accuracy_by_labeler(
 def reward_agreement(
     rankings: Sequence[Ranking], scores: Mapping[str, float], *, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """How often scores agree with a labeler, on the comparisons of which ``labeler_agreement`` says how often another does.
+    """How often scores agree with a labeler, on the same comparisons on which ``labeler_agreement`` measures labelers.
 
-    ``reward_accuracy`` also counts pairs that only one labeler tells apart, which nobody predicts as well. Here, of each two
-    labelers who both ordered a pair, the scores take the place of one and then of the other; equal scores count half. Labelers
-    are those of ``rankings``: give one group's. Raises ``DataError`` for a response without a finite score.
+    ``reward_accuracy`` also counts pairs that only one labeler could tell apart; those are harder to predict. Here, for every
+    two labelers who both ordered a pair, the scores replace first one of them, then the other; equal scores count half. The
+    labelers are those of ``rankings``: pass one group's. Raises ``DataError`` for a response without a finite score.
     """
     responses: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for ranking in rankings:
@@ -104,7 +104,7 @@ def reward_agreement(
     sign[judged.pair[by_score]] = judged.sign[by_score]
     ordered = counts[:, 0] + counts[:, 2]
     agreeing = np.select([sign < 0, sign > 0], [counts[:, 0], counts[:, 2]], ordered / 2)
-    others = (ordered - 1) / 2  # so that each two labelers count once, as in their own agreement
+    others = (ordered - 1) / 2  # every two labelers count once, as in their own agreement
     right, compared = agreeing * others, ordered * others
     return proportion(
         judged.prompt_sums(right),
@@ -129,7 +129,7 @@ def calibration(rankings: Sequence[Ranking], scores: Mapping[str, float], *, num
     """Whether sigmoid(r_w - r_l) is the probability with which labelers prefer w, as the ranking loss means it (SPEC 3.3).
 
     For each untied pair the prediction is ``sigmoid(|difference|)``, from 0.5 to 1, that the higher-scored response is
-    preferred; it comes true or not (half where scores are equal). ``num_bins`` bins of equal width; expected calibration
+    preferred; it comes true or not (half if scores are equal). ``num_bins`` bins of equal width; expected calibration
     error = ``sum(count / total * |accuracy - confidence|)`` (Naeini et al. 2015).
     """
     differences = np.concatenate([np.empty(0), *(_differences(ranking, scores) for ranking in rankings)])

@@ -2,7 +2,7 @@
 
 Agreement with researchers on flagging sensitive speech, agreement with researchers on rankings, researchers' ratings of the
 candidate's demonstrations for sensitive prompts, and the topics or groups for which the candidate says they can tell sensitive
-speech. The cut-offs are soft: people select, and the table says where a cut-off decides less than chance does.
+speech. The cut-offs are soft: people select, and the table says when chance alone could move a candidate across a cut-off.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ScreeningCutoffs:
     demonstration_score: float = 6.0
     """Mean of the researchers' ratings, 1-7."""
     confidence: float = 0.68
-    """Of the interval within which a cut-off makes its criterion borderline: 0.68 is one standard error either way."""
+    """Confidence of the interval that makes a criterion borderline if the cut-off lies in it: 0.68 is one standard error."""
 
     def __post_init__(self) -> None:
         for name in ("sensitive_agreement", "comparison_agreement"):
@@ -52,7 +52,7 @@ class ScreeningRecord:
     """A random code of eight ``CODE_LETTERS``; anything else is refused."""
     sensitive_agreed: int = 0
     sensitive_answered: int = 0
-    """Answers on sensitive speech for which the researchers' is known."""
+    """Answers on sensitive speech that researchers have answered too."""
     comparisons_agreed: int = 0
     comparisons_made: int = 0
     """Comparisons that neither the candidate nor the researchers tied."""
@@ -84,7 +84,7 @@ class ScreeningRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScreeningRow:
-    """One candidate as the page that selects shows them; intervals at the cut-offs' ``confidence``."""
+    """One candidate as the screening page shows them; intervals at the cut-offs' ``confidence``."""
 
     candidate: str
     sensitive_agreement: Estimate
@@ -101,9 +101,9 @@ class ScreeningRow:
 def screening_table(records: Sequence[ScreeningRecord], cutoffs: ScreeningCutoffs | None = None) -> list[ScreeningRow]:
     """One row per candidate: those who met all criteria first, then borderline, not met, missing; by code within each.
 
-    A criterion is *borderline* where its cut-off lies within the estimate's interval: a repeated test could well come out
-    on the other side. Else it is *met* at or above the cut-off, *not met* below, *missing* without a single answer. The paper
-    gives the cut-offs and calls them soft; what soft means here is ours. Raises ``DataError`` for a code that occurs twice.
+    A criterion is *borderline* if its cut-off lies within the estimate's interval: a repeated test could well come out on
+    the other side. Otherwise it is *met* at or above the cut-off, *not met* below, *missing* without a single answer. The paper
+    gives the cut-offs and calls them soft; this meaning of soft is ours. Raises ``DataError`` for a code that occurs twice.
     """
     cutoffs = cutoffs or ScreeningCutoffs()
     codes = [record.candidate for record in records]
@@ -130,9 +130,9 @@ def topic_coverage(records: Sequence[ScreeningRecord], selected: Collection[str]
 
 
 def demonstration_score(scores: Sequence[int], *, confidence: float = 0.95) -> Estimate:
-    """Mean rating with a normal interval; the ratings' standard deviation is taken as at least half a point.
+    """Mean rating with a normal interval; the ratings' standard deviation is assumed to be at least half a point.
 
-    A handful of whole numbers that happen to be equal is not certainty, and a bootstrap of them would say so.
+    A few equal whole numbers do not make certainty, but a bootstrap of them would claim it.
     """
     count = len(scores)
     if count == 0:
