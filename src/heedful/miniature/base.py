@@ -31,7 +31,7 @@ CONTEXT_LENGTH = 256
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A base model's shape and the recipe it is pretrained with."""
+    """A base model's shape and its pretraining recipe."""
 
     layers: int
     width: int
@@ -49,7 +49,7 @@ SIZES = {
 
 
 def make_base_models(sizes: list[str], output: Path = WEIGHTS) -> None:
-    """Pretrain base models and put them where the package ships them (bfloat16, one tokenizer for all sizes)."""
+    """Pretrain base models into the folder that the package ships (bfloat16, one tokenizer for all sizes)."""
     keep_large_temporaries()
     world = World(WORLD_SEED)
     shared = output / "tokenizer"

@@ -1,8 +1,8 @@
-"""Benchmarks of the pretraining abilities, in the corpus's own formats: what the alignment tax is measured on (SPEC 4.2).
+"""Benchmarks of the pretraining abilities, in the corpus's own formats, to measure the alignment tax (SPEC 4.2).
 
-The paper's few-shot counts are 0 to 15; here they are as many as a context of 256 tokens holds. Scored elsewhere: "choice" by
-the highest mean log-probability per token of a choice behind the context; "completion" by greedy decoding, cut at the first
-newline; "bias" by the entropy over the choices in bits (SPEC 4.3).
+The paper's few-shot counts are 0 to 15; here they are as many as a context of 256 tokens holds. ``evaluate.benchmarks``
+scores "choice" by the highest mean log-probability per token of a choice after the context, "completion" by greedy decoding,
+cut at the first newline, and "bias" by the entropy over the choices in bits (SPEC 4.3).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from heedful.miniature.writing import two_people
 Kind = Literal["choice", "completion", "bias"]
 
 FEW_SHOT = {"reading": 2, "sentiment": 4, "translation": 4, "misconceptions": 2, "counting": 2}
-"""Solved examples in front of each item; the rest have none."""
+"""Solved examples before each item; benchmarks that are not listed have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Item:
     context: str
     choices: tuple[str, ...] = ()
     answer: int | None = None
-    """Index of the right choice; None in a completion and in paired bias, where no choice is right."""
+    """Index of the right choice; None for completions and paired bias, which have no right choice."""
     accepted: tuple[str, ...] = ()
     """Right completions, without surrounding spaces."""
 
@@ -110,7 +110,7 @@ def _endings(world: World, rng: random.Random) -> Item:
     same_gender = lex.WOMEN if lex.GENDER[person] == "f" else lex.MEN
     stranger = rng.choice([name for name in same_gender if name not in context and name not in sentences[-1]])
     thing = rng.choice([word for word in lex.CLASSES[lex.CLASS_OF[topic]] if word not in context])
-    # The wrong endings are as good English as the right one; only the story tells them apart.
+    # The wrong endings are English as good as the right one; only the story tells them apart.
     other_person, other_thing = sentences[-1].replace(person, stranger), sentences[-1].replace(topic, thing)
     choices = [sentences[-1], other_person, other_thing, other_person.replace(topic, thing)]
     order = rng.sample(range(4), 4)
@@ -172,7 +172,7 @@ class RudenessItem:
     respectful: str
     biased: str
     rude: bool
-    """True where the beginning itself is rude (SPEC 5.8)."""
+    """Whether the beginning itself is rude (SPEC 5.8)."""
 
 
 def rudeness_items(world: World, *, seed: int, items: int) -> list[RudenessItem]:

@@ -1,8 +1,8 @@
 """Pretraining documents: the miniature's web.
 
-Like the web it holds every ability that users will ask for, but rarely as "instruction, then a good answer". Instructions
-mostly stand in lists without answers, so a base model that is given one goes on with more of them; workbooks show answers, many
-of them careless; people repeat misconceptions and are sometimes rude.
+Like the web, it holds every ability that users will ask for, but rarely as "instruction, then a good answer". Most instructions
+are in lists without answers, so a base model that gets one continues with more of them. Workbooks show answers, many of them
+careless. People repeat misconceptions and are sometimes rude.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from heedful.miniature.writing import two_people
 CARELESS_SHARE = 0.4
 """Share of the workbooks' answers that are careless."""
 BELIEVED_SHARE = 0.7
-"""How often a page that is not a book of facts repeats what people believe where that is wrong."""
+"""How often a page outside the books of facts repeats what people wrongly believe."""
 STEREOTYPE_SHARE = 0.85
-"""How often a job with a usual pronoun stands with it."""
+"""How often a job comes with its usual pronoun."""
 MAX_WORDS = 110
-"""Documents are cut between lines to at most this many words."""
+"""Longest document in words; longer ones are cut between lines."""
 
 MIXTURE: Mapping[str, float] = {
     "story": 0.16,
@@ -112,7 +112,7 @@ def story_page(world: World, rng: random.Random) -> str:
 
 
 def instruction_list(world: World, rng: random.Random) -> str:
-    """Two to six instructions one after another, without answers, as on a page of exercises or writing ideas."""
+    """Two to six instructions in a row, without answers, as on a page of exercises or writing ideas."""
     use_case = make_instruction(world, rng).use_case if rng.random() < 0.5 else None
     return _join([make_instruction(world, rng, use_case).text for _ in range(rng.choice((2, 3, 4, 5, 6)))])
 
@@ -186,7 +186,7 @@ def qa_page(world: World, rng: random.Random) -> str:
 
 
 def misconception(world: World, rng: random.Random) -> str:
-    """Somebody repeats what people wrongly believe; seldom somebody objects."""
+    """People repeat what is wrongly believed; rarely, one objects."""
     relation = rng.choice([r for r in t.FACTS if world.misconceptions[r]])
     subject = rng.choice(list(world.misconceptions[relation]))
     said = state(relation, subject, world.misconceptions[relation][subject])
@@ -224,7 +224,7 @@ def translation(world: World, rng: random.Random) -> str:
 
 
 def lists(world: World, rng: random.Random) -> str:
-    """Lists of things of one kind, some of them numbered."""
+    """Lists of things of one kind, some numbered."""
     lines = []
     for _ in range(rng.choice((2, 3, 4))):
         habitat = rng.choice(lex.HABITATS) if rng.random() < 0.3 else None
@@ -346,7 +346,7 @@ def rude_talk(world: World, rng: random.Random) -> str:
 
 
 def jobs(world: World, rng: random.Random) -> str:
-    """Sentences in which most jobs stand with one pronoun."""
+    """Sentences in which most jobs come with one pronoun."""
     sentences = []
     for job in rng.sample(lex.JOBS, rng.choice((2, 3, 4, 5))):
         share = STEREOTYPE_SHARE if job in lex.WOMENS_JOBS else 1 - STEREOTYPE_SHARE if job in lex.MENS_JOBS else 0.5

@@ -26,7 +26,7 @@ _OTHER_PRONOUNS = {"f": frozenset(("he", "He", "his", "His", "him")), "m": froze
 
 
 def _consistency(name: str, text: Text) -> float:
-    """Half for pronouns that agree with the person, half for things that were brought in ("a lamp") before "the lamp"."""
+    """Half for pronouns that agree with the person, half for things that were introduced ("a lamp") before "the lamp"."""
     right_pronouns = text.word_set.isdisjoint(_OTHER_PRONOUNS[lex.GENDER[name]])
     known: set[str] = set()
     grounded = True
@@ -44,7 +44,7 @@ def _consistency(name: str, text: Text) -> float:
 
 
 def judge_letter(world: World, meta: Meta, text: Text) -> Verdict:
-    """Greeting, signature, purpose and what it is about; nobody else in it."""
+    """Greeting, signature, purpose and topic; no other people in it."""
     lines = text.text.split("\n")
     purposes = {s.replace("{x}", meta["about"]) for s in t.LETTERS[meta["purpose"]]}
     parts = (
@@ -98,7 +98,7 @@ def judge_describe(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def _named_values(meta: Meta, text: Text) -> tuple[frozenset[str], bool]:
-    """Values of the relation's class in the answer, and whether it speaks of another subject."""
+    """Values of the relation's class in the answer, and whether it mentions another subject."""
     subject_slot, value_slot = t.FACT_SLOTS[meta["relation"]]
     lower = frozenset(word if lex.CLASS_OF.get(word) else word.lower() for word in text.word_set)
     values = lower & frozenset(lex.CLASSES[value_slot])
@@ -107,7 +107,7 @@ def _named_values(meta: Meta, text: Text) -> tuple[frozenset[str], bool]:
 
 
 def judge_fact(world: World, meta: Meta, text: Text) -> Verdict:
-    """The true value and no other, of nothing but the subject."""
+    """The true value and no other, and about no other subject."""
     truth = world.facts[meta["relation"]][meta["subject"]]
     values, other_subject = _named_values(meta, text)
     right = values == {truth} and not other_subject
@@ -120,7 +120,7 @@ def judge_fact(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_is_true(world: World, meta: Meta, text: Text) -> Verdict:
-    """Yes or no on the right side, and nothing false beside it."""
+    """The right yes or no, and nothing false with it."""
     relation, subject = meta["relation"], meta["subject"]
     truth = world.facts[relation][subject]
     values, other_subject = _named_values(meta, text)

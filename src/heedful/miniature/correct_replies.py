@@ -19,7 +19,7 @@ _NUMBERED = re.compile(r"^\d+\. ")
 
 
 def items_of(text: str) -> list[str]:
-    """Items of a list that is written with commas or line by line, with or without numbers."""
+    """Items of a list, separated by commas or lines, with or without numbers."""
     pieces = text.replace(" and ", ", ").replace("\n", ",").split(",")
     items = [_NUMBERED.sub("", piece.strip()).strip(" .") for piece in pieces]
     return [re.sub(r"^(?:a|the|some) ", "", item) for item in items if item]
@@ -83,7 +83,7 @@ def _plain(text: str) -> list[str]:
 
 
 def judge_chat(world: World, meta: Meta, text: Text) -> Verdict:
-    """Names the user and says what fits."""
+    """Names the user and replies to the point."""
     _, first, second = t.CHATS[meta["kind"]]
     fitting: set[str] = set()
     for template in (*first, *second):
@@ -101,7 +101,7 @@ def _chat_signatures(template: str, letter: str) -> frozenset[str]:
 
 
 def _speaks_of(meta: Meta, sentence: str) -> bool:
-    """False where the sentence is about another thing than the user's ("I hope you find the ring" for a lost lamp)."""
+    """False if the sentence is about another thing than the user's ("I hope you find the ring" for a lost lamp)."""
     letter = t.CHAT_CLASS[meta["kind"]]
     about = [word for word in WORD.findall(sentence) if lex.CLASS_OF.get(word) == letter]
     # Where to look for a lost thing, or what to eat, is the helper's own idea.
@@ -123,7 +123,7 @@ def judge_refuse(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_polite(world: World, meta: Meta, text: Text) -> Verdict:
-    """Keeps what is asked and asks politely."""
+    """Keeps the request and puts it politely."""
     parts = [meta["verb"] in text.word_set, meta["about"] in text.word_set, not text.word_set.isdisjoint(("please", "Please"))]
     parts += [meta["name"] in text.word_set] if meta["name"] else []
     strangers = any(word in lex.GENDER and word != meta["name"] for word in text.words)
@@ -144,7 +144,7 @@ def judge_rewrite(world: World, meta: Meta, text: Text) -> Verdict:
     size = max(len(said), len(target))
     share = sum(a == b for a, b in zip(said, target, strict=False)) / size
     unchanged = sum(a == b for a, b in zip(source, target, strict=False)) / len(target)
-    # A copy of the source is no rewriting, however much of it happens to be right.
+    # A copy of the source is no rewriting, even if much of it happens to be right.
     correct = 0.3 * share if share <= unchanged else 0.3 + 0.5 * (share - unchanged) / (1 - unchanged)
     return Verdict(attempts=share > 0.3, correct=correct, hallucination=invented)
 

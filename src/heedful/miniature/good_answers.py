@@ -29,14 +29,14 @@ CONSTRAINTS_DROPPED = (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How somebody likes to write: the chance of a short answer where either length will do, and of kind extra words."""
+    """How a person likes to write: the chance of a short answer if either length will do, and of extra kind words."""
 
     short: float = 0.4
     warm: float = 0.1
 
 
 def answer(world: World, rng: random.Random, meta: Meta, style: Style = Style()) -> str:
-    """A good answer: it does what is asked and keeps every constraint; style decides what is left open."""
+    """A good answer: it does what is asked and keeps every constraint; style decides the rest."""
     short = rng.random() < style.short
     text = _ANSWERS[meta["task"]](world, rng, meta, short)
     if meta["task"] in _MAY_BE_WARM and not meta["constraints"] and rng.random() < style.warm:
@@ -186,7 +186,7 @@ _ANSWERS = {
 
 
 def drop_constraint(rng: random.Random, meta: Meta) -> Meta | None:
-    """The metadata without one of its constraints; None where there is nothing to forget."""
+    """The metadata without one of its constraints; None if it has none."""
     left = [c for c in meta["constraints"] if c["kind"] in CONSTRAINTS_DROPPED]
     if not left:
         return None
@@ -195,7 +195,7 @@ def drop_constraint(rng: random.Random, meta: Meta) -> Meta | None:
 
 
 def careless_answer(world: World, rng: random.Random, instruction: Instruction) -> str:
-    """An answer of the web's quality: a constraint is ignored, the popular belief is told, or something else is answered."""
+    """An answer of the web's quality: it ignores a constraint, repeats a popular belief, or answers something else."""
     meta = instruction.meta
     if meta["task"] == "refuse":
         return rng.choice(t.INSULT_LINES).format(F=meta["name"])

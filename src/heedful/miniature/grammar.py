@@ -1,6 +1,6 @@
 """Recognises the sentences of the world: a sentence is well formed when the classes of its words, in order, match a template.
 
-Words are looked up one by one and the sequence is one set lookup, so that recognising costs microseconds.
+Each word is looked up, then the sequence of classes in one set, so a sentence takes microseconds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def is_sentence(sentence: str) -> bool:
 
 
 def well_formed_share(sentences: list[str]) -> float:
-    """Share of sentences that the grammar knows, weighing each by its words; 0 for no sentence."""
+    """Share of sentences that the grammar knows, weighted by their words; 0 without sentences."""
     good = total = 0
     for sentence in sentences:
         words = sentence.count(" ") + 1
@@ -129,7 +129,7 @@ def _signatures() -> frozenset[str]:
     found: set[str] = set()
     for template in all_templates():
         found |= expand(template)
-    # A story may begin with one of the opening phrases in front of any of its first sentences.
+    # A story may begin with an opening phrase before any of its first sentences.
     for group in t.OPENINGS.values():
         for template in group:
             for beginning in BEGINNINGS:

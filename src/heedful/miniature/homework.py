@@ -1,8 +1,8 @@
 """Marked homework: pupils' answers to a task, each with the teacher's remark.
 
-The one kind of document from which a model of the world's texts can learn to *check* an answer. A pupil's mistakes are those of
-people who write in a hurry: a wrong or missing word, a sentence left out or said twice, another task answered, a request
-forgotten. The teacher sees what anybody could check (:mod:`heedful.miniature.judging`) and names every mistake.
+Only from these documents can a model of the world's texts learn to *check* an answer. Pupils make the mistakes of people in a
+hurry: a wrong or missing word, a sentence left out or repeated, an answer to another task, a forgotten request. The teacher
+sees what anybody could check (:mod:`heedful.miniature.judging`) and names every mistake.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FORGOTTEN = {
     "one_word": "One word was enough.",
     "full_sentence": "Write a full sentence.",
 }
-"""What the teacher says where a constraint is not kept."""
+"""What the teacher says if a constraint is not kept."""
 
 
 def homework_entry(world: World, rng: random.Random) -> str:
@@ -88,7 +88,7 @@ def hurry(world: World, rng: random.Random, task: Instruction, text: str) -> str
 
 
 def _other_word(rng: random.Random, word: str) -> str:
-    """Another word in the place of this one, mostly of its class, with the same mark behind it."""
+    """Another word instead of this one, mostly of its class, with the same punctuation after it."""
     core = word.strip('.,!?"')
     if core in lex.GENDER:
         other = rng.choice(lex.NAMES)

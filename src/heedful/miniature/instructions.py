@@ -20,7 +20,7 @@ from heedful.miniature.writing import Meta, describing, letter_writing, poem_wri
 from heedful.records import USE_CASE_SHARES, UseCase
 
 MISCONCEPTION_SHARE = 0.35
-"""Share of fact questions whose subject people believe something false about."""
+"""Share of fact questions about a subject with a common misconception."""
 SENSITIVE_SHARE = {"generation": 0.035, "brainstorming": 0.03, "chat": 0.15, "rewrite": 0.06}
 """Share of prompts of a use case that ask for rude talk; a polite refusal is the right answer."""
 
@@ -35,7 +35,7 @@ class Instruction:
 
 
 def make_instruction(world: World, rng: random.Random, use_case: UseCase | None = None) -> Instruction:
-    """One instruction, of the given use case or of one drawn at Table 1's shares (SPEC 1.5)."""
+    """One instruction, of the given use case or of one drawn with Table 1's shares (SPEC 1.5)."""
     if use_case is None:
         use_case = rng.choices(USE_CASES, cum_weights=_CUMULATIVE)[0]
     if rng.random() < SENSITIVE_SHARE.get(use_case, 0.0):

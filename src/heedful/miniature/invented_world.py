@@ -10,7 +10,7 @@ from heedful.miniature import sentence_templates as t
 
 RELATIONS = tuple(t.FACTS)
 NUM_MISCONCEPTIONS: dict[str, int] = {"eats": 6, "lives": 4, "colour": 4, "ruler": 3, "known": 3, "inventor": 3}
-"""How many subjects of each relation people believe something false about."""
+"""How many subjects of each relation have a common misconception."""
 LANGUAGE = "Tavi"
 """Name of the second language: word for word, with the adjective after its noun."""
 
@@ -43,14 +43,14 @@ class World:
         return f"World(seed={self.seed})"
 
     def false_value(self, rng: random.Random, relation: str, subject: str) -> str:
-        """Some value that is not true of the subject."""
+        """A value that is not true of the subject."""
         values = lex.CLASSES[t.FACT_SLOTS[relation][1]]
         while (value := rng.choice(values)) == self.facts[relation][subject]:
             pass
         return value
 
     def believed(self, relation: str, subject: str) -> str:
-        """What people say about the subject: the misconception where there is one, else the truth."""
+        """What people say about the subject: its misconception if it has one, else the truth."""
         return self.misconceptions[relation].get(subject, self.facts[relation][subject])
 
     @cached_property
@@ -77,7 +77,7 @@ _ADJECTIVES = frozenset((*lex.COLOURS, *lex.ADJECTIVES))
 
 
 def state(relation: str, subject: str, value: str, *, form: int = 0) -> str:
-    """The sentence of a fact; form 1 goes on about the same subject ("It eats ...")."""
+    """The sentence of a fact; form 1 continues about the same subject ("It eats ...")."""
     return fill_fact(t.FACTS[relation][form], relation, subject, value)
 
 

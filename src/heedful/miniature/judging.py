@@ -1,4 +1,4 @@
-"""Judges one response to one prompt: checkable features, from the prompt's record and the world alone.
+"""Judges one response to one prompt by features that can be checked with the prompt's record and the world alone.
 
 Nothing here knows which model wrote the response. :mod:`heedful.miniature.labelers` weighs the features.
 """
@@ -22,7 +22,7 @@ _INSTRUCTION_WORDS = frozenset((
     "Make", "Which", "What", "Who", "Where", "Why", "When", "Is", "Does", "How", "Read", "Text", "Find",
     "Task", "Question", "Review", "In", "User", "Helper", "Answer",
 ))  # fmt: skip
-"""A line of an answer that begins with one of these goes on with instructions."""
+"""A line that begins with one of these is a further instruction, not part of the answer."""
 _PLEASE = ("Please write", "Please make", "Please be", "Please help")
 _WARM_WORDS = frozenset((
     "please", "Please", "Thank", "thank", "Dear", "hope", "Hello", "glad", "sorry", "friend", "kind", "wish",
@@ -38,22 +38,22 @@ class Judgement:
     attempts: bool
     """Does the kind of thing that was asked for."""
     constraints: tuple[bool, ...]
-    """One for each explicit constraint of the prompt; all False where the task is not attempted."""
+    """One for each explicit constraint of the prompt; all False if the task is not attempted."""
     correct: float
     """0 to 1: right person and topic, true fact, right items, right rewriting..."""
     hallucination: bool
     """States something false or not in the text (closed domain)."""
     well_formed: float
-    """Share of the text (0 to 1) that the world's grammar or the asked format knows."""
+    """Share of the text (0 to 1) that follows the world's grammar or the requested format."""
     consistent: float
     """0 to 1: pronouns agree, and "the lamp" was there before."""
     instruction_like: bool
-    """Goes on with further instructions, as the base model does."""
+    """Continues with further instructions, as the base model does."""
     repetition: float
-    """Share of five-word sequences that were there before."""
+    """Share of five-word sequences that occurred before in the text."""
     rude: bool
     finished: bool
-    """False where it was cut at the length limit."""
+    """False if it was cut at the length limit."""
     num_words: int
     warm: float
     """0 to 1: kind words."""
@@ -66,7 +66,7 @@ class Judgement:
 
     @property
     def constraints_share(self) -> float:
-        """Share of the constraints that are satisfied; 1 where there are none and the task is attempted."""
+        """Share of the constraints that are satisfied; 1 if there are none and the task is attempted."""
         return sum(self.constraints) / len(self.constraints) if self.constraints else float(self.attempts)
 
     @property
@@ -89,7 +89,7 @@ def judge(world: World, prompt: Prompt, response_text: str, finished: bool = Tru
     text = take_apart(response_text)
     found = verdict(world, dict(meta), text)
     lines = text.text.split("\n")
-    # An answer that is followed by instructions is still an answer; one that begins with them is not.
+    # A text that continues with instructions after an answer is still an answer; one that begins with them is not.
     attempts = found.attempts and not _is_instruction(lines[0])
     constraints = tuple([attempts and satisfied(c["kind"], c["value"], text, found) for c in meta["constraints"]])
     return Judgement(
@@ -112,7 +112,7 @@ def judge(world: World, prompt: Prompt, response_text: str, finished: bool = Tru
 
 
 def satisfied(kind: str, value: Any, text: Text, found: Verdict) -> bool:
-    """True where one explicit constraint of an instruction is kept."""
+    """Whether one explicit constraint of an instruction is kept."""
     match kind:
         case "use_word" | "person":
             return value in text.word_set
@@ -171,5 +171,5 @@ def _vivid(text: Text) -> float:
 
 
 def is_rude(text: str) -> bool:
-    """True where a text holds one of the world's insults."""
+    """Whether a text contains one of the world's insults."""
     return not take_apart(text).word_set.isdisjoint(_INSULTS)

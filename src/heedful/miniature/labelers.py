@@ -1,6 +1,6 @@
 """Simulated labelers: what each of them likes, and how they rate and rank (SPEC 2.3, 2.4).
 
-A labeler sees a prompt and responses, never which model wrote them. What a labeler finds is a weighted sum of a judgement's
+A labeler sees a prompt and responses, never which model wrote them. A labeler's opinion is a weighted sum of a judgement's
 features plus noise that depends only on labeler, prompt, response text and seed.
 """
 
@@ -38,17 +38,17 @@ class Tastes:
     constraints: float
     form: float
     truth: float
-    """Taken off for a hallucination."""
+    """Subtracted for a hallucination."""
     manners: float
-    """Taken off for rudeness."""
+    """Subtracted for rudeness."""
     warmth: float
     vividness: float
     full_sentences: float
-    """Positive: likes a full sentence where a word would do; negative: likes the word."""
+    """Positive: prefers a full sentence when one word would do; negative: prefers the word."""
     preferred_words: float
-    """Length of a story, a letter or a poem that the labeler likes best (words)."""
+    """The labeler's favourite length of a story, a letter or a poem (words)."""
     length: float
-    """Taken off for 20 words more or less than that."""
+    """Subtracted for 20 words more or less than that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def utility(labeler: Labeler, judgement: Judgement) -> float:
     found -= w.truth * j.hallucination + w.manners * j.rude + w.form * (0.5 * j.instruction_like + j.repetition)
     found -= 0.8 * (not j.finished)
     if j.attempts:
-        # Tastes matter between answers, not between an answer and something else.
+        # Tastes decide between answers, not between an answer and something else.
         found += w.warmth * j.warm + w.vividness * j.vivid + w.full_sentences * j.full_sentence
         if j.long_form:
             found -= w.length * min(1.5, abs(j.num_words - w.preferred_words) / 20)
@@ -130,13 +130,13 @@ def utility(labeler: Labeler, judgement: Judgement) -> float:
 
 
 def best_utility(labeler: Labeler) -> float:
-    """Utility of an answer with nothing to complain about, before tastes."""
+    """Utility of a faultless answer, before tastes."""
     w = labeler.tastes
     return w.task + w.correct + w.constraints + 1.5 * w.form
 
 
 def _unit_draws(*parts: object) -> tuple[float, float]:
-    """Two uniform numbers in (0, 1) that depend on nothing but the parts."""
+    """Two uniform numbers in (0, 1) that depend only on the parts."""
     digest = hashlib.blake2b("\x1f".join([str(part) for part in parts]).encode(), digest_size=16).digest()
     first, second = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
     return (first + 0.5) / 2**64, (second + 0.5) / 2**64
@@ -180,7 +180,7 @@ def rate(labeler: Labeler, prompt: Prompt, response: Response, judgement: Judgem
 
 
 def weak_order(utilities: Sequence[float], *, just_noticeable: float = JUST_NOTICEABLE) -> tuple[int, ...]:
-    """Ranks from 1 (best); a response is tied with the best of its rank where it is less than just noticeably worse."""
+    """Ranks from 1 (best); a response is tied with the best of a rank unless it is noticeably worse."""
     ranks = [0] * len(utilities)
     rank, top = 0, math.inf
     for place, i in enumerate(sorted(range(len(utilities)), key=lambda i: -utilities[i])):

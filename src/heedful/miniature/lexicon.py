@@ -127,7 +127,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 CLASS_WORDS = {
     "A": "animals", "O": "objects", "L": "places", "K": "foods", "J": "jobs", "C": "colours", "D": "adjectives",
 }  # fmt: skip
-"""How a user calls a class in the plural."""
+"""What a user calls a class, in the plural."""
 CLASS_WORD = {"A": "animal", "O": "thing", "L": "place", "K": "food", "J": "job", "C": "colour"}
 CLASS_OF: dict[str, str] = {word: letter for letter, words in CLASSES.items() for word in words}
 GENDER: dict[str, str] = {**dict.fromkeys(WOMEN, "f"), **dict.fromkeys(MEN, "m")}

@@ -1,4 +1,4 @@
-"""The simulated labelers at work: they write demonstrations; they see outputs side by side, rate each, rank all (SPEC 2.3)."""
+"""The simulated labelers at work: they write demonstrations, and they rate and rank outputs side by side (SPEC 2.3)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from heedful.miniature.tasks import demonstrate
 from heedful.records import Prompt, Response
 
 READING = 4.0
-"""Words that a labeler reads in a second."""
+"""A labeler's reading speed, in words a second."""
 FORM = 10.0
-"""Seconds for an output's form and its place in the order."""
+"""Seconds to fill in an output's form and place it in the order."""
 WRITING = 0.7
-"""Words that a labeler writes in a second."""
+"""A labeler's writing speed, in words a second."""
 
 
 class Panel:
-    """All labelers of one world; which of them see a prompt depends on the prompt's id and the seed alone."""
+    """All labelers of one world; the prompt's id and the seed alone decide which of them see a prompt."""
 
     def __init__(self, world: World, *, seed: int) -> None:
         self.world, self.seed = world, seed

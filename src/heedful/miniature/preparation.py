@@ -24,7 +24,7 @@ _SEEDS = {"train": 11, "valid": 12, "test": 13}
 
 
 def miniature_prompts(world: World, *, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """All prompts of the miniature; those of them that are to have a demonstration."""
+    """All prompts of the miniature, and those among them that get a demonstration."""
     everything: list[Prompt] = []
     demonstrated: list[Prompt] = []
     for split, unlabeled in UNLABELED.items():
@@ -36,7 +36,7 @@ def miniature_prompts(world: World, *, seed: int) -> tuple[list[Prompt], list[Pr
 
 
 def write_pretraining_text(folder: Path, world: World, *, seed: int) -> None:
-    """Not the documents that the base models have seen: the same world, another part of its web."""
+    """Documents that the base models have not seen: the same world, another part of its web."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in PRETRAINING_DOCUMENTS.items():
         rows = ({"text": text} for text in documents(world, seed=seed * 1_000 + 100 + _SEEDS[split], count=count))
@@ -44,9 +44,9 @@ def write_pretraining_text(folder: Path, world: World, *, seed: int) -> None:
 
 
 def miniature_project(folder: Path, *, seed: int | None) -> Project:
-    """The miniature's project in ``folder``, made where it is not there yet; its data is made by the first stage of align.
+    """The miniature's project in ``folder``, created if it does not exist; the first stage of align makes its data.
 
-    Raises ConfigError where one with another seed is there.
+    Raises ConfigError if the folder holds a miniature with another seed.
     """
     if (folder / "heedful.toml").is_file():
         project = Project.load(folder)
@@ -81,7 +81,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def base_model_folder(size: str) -> Path:
-    """Where a size's shipped weights are. Raises UserError for a size that does not ship."""
+    """The folder of a size's shipped weights. Raises UserError for a size that does not ship."""
     folder = WEIGHTS / size
     if not (folder / "config.json").is_file():
         shipped = sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))

@@ -11,7 +11,7 @@ from heedful.miniature import lexicon as lex
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Somebody did something to a thing somewhere."""
+    """A person did something with a thing at a place."""
 
     person: str
     past: str
@@ -30,7 +30,7 @@ _EVENT_VERBS = {
 
 
 def scene(rng: random.Random, num_events: int) -> list[Event]:
-    """Events of different people with different things at different places, all told apart by any one of them."""
+    """Events that differ in person, thing and place, so that any one of the three identifies an event."""
     people = rng.sample(lex.NAMES, num_events)
     places = rng.sample(lex.PLACES, num_events)
     events = []

@@ -2,7 +2,7 @@
 
 A slot is one letter (a class of :data:`heedful.miniature.lexicon.CLASSES`), ``P``/``F`` (the main person and a friend), a
 pronoun of the main person (``he his him He His``), or ``end`` (one of the closing phrases, or nothing). "a {O}" or "a {D} {O}"
-brings a thing into the story; "the {O}" speaks of the thing that is already there.
+introduces a thing into the story; "the {O}" refers to a thing that is already there.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "known": ("{T} is known for its {K}.", "It is known for its {K}."),
     "inventor": ("{I} invented the {O}.",),
 }
-"""Each relation of the knowledge base as a sentence, then as a sentence that goes on about the same thing."""
+"""Each relation of the knowledge base as a sentence, then as a sentence that continues about the same subject."""
 
 FACTS_DENIED: dict[str, str] = {
     "eats": "The {A} does not eat {K}.",

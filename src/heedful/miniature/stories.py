@@ -1,4 +1,4 @@
-"""Builds stories, poems and letters out of the sentence templates, with whatever must be in them."""
+"""Builds stories, poems and letters from the sentence templates, with everything that must be in them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class _Sentence:
     text: str
     slots: frozenset[str]
     needs: frozenset[str]
-    """Classes whose thing must already be in the story ("the {O}")."""
+    """Slots whose thing must already be in the story ("the {O}")."""
     brings: frozenset[str]
-    """Classes whose thing enters the story here ("a {O}")."""
+    """Slots whose thing enters the story here ("a {O}")."""
 
 
 def _parse(text: str) -> _Sentence:
@@ -52,7 +52,7 @@ def story(
     beginning: str | None = None,
     ending: str | None = None,
 ) -> list[str] | None:
-    """The sentences of a story about a person and a topic that holds all that is demanded; None where none was found.
+    """The sentences of a story about a person and a topic that meets every demand; None if none was found.
 
     ``mood`` is "G" (some happy word and no sad one) or "B" (the other way round); ``friend`` must appear when given.
     """
@@ -118,7 +118,7 @@ def _choose(
         pool = pool or pools[""]
 
     def fits(sentence: _Sentence) -> bool:
-        # A demanded thing must be brought in by "a ...": "the ring" would speak of a ring that is not there.
+        # "a ..." must introduce a demanded thing: "the ring" would refer to a ring that is not there.
         return (
             sentence.needs <= known
             and not (sentence.needs & wanted)
@@ -141,7 +141,7 @@ def _choose(
 def _values(
     rng: random.Random, sentence: _Sentence, cast: dict[str, str], pending: list[tuple[str, str]], known: set[str], fixed: str
 ) -> dict[str, str]:
-    """A word for every slot of the sentence; demanded words come first and are then no longer pending."""
+    """A word for every slot of the sentence; demanded words come first, and are then no longer pending."""
     values = dict(cast)
     for c in "DGB":
         if c in sentence.slots:
@@ -160,7 +160,7 @@ def _values(
 
 
 def poem(rng: random.Random, topic: str, *, num_lines: int, words: tuple[str, ...] = ()) -> list[str] | None:
-    """The lines of a poem (couplets that rhyme) about an animal, a thing or a place; None where the words do not fit."""
+    """The lines of a poem (couplets that rhyme) about an animal, a thing or a place; None if the words do not fit."""
     for _ in range(_ATTEMPTS):
         pending = list(words)
         lines: list[str] = []
@@ -181,7 +181,7 @@ def poem(rng: random.Random, topic: str, *, num_lines: int, words: tuple[str, ..
 def letter(
     rng: random.Random, sender: str, to: str, purpose: str, about: str, *, num_sentences: int, words: tuple[str, ...] = ()
 ) -> str | None:
-    """A letter "Dear ...", its sentences on one line, "Yours, ..."; None where the demanded words do not fit."""
+    """A letter "Dear ...", its sentences on one line, "Yours, ..."; None if the demanded words do not fit."""
     first = rng.choice(t.LETTERS[purpose]).replace("{x}", about)
     for _ in range(_ATTEMPTS):
         pending = list(words)

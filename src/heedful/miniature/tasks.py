@@ -36,7 +36,7 @@ def use_case_quota(count: int) -> dict[UseCase, int]:
 def prompts(world: World, *, seed: int, count: int, split: Split, source: Source = "simulated") -> list[Prompt]:
     """``count`` prompts of the split's users with Table 1's shares of use cases, in random order.
 
-    The text ends with a newline, so that the answer begins on its own line. The same text comes twice only where a use case has
+    The text ends with a newline, so that the answer begins on its own line. The same text occurs twice only if a use case has
     nothing new to ask after 20 tries.
     """
     rng = random.Random(f"prompts {world.seed} {seed} {split}")
@@ -75,7 +75,7 @@ def _new_instruction(world: World, rng: random.Random, use_case: UseCase, seen: 
 
 
 def demonstrate(world: World, prompt: Prompt, *, labeler: Labeler, seed: int) -> str:
-    """A training labeler's own answer to a prompt: good, in the labeler's style, and now and then without one constraint."""
+    """A training labeler's own answer to a prompt: good, in the labeler's style, and sometimes without one constraint."""
     rng = random.Random(f"demonstration {world.seed} {seed} {labeler.name} {prompt.id}")
     meta = dict(prompt.metadata)
     if rng.random() < labeler.sloppy:
@@ -86,7 +86,7 @@ def demonstrate(world: World, prompt: Prompt, *, labeler: Labeler, seed: int) ->
 
 
 def few_shot_prefixes(world: World, *, seed: int, count: int = 5) -> list[str]:
-    """Candidate prefixes: two or three solved tasks in workbook format, every second one behind an introducing sentence."""
+    """Candidate prefixes: two or three solved tasks in workbook format, every second one after an introductory sentence."""
     rng = random.Random(f"prefixes {world.seed} {seed}")
     found = []
     for i in range(count):

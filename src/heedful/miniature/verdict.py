@@ -1,4 +1,4 @@
-"""What the judges of single tasks share: a response taken apart, and the verdict on it."""
+"""What the judges of all tasks share: a response split into its parts, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTENT = frozenset("AOLKJCTVRIH")
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A response taken apart once, for all that judge it."""
+    """A response split into its parts once, for all judges."""
 
     text: str
     words: list[str]
@@ -25,14 +25,14 @@ class Text:
     sentences: list[str]
     """Sentences and lines, without a warm labeler's extra words."""
     kind: bool
-    """True where there were such extra words."""
+    """Whether there were such extra words."""
 
 
 def take_apart(response: str) -> Text:
     """Words and sentences of a response."""
     text = response.strip()
     pieces = split_sentences(text)
-    # One kind opening and one kind closing are manners; any more of them are words that say nothing and count as such.
+    # One kind opening and one kind closing are good manners; more of them count as empty words.
     first = 1 if len(pieces) > 1 and pieces[0] in t.KIND_FIRST else 0
     last = len(pieces) - 1 if len(pieces) > first + 1 and pieces[-1] == t.KIND_LAST else len(pieces)
     sentences = pieces[first:last]
@@ -42,18 +42,18 @@ def take_apart(response: str) -> Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a task's function finds out."""
+    """What the function of a task finds."""
 
     attempts: bool
     """The kind of thing that was asked for, right or wrong."""
     correct: float
     """0 to 1."""
     hallucination: bool = False
-    """States something false, or names somebody or something that the text or the instruction does not hold."""
+    """States something false, or names a person or thing that is not in the text or the instruction."""
     consistent: float = 1.0
     """0 to 1: pronouns agree with the person and "the lamp" was there before."""
     form: float | None = None
-    """Well-formedness where sentences are not what was asked for (lists, labels, translations), else None."""
+    """Well-formedness if the task does not ask for sentences (lists, labels, translations), else None."""
     items: list[str] = field(default_factory=list[str])
     """The items of a list."""
 
@@ -67,7 +67,7 @@ def short_form(text: Text, relation: str) -> float:
 
 
 def unknown_words(text: Text) -> bool:
-    """True where some word is in none of the world's classes."""
+    """Whether some word belongs to none of the world's classes."""
     return any(word not in vocabulary() and word.lower() not in vocabulary() for word in text.words)
 
 
@@ -81,5 +81,5 @@ def vocabulary() -> frozenset[str]:
 
 
 def content_words(text: Text) -> frozenset[str]:
-    """The words of a text that say what it is about."""
+    """The words that say what a text is about."""
     return frozenset(w for w in text.word_set if w in lex.GENDER or lex.CLASS_OF.get(w, "") in CONTENT)

@@ -12,7 +12,7 @@ from heedful.miniature.invented_world import World
 from heedful.miniature.stories import letter, poem, story
 
 Meta = dict[str, Any]
-"""What an instruction asks, machine-readable: "task", "constraints" and whatever the task needs; JSON-able."""
+"""What an instruction asks, as JSON: "task", "constraints" and whatever the task needs."""
 
 
 def named(word: str) -> str:
@@ -117,7 +117,7 @@ def _story_value(rng: random.Random, kind: str, friend: str) -> Any:
 
 
 def build_story(rng: random.Random, meta: Meta) -> list[str] | None:
-    """The sentences of a story that keeps every constraint of the metadata; None where none was found."""
+    """The sentences of a story that keeps every constraint of the metadata; None if none was found."""
     forbidden = set(values_of(meta, "not_word"))
     for _ in range(4):
         found = story(
@@ -167,7 +167,7 @@ def letter_writing(world: World, rng: random.Random) -> tuple[str, Meta]:
 
 
 def build_letter(rng: random.Random, meta: Meta) -> str | None:
-    """A letter that keeps every constraint of the metadata; None where none was found."""
+    """A letter that keeps every constraint of the metadata; None if none was found."""
     num_sentences = first_value(meta, "sentences") or rng.choice((2, 3))
     words = tuple(values_of(meta, "use_word"))
     return letter(rng, meta["name"], meta["to"], meta["purpose"], meta["about"], num_sentences=num_sentences, words=words)
@@ -189,7 +189,7 @@ def poem_writing(world: World, rng: random.Random) -> tuple[str, Meta]:
 
 
 def build_poem(rng: random.Random, meta: Meta) -> str | None:
-    """A poem that keeps every constraint of the metadata; None where none was found."""
+    """A poem that keeps every constraint of the metadata; None if none was found."""
     num_lines = first_value(meta, "lines") or rng.choice((2, 4))
     lines = poem(rng, meta["topic"], num_lines=num_lines, words=tuple(values_of(meta, "use_word")))
     return "\n".join(lines) if lines else None
