@@ -22,9 +22,10 @@ from transformers import AutoTokenizer
 
 from _worker import Timing, serve
 from heedful.model import keep_large_temporaries, load_causal_model, load_scalar_model
-from heedful.model.encoding import Example, PretrainingText, RankedPrompt
+from heedful.model.encoding import Example, RankedPrompt
 from heedful.training import ppo, reward, sft
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
+from heedful.training.pretraining_text import PretrainingText
 
 FOLDER = Path(sys.argv[1])
 TOKENIZER = AutoTokenizer.from_pretrained(FOLDER / "policy")

@@ -19,13 +19,14 @@ from tests.tiny import END, tiny_gpt2, tiny_tokenizer
 
 from heedful import presets
 from heedful.model import scalar_model_from_causal
-from heedful.model.encoding import Example, PretrainingText, RankedPrompt
+from heedful.model.encoding import Example, RankedPrompt
 from heedful.project.exporting import EXPORTS
 from heedful.project.formats import FORMATS
 from heedful.project.project import ProjectSection
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
 from heedful.training.ppo import train_ppo
 from heedful.training.pretrain import train_pretrain
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
 from heedful.training.sft import train_sft
 

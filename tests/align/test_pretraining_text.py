@@ -11,7 +11,7 @@ from tests.align.small_project import write_base_model, write_rows
 
 from heedful.align.pipeline import pretraining_text
 from heedful.model import load_tokenizer
-from heedful.model.encoding import encode_documents
+from heedful.training.pretraining_text import encode_documents
 
 
 @pytest.fixture(scope="module")

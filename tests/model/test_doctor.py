@@ -29,12 +29,13 @@ from heedful.model import (
     scalar_model_from_causal,
     use_heedful_attention,
 )
-from heedful.model.encoding import Example, PretrainingText, RankedPrompt
+from heedful.model.encoding import Example, RankedPrompt
 from heedful.model.fast import ranges
 from heedful.model.fast.ranges import RangesLayout
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from heedful.training.ppo import train_ppo
 from heedful.training.pretrain import train_pretrain
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
 from heedful.training.sft import train_sft
 

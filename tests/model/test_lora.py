@@ -65,13 +65,14 @@ from heedful.model import (
     unembedding,
     update_average,
 )
-from heedful.model.encoding import Example, PretrainingText, RankedPrompt
+from heedful.model.encoding import Example, RankedPrompt
 from heedful.model.precision import rounded_copy
 from heedful.model.readout import score
 from heedful.training import ppo, sft
 from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.ppo import train_ppo
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
 from heedful.training.sft import demonstration_loss, train_sft
 

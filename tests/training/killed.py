@@ -19,9 +19,10 @@ from tests.training.interrupting import quiet
 from tests.training.test_reward import likes_sevens
 
 from heedful.model import loading, scalar_model_from_causal
-from heedful.model.encoding import Example, PretrainingText
+from heedful.model.encoding import Example
 from heedful.training import ppo, pretrain, reward, sft
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.run import Run
 
 # A checkpoint after every step; the same bits are asked for in float32 only.

@@ -15,7 +15,7 @@ import torch
 from tests.tiny import tiny_gpt2
 
 from heedful.errors import StorageError
-from heedful.model.encoding import Example, PretrainingText
+from heedful.model.encoding import Example
 from heedful.training import checkpoint
 from heedful.training.checkpoint import (
     CheckpointTimer,
@@ -26,6 +26,7 @@ from heedful.training.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
+from heedful.training.pretraining_text import PretrainingText
 
 
 def save(folder: Path, step: int, keep: int = 2, **more: Any) -> None:

@@ -28,10 +28,10 @@ from transformers import PreTrainedModel
 
 from heedful.errors import ConfigError, DataError, NumericalError
 from heedful.model import Generation, MasterWeights, frozen, load_causal_model, scalar_head, scalar_model_from_causal
-from heedful.model.encoding import PretrainingText
 from heedful.training import ppo
 from heedful.training.config import PPOConfig
 from heedful.training.ppo import prompt_order, train_ppo
+from heedful.training.pretraining_text import PretrainingText
 
 TOKENIZER = tiny_tokenizer()
 LIKED = 7

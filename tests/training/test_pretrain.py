@@ -13,10 +13,10 @@ from tests.training.interrupting import every, interrupted_at, quiet
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from heedful.model import MasterWeights
-from heedful.model.encoding import PretrainingText
 from heedful.training import pretrain
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import text_loss, train_pretrain
+from heedful.training.pretraining_text import PretrainingText
 
 TOKENIZER = tiny_tokenizer()
 

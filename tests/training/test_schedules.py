@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from heedful.training.schedules import constant_after_warmup, cosine, set_learning_rate
+from heedful.training.schedules import constant_after_warmup, cosine, epoch_order, set_learning_rate
 
 
 def test_the_cosine_goes_from_the_peak_to_a_tenth_of_it() -> None:
@@ -39,3 +39,10 @@ def test_the_learning_rate_is_set_in_all_groups() -> None:
     optimizer = torch.optim.SGD([{"params": [p]} for p in parameters], lr=1.0)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
+    orders = [epoch_order(seed, epoch, 50).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert epoch_order(1, 1, 50).tolist() == orders[3]

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from heedful.errors import ConfigError, NumericalError
 from heedful.model import MasterWeights, load_causal_model
-from heedful.model.encoding import Example, PretrainingText
+from heedful.model.encoding import Example
 from heedful.training import sft
 from heedful.training.config import SFTConfig
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.sft import Candidate, demonstration_loss, lowest_losses, train_sft
 
 TOKENIZER = tiny_tokenizer()

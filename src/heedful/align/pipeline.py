@@ -38,14 +38,7 @@ from heedful.model import (
     scalar_model_from_causal,
 )
 from heedful.model.answering import Answerer, mean_reward, prompts_within
-from heedful.model.encoding import (
-    PretrainingText,
-    encode_demonstrations,
-    encode_documents,
-    encode_prompts,
-    encode_rankings,
-    read_documents,
-)
+from heedful.model.encoding import encode_demonstrations, encode_prompts, encode_rankings
 from heedful.model.inference import first_device, policy_for_inference, reward_model_for_inference
 from heedful.model.template import encode
 from heedful.presets import CollectConfig
@@ -58,6 +51,7 @@ from heedful.records import Prompt, Response
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig
 from heedful.training.ppo import train_ppo
+from heedful.training.pretraining_text import PretrainingText, encode_documents, read_documents
 from heedful.training.reward import train_reward
 from heedful.training.sft import candidates_in, lowest_losses, train_sft
 

@@ -8,12 +8,12 @@ from rich.console import Console
 
 from heedful.errors import DataError
 from heedful.model import keep_large_temporaries, new_gpt2, train_tokenizer
-from heedful.model.encoding import encode_documents, read_documents
 from heedful.model.scratch import tokenizer_from_json, tokenizer_json
 from heedful.ranks.rank_zero import on_rank_zero
 from heedful.ranks.world import across_ranks
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import train_pretrain
+from heedful.training.pretraining_text import encode_documents, read_documents
 
 VALIDATION_EVERY = 50
 """Every so many-th document is kept out of training to measure the loss on."""

@@ -19,9 +19,9 @@ from heedful.miniature.corpus import documents
 from heedful.miniature.invented_world import World
 from heedful.miniature.preparation import WEIGHTS, WORLD_SEED
 from heedful.model import keep_large_temporaries, new_gpt2, save_model, train_tokenizer
-from heedful.model.encoding import encode_documents
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import train_pretrain
+from heedful.training.pretraining_text import encode_documents
 
 CORPUS_SEED = 1
 VALIDATION_SEED = 2

@@ -21,9 +21,9 @@ from torch.distributed.checkpoint import CheckpointException
 
 from heedful.errors import StorageError
 from heedful.model import ASIDE, write_folder
-from heedful.model.encoding import PretrainingText
 from heedful.ranks.collectives import all_gather, barrier, broadcast
 from heedful.ranks.world import world
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.sharding import read_sharded, whole_tensor, write_sharded
 
 CHECKPOINTS = "checkpoints"

@@ -44,7 +44,6 @@ from heedful.model import (
     share_equal_tensors,
     update_average,
 )
-from heedful.model.encoding import PretrainingText, epoch_order
 from heedful.model.fast.side_by_side import at_once, side_by_side
 from heedful.model.readout import scalars, target_logprobs, target_logprobs_and_entropy
 from heedful.ranks.batch_shares import own_indices, own_microbatches
@@ -53,9 +52,10 @@ from heedful.ranks.world import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.rollouts import Best, InFlight, Rollouts
 from heedful.training.run import Run
-from heedful.training.schedules import constant_after_warmup, set_learning_rate
+from heedful.training.schedules import constant_after_warmup, epoch_order, set_learning_rate
 from heedful.training.sharding import for_generation, frozen_copy, load_into, master_weights, save_whole, shard
 
 # Iterations. Responses of ever new lengths leave holes in the heap; after each iteration it would cost 4 % of the time.

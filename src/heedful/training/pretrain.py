@@ -18,7 +18,6 @@ from heedful.model import (
     quick_check,
     set_residual_dropout,
 )
-from heedful.model.encoding import PretrainingText
 from heedful.model.readout import target_logprobs
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import sum_over_ranks
@@ -26,6 +25,7 @@ from heedful.ranks.world import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PretrainConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, set_learning_rate
 from heedful.training.sharding import master_weights, save_whole

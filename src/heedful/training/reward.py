@@ -22,7 +22,7 @@ from heedful.model import (
     set_residual_dropout,
     shift_scalar_model,
 )
-from heedful.model.encoding import Example, RankedPrompt, epoch_order
+from heedful.model.encoding import Example, RankedPrompt
 from heedful.model.readout import scalars, score
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import gather_in_order, sums_over_ranks
@@ -32,7 +32,7 @@ from heedful.training.config import RewardConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.ranking_accuracy import accuracy_by
 from heedful.training.run import Run
-from heedful.training.schedules import cosine, set_learning_rate
+from heedful.training.schedules import cosine, epoch_order, set_learning_rate
 from heedful.training.sharding import master_weights, save_gathered, whole
 
 

@@ -1,10 +1,12 @@
-"""Learning rates as shares of the peak, by step."""
+"""Schedules: learning rates as shares of the peak by step, and the order of each epoch."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def cosine(step: int, total: int, *, final_share: float, warmup: int = 0) -> float:
@@ -29,3 +31,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Set the learning rate of all the optimizer's parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of an epoch, from the seed and its number alone, so that a resumed run finds its place by counting."""
+    return np.random.default_rng([seed, epoch]).permutation(count)

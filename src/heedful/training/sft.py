@@ -24,7 +24,7 @@ from heedful.model import (
     quick_check,
     set_residual_dropout,
 )
-from heedful.model.encoding import Example, PretrainingText, epoch_order
+from heedful.model.encoding import Example
 from heedful.model.readout import target_logprobs
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import sum_over_ranks
@@ -32,8 +32,9 @@ from heedful.ranks.world import across_ranks, set_seed
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import SFTConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.pretraining_text import PretrainingText
 from heedful.training.run import Run
-from heedful.training.schedules import cosine, set_learning_rate
+from heedful.training.schedules import cosine, epoch_order, set_learning_rate
 from heedful.training.sharding import master_weights, save_whole
 
 

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.tiny import END, tiny_tokenizer
+
+from heedful.errors import DataError, MissingError
+from heedful.training.pretraining_text import PretrainingText, encode_documents, read_documents
+
+TOKENIZER = tiny_tokenizer()
+
+
+def text_of(lengths: list[int]) -> PretrainingText:
+    """Documents in which every token is unlike all others, so that each can be followed."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return PretrainingText(np.arange(offsets[-1], dtype=np.int32), offsets)
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    st.integers(2, 16),
+    st.integers(0, 5),
+    st.booleans(),
+)
+def test_one_pass_gives_every_token_once_in_sequences_within_the_limit(
+    lengths: list[int], context: int, seed: int, varied: bool
+) -> None:
+    text = text_of(lengths)
+    shortest = max(2, context // 2) if varied else None
+    sequences = list(text.sequences(context_length=context, rng=np.random.default_rng(seed), shortest=shortest))
+    assert all(2 <= len(s) <= context for s in sequences)
+    seen = np.concatenate([*sequences, np.empty(0, np.int32)])
+    assert len(set(seen.tolist())) == len(seen)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(text.tokens)) - text.offsets[document]
+    # Left out: only what would have stood alone, a one-token document or the one token left of a long one.
+    for token in set(text.tokens.tolist()) - set(seen.tolist()):
+        assert place[token] == lengths[document[token]] - 1
+        assert place[token] % context == 0
+    for sequence in sequences:
+        assert place[sequence[0]] % context == 0  # a document's beginning, or it goes on with one longer than the context
+        for before, after in itertools.pairwise(sequence.tolist()):
+            ends = place[before] == lengths[document[before]] - 1
+            assert place[after] == 0 if ends else after == before + 1
+
+
+def test_the_order_of_the_documents_follows_the_seed() -> None:
+    def first(seed: int) -> list[list[int]]:
+        sequences = text_of([3] * 20).sequences(context_length=6, rng=np.random.default_rng(seed))
+        return [s.tolist() for s in sequences]
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+
+
+def test_documents_end_with_end_of_text() -> None:
+    text = encode_documents(TOKENIZER, ["w1 w2", "  \n", "w3"])
+    assert text.tokens.tolist() == [1, 2, END, 3, END]
+    assert text.offsets.tolist() == [0, 3, 5]
+    assert text.num_documents == 2
+    with pytest.raises(DataError, match="no pretraining text"):
+        encode_documents(TOKENIZER, ["", "\n"])
+
+
+def test_many_documents_are_encoded_in_batches() -> None:
+    text = encode_documents(TOKENIZER, (f"w{1 + i % 60}" for i in range(4_500)))
+    assert text.num_documents == 4_500
+    assert text.tokens[::2].tolist() == [1 + i % 60 for i in range(4_500)]
+
+
+def test_documents_from_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n<|endoftext|>\nthree\n\nfour\n")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "b.jsonl").write_text('{"text": "five\\nsix"}\n\n{"text": "seven é"}\n', encoding="utf-8")
+    (tmp_path / "ignored.csv").write_text("eight")
+    assert list(read_documents(tmp_path)) == ["one\ntwo", "three\n\nfour", "five\nsix", "seven é"]
+    assert list(read_documents(tmp_path / "a.txt")) == ["one\ntwo", "three\n\nfour"]
+
+
+def test_text_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no pretraining text"):
+        list(read_documents(tmp_path / "nothing"))
+    with pytest.raises(MissingError, match="no such file in it"):
+        list(read_documents(tmp_path))
+    file = tmp_path / "a.jsonl"
+    for bad in ("not json", '["a"]', '{"words": "a"}', '{"text": null}', "3"):
+        file.write_text('{"text": "good"}\n' + bad + "\n")
+        documents = read_documents(file)
+        assert next(documents) == "good"
+        with pytest.raises(DataError, match="cannot be read") as caught:
+            next(documents)
+        assert caught.value.where == f"{file}:2"
+    file.write_bytes(json.dumps({"text": "good"}).encode() + b'\n{"text": "\xff\xfe"}\n')
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_documents(file))
