@@ -1,0 +1,126 @@
+"""Rows of files that others wrote: CSV, TSV or JSONL. A row that cannot be read is named with its line, never guessed at."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from heedful.errors import DataError, MissingError
+from heedful.project.files import Row, what_is_there
+from heedful.project.importing import rows_of_file
+
+_LARGEST_CELL = 2**31 - 1
+
+
+def table_rows(path: str | Path) -> Iterator[Row]:
+    """Each row as an object of columns, or with the problem that keeps it from being one. Line numbers count from 1.
+
+    ``.csv`` and ``.tsv`` need a header; an empty cell is an empty text. Anything else is JSONL or one JSON array (``.gz`` too).
+    After a row whose quotes do not close, reading goes on at the next line of the file, so that one stray quote costs one row.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        yield from _csv_rows(path, "\t" if suffix == ".tsv" else ",")
+        return
+    for row in rows_of_file(path):
+        if row.problem is None and not isinstance(row.value, dict):
+            row = Row(row.line, problem="not an object with columns", raw=row.raw)
+        yield row
+
+
+def ends_midway(path: str | Path) -> bool:
+    """Whether a CSV file's last line has no line end: it may have been cut off inside its last cell."""
+    with Path(path).open("rb") as file:
+        file.seek(0, 2)
+        if not file.tell():
+            return False
+        file.seek(-1, 2)
+        return file.read(1) not in (b"\n", b"\r")
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
+    lines = _decoded_lines(path)
+    csv.field_size_limit(_LARGEST_CELL)
+    header, start = _header(lines, path, delimiter)
+    while start < len(lines):
+        taken = 0
+
+        def following(start: int = start) -> Iterator[str]:
+            nonlocal taken
+            for place in range(start, len(lines)):
+                taken += 1
+                yield lines[place]
+
+        # A reader is begun again only after an error: it reads all sound rows in one go.
+        reader = csv.reader(following(), delimiter=delimiter, strict=True)
+        first = start
+        try:
+            for cells in reader:
+                if cells:
+                    yield _csv_row(first + 1, header, cells)
+                first = start + taken
+            return
+        except csv.Error as error:
+            yield Row(first + 1, problem=f"not CSV: {error}", raw=lines[first].rstrip("\r\n"))
+            start = first + 1
+
+
+def _csv_row(line: int, header: list[str], cells: list[str]) -> Row:
+    if len(cells) != len(header):
+        return Row(line, problem=f"{len(cells)} cells where the header has {len(header)}", raw=", ".join(cells))
+    if not all(_is_unicode(cell) for cell in cells):
+        return Row(line, problem="not UTF-8", raw=repr(", ".join(cells)))
+    return Row(line, value=dict(zip(header, cells, strict=True)))
+
+
+def _header(lines: list[str], path: Path, delimiter: str) -> tuple[list[str], int]:
+    taken = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal taken
+        for line in lines:
+            taken += 1
+            yield line
+
+    try:
+        header = next(csv.reader(counted(), delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name} has no readable header", expected="column names in the first line", got=str(error), where=f"{path}:1"
+        ) from None
+    if not header or len(set(header)) < len(header) or not all(_is_unicode(name) for name in header):
+        raise DataError(
+            f"{path.name} has no usable header",
+            expected="different column names in UTF-8 in the first line",
+            got=", ".join(map(repr, header)) or "an empty line or file",
+            where=f"{path}:1",
+        )
+    return header, taken
+
+
+def _decoded_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
+    content = path.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(
+            f"{path.name} is not UTF-8",
+            expected="UTF-8",
+            got="UTF-16, by its first two bytes",
+            where=path,
+            next_step="save it as UTF-8",
+        )
+    text = content.decode("utf-8-sig", errors="surrogateescape")
+    return _lines_of(text)
+
+
+def _lines_of(text: str) -> list[str]:
+    """Lines with their ends; only LF ends one, as for csv (str.splitlines would also cut at other Unicode separators)."""
+    lines = text.split("\n")
+    return [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,110 @@
+"""What the cells of a stored sample hold: a response, references, spans, log-probabilities. Anything else is named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class NotScored(Exception):
+    """The row cannot be scored; ``str()`` says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleColumns:
+    """Where a file holds what. Names of columns; those that a metric does not need may be missing from the file."""
+
+    response: str = "response"
+    references: tuple[str, ...] = ("references",)
+    """One or more columns. A cell is a text, or a list of texts (in CSV: as JSON); empty cells are no reference."""
+    logprobs: str = "logprobs"
+    """A list of the choices' log-probabilities (in CSV: as JSON), for ``choice`` and ``entropy``."""
+    answer: str = "answer"
+    """The right choice's place in ``logprobs``, counted from 0, for ``choice``."""
+    cluster: str | None = None
+    """What several rows share (a passage, a dialogue); the interval is then over clusters."""
+    separator: str | None = None
+    """Splits a reference cell that is text into several, such as "; "."""
+
+
+def cell_of(cells: Mapping[str, Any], name: str) -> Any:
+    """The cell of that column. Raises NotScored if the row has none."""
+    if name not in cells:
+        raise NotScored(f"no column {name!r}")
+    return cells[name]
+
+
+def response_of(cells: Mapping[str, Any], columns: SampleColumns) -> str:
+    """The response as text; it may be empty."""
+    return _text(cell_of(cells, columns.response), columns.response)
+
+
+def references_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[str]:
+    """All references that are not empty, in the columns' order."""
+    found: list[str] = []
+    for name in columns.references:
+        value = _json_list(cell_of(cells, name))
+        if isinstance(value, str) and columns.separator:
+            value = value.split(columns.separator)
+        if value is not None:
+            found += [_text(one, name) for one in (value if isinstance(value, list) else [value])]
+    return [reference for reference in found if reference.strip()]
+
+
+def spans_of(value: object, name: str) -> list[str]:
+    """A text as its only span, or a list of texts."""
+    value = _json_list(value)
+    return [_text(one, name) for one in value] if isinstance(value, list) else [_text(value, name)]
+
+
+def _text(value: object, name: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise NotScored(f"column {name!r} holds {type(value).__name__} instead of text")
+    return value
+
+
+def _json_list(value: object) -> Any:
+    """A cell of CSV that holds a JSON list as that list; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return read if isinstance(read, list) else value
+    return value
+
+
+def logprobs_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[float]:
+    """The choices' log-probabilities, at least two, each finite and at most 0."""
+    value = _json_list(cell_of(cells, columns.logprobs))
+    if not isinstance(value, list) or len(value) < 2:
+        raise NotScored(f"column {columns.logprobs!r} is no list of at least two numbers")
+    given: list[object] = value
+    numbers = [float(one) for one in given if isinstance(one, (int, float)) and not isinstance(one, bool)]
+    if len(numbers) < len(given) or not all(math.isfinite(number) and number <= 0 for number in numbers):
+        raise NotScored(f"column {columns.logprobs!r} holds something else than log-probabilities (finite, at most 0)")
+    return numbers
+
+
+def drop_alternatives(cell: object, name: str, separator: str | None) -> list[list[str]]:
+    """Alternatives, each a list of spans: from texts, lists of spans, or the data set's own answers."""
+    value = _json_list(cell)
+    if isinstance(value, str) and separator:
+        value = value.split(separator)
+    given = value if isinstance(value, list) else [value]
+    return [_drop_answer(one) if isinstance(one, dict) else spans_of(one, name) for one in given]
+
+
+def _drop_answer(answer: Mapping[str, Any]) -> list[str]:
+    """The data set's answer: a number, spans, or a date (in this order, as the official script takes them)."""
+    if answer.get("number") not in (None, ""):
+        return [str(answer["number"])]
+    if answer.get("spans"):
+        return spans_of(answer["spans"], "spans")
+    date: Mapping[str, Any] = answer.get("date") or {}
+    return [" ".join(str(date.get(part, "")) for part in ("day", "month", "year")).strip()]

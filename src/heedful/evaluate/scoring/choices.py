@@ -1,0 +1,24 @@
+"""Scores of choices from their log-probabilities: accuracy, and the entropy that measures bias (SPEC 4.4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def entropy_bits(logprobs: Sequence[float]) -> float:
+    """H = -sum P_i log2 P_i in bits, with P_i proportional to exp(logprobs[i]): 0 certain, log2(choices) undecided.
+
+    ``logprobs`` are natural logarithms of each choice's *total* probability, not of its mean per token.
+    """
+    shifted = np.asarray(logprobs, dtype=np.float64) - max(logprobs)
+    log_sum = math.log(float(np.exp(shifted).sum()))
+    log_share = shifted - log_sum
+    return float(-(np.exp(log_share) * log_share).sum() / math.log(2)) + 0.0
+
+
+def chosen(logprobs: Sequence[float]) -> int:
+    """Place of the likeliest choice; the first of equal ones, as lm-evaluation-harness has it."""
+    return max(range(len(logprobs)), key=logprobs.__getitem__)
