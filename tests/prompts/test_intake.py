@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -276,12 +277,15 @@ def test_a_broken_key_is_refused(tmp_path: Path) -> None:
     assert owners.existing_owner_key(begin(tmp_path, SHARES) / "data") == OwnerKey(key=KEY, shares=SHARES)
 
 
-def test_a_file_that_changes_between_the_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("change", [lambda rows: rows[::-1], lambda rows: rows[:2], lambda rows: [1, *rows[1:]]])
+def test_a_file_that_changes_between_the_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Any]], list[Any]]
+) -> None:
     rows = [{"prompt": text, "owner": "ada"} for text in prompts(3)]
     choose = intake._choose
 
     def changed(*arguments: Any) -> Any:
-        put(tmp_path / "rows.jsonl", rows[::-1])
+        put(tmp_path / "rows.jsonl", map(json.dumps, change(rows)))
         return choose(*arguments)
 
     monkeypatch.setattr(intake, "_choose", changed)

@@ -11,30 +11,29 @@ first only hashes of each prompt are kept, then what was chosen is written; the 
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 
-from heedful.conversation import Turn, opening, plain_text
 from heedful.errors import ConfigError, DataError
-from heedful.project.data_folder import file_name, record_to_json, turns_in
-from heedful.project.files import locked, read_jsonl, write_jsonl
+from heedful.project.data_folder import file_name, record_to_json
+from heedful.project.files import Row, locked, read_jsonl, write_jsonl
 from heedful.project.formats.rows import BadRow, content_id
 from heedful.project.importing import REJECTED
-from heedful.project.owners import Forgotten, OwnerKey, owner_key
+from heedful.project.owners import OwnerKey
 from heedful.project.structure import nearest
 from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key, spoken_text
 from heedful.prompts.language import language_of_turns
 from heedful.prompts.personal import Finder, check_region, personal_data_in
 from heedful.prompts.reading import INTAKES, LeftOut, Submission, owner_of, read_submission, submission_rows
+from heedful.prompts.stored_prompts import StoredPrompts, hash_of, identity_of
 from heedful.records import Prompt, Source, Split
 
 MAX_LENGTH = 1_024
@@ -129,154 +128,131 @@ def import_prompts(
         )
     path, data, cleaning = Path(path), Path(data), cleaning or Cleaning()
     with locked(data):
-        shelf = _Shelf.read(data)
-        found = _read_once(format, path, shelf, cleaning)
+        stored = StoredPrompts.read(data)
+        found = _read_once(format, path, stored, cleaning)
         _refuse_unreadable(format, path, found)
-        chosen = _choose(found, shelf, cleaning.max_per_owner)
-        _keep_aside(data, path, _reasons(found, chosen, cleaning), shelf.key)
+        already_there = _choose(found, stored, cleaning.max_per_owner)
+        _keep_aside(data, path, found.left_out, stored.key)
         written = _Written()
-        if chosen.added:
+        if len(found.table):
             prompts = data / file_name("prompt")
             there = (row for _, row in read_jsonl(prompts)) if prompts.exists() else ()
-            new = _new_prompts(format, path, found, chosen, source, written)
+            new = _new_prompts(format, path, found, source, written)
             write_jsonl(prompts, chain(there, map(record_to_json, new)))
-    left_out = Counter(category for category, _, _ in found.left_out.values()) + chosen.categories
-    reasons = sorted(_reasons(found, chosen, cleaning, most=_SHOWN_REASONS), key=lambda each: each[:2])
+    categories = Counter(out.category for out in found.left_out)
+    first = sorted(found.left_out, key=lambda out: (out.line, out.reason))[:_SHOWN_REASONS]
     return IntakeReport(
         format=format,
         file=str(path),
         read=found.read,
-        added=len(chosen.added),
-        already_there=chosen.already_there,
-        left_out={category: left_out[category] for category in CATEGORIES if left_out[category]},
+        added=len(found.table),
+        already_there=already_there,
+        left_out={category: categories[category] for category in CATEGORIES if categories[category]},
         splits={split: written.splits[split] for split in _SPLITS if written.splits[split]},
         owners=len(written.owners),
         without_owner=written.without_owner,
         flagged=written.flagged,
-        reasons=tuple(f"line {line}: {reason}" for line, reason, _ in reasons[:_SHOWN_REASONS]),
+        reasons=tuple(f"line {out.line}: {out.reason}" for out in first),
         rejected_file=str(data / REJECTED),
     )
-
-
-# ---------------------------------------------------------------------------------------------------- what is there
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """What the choice must know of the prompts that are there: hashes, counts, splits; not the texts."""
-
-    key: OwnerKey
-    forgotten: Forgotten
-    identities: set[int] = field(default_factory=set[int])
-    prefixes: dict[int, str | int] = field(default_factory=dict[int, str | int])
-    """Id by prefix key."""
-    counts: Counter[str] = field(default_factory=Counter[str])
-    """Prompts by owner."""
-    splits: dict[int, Split] = field(default_factory=dict[int, Split])
-    """Split by hash of the owner, or of the conversation's opening where there is none: given once, it stays."""
-
-    @classmethod
-    def read(cls, data: Path) -> _Shelf:
-        shelf = cls(key=owner_key(data), forgotten=Forgotten(data))
-        path = data / file_name("prompt")
-        for line, row in read_jsonl(path) if path.exists() else ():
-            turns, owner = _stored_turns(row, f"{path}:{line}"), row.get("user")
-            shelf.identities.add(_identity(plain_text(turns), owner))
-            shelf.prefixes.setdefault(prefix_key(spoken_text(turns)), row["id"])
-            shelf.splits.setdefault(_hash(_group(turns, owner)), row.get("split", "train"))
-            if owner is not None:
-                shelf.counts[owner] += 1
-        return shelf
-
-    def split(self, turns: Sequence[Turn], owner: str | None) -> Split:
-        group = _group(turns, owner)
-        return self.splits.get(_hash(group)) or self.key.split(group)
-
-
-def _stored_turns(row: Any, where: str) -> tuple[Turn, ...]:
-    try:
-        _, turns = row["id"], turns_in(row)
-    except (KeyError, TypeError):
-        raise DataError("a stored prompt cannot be read", expected="id and text or turns", got="neither", where=where) from None
-    return turns
-
-
-def _group(turns: Sequence[Turn], owner: str | None) -> str:
-    return f"user {owner}" if owner is not None else f"text {opening(turns)}"
-
-
-def _hash(*parts: str) -> int:
-    return int.from_bytes(blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=8).digest(), "big")
-
-
-def _identity(text: str, owner: str | None) -> int:
-    """The hash by which a prompt is known again, and by which prompts are put in order."""
-    return _hash("no owner" if owner is None else f"owner {owner}", text)
 
 
 # ---------------------------------------------------------------------------------------------------- first reading
 
 
+class _Candidate(NamedTuple):
+    """A prompt that may be added, as numbers."""
+
+    place: int
+    """Among the rows, from 0."""
+    line: int
+    identity: int
+    prefix: int
+    """Key that duplicates share."""
+    content: int
+    """Of the id that the prompt gets."""
+    owner: int
+    """Place in ``_Found.owners``, or -1."""
+    split: int
+    """Place in ``_SPLITS``."""
+
+    @property
+    def id(self) -> str:
+        return f"prompt-{self.content:016x}"
+
+
+_CANDIDATES = np.dtype(list(zip(_Candidate._fields, ("i8", "i8", "u8", "u8", "u8", "i4", "i1"), strict=True)))
+"""A table of candidates: 45 bytes for each, so that a million of them are no burden."""
+
+
+class _Out(NamedTuple):
+    """A row that is left out."""
+
+    line: int
+    category: str
+    reason: str
+    owner: str | None
+
+
 @dataclass(slots=True)
 class _Found:
-    """The file as the first reading leaves it: what each row is, as hashes."""
+    """The file after the first reading, without its texts."""
 
     read: int = 0
-    left_out: dict[int, tuple[str, str, str | None]] = field(default_factory=dict[int, tuple[str, str, str | None]])
-    """Category, reason and owner by place (rows from 0)."""
-    lines: array[int] = field(default_factory=lambda: array("q"))
-    """Line of every row, by place."""
+    table: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=_CANDIDATES))
+    """One row for each candidate, in the order of the file."""
+    left_out: list[_Out] = field(default_factory=list[_Out])
+    owners: dict[str, int] = field(default_factory=dict[str, int])
+    """Number by name."""
     personal: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     """Kinds of personal data by place, of candidates."""
-    owner_names: list[str] = field(default_factory=list[str])
-    places: array[int] = field(default_factory=lambda: array("q"))
-    """Of each candidate: its place among the rows; the following go with it."""
-    identities: array[int] = field(default_factory=lambda: array("Q"))
-    prefixes: array[int] = field(default_factory=lambda: array("Q"))
-    contents: array[int] = field(default_factory=lambda: array("Q"))
-    owners: array[int] = field(default_factory=lambda: array("q"))
-    splits: bytearray = field(default_factory=bytearray)
+
+    def candidates(self, order: Iterable[int]) -> Iterator[_Candidate]:
+        return (_Candidate(*self.table[number].item()) for number in order)
 
 
-def _read_once(format: str, path: Path, shelf: _Shelf, cleaning: Cleaning) -> _Found:
+def _read_once(format: str, path: Path, stored: StoredPrompts, cleaning: Cleaning) -> _Found:
     found = _Found()
-    numbers: dict[str, int] = {}
+    found.table = np.fromiter(_candidates_of(format, path, stored, cleaning, found), dtype=_CANDIDATES)
+    return found
+
+
+def _candidates_of(format: str, path: Path, stored: StoredPrompts, cleaning: Cleaning, found: _Found) -> Iterator[_Candidate]:
+    """The candidates in a file; all other rows go to ``found.left_out``."""
     for place, row in enumerate(submission_rows(path)):
         found.read += 1
-        found.lines.append(row.line)
         try:
             if row.problem is not None:
                 raise BadRow(row.problem)
             submission = read_submission(format, row.value)
-            text, owner = submission.text, submission.owner
-            split, personal = _checked(submission, shelf, cleaning)
-        except BadRow as bad:
-            found.left_out[place] = ("unreadable", str(bad), owner_of(row.value))
-            continue
-        except LeftOut as out:
-            found.left_out[place] = (out.category, str(out), owner_of(row.value))
+            split, personal = _checked(submission, stored, cleaning)
+        except (BadRow, LeftOut) as out:
+            category = out.category if isinstance(out, LeftOut) else "unreadable"
+            found.left_out.append(_Out(row.line, category, str(out), owner_of(row.value)))
             continue
         if personal:
             found.personal[place] = personal
-        found.places.append(place)
-        found.identities.append(_identity(text, owner))
-        found.prefixes.append(prefix_key(spoken_text(submission.turns)))
-        found.contents.append(int(content_id("prompt", text).rpartition("-")[2], 16))
-        found.owners.append(-1 if owner is None else numbers.setdefault(owner, len(numbers)))
-        found.splits.append(_SPLITS.index(split))
-    found.owner_names = list(numbers)
-    return found
+        text, owner = submission.text, submission.owner
+        yield _Candidate(
+            place=place,
+            line=row.line,
+            identity=identity_of(text, owner),
+            prefix=prefix_key(spoken_text(submission.turns)),
+            content=int(content_id("prompt", text).rpartition("-")[2], 16),
+            owner=-1 if owner is None else found.owners.setdefault(owner, len(found.owners)),
+            split=_SPLITS.index(split),
+        )
 
 
-def _checked(submission: Submission, shelf: _Shelf, cleaning: Cleaning) -> tuple[Split, tuple[str, ...]]:
+def _checked(submission: Submission, stored: StoredPrompts, cleaning: Cleaning) -> tuple[Split, tuple[str, ...]]:
     """The split, and the kinds of personal data. Raises LeftOut for what this prompt alone decides."""
     text, owner = submission.text, submission.owner
-    if shelf.forgotten.owner(owner) or (owner is None and shelf.forgotten.prompt(content_id("prompt", text))):
+    if stored.forgotten.owner(owner) or (owner is None and stored.forgotten.prompt(content_id("prompt", text))):
         raise LeftOut("forgotten owner", "the owner asked to be forgotten")
     length = cleaning.length(text)
     if length > cleaning.max_length:
         raise LeftOut("too long", f"too long: {length} {cleaning.unit}, at most {cleaning.max_length} are allowed")
-    split = shelf.split(submission.turns, owner)
+    split = stored.split(submission.turns, owner)
     personal = personal_data_in(submission.turns, region=cleaning.region, more=cleaning.names)
     if personal and split == "train":
         raise LeftOut("personal data in train", f"personal data ({', '.join(personal)}) in a prompt of the split train")
@@ -287,14 +263,14 @@ def _refuse_unreadable(format: str, path: Path, found: _Found) -> None:
     sample = INTAKES[format].sample
     if not found.read:
         raise DataError(f"{path.name} holds no rows", expected=sample, got="an empty file", where=path)
-    unreadable = Counter(reason for category, reason, _ in found.left_out.values() if category == "unreadable")
+    unreadable = Counter(out.reason for out in found.left_out if out.category == "unreadable")
     if unreadable.total() == found.read:
         reason, count = unreadable.most_common(1)[0]
         raise DataError(
             f"no row of {path.name} is usable as {format}",
             expected=sample,
             got=f"{reason} ({count} of {found.read} rows)",
-            where=f"{path}:{found.lines[0]}",
+            where=f"{path}:{found.left_out[0].line}",
             next_step=f"bring the rows into one of: {', '.join(INTAKES)}",
         )
 
@@ -302,69 +278,39 @@ def _refuse_unreadable(format: str, path: Path, found: _Found) -> None:
 # ---------------------------------------------------------------------------------------------------- choosing
 
 
-@dataclass(slots=True)
-class _Chosen:
-    """Candidates by what became of them."""
+def _choose(found: _Found, stored: StoredPrompts, max_per_owner: int) -> int:
+    """Leave in the table the candidates to add; the number of those that are there already.
 
-    added: dict[int, int] = field(default_factory=dict[int, int])
-    """Candidate by place."""
-    already_there: int = 0
-    dropped: list[int] = field(default_factory=list[int])
-    """Candidates that are duplicates or above the cap."""
-    kept_ids: dict[int, str | int] = field(default_factory=dict[int, str | int])
-    """Stored id, or candidate, by prefix key."""
-    categories: Counter[str] = field(default_factory=Counter[str])
-
-
-def _choose(found: _Found, shelf: _Shelf, max_per_owner: int) -> _Chosen:
-    """Go through the candidates by hash, and keep each whose prefix is new and whose owner has room.
-
-    Every candidate that is not kept is, at the end, a duplicate of one that is kept, or its owner has reached the cap: the same
-    again when the file is imported a second time. The shelf's sets are used up.
+    It goes through the candidates in the order of their hashes, and keeps each whose prefix is new and whose owner has room.
+    So every candidate that is not kept is a duplicate of one that is kept, or its owner has reached the cap: the result is the
+    same when the file is imported a second time. The sets of ``stored`` are used up.
     """
-    chosen = _Chosen(kept_ids=shelf.prefixes)
-    counts = [shelf.counts[name] for name in found.owner_names]
-    for candidate in np.argsort(np.frombuffer(found.identities, dtype=np.uint64), kind="stable").tolist():
-        identity, prefix, owner = found.identities[candidate], found.prefixes[candidate], found.owners[candidate]
-        if identity in shelf.identities:
-            shelf.identities.remove(identity)
-            chosen.already_there += 1
-        elif prefix in chosen.kept_ids or (owner >= 0 and counts[owner] >= max_per_owner):
-            chosen.dropped.append(candidate)
+    names, ids = list(found.owners), stored.prefixes
+    counts = [stored.counts[name] for name in names]
+    order = np.argsort(found.table["identity"], kind="stable")
+    kept, dropped = np.zeros(len(order), dtype=bool), np.zeros(len(order), dtype=bool)
+    for number, candidate in zip(order.tolist(), found.candidates(order), strict=True):
+        if candidate.identity in stored.identities:
+            stored.identities.remove(candidate.identity)
+        elif candidate.prefix in ids or (candidate.owner >= 0 and counts[candidate.owner] >= max_per_owner):
+            dropped[number] = True
         else:
-            chosen.kept_ids[prefix] = candidate
-            chosen.added[found.places[candidate]] = candidate
-            if owner >= 0:
-                counts[owner] += 1
-    for candidate in chosen.dropped:
-        chosen.categories[_dropped_as(found, chosen, candidate)] += 1
-    return chosen
-
-
-def _dropped_as(found: _Found, chosen: _Chosen, candidate: int) -> str:
-    return "duplicate" if found.prefixes[candidate] in chosen.kept_ids else "owner's cap"
-
-
-def _prompt_id(found: _Found, kept: str | int) -> str:
-    return kept if isinstance(kept, str) else f"prompt-{found.contents[kept]:016x}"
-
-
-def _reasons(
-    found: _Found, chosen: _Chosen, cleaning: Cleaning, most: int | None = None
-) -> Iterator[tuple[int, str, str | None]]:
-    """(line, reason, owner) of every row that was left out; of each sort only the first ``most``."""
-    for place in list(found.left_out)[:most]:
-        _, reason, owner = found.left_out[place]
-        yield found.lines[place], reason, owner
-    dropped = sorted(chosen.dropped, key=lambda candidate: found.places[candidate])
-    for candidate in dropped[:most]:
-        line, number = found.lines[found.places[candidate]], found.owners[candidate]
-        owner = found.owner_names[number] if number >= 0 else None
-        if _dropped_as(found, chosen, candidate) == "duplicate":
-            other = _prompt_id(found, chosen.kept_ids[found.prefixes[candidate]])
-            yield line, f"duplicate of {other}: the same text, or the same first {PREFIX_LENGTH} characters", owner
+            kept[number] = True
+            ids[candidate.prefix] = candidate.id
+            if candidate.owner >= 0:
+                counts[candidate.owner] += 1
+    for candidate in found.candidates(np.flatnonzero(dropped)):
+        if candidate.prefix in ids:
+            category, reason = "duplicate", f"duplicate of {ids[candidate.prefix]}: {_SAME}"
         else:
-            yield line, f"the owner's cap: {cleaning.max_per_owner} prompts of the owner are there", owner
+            category, reason = "owner's cap", f"the owner's cap: {max_per_owner} prompts of the owner are there"
+        found.left_out.append(_Out(candidate.line, category, reason, names[candidate.owner] if candidate.owner >= 0 else None))
+    already_there = len(order) - int(kept.sum()) - int(dropped.sum())
+    found.table = found.table[kept]
+    return already_there
+
+
+_SAME = f"the same text, or the same first {PREFIX_LENGTH} characters"
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -378,30 +324,28 @@ class _Written:
     flagged: int = 0
 
 
-def _new_prompts(
-    format: str, path: Path, found: _Found, chosen: _Chosen, source: Source, written: _Written
-) -> Iterator[Prompt]:
+def _new_prompts(format: str, path: Path, found: _Found, source: Source, written: _Written) -> Iterator[Prompt]:
     """Read the file a second time, and make the prompts that were chosen."""
     imported = datetime.now(UTC).isoformat(timespec="seconds")
+    chosen = found.candidates(range(len(found.table)))
+    candidate = next(chosen, None)
     for place, row in enumerate(submission_rows(path)):
-        candidate = chosen.added.get(place)
-        if candidate is None:
+        if candidate is None or place != candidate.place:
             continue
-        submission = read_submission(format, row.value)
-        owner, personal = submission.owner, found.personal.get(place)
-        if _identity(submission.text, owner) != found.identities[candidate]:
-            raise DataError(f"{path.name} changed while it was read", where=f"{path}:{row.line}", next_step="import it again")
+        submission = _read_again(format, row, candidate)
+        if submission is None:
+            raise _changed(path)
         metadata: dict[str, Any] = {**submission.metadata, "imported": imported}
-        if personal:
+        if personal := found.personal.get(place):
             metadata |= {"personal_data": list(personal), "needs_review": True}
             written.flagged += 1
-        split = _SPLITS[found.splits[candidate]]
+        owner, split = submission.owner, _SPLITS[candidate.split]
         written.splits[split] += 1
         written.without_owner += owner is None
         if owner is not None:
             written.owners.add(owner)
         yield Prompt(
-            id=_prompt_id(found, candidate),
+            id=candidate.id,
             turns=submission.turns,
             use_case=submission.use_case,
             source=submission.source or source,
@@ -410,17 +354,33 @@ def _new_prompts(
             language=submission.language or language_of_turns(submission.turns),
             metadata=metadata,
         )
+        candidate = next(chosen, None)
+    if candidate is not None:
+        raise _changed(path)
 
 
-def _keep_aside(data: Path, path: Path, reasons: Iterator[tuple[int, str, str | None]], key: OwnerKey) -> None:
+def _read_again(format: str, row: Row, candidate: _Candidate) -> Submission | None:
+    """The submission of a row if it is still the same."""
+    try:
+        submission = read_submission(format, row.value)
+    except (BadRow, LeftOut):
+        return None
+    return submission if identity_of(submission.text, submission.owner) == candidate.identity else None
+
+
+def _changed(path: Path) -> DataError:
+    return DataError(f"{path.name} changed while it was read", where=path, next_step="import it again")
+
+
+def _keep_aside(data: Path, path: Path, left_out: Iterable[_Out], key: OwnerKey) -> None:
     """Add to ``rejected.jsonl`` what is not in it yet: no text, and the owner only as a keyed hash (to be forgotten by)."""
     file, name = data / REJECTED, str(path.resolve())
     there = (row for _, row in read_jsonl(file)) if file.exists() else ()
-    known = {_hash(str(row.get("file")), str(row.get("line")), str(row.get("reason"))) for row in there}
-    rows = [each for each in reasons if _hash(name, str(each[0]), each[1]) not in known]
+    known = {hash_of(str(row.get("file")), str(row.get("line")), str(row.get("reason"))) for row in there}
+    outs = [out for out in left_out if hash_of(name, str(out.line), out.reason) not in known]
     new = (
-        {"file": name, "line": line, "reason": reason} | ({} if owner is None else {"owner": key.hashed(owner)})
-        for line, reason, owner in rows
+        {"file": name, "line": out.line, "reason": out.reason} | ({} if out.owner is None else {"owner": key.hashed(out.owner)})
+        for out in outs
     )
-    if rows:
+    if outs:
         write_jsonl(file, chain((row for _, row in read_jsonl(file)) if file.exists() else (), new))
