@@ -106,6 +106,22 @@ def test_no_trace_is_left_and_others_keep_theirs(tmp_path: Path) -> None:
     assert [json.loads(line)["prompt"] for line in tasks] == [prompts(1)[0]]
 
 
+def test_a_conversation_goes_with_every_turn_of_its_owner(tmp_path: Path) -> None:
+    project = new_project(tmp_path)
+    said = [("system", PRIVATE[2]), ("user", PRIVATE[0]), ("assistant", "Of course."), ("user", PRIVATE[1])]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in said], "owner": "ada-0815"}]
+    take_in(tmp_path, [*rows, {"messages": [{"role": "user", "content": prompts(1)[0]}], "owner": "bob"}], "chat")
+    (tmp_path / "rows.jsonl").unlink()
+    refused = [{"role": "user", "content": PRIVATE[1]}, {"role": "nobody", "content": "x"}]
+    put(tmp_path / "broken.jsonl", [{"messages": refused}, {"messages": [{"role": "user", "content": "Name a tree."}]}])
+    import_file("messages", tmp_path / "broken.jsonl", project.data)
+    (tmp_path / "broken.jsonl").unlink()
+    report = forget_owner(project, "ada-0815")
+    assert report.erased == {"prompts": 1, "rejected rows": 1}
+    assert traces(project) == []
+    assert take_in(tmp_path, rows, "chat")[0].left_out == {"forgotten owner": 1}
+
+
 def test_they_do_not_come_back(tmp_path: Path) -> None:
     project = filled(tmp_path)
     ids = {prompt.text: prompt.id for prompt in Records.load(project.data).prompts.values()}

@@ -146,6 +146,47 @@ def test_without_owner_no_cap_and_a_conversation_in_one_split(tmp_path: Path) ->
     assert len({p.split for p in records.prompts.values() if "river" in p.text}) == 1
 
 
+def chat(*said: tuple[str, str], **more: str) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in said], **more}
+
+
+CODE = "    for river in rivers:\n        print(river)"
+CONVERSATION = chat(("system", "Be brief."), ("user", CODE), ("assistant", "Which?"), ("user", f"{CODE}\n"), owner="ada")
+
+
+def test_a_conversation_keeps_its_turns_and_is_known_again(tmp_path: Path) -> None:
+    for added in (1, 0):
+        report, records = take_in(begin(tmp_path, ALL_TRAIN), [CONVERSATION], "chat")
+        assert (report.added, report.already_there) == (added, 1 - added)
+    (prompt,) = records.prompts.values()
+    assert prompt.turns == (("system", "Be brief."), ("user", CODE), ("assistant", "Which?"), ("user", CODE))
+
+
+def test_a_conversation_that_was_stored_as_one_text_is_known_again(tmp_path: Path) -> None:
+    rows = [chat(("user", "Name a river."), ("assistant", "The Po."), ("user", "Another one?"), owner="ada")]
+    data = begin(tmp_path, ALL_TRAIN) / "data"
+    text = "Human: Name a river.\n\nAssistant: The Po.\n\nHuman: Another one?\n\nAssistant:"
+    put(data / "prompts.jsonl", [{"id": "old", "text": text, "user": "ada", "split": "train"}])
+    report, records = take_in(tmp_path, rows, "chat")
+    assert (report.added, report.already_there, list(records.prompts)) == (0, 1, ["old"])
+
+
+def test_conversations_that_share_a_long_system_message_are_no_duplicates(tmp_path: Path) -> None:
+    system = ("system", "You help the guests of a lighthouse. " * 20)
+    rows = [chat(system, ("user", text)) for text in (*prompts(2), prompts(1)[0])]
+    report, _ = take_in(begin(tmp_path, ALL_TRAIN), rows, "chat")
+    assert (report.added, report.left_out) == (2, {"duplicate": 1})
+
+
+def test_personal_data_is_looked_for_in_each_turn(tmp_path: Path) -> None:
+    rows = [
+        chat(("user", "Who is it?"), ("assistant", "bob@example.org"), ("user", "Thanks! What else?")),
+        chat(("user", "My number begins with 212 555"), ("assistant", "And then?"), ("user", "0187 is the end of another one")),
+    ]
+    _, records = take_in(begin(tmp_path, (0.0, 0.0, 1.0)), rows, "chat")
+    assert [p.metadata.get("personal_data") for p in records.prompts.values()] == [["email"], None]
+
+
 def test_an_owner_whom_another_import_put_somewhere_stays_there(tmp_path: Path) -> None:
     (tmp_path / "chat.jsonl").write_text(
         json.dumps({"messages": [{"role": "user", "content": "Name a lake."}], "user": "ada"}) + "\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from heedful.prompts.language import UNKNOWN, language_of
+from heedful.conversation import Turn
+from heedful.prompts.language import UNKNOWN, language_of, language_of_turns
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,13 @@ def test_not_told(text: str) -> None:
 def test_only_the_start_is_read() -> None:
     english = "Please write a letter to my landlord about the broken heating in the kitchen. " * 20
     assert language_of(english + "Das ist auch auf Deutsch. " * 1_000) == "en"
+
+
+def test_a_conversation_is_in_the_language_of_its_user() -> None:
+    turns = [
+        Turn("system", "You are a helpful assistant who answers every question of every guest in great detail."),
+        Turn("user", "Schreibe ein Gedicht über den Herbst."),
+        Turn("assistant", "With pleasure! How many lines shall the poem about autumn have, and who is going to read it?"),
+        Turn("user", "Vier Zeilen, bitte."),
+    ]
+    assert language_of_turns(turns) == "de"

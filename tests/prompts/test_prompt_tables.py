@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from heedful.conversation import turns_of
+from heedful.conversation import Turn, turns_of
 from heedful.errors import MissingError
 from heedful.project.data_folder import Records
 from heedful.prompts.printing import PAPER_SIZES, show_tables, table_rows
@@ -157,3 +157,10 @@ def test_no_matplotlib_and_no_prompts(tables: Tables, tmp_path: Path, monkeypatc
 def test_quartiles_are_linear() -> None:
     values = np.array([1, 2, 10, 11])
     assert (lengths_of(values).q25, lengths_of(values).q75) == (1.75, 10.25)  # pandas: Series.describe()
+
+
+def test_a_conversation_counts_with_all_its_turns(tmp_path: Path) -> None:
+    turns = (Turn("user", "one two"), Turn("assistant", "three"), Turn("user", "four five"))
+    Records.of([Prompt(id="p", turns=turns)]).save(tmp_path)
+    # By hand: five words, and the "Human:" or "Assistant:" before each turn and before the response.
+    assert prompt_tables(tmp_path).lengths.tolist() == [9]
