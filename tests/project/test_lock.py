@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from heedful.errors import BusyError
+from heedful.errors import BusyError, StorageError
+from heedful.project.files import locked
 from heedful.project.lock import LOCK_FILE, alone_in
 
 HOLD = """
@@ -51,3 +52,16 @@ def test_it_is_released_at_the_end_and_after_an_error(tmp_path: Path) -> None:
         with alone_in(tmp_path):
             pass
     assert (tmp_path / LOCK_FILE).read_text() == ""
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "thesis.txt"
+    target.write_text("years of work")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / LOCK_FILE).symlink_to(target)
+    with pytest.raises(StorageError), alone_in(runs):
+        pytest.fail("locked a link")
+    with pytest.raises(StorageError), locked(runs):
+        pytest.fail("locked a link")
+    assert target.read_text() == "years of work"

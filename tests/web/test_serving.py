@@ -100,6 +100,17 @@ def test_first_start_answers_stops_and_goes_on(tmp_path: Path) -> None:
     assert versions == (sum(map(len, FIRST_KINDS.values())), 1), "the instructions that ship are published, once"
 
 
+def test_sigterm_closes_the_database(tmp_path: Path) -> None:
+    """SQLite's log is in the file then, and only the owner can read it."""
+    with running(tmp_path, "--port", "0") as (process, said):
+        assert process.poll() is None, said
+        assert (tmp_path / "labels.sqlite-wal").stat().st_mode & 0o777 == 0o600
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert {path.name for path in tmp_path.iterdir()} == {"labels.sqlite", "web-key"}
+    assert (tmp_path / "labels.sqlite").stat().st_mode & 0o777 == 0o600
+
+
 def test_no_folder(tmp_path: Path) -> None:
     said = refusal(tmp_path / "nowhere")
     assert "there is no such folder" in said

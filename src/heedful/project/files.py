@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from heedful.errors import DataError, MissingError, StorageError
+from heedful.project.lock import LOCK_FILE, open_lock_file
 from heedful.project.structure import shown
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -162,7 +163,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     with _storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = open_lock_file(folder / LOCK_FILE)
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from heedful.errors import BusyError, StorageError
 
@@ -27,7 +28,7 @@ def alone_in(runs: Path) -> Iterator[None]:
     path = runs / LOCK_FILE
     try:
         runs.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # held open as long as the lock
+        file = open_lock_file(path)
     except OSError as error:
         raise StorageError("the runs folder cannot be written", got=str(error), where=path) from error
     with file:
@@ -40,12 +41,18 @@ def alone_in(runs: Path) -> Iterator[None]:
             return
         # Written into the file that is locked: a new one in its place would have no lock.
         file.truncate(0)
+        file.seek(0)
         file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname(), "command": _command()}) + "\n")
         file.flush()
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def open_lock_file(path: Path) -> TextIO:
+    """Open or create a file to lock, and change nothing in it. A symbolic link is refused: its target is not ours to write."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+", encoding="utf-8")
 
 
 def _busy(path: Path) -> BusyError:

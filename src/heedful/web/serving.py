@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import ssl
 from collections.abc import Callable
@@ -154,7 +155,13 @@ def serve(folder: Path, listening: Listening, *, database_url: str | None, say: 
         listener.close()
 
 
+def _end(signal_number: int, frame: object) -> None:
+    """End by an exception, so that the database is closed; the web server repeats the signal when it has finished."""
+    raise SystemExit(128 + signal_number)
+
+
 def _serve(database: Database, folder: Path, listening: Listening, listener: socket.socket, say: Callable[[str], None]) -> None:
+    signal.signal(signal.SIGTERM, _end)
     settings = Settings(
         key=secret_key(folder / KEY_FILE),
         public_url=listening.public_url,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.labeling.labeling import add_person, number_of
 
 from heedful.errors import ConfigError, DataError, HeedfulError, StorageError
-from heedful.labeling.database import events
+from heedful.labeling.database import events, maintenance
 from heedful.labeling.database.connection import Database, database_url, open_database
 from heedful.labeling.database.tables import event, metadata, person
 
@@ -156,3 +157,37 @@ def test_two_that_open_at_once(postgres_url: str, tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert problems == []
+
+
+def test_errors_show_nothing_that_was_written(database: Database) -> None:
+    """They end up in logs: of a refused row neither the parameters nor PostgreSQL's DETAIL are shown."""
+
+    def add(id: int) -> None:
+        with database.write() as connection:
+            values = {"id": id, "pseudonym": f"p-{id}", "role": "labeler", "group_name": "training", "created": 0.0}
+            connection.execute(insert(person).values(**values, **private))
+
+    private = {
+        "name": "".join(["Eve", " Adams"]),
+        "email": "@".join(["eve", "example.org"]),
+        "password_hash": "".join(["arg", "on"]),
+    }
+    add(1)
+    with pytest.raises(DBAPIError) as caught:
+        add(2)
+    told = "".join(traceback.format_exception(caught.value))
+    assert not [secret for secret in private.values() if secret in told]
+
+
+def test_only_the_owner_reads_a_new_file(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "new" / "labels.sqlite")
+    with database.write() as connection:
+        add_person(connection, "p-1")
+    files = sorted((tmp_path / "new").iterdir())
+    assert {file.name: file.stat().st_mode & 0o777 for file in files} == dict.fromkeys(
+        ("labels.sqlite", "labels.sqlite-shm", "labels.sqlite-wal"), 0o600
+    )
+    saved = maintenance.backup(database, tmp_path / "saved.sqlite")
+    database.close()
+    restored = maintenance.restore(saved, tmp_path / "restored.sqlite")
+    assert [file.stat().st_mode & 0o777 for file in (saved, restored)] == [0o600, 0o600]

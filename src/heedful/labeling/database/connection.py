@@ -9,9 +9,10 @@ read stays true until it commits; PostgreSQL locks rows (see :mod:`heedful.label
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from heedful.errors import ConfigError, DataError, StorageError
@@ -38,7 +39,12 @@ class Database:
     def __init__(self, url: URL) -> None:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"json_serializer": json.JSONEncoder(allow_nan=False).encode, **_POOL}
+        # Errors end up in logs: they never show what was written.
+        options: dict[str, Any] = {
+            "json_serializer": json.JSONEncoder(allow_nan=False).encode,
+            "hide_parameters": True,
+            **_POOL,
+        }
         # One writer at a time is SQLite's rule anyway: waiting here is fair and quick, waiting in SQLite is polling.
         self._one_writer = threading.Lock()
         if self.is_sqlite:
@@ -49,6 +55,7 @@ class Database:
             _prepare_sqlite(self._reader, begin="BEGIN", query_only=True)
         else:
             self._writer = create_engine(url, pool_pre_ping=True, **options)
+            event.listen(self._writer, "handle_error", _hide_values)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @property
@@ -95,7 +102,7 @@ def open_database(where: str | Path) -> Database:
     """
     url = database_url(where)
     if url.get_backend_name() == "sqlite":
-        _make_folder(Path(str(url.database)))
+        _make_file(Path(str(url.database)))
     database = Database(url)
     try:
         with database.write() as connection:
@@ -130,13 +137,25 @@ def _no_address(given: str) -> ConfigError:
     )
 
 
-def _make_folder(path: Path) -> None:
+def _make_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path)
     except OSError as error:
-        raise StorageError(
-            "the folder of the database could not be made", got=error.strerror or str(error), where=path.parent
-        ) from error
+        raise StorageError("the database could not be created", got=error.strerror or str(error), where=path) from error
+
+
+def make_private(path: Path) -> None:
+    """Create an empty file that only its owner may read, if there is none; SQLite gives its log the same rights."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    """PostgreSQL's DETAIL shows the values of the row that it refused: leave only the first line."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            error.args = (str(error.args[0]).partition("\nDETAIL")[0], *error.args[1:])
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str, query_only: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Integer, RowMapping, Table, and_, case, func, insert, select, text, tuple_
 
 from heedful.errors import ConfigError, ConflictError, DataError, MissingError, StorageError
-from heedful.labeling.database.connection import Database, open_database
+from heedful.labeling.database.connection import Database, make_private, open_database
 from heedful.labeling.database.tables import (
     annotation,
     assignment,
@@ -48,6 +48,7 @@ def backup(database: Database, target: str | Path) -> Path:
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(aside)
         with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as read, closing(sqlite3.connect(aside)) as write:
             # One state: nothing that is written meanwhile makes the copy begin anew.
             read.execute("BEGIN")
@@ -86,6 +87,7 @@ def restore(source: str | Path, target: str | Path, *, overwrite: bool = False) 
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(aside)
         with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as read, closing(sqlite3.connect(aside)) as write:
             _refuse_damaged(read, source)
             read.backup(write, pages=_PAGES_AT_ONCE)
