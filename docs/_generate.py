@@ -259,9 +259,9 @@ def _use_cases() -> str:
 
 _ASKED: Mapping[str, str] = {
     "generation": "a story, a letter, a poem or a description, with up to three kinds of constraints",
-    "open_qa": "a fact; whether a claim is true; why something false is so (a false premise)",
-    "brainstorming": "a list of things of a kind, of a given length, numbered, without some",
-    "chat": "an answer to what somebody says",
+    "open_qa": "a fact; whether a claim is true; why something is so that is false (a false premise)",
+    "brainstorming": "a list of things of a kind: of a given length, numbered, or without some of them",
+    "chat": "an answer to what a person says",
     "rewrite": "a text with another person or word, or more politely",
     "summarization": "one sentence for a text",
     "classification": "good or bad, happy or sad, which of three kinds",
@@ -304,7 +304,7 @@ _CONSTANT_DOCS = {
 
 def _benchmarks() -> str:
     benchmarks = importlib.import_module("heedful.miniature.benchmark_items")
-    rows = [["benchmark", "kind", "examples in front", "what it asks"]]
+    rows = [["benchmark", "kind", "solved examples", "what it asks"]]
     for name, (kind, description, _) in benchmarks._BENCHMARKS.items():
         rows.append([name.replace("_", " "), kind, str(benchmarks.FEW_SHOT.get(name, 0)), description])
     return _markdown(rows)
