@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,33 @@ def test_comparisons_for_trl_and_what_was_left_out(data: Path, tmp_path: Path) -
     assert written[-1] == {"prompt": MESSAGES, "chosen": said("The Rhine."), "rejected": said("")}
     assert report.notes == {"ties dropped": 2, "rankings of one response, which hold no comparison": 1}
     assert "2 ties dropped" in str(report)
+
+
+JUDGED: list[Any] = [
+    Ranking(id="e", prompt_id="p", response_ids=("p0", "p1"), ranks=(1, 2), labeler="eva", phase="evaluation"),
+    Ranking(id="s", prompt_id="p", response_ids=("p0", "p1"), ranks=(1, 2), labeler="sue", phase="screening"),
+    Ranking(id="h", prompt_id="p", response_ids=("p0", "p1"), ranks=(1, 2), labeler="hal", metadata={"group": "held_out"}),
+    Rating(id="f", prompt_id="p", response_id="p0", labeler="eva", overall=2, phase="evaluation"),
+    Demonstration(id="x", prompt_id="p", text="A hill.", labeler="eva", phase="evaluation"),
+]
+
+
+def test_what_is_for_evaluation_is_in_no_file_for_training_and_counted(tmp_path: Path) -> None:
+    Records.of([*records().all(), *JUDGED]).save(tmp_path / "data")
+    report = export_file("trl-preference", tmp_path / "data", tmp_path / "out.jsonl")
+    left_out = "that no model may learn from: for evaluation or screening, or by held-out labelers"
+    assert (report.written, report.notes[f"rankings {left_out}"]) == (6, 3)
+    for format in ("trl-sft", "messages"):
+        report = export_file(format, tmp_path / "data", tmp_path / "out.jsonl")
+        assert (report.written, report.notes) == (1, {f"demonstrations {left_out}": 1})
+
+
+def test_the_phase_of_our_own_records_comes_back(tmp_path: Path) -> None:
+    of = Records.of([*records().all(), *JUDGED, Response(id="pe", prompt_id="p", text="x", phase="evaluation")])
+    of.save(tmp_path / "data")
+    export_file("heedful", tmp_path / "data", tmp_path / "out.jsonl")
+    import_file("heedful", tmp_path / "out.jsonl", tmp_path / "back")
+    assert Records.load(tmp_path / "back") == of
 
 
 def test_exported_comparisons_come_back_the_same(data: Path, tmp_path: Path) -> None:

@@ -209,6 +209,65 @@ def test_dialogues_that_are_no_comparison_are_rejected(tmp_path: Path) -> None:
     assert "part before" in report.reasons[1]
 
 
+# What commit 437d29f made of these rows: conversations as one text, responses with the space after the colon.
+OLD_ROWS = {
+    "hh-rlhf": [
+        {
+            "chosen": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Name a river.\n\nAssistant: The Rhine.",
+            "rejected": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Name a river.\n\nAssistant: No.",
+        }
+    ],
+    "messages": [
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi "},
+                {"role": "assistant", "content": "Hello!"},
+            ]
+        },
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello!"},
+                {"role": "user", "content": "Name a river."},
+                {"role": "assistant", "content": "The Po."},
+            ]
+        },
+    ],
+}
+OLD_RECORDS = {
+    "prompts": r"""
+{"id": "prompt-3020723c9f9dda29", "text": "Human: Hi\n\nAssistant: Hello!\n\nHuman: Name a river.\n\nAssistant:"}
+{"id": "prompt-8b88b8d1e609974f", "text": "Be brief.\n\nHi\n", "source": "imported", "split": "train"}
+{"id": "prompt-a26b3ee9a04a3cf0", "text": "Be brief.\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Name a river.\n\nAssistant:"}
+""",
+    "responses": r"""
+{"id": "response-df6d79960f8bddbd", "prompt_id": "prompt-3020723c9f9dda29", "text": " The Rhine.", "finished": true}
+{"id": "response-d2d5a462a138f1fe", "prompt_id": "prompt-3020723c9f9dda29", "text": " No.", "finished": true}
+""",
+    "demonstrations": r"""
+{"id": "demonstration-f1ff788347f43642", "prompt_id": "prompt-8b88b8d1e609974f", "text": "Hello!", "labeler": "messages"}
+{"id": "demonstration-bc60667f1673e8b5", "prompt_id": "prompt-a26b3ee9a04a3cf0", "text": " The Po.", "labeler": "messages"}
+""",
+    "rankings": r"""
+{"id": "ranking-6eff0bf4be1aa149", "prompt_id": "prompt-3020723c9f9dda29", """
+    r""""response_ids": ["response-d2d5a462a138f1fe", "response-df6d79960f8bddbd"], "ranks": [2, 1], "labeler": "hh-rlhf"}
+""",
+}
+
+
+@pytest.mark.parametrize("format", OLD_ROWS)
+def test_a_file_that_an_older_version_imported_adds_nothing(tmp_path: Path, format: str) -> None:
+    (tmp_path / "data").mkdir()
+    for name, lines in OLD_RECORDS.items():
+        (tmp_path / "data" / f"{name}.jsonl").write_text(lines)
+    before = Records.load(tmp_path / "data")
+    report, after = take(format, tmp_path, OLD_ROWS[format])
+    assert (report.accepted, report.merged, report.rejected) == (0, len(OLD_ROWS[format]), 0)
+    assert after == before
+
+
 # ---------------------------------------------------------------------------------------------------- alpaca
 
 

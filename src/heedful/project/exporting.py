@@ -4,27 +4,30 @@
 - ``trl-preference``: ``{"prompt", "chosen", "rejected"}``, one row per comparison of a ranking; ties are no comparisons.
 - ``messages``: ``{"messages": [{"role", "content"}, …]}``, one row per demonstration.
 
-  In TRL's formats a lone prompt is text, and a conversation is a list of messages.
+  In TRL's formats a lone prompt is text, and a conversation is a list of messages. The first three formats are for training:
+  labels for evaluation or screening and those of held-out labelers are left out and counted.
 - ``heedful``: every record with its ``kind``, dependencies first; importing it elsewhere gives the same records.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from heedful.conversation import is_lone, messages_of, said, trimmed
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import Records, kind_of, record_to_json
 from heedful.project.files import write_jsonl
+from heedful.project.selection import may_train
 from heedful.project.structure import nearest
-from heedful.records import Prompt, Ranking, Split
+from heedful.records import Demonstration, Prompt, Ranking, Split
 
 Rows = Iterator[dict[str, Any]]
+Label = TypeVar("Label", Demonstration, Ranking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +99,19 @@ def _of_split(records: Records, split: Split) -> Records:
 
 
 def _trl_sft(records: Records, notes: Counter[str]) -> Rows:
-    for demonstration in records.demonstrations.values():
+    for demonstration in _for_training(records.demonstrations.values(), "demonstrations", notes):
         prompt = records.prompts[demonstration.prompt_id]
         yield {"prompt": _trl_prompt(prompt), "completion": _trl_response(prompt, demonstration.text)}
 
 
 def _messages(records: Records, notes: Counter[str]) -> Rows:
-    for demonstration in records.demonstrations.values():
+    for demonstration in _for_training(records.demonstrations.values(), "demonstrations", notes):
         prompt = records.prompts[demonstration.prompt_id]
         yield {"messages": messages_of(prompt.turns) + _message(prompt, demonstration.text)}
 
 
 def _trl_preference(records: Records, notes: Counter[str]) -> Rows:
-    for ranking in records.rankings.values():
+    for ranking in _for_training(records.rankings.values(), "rankings", notes):
         if len(ranking.ranks) == 1:
             notes["rankings of one response, which hold no comparison"] += 1
         prompt = records.prompts[ranking.prompt_id]
@@ -121,6 +124,14 @@ def _trl_preference(records: Records, notes: Counter[str]) -> Rows:
         ties = sum(count * (count - 1) // 2 for count in Counter(ranking.ranks).values())
         if ties:
             notes["ties dropped"] += ties
+
+
+def _for_training(labels: Iterable[Label], what: str, notes: Counter[str]) -> Iterator[Label]:
+    for label in labels:
+        if may_train(label):
+            yield label
+        else:
+            notes[f"{what} that no model may learn from: for evaluation or screening, or by held-out labelers"] += 1
 
 
 def _trl_prompt(prompt: Prompt) -> str | list[dict[str, str]]:

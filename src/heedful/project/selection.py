@@ -9,12 +9,12 @@ from heedful.records import Demonstration, Prompt, Ranking, Split
 
 def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
     """A split's demonstrations of the phase training, in the order of the file."""
-    return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split and _may_train(d)]
+    return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split and may_train(d)]
 
 
 def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = None) -> list[Prompt]:
     """A split's prompts, in the order of the file. ``demonstrated``: only those with (or without) a demonstration."""
-    with_one = {d.prompt_id for d in records.demonstrations.values() if _may_train(d)}
+    with_one = {d.prompt_id for d in records.demonstrations.values() if may_train(d)}
     return [
         p for p in records.prompts.values() if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
     ]
@@ -22,7 +22,7 @@ def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = No
 
 def training_rankings(records: Records, split: Split) -> list[Ranking]:
     """A split's rankings of the phase training, without those of held-out labelers (SPEC 2.4)."""
-    return [r for r in records.rankings.values() if records.prompts[r.prompt_id].split == split and _may_train(r)]
+    return [r for r in records.rankings.values() if records.prompts[r.prompt_id].split == split and may_train(r)]
 
 
 def without_labels(records: Records) -> Records:
@@ -32,7 +32,7 @@ def without_labels(records: Records) -> Records:
 
 def for_reward_model(records: Records) -> Records:
     """Prompts, demonstrations, responses, and the rankings that may train: no label made for evaluation is left."""
-    rankings = {id: ranking for id, ranking in records.rankings.items() if _may_train(ranking)}
+    rankings = {id: ranking for id, ranking in records.rankings.items() if may_train(ranking)}
     return Records(
         prompts=records.prompts, demonstrations=records.demonstrations, responses=records.responses, rankings=rankings
     )
@@ -50,5 +50,6 @@ def digest_of_rankings(records: Records) -> str:
     return digest_of_records([*rankings, *named.values()])
 
 
-def _may_train(label: Demonstration | Ranking) -> bool:
+def may_train(label: Demonstration | Ranking) -> bool:
+    """Whether a model may learn from a label: not if it is for evaluation or screening, or by a held-out labeler."""
     return label.phase == "training" and label.metadata.get("group") != "held_out"

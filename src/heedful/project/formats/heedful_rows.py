@@ -61,7 +61,7 @@ def _kind(row: dict[str, Any]) -> Kind:
         return "rating"
     if "prompt_id" in row and "text" in row:
         return "demonstration" if "labeler" in row else "response"
-    if "text" in row:
+    if "text" in row or "turns" in row:
         return "prompt"
     raise BadRow(f"neither 'kind' nor the keys of a record: {', '.join(map(str, row)) or 'no keys'}")
 
