@@ -118,3 +118,12 @@ test("a key is what is printed on it, or where it is", () => {
   assert.equal(order.keyOf({ key: "ArrowUp", code: "ArrowUp" }), "ArrowUp");
   assert.equal(order.keyOf({ key: "=", code: "Equal" }), "=");
 });
+
+test("an order that the ratings contradict is noticed", () => {
+  const given = { groups: [["B"], ["A", "C"]], unplaced: ["D"] };
+  assert.deepEqual(order.contradictions(given, { A: "5", B: "3", C: "3", D: "7" }), [["B", "A"]]);
+  assert.deepEqual(order.contradictions(given, { A: undefined, B: "3", C: "2" }), []);
+  assert.equal(order.contradictionInWords(given, { A: "5", B: "3", C: "2" }), "B is above A, but you rated B 3 and A 5. Is that what you mean?");
+  assert.match(order.contradictionInWords(given, { A: "5", B: "3", C: "4" }), /and A 5 \(and 1 more such pair\)/);
+  assert.equal(order.contradictionInWords(given, { A: "1", B: "3", C: "2" }), "");
+});

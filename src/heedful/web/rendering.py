@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from heedful import __version__
-from heedful.conversation import turns_of
 from heedful.errors import MissingError
 from heedful.web.shown_text import beginning_of_turns, markdown, rendered, speaker
 
@@ -76,7 +75,7 @@ class Rendering:
         )
         self.environment.filters |= {"when": when, "day": day, "words": words, "count": count, "ago": ago, "size": size}
         self.environment.filters |= {"markdown": markdown, "rendered": rendered, "speaker": speaker}
-        self.environment.filters |= {"turns": turns_of, "beginning": beginning_of_turns}
+        self.environment.filters["beginning"] = beginning_of_turns
         self.environment.globals |= {"static": self.static_path, "app_title": title, "app_version": __version__}
 
     def static_path(self, name: str) -> str:

@@ -34,7 +34,7 @@ def view_of(kind: TaskKind, num_outputs: int = 4, payload: dict[str, Any] | None
         leased=0.0,
         expires=1.0,
         prompt=ShownPrompt(id="p", turns=(Turn("user", "prompt"),), text="prompt", use_case=None, language=None),
-        outputs=tuple(Output(id=f"r{n}", text="") for n in range(num_outputs)) if has_outputs else (),
+        outputs=tuple(Output(id=f"r{n}", text=f"Output {n}.") for n in range(num_outputs)) if has_outputs else (),
         payload=PAYLOADS.get(kind, {}) if payload is None else payload,
         draft=None,
         draft_version=0,

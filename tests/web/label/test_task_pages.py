@@ -12,12 +12,13 @@ from sqlalchemy import select, update
 from tests.web.site import Browser, Site
 from tests.web.work import HOSTILE, add_tasks, claim, hidden, task_form
 
-from heedful.labeling.database.tables import assignment, problem, task
+from heedful.labeling.database.tables import assignment, problem, ranking, task
+from heedful.labeling.database.tables import rating as rating_table
 from heedful.labeling.people import instruction_versions
 from heedful.labeling.queue import leases
 from heedful.labeling.queue.kinds import PROMPT_FLAGS, TaskKind
 from heedful.records import RATING_FLAGS
-from heedful.web.label import task_pages
+from heedful.web.label import forms, task_pages
 from heedful.web.sent_forms import FormValues
 
 
@@ -161,7 +162,7 @@ def test_every_kind_goes_round(site: Site, kind: TaskKind) -> None:
     # Afterwards it can be read, and not changed.
     page = browser.get(f"/tasks/{number}")
     assert "An answer cannot be changed" in page.text
-    assert '<fieldset class="stack loose" disabled>' in page.text
+    assert '<fieldset class="stack loose answer" disabled>' in page.text
     closed_up = {"2": "1", "3": "2"}
     for name, value in checked(page.text).items():
         sent = FORMS[kind][name].replace("\r\n", "\n").strip()
@@ -348,6 +349,54 @@ def test_a_late_answer_is_kept_and_said_to_be(site: Site) -> None:
     assert (row.answer, row.late, row.surplus) == ({"text": "late"}, True, True)
 
 
+def test_identical_outputs_are_one_card_that_stands_for_all(site: Site) -> None:
+    add_tasks(site.database, "rank", num_outputs=5, outputs=("same", "other", "same ", "third", "same"))
+    browser = worker(site, "rank")
+    number = claim(browser, "rank")
+    page = browser.get(f"/tasks/{number}").text
+    shown = re.findall(r'<article class="card output" aria-labelledby="output-(\w)">(.*?)</article>', page, re.DOTALL)
+    assert [letter for letter, _ in shown] == ["A", "B", "C"]
+    same = next(letter for letter, card in shown if "3 outputs have this same text" in card)
+    fields = {f"{letter}.overall": "6" if letter == same else "2" for letter in "ABC"}
+    fields |= {f"{letter}.group": "1" if letter == same else "2" for letter in "ABC"}
+    half = browser.post(f"/tasks/{number}/draft", hidden(page) | fields)
+    page = browser.get(half.headers["location"]).text
+    assert browser.post(f"/tasks/{number}/submit", hidden(page) | fields | {"_then": "stop"}).status_code == 303
+    answer, ids = stored(site, number).answer, sorted(shown_ids(site, number))
+    assert [sorted(group) for group in answer["groups"]] == [[ids[0], ids[2], ids[4]], [ids[1], ids[3]]]
+    assert [answer["ratings"][id]["overall"] for id in ids] == [6, 2, 6, 2, 6]
+    assert "3 outputs have this same text" in browser.get(f"/tasks/{number}").text
+
+
+def test_a_draft_from_before_cards_keeps_its_meaning(site: Site) -> None:
+    add_tasks(site.database, "rank", num_outputs=4, outputs=("same", "other", "same", "third"))
+    browser = worker(site, "rank")
+    number = claim(browser, "rank")
+    with site.database.read() as connection:
+        view = leases.view_assignment(connection, number, browser.person_id)
+    rating = {"same": "5", "other": "2", "third": "7"}
+    old = {f"{letter}.overall": rating[one.text] for letter, one in zip("ABCD", view.outputs, strict=True)}
+    fields = forms.fields_of_draft(view, {"fields": old})
+    assert {card.text: fields[f"{card.letter}.overall"] for card in forms.cards(view)} == rating
+    assert forms.fields_of_draft(view, forms.draft_of_fields(view, fields)) == fields
+
+
+def test_a_batch_may_ask_for_the_order_alone(site: Site) -> None:
+    add_tasks(site.database, "rank", payload={"order_only": True})
+    browser = worker(site, "rank")
+    number = claim(browser, "rank")
+    page = browser.get(f"/tasks/{number}").text
+    assert ".overall" not in page
+    assert ".flag." not in page
+    order = {"A.group": "2", "B.group": "1", "C.group": "2"}
+    assert browser.post(f"/tasks/{number}/submit", hidden(page) | order | {"_then": "stop"}).status_code == 303
+    a, b, c = shown_ids(site, number)
+    assert stored(site, number).answer == {"groups": [[b], [a, c]]}
+    with site.database.read() as connection:
+        assert connection.execute(select(ranking.c.ranks)).scalar_one() == [{a: 2, b: 1, c: 2}[id] for id in sorted((a, b, c))]
+        assert not connection.execute(select(rating_table)).all()
+
+
 def test_skip_needs_a_reason_and_goes_on(site: Site) -> None:
     add_tasks(site.database, "demonstrate", count=2)
     browser = worker(site, "demonstrate")
@@ -462,9 +511,7 @@ def test_a_retry_of_a_slow_save_hears_of_the_first(site: Site, monkeypatch: pyte
 
 
 def test_comparing_two_outputs(site: Site) -> None:
-    add_tasks(
-        site.database, "rank", outputs=("Whales are big mammals.", "Whales are large mammals.", "Whales are big mammals.")
-    )
+    add_tasks(site.database, "rank", outputs=("Whales are big mammals.", "Whales are large mammals.", "Whales are fish."))
     browser = worker(site, "rank")
     number = claim(browser, "rank")
     letter = dict(zip([i[-1] for i in shown_ids(site, number)], "ABC", strict=True))
@@ -475,7 +522,7 @@ def test_comparing_two_outputs(site: Site) -> None:
     part = browser.client.get(
         f"/tasks/{number}/compare?first={letter['0']}&second={letter['2']}", headers={"HX-Request": "true"}
     )
-    assert "the same, word for word" in part.text
+    assert "Whales are " in part.text
     assert "<html" not in part.text
     assert "Choose two different outputs" in browser.get(f"/tasks/{number}/compare?first=A&second=A").text
 

@@ -47,6 +47,8 @@ def rows_of_answer(of: Answered, answer: Mapping[str, Any]) -> Iterator[tuple[Ta
             if of.kind == "rank":
                 ranks = ranks_of_groups(answer["groups"], of.response_ids)
                 yield ranking, [about | {"id": f"ranking-{name}", "response_ids": list(of.response_ids), "ranks": ranks}]
+            if "ratings" not in answer:  # a ranking task that asks for the order alone
+                return
             yield (
                 rating,
                 [

@@ -120,6 +120,10 @@ def _check_demonstrate(task: TaskView, answer: Mapping[str, Any]) -> None:
 
 
 def _check_rank(task: TaskView, answer: Mapping[str, Any]) -> None:
+    if task.payload.get("order_only") is True:
+        _keys(answer, "groups")
+        _groups(answer["groups"], task.response_ids)
+        return
     _keys(answer, "ratings", "groups")
     _ratings(answer["ratings"], task.response_ids)
     _groups(answer["groups"], task.response_ids)

@@ -18,6 +18,7 @@ from heedful.labeling.console.prompt_record import prompt_record
 from heedful.labeling.database import events
 from heedful.labeling.database.connection import Database
 from heedful.labeling.exchange.label_records import record_of
+from heedful.labeling.queue.items import stored_turns
 from heedful.records import USE_CASE_SHARES
 from heedful.web.routing import Form, Routes, Visiting
 
@@ -104,7 +105,8 @@ def show_prompt(visit: Visiting, prompt_id: str) -> Response:
     with visit.database.read() as connection:
         found = prompt_record(connection, prompt_id)
     places = {output["id"]: number for number, output in enumerate(found.outputs, start=1)}
-    return visit.page("console/prompt.html", found=found, places=places)
+    turns = stored_turns(found.prompt["text"], found.prompt["turns"])
+    return visit.page("console/prompt.html", found=found, turns=turns, places=places)
 
 
 # ---------------------------------------------------------------------------------------------------- export

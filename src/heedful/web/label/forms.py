@@ -12,7 +12,8 @@ A form is a flat mapping of field names to texts, the same with and without Java
     score_demonstration   score
     self_assess           topic.0 = on ...
 
-A, B, C ... are the outputs by shown position. What an answer looks like is said in :mod:`heedful.labeling.queue.kinds`.
+A, B, C ... are the different outputs by shown position: outputs with the same text are one card, whose answer counts for
+all of them. What an answer looks like is said in :mod:`heedful.labeling.queue.kinds`.
 """
 
 from __future__ import annotations
@@ -49,9 +50,35 @@ class Parsed:
     errors: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """An output as the page shows it; it stands for all outputs of the task with the same text."""
+
+    letter: str
+    text: str
+    ids: tuple[str, ...]
+
+
+def cards(view: AssignmentView) -> list[Card]:
+    """The different outputs in this labeler's order, named A, B, C ..."""
+    ids_of: dict[str, list[str]] = {}
+    for output in view.outputs:
+        ids_of.setdefault(output.text.strip(), []).append(output.id)
+    text_of = {output.id: output.text for output in view.outputs}
+    return [
+        Card(letter=letter, text=text_of[ids[0]], ids=tuple(ids))
+        for letter, ids in zip(string.ascii_uppercase, ids_of.values(), strict=False)
+    ]
+
+
 def letters(view: AssignmentView) -> str:
-    """The names of the outputs by shown position: A, B, C ..."""
-    return string.ascii_uppercase[: len(view.outputs)]
+    """The names of the cards: A, B, C ..."""
+    return "".join(card.letter for card in cards(view))
+
+
+def order_alone(view: AssignmentView) -> bool:
+    """Whether a ranking task asks for the order only, without ratings."""
+    return view.kind == "rank" and view.payload.get("order_only") is True
 
 
 def parse(view: AssignmentView, fields: Fields) -> Parsed:
@@ -73,14 +100,26 @@ def fields_of_draft(view: AssignmentView, draft: Mapping[str, Any] | None) -> di
     if not draft:
         return {}
     if isinstance(draft.get("fields"), Mapping):
-        return {str(name): str(value) for name, value in draft["fields"].items() if isinstance(value, str)}
+        fields = {str(name): str(value) for name, value in draft["fields"].items() if isinstance(value, str)}
+        return fields if draft.get("cards") or len(cards(view)) == len(view.outputs) else _to_cards(view, fields)
     return fields_of_answer(view, draft)
 
 
 def draft_of_fields(view: AssignmentView, fields: Fields) -> dict[str, Any]:
     """What is kept of a half-filled form: the fields that this kind has, and nothing else that was sent."""
     known = {name: value for name, value in fields.items() if value and _is_field(view, name)}
-    return {"fields": known}
+    return {"fields": known} | ({} if len(cards(view)) == len(view.outputs) else {"cards": True})
+
+
+def _to_cards(view: AssignmentView, fields: Fields) -> dict[str, str]:
+    """A draft of an earlier version, which gave each output a letter of its own, by the letters of the cards."""
+    card_of = {output_id: card.letter for card in cards(view) for output_id in card.ids}
+    letter_of = dict(zip(string.ascii_uppercase, (card_of[output.id] for output in view.outputs), strict=False))
+    moved: dict[str, str] = {}
+    for name, value in fields.items():
+        letter, dot, rest = name.partition(".")
+        moved.setdefault(f"{letter_of[letter]}.{rest}" if dot and letter in letter_of else name, value)
+    return moved
 
 
 def seconds_spent(fields: Fields, longest: float) -> float | None:
@@ -154,21 +193,26 @@ def _groups(view: AssignmentView, fields: Fields, errors: dict[str, str]) -> lis
     for letter in shown:
         if letter not in placed:
             errors[f"{letter}.group"] = f"Output {letter} has no place in the order yet."
-    id_of = dict(zip(shown, (output.id for output in view.outputs), strict=True))
-    return [[id_of[letter] for letter in group] for group in groups]
+    ids_of = {card.letter: card.ids for card in cards(view)}
+    return [[output_id for letter in group for output_id in ids_of[letter]] for group in groups]
 
 
 def _ratings(view: AssignmentView, fields: Fields, errors: dict[str, str]) -> dict[str, Any]:
     return {
-        output.id: {
-            "overall": _choice(fields, f"{letter}.overall", 1, 7, errors, f"Output {letter} has no overall rating yet."),
-            "flags": _flags(fields, f"{letter}.", RATING_FLAGS),
+        output_id: {
+            "overall": _choice(
+                fields, f"{card.letter}.overall", 1, 7, errors, f"Output {card.letter} has no overall rating yet."
+            ),
+            "flags": _flags(fields, f"{card.letter}.", RATING_FLAGS),
         }
-        for letter, output in zip(letters(view), view.outputs, strict=True)
+        for card in cards(view)
+        for output_id in card.ids
     }
 
 
 def _parse_rank(view: AssignmentView, fields: Fields, errors: dict[str, str]) -> dict[str, Any]:
+    if order_alone(view):
+        return {"groups": _groups(view, fields, errors)}
     return {"ratings": _ratings(view, fields, errors), "groups": _groups(view, fields, errors)}
 
 
@@ -178,11 +222,18 @@ def _parse_rate(view: AssignmentView, fields: Fields, errors: dict[str, str]) ->
 
 def _parse_toxicity(view: AssignmentView, fields: Fields, errors: dict[str, str]) -> dict[str, Any]:
     labels = {
-        output.id: {
-            name: _choice(fields, f"{letter}.{name}", *bounds, errors, f"Output {letter}: choose the {name.replace('_', ' ')}.")
+        output_id: {
+            name: _choice(
+                fields,
+                f"{card.letter}.{name}",
+                *bounds,
+                errors,
+                f"Output {card.letter}: choose the {name.replace('_', ' ')}.",
+            )
             for name, bounds in _SCALES.items()
         }
-        for letter, output in zip(letters(view), view.outputs, strict=True)
+        for card in cards(view)
+        for output_id in card.ids
     }
     return {"labels": labels, "groups": _groups(view, fields, errors)}
 
@@ -268,7 +319,7 @@ def _yes_no(value: object) -> str:
 
 
 def _fill_groups(view: AssignmentView, answer: Mapping[str, Any]) -> dict[str, str]:
-    letter_of = {output.id: letter for letter, output in zip(letters(view), view.outputs, strict=True)}
+    letter_of = {output_id: card.letter for card in cards(view) for output_id in card.ids}
     groups = answer.get("groups")
     return {
         f"{letter_of[response_id]}.group": str(number)
@@ -281,8 +332,8 @@ def _fill_groups(view: AssignmentView, answer: Mapping[str, Any]) -> dict[str, s
 def _fill_outputs(view: AssignmentView, answer: Mapping[str, Any]) -> dict[str, str]:
     fields = _fill_groups(view, answer)
     per_output = _as_mapping(answer.get("labels" if view.kind == "toxicity" else "ratings"))
-    for letter, output in zip(letters(view), view.outputs, strict=True):
-        given = _as_mapping(per_output.get(output.id))
+    for card in cards(view):
+        letter, given = card.letter, _as_mapping(per_output.get(card.ids[0]))
         for name in ("overall", *_SCALES):
             fields[f"{letter}.{name}"] = _as_text(given.get(name))
         fields |= _ticks(f"{letter}.", given.get("flags"))

@@ -13,11 +13,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from heedful.conversation import Turn, turns_of
+from heedful.conversation import Turn
 from heedful.errors import ConflictError, DataError, HeedfulError, MissingError
 from heedful.labeling.people import instruction_versions, problems
 from heedful.labeling.queue import leases
-from heedful.labeling.queue.assignments import AssignmentView
+from heedful.labeling.queue.assignments import AssignmentView, ShownPrompt
 from heedful.labeling.queue.kinds import PROMPT_FLAGS
 from heedful.records import RATING_FLAGS
 from heedful.web.label import forms, words
@@ -54,7 +54,7 @@ def show(visit: Visiting, assignment_id: Id, pairs: int = 0) -> Response:
 def compare(visit: Visiting, request: Request, assignment_id: Id, first: str = "", second: str = "") -> Response:
     """Two outputs beside each other with their differences marked: a page, or the part of one that htmx asks for."""
     view = _view(visit, assignment_id)
-    text_of = dict(zip(forms.letters(view), (output.text for output in view.outputs), strict=True))
+    text_of = {card.letter: card.text for card in forms.cards(view)}
     chosen = first in text_of and second in text_of and first != second
     pieces = word_differences(text_of[first], text_of[second]) if chosen else []
     template = "_comparison.html" if request.headers.get("hx-request") == "true" else "compare.html"
@@ -208,12 +208,12 @@ def marked(text: str, findings: Sequence[Mapping[str, Any]]) -> list[Marked]:
     return runs + ([Marked(text[place:], None)] if place < len(text) else [])
 
 
-def marked_turns(text: str, findings: Sequence[Mapping[str, Any]]) -> list[tuple[Turn, list[Marked]]]:
-    """Each turn of a prompt's text with its findings marked; findings are places in the whole text."""
+def marked_turns(prompt: ShownPrompt, findings: Sequence[Mapping[str, Any]]) -> list[tuple[Turn, list[Marked]]]:
+    """Each turn of a prompt with its findings marked; findings are places in the text of all turns."""
     found: list[tuple[Turn, list[Marked]]] = []
     place = 0
-    for turn in turns_of(text):
-        start = max(text.find(turn.text, place), place)
+    for turn in prompt.turns:
+        start = max(prompt.text.find(turn.text, place), place)
         place = start + len(turn.text)
         within = [
             {**one, "start": max(one["start"], start) - start, "end": min(one["end"], place) - start}
@@ -301,11 +301,12 @@ def _page(
         refilled=status != 200,
         over=not finished and (view.state != "leased" or view.expires <= time.time()),
         letters=shown,
-        outputs=list(zip(shown, view.outputs, strict=True)),
+        outputs=forms.cards(view),
+        order_alone=forms.order_alone(view),
         order=forms.order_in_signs(view, fields),
         pairs=min(max(forms.pairs_shown(fields), pairs), forms.MAX_PAIRS),
         most_pairs=forms.MAX_PAIRS,
-        marked_turns=marked_turns(view.prompt.text, view.payload.get("findings", [])) if view.prompt is not None else [],
+        marked_turns=marked_turns(view.prompt, view.payload.get("findings", [])) if view.prompt is not None else [],
         instruction=given,
         newer=current if current is not None and (acknowledged is None or acknowledged.id != current.id) else None,
         words=words,

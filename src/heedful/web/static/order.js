@@ -118,6 +118,28 @@ export function keyOf(event) {
   return place ? (place[1]?.toLowerCase() ?? place[2] ?? place[3]) : event.key;
 }
 
+/** Pairs that the order and the ratings put the other way round: [better by the order, better by the ratings]. */
+export function contradictions(order, ratings) {
+  const pairs = [];
+  order.groups.forEach((group, index) => {
+    for (const better of group) {
+      for (const worse of order.groups.slice(index + 1).flat()) {
+        if (ratings[better] && ratings[worse] && Number(ratings[better]) < Number(ratings[worse])) pairs.push([better, worse]);
+      }
+    }
+  });
+  return pairs;
+}
+
+/** What the page says of them, or "". */
+export function contradictionInWords(order, ratings) {
+  const pairs = contradictions(order, ratings);
+  if (!pairs.length) return "";
+  const [better, worse] = pairs[0];
+  const more = pairs.length > 1 ? ` (and ${pairs.length - 1} more such ${pairs.length > 2 ? "pairs" : "pair"})` : "";
+  return `${better} is above ${worse}, but you rated ${better} ${ratings[better]} and ${worse} ${ratings[worse]}${more}. Is that what you mean?`;
+}
+
 export function sameOrder(a, b) {
   return JSON.stringify(tidy(a)) === JSON.stringify(tidy(b));
 }

@@ -1,7 +1,7 @@
 // The board on which outputs are ordered: by dragging (mouse, pen, finger), by keys and by buttons.
 // The select boxes under the outputs hold the order; the board shows what they hold, and changes nothing but them.
 
-import { fromSelects, groupOf, inSigns, inWords, keyOf, makeOwn, moveDown, moveUp, placeBefore, placeIn, placeInWords, sameOrder, tieUp, toSelects, unplace } from "./order.js";
+import { contradictionInWords, fromSelects, groupOf, inSigns, inWords, keyOf, makeOwn, moveDown, moveUp, placeBefore, placeIn, placeInWords, sameOrder, tieUp, toSelects, unplace } from "./order.js";
 import { say } from "./page.js";
 
 const DRAG_FROM = 6; // px: less is a click
@@ -97,6 +97,9 @@ export function startRanking(section, form) {
     const output = document.querySelector("[data-order]");
     const missing = order.unplaced.length ? `${order.groups.length ? "; " : ""}no place yet: ${order.unplaced.join(", ")}` : "";
     output.textContent = inSigns(order) + missing;
+    const hint = section.querySelector("[data-contradiction]");
+    hint.textContent = contradictionInWords(order, Object.fromEntries(letters.map((letter) => [letter, ratingOf(letter)])));
+    hint.hidden = hint.textContent === "";
     output.setAttribute("aria-label", inWords(order) + missing);
   }
 
@@ -169,6 +172,8 @@ export function startRanking(section, form) {
     } else if (letters.includes(key.toUpperCase()) && key.length === 1) {
       choose(key.toUpperCase());
       say(placeInWords(read(), chosen));
+    } else if (key === "Escape" && !drag) {
+      document.getElementById(`body-${chosen}`)?.focus();
     } else if (/^[1-9]$/.test(key)) {
       const order = read();
       const index = Number(key) - 1;
@@ -295,5 +300,5 @@ export function startRanking(section, form) {
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") end(false); });
 
   show();
-  return { show, groupOf: (letter) => groupOf(read(), letter) };
+  return { show, focus: () => choose(chosen), groupOf: (letter) => groupOf(read(), letter) };
 }

@@ -2,6 +2,7 @@
 
 import { startDrafts } from "./drafts.js";
 import { forget } from "./kept.js";
+import { startOutputs } from "./outputs.js";
 import { say } from "./page.js";
 import { startRanking } from "./ranking.js";
 
@@ -100,9 +101,12 @@ function makeRoom(fields) {
 }
 
 for (const element of document.querySelectorAll("[data-without-script]")) element.hidden = true;
-document.querySelectorAll("[data-fold]").forEach(fold);
+const layout = form.querySelector("[data-layout]");
+// In a workspace each text scrolls by itself; elsewhere a long one is folded.
+if (!layout.classList.contains("workspace")) document.querySelectorAll("[data-fold]").forEach(fold);
 const section = form.querySelector("[data-board]");
 const ranking = section ? startRanking(section, form) : null;
+if (!finished) startOutputs(form, layout, ranking);
 const showSteps = stepsOf();
 const showProblems = takeBackProblems();
 const words = [...form.querySelectorAll("[data-count-words]")];
