@@ -1,4 +1,4 @@
-# Everything runs in .venv, which each target makes or renews by itself; `make help` lists the targets.
+# Everything runs in .venv, which each target creates or renews by itself; `make help` lists the targets.
 # Overridable: make PYTHON=python3.12 test    make align PROJECT=my-project    make test PYTEST="-k losses"
 #              make test PYTEST="-n 0 -s" (one process, which may print)
 #              make bench BENCH="--sizes S --runs 5"    make bench BENCHMARKS="sft ppo" BENCH="--sizes S"
@@ -23,8 +23,8 @@ align: $(READY) ## Align the built-in miniature, or PROJECT=folder: the whole lo
 	$(BIN)/heedful align $(PROJECT)
 
 # A process for each core (each needs a gigabyte), a file's tests in one process: they share what takes long to make.
-# In the files' order, which begins with the long ones; else xdist begins with those of many tests.
-test: $(READY) ## Run the tests but the long ones, on all cores; what was skipped is listed with its reason
+# In the files' order, which begins with the long ones; otherwise xdist begins with the files with most tests.
+test: $(READY) ## Run the tests but the long ones, on all cores; lists what was skipped and why
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -rs --durations=10 $(PYTEST)
 
 long: $(READY) ## Run the tests that take minutes: load on the labeling server, a million prompts, a lost network
@@ -49,14 +49,14 @@ bench: $(READY) ## Run the benchmarks against TRL and transformers (hours), or B
 docs: $(READY) ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-screenshots: $(READY) ## Take the documentation's pictures of the labeling application anew (needs Chromium)
+screenshots: $(READY) ## Take the documentation's pictures of the labeling application again (needs Chromium)
 	$(BIN)/python docs/_screenshots.py
 
 clean: ## Remove caches and built files; .venv, runs and projects stay
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache docs/_build build dist
 	find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made anew when the dependencies change. torch comes first, by itself and pinned: no other package gets to choose one.
+# Made again when the dependencies change. torch comes first, by itself and pinned, so that no other package chooses one.
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "heedful: '$(PYTHON)' was not found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"; exit 2; }
