@@ -92,11 +92,11 @@ def run_ppo(steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx:
         checkpoint_seconds=NEVER,
     )
     text = pretraining_text(ptx_tokens) if ptx else None
-    parts = Parts(generation="_respond", scoring="_judge", optimiser="apply_gradients")
+    parts = Parts(generation="respond", scoring="judge", optimiser="apply_gradients")
     updates: list[int] = []
     with tempfile.TemporaryDirectory() as folder, parts.measured(ppo), timed(ppo, after=parts.next) as timing:
         counter = register_optimizer_step_post_hook(lambda *_: updates.append(1))
-        ppo.train_ppo(policy, judge, TOKENIZER, read("prompts"), config, Path(folder), pretraining=text, console=QUIET)
+        ppo.train_ppo(policy, judge, TOKENIZER, ppo.PPOData(read("prompts"), text), config, Path(folder), console=QUIET)
         counter.remove()
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     result |= timing.result(steps)

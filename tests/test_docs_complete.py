@@ -24,7 +24,7 @@ from heedful.project.exporting import EXPORTS
 from heedful.project.formats import FORMATS
 from heedful.project.project import ProjectSection
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
-from heedful.training.ppo import train_ppo
+from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
@@ -244,8 +244,8 @@ def _ppo(folder: Path, console: Console) -> None:
         ptx_context_length=12,
     )
     prompts = [example.prompt for example in EXAMPLES]
-    more: dict[str, Any] = {"pretraining": _text(), "validation": prompts}
-    train_ppo(tiny_gpt2(), reward_model, TOKENIZER, prompts, config, folder, console=console, **more)
+    data = PPOData(prompts, _text(), validation=prompts)
+    train_ppo(tiny_gpt2(), reward_model, TOKENIZER, data, config, folder, console=console)
 
 
 LOOPS = {"pretrain": _pretrain, "sft": _sft, "reward": _reward, "ppo": _ppo}

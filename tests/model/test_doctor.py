@@ -33,7 +33,7 @@ from heedful.model.encoding import Example, RankedPrompt
 from heedful.model.fast import ranges
 from heedful.model.fast.ranges import RangesLayout
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
-from heedful.training.ppo import train_ppo
+from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
@@ -313,7 +313,7 @@ def start_reward(folder: Path) -> None:
 
 def start_ppo(folder: Path) -> None:
     config = PPOConfig(episodes=2, batch_size=2, minibatches=1, ptx_coefficient=0, max_response_tokens=4)
-    train_ppo(tiny_gpt2(), scalar(), tiny_tokenizer(), [[3], [4]], config, folder)
+    train_ppo(tiny_gpt2(), scalar(), tiny_tokenizer(), PPOData([[3], [4]]), config, folder)
 
 
 @pytest.mark.parametrize("start", [start_pretrain, start_sft, start_reward, start_ppo])

@@ -71,7 +71,7 @@ from heedful.model.readout import score
 from heedful.training import ppo, sft
 from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
-from heedful.training.ppo import train_ppo
+from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
 from heedful.training.sft import demonstration_loss, train_sft
@@ -478,10 +478,8 @@ def run_ppo(folder: Path, precision: Any, tmp_path: Path, **settings: Any) -> tu
     )
     text = PretrainingText(np.arange(240, dtype=np.int32) % 60 + 1, np.arange(0, 241, 6))
     policy, reward_model = load_causal_model(tmp_path / "base"), load_scalar_model(tmp_path / "rm")
-    train_ppo(
-        policy, reward_model, tiny_tokenizer(), [[i, i + 1] for i in range(1, 20)], config, folder,
-        pretraining=text, validation=[[3, 4], [5]], console=quiet(),
-    )  # fmt: skip
+    data = PPOData([[i, i + 1] for i in range(1, 20)], text, validation=[[3, 4], [5]])
+    train_ppo(policy, reward_model, tiny_tokenizer(), data, config, folder, console=quiet())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return policy, [json.loads(line) for line in lines]
 

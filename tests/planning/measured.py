@@ -73,14 +73,14 @@ def run_sft(model: PreTrainedModel, config: SFTConfig, folder: Path) -> None:
 
 def run_ppo(model: PreTrainedModel, config: PPOConfig, folder: Path) -> None:
     from heedful.model import scalar_model_from_causal
-    from heedful.training.ppo import train_ppo
+    from heedful.training.ppo import PPOData, train_ppo
 
     rng = np.random.default_rng(0)
     if config.lora_rank:
         model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType]  # as it is loaded: there is no float32 base
     reward = scalar_model_from_causal(model, pad_token_id=None, eos_token_id=END)
     prompts = [rng.integers(1, 60, LENGTH // 2).tolist() for _ in range(config.batch_size)]
-    train_ppo(model, reward, tiny_tokenizer(), prompts, config, folder, console=Console(file=StringIO()))
+    train_ppo(model, reward, tiny_tokenizer(), PPOData(prompts), config, folder, console=Console(file=StringIO()))
 
 
 STEPS: dict[str, tuple[Any, Any]] = {

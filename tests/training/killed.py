@@ -74,8 +74,8 @@ def run_ppo(folder: Path, **more_settings: Any) -> None:
         samples_every=1,
     )
     prompts = [[8 + i, 9] for i in range(11)]
-    more: dict[str, Any] = {"pretraining": text(), "validation": prompts[:6], "console": quiet()}
-    ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), prompts, config, folder, **more)
+    data = ppo.PPOData(prompts, text(), validation=prompts[:6])
+    ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), data, config, folder, console=quiet())
 
 
 LOOPS: dict[str, Callable[[Path], None]] = {

@@ -78,9 +78,9 @@ def run_ppo(folder: Path, **changed: Any) -> None:
         "warmup_iterations": 0,
     }
     prompts = [[8 + i, 9, 3][: 1 + i % 3] for i in range(11)]
-    more: dict[str, Any] = {"pretraining": text(), "validation": prompts[:5], "console": quiet()}
+    data = ppo.PPOData(prompts, text(), validation=prompts[:5])
     config = PPOConfig(**{**settings, **changed})
-    ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), prompts, config, folder, **more)
+    ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), data, config, folder, console=quiet())
 
 
 def compare_families(folder: Path) -> None:

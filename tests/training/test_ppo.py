@@ -26,12 +26,24 @@ from tests.training.interrupting import every, interrupted_at, quiet
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heedful import functional
 from heedful.errors import ConfigError, DataError, NumericalError
-from heedful.model import Generation, MasterWeights, frozen, load_causal_model, scalar_head, scalar_model_from_causal
+from heedful.model import (
+    Generation,
+    MasterWeights,
+    frozen,
+    generator,
+    load_causal_model,
+    readout,
+    request_seeds,
+    scalar_head,
+    scalar_model_from_causal,
+)
 from heedful.training import ppo
 from heedful.training.config import PPOConfig
-from heedful.training.ppo import prompt_order, train_ppo
+from heedful.training.ppo import PPOData, prompt_order, train_ppo
 from heedful.training.pretraining_text import PretrainingText
+from heedful.training.rollouts import Models, Rollouts, judge, respond, sampling, with_advantages
 
 TOKENIZER = tiny_tokenizer()
 LIKED = 7
@@ -72,9 +84,8 @@ def settings(**changed: Any) -> PPOConfig:
 
 def train(config: PPOConfig, folder: Path, policy: PreTrainedModel | None = None, **more: Any) -> PreTrainedModel:
     policy = policy_model() if policy is None else policy
-    return train_ppo(
-        policy, more.pop("reward", None) or reward_model(), TOKENIZER, PROMPTS, config, folder, console=quiet(), **more
-    )
+    reward = more.pop("reward", None) or reward_model()
+    return train_ppo(policy, reward, TOKENIZER, PPOData(PROMPTS, **more), config, folder, console=quiet())
 
 
 def text(documents: int = 60) -> PretrainingText:
@@ -117,14 +128,14 @@ class LikesOneWord:
     """A stand-in for the reward model's scores: +1 for each LIKED token. The value function stays a real model."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scalars = ppo.scalars
+        scalars = readout.scalars
 
         def stand_in(model: PreTrainedModel, batch: Any, places: Tensor) -> Tensor:
             if places is not batch.last:
                 return scalars(model, batch, places)
             return torch.where(batch.mask(), batch.pad((batch.targets == LIKED).float()), 0.0).sum(1)
 
-        monkeypatch.setattr(ppo, "scalars", stand_in)
+        monkeypatch.setattr("heedful.training.rollouts.scalars", stand_in)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -165,19 +176,17 @@ def judged(
     config: PPOConfig,
     count: int = 20,
     value: PreTrainedModel | None = None,
-) -> ppo.Rollouts:
+) -> Rollouts:
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
-    generations = ppo._respond(policy, TOKENIZER, prompts, config, 0)
+    generations = respond(policy, TOKENIZER, prompts, config, 0)
     assert {g.finished for g in generations} == {True, False}
-    return ppo._judge(
+    models = Models(
         MasterWeights(policy, "float32"),
         MasterWeights(value or reward_model(6), "float32"),
         frozen(copy.deepcopy(reference), "float32"),
         frozen(reward_model(), "float32"),
-        prompts,
-        generations,
-        config,
     )
+    return with_advantages(prompts, generations, judge(models, prompts, generations, config), config)
 
 
 def plain_logprobs(model: PreTrainedModel, prompt: list[int], generation: Generation) -> Tensor:
@@ -270,14 +279,10 @@ def test_temperature_holds_for_sampling_training_and_reference_alike() -> None:
 
 
 def test_the_logged_kl_reward_and_length_match_a_recomputation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[PreTrainedModel, ppo.Rollouts]] = []
+    seen: list[tuple[PreTrainedModel, Rollouts]] = []
     policies: list[PreTrainedModel] = []
-    spy(
-        monkeypatch,
-        "_judge",
-        before=lambda policy, *_: policies.append(copy.deepcopy(policy.compute)),
-        after=lambda rollouts: seen.append((policies[-1], rollouts)),
-    )
+    spy(monkeypatch, "judge", before=lambda models, *_: policies.append(copy.deepcopy(models.policy.compute)))
+    spy(monkeypatch, "with_advantages", after=lambda rollouts: seen.append((policies[-1], rollouts)))
     train(settings(learning_rate=1e-2), tmp_path)
     rows = metrics(tmp_path)
     assert rows[0]["kl"] == 0.0
@@ -337,7 +342,7 @@ def test_each_minibatch_is_one_optimiser_step_whatever_the_accumulation(
 
 def test_inner_epochs_repeat_the_minibatches_in_another_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members: list[list[int]] = []
-    spy(monkeypatch, "_policy_gradient", before=lambda weights, rollouts, part, config: members.append(part))
+    spy(monkeypatch, "policy_gradient", before=lambda weights, rollouts, part, config: members.append(part))
     train(settings(inner_epochs=2, episodes=16), tmp_path)
     assert [len(part) for part in members] == [4] * 8
     assert sorted(chain(*members[:4])) == sorted(chain(*members[4:])) == list(range(16))
@@ -359,8 +364,8 @@ def stop_at_the_policy(see: Callable[[dict[str, Tensor]], None]) -> Callable[...
 def test_the_first_gradient_is_that_of_the_plain_policy_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the policy has moved the ratio is 1 and nothing is clipped: the gradient of -mean(advantage * log-prob)."""
     seen: dict[str, Any] = {}
-    spy(monkeypatch, "_judge", after=lambda rollouts: seen.update(rollouts=rollouts))
-    spy(monkeypatch, "_policy_gradient", before=lambda weights, rollouts, part, config: seen.setdefault("members", part))
+    spy(monkeypatch, "with_advantages", after=lambda rollouts: seen.update(rollouts=rollouts))
+    spy(monkeypatch, "policy_gradient", before=lambda weights, rollouts, part, config: seen.setdefault("members", part))
 
     monkeypatch.setattr(ppo, "apply_gradients", stop_at_the_policy(lambda gradients: seen.update(gradients=gradients)))
     with pytest.raises(Stop):
@@ -407,7 +412,7 @@ def test_the_pretraining_gradient_is_added_into_the_same_buffer(tokens: int, tmp
     without = gradients_at_first_step(tmp_path / "0", ptx_coefficient=0.0, **changed)
     combined = gradients_at_first_step(tmp_path / "1", ptx_coefficient=27.8, **changed)
 
-    sequences = next(ppo._pretraining_batches(text(), settings(**changed), skip=0))
+    sequences = next(ppo.pretraining_batches(text(), settings(**changed), skip=0))
     assert len(sequences) == 2 * 16
     share = sequences[0::4]
     twin, total = plain(policy_model()), torch.zeros(())
@@ -424,7 +429,7 @@ def test_every_minibatch_has_its_share_of_the_text_and_none_is_used_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[list[Any]] = []
-    spy(monkeypatch, "_pretraining_gradient", before=lambda weights, sequences, config: used.append(list(sequences)))
+    spy(monkeypatch, "pretraining_gradient", before=lambda weights, sequences, config: used.append(list(sequences)))
     train(settings(ptx_coefficient=1.0, ptx_examples_per_episode=2, ptx_context_length=4), tmp_path, pretraining=text(96))
     assert [len(sequences) for sequences in used] == [8] * 12
     first_words = [tuple(s.tolist()) for sequences in used for s in sequences]
@@ -452,17 +457,17 @@ def test_the_value_function_starts_from_the_reward_model_and_the_judges_never_ch
 ) -> None:
     seen: list[dict[str, dict[str, Tensor]]] = []
 
-    def watch(policy: Any, value: Any, reference: Any, judge: Any, *_: Any) -> None:
+    def watch(models: Models, *_: Any) -> None:
         seen.append(
             {
-                "policy": snapshot(policy.master),
-                "value": snapshot(value.master),
-                "reference": snapshot(reference),
-                "judge": snapshot(judge),
+                "policy": snapshot(models.policy.master),
+                "value": snapshot(models.value.master),
+                "reference": snapshot(models.reference),
+                "judge": snapshot(models.reward_model),
             }
         )
 
-    spy(monkeypatch, "_judge", before=watch)
+    spy(monkeypatch, "judge", before=watch)
     given_reward = reward_model()
     train(settings(), tmp_path, reward=given_reward)
     assert len(seen) == 3
@@ -504,7 +509,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
     """Bit for bit, text mixed in; 8 optimiser steps an iteration; a checkpoint after every second minibatch, also inside."""
     monkeypatch.setattr(ppo, "CheckpointTimer", every(2))
     drawn: list[int] = []
-    spy(monkeypatch, "_respond", before=lambda policy, tokenizer, prompts, config, iteration: drawn.append(iteration))
+    spy(monkeypatch, "respond", before=lambda policy, tokenizer, prompts, config, iteration: drawn.append(iteration))
     config = settings(episodes=64, ptx_coefficient=2.0)
     whole_policy, resumed_policy = policy_model(), policy_model()
     whole = train(config, tmp_path / "whole", whole_policy, pretraining=text())
@@ -528,14 +533,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ppo, "CheckpointTimer", every(1))
     calls = 0
-    rewards = ppo.rewards_with_kl
+    rewards = functional.rewards_with_kl
 
     def breaking(*args: Any, **kwargs: Any) -> Tensor:
         nonlocal calls
         calls += 1
         return rewards(*args, **kwargs) * (math.nan if calls == 3 else 1.0)
 
-    monkeypatch.setattr(ppo, "rewards_with_kl", breaking)
+    monkeypatch.setattr("heedful.training.rollouts.rewards_with_kl", breaking)
     policy = policy_model()
     with pytest.raises(NumericalError, match="policy_loss") as caught:
         train(settings(), tmp_path, policy)
@@ -547,7 +552,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
         assert all(torch.isfinite(weight).all() for weight in state[name].values())
     assert all(torch.isfinite(p).all() for p in policy.parameters())  # a step with such a gradient is not taken
     assert not (tmp_path / "model").exists()
-    monkeypatch.setattr(ppo, "rewards_with_kl", rewards)
+    monkeypatch.setattr("heedful.training.rollouts.rewards_with_kl", rewards)
     train(settings(), tmp_path)  # and it goes on from there
     assert [row["step"] for row in metrics(tmp_path)] == [0, 1, 2]
 
@@ -556,7 +561,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs pretraining text"):
         train(settings(ptx_coefficient=27.8), tmp_path)
     with pytest.raises(DataError, match="no prompts"):
-        train_ppo(policy_model(), reward_model(), TOKENIZER, [], settings(), tmp_path)
+        train_ppo(policy_model(), reward_model(), TOKENIZER, PPOData([]), settings(), tmp_path)
     with pytest.raises(ConfigError, match="not a multiple of minibatches"):
         settings(batch_size=10, minibatches=4)
     with pytest.raises(ConfigError, match="ptx_examples_per_episode"):
@@ -578,7 +583,7 @@ def test_prompts_come_in_epochs_of_random_order() -> None:
 
 
 def test_a_batch_is_split_at_random_into_equal_minibatches() -> None:
-    parts = [ppo._split(settings(), iteration, 0) for iteration in range(3)]
+    parts = [ppo.split_batch(settings(), iteration, 0) for iteration in range(3)]
     for split in parts:
         assert [len(part) for part in split] == [4] * 4
         assert sorted(chain(*split)) == list(range(16))
@@ -587,9 +592,9 @@ def test_a_batch_is_split_at_random_into_equal_minibatches() -> None:
 
 def test_skipping_text_gives_the_later_batches() -> None:
     config = settings(ptx_examples_per_episode=1, ptx_context_length=8)
-    batches = ppo._pretraining_batches(text(), config, skip=0)
+    batches = ppo.pretraining_batches(text(), config, skip=0)
     first = [[s.tolist() for s in next(batches)] for _ in range(5)]
-    later = ppo._pretraining_batches(text(), config, skip=3)
+    later = ppo.pretraining_batches(text(), config, skip=3)
     assert [[s.tolist() for s in next(later)] for _ in range(2)] == first[3:]
     assert all(len(batch) == 16 and all(2 <= len(s) <= 8 for s in batch) for batch in first)
 
@@ -597,7 +602,7 @@ def test_skipping_text_gives_the_later_batches() -> None:
 def test_rollouts_of_an_iteration_have_seeds_of_their_own() -> None:
     config = settings(batch_size=20, minibatches=4)
     policy = policy_model()
-    first, again, second = (ppo._respond(policy, TOKENIZER, PROMPTS, config, i) for i in (0, 0, 1))
+    first, again, second = (respond(policy, TOKENIZER, PROMPTS, config, i) for i in (0, 0, 1))
     assert [g.tokens for g in first] == [g.tokens for g in again]
     assert [g.tokens for g in first] != [g.tokens for g in second]
     assert all(0 <= t < VOCABULARY for g in first for t in g.tokens)
@@ -615,8 +620,8 @@ def validated(**changed: Any) -> PPOConfig:
 
 def mean_score(model: PreTrainedModel, prompts: list[list[int]], config: PPOConfig) -> float:
     """The reward model's mean score of the model's own responses, one at a time in plain transformers."""
-    seeds = ppo.request_seeds(config.seed, stream="validation", count=len(prompts))
-    generations = ppo.generator("heedful")(model, prompts, ppo._sampling(TOKENIZER, config), seeds)
+    seeds = request_seeds(config.seed, stream="validation", count=len(prompts))
+    generations = generator("heedful")(model, prompts, sampling(TOKENIZER, config), seeds)
     return float(np.mean([plain_scalars(reward_model(), p, g)[-1] for p, g in zip(prompts, generations, strict=True)]))
 
 
@@ -625,7 +630,7 @@ def test_the_validation_reward_is_that_of_the_model_that_would_be_the_result(
     decay: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[PreTrainedModel] = []
-    spy(monkeypatch, "_validation_reward", before=lambda model, *_: models.append(copy.deepcopy(model)))
+    spy(monkeypatch, "validation_reward", before=lambda model, *_: models.append(copy.deepcopy(model)))
     config = validated(validate_every=2, average_decay=decay, num_validation_prompts=10, learning_rate=1e-2)
     result = train(config, tmp_path, validation=HELD_OUT)
     rows = metrics(tmp_path)
@@ -646,7 +651,7 @@ def test_validation_changes_nothing_that_is_learned(tmp_path: Path) -> None:
 
 def rewards_in_turn(monkeypatch: pytest.MonkeyPatch, *rewards: float) -> None:
     given = iter(rewards)
-    monkeypatch.setattr(ppo, "_validation_reward", lambda *_: next(given))
+    monkeypatch.setattr(ppo, "validation_reward", lambda *_: next(given))
 
 
 @pytest.mark.parametrize("keep_best", [True, False])

@@ -39,7 +39,7 @@ from heedful.model import (
 )
 from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.encoding import encode_demonstrations, encode_prompts, encode_rankings
-from heedful.model.inference import first_device, policy_for_inference, reward_model_for_inference
+from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.template import encode
 from heedful.presets import CollectConfig
 from heedful.project.data_folder import Records, record_from_json, record_to_json
@@ -50,7 +50,7 @@ from heedful.ranks.world import world
 from heedful.records import Prompt, Response
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.config import PPOConfig, SFTConfig
-from heedful.training.ppo import train_ppo
+from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretraining_text import PretrainingText, encode_documents, read_documents
 from heedful.training.reward import train_reward
 from heedful.training.sft import candidates_in, lowest_losses, train_sft
@@ -354,14 +354,11 @@ def ppo(
         policy,
         reward_model,
         tokenizer,
-        tokens,
+        PPOData(tokens, text, validation),
         config,
         folder,
-        pretraining=text,
-        validation=validation,
         console=console,
         title=title,
-        device=first_device(),
     )
 
 

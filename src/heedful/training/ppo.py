@@ -1,65 +1,88 @@
 """PPO against the reward model with pretraining gradients, PPO-ptx (SPEC 3.5, 3.6); ``ptx_coefficient = 0`` is plain PPO.
 
-One iteration: draw prompts, let the policy respond, let the reference and the reward model judge, turn scores and KL penalties
-into advantages, then take one optimiser step of policy and value function for each minibatch.
+:func:`step` is the algorithm. What comes before the first step is in :func:`prepare`, how rollouts are made in
+:mod:`heedful.training.rollouts`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError, DataError
-from heedful.functional import (
-    clipped_policy_loss,
-    clipped_value_loss,
-    generalized_advantage_estimation,
-    masked_mean,
-    masked_whiten,
-    rewards_with_kl,
-)
+from heedful.functional import masked_mean
 from heedful.model import (
-    Generation,
     MasterWeights,
-    PackedBatch,
-    Sampling,
     add_adapter,
     copy_sharing_base,
     generator,
     give_back_memory,
-    pack,
-    pack_documents,
     quick_check,
-    request_seeds,
     set_residual_dropout,
     share_equal_tensors,
     update_average,
 )
-from heedful.model.fast.side_by_side import at_once, side_by_side
-from heedful.model.readout import scalars, target_logprobs, target_logprobs_and_entropy
-from heedful.ranks.batch_shares import own_indices, own_microbatches
-from heedful.ranks.collectives import gather_in_order, gather_rows_in_order, sum_over_ranks, sums_over_ranks
+from heedful.model.fast.side_by_side import side_by_side
+from heedful.model.inference import first_device
 from heedful.ranks.world import across_ranks
+from heedful.training.best_model import Best, validation_reward
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import PPOConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.ppo_gradients import policy_gradient, pretraining_gradient, value_gradient
 from heedful.training.pretraining_text import PretrainingText
-from heedful.training.rollouts import Best, InFlight, Rollouts
+from heedful.training.rollouts import InFlight, Models, Rollouts, judge, respond, with_advantages
 from heedful.training.run import Run
 from heedful.training.schedules import constant_after_warmup, epoch_order, set_learning_rate
 from heedful.training.sharding import for_generation, frozen_copy, load_into, master_weights, save_whole, shard
 
-# Iterations. Responses of ever new lengths leave holes in the heap; after each iteration it would cost 4 % of the time.
+# Iterations. Responses of new lengths leave holes in the heap; to close them after each iteration would cost 4 % of the time.
 _GIVE_BACK_EVERY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PPOData:
+    """What PPO learns from.
+
+    prompts: token ids of unique prompts. pretraining: text for PPO-ptx. validation: held-out prompts for ``validate_every``.
+    """
+
+    prompts: Sequence[list[int]]
+    pretraining: PretrainingText | None = None
+    validation: Sequence[list[int]] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Training:
+    """A PPO run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its iterations."""
+
+    config: PPOConfig
+    run: Run
+    tokenizer: PreTrainedTokenizerBase
+    data: PPOData
+    models: Models
+    average: PreTrainedModel
+    policy_optimizer: torch.optim.Optimizer
+    value_optimizer: torch.optim.Optimizer
+    in_flight: InFlight
+    best: Best
+    parts: dict[str, Any]
+    done: int
+    text: Iterator[list[Any]] | None
+    timer: CheckpointTimer
+
+    @property
+    def result(self) -> PreTrainedModel:
+        """The model that the run returns: the moving average, or the policy if there is no average."""
+        return self.average if self.config.average_decay else self.models.policy.master
 
 
 @across_ranks
@@ -67,53 +90,51 @@ def train_ppo(
     policy: PreTrainedModel,
     reward_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
+    data: PPOData,
     config: PPOConfig,
     folder: Path,
     *,
-    pretraining: PretrainingText | None = None,
-    validation: Sequence[list[int]] = (),
     console: Console | None = None,
     title: str = "ppo",
-    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """Train ``policy`` (the initial RL policy, changed in place); save and return the moving average of its weights.
 
-    Models are fp32; with ``lora_rank`` they may be in the compute type (:func:`load_causal_model`), and policy and reward model
-    may still be in main memory: they go to ``device`` when they share one base. The value function is ``reward_model`` itself,
-    changed in place, and a frozen copy of it in the compute type gives the rewards (SPEC 3.5).
-    prompts: token ids of unique prompts; each epoch over them has its own random order. validation: held-back prompts, scored
-    where ``validate_every`` asks for it. The reference is a frozen copy of the policy as given. Under ``torchrun`` all models
-    are sharded, the one that is returned too: the folder holds it whole. Raises CheckError, ConfigError, DataError,
-    LostRankError, NumericalError, StorageError.
+    Models are fp32. With ``lora_rank`` they may be in the compute type (:func:`load_causal_model`) and in main memory: they
+    move to the first GPU once they share one base. The value function is ``reward_model`` itself, changed in place; a frozen
+    copy of it in the compute type gives the rewards (SPEC 3.5). The reference is a frozen copy of the policy as given. Under
+    ``torchrun`` all models are sharded, the returned one too; the folder holds it whole. Raises CheckError, ConfigError,
+    DataError, LostRankError, NumericalError, StorageError.
     """
-    if not prompts:
-        raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
-    if config.ptx_coefficient and pretraining is None:
-        raise ConfigError(
-            "PPO-ptx needs pretraining text",
-            expected="text for ptx_coefficient > 0",
-            got="none",
-            next_step="add text, or set ptx_coefficient = 0 (plain PPO)",
-        )
-    if config.validate_every and not validation:
-        raise DataError(
-            "there is no prompt to validate on",
-            expected="validation prompts for validate_every > 0",
-            got="none within the limit",
-            next_step="add prompts of the split valid, or set validate_every = 0",
-        )
-    generator(config.engine)  # refused before the first step where it cannot be had
-    validation = validation[: config.num_validation_prompts]
+    _require_data(data, config)
+    generator(config.engine)  # raises now, not after the first models are made
     for model in (policy, reward_model):
         quick_check(model)
     run = Run(folder, config, title=title, console=console)
+    training = prepare(policy, reward_model, tokenizer, data, config, run)
+    with run.progress(config.iterations, done=training.done, unit="iterations") as progress:
+        for iteration in range(training.done, config.iterations):
+            metrics = step(training, iteration)
+            if metrics is None:
+                break
+            progress.advance(note=f"reward {metrics['reward']:+.2f}  KL {metrics['kl']:.2f}")
+    return finish(training)
+
+
+def prepare(
+    policy: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PPOData,
+    config: PPOConfig,
+    run: Run,
+) -> Training:
+    """Make the four models, the average and the optimisers, and load the last checkpoint if there is one."""
     if config.lora_rank:
         for model in (policy, reward_model):
             add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
         share_equal_tensors(policy, reward_model)
         for model in (policy, reward_model):
-            model.to(device or model.device)  # pyright: ignore[reportArgumentType]
+            model.to(first_device())  # pyright: ignore[reportArgumentType]
     reference = frozen_copy(policy, config.precision)
     value_model, reward_model = reward_model, frozen_copy(reward_model, config.precision)
     average = copy_sharing_base(policy)
@@ -121,328 +142,161 @@ def train_ppo(
         set_residual_dropout(model, 0.0)
     reference, reward_model = shard(reference, config.precision), shard(reward_model, config.precision)
     average = shard(average, "float32")  # never computed with
-    policy_weights, value_weights = master_weights(policy, config), master_weights(value_model, config)
-    policy_optimizer, value_optimizer = make_optimizer(policy, config), make_optimizer(value_model, config)
-    result = average if config.average_decay else policy
+    models = Models(master_weights(policy, config), master_weights(value_model, config), reference, reward_model)
     parts = {
         "policy": policy,
         "value": value_model,
         "average": average,
-        "policy_optimizer": policy_optimizer,
-        "value_optimizer": value_optimizer,
+        "policy_optimizer": (policy_optimizer := make_optimizer(policy, config)),
+        "value_optimizer": (value_optimizer := make_optimizer(value_model, config)),
         "best": (best := Best()),
         "in_flight": (in_flight := InFlight()),
     }
-    inputs = {"policy": policy, "reward_model": reward_model, "prompts": prompts, "text": pretraining, "validation": validation}
-    state = run.resume(parts, **inputs)
+    validation = data.validation[: config.num_validation_prompts]
+    inputs = {"policy": policy, "reward_model": reward_model, "prompts": data.prompts, "text": data.pretraining}
+    state = run.resume(parts, **inputs, validation=validation)
     done = 0 if state is None else int(state["step"])
-    for weights in (policy_weights, value_weights):
+    for weights in (models.policy, models.value):
         weights.refresh()
         weights.train()
-    text = _pretraining_batches(pretraining, config, skip=done) if config.ptx_coefficient and pretraining else None
-    timer = CheckpointTimer(config.checkpoint_seconds)
-    costs = policy.num_parameters(), value_model.num_parameters()
+    text = data.pretraining if config.ptx_coefficient else None
+    return Training(
+        config=config,
+        run=run,
+        tokenizer=tokenizer,
+        data=PPOData(data.prompts, data.pretraining, validation),
+        models=models,
+        average=average,
+        policy_optimizer=policy_optimizer,
+        value_optimizer=value_optimizer,
+        in_flight=in_flight,
+        best=best,
+        parts=parts,
+        done=done,
+        text=None if text is None else pretraining_batches(text, config, skip=done),
+        timer=CheckpointTimer(config.checkpoint_seconds),
+    )
 
-    with run.progress(config.iterations, done=done, unit="iterations") as progress:
-        for iteration in range(done, config.iterations):
-            warm = constant_after_warmup(iteration, warmup=config.warmup_iterations, start_share=config.warmup_start_share)
-            set_learning_rate(policy_optimizer, config.learning_rate * warm)
-            set_learning_rate(value_optimizer, config.value_learning_rate * warm)
 
-            if in_flight.rollouts is None:
-                batch = [prompts[i] for i in prompt_order(config.seed, iteration, config.batch_size, len(prompts))]
-                compute = for_generation(policy_weights, config.precision)
-                generations = _respond(compute, tokenizer, batch, config, iteration)
-                del compute
-                in_flight.rollouts = _judge(policy_weights, value_weights, reference, reward_model, batch, generations, config)
-            rollouts, updates = in_flight.rollouts.to(policy.device), in_flight.updates
-            if config.kl_limit is not None and (kl := _mean_kl(rollouts)) > config.kl_limit:
-                run.log(iteration, {"kl": kl})
-                run.stop_early(iteration, f"KL of {kl:.4g} nats per response is above kl_limit = {config.kl_limit:g}")
-                break
-            ptx = next(text) if text else None
-            minibatches = [split for inner in range(config.inner_epochs) for split in _split(config, iteration, inner)]
-            while len(updates) < len(minibatches):
-                if timer.due() and in_flight.is_finite():  # a NaN would come back with it
-                    run.save(iteration, parts)
-                members, number = minibatches[len(updates)], len(updates) % config.minibatches
-                metrics, value_metrics = side_by_side(
-                    functools.partial(_policy_gradient, policy_weights, rollouts, members, config),
-                    functools.partial(_value_update, value_weights, value_optimizer, rollouts, members, config),
-                    costs=costs,
-                    device=policy.device,
-                )
-                if ptx is not None:
-                    # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
-                    metrics["ptx_loss"] = _pretraining_gradient(policy_weights, ptx[number :: config.minibatches], config)
-                metrics["gradient_norm"] = apply_gradients(policy_optimizer, policy, config.max_gradient_norm)
-                policy_weights.refresh()
-                updates.append(metrics | value_metrics)
-            update_average(average, policy, config.average_decay)
+def step(training: Training, iteration: int) -> dict[str, float] | None:
+    """One iteration: respond, judge, advantages, update, average, record. Returns its metrics, or None to stop at ``kl_limit``.
 
-            summary = _summary(rollouts, updates) | {"learning_rate": config.learning_rate * warm}
-            if config.validates_after(iteration):
-                summary["validation_reward"] = _validation_reward(result, reward_model, tokenizer, validation, config)
-                if config.keep_best:
-                    best.offer(iteration, summary["validation_reward"], result)
-            run.log(iteration, summary)
-            progress.advance(note=f"reward {summary['reward']:+.2f}  KL {summary['kl']:.2f}")
-            if (iteration + 1) % config.samples_every == 0 or iteration + 1 == config.iterations:
-                _show(run, tokenizer, iteration, rollouts)
-            in_flight.clear()
-            if (iteration + 1) % _GIVE_BACK_EVERY == 0:
-                give_back_memory()
-            if timer.due():
-                run.save(iteration + 1, parts)
+    An iteration that was interrupted continues with the rollouts and updates of its checkpoint.
+    """
+    config, models, in_flight = training.config, training.models, training.in_flight
+    _set_learning_rates(training, iteration)
+    if in_flight.rollouts is None:
+        order = prompt_order(config.seed, iteration, config.batch_size, len(training.data.prompts))
+        prompts = [training.data.prompts[i] for i in order]
+        responses = respond(for_generation(models.policy, config.precision), training.tokenizer, prompts, config, iteration)
+        judged = judge(models, prompts, responses, config)
+        in_flight.rollouts = with_advantages(prompts, responses, judged, config)
+    rollouts = in_flight.rollouts.to(models.policy.master.device)
+    if config.kl_limit is not None and rollouts.mean_kl() > config.kl_limit:
+        _stop_at_kl_limit(training.run, iteration, rollouts.mean_kl(), config.kl_limit)
+        return None
+
+    text = next(training.text) if training.text else None
+    minibatches = [part for inner in range(config.inner_epochs) for part in split_batch(config, iteration, inner)]
+    while (number := len(in_flight.updates)) < len(minibatches):
+        if training.timer.due() and in_flight.is_finite():  # a NaN would come back with the checkpoint
+            training.run.save(iteration, training.parts)
+        sequences = None if text is None else text[number % config.minibatches :: config.minibatches]
+        in_flight.updates.append(update(training, rollouts, minibatches[number], sequences))
+    update_average(training.average, models.policy.master, config.average_decay)
+
+    metrics = record(training, iteration, rollouts)
+    in_flight.clear()
+    if (iteration + 1) % _GIVE_BACK_EVERY == 0:
+        give_back_memory()
+    if training.timer.due():
+        training.run.save(iteration + 1, training.parts)
+    return metrics
+
+
+def update(
+    training: Training, rollouts: Rollouts, members: list[int], sequences: Sequence[Any] | None = None
+) -> dict[str, float]:
+    """One optimiser step of the policy and one of the value function, on one minibatch; returns its metrics.
+
+    members: the minibatch's episodes. sequences: its pretraining text for PPO-ptx.
+    """
+    config, policy, value = training.config, training.models.policy, training.models.value
+    metrics, value_metrics = side_by_side(
+        functools.partial(policy_gradient, policy, rollouts, members, config),
+        functools.partial(_update_value, value, training.value_optimizer, rollouts, members, config),
+        costs=(policy.master.num_parameters(), value.master.num_parameters()),
+        device=policy.master.device,
+    )
+    if sequences is not None:
+        # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
+        metrics["ptx_loss"] = pretraining_gradient(policy, sequences, config)
+    metrics["gradient_norm"] = apply_gradients(training.policy_optimizer, policy.master, config.max_gradient_norm)
+    policy.refresh()
+    return metrics | value_metrics
+
+
+def record(training: Training, iteration: int, rollouts: Rollouts) -> dict[str, float]:
+    """Validate, keep the best model, log the iteration's metrics and samples; returns the metrics."""
+    config = training.config
+    metrics = _summary(rollouts, training.in_flight.updates)
+    metrics["learning_rate"] = config.learning_rate * _warmup(config, iteration)
+    if config.validates_after(iteration):
+        metrics["validation_reward"] = validation_reward(
+            training.result, training.models.reward_model, training.tokenizer, training.data.validation, config
+        )
+        if config.keep_best:
+            training.best.offer(iteration, metrics["validation_reward"], training.result)
+    training.run.log(iteration, metrics)
+    if (iteration + 1) % config.samples_every == 0 or iteration + 1 == config.iterations:
+        _show_samples(training.run, training.tokenizer, iteration, rollouts)
+    return metrics
+
+
+def finish(training: Training) -> PreTrainedModel:
+    """Save and return the result: the best model if ``keep_best`` found one, else the last."""
+    run, best, result = training.run, training.best, training.result
     if best.weights:
         run.console.print(
-            f"{title}: best validation reward {best.reward:+.3f}, after iteration {best.iteration}: that model is the result",
+            f"{run.title}: the result is the model after iteration {best.iteration}, with the best validation reward "
+            f"({best.reward:+.3f})",
             highlight=False,
         )
         load_into(result, best.weights)
     result.eval()
-    save_whole(result, tokenizer, run.model_folder)
+    save_whole(result, training.tokenizer, run.model_folder)
     run.finish()
     return result
 
 
-def prompt_order(seed: int, iteration: int, batch_size: int, num_prompts: int) -> list[int]:
-    """Indices of one iteration's prompts: consecutive parts of epochs, each a random order fixed by seed and epoch."""
-    places = range(iteration * batch_size, (iteration + 1) * batch_size)
-    orders = {epoch: epoch_order(seed, epoch, num_prompts) for epoch in {place // num_prompts for place in places}}
-    return [int(orders[place // num_prompts][place % num_prompts]) for place in places]
-
-
-def _respond(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
-) -> list[Generation]:
-    seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
-    return _generate(policy, tokenizer, prompts, seeds, config)
-
-
-def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    seeds: list[int],
-    config: PPOConfig,
-) -> list[Generation]:
-    """A response to each prompt, on all ranks; each rank generates its part of them."""
-    own = own_indices([len(prompt) for prompt in prompts])
-    own_prompts, own_seeds = [prompts[i] for i in own], [seeds[i] for i in own]
-    generate = generator(config.engine)
-    responses = generate(
-        model, own_prompts, _sampling(tokenizer, config), own_seeds, batch_size=config.batch_size, tokenizer=tokenizer
-    )
-    return gather_in_order(zip(own, responses, strict=True))
-
-
-def _sampling(tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> Sampling:
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    return Sampling(max_tokens=config.max_response_tokens, temperature=config.temperature, stop_token=end)
-
-
-@torch.no_grad()
-def _validation_reward(
-    model: PreTrainedModel,
-    reward_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    config: PPOConfig,
-) -> float:
-    """Mean score of a model's responses to the validation prompts; the seeds are the same each time."""
-    compute = frozen_copy(model, config.precision)
-    rows = list(prompts)
-    seeds = request_seeds(config.seed, stream="validation", count=len(rows))
-    generations = _generate(compute, tokenizer, rows, seeds, config)
-    summed = 0.0
-    for members, factor in _microbatches(rows, generations, range(len(rows)), config):
-        batch = _pack(rows, generations, members).to(compute.device)
-        score = _without_end(scalars(reward_model, batch, batch.last), [generations[i] for i in members], config)
-        summed += factor * float(score.sum())
-    return sum_over_ranks(summed) / len(rows)
-
-
-def _without_end(score: Tensor, generations: Sequence[Generation], config: PPOConfig) -> Tensor:
-    """Scores with those of responses that did not reach end-of-text replaced, where ``missing_end_reward`` says so."""
-    if config.missing_end_reward is None:
-        return score
-    finished = torch.tensor([g.finished for g in generations], device=score.device)
-    return torch.where(finished, score, config.missing_end_reward)
-
-
-@torch.no_grad()
-def _judge(
-    policy: MasterWeights,
-    value: MasterWeights,
-    reference: PreTrainedModel,
-    reward_model: PreTrainedModel,
-    prompts: list[list[int]],
-    generations: list[Generation],
-    config: PPOConfig,
-) -> Rollouts:
-    """Log-probs, values, scores and advantages of a batch of responses."""
-    judge = functools.partial(_judged, policy.compute, value.compute, reference, reward_model, prompts, generations, config)
-    device = policy.compute.device
-    if at_once(device):
-        halves = _halves([len(p) + len(g.tokens) for p, g in zip(prompts, generations, strict=True)])
-        parts = side_by_side(lambda: judge(halves[0]), lambda: judge(halves[1]), costs=(1, 1), device=device)
-    else:
-        parts = (judge(range(len(prompts))),)
-    # The whole batch on every rank: it is small, and all that follows is then as in one process.
-    joined = {name: gather_rows_in_order([row for part in parts for row in part[name]], device) for name in parts[0]}
-    score, mask = _without_end(joined["score"], generations, config), joined["mask"]
-    rewards = rewards_with_kl(score, joined["logprobs"], joined["reference_logprobs"], mask, beta=config.kl_coefficient)
-    advantages, returns = generalized_advantage_estimation(
-        rewards, joined["values"], mask, gamma=config.discount, lam=config.gae_lambda
-    )
-    return Rollouts(
-        prompts=prompts,
-        generations=generations,
-        mask=mask,
-        logprobs=joined["logprobs"],
-        reference_logprobs=joined["reference_logprobs"],
-        values=joined["values"],
-        score=score,
-        advantages=masked_whiten(advantages, mask),
-        returns=returns,
-    )
-
-
-def _judged(
-    policy: PreTrainedModel,
-    value: PreTrainedModel,
-    reference: PreTrainedModel,
-    reward_model: PreTrainedModel,
-    prompts: list[list[int]],
-    generations: list[Generation],
-    config: PPOConfig,
-    members: Sequence[int],
-) -> dict[str, list[tuple[list[int], Tensor]]]:
-    """Some episodes' log-probs, values, mask and score, this rank's part of them: indices, and their padded rows."""
-    longest = max(len(g.tokens) for g in generations)
-    names = ("logprobs", "reference_logprobs", "values", "mask", "score")
-    columns: dict[str, list[tuple[list[int], Tensor]]] = {name: [] for name in names}
-    for part, factor in _microbatches(prompts, generations, members, config):
-        batch = _pack(prompts, generations, part).to(policy.device)
-        padded = {
-            "logprobs": batch.pad(target_logprobs(policy, batch, temperature=config.temperature)),
-            "reference_logprobs": batch.pad(target_logprobs(reference, batch, temperature=config.temperature)),
-            "values": batch.pad(scalars(value, batch, batch.predict_from)),
-            "mask": batch.mask(),
-        }
-        score = scalars(reward_model, batch, batch.last)
-        if not factor:
-            continue
-        for name, tensor in padded.items():
-            columns[name].append((part, F.pad(tensor, (0, longest - tensor.shape[1]))))
-        columns["score"].append((part, score))
-    return columns
-
-
-def _halves(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
-    """All indices in two parts of nearly the same sum of lengths, each in order."""
-    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    first = [i for place, i in enumerate(by_length) if place % 4 in (0, 3)]
-    return sorted(first), sorted(set(by_length) - set(first))
-
-
-def _policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
-    """Add the gradient of one minibatch's clipped policy loss (mean over its tokens)."""
-    count = sum(len(rollouts.generations[i].tokens) for i in members)
-    sums: dict[str, float] = {}
-    for part, factor in _microbatches(rollouts.prompts, rollouts.generations, members, config):
-        batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
-        logprobs, entropy = target_logprobs_and_entropy(weights.compute, batch, temperature=config.temperature)
-        width = int(batch.lengths.max())
-        rows = torch.tensor(part, device=logprobs.device)
-        mask = rollouts.mask[rows, :width]
-        loss, statistics = clipped_policy_loss(
-            batch.pad(logprobs),
-            rollouts.logprobs[rows, :width],
-            rollouts.advantages[rows, :width],
-            mask,
-            clip_ratio=config.clip_ratio,
-            normalizer=count,
-        )
-        (factor * loss).backward()
-        weight = factor * len(batch.targets) / count
-        _add(sums, "policy_loss", factor * loss.detach())
-        _add(sums, "entropy", entropy.mean() * weight)
-        _add(sums, "clip_fraction", statistics.clip_fraction * weight)
-        _add(sums, "approximate_kl", statistics.approximate_kl * weight)
-    return sums_over_ranks(sums)
-
-
-def _value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
-    """Add the gradient of one minibatch's clipped value loss (mean over its tokens)."""
-    count = sum(len(rollouts.generations[i].tokens) for i in members)
-    sums: dict[str, float] = {}
-    for part, factor in _microbatches(rollouts.prompts, rollouts.generations, members, config):
-        batch = _pack(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
-        width = int(batch.lengths.max())
-        rows = torch.tensor(part, device=rollouts.mask.device)
-        loss, statistics = clipped_value_loss(
-            batch.pad(scalars(weights.compute, batch, batch.predict_from)),
-            rollouts.values[rows, :width],
-            rollouts.returns[rows, :width],
-            rollouts.mask[rows, :width],
-            clip_range=config.value_clip,
-            normalizer=count,
-        )
-        (factor * loss).backward()
-        weight = factor * len(batch.targets) / count
-        _add(sums, "value_loss", factor * loss.detach())
-        _add(sums, "value_clip_fraction", statistics.clip_fraction * weight)
-        _add(sums, "explained_variance", statistics.explained_variance * weight)
-    return sums_over_ranks(sums)
-
-
-def _value_update(
+def _update_value(
     weights: MasterWeights, optimizer: torch.optim.Optimizer, rollouts: Rollouts, members: list[int], config: PPOConfig
 ) -> dict[str, float]:
     """One optimiser step of the value function."""
-    metrics = _value_gradient(weights, rollouts, members, config)
+    metrics = value_gradient(weights, rollouts, members, config)
     metrics["value_gradient_norm"] = apply_gradients(optimizer, weights.master, config.max_gradient_norm)
     weights.refresh()
     return metrics
 
 
-def _pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], config: PPOConfig) -> float:
-    """Add gamma times the gradient of the pretraining loss (mean per token of the minibatch's sequences); returns the loss."""
-    count = sum(len(s) - 1 for s in sequences)
-    summed = 0.0
-    for members, factor in own_microbatches([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
-        batch = pack_documents([sequences[i] for i in members]).to(weights.compute.device)
-        loss = -target_logprobs(weights.compute, batch).sum() / count
-        (factor * config.ptx_coefficient * loss).backward()
-        summed += factor * float(loss.detach())
-    return sum_over_ranks(summed)
+# ---------------------------------------------------------------- the order of prompts, minibatches and text
 
 
-def _pack(prompts: list[list[int]], generations: list[Generation], members: Sequence[int]) -> PackedBatch:
-    return pack([prompts[i] for i in members], [generations[i].tokens for i in members])
+def prompt_order(seed: int, iteration: int, batch_size: int, num_prompts: int) -> list[int]:
+    """Indices of one iteration's prompts: consecutive parts of epochs, each in a random order fixed by seed and epoch."""
+    places = range(iteration * batch_size, (iteration + 1) * batch_size)
+    orders = {epoch: epoch_order(seed, epoch, num_prompts) for epoch in {place // num_prompts for place in places}}
+    return [int(orders[place // num_prompts][place % num_prompts]) for place in places]
 
 
-def _microbatches(
-    prompts: list[list[int]], generations: list[Generation], members: Sequence[int], config: PPOConfig
-) -> list[tuple[list[int], float]]:
-    """This rank's part of some episodes in microbatches, and the factor of each one's loss."""
-    members = list(members)
-    lengths = [len(prompts[i]) + len(generations[i].tokens) for i in members]
-    parts = own_microbatches(lengths, tokens=config.tokens_per_microbatch)
-    return [([members[j] for j in part], factor) for part, factor in parts]
-
-
-def _split(config: PPOConfig, iteration: int, inner: int) -> list[list[int]]:
+def split_batch(config: PPOConfig, iteration: int, inner: int) -> list[list[int]]:
     """A random split of the batch into minibatches (SPEC 3.5), fixed by seed, iteration and inner epoch."""
     order = np.random.default_rng([config.seed, iteration, inner, 2]).permutation(config.batch_size)
     return [part.tolist() for part in np.split(order, config.minibatches)]
 
 
-def _pretraining_batches(text: PretrainingText, config: PPOConfig, *, skip: int) -> Iterator[list[Any]]:
-    """For each iteration ``ptx_examples_per_episode`` sequences an episode; the order depends on seed and epoch only."""
+def pretraining_batches(text: PretrainingText, config: PPOConfig, *, skip: int) -> Iterator[list[Any]]:
+    """``ptx_examples_per_episode`` sequences an episode for each iteration; the order depends on seed and epoch only."""
     needed = config.ptx_examples_per_episode * config.batch_size
     batch: list[Any] = []
     number, epoch = 0, 0
@@ -457,14 +311,41 @@ def _pretraining_batches(text: PretrainingText, config: PPOConfig, *, skip: int)
         epoch += 1
 
 
-def _kl(rollouts: Rollouts) -> Tensor:
-    """log(policy / initial policy) of each response token, nats, and 0 elsewhere: [episodes, longest response]."""
-    return torch.where(rollouts.mask, rollouts.logprobs - rollouts.reference_logprobs, 0.0)
+# ---------------------------------------------------------------- small parts of a step
 
 
-def _mean_kl(rollouts: Rollouts) -> float:
-    """Mean over episodes of the sum over the response, nats."""
-    return float(_kl(rollouts).sum(1).mean())
+def _require_data(data: PPOData, config: PPOConfig) -> None:
+    if not data.prompts:
+        raise DataError("PPO has no prompts", expected="at least one prompt within the limit", got="none")
+    if config.ptx_coefficient and data.pretraining is None:
+        raise ConfigError(
+            "PPO-ptx needs pretraining text",
+            expected="text for ptx_coefficient > 0",
+            got="none",
+            next_step="add text, or set ptx_coefficient = 0 (plain PPO)",
+        )
+    if config.validate_every and not data.validation:
+        raise DataError(
+            "there is no prompt to validate on",
+            expected="validation prompts for validate_every > 0",
+            got="none within the limit",
+            next_step="add prompts of the split valid, or set validate_every = 0",
+        )
+
+
+def _warmup(config: PPOConfig, iteration: int) -> float:
+    return constant_after_warmup(iteration, warmup=config.warmup_iterations, start_share=config.warmup_start_share)
+
+
+def _set_learning_rates(training: Training, iteration: int) -> None:
+    config, warm = training.config, _warmup(training.config, iteration)
+    set_learning_rate(training.policy_optimizer, config.learning_rate * warm)
+    set_learning_rate(training.value_optimizer, config.value_learning_rate * warm)
+
+
+def _stop_at_kl_limit(run: Run, iteration: int, kl: float, limit: float) -> None:
+    run.log(iteration, {"kl": kl})
+    run.stop_early(iteration, f"KL of {kl:.4g} nats per response is above kl_limit = {limit:g}")
 
 
 def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, float]:
@@ -474,8 +355,8 @@ def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, f
     return {
         "reward": float(rollouts.score.mean()),
         "reward_deviation": float(rollouts.score.std()) if len(rollouts.score) > 1 else 0.0,
-        "kl": _mean_kl(rollouts),
-        "kl_per_token": float(masked_mean(_kl(rollouts), mask)),
+        "kl": rollouts.mean_kl(),
+        "kl_per_token": float(masked_mean(rollouts.kl(), mask)),
         "length": float(mask.sum(1).float().mean()),
         "finished_share": sum(g.finished for g in rollouts.generations) / len(rollouts.generations),
         "return": float(rollouts.returns[:, 0].mean()),
@@ -483,9 +364,9 @@ def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, f
     }
 
 
-def _show(run: Run, tokenizer: PreTrainedTokenizerBase, iteration: int, rollouts: Rollouts) -> None:
+def _show_samples(run: Run, tokenizer: PreTrainedTokenizerBase, iteration: int, rollouts: Rollouts) -> None:
     """Keep and print three samples with reward and KL."""
-    kl = _kl(rollouts)
+    kl = rollouts.kl()
     rows: list[dict[str, Any]] = []
     for i in range(min(3, len(rollouts.prompts))):
         rows.append(
@@ -504,7 +385,3 @@ def _show(run: Run, tokenizer: PreTrainedTokenizerBase, iteration: int, rollouts
             highlight=False,
             markup=False,
         )
-
-
-def _add(sums: dict[str, float], name: str, value: Tensor) -> None:
-    sums[name] = sums.get(name, 0.0) + float(value)

@@ -29,6 +29,7 @@ from heedful.project.project import Project
 from heedful.records import Prompt
 from heedful.training import ppo
 from heedful.training.config import PPOConfig, SFTConfig
+from heedful.training.rollouts import Models
 
 VLLM: Any = stand_in
 TOKENIZER = tiny_tokenizer()
@@ -243,22 +244,23 @@ def train(folder: Path) -> PreTrainedModel:
     )
     reward = scalar_model_from_causal(tiny_gpt2(5), pad_token_id=None, eos_token_id=END)
     console = Console(file=io.StringIO())
-    return ppo.train_ppo(tiny_gpt2(), reward, TOKENIZER, PROMPTS, config, folder, validation=PROMPTS[:3], console=console)
+    data = ppo.PPOData(PROMPTS, validation=PROMPTS[:3])
+    return ppo.train_ppo(tiny_gpt2(), reward, TOKENIZER, data, config, folder, console=console)
 
 
 def test_ppo_samples_each_batch_from_the_policy_that_it_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """vLLM's log-probs of every rollout are those of the policy at that moment, by the layout that trains."""
-    judge, first = ppo._judge, []
+    judge, first = ppo.judge, []
 
-    def checking(policy: Any, value: Any, reference: Any, reward: Any, prompts: Any, generations: Any, config: Any) -> Any:
-        rollouts = judge(policy, value, reference, reward, prompts, generations, config)
+    def checking(models: Models, prompts: Any, generations: Any, config: Any) -> Any:
+        judged = judge(models, prompts, generations, config)
         for row, generation in enumerate(generations):
-            ours = rollouts.logprobs[row, : len(generation.tokens)]
+            ours = judged.logprobs[row, : len(generation.tokens)]
             np.testing.assert_allclose(generation.logprobs, ours, rtol=0, atol=1e-5)
-        first.append(float(policy.compute.get_parameter("transformer.wte.weight").detach()[0, 0]))
-        return rollouts
+        first.append(float(models.policy.compute.get_parameter("transformer.wte.weight").detach()[0, 0]))
+        return judged
 
-    monkeypatch.setattr(ppo, "_judge", checking)
+    monkeypatch.setattr(ppo, "judge", checking)
     train(tmp_path / "run")
     assert len(set(first)) == 3  # the weights moved between the batches
     assert stand_in.LLM.started == 1

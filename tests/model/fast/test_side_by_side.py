@@ -15,7 +15,7 @@ from tests.training.test_ppo import PROMPTS, TOKENIZER, policy_model, reward_mod
 from heedful.model import MasterWeights
 from heedful.model.fast import side_by_side
 from heedful.ranks.world import World
-from heedful.training import ppo
+from heedful.training import ppo, rollouts
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def test_ppo_learns_the_same_either_way(precision: Any, tmp_path: Path, monkeypa
             monkeypatch.setattr(side_by_side, "_LARGEST_SHARE", 0.0)
             torch.set_num_threads(2)
         policy, value = policy_model(), reward_model()
-        ppo.train_ppo(policy, value, TOKENIZER, PROMPTS, config, tmp_path / name)
+        ppo.train_ppo(policy, value, TOKENIZER, ppo.PPOData(PROMPTS), config, tmp_path / name)
         results.append((snapshot(policy), snapshot(value)))
     torch.set_num_threads(4)
     for at_once, in_turn in zip(*results, strict=True):
@@ -109,17 +109,19 @@ def test_ppo_learns_the_same_either_way(precision: Any, tmp_path: Path, monkeypa
 
 def test_halves_of_a_batch_are_alike_in_length_and_leave_nothing_out() -> None:
     for lengths in ([5], [9, 1], list(range(1, 41)), [100, 1, 1, 1, 50, 50, 2]):
-        first, second = ppo._halves(lengths)
+        first, second = rollouts.halves(lengths)
         assert sorted(first + second) == list(range(len(lengths)))
         sums = [sum(lengths[i] for i in half) for half in (first, second)]
         assert abs(sums[0] - sums[1]) <= max(lengths)
 
 
 def test_a_batch_judged_in_halves_is_judged_as_a_whole() -> None:
-    def judged() -> ppo.Rollouts:
+    def judged() -> rollouts.Rollouts:
         policy, value = MasterWeights(policy_model(), "float32"), MasterWeights(reward_model(), "float32")
-        generations = ppo._respond(policy.compute, TOKENIZER, PROMPTS, settings(), 0)
-        return ppo._judge(policy, value, policy_model(1), reward_model(7), PROMPTS, generations, settings())
+        models = rollouts.Models(policy, value, policy_model(1), reward_model(7))
+        generations = rollouts.respond(policy.compute, TOKENIZER, PROMPTS, settings(), 0)
+        found = rollouts.judge(models, PROMPTS, generations, settings())
+        return rollouts.with_advantages(PROMPTS, generations, found, settings())
 
     in_halves = judged()
     torch.set_num_threads(1)
