@@ -231,7 +231,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_written(project: Path, monkeyp
 
 def test_a_disk_that_is_full_when_a_model_is_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("heedful.model.loading._fsync", lambda path: full() if "epoch-1" in str(path) else None)
+        patch.setattr("heedful.model.saving._fsync", lambda path: full() if "epoch-1" in str(path) else None)
         message = fails("align", project, code=1)
     assert "the disk refused to write" in message
     assert str(project / "runs" / "sft-1" / "candidates" / "epoch-1") in message

@@ -13,8 +13,8 @@ from tests.tiny import CONTEXT, END, tiny_gpt2, tiny_tokenizer
 from heedful.conversation import turns_of
 from heedful.errors import DataError
 from heedful.model.answering import Answerer, mean_reward, prompts_within, score_responses
-from heedful.model.loading import scalar_model_from_causal
 from heedful.model.readout import score
+from heedful.model.scalar_models import scalar_model_from_causal
 from heedful.records import Prompt, Response
 from heedful.training.config import SFTConfig
 

@@ -96,13 +96,13 @@ def test_long_sequences_are_among_the_examples() -> None:
     """Past the size at which attention takes another kernel, and past the sliding window."""
     config = GPT2Config(vocab_size=64, n_positions=1024, n_embd=8, n_layer=1, n_head=1)
     model = use_heedful_attention(GPT2LMHeadModel(config))
-    assert max(len(p) for p in doctor._full_examples(model).prompts) > attention._LARGEST_EXPLICIT_BLOCK
+    assert max(len(p) for p in doctor.full_examples(model).prompts) > attention._LARGEST_EXPLICIT_BLOCK
     mistral = tiny_mistral()
-    assert max(len(p) for p in doctor._full_examples(mistral).prompts) > mistral.config.sliding_window
-    prompts, new_tokens = doctor._decoding_prompts(mistral)
+    assert max(len(p) for p in doctor.full_examples(mistral).prompts) > mistral.config.sliding_window
+    prompts, new_tokens = doctor.decoding_prompts(mistral)
     assert any(len(p) < mistral.config.sliding_window < len(p) + new_tokens for p in prompts)
     assert max(map(len, prompts)) + new_tokens <= CONTEXT
-    for prompt, response in doctor._full_examples(mistral).pairs:
+    for prompt, response in doctor.full_examples(mistral).pairs:
         assert len(prompt) + len(response) <= CONTEXT
 
 
@@ -230,7 +230,7 @@ def test_a_folder_that_holds_another_model_is_seen(monkeypatch: pytest.MonkeyPat
 
 
 def test_padding_that_plain_transformers_gets_wrong_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    padded = doctor._plain_padded
+    padded = doctor.padded_readings
 
     def without_position_ids(model: PreTrainedModel, examples: Any, side: str) -> Any:
         forget = model.base_model.register_forward_pre_hook(
@@ -241,7 +241,7 @@ def test_padding_that_plain_transformers_gets_wrong_is_seen(monkeypatch: pytest.
         finally:
             forget.remove()
 
-    monkeypatch.setattr(doctor, "_plain_padded", without_position_ids)
+    monkeypatch.setattr(doctor, "padded_readings", without_position_ids)
     checks = examine(saved(tiny_gpt2(), tmp_path / "model"), "float32")
     assert failed_names(checks) == ["padded on the left"]
 

@@ -22,10 +22,10 @@ from heedful.model import (
     load_causal_model,
     load_scalar_model,
     load_tokenizer,
-    loading,
     pack_documents,
     packed_hidden,
     save_model,
+    saving,
     scalar_head,
     scalar_model_from_causal,
     scalar_offset,
@@ -270,10 +270,10 @@ def test_a_full_disk_leaves_the_old_model_and_no_leftovers(
         if fails == "tokenizer":  # the weights are written by then
             broken.setattr(tokenizer, "save_pretrained", full)
         elif fails == "fsync":
-            broken.setattr(loading.os, "fsync", full)
+            broken.setattr(saving.os, "fsync", full)
         else:
-            broken.setattr(loading, "_exchange", full)
-            broken.setattr(loading.os, "rename", full)
+            broken.setattr(saving, "_exchange", full)
+            broken.setattr(saving.os, "rename", full)
         with pytest.raises(StorageError, match="No space left") as caught:
             save_model(second, tokenizer, path)
     assert str(path) in str(caught.value)
@@ -326,9 +326,9 @@ def test_folders_are_exchanged_also_where_the_system_cannot_do_it_in_one_step(
         pass
 
     path = tmp_path / "model"
-    loading.write_folder(path, write_file("a"))
-    monkeypatch.setattr(loading.ctypes, "CDLL", lambda _: NoExchange())
-    loading.write_folder(path, write_file("b"))
+    saving.write_folder(path, write_file("a"))
+    monkeypatch.setattr(saving.ctypes, "CDLL", lambda _: NoExchange())
+    saving.write_folder(path, write_file("b"))
     assert only(tmp_path) == ["model"]
     assert only(path) == ["b"]
 
@@ -340,9 +340,9 @@ def test_folders_are_exchanged_also_where_the_system_cannot_do_it_in_one_step(
             raise OSError(errno.EIO, "Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr(loading.os, "rename", second_fails)
+    monkeypatch.setattr(saving.os, "rename", second_fails)
     with pytest.raises(StorageError):
-        loading.write_folder(path, write_file("c"))
+        saving.write_folder(path, write_file("c"))
     assert only(tmp_path) == ["model"]
     assert only(path) == ["b"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heedful.model.layouts import pack
-from heedful.model.loading import scalar_model_from_causal, shift_scalar_model
 from heedful.model.readout import scalars, score, target_logprobs, target_logprobs_and_entropy
+from heedful.model.scalar_models import scalar_model_from_causal, shift_scalar_model
 
 PROMPTS = [[1, 2, 3], [4], [5, 6]]
 RESPONSES = [[7, 8], [9, 10, 11, END], [12]]

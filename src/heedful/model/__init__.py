@@ -8,21 +8,7 @@ from heedful.model.engine.scheduler import Engine, Generation, generate
 from heedful.model.engine.vllm_engine import EngineName, generator
 from heedful.model.fast.allocator import give_back_memory, keep_large_temporaries
 from heedful.model.layouts import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
-from heedful.model.loading import (
-    ASIDE,
-    check_tokenizer,
-    load_causal_model,
-    load_scalar_model,
-    load_tokenizer,
-    remove_leftovers,
-    save_model,
-    scalar_head,
-    scalar_model_from_causal,
-    scalar_offset,
-    shift_scalar_model,
-    unembedding,
-    write_folder,
-)
+from heedful.model.loading import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer, unembedding
 from heedful.model.lora import (
     add_adapter,
     copy_sharing_base,
@@ -34,6 +20,8 @@ from heedful.model.lora import (
     trained_state,
 )
 from heedful.model.precision import MasterWeights, Precision, frozen, update_average
+from heedful.model.saving import ASIDE, remove_leftovers, save_model, write_folder
+from heedful.model.scalar_models import scalar_head, scalar_model_from_causal, scalar_offset, shift_scalar_model
 from heedful.model.scratch import new_gpt2, train_tokenizer
 
 __all__ = [

@@ -9,7 +9,7 @@ padding and no prompt twice. The layouts are built in :mod:`heedful.model.layout
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from heedful.errors import ModelError
+from heedful.model.fast.explicit_attention import explicit_attention
 from heedful.model.fast.last_layer import compute_only_what_is_read, note_rows
 
 ATTENTION_NAME = "heedful"
@@ -72,7 +73,7 @@ class AttentionBlock:
             repeats = query_rows.shape[1] // key_rows.shape[1]
             key_rows, value_rows = key_rows.repeat_interleave(repeats, 1), value_rows.repeat_interleave(repeats, 1)
         if keys <= _LARGEST_EXPLICIT_BLOCK and query.device.type == "cpu":
-            output = cast(Tensor, _ExplicitAttention.apply(query_rows, key_rows, value_rows, self.mask, scaling))
+            output = explicit_attention(query_rows, key_rows, value_rows, self.mask, scaling)
         else:
             output = F.scaled_dot_product_attention(query_rows, key_rows, value_rows, attn_mask=self.mask, scale=scaling)
         return output.transpose(1, 2).reshape(blocks * queries, *query.shape[1:])
@@ -117,38 +118,6 @@ class BlockLayout:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         outputs = [block.attend(query, key, value, scaling) for block in self.blocks]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).index_select(0, self.output_index)
-
-
-class _ExplicitAttention(torch.autograd.Function):
-    """softmax(scaling * Q K' + mask) V with as few passes over the score matrix as possible.
-
-    The softmax is taken in fp32: more exact than bf16's, and on CPU faster than torch's bf16 softmax of short rows.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        # Dense in memory: a product that has to copy a transposed view takes six times as long over the copy.
-        query = torch.mul(query, scaling, out=torch.empty(query.shape, dtype=query.dtype, device=query.device))
-        key, value = key.contiguous(), value.contiguous()
-        scores = torch.matmul(query, key.transpose(-1, -2))
-        additive = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
-        additive.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
-        scores = scores.add_(additive).float()
-        weights = torch.softmax(scores, -1, out=scores).to(query.dtype)
-        ctx.save_for_backward(query, key, value, weights)
-        ctx.scaling = scaling
-        return torch.matmul(weights, value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, weights = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        value_gradient = torch.matmul(weights.transpose(-1, -2), gradient)
-        weight_gradient = torch.matmul(gradient, value.transpose(-1, -2))
-        score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype)
-        query_gradient = torch.matmul(score_gradient, key).mul_(ctx.scaling)
-        key_gradient = torch.matmul(score_gradient.transpose(-1, -2), query)
-        return query_gradient, key_gradient, value_gradient, None, None
 
 
 def _gather(rows: Tensor, index: Tensor) -> Tensor:

@@ -15,10 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heedful.model.attention import BlockLayout
-from heedful.model.fast.ranges import RangesLayout, on_grid
-
-# Above this share of the tokens, leaving the others out of the last layer costs more than it saves.
-_NEARLY_ALL = 0.9
+from heedful.model.fast.grid import on_grid
+from heedful.model.fast.last_layer import rows_to_read
+from heedful.model.fast.ranges import RangesLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,20 +152,10 @@ def packed_hidden(model: PreTrainedModel, batch: PackedBatch, places: Tensor | N
     last layer computes no others.
     """
     layout = batch.layout
-    if places is not None and (rows := _rows_to_read(places, len(batch.tokens))) is not None:
+    if places is not None and (rows := rows_to_read(places, len(batch.tokens))) is not None:
         layout = layout.reading(rows)
     # A model that is sharded over several processes gathers its weights first (training/sharding.py).
     body = vars(model).get("heedful_sharded_body", model.base_model)
     output = body(input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=layout)
     hidden = output.last_hidden_state[0]
     return hidden if places is None else hidden.index_select(0, places)
-
-
-def _rows_to_read(places: Tensor, tokens: int) -> Tensor | None:
-    """Each place once, in order, and as many tokens more as the grid of sizes asks for; None where they are nearly all."""
-    read = torch.zeros(tokens, dtype=torch.bool, device=places.device)
-    read[places] = True
-    count = on_grid(int(read.sum()))
-    if count > _NEARLY_ALL * tokens:
-        return None
-    return torch.argsort(read, descending=True, stable=True)[:count].sort().values

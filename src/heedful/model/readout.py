@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from heedful.functional import chunked_token_logprobs, chunked_token_logprobs_and_entropy
 from heedful.model.layouts import PackedBatch, pack, packed_hidden
-from heedful.model.loading import scalar_head, scalar_offset, unembedding
+from heedful.model.loading import unembedding
+from heedful.model.scalar_models import scalar_head, scalar_offset
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import gather_rows_in_order
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heedful.functional.fast import kernels
 from heedful.model.attention import Layout
-from heedful.model.fast.ranges import on_grid
+from heedful.model.fast.grid import on_grid
 
 _LENGTH_GRID = 32
 # Attention over one more group takes as long as reading about this many bytes of one layer's cache.

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.errors import ConfigError, HeedfulError
 from heedful.model.engine.sampling import SEED_MASK, Sampling
 from heedful.model.engine.scheduler import Generation, check_fits, generate
-from heedful.model.loading import save_model
+from heedful.model.saving import save_model
 
 EngineName = Literal["heedful", "vllm"]
 # Of the GPU memory that is free when vLLM starts: the trainer needs some of it for what it allocates meanwhile.

@@ -17,8 +17,21 @@ from transformers import PreTrainedModel
 
 from heedful.errors import ModelError
 from heedful.model.dropout import ATTENTION_NAMES, decoder_layers
+from heedful.model.fast.grid import on_grid
 
+# Above this share of the tokens, leaving the others out costs more than it saves.
+_NEARLY_ALL = 0.9
 _OUTPUT_PROJECTIONS = ("c_proj", "o_proj", "dense", "out_proj")
+
+
+def rows_to_read(places: Tensor, tokens: int) -> Tensor | None:
+    """Each place once, in order, and as many tokens more as the grid of sizes asks for; None where they are nearly all."""
+    read = torch.zeros(tokens, dtype=torch.bool, device=places.device)
+    read[places] = True
+    count = on_grid(int(read.sum()))
+    if count > _NEARLY_ALL * tokens:
+        return None
+    return torch.argsort(read, descending=True, stable=True)[:count].sort().values
 
 
 class _Current(threading.local):

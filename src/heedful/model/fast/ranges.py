@@ -13,10 +13,8 @@ from torch import Tensor
 from heedful.functional.fast import kernels
 from heedful.model.attention import AttentionBlock, BlockLayout
 from heedful.model.fast import last_layer
+from heedful.model.fast.grid import on_grid
 
-# CPU matrix products compile and keep a kernel for each new shape: with a fresh shape at each step, memory grows by 10 MB a
-# step (docs/log.md). Sizes are therefore rounded up to a grid with this many steps per power of two.
-_GRID = 16
 _LENGTH_GRID = 16
 
 # Sequences are sorted by length and cut into blocks such that padding inside a block stays under this share.
@@ -163,12 +161,6 @@ def _in_blocks(ranges: RangesLayout) -> BlockLayout:
 def _causal(length: int) -> Tensor:
     """Right padding needs no mask of its own: under a causal mask no real query sees a key after itself."""
     return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-
-
-def on_grid(size: int) -> int:
-    """The smallest size of the grid that is not below ``size``: at most 1/16 more."""
-    step = max(1, 2 ** (max(1, size).bit_length() - 1) // _GRID)
-    return -(-size // step) * step
 
 
 def _on_length_grid(length: int) -> int:

@@ -1,0 +1,108 @@
+"""Save a model and its tokenizer: in Hugging Face format, and all of it or nothing.
+
+The folder loads in plain transformers with the same logits. It is written aside and renamed, so that neither a kill nor a full
+disk leaves half a model.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.errors import StorageError
+from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, save_adapter
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
+    """Write model and tokenizer to a folder in Hugging Face format: all of it or nothing. Raises StorageError.
+
+    A model with an adapter is written merged, as a plain model, with the adapter by itself in the folder ``adapter``.
+    """
+
+    def write(folder: Path) -> None:
+        if is_adapted(model):
+            merged(model).save_pretrained(folder)
+            save_adapter(model, folder / ADAPTER_FOLDER)
+        else:
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    write_folder(Path(path), write)
+
+
+ASIDE = ".aside-"
+"""How the names of folders begin that are being written or removed: those of a process that was killed mean nothing."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left of :func:`write_folder` in a folder and below; nobody else may be writing there."""
+    for path in sorted(folder.rglob(f"{ASIDE}*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a new folder beside ``path``, fsync all of it, and put it in place of ``path`` by renaming.
+
+    Raises StorageError on a full or failing disk; then nothing new is left and an old ``path`` is untouched.
+    """
+    aside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{path.name}-", dir=path.parent))
+        aside.chmod(0o755)
+        write(aside)
+        for file in aside.rglob("*"):
+            _fsync(file)
+        _fsync(aside)
+        if path.exists():
+            _exchange(aside, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.rename(aside, path)
+        _fsync(path.parent)
+    except BaseException as error:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        # safetensors and torch wrap the operating system's error in their own classes.
+        if isinstance(error, OSError) or "no space" in str(error).lower() or "i/o error" in str(error).lower():
+            raise StorageError(
+                "the disk refused to write",
+                expected="room for the whole folder",
+                got=str(error),
+                where=path,
+                next_step="free some space and run the same command again: the last checkpoint is untouched",
+            ) from error
+        raise
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders: in one step where the system can (Linux), so that one is always in place; else in three."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
+    if renameat2 is not None and renameat2(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
+        return
+    between = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{old.name}-old-", dir=old.parent)) / old.name
+    os.rename(old, between)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(between, old)
+        raise
+    else:
+        os.rename(between, new)
+    finally:
+        between.parent.rmdir()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
