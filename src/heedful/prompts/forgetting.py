@@ -60,7 +60,8 @@ class ForgetReport:
     """Records by kind, tasks and rejected rows: this time."""
     runs: tuple[UsedRun, ...]
     files: tuple[Path, ...]
-    """Files outside of ``data/``, ``tasks/`` and run folders that hold the text (a report, say)."""
+    """Files outside of ``data/``, ``tasks/`` and run folders that hold the text (a report, say), and backups of the labeling
+    database that could not be opened."""
 
 
 def forget_owner(project: Project, owner: str, *, database: Database | None = None) -> ForgetReport:
@@ -99,8 +100,15 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
         _rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
         for kind in _LABELS_FIRST:  # what names others before what is named
             _rewrite(data / file_name(kind), traces.others(kind))
-    counts = {**erased, **{f"{name} (labeling database)": count for name, count in stored.items()}}
-    return ForgetReport(time=tombstone["time"], erased=counts, runs=runs, files=files)
+        in_copies, left = erasing.forget_in_copies(project.folder, owner)
+        if database is not None:
+            erasing.leave_no_bytes(database)
+    counts = {
+        **erased,
+        **{f"{name} (labeling database)": count for name, count in stored.items()},
+        **{f"{name} (its backups)": count for name, count in in_copies.items()},
+    }
+    return ForgetReport(time=tombstone["time"], erased=counts, runs=runs, files=(*files, *left))
 
 
 # ---------------------------------------------------------------------------------------------------- what is the owner's

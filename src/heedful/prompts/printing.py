@@ -66,14 +66,15 @@ def show_forgotten(report: ForgetReport, console: Console) -> None:
     for title, paths in (
         ("these runs hold the text; delete them, `heedful align` makes new ones without it:", holding),
         ("these runs ended after the text had come in, so their models may have learned from it:", others),
-        ("these files hold the text; make them anew or delete them:", report.files),
+        ("these files hold the text, or could not be read; delete them, or make them again:", report.files),
     ):
         if paths:
             _print(console, title)
         for path in paths:
             _print(console, f"  {path}")
     _print(
-        console, "Copies elsewhere (exports, backups, the imported files themselves) are not known here: erase them yourself."
+        console,
+        "Copies elsewhere (exports, other backups, the imported files) are not known here: erase them yourself.",
     )
 
 

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import JSON, Boolean, MetaData, create_engine, insert, select, text
+from sqlalchemy import JSON, Boolean, MetaData, create_engine, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 from tests.conftest import new_postgres_database
 from tests.labeling.labeling import rank_answer
 
 from heedful.conversation import Turn
+from heedful.errors import HeedfulError
 from heedful.labeling.database import maintenance
 from heedful.labeling.database.connection import MIGRATIONS, open_database
-from heedful.labeling.database.tables import prompt, response
+from heedful.labeling.database.tables import event, prompt, response
 from heedful.labeling.exchange import labels
 from heedful.labeling.queue import leases
 
@@ -78,9 +80,12 @@ def test_flattened_conversations_become_turns(where: str) -> None:
     with database.read() as connection:
         stored = {row.id: row for row in connection.execute(select(prompt))}
         assert set(connection.execute(select(response.c.phase)).scalars()) == {"training"}
+        assert "do not know any" not in repr(connection.execute(select(event.c.before, event.c.after)).all())
     assert stored["talk"].turns == [turn._asdict() for turn in TALK]
     assert stored["talk"].text.startswith("Answer briefly.\n\nHuman: Name a hill.")  # still found by its words
     assert stored["lone"].turns is None
+    with pytest.raises((DBAPIError, HeedfulError), match="never changed"), database.write() as connection:
+        connection.execute(update(event).values(at=0.0))
     assert maintenance.check(database).problems == []
     database.close()
 

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select
-from tests.labeling.labeling import add_person, answer_for
+from tests.labeling.labeling import add_person, add_ranking_tasks, answer_for
 from tests.prompts.test_forgetting import filled
 
 from heedful.conversation import turns_of
-from heedful.errors import MissingError
+from heedful.errors import MissingError, StorageError
+from heedful.labeling.database import connection as connection_module
 from heedful.labeling.database import maintenance
 from heedful.labeling.database.connection import Database, open_database
-from heedful.labeling.database.erasing import forget_owner
+from heedful.labeling.database.erasing import forget_owner, leave_no_bytes
 from heedful.labeling.database.tables import assignment, event, metadata, problem, prompt, ranking, rating, response, task
+from heedful.labeling.people import problems
 from heedful.labeling.queue import items, leases
 from heedful.labeling.queue.kinds import TaskKind
 from heedful.prompts.forgetting import forget_owner as forget_everywhere
@@ -89,12 +91,68 @@ def test_the_database_is_whole_afterwards(database: Database) -> None:
     assert not maintenance.check(database).problems
 
 
+def holding(folder: Path) -> list[str]:
+    """The files that hold the secret, searched byte by byte."""
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and b"Zebulon" in path.read_bytes()
+    )
+
+
 def test_no_byte_of_the_text_is_left_in_the_files(tmp_path: Path) -> None:
     database = open_database(tmp_path / "labels.sqlite")
     labelled(database)
-    assert any(b"Zebulon" in path.read_bytes() for path in tmp_path.iterdir())
+    assert holding(tmp_path)
     forget_owner(database, "ada")
-    assert not [path.name for path in tmp_path.iterdir() if b"Zebulon" in path.read_bytes()]
+    leave_no_bytes(database)
+    assert holding(tmp_path) == []
+    database.close()
+
+
+def test_reasons_and_questions_are_in_no_event(database: Database) -> None:
+    """Nothing erases events."""
+    with database.write() as connection:
+        kim = add_person(connection, "kim")
+        add_ranking_tasks(connection, 2)
+        for act in ("ask", "skip"):
+            view = leases.claim(connection, kim)
+            assert view is not None
+            if act == "ask":
+                number = problems.ask(connection, kim, f"{SECRET}?", task_id=view.task_id)
+                problems.answer(connection, number, f"{SECRET}!", answered_by=kim)
+            else:
+                leases.skip(connection, view.id, kim, token=view.token, reason=SECRET)
+        told = connection.execute(select(event.c.before, event.c.after)).all()
+    assert len(told) >= 6
+    assert "Zebulon" not in repr(told)
+
+
+def test_backups_are_erased_and_what_is_no_backup_is_named(tmp_path: Path) -> None:
+    project = filled(tmp_path)
+    database = open_database(tmp_path / "labels.sqlite")
+    labelled(database)
+    maintenance.backup(database, tmp_path / "backups" / "monday.sqlite")
+    maintenance.backup(database, tmp_path / "labels.sqlite.before-restore")
+    (tmp_path / "backups" / "notes.txt").write_text("Zebulon called\n" * 100)
+    report = forget_everywhere(project, "ada", database=database)
+    assert report.erased["prompt (its backups)"] == 2
+    assert [path.name for path in report.files] == ["notes.txt"]
+    assert holding(tmp_path) == ["backups/notes.txt"]
+    assert not maintenance.check(database).problems
+    database.close()
+
+
+def test_a_reader_that_keeps_the_log_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next try succeeds, though no row is left to erase."""
+    monkeypatch.setattr(connection_module, "REWRITE_SECONDS", 0.1)
+    project = filled(tmp_path)
+    database = open_database(tmp_path / "labels.sqlite")
+    labelled(database)
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(prompt)).scalar_one() == 2
+        with pytest.raises(StorageError, match="another process"):
+            forget_everywhere(project, "ada", database=database)
+    forget_everywhere(project, "ada", database=database)
+    assert holding(tmp_path) == []
     database.close()
 
 

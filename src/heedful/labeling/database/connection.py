@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_SECONDS = 30
 """How long a write waits for another process's write."""
 _POOL = {"pool_size": 20, "max_overflow": 40, "pool_timeout": 60}
+REWRITE_SECONDS = 5
+"""How long a rewrite waits for readers to finish."""
 _ADVISORY_LOCK = 0x68656564  # of PostgreSQL: "heed"; two servers that start together migrate one after the other
 
 
@@ -79,14 +82,14 @@ class Database:
             with _storage_errors(self.url), self._writer.begin() as connection:
                 yield connection
 
-    def empty_log(self) -> None:
-        """Bring SQLite's write-ahead log into the file and cut it, as far as nobody reads an older state at this moment."""
-        with self._one_writer, _storage_errors(self.url):
-            connection = self._writer.raw_connection()
-            try:
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                connection.close()
+    def rewrite(self) -> bool:
+        """Write SQLite's file again without its unused bytes, and empty the log; False if a reader keeps the log from it."""
+        assert self.path is not None
+        with self._one_writer, _storage_errors(self.url), closing(sqlite3.connect(self.path, timeout=REWRITE_SECONDS)) as alone:
+            alone.isolation_level = None
+            alone.execute("VACUUM")
+            [busy, *_] = alone.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def close(self) -> None:
         """Close all connections; on SQLite the write-ahead log goes into the file."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import ColumnElement, delete, or_, select
 
+from heedful.errors import HeedfulError, StorageError
 from heedful.labeling.database import events
-from heedful.labeling.database.connection import Database
+from heedful.labeling.database.connection import Database, open_database
 from heedful.labeling.database.tables import (
     annotation,
     assignment,
@@ -23,8 +26,8 @@ from heedful.labeling.database.tables import (
 def forget_owner(database: Database, owner: str) -> dict[str, int]:
     """Delete an owner's prompts, their outputs, tasks and answers; how many rows of each kind there were (none: empty).
 
-    The audit keeps the prompts' ids and that they were erased; no event ever held their text. Who works on one of them at this
-    moment is told that the task is not there any more. SQLite overwrites what is deleted. Raises StorageError.
+    The audit keeps the prompts' ids and that they were erased; events hold no text. If someone is working on one of the
+    prompts, the page says that the task is gone. Raises StorageError.
     """
     prompts = select(prompt.c.id).where(prompt.c.owner == owner)
     tasks = select(task.c.id).where(task.c.prompt_id.in_(prompts))
@@ -50,6 +53,42 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
         for name, condition in doomed:
             if count := connection.execute(delete(prompt.metadata.tables[name]).where(condition)).rowcount:
                 erased[name] = count
-    if erased and database.is_sqlite:
-        database.empty_log()
     return erased
+
+
+def leave_no_bytes(database: Database) -> None:
+    """Write the database's file again, so that neither its unused pages nor its log hold what was erased.
+
+    PostgreSQL has this from its own vacuum. Raises StorageError if another process is reading an older state.
+    """
+    if database.is_sqlite and not database.rewrite():
+        raise StorageError(
+            "erased text may still be in the database's log",
+            expected="nobody who reads the database at this moment",
+            got="another process that reads it",
+            where=f"{database.path}-wal",
+            next_step="stop `heedful web`, or wait until its long downloads are done, and run this again",
+        )
+
+
+def forget_in_copies(folder: Path, owner: str) -> tuple[dict[str, int], list[Path]]:
+    """Erase an owner from the copies of the database in a project's folder; rows erased, and the copies that are left.
+
+    The copies are the files in ``backups/`` and what a restore replaced. A copy that cannot be opened is left as it is.
+    """
+    erased: dict[str, int] = {}
+    left: list[Path] = []
+    for copy in sorted([*folder.glob("backups/*"), *folder.glob("*.before-restore")]):
+        if not copy.is_file() or copy.name.endswith(("-wal", "-shm")) or copy.stat().st_size == 0:
+            continue
+        try:
+            database = open_database(copy)
+            try:
+                for name, count in forget_owner(database, owner).items():
+                    erased[name] = erased.get(name, 0) + count
+                leave_no_bytes(database)
+            finally:
+                database.close()
+        except HeedfulError:
+            left.append(copy)
+    return erased, left

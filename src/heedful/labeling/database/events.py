@@ -24,7 +24,8 @@ def record(
 ) -> None:
     """Add an event, in the transaction of the change it tells of.
 
-    ``person_id`` None: the command line; ``subject`` is a table's name; ``before`` and ``after`` hold what changed.
+    ``person_id`` None: the command line. ``subject`` is a table's name. ``before`` and ``after`` hold what changed, but no text
+    of a prompt, an output or an answer: an owner's text can be erased, an event cannot.
     """
     connection.execute(
         insert(event).values(

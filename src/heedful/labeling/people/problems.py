@@ -53,14 +53,14 @@ def ask(connection: Connection, person_id: int, text: str, *, task_id: int | Non
         action="ask",
         subject="problem",
         subject_id=new_id,
-        after={"task_id": task_id, "text": text},
+        after={"task_id": task_id},  # no text: events are never erased
         now=now,
     )
     return new_id
 
 
 def answer(connection: Connection, problem_id: int, text: str, *, answered_by: int, now: float | None = None) -> None:
-    """Answer a question; another answer replaces it (the event keeps both), and the labeler is told again."""
+    """Answer a question; another answer replaces it, and the labeler is told again."""
     now = time.time() if now is None else now
     text = _checked(text, "the answer")
     before = get(connection, problem_id)
@@ -72,8 +72,8 @@ def answer(connection: Connection, problem_id: int, text: str, *, answered_by: i
         action="answer_problem",
         subject="problem",
         subject_id=problem_id,
-        before={"answer": before.answer},
-        after={"answer": text},
+        before={"answered": before.answered},
+        after={"answered": now},
         now=now,
     )
 

@@ -224,8 +224,9 @@ def skip(
     # All must pass screening: its tasks are never set aside.
     set_aside = row["phase"] != "screening"
     state = counters.add_skip(connection, before, leased=row["state"] == "leased", set_aside=set_aside)
-    values = {"state": "skipped", "answered": at, "skip_reason": reason.strip()}
-    connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**values))
+    values = {"state": "skipped", "answered": at}
+    changed = values | {"skip_reason": reason.strip()}  # not in the event: events are never erased
+    connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**changed))
     events.record(
         connection,
         person_id=person_id,
