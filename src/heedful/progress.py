@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, else a plain line every tenth of the way. No torch here."""
+"""Progress of long work: on a terminal a bar with the time left, elsewhere a plain line after each tenth. No torch here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_PLAIN_LINES = 10  # progress lines of a step where the output is not a terminal
+_PLAIN_LINES = 10  # progress lines of a step if the output is not a terminal
 
 
 class ProgressLine:
@@ -34,7 +34,7 @@ class ProgressLine:
 def progress_line(
     title: str, total: int, *, done: int = 0, unit: str = "steps", console: Console | None = None
 ) -> Iterator[ProgressLine]:
-    """A progress bar with time left on a terminal, else a plain line every tenth of the way."""
+    """On a terminal a bar with the time left, elsewhere a plain line after each tenth."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         line = ProgressLine(None, None, title, total, unit, console)

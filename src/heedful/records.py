@@ -64,7 +64,7 @@ RATING_FLAGS: tuple[str, ...] = (
 class Prompt:
     """What the model is given: the turns of a conversation that waits for an answer, or a plain text as the user's only turn.
 
-    A template of the project makes tokens of it; ``plain`` continues the text of a lone turn exactly as it is.
+    A template turns it into tokens. The template ``plain`` continues the text of a lone turn exactly as it is.
     """
 
     id: str
@@ -104,14 +104,14 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One output shown to labelers; ``model`` says which model (or "human") wrote it. An empty text is a legal answer."""
+    """A response shown to labelers; ``model`` names the model that wrote it, or is "human". An empty text is legal."""
 
     id: str
     prompt_id: str
     text: str
     model: str | None = None
     finished: bool = True
-    """False where the model was cut at its length limit before end-of-text."""
+    """False if the model reached its length limit before end-of-text."""
     phase: Phase = "training"
     """What it was written for."""
 

@@ -523,6 +523,8 @@ def test_filled_in_tasks_are_rankings(tmp_path: Path) -> None:
         ({**OWN[0], "id": "n", "response_ids": ["a", "zz"]}, "names the response 'zz', which is not there"),
         ({**OWN[1], "id": "n", "overall": 9}, "overall from 1 to 7"),
         ({"kind": "prompt", "id": "n", "text": "half \ud83d"}, "surrogate"),
+        ({"kind": "response", "id": "n", "prompt_id": "p", "text": "a\0b"}, "a NUL character"),
+        ({"id": "n", "turns": [{"role": "user", "text": "a\0b"}]}, "a NUL character"),
     ],
 )
 def test_an_own_row_that_does_not_fit_is_rejected_and_changes_nothing(tmp_path: Path, row: Any, reason: str) -> None:

@@ -194,7 +194,7 @@ def test_without_the_key_nobody_can_be_told(tmp_path: Path) -> None:
     project = filled(tmp_path)
     forget_owner(project, "ada-0815")
     (project.data / "owners.json").unlink()
-    with pytest.raises(DataError, match="could not be told"):
+    with pytest.raises(DataError, match="could not be recognized"):
         Forgotten(project.data)
 
 

@@ -65,7 +65,7 @@ def first_format(record: Record) -> dict[str, Any]:
 
 
 def record_from_json(kind: Kind, row: object, *, where: str | Path | None = None) -> Record:
-    """The record that a JSON object says. Raises DataError for an unknown or missing key, a wrong type, a bad value."""
+    """The record in a JSON object. Raises DataError for an unknown or missing key, a wrong type or a bad value."""
     article = "an" if kind[0] in "aeiou" else "a"
     if isinstance(row, Mapping):
         row = _in_todays_format(kind, row, where)
@@ -86,7 +86,7 @@ def _in_todays_format(kind: Kind, row: Mapping[str, Any], where: str | Path | No
                 expected=f"one phase: what is for {first} never trains anything",
                 got=f"{row['phase']!r}, and {first!r} as task in the metadata",
                 where=where,
-                next_step="take one of them out",
+                next_step="remove one of them",
             )
     return row
 
@@ -226,5 +226,5 @@ def _duplicate(kind: Kind, id: str, where: str, first: str) -> DataError:
         expected="each id once",
         got=f"{id!r} again{first}",
         where=where or file_name(kind),
-        next_step="give one of them another id, or take it out",
+        next_step="give one of them another id, or remove it",
     )

@@ -50,9 +50,9 @@ class ExportReport:
 
 
 def export_file(format: str, data_folder: str | Path, path: str | Path, *, split: Split | None = None) -> ExportReport:
-    """Write the records of a data folder (of one split, if given) to ``path``, compressed where it ends in ``.gz``.
+    """Write the records of a data folder (of one split, if given) to ``path``, compressed if it ends in ``.gz``.
 
-    Raises ConfigError for an unknown format, MissingError for no folder, DataError where there is nothing to export,
+    Raises ConfigError for an unknown format, MissingError for no folder, DataError if there is nothing to export,
     StorageError for a full disk.
     """
     if format not in EXPORTS:

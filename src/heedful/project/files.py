@@ -58,7 +58,7 @@ def _write_together(chunks_by_path: Mapping[str | Path, Iterable[bytes]]) -> Non
 def append_jsonl(path: str | Path, rows: Iterable[object]) -> None:
     """Add rows at the end of a JSONL file (not ``.gz``): all of them or, if the disk refuses, none. Raises StorageError.
 
-    A last line that a crash cut in the middle is taken away first; a whole one that only lacks its newline gets it.
+    If a crash cut the last line in the middle, that line is removed first; a whole one that only lacks its newline gets it.
     """
     path = _real(path)
     data = b"".join(map(_line, rows))
@@ -159,7 +159,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Wait for, then hold, the folder's lock: two writers at once would each lose the other's records. Raises StorageError."""
+    """Wait for the folder's lock, then hold it: two writers at once would lose each other's records. Raises StorageError."""
     folder = Path(folder)
     with _storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what killed writers left aside in a folder (its lock must be held). Raises StorageError."""
+    """Remove temporary files of killed writers from a folder. Hold its lock. Raises StorageError."""
     for aside in Path(folder).glob(".*.tmp"):
         with _storage_errors(aside):
             aside.unlink(missing_ok=True)
@@ -217,6 +217,75 @@ def read_rows(path: str | Path) -> Iterator[Row]:
             yield Row(number, problem=f"not JSON: {error}", raw=text)
 
 
+def rows_of_file(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL file, or the elements of a file that is one JSON array."""
+    rows = read_rows(path)
+    first = next(rows, None)
+    if first is None:
+        return
+    opens_array = (first.problem is not None and first.raw.startswith("[")) or isinstance(first.value, list)
+    if opens_array:
+        yield from _array_elements(path)
+    else:
+        yield first
+        yield from rows
+
+
+def _array_elements(path: Path) -> Iterator[Row]:
+    text = read_text(path)
+    position, counted, line = text.index("[") + 1, 0, 1
+    first = True
+    while True:
+        position = _skip_space(text, position)
+        if text[position : position + 1] == "]":
+            if text[position + 1 :].strip():
+                raise _broken_array(path, "more text after the array's end")
+            return
+        try:
+            if not first:
+                if text[position : position + 1] != ",":
+                    raise json.JSONDecodeError("',' or ']' expected", text, position)
+                position = _skip_space(text, position + 1)
+            line, counted = line + text.count("\n", counted, position), position
+            value, position = JSON_DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise _broken_array(path, str(error)) from None
+        first = False
+        yield Row(line, value=value)
+
+
+def _broken_array(path: Path, got: str) -> DataError:
+    return DataError(
+        f"{path.name} is not a whole JSON array",
+        expected="a JSON array of objects, or JSONL: one object per line",
+        got=got,
+        where=path,
+        next_step="correct the file; nothing was imported from it",
+    )
+
+
+def _skip_space(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
+        position += 1
+    return position
+
+
+def bad_character(text: str) -> str | None:
+    """What no later file or database could hold of a text, or None."""
+    if "\0" in text:
+        return "a NUL character (\\u0000) in a text"
+    return None if is_encodable(text) else "half of a surrogate pair (\\ud800 to \\udfff) in a text: no character"
+
+
+def is_encodable(text: str) -> bool:
+    """Whether the text can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_text(path: str | Path) -> str:
     """A whole text file (``.gz`` too). Raises MissingError; DataError if it cannot be unpacked or is not UTF-8."""
     try:
@@ -234,7 +303,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
                 expected="one JSON value on one line",
                 got=f"{row.problem}: {shown(row.raw)}",
                 where=f"{path}:{row.line}",
-                next_step="mend the line or take it out",
+                next_step="correct or remove the line",
             )
         yield row.line, row.value
 

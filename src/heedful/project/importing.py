@@ -1,16 +1,16 @@
 """Data from elsewhere into a project's records: nothing dropped silently, nothing added twice.
 
-Every row ends as one of: accepted (it added a record), merged (all of it was there already), rejected (kept aside in
-``rejected.jsonl`` with file, line and reason) or skipped (what it should be, but nothing to import; counted by reason). Prompts
-with the same text are one prompt. Splits are made by user where there is one, else by the conversation's first turn, so that
-neither a user nor a prompt is in two splits (SPEC 1.3).
+Each row is accepted (it added a record), merged (everything in it was there already), rejected (kept in ``rejected.jsonl`` with
+file, line and reason) or skipped (a good row with nothing to import; counted by reason). Prompts with the same text are one
+prompt. Prompts are split by user or, if there is none, by the start of the conversation, so that neither a user nor a
+conversation is in two splits (SPEC 1.3).
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -19,12 +19,12 @@ from typing import Any, get_args
 from heedful.conversation import continuation, opening
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import RECORD_TYPES, Kind, Record, Records, broken_reference, kind_of
-from heedful.project.files import JSON_DECODER, Row, locked, read_jsonl, read_rows, read_text, write_jsonl
+from heedful.project.files import Row, bad_character, locked, read_jsonl, rows_of_file, write_jsonl
 from heedful.project.formats import FORMATS
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
 from heedful.project.owners import Forgotten
 from heedful.project.structure import nearest
-from heedful.records import Demonstration, Prompt, Ranking, Response, Split
+from heedful.records import Demonstration, Prompt, Response, Split
 
 REJECTED = "rejected.jsonl"
 """In the data folder: one ``{"file", "line", "reason", "row"}`` per rejected row, of all imports."""
@@ -35,7 +35,7 @@ _SHOWN_REASONS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport:
-    """What became of each row: ``read == accepted + merged + rejected + sum(skipped.values())``."""
+    """What happened to each row: ``read == accepted + merged + rejected + sum(skipped.values())``."""
 
     format: str
     file: str
@@ -44,11 +44,11 @@ class ImportReport:
     merged: int
     rejected: int
     skipped: Mapping[str, int]
-    """Rows by the reason for which there was nothing to import."""
+    """Rows with nothing to import, by reason."""
     added: Mapping[Kind, int]
     """New records by kind."""
     prompts_merged: int
-    """Times that a prompt's text was there already."""
+    """How often a prompt's text was there already."""
     splits: Mapping[Split, int]
     """New prompts by split."""
     notes: Mapping[str, int]
@@ -97,9 +97,9 @@ def import_file(
 ) -> ImportReport:
     """Add the records of a file to a data folder.
 
-    ``labeler`` names who answered or ranked where the rows name nobody (default: the format's name); ``split_shares`` are the
-    shares of train, valid and test. Raises ConfigError for an unknown format or bad shares, MissingError for no file, DataError
-    where no row is usable or a data folder is broken, StorageError for a full disk: then nothing was changed.
+    ``labeler`` names who answered or ranked, for rows that do not say so (default: the format's name). ``split_shares`` are the
+    shares of train, valid and test. Raises ConfigError for an unknown format or bad shares, MissingError for a missing file,
+    DataError if no row is usable or the data folder is broken, StorageError for a full disk; then nothing was changed.
     """
     _check_format(format)
     _check_shares(split_shares)
@@ -115,7 +115,7 @@ def import_file(
             rejected.append((row, str(bad)))
         except SkippedRow as skip:
             skipped[str(skip)] += 1
-    drafts.sort(key=lambda each: _first_kind(each[1]))  # so that rows may stand in any order: stable, dependencies first
+    drafts.sort(key=lambda each: _first_kind(each[1]))  # rows may come in any order: dependencies first, otherwise in theirs
     with locked(folder):
         merge = _Merge(Records.load(folder), split_shares, seed, Forgotten(folder))
         accepted = 0
@@ -172,59 +172,6 @@ def _check_shares(shares: tuple[float, float, float]) -> None:
 # ---------------------------------------------------------------------------------------------------- rows
 
 
-def rows_of_file(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file, or the elements of a file that is one JSON array."""
-    rows = read_rows(path)
-    first = next(rows, None)
-    if first is None:
-        return
-    opens_array = (first.problem is not None and first.raw.startswith("[")) or isinstance(first.value, list)
-    if opens_array:
-        yield from _array_elements(path)
-    else:
-        yield first
-        yield from rows
-
-
-def _array_elements(path: Path) -> Iterator[Row]:
-    text = read_text(path)
-    position, counted, line = text.index("[") + 1, 0, 1
-    first = True
-    while True:
-        position = _skip_space(text, position)
-        if text[position : position + 1] == "]":
-            if text[position + 1 :].strip():
-                raise _broken_array(path, "more text after the array's end")
-            return
-        try:
-            if not first:
-                if text[position : position + 1] != ",":
-                    raise json.JSONDecodeError("',' or ']' expected", text, position)
-                position = _skip_space(text, position + 1)
-            line, counted = line + text.count("\n", counted, position), position
-            value, position = JSON_DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            raise _broken_array(path, str(error)) from None
-        first = False
-        yield Row(line, value=value)
-
-
-def _broken_array(path: Path, got: str) -> DataError:
-    return DataError(
-        f"{path.name} is not a whole JSON array",
-        expected="a JSON array of objects, or JSONL: one object per line",
-        got=got,
-        where=path,
-        next_step="mend the file; nothing of it was imported",
-    )
-
-
-def _skip_space(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
-        position += 1
-    return position
-
-
 def _draft(format: str, row: Row, labeler: str | None) -> Draft:
     if row.problem is not None:
         raise BadRow(row.problem)
@@ -232,19 +179,10 @@ def _draft(format: str, row: Row, labeler: str | None) -> Draft:
         draft = FORMATS[format].read(row.value, labeler)
     except DataError as error:  # a record refused its value
         raise BadRow(reason_of(error)) from None
-    for record in draft.records:
-        if not isinstance(record, Ranking) and not is_encodable(getattr(record, "text", "")):
-            raise BadRow("half of a surrogate pair (\\ud800 to \\udfff) in a text: no character")
+    for text in (getattr(record, "text", "") for record in draft.records):
+        if problem := bad_character(text):
+            raise BadRow(problem)
     return draft
-
-
-def is_encodable(text: str) -> bool:
-    """Whether the text can be written as UTF-8: half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _first_kind(draft: Draft) -> int:
@@ -260,7 +198,7 @@ class _OfForgotten(BadRow):
 
 @dataclass(slots=True)
 class _Merge:
-    """Records that grow row by row; a row goes in whole or not at all."""
+    """Records that grow row by row; each row goes in as a whole or not at all."""
 
     records: Records
     shares: tuple[float, float, float]
@@ -269,7 +207,7 @@ class _Merge:
     by_text: dict[str, str] = field(init=False)
     """Prompt id by text."""
     split_of: dict[str, Split] = field(init=False)
-    """Split by group (user or first turn): a group stays where its first prompt went, whatever seed and shares later."""
+    """Split by group (user or opening): all prompts of a group go where its first one went, whatever the seed and shares."""
     same_as: dict[str, str] = field(default_factory=dict[str, str])
     """Ids of merged prompts to the id that was kept."""
     added: Counter[Kind] = field(default_factory=Counter[Kind])
@@ -310,7 +248,7 @@ class _Merge:
         return bool(new)
 
     def _refuse_forgotten(self, record: Record) -> None:
-        """A forgotten owner's prompts do not come back: not by name, not without one, and not inside of a label."""
+        """A forgotten owner's prompts do not come back: neither by name, nor without one, nor through a label."""
         if isinstance(record, Prompt):
             ids = (record.id, content_id("prompt", record.text))
             refused = self.forgotten.owner(record.user) or (record.user is None and any(map(self.forgotten.prompt, ids)))

@@ -1,7 +1,7 @@
-"""Owners of prompts: the split that each one keeps for ever, and the tombstones of those who asked to be forgotten.
+"""Owners of prompts: the split that each keeps forever, and the tombstones of those who asked to be forgotten.
 
 ``data/owners.json`` holds a secret key and the shares of the splits, both written once. An owner's split is a keyed hash of the
-owner's id: it depends on nobody else, so it stays when other owners come or go (SPEC 1.3). ``data/forgotten.jsonl`` holds one
+owner's id. It depends on no other owner, so it stays when others come or go (SPEC 1.3). ``data/forgotten.jsonl`` holds one
 tombstone per forgotten owner: keyed hashes of the owner's id and of the prompts' ids, the time, and how many records were
 erased.
 """
@@ -28,18 +28,18 @@ SHARES = (0.8, 0.1, 0.1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerKey:
-    """The secret of a data folder, and the shares that its splits were begun with."""
+    """The secret key of a data folder, and the shares of its splits."""
 
     key: bytes
     shares: tuple[float, float, float]
 
     def split(self, group: str) -> Split:
-        """The split of an owner (or of what stands for one); equal names always get the same one."""
+        """The split of an owner, or of a conversation without one; the same name always gets the same split."""
         draw = int.from_bytes(blake2b(_encoded(group), digest_size=8, key=self.key, person=b"split").digest(), "big") / 2**64
         return "train" if draw < self.shares[0] else "valid" if draw < self.shares[0] + self.shares[1] else "test"
 
     def hashed(self, owner: str) -> str:
-        """The id of an owner or a prompt as a tombstone has it."""
+        """The id of an owner or a prompt as tombstones hold it."""
         return blake2b(_encoded(owner), digest_size=16, key=self.key, person=b"forgotten").hexdigest()
 
 
@@ -53,7 +53,7 @@ def owner_key(data: Path) -> OwnerKey:
 
 
 def existing_owner_key(data: Path) -> OwnerKey | None:
-    """The key of a data folder, or None where none was made yet. Raises DataError for a broken file."""
+    """The key of a data folder, or None if there is none yet. Raises DataError for a broken file."""
     path = data / OWNERS
     if not path.exists():
         return None
@@ -86,7 +86,7 @@ def write_tombstones(data: Path, tombstones: Mapping[str, Mapping[str, Any]]) ->
 
 
 class Forgotten:
-    """Who and what was forgotten in a data folder. Raises DataError where the key of the tombstones is gone."""
+    """Who and what was forgotten in a data folder. Raises DataError if the key of the tombstones is gone."""
 
     def __init__(self, data: Path) -> None:
         tombstones = read_tombstones(data)
@@ -95,7 +95,7 @@ class Forgotten:
         self._key = existing_owner_key(data) if tombstones else None
         if tombstones and self._key is None:
             raise DataError(
-                f"{FORGOTTEN} is there and {OWNERS} is not: forgotten owners could not be told from others",
+                f"{FORGOTTEN} is there without {OWNERS}: forgotten owners could not be recognized",
                 expected=f"{OWNERS} with the key that the tombstones were made with",
                 got="no such file",
                 where=data / OWNERS,

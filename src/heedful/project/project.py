@@ -17,7 +17,7 @@ from heedful.project.structure import from_mapping
 CONFIG_FILE = "heedful.toml"
 
 TEMPLATE = """\
-# A Heedful project. A value that is not here has its default; an unknown table or key is an error.
+# A Heedful project. Values that are not set here have defaults; an unknown table or key is an error.
 
 [project]
 name = {name}
@@ -32,7 +32,7 @@ pretraining_text = "data/pretraining"
 # A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model.
 # small_model = "models/smaller"
 
-# What the reward model starts from, where that is not the SFT model.
+# What the reward model starts from, if not from the SFT model.
 # reward_start = "models/tuned-on-public-sets"
 
 # What generates: Heedful's own engine, or "vllm" (needs the extra heedful[vllm]).
@@ -41,7 +41,7 @@ pretraining_text = "data/pretraining"
 # Who ranks and rates: "people", or "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
 labelers = "people"
 
-# Where the values of the tables below come from that are not set there: "paper-1.3B", "paper-6B", "paper-175B" or "miniature".
+# Where the values come from that the tables below do not set: "paper-1.3B", "paper-6B", "paper-175B" or "miniature".
 preset = "paper-1.3B"
 
 # Seed of all stages.
@@ -102,11 +102,11 @@ class ProjectSection:
     labelers: Literal["people", "simulated"] = "people"
     """Who ranks and rates: people, or the miniature's simulation (which can judge only its own prompts)."""
     preset: str = "paper-1.3B"
-    """Where configuration values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
+    """Where the values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
     seed: int = 0
     """Seed of all stages."""
     processes: int = 1
-    """Stages that run at the same time where they do not need each other, each with its share of the cores (on a GPU: one).
+    """How many independent stages run at the same time, each with its share of the cores (on a GPU: one).
     With models of a few million parameters two do nearly twice the work of one; each needs memory of its own."""
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ class Project:
     seed: int = 0
     processes: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The other tables of ``heedful.toml``, as they are: who reads one builds it with ``config_from_mapping``."""
+    """The other tables of ``heedful.toml``, unparsed: ``config_from_mapping`` builds a configuration from one."""
 
     @property
     def config_file(self) -> Path:
@@ -153,7 +153,7 @@ class Project:
         return self.folder / "tasks"
 
     def model_folder(self, name: str) -> Path:
-        """The folder of a base model that ``heedful.toml`` names. Raises MissingError where no model is there."""
+        """The folder of a base model that ``heedful.toml`` names. Raises MissingError if there is no model."""
         folder = self.folder / Path(name).expanduser()
         if not (folder / "config.json").is_file():
             raise MissingError(

@@ -1,4 +1,4 @@
-"""What a project's ``runs/`` folder tells without torch: which stages were done, in which folders, how far they came."""
+"""What a project's ``runs/`` folder shows without torch: which stages were done, in which folders, and how far they got."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stage_folders(runs: Path, name: str) -> dict[int, Path]:
 
 
 def stage_state(folder: Path) -> dict[str, Any]:
-    """What ``stage.json`` says; empty where it is missing or was cut by a kill."""
+    """What ``stage.json`` says; empty if it is missing or a kill cut it short."""
     try:
         state = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -29,7 +29,7 @@ def stage_state(folder: Path) -> dict[str, Any]:
 
 
 def last_step(folder: Path) -> int | None:
-    """The last step of ``metrics.jsonl``, or None where it has none (a line that a kill cut does not count)."""
+    """The last step of ``metrics.jsonl``, or None if it has none (a line that a kill cut short does not count)."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Duplicates by long common prefix (SPEC 1.2): the paper says "a long common prefix" and no number, so the length is ours.
+"""Duplicates by long common prefix (SPEC 1.2): the paper gives no number, so the length is ours.
 
 Texts are compared without regard to case, width, compatibility forms and spacing. Two are duplicates if their first
 ``PREFIX_LENGTH`` characters are the same, or, where one is shorter, if they are the same as a whole. This relation is an
@@ -21,7 +21,7 @@ _TAKEN = 8 * PREFIX_LENGTH
 
 
 def normalized(text: str) -> str:
-    """The text as it is compared: NFKC, case folded, each run of white space one space, none at the ends."""
+    """The text in the form that is compared: NFKC, case folded, single spaces, none at the ends."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
@@ -33,7 +33,7 @@ def spoken_text(turns: Sequence[Turn]) -> str:
 
 
 def compared(text: str) -> str:
-    """What decides: the first PREFIX_LENGTH characters of the normalised text."""
+    """The part that decides: the first PREFIX_LENGTH characters of the normalised text."""
     start = normalized(text[:_TAKEN])  # a prompt may be a book; its start is enough unless it is nearly all space
     if len(start) < 2 * PREFIX_LENGTH and len(text) > _TAKEN:
         start = normalized(text)

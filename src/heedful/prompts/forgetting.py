@@ -1,12 +1,12 @@
-"""``heedful prompts forget OWNER``: an owner's text leaves a project's records and does not come back; its traces are listed.
+"""``heedful prompts forget OWNER``: erase an owner's text from a project's records for good, and list its other traces.
 
-Erased: the owner's prompts; all responses, demonstrations, rankings and ratings of them; the tasks that show them; rejected
-rows that are the owner's or hold any of it; files that a killed writer left aside. Kept: a tombstone
-(``heedful.project.owners``). Runs stay: which of them hold the text, or may have learned from it, is
-listed, and their folders are the user's to delete.
+Erased are the owner's prompts; all responses, demonstrations, rankings and ratings of them; tasks that show them; rejected rows
+that are the owner's or hold any of the texts; and temporary files of killed writers. A tombstone remains
+(``heedful.project.owners``). Runs remain too: those that hold the text, or may have learned from it, are listed, and the user
+decides whether to delete their folders.
 
-It may be killed at any moment and is then run again: the tombstone comes first, so nothing returns in between; prompts go last,
-so what belongs to them can still be told; after each rename the folder is whole, without a record that names one erased before.
+It may be killed at any moment and run again. The tombstone is written first, so nothing comes back in between. Prompts are
+erased last, so that their labels can still be found. After each rename the folder is whole: no record names an erased one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class UsedRun:
 
     folder: Path
     holds_text: bool
-    """Some of its files hold the text or name the prompts; else it only ended after the text had come in."""
+    """Whether some of its files hold the text or name the prompts. If not, the run only ended after the text was imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class ForgetReport:
     """What was erased, and what the user still has to look at."""
 
     time: str
-    """When the owner was forgotten first (ISO 8601, UTC)."""
+    """When the owner was first forgotten (ISO 8601, UTC)."""
     erased: Mapping[str, int]
     """Records by kind, tasks and rejected rows: this time."""
     runs: tuple[UsedRun, ...]
@@ -65,10 +65,10 @@ class ForgetReport:
 
 
 def forget_owner(project: Project, owner: str, *, database: Database | None = None) -> ForgetReport:
-    """Erase everything of one owner from a project's records, and from its labeling database where it has one.
+    """Erase everything of one owner from a project's records, and from its labeling database if it has one.
 
-    Raises MissingError where there is no such owner (and none was forgotten), DataError for a broken data folder (then nothing
-    was changed), StorageError for a full disk (run it again then).
+    Raises MissingError if there is no such owner (and none was forgotten), DataError for a broken data folder (nothing was
+    changed), StorageError for a full disk (run it again).
     """
     data = project.data
     if not data.is_dir():
@@ -116,7 +116,7 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
 
 @dataclass(slots=True)
 class _Traces:
-    """By what the owner's records and texts are known."""
+    """What identifies the owner's records and texts."""
 
     owner: str
     hashed: str
@@ -124,13 +124,13 @@ class _Traces:
     ids: set[str] = field(default_factory=set[str])
     """Of prompts."""
     contents: set[str] = field(default_factory=set[str])
-    """Ids that the prompts' texts have where another import makes them anew."""
+    """Ids that another import of the prompts' texts would give them."""
     texts: set[str] = field(default_factory=set[str])
     """Of prompts, their single turns, and all answers to them."""
     needles: tuple[str, ...] = ()
     """The longer ones of the texts, as files may spell them."""
     since: datetime | None = None
-    """When the first of the prompts came in; None where one does not say."""
+    """When the first of the prompts was imported; None if a prompt does not say when."""
 
     def of(self, kind: Kind, row: Any) -> bool:
         return row.get("id" if kind == "prompt" else "prompt_id") in self.ids
@@ -185,7 +185,7 @@ def _traces(data: Path, owner: str, hashed: str) -> _Traces:
 
 
 def _erased(project: Project, traces: _Traces) -> Counter[str]:
-    """How much will go; every file is read here, so that a broken one stops it before anything was changed."""
+    """How much will be erased. Every file is read here, so that a broken one stops it before anything is changed."""
     erased: Counter[str] = Counter()
     for kind in RECORD_TYPES:
         erased[f"{kind}s"] = sum(traces.of(kind, row) for row in _rows(project.data / file_name(kind)))
@@ -197,7 +197,7 @@ def _erased(project: Project, traces: _Traces) -> Counter[str]:
 def _tombstone(
     key: OwnerKey, owner: str, traces: _Traces, erased: Mapping[str, int], known: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The first time and its counts stay, where this finishes what was begun before."""
+    """If this finishes an earlier, interrupted call, that call's time and counts stay."""
     begun = known or {"time": datetime.now(UTC).isoformat(timespec="seconds"), "erased": dict(erased), "prompts": []}
     prompts = sorted({*begun["prompts"], *map(key.hashed, traces.ids | traces.contents)})
     return {"owner": key.hashed(owner), "time": begun["time"], "erased": begun["erased"], "prompts": prompts}
@@ -220,7 +220,7 @@ def _runs(project: Project, traces: _Traces) -> tuple[tuple[UsedRun, ...], tuple
 
 
 def _known_runs(project: Project, known: Mapping[str, Any] | None) -> tuple[UsedRun, ...]:
-    """The runs that a tombstone lists, as far as they are still there."""
+    """The runs that a tombstone lists and that still exist."""
     listed = known["runs"] if known else []
     runs = (UsedRun(folder=project.folder / row["folder"], holds_text=row["holds_text"]) for row in listed)
     return tuple(run for run in runs if run.folder.is_dir())
@@ -261,6 +261,6 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _rewrite(path: Path, keep: Callable[[Any], bool]) -> None:
-    """Write the file anew without the rows that go, where there are any."""
+    """Rewrite the file without the rows to erase, if it has any."""
     if not all(map(keep, _rows(path))):
         write_jsonl(path, filter(keep, _rows(path)))

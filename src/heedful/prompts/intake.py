@@ -1,12 +1,12 @@
 """``heedful prompts import``: what users submitted becomes prompts of a project, cleaned as the paper did (SPEC 1.2).
 
-A row is added, was there already, or is left out for one reason, which is counted and kept in ``data/rejected.jsonl`` with
-file and line (and without the text, which may be what must not be kept). In this order: unreadable or empty, no consent, a
-forgotten owner, too long, personal data where the owner's split is train, duplicate, the owner's cap.
+A row is added, was there already, or is left out for one reason. The reason is counted and kept in ``data/rejected.jsonl`` with
+file and line, but without the text, which may have to stay out. Reasons are looked for in this order: unreadable or empty, no
+consent, a forgotten owner, too long, personal data if the owner's split is train, duplicate, the owner's cap.
 
-Which of several duplicates is kept, and which prompts of an owner stay below the cap, is decided by a hash of owner and text
-(what is stored already comes first), so neither the order of the rows nor a second import changes it. The file is read twice:
-first only hashes of each prompt are kept, then what was chosen is written; the texts are never in memory together.
+A hash of owner and text decides which of several duplicates is kept, and which prompts of an owner stay below the cap; stored
+prompts come first. So neither the order of the rows nor a second import changes the result. The file is read twice: the first
+reading keeps only hashes, the second writes the chosen prompts. The texts are never in memory together.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from heedful.prompts.stored_prompts import StoredPrompts, hash_of, identity_of
 from heedful.records import Prompt, Source, Split
 
 MAX_LENGTH = 1_024
-"""Tokens (SPEC 1.2: 1k), or words where no tokenizer is given."""
+"""Tokens (SPEC 1.2: 1k), or words if no tokenizer is given."""
 MAX_PER_OWNER = 200
 """Prompts per user or organisation (SPEC 1.2)."""
 
@@ -50,20 +50,20 @@ CATEGORIES = (
     "duplicate",
     "owner's cap",
 )
-"""Why a row is left out, in the order in which it is asked."""
+"""Why a row is left out, in the order in which the reasons are looked for."""
 
 _SHOWN_REASONS = 5
 _SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def count_words(text: str) -> int:
-    """Words, where no tokenizer is given: what white space separates."""
+    """Number of words, that is of what white space separates: used if no tokenizer is given."""
     return len(text.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaning:
-    """What is left out, and how it is found out."""
+    """What is left out, and how it is found."""
 
     max_length: int = MAX_LENGTH
     """Longest prompt, in the unit of ``length``."""
@@ -87,7 +87,7 @@ class Cleaning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeReport:
-    """What became of each row: ``read == added + already_there + sum(left_out.values())``."""
+    """What happened to each row: ``read == added + already_there + sum(left_out.values())``."""
 
     format: str
     file: str
@@ -101,7 +101,7 @@ class IntakeReport:
     owners: int
     """Owners of the new prompts."""
     without_owner: int
-    """New prompts that nobody owns: split by their text, under no cap."""
+    """New prompts without an owner: split by their text, without a cap."""
     flagged: int
     """New prompts of valid and test with personal data: kept, for review."""
     reasons: tuple[str, ...]
@@ -112,11 +112,11 @@ class IntakeReport:
 def import_prompts(
     format: str, path: str | Path, data: str | Path, *, source: Source = "imported", cleaning: Cleaning | None = None
 ) -> IntakeReport:
-    """Add the prompts of a file to a data folder; a second time adds nothing.
+    """Add the prompts of a file to a data folder; importing it again adds nothing.
 
-    source: of rows that do not name one (requests of the API are customers'). Raises ConfigError for an unknown format,
-    MissingError for no file, DataError where no row is readable or the data folder is broken, StorageError for a full disk:
-    then no prompt was added.
+    source: for rows that do not name one (requests to the API are from customers). Raises ConfigError for an unknown format,
+    MissingError for a missing file, DataError if no row is readable or the data folder is broken, StorageError for a full
+    disk; then no prompt was added.
     """
     if format not in INTAKES:
         meant = nearest(format, INTAKES)
@@ -279,7 +279,7 @@ def _refuse_unreadable(format: str, path: Path, found: _Found) -> None:
 
 
 def _choose(found: _Found, stored: StoredPrompts, max_per_owner: int) -> int:
-    """Leave in the table the candidates to add; the number of those that are there already.
+    """Reduce the table to the candidates to add; returns the number of those that are there already.
 
     It goes through the candidates in the order of their hashes, and keeps each whose prefix is new and whose owner has room.
     So every candidate that is not kept is a duplicate of one that is kept, or its owner has reached the cap: the result is the

@@ -1,4 +1,4 @@
-"""Language of a prompt by py3langid (SPEC 1.6): an ISO 639-1 code, or "unknown" where there is too little to tell from."""
+"""Language of a prompt by py3langid (SPEC 1.6): an ISO 639-1 code, or "unknown" if the text is too short to tell."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ UNKNOWN = "unknown"
 MIN_LETTER_BYTES = 10
 """Fewer bytes of letters (UTF-8) are "unknown": ten letters of English, four characters of Chinese."""
 MIN_CONFIDENCE = 0.5
-"""A lower probability of the likeliest language is "unknown"."""
+"""If the likeliest language is less probable, it is "unknown"."""
 MAX_CHARACTERS = 400
-"""Only the start is looked at: the time grows with the length, the answer hardly changes."""
+"""Only the start is read: more would take longer and hardly change the answer."""
 
 
 def language_of_turns(turns: Sequence[Turn]) -> str:

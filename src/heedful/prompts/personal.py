@@ -81,9 +81,9 @@ _IBAN_LENGTHS = {
 
 
 def find_personal_data(text: str, *, region: str = "US", more: Finder | None = None) -> list[Finding]:
-    """Everything found, by position; what one pattern took no later one takes again.
+    """Everything found, by position. What one pattern has matched, no later pattern matches again.
 
-    region: the country (ISO 3166) whose phone numbers may lack the country code. more: another finder, asked in addition.
+    region: the country (ISO 3166) whose phone numbers may lack the country code. more: another finder to use as well.
     """
     findings: list[Finding] = []
     if "@" in text:
@@ -105,7 +105,7 @@ def personal_data_in(turns: Sequence[Turn], *, region: str = "US", more: Finder 
 
 
 def check_region(region: str) -> None:
-    """Raise ConfigError where ``region`` is no country that phonenumbers knows."""
+    """Raise ConfigError if phonenumbers does not know the country ``region``."""
     import phonenumbers
 
     if region not in phonenumbers.SUPPORTED_REGIONS:
@@ -159,7 +159,7 @@ def _ibans(text: str) -> Iterator[Finding]:
 
 
 def _ips(text: str) -> Iterator[Finding]:
-    """Only public addresses: 127.0.0.1 and 192.168.0.1 say nothing of anybody."""
+    """Only public addresses: 127.0.0.1 and 192.168.0.1 identify no one."""
     for pattern in (_IPV4, _IPV6):
         for match in pattern.finditer(text):
             try:
@@ -188,7 +188,7 @@ def _phones(text: str, region: str) -> Iterator[Finding]:
 
 
 def names_finder(language: str = "en", threshold: float = 0.6) -> Finder:
-    """A finder of people's names: Presidio with its default spaCy model. Raises MissingError where it is not installed."""
+    """A finder of people's names: Presidio with its default spaCy model. Raises MissingError if it is not installed."""
     try:
         import presidio_analyzer  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:

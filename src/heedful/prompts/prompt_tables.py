@@ -1,7 +1,7 @@
-"""The statistics that the paper gives of its data, for a project's (SPEC 1.4 to 1.6; Tables 1 and 6 to 11, and languages).
+"""The paper's statistics of its data, for a project's data (SPEC 1.4 to 1.6; Tables 1 and 6 to 11, and languages).
 
 The data sets are those that ``heedful align`` makes of the records: SFT, prompts with a demonstration; RM, prompts with a
-ranking; PPO, for training the prompts without demonstration (all, where each has one), for validation all of the split valid.
+ranking; PPO, for training the prompts without a demonstration (or all, if each has one), for validation all of the split valid.
 A prompt may be in several, or in none yet, so their sizes do not add up to "all".
 """
 
@@ -97,7 +97,7 @@ class Tables:
 
 
 def prompt_tables(data: str | Path, *, length: Callable[[str], int] = count_words, unit: str = "words") -> Tables:
-    """The tables of a data folder. Raises MissingError where it holds no prompt, DataError for a line that cannot be read."""
+    """The tables of a data folder. Raises MissingError if it holds no prompt, DataError for a line that cannot be read."""
     data = Path(data)
     prompts = _Columns(data, length)
     if not prompts.ids:

@@ -15,15 +15,14 @@ from typing import Any, get_args
 
 from heedful.conversation import Turn, plain_text, prompt_turns
 from heedful.errors import DataError, MissingError
-from heedful.project.files import Row
+from heedful.project.files import Row, bad_character, is_encodable, rows_of_file
 from heedful.project.formats.rows import BadRow, an_object, optional_text, text_of, turns_of_messages
-from heedful.project.importing import is_encodable, rows_of_file
 from heedful.project.structure import shown
 from heedful.records import Source, UseCase
 
 
 class LeftOut(Exception):
-    """The row is whole and is not wanted: ``category`` for the counts, ``str()`` the reason for a person."""
+    """The row is readable and not wanted: ``category`` is for the counts, ``str()`` is the reason for people."""
 
     def __init__(self, category: str, reason: str) -> None:
         super().__init__(reason)
@@ -32,7 +31,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What somebody submitted, as a row says it."""
+    """What a user submitted, as a row has it."""
 
     turns: tuple[Turn, ...]
     """The prompt's turns."""
@@ -63,8 +62,8 @@ def read_submission(format: str, value: object) -> Submission:
         submission.language or "",
         *map(str, submission.metadata.values()),
     )
-    if not all(map(is_encodable, texts)):
-        raise BadRow("half of a surrogate pair (\\ud800 to \\udfff) in a text: no character")
+    if problem := next(filter(None, map(bad_character, texts)), None):
+        raise BadRow(problem)
     return submission
 
 
@@ -130,7 +129,7 @@ def _owner(row: Mapping[str, Any]) -> str | None:
 
 
 def owner_of(value: object) -> str | None:
-    """The owner that a row names, also where the rest of it is not readable."""
+    """The owner that a row names, even if the rest of it is not readable."""
     try:
         return _owner(an_object(value))
     except BadRow:

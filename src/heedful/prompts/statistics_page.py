@@ -62,7 +62,7 @@ def write_page(tables: Tables, name: str, path: str | Path) -> None:
 def _table(title: str, heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    empty = "" if rows else "<p>Nothing in the data says this.</p>"
+    empty = "" if rows else "<p>The data do not say.</p>"
     return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>{empty}"
 
 

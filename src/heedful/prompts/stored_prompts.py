@@ -30,7 +30,7 @@ class StoredPrompts:
     counts: Counter[str] = field(default_factory=Counter[str])
     """Prompts by owner."""
     splits: dict[int, Split] = field(default_factory=dict[int, Split])
-    """Split by hash of the owner, or of the conversation's opening where there is none: given once, it stays."""
+    """Split by hash of the owner or, without one, of the conversation's opening. Once given, it stays."""
 
     @classmethod
     def read(cls, data: Path) -> StoredPrompts:
@@ -68,5 +68,5 @@ def hash_of(*parts: str) -> int:
 
 
 def identity_of(text: str, owner: str | None) -> int:
-    """The hash by which a prompt is known again, and by which prompts are put in order."""
+    """The hash that recognizes a prompt and that puts prompts in order."""
     return hash_of("no owner" if owner is None else f"owner {owner}", text)

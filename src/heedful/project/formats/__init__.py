@@ -12,7 +12,7 @@ from heedful.project.formats.rows import Draft
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """``read(row, labeler)`` raises ``BadRow`` or ``SkippedRow``; ``labeler`` is who is named where the row names nobody."""
+    """``read(row, labeler)`` raises ``BadRow`` or ``SkippedRow``; ``labeler`` is used if the row names none."""
 
     read: Callable[[Any, str | None], Draft]
     sample: str
@@ -26,4 +26,4 @@ FORMATS: Mapping[str, Format] = {
     "messages": Format(instruction_rows.read_messages, instruction_rows.MESSAGES_SAMPLE),
     "heedful": Format(heedful_rows.read_record, heedful_rows.SAMPLE),
 }
-"""By name; the narrower formats stand first, as the order in which an unknown file is tried."""
+"""By name. The narrower formats come first: an unknown file is tried in this order."""

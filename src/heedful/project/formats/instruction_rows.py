@@ -34,9 +34,9 @@ _TEMPLATE = re.compile(
 def read_instruction(row: object, labeler: str | None) -> Draft:
     """``instruction``, ``input`` and ``output``, also ``chosen`` and ``rejected``; or ``prompt`` and an answer.
 
-    The prompt is instruction, empty line, input. Rows of ``prompt`` with ``response`` or ``completion`` (Dolly, TRL's SFT
-    rows) belong here because the template that they have, if any, is Alpaca's: it is taken off, so that a task reads the same
-    from every file; without template the two texts are kept as they are. Raises BadRow.
+    The prompt is the instruction, an empty line and the input. Rows of ``prompt`` with ``response`` or ``completion`` (Dolly,
+    TRL's SFT rows) belong here because their template, if they have one, is Alpaca's. It is removed, so that a task reads the
+    same from every file; without it the two texts are kept as they are. Raises BadRow.
     """
     row = an_object(row)
     labeler = labeler or "alpaca"

@@ -6,7 +6,7 @@
   without ranks there is none.
 - Deleted messages and spam (a failed review, or the label ``spam`` at 0.5 or more) are left out with all that hangs under
   them; replies by a model stay in rankings under its name and are never demonstrations.
-- A tree's prompts all belong to the user who opened it, so one tree lands in one split.
+- All prompts of a tree belong to the user who opened it, so a tree is in one split.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ from heedful.records import Demonstration, Prompt, Ranking, Response
 
 
 class BadRow(Exception):
-    """The row is not usable; ``str()`` is the reason, for a person."""
+    """The row cannot be used; ``str()`` is the reason, for people."""
 
 
 class SkippedRow(Exception):
-    """The row is what it should be and holds nothing to import; ``str()`` is the reason."""
+    """The row is good and holds nothing to import; ``str()`` is the reason."""
 
 
 @dataclass(slots=True)
@@ -28,10 +28,10 @@ class Draft:
 
     records: list[Record] = field(default_factory=list[Record])
     notes: list[str] = field(default_factory=list[str])
-    """What of the row was left out or changed, one note for each time; the report counts them."""
+    """What was left out of the row or changed, one note for each time; the report counts them."""
     split_given: bool = False
     seen: dict[str, str] = field(default_factory=dict[str, str])
-    """Texts by prompt or response id that the row says the labeler saw: they must be the ones that are stored."""
+    """What the labeler saw according to the row, by prompt or response id: the stored texts must be the same."""
 
 
 def content_id(kind: str, *parts: object) -> str:
@@ -64,7 +64,7 @@ def new_demonstration(prompt: Prompt, text: str, labeler: str) -> Demonstration:
 
 
 def new_ranking(prompt: Prompt, ranked: Sequence[tuple[Response, int]], labeler: str) -> Ranking:
-    """A ranking in the order of the response ids: no reader can learn that the best one always comes first.
+    """A ranking in the order of the response ids, so that the best one does not always come first.
 
     Ranks are made dense (0, 2, 5 becomes 1, 2, 3): a weak order holds no distances.
     """
@@ -104,7 +104,7 @@ def text_of(row: Mapping[str, Any], key: str) -> str:
 
 
 def optional_text(row: Mapping[str, Any], key: str) -> str | None:
-    """The text at a key, or None where the key is missing, null or empty. Raises BadRow if it is no text."""
+    """The text at a key, or None if the key is missing, null or empty. Raises BadRow if it is no text."""
     return (text_of(row, key) or None) if row.get(key) is not None else None
 
 
