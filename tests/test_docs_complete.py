@@ -273,3 +273,16 @@ def test_every_metric_row_is_whole() -> None:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             assert len(cells) == 5, f"{step}: {line}"
             assert all(cells), f"{step}: {line}"
+
+
+# ---------------------------------------------------------------------------------------------------- the experiment log
+
+
+def test_each_entry_of_the_log_opens_with_its_conclusion() -> None:
+    _, *entries = re.split(r"^## ", (DOCS / "log.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    dates = [entry[:10] for entry in entries]
+    assert dates == sorted(dates, reverse=True)
+    for entry in entries:
+        heading, _, rest = entry.partition("\n\n")
+        assert rest.startswith("**"), heading
+        assert max(map(len, entry.splitlines())) <= 120, heading
