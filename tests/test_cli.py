@@ -13,11 +13,10 @@ from tests.align.small_project import rows, run, set_config, write_rows
 from tests.test_layers import HEAVY
 
 from heedful import __version__, cli
-from heedful.align.settings import resolved_preset
 from heedful.cli.entry import VERBS as VERB_CLASSES
 from heedful.cli.options import subcommand
 from heedful.cli.project_verbs import Status
-from heedful.presets import paper
+from heedful.presets import paper, resolved_preset
 from heedful.project.project import TEMPLATE, Project, config_from_mapping, init_project
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,14 +1,20 @@
-"""Complete configurations as functions: the paper's for its three sizes, and the built-in miniature's. No torch here."""
+"""Complete configurations: the paper's for its three sizes, the built-in miniature's, and a project's own. No torch here."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from heedful.errors import ConfigError
+from heedful.project.project import Project, config_from_mapping
+from heedful.project.structure import nearest
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig, check_fields
 
 PaperSize = Literal["1.3B", "6B", "175B"]
+SECTIONS = ("sft", "initial_policy", "reward", "ppo", "collect", "evaluate")
+"""The tables of heedful.toml besides [project]: the fields of a Preset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,3 +176,33 @@ def preset(name: str, *, seed: int = 0) -> Preset:
             ppo=replace(chosen.ppo, seed=seed),
         )
     raise ConfigError("there is no such preset", expected="miniature, paper-1.3B, paper-6B or paper-175B", got=name)
+
+
+def resolved_preset(project: Project) -> Preset:
+    """The project's preset with the sections of its heedful.toml put over it. Raises ConfigError for unknown tables or keys."""
+    try:
+        chosen = preset(project.preset, seed=project.seed)
+    except ConfigError as error:
+        where = f"{project.config_file} [project]"
+        raise ConfigError(error.message, expected=error.expected, got=error.got, where=where, next_step="mend preset") from None
+    for name in project.settings:
+        if name not in SECTIONS:
+            close = nearest(name, SECTIONS)
+            raise ConfigError(
+                f"heedful.toml has an unknown table [{name}]",
+                expected="[project] or " + ", ".join(f"[{s}]" for s in SECTIONS),
+                got=f"[{name}]",
+                where=project.config_file,
+                next_step=f"did you mean [{close}]?" if close else "remove it",
+            )
+    parts: dict[str, Any] = {}
+    for name in SECTIONS:
+        given = project.settings.get(name, {})
+        base = getattr(chosen, name)
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{name} is not a table", expected=f"[{name}]", got=repr(given), where=project.config_file)
+        values = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+        if "engine" in values:
+            values["engine"] = project.engine
+        parts[name] = config_from_mapping(type(base), {**values, **given}, f"{project.config_file} [{name}]")
+    return Preset(**parts)

@@ -14,14 +14,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 
 import heedful.align.sweep  # noqa: F401 (with all of align, so that the ranks need not import it again)
 from heedful import cli
-from heedful.align import pipeline
+from heedful.align import steps, train_stages
+from heedful.align.task_files import TaskFiles
 from heedful.errors import DataError, StorageError
 from heedful.ranks import ending
 from heedful.ranks.collectives import broadcast
@@ -78,7 +79,7 @@ def first_rank_cannot_write(rank: int) -> None:
         time.sleep(1.0)
         raise StorageError("no room", where="tasks")
 
-    pipeline.write_tasks = full
+    TaskFiles._write = full  # type: ignore[method-assign]
 
 
 def another_rank_cannot_read(rank: int) -> None:
@@ -86,14 +87,14 @@ def another_rank_cannot_read(rank: int) -> None:
         raise DataError("this rank's disk is bad")
 
     if rank == 1:
-        pipeline.policy_for_training = bad
+        train_stages.policy_for_training = bad
 
 
 def mistake(rank: int) -> None:
-    def wrong(*given: Any) -> Any:
+    def wrong(*given: Any, **more: Any) -> Any:
         raise ZeroDivisionError("a mistake in Heedful")
 
-    pipeline.sft = wrong
+    cast("dict[str, Any]", steps.STEPS)["sft"] = wrong
 
 
 TROUBLES: dict[str, Callable[[int], None]] = {

@@ -1,4 +1,4 @@
-"""``heedful align`` from the first import to the report, on a project that people label; kills and changes on the way."""
+"""``heedful align`` from the first import to the report, with people who fill in files; kills and changes on the way."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ from tests.align.small_project import (
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from heedful.align import running
-from heedful.align.status import STAGES
+from heedful.align.stages import STAGES as TABLE
 from heedful.functional import chunked_token_logprobs
 from heedful.model import load_causal_model, load_scalar_model, pack, packed_hidden, unembedding
 from heedful.model.readout import score
 from heedful.project.data_folder import Records
 from heedful.project.lock import LOCK_FILE, alone_in
+
+STAGES = [stage.name for stage in TABLE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ def journey(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Journey:
     step("init", "init", folder, "--base-model", base)
     with (folder / "heedful.toml").open("a") as file:
         file.write(SMALL)
+    set_config(folder, 'labelers = "people"', 'labelers = "files"')
     write_pretraining_text(folder)
     run("import", "heedful", write_rows(folder / "prompts-in.jsonl", prompts), "--project", folder)
     step("align without demonstrations", "align", folder)
@@ -105,7 +108,7 @@ def made_anew(folder: Path, before: dict[str, int]) -> set[str]:
 def test_without_demonstrations_it_says_what_to_import(journey: Journey) -> None:
     code, said = journey.said["align without demonstrations"]
     assert code == 0
-    assert "waiting for demonstrations: 37 prompts wait for labelers' answers" in said
+    assert "waiting for demonstrations: 30 prompts wait for labelers' answers" in said
     assert f"heedful import FORMAT FILE --project {journey.folder}" in said
 
 
@@ -174,7 +177,7 @@ def test_a_second_call_does_nothing_again(project: Path) -> None:
     before, results = stage_times(project), (project / "results.json").read_bytes()
     code, said = run("align", project)
     assert code == 0
-    assert said.count("done before") == len(before) - 1  # collect was not needed again
+    assert said.count("done before") == len(before) - 2  # neither demonstrate nor collect was needed again
     assert made_anew(project, before) == set()
     assert (project / "results.json").read_bytes() == results
 

@@ -6,7 +6,7 @@ import pytest
 from tests.tiny import tiny_tokenizer
 from tests.training.interrupting import quiet
 
-from heedful.align.pipeline import texts_within_window
+from heedful.align.choose import texts_within_window
 from heedful.align.prefixes import candidate_prefixes, cut_answer, with_prefix
 from heedful.conversation import turns_of
 from heedful.records import Demonstration, Prompt, Response

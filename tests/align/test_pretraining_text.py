@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.align.small_project import write_base_model, write_rows
 
-from heedful.align.pipeline import pretraining_text
+from heedful.align.train_stages import pretraining_text
 from heedful.model import load_tokenizer
 from heedful.training.pretraining_text import encode_documents
 

@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sqlalchemy import select
 
-from heedful.align.loop import _write_data
-from heedful.align.simulated import named_by_content, recorded
+from heedful.align import collect
+from heedful.align.settings import given_for, setting_of
+from heedful.align.simulated import SimulatedLabelers
+from heedful.align.stages import stage
 from heedful.labeling.database import maintenance
 from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.tables import assignment, demonstration, person, task
 from heedful.labeling.exchange import labels
+from heedful.labeling.exchange.asking import Task
 from heedful.labeling.queue.recording import Work
 from heedful.miniature import preparation as miniature
 from heedful.miniature.good_answers import answer
@@ -22,6 +26,7 @@ from heedful.miniature.invented_world import World
 from heedful.miniature.panel import Panel
 from heedful.miniature.preparation import miniature_project
 from heedful.miniature.tasks import prompts
+from heedful.presets import resolved_preset
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
 from heedful.records import Prompt, Response
@@ -48,11 +53,15 @@ def test_what_the_panel_says_is_what_is_read_and_what_is_kept(project: Project) 
     chosen = prompts(WORLD, seed=1, count=12, split="valid")
     responses = outputs(chosen)
     works: list[Work] = []
+    tasks: list[Task] = []
     for prompt in chosen:
-        shown = [r for r in responses if r.prompt_id == prompt.id]
+        shown = tuple(r for r in responses if r.prompt_id == prompt.id)
+        tasks.append(
+            Task(kind="rank", phase="training", prompt=prompt, responses=shown, labelers={"training": 2, "held_out": 2})
+        )
         for group in ("training", "held_out"):
             works += PANEL.assess(prompt, shown, group=group, labelers=2)
-    with recorded(project, iter(works), run="collect-1", groups=PANEL.groups, prompts=chosen, responses=responses) as answers:
+    with SimulatedLabelers(project, PANEL).recorded(tasks, run="collect-1") as answers:
         rankings, ratings = list(answers.rankings()), list(answers.ratings())
     assert [(r.labeler, r.prompt_id, r.response_ids) for r in rankings] == [
         (work.labeler, work.prompt_id, work.response_ids) for work in works
@@ -79,7 +88,8 @@ def test_a_run_that_is_interrupted_leaves_nothing_behind(project: Project) -> No
     [prompt] = prompts(WORLD, seed=1, count=1, split="train")
 
     def interrupted() -> None:
-        with recorded(project, [PANEL.demonstrate(prompt)], run="data-1", groups=PANEL.groups, prompts=[prompt]) as answers:
+        asked = Task(kind="demonstrate", phase="training", prompt=prompt, labelers={"training": 1})
+        with SimulatedLabelers(project, PANEL).recorded([asked], run="data-1") as answers:
             assert len(list(answers.demonstrations())) == 1
             raise KeyboardInterrupt
 
@@ -94,7 +104,9 @@ def test_the_miniatures_demonstrations_are_training_labelers_work(project: Proje
     monkeypatch.setattr(miniature, "DEMONSTRATED", {"train": 30, "valid": 6})
     monkeypatch.setattr(miniature, "UNLABELED", {"train": 10, "valid": 2, "test": 3})
     monkeypatch.setattr(miniature, "PRETRAINING_DOCUMENTS", {"train": 4, "valid": 1})
-    _write_data(project, project.runs / "data-1")
+    preset, labelers, folder = resolved_preset(project), SimulatedLabelers(project, PANEL), project.runs / "data-1"
+    given = given_for(stage("data"), setting_of(project, preset, labelers, Records()), Records(), {})
+    collect.data(given, folder=folder, console=Console(quiet=True))
     records = Records.load(project.data)
     assert len(records.prompts) == 51
     written = list(records.demonstrations.values())
@@ -117,10 +129,10 @@ def test_the_miniatures_demonstrations_are_training_labelers_work(project: Proje
     database.close()
 
 
-def test_outputs_of_other_content_have_other_ids() -> None:
+def test_outputs_of_other_content_have_other_ids(project: Project) -> None:
     one = Response(id="output-p-0", prompt_id="p", text="Yes.", model="sft")
     others = [replace(one, text="No."), replace(one, model="sft epoch 1"), replace(one, finished=False)]
-    ids = [r.id for r in named_by_content([one, *others, one])]
+    ids = [r.id for r in SimulatedLabelers(project, PANEL).named([one, *others, one], "collect-1")]
     assert len(set(ids)) == 4
     assert ids[0] == ids[4]
     assert ids[0].startswith("output-p-0-")

@@ -19,12 +19,13 @@ from tests.align.small_project import (
     rows,
     run,
     send_itself,
+    set_config,
     write_base_model,
     write_pretraining_text,
     write_rows,
 )
 
-from heedful.align.sweep import grid, trial_configs
+from heedful.align.grid import grid, trial_configs
 from heedful.errors import ConfigError
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
@@ -87,6 +88,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("init", folder, "--base-model", base)
     with (folder / "heedful.toml").open("a") as file:
         file.write(SMALL)
+    set_config(folder, 'labelers = "people"', 'labelers = "files"')
     write_pretraining_text(folder)
     run("import", "heedful", write_rows(folder / "in.jsonl", [*prompts, *demonstrations]), "--project", folder)
     run("align", folder)

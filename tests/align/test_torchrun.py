@@ -70,6 +70,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (project / "heedful.toml").open("a") as file:
         # Without dropout: each rank has its own random numbers for it.
         file.write(SMALL.replace("epochs = 2\n", "epochs = 2\nresidual_dropout = 0.0\n"))
+    set_config(project, 'labelers = "people"', 'labelers = "files"')
     write_pretraining_text(project)
     run("import", "heedful", write_rows(folder / "prompts.jsonl", prompts), "--project", project)
     run("import", "heedful", write_rows(folder / "answers.jsonl", demonstrations), "--project", project)

@@ -109,7 +109,7 @@ def _context() -> BaseContext:
     A fork of this process would inherit torch's thread pools without their threads.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["heedful.align.pipeline", "transformers.models.gpt2.modeling_gpt2"])
+    context.set_forkserver_preload(["heedful.align.steps", "transformers.models.gpt2.modeling_gpt2"])
     return context
 
 

@@ -24,7 +24,7 @@ from heedful.ranks.world import world
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class FinishedStage:
     """A stage that is done: where its outputs are, what identifies them, and how long it took."""
 
     name: str
@@ -48,11 +48,11 @@ class Stages:
 
     def __init__(self, runs: Path, console: Console) -> None:
         self.runs, self.console = runs, console
-        self.done: list[Stage] = []
+        self.done: list[FinishedStage] = []
         self.most_memory = 0
         """Of this process and those beside it together, bytes, while stages ran side by side."""
 
-    def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> Stage:
+    def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> FinishedStage:
         """Do ``action(folder)`` unless it was done for the same ``inputs``.
 
         inputs: JSON-able; fingerprints of earlier stages are among them. An unfinished folder of the same inputs is given to
@@ -74,12 +74,12 @@ class Stages:
             raise
         barrier_without_timeout()
         seconds = on_rank_zero(lambda: begun.end(time.monotonic() - start).seconds)
-        stage = Stage(name, folder, fingerprint, seconds)
+        stage = FinishedStage(name, folder, fingerprint, seconds)
         self.console.print(f"[dim]{name}: {stage.seconds:.1f} s[/dim]", highlight=False)
         self.done.append(stage)
         return stage
 
-    def run_side_by_side(self, jobs: Sequence[Job], *, processes: int) -> list[Stage]:
+    def run_side_by_side(self, jobs: Sequence[Job], *, processes: int) -> list[FinishedStage]:
         """Do jobs that do not need one another, ``processes`` at a time, in the given order; returns their stages in it.
 
         One process: one after the other, in this one. Else each in its own, with its share of the cores. What fails first is
@@ -90,7 +90,7 @@ class Stages:
                 self.run(job.name, job.inputs, lambda folder, job=job: job.action(folder=folder, console=self.console))
                 for job in jobs
             ]
-        stages: dict[str, Stage] = {}
+        stages: dict[str, FinishedStage] = {}
         begun: dict[str, _Begun] = {}
         for job in jobs:
             fingerprint = _stage_fingerprint(job.name, job.inputs)
@@ -106,7 +106,7 @@ class Stages:
 
     def _in_processes(
         self, begun: Mapping[str, _Begun], actions: Mapping[str, Callable[..., None]], processes: int
-    ) -> dict[str, Stage]:
+    ) -> dict[str, FinishedStage]:
         calls = {name: partial(actions[name], folder=stage.folder) for name, stage in begun.items()}
         costs: dict[str, Cost] = {}
         start = time.monotonic()
@@ -126,8 +126,8 @@ class Stages:
         self.most_memory = max(self.most_memory, *(cost.memory_bytes for cost in costs.values()))
         return found
 
-    def _done_before(self, name: str, folder: Path, fingerprint: str, state: Mapping[str, Any]) -> Stage:
-        stage = Stage(name, folder, fingerprint, float(state["seconds"]))
+    def _done_before(self, name: str, folder: Path, fingerprint: str, state: Mapping[str, Any]) -> FinishedStage:
+        stage = FinishedStage(name, folder, fingerprint, float(state["seconds"]))
         self.console.print(f"{name}: done before, in {folder}", style="dim", markup=False, highlight=False, soft_wrap=True)
         self.done.append(stage)
         return stage
@@ -165,10 +165,10 @@ class _Begun:
         begun._write(done=False, seconds=0.0)
         return begun
 
-    def end(self, seconds: float) -> Stage:
+    def end(self, seconds: float) -> FinishedStage:
         """It is done."""
         self._write(done=True, seconds=seconds)
-        return Stage(self.row["stage"], self.folder, self.row["fingerprint"], self.spent + seconds)
+        return FinishedStage(self.row["stage"], self.folder, self.row["fingerprint"], self.spent + seconds)
 
     def leave(self, seconds: float) -> None:
         """It was interrupted."""

@@ -1,43 +1,37 @@
-"""What a project wants: its preset with the values that heedful.toml overrides, and who its labelers are."""
+"""What the stages are given: the project's settings, who labels, the records, and where earlier stages left their work."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from heedful.errors import ConfigError
+from rich.console import Console
+
+from heedful.align.prefixes import candidate_prefixes
+from heedful.align.stages import Stage, config_of
+from heedful.align.who_labels import Labelers, the_miniature
 from heedful.evaluate.benchmarks import Benchmark
-from heedful.evaluate.results import Group
-from heedful.labeling.queue.recording import Work
-from heedful.presets import Preset, preset
-from heedful.project.project import Project, config_from_mapping
-from heedful.project.structure import nearest
-from heedful.records import Prompt, Response
+from heedful.labeling.exchange.asking import Task
+from heedful.miniature.benchmark_items import benchmarks
+from heedful.miniature.tasks import few_shot_prefixes
+from heedful.model import generator
+from heedful.presets import Preset
+from heedful.project.data_folder import Records
+from heedful.project.files import write_atomically
+from heedful.project.project import Project
+from heedful.project.selection import for_reward_model, without_labels
+from heedful.ranks.world import world
 
-SECTIONS = ("sft", "initial_policy", "reward", "ppo", "collect", "evaluate")
-
-
-class Labelers(Protocol):
-    """People who rank and rate at once (the miniature's simulated ones; real ones work through tasks on disk)."""
-
-    @property
-    def groups(self) -> Mapping[str, Group]: ...
-
-    def assess(self, prompt: Prompt, responses: Sequence[Response], *, group: Group, labelers: int) -> list[Work]: ...
-
-
-class PrefixFormat(Protocol):
-    """How a base model is prompted with examples: what it is given, and what of its continuation is the answer."""
-
-    def __call__(self, prefix: str, prompt_text: str) -> str: ...
+BENCHMARK_SEED = 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Everything that the stages need to know about a project."""
+    """Everything that the stages need to know about a project, besides its records."""
 
     project: Project
     preset: Preset
@@ -45,8 +39,7 @@ class Setting:
     small_model: Path | None
     reward_start: Path | None
     """What the reward model starts from; None is the SFT model."""
-    labelers: Labelers | None
-    """None where people label: their rankings come as records."""
+    labelers: Labelers
     benchmarks: tuple[Benchmark, ...]
     prefixes: tuple[str, ...]
     """Candidate few-shot prefixes of the base model (SPEC 3.7)."""
@@ -56,31 +49,86 @@ class Setting:
         return self.project.seed
 
 
-def resolved_preset(project: Project) -> Preset:
-    """The project's preset with the sections of its heedful.toml put over it. Raises ConfigError for unknown tables or keys."""
-    try:
-        chosen = preset(project.preset, seed=project.seed)
-    except ConfigError as error:
-        where = f"{project.config_file} [project]"
-        raise ConfigError(error.message, expected=error.expected, got=error.got, where=where, next_step="mend preset") from None
-    for name in project.settings:
-        if name not in SECTIONS:
-            close = nearest(name, SECTIONS)
-            raise ConfigError(
-                f"heedful.toml has an unknown table [{name}]",
-                expected="[project] or " + ", ".join(f"[{s}]" for s in SECTIONS),
-                got=f"[{name}]",
-                where=project.config_file,
-                next_step=f"did you mean [{close}]?" if close else "remove it",
-            )
-    parts: dict[str, Any] = {}
-    for name in SECTIONS:
-        given = project.settings.get(name, {})
-        base = getattr(chosen, name)
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{name} is not a table", expected=f"[{name}]", got=repr(given), where=project.config_file)
-        values = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-        if "engine" in values:
-            values["engine"] = project.engine
-        parts[name] = config_from_mapping(type(base), {**values, **given}, f"{project.config_file} [{name}]")
-    return Preset(**parts)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What one stage is given. It can be pickled: a stage may run in a process of its own."""
+
+    stage: Stage
+    setting: Setting
+    config: Any
+    """The stage's own settings (None if it has none)."""
+    records: Records
+    """Rankings are among them only for the stage that trains the reward model."""
+    runs: Mapping[str, Path]
+    """Folders of the stages that are done, by name."""
+
+    def run_of(self, key: str) -> Path:
+        """The folder of the earlier stage that the table's ``needs`` has under this key."""
+        name = self.stage.needs[key]
+        assert name is not None
+        return self.runs[name]
+
+
+def given_for(stage: Stage, setting: Setting, records: Records, runs: Mapping[str, Path]) -> Given:
+    """What a stage is given, with no more labels than it needs."""
+    ranked = "rankings" in stage.needs.values()
+    return Given(
+        stage=stage,
+        setting=setting,
+        config=config_of(stage, setting.preset),
+        records=for_reward_model(records) if ranked else without_labels(records),
+        runs=runs,
+    )
+
+
+def setting_of(project: Project, preset: Preset, labelers: Labelers, records: Records) -> Setting:
+    """The project's setting. Raises MissingError for a model that is not there, ConfigError for an unknown engine."""
+    for engine in (project.engine, preset.ppo.engine):
+        generator(engine)  # an engine that cannot run here is refused before hours of training
+    return Setting(
+        project=project,
+        preset=preset,
+        base_model=project.model_folder(project.base_model),
+        small_model=None if project.small_model is None else project.model_folder(project.small_model),
+        reward_start=None if project.reward_start is None else project.model_folder(project.reward_start),
+        labelers=labelers,
+        benchmarks=_benchmarks(preset.evaluate.benchmark_items) if project.labelers == "simulated" else (),
+        prefixes=prefixes_of(project, records),
+    )
+
+
+def prefixes_of(project: Project, records: Records) -> tuple[str, ...]:
+    """Candidate few-shot prefixes: the miniature's own, or some of the project's demonstrations."""
+    if project.labelers == "simulated":
+        return _few_shot_prefixes(project.seed)
+    return candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed)
+
+
+@functools.cache
+def _benchmarks(items: int) -> tuple[Benchmark, ...]:
+    return tuple(benchmarks(the_miniature(), seed=BENCHMARK_SEED, items=items))
+
+
+@functools.cache
+def _few_shot_prefixes(seed: int) -> tuple[str, ...]:
+    return tuple(few_shot_prefixes(the_miniature(), seed=seed))
+
+
+def ask(given: Given, tasks: list[Task], folder: Path, console: Console) -> None:
+    """Put tasks to the labelers, from within a stage; under ``torchrun`` rank 0 does."""
+    if not world().is_rank_zero or not tasks:
+        return
+    if given.setting.labelers.ask(tasks, folder) is None:
+        kind = "demonstrations" if tasks[0].kind == "demonstrate" else "rankings"
+        with (folder / f"{kind}.jsonl").open(encoding="utf-8") as lines:
+            count = sum(1 for _ in lines)
+        marked = given.setting.labelers.marked
+        console.print(
+            f"{count:,} {kind} by {marked} labelers" if marked == "simulated" else f"{count:,} {kind}", highlight=False
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented; under ``torchrun`` rank 0 does. Raises StorageError."""
+    if world().is_rank_zero:
+        write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,22 +1,104 @@
-"""Simulated labelers' work on its way through the project's labeling database, where `heedful web` shows it as people's."""
+"""Simulated labelers. Their work goes through the project's labeling database, where `heedful web` shows it like people's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import Connection
 
+from heedful.align.stages import Stage
 from heedful.evaluate.results import Group
 from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.locating import DATABASE_FILE
 from heedful.labeling.exchange import labels
+from heedful.labeling.exchange.asking import Task
 from heedful.labeling.queue.recording import Work, record_work
-from heedful.project.data_folder import record_to_json
+from heedful.miniature.panel import Panel
+from heedful.project.data_folder import Records, record_to_json
+from heedful.project.files import write_jsonl
 from heedful.project.fingerprints import fingerprint_of
 from heedful.project.project import Project
-from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
+from heedful.project.runs import stage_state, with_records
+from heedful.project.selection import without_labels
+from heedful.records import Demonstration, Ranking, Rating, Response
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedLabelers:
+    """The miniature's panel: it answers at once."""
+
+    project: Project
+    panel: Panel
+
+    @property
+    def marked(self) -> Literal["simulated"]:
+        return "simulated"
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return self.panel.groups
+
+    def waiting(self, stage: Stage) -> None:
+        """Nothing ever waits."""
+
+    def unused(self, records: Records) -> None:
+        """No answer: each stage takes its own."""
+
+    def take(self, *, partly: bool = False) -> None:
+        """Nothing: each run's labelers answered at once."""
+
+    def known(self, collect: Path | None = None) -> Records:
+        """Prompts and demonstrations, and the rankings of the stage that collects them.
+
+        Rankings that were exported into the data are the same ones again, those of earlier runs, and the evaluation's.
+        """
+        records = without_labels(Records.load(self.project.data)) if self.project.data.is_dir() else Records()
+        return records if collect is None else with_records(records, collect, ("response", "ranking"))
+
+    def named(self, responses: Sequence[Response], run: str) -> list[Response]:
+        """Ids that no other text has: the database holds the responses of all runs."""
+        return [replace(r, id=f"{r.id}-{fingerprint_of(record_to_json(r))[:8]}") for r in responses]
+
+    def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> None:
+        """Answer all tasks; a stage that is done has its answers."""
+        if stage_state(folder).get("done"):
+            return
+        tasks = list(tasks)
+        with self.recorded(tasks, run=folder.name) as answers:
+            if tasks[0].kind == "demonstrate":
+                write_jsonl(folder / "demonstrations.jsonl", map(record_to_json, answers.demonstrations()))
+                return
+            # One after the other onto the disk: all ratings at once would be most of the stage's memory.
+            write_jsonl(folder / "ratings.jsonl", map(record_to_json, answers.ratings()))
+            write_jsonl(folder / "rankings.jsonl", map(record_to_json, answers.rankings()))
+
+    @contextmanager
+    def recorded(self, tasks: Sequence[Task], *, run: str) -> Iterator[Answers]:
+        """Store a run's answers. They can be read within the block; an interrupted block leaves nothing behind.
+
+        Always in the project's own file: simulated labelers do not belong into a database server with people's work.
+        """
+        database = open_database(self.project.folder / DATABASE_FILE)
+        prompts = [task.prompt for task in tasks]
+        responses = [response for task in tasks for response in task.responses]
+        works = (work for task in tasks for work in self._works(task))
+        try:
+            with database.write() as connection:
+                batch_ids = record_work(connection, works, run=run, groups=self.groups, prompts=prompts, responses=responses)
+                yield Answers(connection, batch_ids)
+        finally:
+            database.close()
+
+    def _works(self, task: Task) -> Iterator[Work]:
+        if task.kind == "demonstrate":
+            yield self.panel.demonstrate(task.prompt)
+            return
+        for group, number in task.labelers.items():
+            yield from self.panel.assess(task.prompt, task.responses, group=group, labelers=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +116,3 @@ class Answers:
 
     def ratings(self) -> Iterator[Rating]:
         return labels.stored_ratings(self.connection, batch_ids=self.batch_ids)
-
-
-@contextmanager
-def recorded(
-    project: Project,
-    works: Iterable[Work],
-    *,
-    run: str,
-    groups: Mapping[str, Group],
-    prompts: Iterable[Prompt],
-    responses: Iterable[Response] = (),
-) -> Iterator[Answers]:
-    """Store a run's work; within the block it is read, and kept at its end: a run that is interrupted leaves nothing behind.
-
-    Always in the file of the project: simulated labelers have no business in the database server of ``$DATABASE_URL``.
-    """
-    database = open_database(project.folder / DATABASE_FILE)
-    try:
-        with database.write() as connection:
-            batch_ids = record_work(connection, works, run=run, groups=groups, prompts=prompts, responses=responses)
-            yield Answers(connection, batch_ids)
-    finally:
-        database.close()
-
-
-def named_by_content(responses: Iterable[Response]) -> list[Response]:
-    """The same responses with ids that no other text has: the database holds those of all runs."""
-    return [replace(r, id=f"{r.id}-{fingerprint_of(record_to_json(r))[:8]}") for r in responses]

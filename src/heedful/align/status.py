@@ -11,28 +11,15 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
+from heedful.align.prefixes import candidate_prefixes
+from heedful.align.stages import STAGES, Situation, due, situation_of
+from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import MissingError
+from heedful.presets import resolved_preset
 from heedful.project.data_folder import RECORD_TYPES, Records, file_name
-from heedful.project.files import read_rows
 from heedful.project.project import Project
 from heedful.project.runs import last_step, stage_folders, stage_state
 from heedful.records import Split
-
-STAGES = (
-    "data",
-    "sft",
-    "collect",
-    "reward",
-    "choose_sft",
-    "choose_prefix",
-    "initial_policy",
-    "ppo",
-    "ppo_ptx",
-    "initial_policy_small",
-    "ppo_ptx_small",
-    "evaluate",
-)
-"""All stages of align, in its order; which of them a project has depends on its settings and data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,76 +35,79 @@ class StageStatus:
 
 def show_status(project: Project, console: Console) -> None:
     """Print records, stages and what comes next. Raises DataError for a broken data folder."""
-    records = Records.load(project.data) if project.data.is_dir() else Records()
+    labelers = labelers_of(project)
+    records = known_records(project, labelers)
     stages = stage_statuses(project, records)
     console.print(project.name, style="bold", markup=False, highlight=False)
     console.print(_record_table(records))
     console.print(_stage_table(project, stages))
+    if (unused := labelers.unused(records)) is not None:
+        console.print(unused, markup=False, highlight=False, soft_wrap=True)
     console.print("next:", style="bold", end=" ")
-    console.print(next_step(project, records, stages), markup=False, highlight=False, soft_wrap=True)
+    console.print(next_step(project, labelers, records, stages), markup=False, highlight=False, soft_wrap=True)
+
+
+def known_records(project: Project, labelers: Labelers) -> Records:
+    """All records in the data, and the answers that labelers gave besides."""
+    records = Records.load(project.data) if project.data.is_dir() else Records()
+    known = labelers.known() if project.data.is_dir() else Records()
+    return Records(**{f"{kind}s": records.by_kind(kind) | known.by_kind(kind) for kind in RECORD_TYPES})
 
 
 def stage_statuses(project: Project, records: Records) -> list[StageStatus]:
     """Every stage that the project has or will have, in order."""
+    expected = due(_situation(project, records))
     found: list[StageStatus] = []
-    for name in STAGES:
-        folders = stage_folders(project.runs, name)
+    for row in STAGES:
+        folders = stage_folders(project.runs, row.name)
         if not folders:
-            if _expected(project, records, name):
-                found.append(StageStatus(name, None, False, 0.0, None))
+            if row in expected:
+                found.append(StageStatus(row.name, None, False, 0.0, None))
             continue
         folder = folders[max(folders)]
         state = stage_state(folder)
         done = bool(state.get("done"))
-        found.append(StageStatus(name, folder, done, float(state.get("seconds", 0.0)), None if done else last_step(folder)))
+        step = None if done else last_step(folder)
+        found.append(StageStatus(row.name, folder, done, float(state.get("seconds", 0.0)), step))
     return found
 
 
-def next_step(project: Project, records: Records, stages: list[StageStatus]) -> str:
+def next_step(project: Project, labelers: Labelers, records: Records, stages: list[StageStatus]) -> str:
     """What is missing or what to do next, in one sentence."""
     command = f"`heedful align {project.folder}`"
     try:
         project.model_folder(project.base_model)
     except MissingError as error:
         return f"{error.message} ({error.got}): put it there, or change base_model in {project.config_file}"
-    simulated = project.labelers == "simulated"
-    if not records.demonstrations and not simulated:
-        return (
-            f"no demonstrations: import some with `heedful import FORMAT FILE --project {project.folder}`, then run {command}"
-        )
-    done = {stage.name for stage in stages if stage.done}
     begun = [stage.name for stage in stages if stage.folder is not None and not stage.done]
     if begun:
         return f"{begun[0]} is not finished: run {command}, it continues"
-    if not simulated and not _has_training_rankings(records) and "collect" in done:
-        tasks = project.tasks / "ranking.jsonl"
-        return (
-            f"{_num_rows(tasks):,} ranking tasks wait in {tasks}: fill in ranks and labeler of each, then "
-            f"`heedful import heedful {tasks} --project {project.folder}`; {in_the_browser(project.folder)}"
-        )
+    done = {stage.name for stage in stages if stage.done}
+    for row in due(_situation(project, records)):
+        waiting = labelers.waiting(row) if row.asks and row.name in done else None
+        if waiting and row is not STAGES[-1]:
+            return waiting
+        if row.name not in done:
+            missing = f"no demonstrations: import some with `heedful import FORMAT FILE --project {project.folder}`, then "
+            return f"{missing if row.asks == 'demonstrations' else ''}run {command}"
     report = project.folder / "report.html"
-    if "evaluate" not in done or not report.is_file():
+    if not report.is_file():
         return f"run {command}"
     written = report.stat().st_mtime
-    # An import writes all files of data/ anew: which of them changed, their times do not tell.
+    # An import writes all files of data/ again: their times do not tell which of them changed.
     data = [project.data / file_name(kind) for kind in RECORD_TYPES]
     for what, files in ((project.config_file.name, [project.config_file]), ("data", data)):
         if any(file.is_file() and file.stat().st_mtime > written for file in files):
             return f"{what} changed since {report} was written: run {command}"
-    tasks = project.tasks / "evaluation.jsonl"
-    judged = simulated or any(r.phase == "evaluation" for r in records.rankings.values())
-    if tasks.is_file() and not judged:
-        return (
-            f"the report is {report}; for its win rates {_num_rows(tasks):,} tasks wait in {tasks}: fill in ranks and labeler "
-            f"of each, then `heedful import heedful {tasks} --project {project.folder}`; {in_the_browser(project.folder)}"
-        )
-    return f"done: the report is {report}"
+    waiting = labelers.waiting(STAGES[-1])
+    return f"done: the report is {report}" if waiting is None else f"the report is {report}; for its win rates {waiting}"
 
 
-def in_the_browser(folder: Path) -> str:
-    """The other way for tasks to be done: people's browsers instead of a file."""
-    here = f"--project {folder}"
-    return f"or in the browser: `heedful store import {here}`, `heedful web {folder}`, then `heedful store export {here}`"
+def _situation(project: Project, records: Records) -> Situation:
+    prefixes = not records.demonstrations or bool(
+        candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed)
+    )
+    return situation_of(project, resolved_preset(project), records, prefixes=prefixes)
 
 
 def _record_table(records: Records) -> Table:
@@ -154,23 +144,6 @@ def _stage_table(project: Project, stages: list[StageStatus]) -> Table:
     return table
 
 
-def _expected(project: Project, records: Records, name: str) -> bool:
-    """Whether a stage that was not started will be: as far as settings and data tell."""
-    if name == "data":
-        return project.labelers == "simulated"
-    if name == "collect":
-        return project.labelers == "simulated" or not _has_training_rankings(records)
-    if name.endswith("_small"):
-        return project.small_model is not None
-    if name == "ppo_ptx":
-        return project.pretraining_text.exists() or project.labelers == "simulated"
-    return True
-
-
-def _has_training_rankings(records: Records) -> bool:
-    return any(_split_of(records, ranking.prompt_id) == "train" for ranking in records.rankings.values())
-
-
 def _by_split(records: Records, prompt_ids: Iterable[str]) -> Counter[Split]:
     return Counter(_split_of(records, prompt_id) for prompt_id in prompt_ids)
 
@@ -181,7 +154,3 @@ def _split_of(records: Records, prompt_id: str) -> Split:
 
 def _num_comparisons(ranks: tuple[int, ...]) -> int:
     return sum(ranks[i] != ranks[j] for i in range(len(ranks)) for j in range(i))
-
-
-def _num_rows(path: Path) -> int:
-    return sum(1 for _ in read_rows(path)) if path.is_file() else 0

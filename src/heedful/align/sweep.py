@@ -7,129 +7,40 @@ grid grows. A trial whose loss is no longer a finite number has *diverged*: that
 from __future__ import annotations
 
 import json
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from heedful import __version__
-from heedful.align import pipeline
-from heedful.align.loop import project_setting
-from heedful.align.running import Stage, Stages
-from heedful.align.settings import Setting
-from heedful.errors import ConfigError, DataError, MissingError, NumericalError
+from heedful.align.grid import Spacing, trial_configs
+from heedful.align.inputs import fingerprint_inputs
+from heedful.align.running import FinishedStage, Stages
+from heedful.align.settings import Given, given_for, setting_of, write_json
+from heedful.align.stages import STAGES, config_of, stage
+from heedful.align.steps import STEPS
+from heedful.align.train_stages import initial_policy_folder
+from heedful.align.who_labels import labelers_of
+from heedful.errors import DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
 from heedful.model import keep_large_temporaries, load_tokenizer
 from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
-from heedful.project.data_folder import Records
-from heedful.project.fingerprints import digest_of_files, digest_of_records
+from heedful.presets import resolved_preset
+from heedful.project.fingerprints import digest_of_records
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
 from heedful.project.runs import stage_folders, stage_state
-from heedful.project.selection import (
-    demonstrations_of,
-    digest_of_demonstrations,
-    digest_of_rankings,
-    prompts_of,
-    training_rankings,
-)
-from heedful.project.structure import nearest
+from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
+from heedful.records import Prompt
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
-from heedful.training.config import StepConfig
 
 Step = Literal["sft", "reward", "ppo", "ppo_ptx"]
-Spacing = Literal["geometric", "linear"]
-
-_MEASURES: Mapping[str, tuple[str, str]] = {
-    "sft": ("validation_loss", "lower"),
-    "reward": ("validation_accuracy", "higher"),
-    "ppo": ("validation_reward", "higher"),
-    "ppo_ptx": ("validation_reward", "higher"),
-}
-"""Step -> what decides which trial is best."""
+"""The stages that have a measure in the table."""
 _DIVERGED = "diverged.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What every trial of a sweep has in common: the inputs of its fingerprint, and how to train and measure one."""
-
-    fingerprints: Mapping[str, Any]
-    train: Callable[[Any, Path], None]
-    measure: Callable[[Any, Stage, Stages], dict[str, float]]
-
-
-def grid(low: float, high: float, number: int, spacing: Spacing) -> list[float]:
-    """``number`` values from low to high, both among them: equal ratios ("log-linear" in the paper) or equal distances.
-
-    Raises ConfigError for an empty grid, or bounds that it cannot have.
-    """
-    if number < 1 or low > high or (number == 1 and low != high):
-        raise ConfigError(
-            "the grid is empty",
-            expected="low up to high, and at least 2 trials (1 where low is high)",
-            got=f"low {low:g}, high {high:g}, {number} trials",
-            next_step="give --low, --high and --trials, or the --values themselves",
-        )
-    if spacing == "geometric" and low <= 0:
-        raise ConfigError(
-            "a geometric grid needs bounds above 0",
-            expected="low above 0",
-            got=f"{low:g}",
-            next_step="use --spacing linear, or give the --values themselves",
-        )
-    values = np.geomspace(low, high, number) if spacing == "geometric" else np.linspace(low, high, number)
-    # Eight digits: what is shown, kept and compared is the same number.
-    return [float(f"{value:.8g}") for value in values]
-
-
-def trial_configs(config: StepConfig, step: str, field: str, values: Sequence[float]) -> dict[float, StepConfig]:
-    """Value -> the step's configuration with that value, in order, each once; for a field of whole numbers they are rounded.
-
-    Raises ConfigError: an unknown field, one that is no number, no values, a value out of the field's range.
-    """
-    types_of = typing.get_type_hints(type(config))
-    if field not in types_of:
-        close = nearest(field, types_of)
-        raise ConfigError(
-            f"{step} has no field {field!r}",
-            expected=", ".join(name for name in types_of if _number_type(types_of[name])),
-            got=field,
-            next_step=f"did you mean {close}?" if close else "choose one of these",
-        )
-    number_type = _number_type(types_of[field])
-    if number_type is None:
-        raise ConfigError(
-            f"{field} is not a number",
-            expected=", ".join(name for name in types_of if _number_type(types_of[name])),
-            got=f"a field with values like {getattr(config, field)!r}",
-            next_step="sweep a field that is a number",
-        )
-    if not values:
-        raise ConfigError(
-            "the grid is empty",
-            expected="at least one value",
-            got="none",
-            next_step="give --low, --high and --trials, or the --values themselves",
-        )
-    if not np.isfinite(list(values)).all():
-        raise ConfigError(f"a value of {field} is not a finite number", expected="finite numbers", got=str(list(values)))
-    rounded = [number_type(round(value)) if number_type is int else float(value) for value in values]
-    return {value: replace(config, **{field: value}) for value in sorted(set(rounded))}
-
-
-def _number_type(hint: Any) -> type[int] | type[float] | None:
-    """int or float where a field holds such a number (or None), else None."""
-    kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
-    kinds.discard(type(None))
-    return int if kinds == {int} else float if kinds in ({float}, {int, float}) else None
 
 
 def sweep(
@@ -137,9 +48,9 @@ def sweep(
 ) -> Path:
     """Do all trials that are not done, then write results.json and report.html beside them; returns the report.
 
-    Earlier stages are not done here: what `heedful align` made last is used. Raises ConfigError (see :func:`trial_configs`),
-    MissingError where an earlier stage was not done, DataError without validation data, BusyError where another process is
-    at work in the project, StorageError.
+    Earlier stages are not done here: what `heedful align` made last is used. Raises ConfigError (see
+    :func:`heedful.align.grid.trial_configs`), MissingError if an earlier stage was not done, DataError without validation
+    data, BusyError if another process works in the project, StorageError.
     """
     with alone_in(project.runs):
         return _sweep(project, step, field, values, console, spacing)
@@ -147,49 +58,49 @@ def sweep(
 
 def _sweep(project: Project, step: Step, field: str, values: Sequence[float], console: Console, spacing: Spacing) -> Path:
     keep_large_temporaries()
-    base_model = project.model_folder(project.base_model)
-    reward_start = None if project.reward_start is None else project.model_folder(project.reward_start)
-    records = pipeline.records_of(project)
-    if project.labelers == "simulated" and step == "reward":
-        records = pipeline.collected(_done(project, "collect", step).folder, records)
-    setting = project_setting(project, base_model, None, reward_start, records)
-    preset = setting.preset
-    config: StepConfig = {
-        "sft": preset.sft,
-        "reward": preset.reward,
-        "ppo": replace(preset.ppo, ptx_coefficient=0.0),
-        "ppo_ptx": preset.ppo,
-    }[step]
-    configs = trial_configs(config, step, field, values)
-    inputs = {"sft": _sft, "reward": _reward, "ppo": _ppo, "ppo_ptx": _ppo}[step](setting, records, step, console)
+    row, preset = stage(step), resolved_preset(project)
+    assert row.measure is not None
+    metric, better = row.measure
+    configs = trial_configs(config_of(row, preset), step, field, values)
+    earlier = {need: _done(project, need, step) for need in row.needs.values() if need in [other.name for other in STAGES]}
+    collected = _newest_done(project, "collect")
+    labelers = labelers_of(project)
+    records = labelers.known(None if collected is None else collected.folder)
+    runs = {name: finished.folder for name, finished in earlier.items()}
+    given = given_for(row, setting_of(project, preset, labelers, records), records, runs)
+    validation = _VALIDATION[metric](given, console)
+    fingerprints = {name: finished.fingerprint for name, finished in earlier.items()}
+    inputs = fingerprint_inputs(given, records, fingerprints)
+    if isinstance(validation, list):
+        inputs["prompts"] = digest_of_records(records.prompts.values())
 
     folder = project.folder / "sweeps" / f"{step}-{field}"
     stages = Stages(folder, console)
-    metric, better = _MEASURES[step]
     trials: list[Trial] = []
-    for number, (value, one) in enumerate(configs.items(), start=1):
+    for number, (value, config) in enumerate(configs.items(), start=1):
         console.print(f"trial {number} of {len(configs)}: {field} = {value_text(value)}", highlight=False)
-        stage = stages.run(
-            step, {**inputs.fingerprints, "config": one}, lambda f, one=one: _train_or_diverge(inputs.train, one, f, console)
+        trial = replace(given, config=config)
+        finished = stages.run(
+            step, {**inputs, "config": config}, lambda f, trial=trial: _train_or_diverge(trial, folder=f, console=console)
         )
-        trial: Trial = {
+        found: Trial = {
             "value": value,
-            "folder": stage.folder.relative_to(project.folder).as_posix(),
-            "seconds": round(stage.seconds, 2),
+            "folder": finished.folder.relative_to(project.folder).as_posix(),
+            "seconds": round(finished.seconds, 2),
             "metrics": {},
         }
-        if (stage.folder / _DIVERGED).is_file():
-            trial["diverged"] = json.loads((stage.folder / _DIVERGED).read_text(encoding="utf-8"))["reason"]
+        if (finished.folder / _DIVERGED).is_file():
+            found["diverged"] = json.loads((finished.folder / _DIVERGED).read_text(encoding="utf-8"))["reason"]
         else:
-            trial["metrics"] = inputs.measure(one, stage, stages)
-        trials.append(trial)
+            found["metrics"] = _METRICS[metric](trial, validation, finished, stages)
+        trials.append(found)
 
     sign = 1 if better == "lower" else -1
     measured = [trial for trial in trials if "diverged" not in trial]
     results: Scan = {
         "heedful": __version__,
         "project": project.name,
-        "labelers": project.labelers,
+        "labelers": labelers.marked,
         "step": step,
         "field": field,
         "metric": metric,
@@ -198,70 +109,47 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
         "trials": trials,
         "best": min(measured, key=lambda trial: sign * trial["metrics"][metric], default=None),
     }
-    pipeline.write_json(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     write_scan(results, folder / "report.html")
     _show(results, console)
     return folder / "report.html"
 
 
-def _train_or_diverge(train: Callable[[Any, Path], None], config: Any, folder: Path, console: Console) -> None:
+def _train_or_diverge(given: Given, *, folder: Path, console: Console) -> None:
     """Train; a loss or gradient that is no finite number is kept as the trial's outcome."""
     try:
-        train(config, folder)
+        STEPS[given.stage.name](given, folder=folder, console=console)
     except NumericalError as error:
-        pipeline.write_json(folder / _DIVERGED, {"reason": error.message})
+        write_json(folder / _DIVERGED, {"reason": error.message})
         remove_checkpoints(folder / CHECKPOINTS)
         console.print(f"diverged: {error.message}", style="yellow", markup=False, highlight=False)
 
 
-def _sft(setting: Setting, records: Records, step: str, console: Console) -> _Inputs:
-    _needs(demonstrations_of(records, "train"), "demonstrations", setting.project)
-    _needs(demonstrations_of(records, "valid"), "validation demonstrations", setting.project)
-
-    def train(config: Any, folder: Path) -> None:
-        pipeline.sft(_with(setting, sft=config), records, folder, console)
-
-    def measure(config: Any, stage: Stage, stages: Stages) -> dict[str, float]:
-        del config, stages
-        rows = json.loads((stage.folder / "candidates.json").read_text(encoding="utf-8"))
-        best = min(rows, key=lambda row: row["validation_loss"])
-        return {"validation_loss": best["validation_loss"], "epoch": best["epoch"]}
-
-    fingerprints = {"base": digest_of_files(setting.base_model), "data": digest_of_demonstrations(records)}
-    return _Inputs(fingerprints, train, measure)
+# ---------------------------------------------------------------------------------------------------- what trials compare
 
 
-def _reward(setting: Setting, records: Records, step: str, console: Console) -> _Inputs:
-    sft = _done(setting.project, "sft", step)
-    _needs(training_rankings(records, "train"), "rankings", setting.project)
-    _needs(training_rankings(records, "valid"), "validation rankings", setting.project)
-
-    def train(config: Any, folder: Path) -> None:
-        pipeline.reward(_with(setting, reward=config), records, sft.folder, folder, console)
-
-    def measure(config: Any, stage: Stage, stages: Stages) -> dict[str, float]:
-        del config, stages
-        last = _last_metrics(stage.folder, "validation_accuracy")
-        return {name: last[name] for name in ("validation_accuracy", "validation_loss")}
-
-    fingerprints = {
-        "sft": sft.fingerprint,
-        "start": None if setting.reward_start is None else digest_of_files(setting.reward_start),
-        "rankings": digest_of_rankings(records),
-    }
-    return _Inputs(fingerprints, train, measure)
+def _demonstrations(given: Given, console: Console) -> None:
+    del console
+    _needs(demonstrations_of(given.records, "train"), "demonstrations", given.setting.project)
+    _needs(demonstrations_of(given.records, "valid"), "validation demonstrations", given.setting.project)
 
 
-def _ppo(setting: Setting, records: Records, step: str, console: Console) -> _Inputs:
-    initial, reward = _done(setting.project, "initial_policy", step), _done(setting.project, "reward", step)
-    start, text = pipeline.initial_policy_folder(initial.folder), setting.project.pretraining_text
-    held_out = prompts_of(records, "valid")
-    _needs(held_out, "validation prompts", setting.project)
-    limits = setting.preset.ppo
+def _rankings(given: Given, console: Console) -> None:
+    del console
+    _needs(training_rankings(given.records, "train"), "rankings", given.setting.project)
+    _needs(training_rankings(given.records, "valid"), "validation rankings", given.setting.project)
+
+
+def _prompts(given: Given, console: Console) -> list[Prompt]:
+    """The validation prompts that trials of PPO are compared on."""
+    project, text = given.setting.project, given.setting.project.pretraining_text
+    start = initial_policy_folder(given.run_of("initial"))
+    held_out = prompts_of(given.records, "valid")
+    _needs(held_out, "validation prompts", project)
+    limits = given.setting.preset.ppo
     chosen = prompts_within(load_tokenizer(start), held_out, limits.max_prompt_tokens, console)
-    _needs(chosen, "validation prompts within max_prompt_tokens", setting.project)
-    chosen = chosen[: setting.preset.evaluate.choice_prompts]
-    if step == "ppo_ptx" and not text.exists():
+    _needs(chosen, "validation prompts within max_prompt_tokens", project)
+    if given.stage.needs["text"] is not None and not text.exists():
         raise MissingError(
             "PPO-ptx needs pretraining text",
             expected="a folder of plain text",
@@ -269,45 +157,58 @@ def _ppo(setting: Setting, records: Records, step: str, console: Console) -> _In
             where=text,
             next_step="add text there, or sweep ppo",
         )
-
-    def train(config: Any, folder: Path) -> None:
-        pipeline.ppo(setting, records, config, start, reward.folder, folder=folder, console=console, title=step)
-
-    def measure(config: Any, stage: Stage, stages: Stages) -> dict[str, float]:
-        del config
-        sampled = [limits.temperature, limits.max_response_tokens, limits.precision, setting.seed]
-        validated = stages.run(
-            "validation",
-            {"trial": stage.fingerprint, "prompts": digest_of_records(chosen), "sampled": sampled},
-            lambda folder: _validate(setting, records, chosen, stage.folder, reward.folder, folder, console),
-        )
-        last = _last_metrics(stage.folder, "reward")
-        found = json.loads((validated.folder / "validation.json").read_text(encoding="utf-8"))
-        return {"validation_reward": found["validation_reward"], "training_reward": last["reward"], "kl": last["kl"]}
-
-    fingerprints = {
-        "initial": initial.fingerprint,
-        "reward": reward.fingerprint,
-        "text": digest_of_files(text) if step == "ppo_ptx" else None,
-        "prompts": digest_of_records(records.prompts.values()),
-    }
-    return _Inputs(fingerprints, train, measure)
+    return chosen[: given.setting.preset.evaluate.choice_prompts]
 
 
-def _validate(
-    setting: Setting,
-    records: Records,
-    prompts: list[Any],
-    policy_folder: Path,
-    reward_folder: Path,
-    folder: Path,
-    console: Console,
-) -> None:
+_VALIDATION: Mapping[str, Callable[[Given, Console], list[Prompt] | None]] = {
+    "validation_loss": _demonstrations,
+    "validation_accuracy": _rankings,
+    "validation_reward": _prompts,
+}
+"""Metric -> the check that there is something to train and validate on; prompts if these are answered to validate."""
+
+
+def _loss(given: Given, prompts: list[Prompt] | None, trial: FinishedStage, stages: Stages) -> dict[str, float]:
+    del given, prompts, stages
+    rows = json.loads((trial.folder / "candidates.json").read_text(encoding="utf-8"))
+    best = min(rows, key=lambda row: row["validation_loss"])
+    return {"validation_loss": best["validation_loss"], "epoch": best["epoch"]}
+
+
+def _accuracy(given: Given, prompts: list[Prompt] | None, trial: FinishedStage, stages: Stages) -> dict[str, float]:
+    del given, prompts, stages
+    last = _last_metrics(trial.folder, "validation_accuracy")
+    return {name: last[name] for name in ("validation_accuracy", "validation_loss")}
+
+
+def _reward(given: Given, prompts: list[Prompt] | None, trial: FinishedStage, stages: Stages) -> dict[str, float]:
+    assert prompts is not None
+    limits = given.setting.preset.ppo
+    sampled = [limits.temperature, limits.max_response_tokens, limits.precision, given.setting.seed]
+    validated = stages.run(
+        "validation",
+        {"trial": trial.fingerprint, "prompts": digest_of_records(prompts), "sampled": sampled},
+        lambda folder: _validate(given, prompts, trial.folder, folder=folder, console=stages.console),
+    )
+    last = _last_metrics(trial.folder, "reward")
+    found = json.loads((validated.folder / "validation.json").read_text(encoding="utf-8"))
+    return {"validation_reward": found["validation_reward"], "training_reward": last["reward"], "kl": last["kl"]}
+
+
+_METRICS: Mapping[str, Callable[[Given, list[Prompt] | None, FinishedStage, Stages], dict[str, float]]] = {
+    "validation_loss": _loss,
+    "validation_accuracy": _accuracy,
+    "validation_reward": _reward,
+}
+"""Metric -> what to measure of a trial that is done."""
+
+
+def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folder: Path, console: Console) -> None:
     """Mean reward of a trained policy's responses to validation prompts, into validation.json.
 
-    Sampled as the project's own settings say, whatever the trial's are: trials are compared under the same conditions.
+    Sampled as the project's own settings say, whatever the trial's are, so that trials are compared under the same conditions.
     """
-    limits = setting.preset.ppo
+    setting, limits = given.setting, given.setting.preset.ppo
     model, tokenizer = policy_for_inference(policy_folder / "model", limits.precision)
     responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
         prompts,
@@ -317,23 +218,30 @@ def _validate(
         seed=setting.seed,
         console=console,
     )
-    reward_model = reward_model_for_inference(reward_folder / "model", limits.precision)
-    reward = mean_reward(reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens)
-    pipeline.write_json(folder / "validation.json", {"validation_reward": reward, "prompts": len(prompts)})
+    reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
+    answered = given.records.prompts
+    reward = mean_reward(reward_model, tokenizer, answered, responses, max_response_tokens=limits.max_response_tokens)
+    write_json(folder / "validation.json", {"validation_reward": reward, "prompts": len(prompts)})
 
 
-def _with(setting: Setting, **configs: Any) -> Setting:
-    """The setting with a trial's configuration of one step."""
-    return replace(setting, preset=replace(setting.preset, **configs))
+# ---------------------------------------------------------------------------------------------------- what there is
 
 
-def _done(project: Project, name: str, step: str) -> Stage:
-    """The newest run of an earlier stage that is done. Raises MissingError where there is none."""
+def _newest_done(project: Project, name: str) -> FinishedStage | None:
+    """The newest run of a stage that is done."""
     folders = stage_folders(project.runs, name)
     for number in sorted(folders, reverse=True):
         state = stage_state(folders[number])
         if state.get("done"):
-            return Stage(name, folders[number], state["fingerprint"], float(state["seconds"]))
+            return FinishedStage(name, folders[number], state["fingerprint"], float(state["seconds"]))
+    return None
+
+
+def _done(project: Project, name: str, step: str) -> FinishedStage:
+    """The newest run of an earlier stage that is done. Raises MissingError if there is none."""
+    found = _newest_done(project, name)
+    if found is not None:
+        return found
     raise MissingError(
         f"the stage {name} was not done yet: {step} starts from it",
         expected=f"a finished run in {project.runs / name}-1",

@@ -1,24 +1,107 @@
-"""Tasks for people: outputs to rank side by side, without a sign of which model wrote which (SPEC 2.3)."""
+"""Tasks as files that people fill in and `heedful import` reads, without a sign of which model wrote what (SPEC 2.3)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from heedful.project.data_folder import Records, record_to_json
-from heedful.project.files import append_jsonl, locked, write_jsonl
+from heedful.align.stages import Asked, Stage
+from heedful.evaluate.results import Group
+from heedful.labeling.exchange.asking import Task
+from heedful.project.data_folder import Records, file_name, record_to_json
+from heedful.project.files import append_jsonl, locked, read_rows, write_jsonl
 from heedful.project.project import Project
-from heedful.records import Prompt, Response
+from heedful.records import Response
+
+_FILES: Mapping[Asked, str] = {
+    "demonstrations": "demonstration.jsonl",
+    "rankings": "ranking.jsonl",
+    "evaluation by people": "evaluation.jsonl",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFiles:
+    """People who fill in ``tasks/*.jsonl``: their answers come into the project's data by `heedful import`."""
+
+    project: Project
+
+    @property
+    def marked(self) -> Literal["people"]:
+        return "people"
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {}
+
+    def waiting(self, stage: Stage) -> str | None:
+        assert stage.asks is not None
+        file = self.project.tasks / _FILES[stage.asks]
+        if not file.is_file():
+            return None
+        if stage.asks == "evaluation by people":
+            records = Records.load(self.project.data)
+            if any(ranking.phase == "evaluation" for ranking in records.rankings.values()):
+                return None
+        return waiting_in(self.project, file, sum(1 for _ in read_rows(file)))
+
+    def unused(self, records: Records) -> None:
+        """No answer: `heedful import` takes all."""
+
+    def take(self, *, partly: bool = False) -> None:
+        """Nothing: `heedful import` takes the answers."""
+
+    def known(self, collect: Path | None = None) -> Records:
+        return Records.load(self.project.data)
+
+    def named(self, responses: Sequence[Response], run: str) -> list[Response]:
+        return blinded(responses, run, self.project.seed)
+
+    def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> str | None:
+        """Write the tasks to fill in. What was imported of an evaluation is copied beside its responses."""
+        tasks = list(tasks)
+        if not tasks:
+            return how_to_import(self.project, "there are no prompts")
+        file = self.project.tasks / _FILES[_asks(tasks[0])]
+        self._write(file, tasks)
+        if tasks[0].phase == "evaluation" and self._judged(tasks, folder):
+            return None
+        return waiting_in(self.project, file, len(tasks))
+
+    def _write(self, file: Path, tasks: Sequence[Task]) -> None:
+        """The responses become records of the project, so that a filled-in task can refer to them.
+
+        A task has no id: the import makes one that depends on the labeler, so that several may do the same task. A file that
+        has these tasks already is left alone: somebody may be filling it in.
+        """
+        rows = list(map(_row, tasks))
+        if file.is_file() and [_asked(row.value) for row in read_rows(file)] == [_asked(row) for row in rows]:
+            return
+        with locked(self.project.data):
+            there = Records.load(self.project.data).responses
+            new = [response for task in tasks for response in task.responses if response.id not in there]
+            append_jsonl(self.project.data / file_name("response"), [record_to_json(response) for response in new])
+        write_jsonl(file, rows)
+
+    def _judged(self, tasks: Sequence[Task], folder: Path) -> bool:
+        records = Records.load(self.project.data)
+        shown = {response.id for task in tasks for response in task.responses}
+        rankings = [r for r in records.rankings.values() if shown.issuperset(r.response_ids)]
+        write_jsonl(folder / "rankings.jsonl", map(record_to_json, rankings))
+        ratings = (r for r in records.ratings.values() if r.response_id in shown)
+        write_jsonl(folder / "ratings.jsonl", map(record_to_json, ratings))
+        return bool(rankings)
 
 
 def blinded(responses: Sequence[Response], run: str, seed: int) -> list[Response]:
     """The same responses with ids that name the run and not the model, each prompt's in random order (labelers judge blindly).
 
-    Another run's responses have other ids: what people say of one text is never taken for a judgement of another.
+    Responses of another run have other ids, so a judgement of one text never counts for another.
     """
     order = np.random.default_rng([seed, 6]).permutation(len(responses))
     seen: Counter[str] = Counter()
@@ -29,33 +112,43 @@ def blinded(responses: Sequence[Response], run: str, seed: int) -> list[Response
     return renamed
 
 
-def write_tasks(
-    project: Project, task: Literal["ranking", "evaluation"], prompts: Sequence[Prompt], responses: list[Response]
-) -> None:
-    """Ranking tasks for people: fill in ``ranks`` and ``labeler``, then ``heedful import heedful FILE``.
+def waiting_in(project: Project, file: Path, number: int) -> str:
+    """What people have to do with a file of tasks."""
+    how = f"then `heedful import heedful {file} --project {project.folder}`"
+    if file.name == _FILES["demonstrations"]:
+        said = f"{number:,} prompts wait for labelers' answers in {file}: fill in text and labeler of each, {how}"
+        return f"{said}; or import others: `heedful import FORMAT FILE --project {project.folder}`"
+    if file.name == _FILES["rankings"]:
+        return f"{number:,} ranking tasks wait in {file}: fill in ranks and labeler of each, {how}"
+    asked = "by labelers who ranked nothing for training: fill in ranks and labeler of each"
+    return f"{number:,} tasks wait in {file} for a judgement {asked}, {how}"
 
-    The responses become records of the project, so that what comes back refers to them. A task has no id: the importer makes
-    one that depends on the labeler, so several may rank the same task.
-    """
-    of_prompt: dict[str, list[Response]] = {}
-    for response in responses:
-        of_prompt.setdefault(response.prompt_id, []).append(response)
-    with locked(project.data):
-        there = Records.load(project.data).responses
-        append_jsonl(project.data / "responses.jsonl", [record_to_json(r) for r in responses if r.id not in there])
-    write_jsonl(
-        project.tasks / f"{task}.jsonl",
-        [
-            {
-                "kind": "ranking",
-                "prompt_id": prompt.id,
-                "prompt": prompt.text,
-                "response_ids": [r.id for r in of_prompt[prompt.id]],
-                "responses": [r.text for r in of_prompt[prompt.id]],
-                "ranks": None,
-                "labeler": None,
-                "phase": "evaluation" if task == "evaluation" else "training",
-            }
-            for prompt in prompts
-        ],
-    )
+
+def how_to_import(project: Project, missing: str) -> str:
+    """What to do without any prompt or demonstration."""
+    return f"{missing}: import some with `heedful import FORMAT FILE --project {project.folder}`"
+
+
+def _asks(task: Task) -> Asked:
+    if task.kind == "demonstrate":
+        return "demonstrations"
+    return "evaluation by people" if task.phase == "evaluation" else "rankings"
+
+
+def _asked(row: Any) -> Any:
+    """What a row of a task file asks, whether it is filled in or not."""
+    return (row.get("prompt_id"), row.get("response_ids")) if isinstance(row, dict) else None
+
+
+def _row(task: Task) -> dict[str, Any]:
+    common = {"prompt_id": task.prompt.id, "prompt": task.prompt.text, "labeler": None}
+    if task.kind == "demonstrate":
+        return {"kind": "demonstration", **common, "text": None}
+    return {
+        "kind": "ranking",
+        **common,
+        "response_ids": [r.id for r in task.responses],
+        "responses": [r.text for r in task.responses],
+        "ranks": None,
+        "phase": task.phase,
+    }

@@ -38,8 +38,12 @@ pretraining_text = "data/pretraining"
 # What generates: Heedful's own engine, or "vllm" (needs the extra heedful[vllm]).
 # engine = "heedful"
 
-# Who ranks and rates: "people", or "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
+# Who demonstrates, ranks and rates: "people" in their browsers (`heedful web`), people who fill in "files" of tasks, or
+# "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
 labelers = "people"
+
+# Where people's work is kept, if not in labels.sqlite in this folder: another file, or a PostgreSQL address.
+# database = "postgresql+psycopg://USER@HOST/NAME"
 
 # Where the values come from that the tables below do not set: "paper-1.3B", "paper-6B", "paper-175B" or "miniature".
 preset = "paper-1.3B"
@@ -79,6 +83,7 @@ seed = 0
 """
 
 Config = TypeVar("Config")
+Labelers = Literal["people", "files", "simulated"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +104,12 @@ class ProjectSection:
     engine: Literal["heedful", "vllm"] = "heedful"
     """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
     own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
-    labelers: Literal["people", "simulated"] = "people"
-    """Who ranks and rates: people, or the miniature's simulation (which can judge only its own prompts)."""
+    labelers: Labelers = "people"
+    """Who demonstrates, ranks and rates: `people` at work in the labeling database (`heedful web`), people who fill in
+    `files` of tasks, or the miniature's `simulated` labelers, who can judge only its own prompts."""
+    database: str | None = None
+    """The labeling database: a file, absolute or relative to the project, or a PostgreSQL address. Without it: `$DATABASE_URL`,
+    else `labels.sqlite` in the project."""
     preset: str = "paper-1.3B"
     """Where the values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
     seed: int = 0
@@ -125,7 +134,8 @@ class Project:
     small_model: str | None = None
     reward_start: str | None = None
     engine: Literal["heedful", "vllm"] = "heedful"
-    labelers: Literal["people", "simulated"] = "people"
+    labelers: Labelers = "people"
+    database: str | None = None
     preset: str = "paper-1.3B"
     seed: int = 0
     processes: int = 1
@@ -189,6 +199,7 @@ class Project:
             reward_start=section.reward_start,
             engine=section.engine,
             labelers=section.labelers,
+            database=section.database,
             preset=section.preset,
             seed=section.seed,
             processes=section.processes,

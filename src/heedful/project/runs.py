@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from heedful.project.data_folder import RECORD_TYPES, Kind, Records, file_name, record_from_json
+from heedful.project.files import read_jsonl
 
 STAGE_FILE = "stage.json"
 
@@ -40,3 +44,20 @@ def last_step(folder: Path) -> int | None:
         except (ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def records_in(folder: Path, kind: Kind) -> Iterator[Any]:
+    """The records of a kind that a stage wrote into its folder; none if there is no such file. Raises DataError."""
+    path = folder / file_name(kind)
+    for line, row in read_jsonl(path) if path.is_file() else ():
+        yield record_from_json(kind, row, where=f"{path}:{line}")
+
+
+def with_records(records: Records, folder: Path, kinds: Sequence[Kind]) -> Records:
+    """The records, and those that a stage wrote into its folder. Raises DataError."""
+    merged = Records(**{f"{kind}s": dict(records.by_kind(kind)) for kind in RECORD_TYPES})
+    for kind in kinds:
+        for record in records_in(folder, kind):
+            merged.by_kind(kind).setdefault(record.id, record)
+    merged.check()
+    return merged

@@ -19,12 +19,12 @@ from rich.console import Console
 from tests.tiny import CONTEXT, END, VOCABULARY, last_hidden, plain, tiny_gpt2, tiny_llama, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from heedful.align.settings import resolved_preset
 from heedful.conversation import turns_of
 from heedful.errors import ConfigError, HeedfulError, UserError
 from heedful.model import Generation, Sampling, add_adapter, generate, generator, merged, scalar_model_from_causal
 from heedful.model.answering import Answerer
 from heedful.model.engine.vllm_engine import VLLMEngine, _only_engine
+from heedful.presets import resolved_preset
 from heedful.project.project import Project
 from heedful.records import Prompt
 from heedful.training import ppo

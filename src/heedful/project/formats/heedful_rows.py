@@ -1,13 +1,14 @@
-"""Our own records, one per row, of any kind; also ranking tasks as labelers send them back, filled in.
+"""Our own records, one per row, of any kind; also tasks as labelers send them back, filled in.
 
-A task is a ranking with two more keys for the labeler to read, ``prompt`` and ``responses`` (texts in the order of
+A ranking task is a ranking with two more keys for the labeler to read, ``prompt`` and ``responses`` (texts in the order of
 ``response_ids``), and ``ranks`` null until it is filled in::
 
     {"kind": "ranking", "prompt_id": "…", "prompt": "…", "response_ids": ["a", "b"], "responses": ["…", "…"], "ranks": [1, 2],
      "labeler": "anna"}
 
-A row without ``id`` gets one made of its content. Rows of the kind ``annotation`` (other answers from the labeling database,
-such as toxicity) are counted and left in the file.
+A demonstration task has ``prompt`` besides, and ``text`` null until it is filled in. A row without ``id`` gets one made of its
+content. Rows of the kind ``annotation`` (other answers from the labeling database, such as toxicity) are counted and left in
+the file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from heedful.errors import DataError
 from heedful.project.data_folder import RECORD_TYPES, Kind, Record, record_from_json
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, an_object, content_id, reason_of
 from heedful.project.structure import nearest, shown
-from heedful.records import Ranking
+from heedful.records import Demonstration, Ranking
 
 SAMPLE = '{"kind": "prompt", "id": "…", "text": "…"} or a demonstration, response, ranking or rating'
 
@@ -30,9 +31,12 @@ def read_record(row: object, labeler: str | None) -> Draft:
     if row.get("kind") == "annotation":
         raise SkippedRow(f"answers of the kind {str(row.get('task_kind'))[:40]}: they stay in the file, no record holds them")
     kind = _kind(row)
-    task = {key: row.pop(key) for key in ("prompt", "responses") if kind == "ranking" and key in row}
+    shown_keys = {"ranking": ("prompt", "responses"), "demonstration": ("prompt",)}.get(kind, ())
+    task = {key: row.pop(key) for key in shown_keys if key in row}
     if kind == "ranking" and _not_filled_in(row.get("ranks")):
         raise SkippedRow("a ranking task that is not filled in")
+    if kind == "demonstration" and "text" in row and row["text"] is None:
+        raise SkippedRow("a demonstration task that is not filled in")
     if labeler is not None and kind in ("demonstration", "ranking", "rating") and not row.get("labeler"):
         row["labeler"] = labeler
     if row.get("id") is None:
@@ -71,12 +75,12 @@ def _not_filled_in(ranks: object) -> bool:
 
 
 def _seen(record: Record, task: dict[str, Any]) -> dict[str, str]:
-    """The texts that a ranking task showed, by the id of the prompt or response."""
-    if not isinstance(record, Ranking):
+    """The texts that a task showed, by the id of the prompt or response."""
+    if not isinstance(record, Ranking | Demonstration):
         return {}
     prompt, responses = task.get("prompt"), task.get("responses")
     seen = {record.prompt_id: prompt} if prompt is not None else {}
-    if responses is not None:
+    if isinstance(record, Ranking) and responses is not None:
         if not isinstance(responses, list) or len(responses) != len(record.response_ids):
             raise BadRow(f"{len(record.response_ids)} response_ids and not as many 'responses'")
         seen.update(zip(record.response_ids, responses, strict=True))

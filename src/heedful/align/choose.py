@@ -1,0 +1,128 @@
+"""The stages that choose by mean reward on validation prompts: the SFT checkpoint, and the base model's few-shot prefix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from heedful.align.prefixes import cut_answer, with_prefix
+from heedful.align.settings import Given, Setting, write_json
+from heedful.errors import DataError
+from heedful.model import load_tokenizer
+from heedful.model.answering import Answerer, mean_reward, prompts_within
+from heedful.model.inference import policy_for_inference, reward_model_for_inference
+from heedful.model.template import encode
+from heedful.project.selection import prompts_of
+from heedful.records import Prompt, Response
+
+
+def choose_sft(given: Given, *, folder: Path, console: Console) -> None:
+    """The SFT checkpoint with the best mean RM score on validation prompts (SPEC 3.2)."""
+    setting, records, sft_folder = given.setting, given.records, given.run_of("sft")
+    limits = setting.preset.sft
+    reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
+    rows: list[dict[str, Any]] = json.loads((sft_folder / "candidates.json").read_text(encoding="utf-8"))
+    prompts = _choice_prompts(given, sft_folder / "model", console)
+    for row in rows:
+        model, tokenizer = policy_for_inference(sft_folder / row["folder"], limits.precision)
+        responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
+            prompts,
+            name=f"epoch {row['epoch']}",
+            ids=[f"choice-{p.id}" for p in prompts],
+            temperature=1.0,
+            seed=setting.seed,
+            console=console,
+        )
+        row["reward"] = mean_reward(
+            reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens
+        )
+    best = max(range(len(rows)), key=lambda i: rows[i]["reward"])
+    for i, row in enumerate(rows):
+        row["chosen"] = i == best
+        mark = "chosen" if i == best else ""
+        console.print(
+            f"epoch {row['epoch']}: validation loss {row['validation_loss']:.3f}, mean reward {row['reward']:+.3f} {mark}",
+            highlight=False,
+        )
+    write_json(folder / "choice.json", rows)
+
+
+def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
+    """The folder of the SFT model that :func:`choose_sft` chose."""
+    rows = json.loads((choice_folder / "choice.json").read_text(encoding="utf-8"))
+    return sft_folder / next(row["folder"] for row in rows if row["chosen"])
+
+
+def choose_prefix(given: Given, *, folder: Path, console: Console) -> None:
+    """The few-shot prefix whose answers have the best mean RM score on validation prompts (SPEC 3.7)."""
+    setting, records = given.setting, given.records
+    limits = setting.preset.sft
+    reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
+    model, tokenizer = policy_for_inference(setting.base_model, limits.precision)
+    prompts = _choice_prompts(given, setting.base_model, console)
+    scores: list[float] = []
+    for number, prefix in enumerate(setting.prefixes):
+        responses = answer_with_prefix(setting, model, tokenizer, prompts, prefix, f"prefix {number + 1}", console)
+        scores.append(
+            mean_reward(reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens)
+        )
+        console.print(f"prefix {number + 1}: mean reward {scores[-1]:+.3f}", highlight=False)
+    write_json(
+        folder / "prefix.json", {"candidates": list(setting.prefixes), "scores": scores, "chosen": int(np.argmax(scores))}
+    )
+
+
+def chosen_prefix(folder: Path) -> str:
+    """The few-shot prefix that :func:`choose_prefix` chose."""
+    found = json.loads((folder / "prefix.json").read_text(encoding="utf-8"))
+    return found["candidates"][found["chosen"]]
+
+
+def answer_with_prefix(
+    setting: Setting, model: Any, tokenizer: Any, prompts: list[Prompt], prefix: str, name: str, console: Console
+) -> list[Response]:
+    """The base model's answers to prompts behind a few-shot prefix, each cut where the answer ends (SPEC 3.7).
+
+    A prompt that does not fit the context window together with the prefix is given without the examples, in the same format.
+    """
+    limits, evaluate = setting.preset.sft, setting.preset.evaluate
+    given = texts_within_window(
+        model, tokenizer, [p.text for p in prompts], prefix, max_response_tokens=limits.max_response_tokens, console=console
+    )
+    responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
+        prompts,
+        name=name,
+        ids=[f"{name}-{p.id}" for p in prompts],
+        texts=given,
+        temperature=evaluate.temperature,
+        seed=setting.seed,
+        console=console,
+    )
+    return [cut_answer(response) for response in responses]
+
+
+def texts_within_window(
+    model: Any, tokenizer: Any, texts: Sequence[str], prefix: str, *, max_response_tokens: int, console: Console
+) -> list[str]:
+    """Prompts behind the prefix, or in the same format without examples if they leave no room for a response."""
+    given = [with_prefix(prefix, text) for text in texts]
+    window = getattr(model.config, "max_position_embeddings", None)
+    if window is None:
+        return given
+    too_long = [len(row) > window - max_response_tokens for row in encode(tokenizer, given, beginning=True)]
+    if any(too_long):
+        console.print(f"{sum(too_long):,} prompts leave no room for the few-shot examples", highlight=False)
+    return [with_prefix("", text) if long else full for text, full, long in zip(texts, given, too_long, strict=True)]
+
+
+def _choice_prompts(given: Given, model: Path, console: Console) -> list[Prompt]:
+    prompts = prompts_of(given.records, "valid") or prompts_of(given.records, "train")
+    fitting = prompts_within(load_tokenizer(model), prompts, given.setting.preset.sft.max_prompt_tokens, console)
+    if not fitting:
+        raise DataError("no validation prompt is within the limit", expected="at least one", got="none")
+    return fitting[: given.config.choice_prompts]

@@ -1,0 +1,138 @@
+"""The stages that ask for labels to train on: demonstrations, and rankings of sampled responses.
+
+Each stage chooses what to ask and writes it to its folder; :func:`demonstration_tasks` and :func:`ranking_tasks` make tasks of
+that, as often as anybody asks how far they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from heedful.align.settings import Given, ask
+from heedful.evaluate.results import Group
+from heedful.labeling.exchange.asking import Task
+from heedful.miniature.invented_world import World
+from heedful.miniature.preparation import WORLD_SEED, miniature_prompts, write_pretraining_text
+from heedful.model import load_tokenizer
+from heedful.model.answering import Answerer, prompts_within
+from heedful.model.inference import policy_for_inference
+from heedful.project.data_folder import Records, record_to_json
+from heedful.project.files import write_jsonl
+from heedful.project.runs import records_in
+from heedful.project.selection import prompts_of
+from heedful.ranks.world import world
+from heedful.records import Phase, Prompt, Response, Split
+
+DEMONSTRATIONS: Mapping[Split, int] = {"train": 12_725, "valid": 1_653}
+"""Most prompts that people are asked to demonstrate (SPEC 1.4, Table 6)."""
+
+
+def data(given: Given, *, folder: Path, console: Console) -> None:
+    """The miniature's users write prompts, its labelers demonstrations; and the text that base models are trained on."""
+    if not world().is_rank_zero:
+        return
+    project, miniature = given.setting.project, World(WORLD_SEED)
+    write_pretraining_text(project.data / "pretraining", miniature, seed=project.seed)
+    prompts, to_demonstrate = miniature_prompts(miniature, seed=project.seed)
+    ask(given, [_demonstration(prompt) for prompt in to_demonstrate], folder, console)
+    Records.of([*prompts, *records_in(folder, "demonstration")]).save(project.data)
+
+
+def demonstrate(given: Given, *, folder: Path, console: Console) -> None:
+    """Prompts that people are asked to demonstrate, when a project has no demonstration yet (SPEC 1.4)."""
+    setting = given.setting
+    tokenizer, limit = load_tokenizer(setting.base_model), setting.preset.sft.max_prompt_tokens
+    chosen: list[Prompt] = []
+    for split, number in DEMONSTRATIONS.items():
+        chosen += prompts_within(tokenizer, prompts_of(given.records, split), limit, console)[:number]
+    if world().is_rank_zero:
+        write_jsonl(folder / "prompts.jsonl", map(record_to_json, chosen))
+        ask(given, list(demonstration_tasks(given, folder)), folder, console)
+
+
+def demonstration_tasks(given: Given, folder: Path) -> Iterator[Task]:
+    """One task for each prompt."""
+    return map(_demonstration, records_in(folder, "prompt"))
+
+
+def _demonstration(prompt: Prompt) -> Task:
+    return Task(kind="demonstrate", phase="training", prompt=prompt, labelers={"training": 1})
+
+
+def collect(given: Given, *, folder: Path, console: Console) -> None:
+    """Ranking tasks: K outputs for each prompt, most by the SFT model, to be ranked side by side (SPEC 2.3, 3.8)."""
+    setting, config, limits = given.setting, given.config, given.setting.preset.sft
+    tokenizer = load_tokenizer(given.run_of("sft") / "model")
+    chosen: list[Prompt] = []
+    for split, number in (("train", config.prompts), ("valid", config.validation_prompts)):
+        free = prompts_of(given.records, split, demonstrated=False) or prompts_of(given.records, split)  # pyright: ignore[reportArgumentType]
+        chosen += prompts_within(tokenizer, free, limits.max_prompt_tokens, console)[:number]
+    rng = np.random.default_rng([setting.seed, 5])
+    ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
+    wanted = [(prompt, i) for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
+    writers = _writers(given.run_of("sft"))
+    # The last SFT model writes most outputs; the others share the rest.
+    shares = [1 - config.other_models_share] + [config.other_models_share / max(1, len(writers) - 1)] * (len(writers) - 1)
+    drawn = rng.choice(len(writers), size=len(wanted), p=np.array(shares) / sum(shares))
+    written: dict[tuple[str, int], Response] = {}
+    for number, (name, model_folder) in enumerate(writers):
+        mine = [want for want, writer in zip(wanted, drawn, strict=True) if writer == number]
+        if not mine:
+            continue
+        model, tokenizer = policy_for_inference(model_folder, limits.precision)
+        answers = Answerer(model, tokenizer, limits, setting.project.engine).answer(
+            [prompt for prompt, _ in mine],
+            name=name,
+            ids=[f"output-{prompt.id}-{i}" for prompt, i in mine],
+            temperature=config.temperature,
+            seed=setting.seed,
+            console=console,
+        )
+        for (prompt, i), response in zip(mine, answers, strict=True):
+            written[prompt.id, i] = response
+    responses = [written[prompt.id, i] for prompt, i in wanted]
+    if not world().is_rank_zero:
+        return
+    responses = setting.labelers.named(responses, folder.name)
+    write_jsonl(folder / "responses.jsonl", map(record_to_json, responses))
+    ask(given, list(_ranking_tasks(given, responses)), folder, console)
+
+
+def ranking_tasks(given: Given, folder: Path) -> Iterator[Task]:
+    """One task for each prompt that :func:`collect` sampled responses to."""
+    return _ranking_tasks(given, records_in(folder, "response"))
+
+
+def _ranking_tasks(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
+    config = given.setting.preset.collect
+    # Several labelers of both groups rank the outputs of a validation prompt, to measure agreement.
+    several = config.agreement_labelers
+    both: Mapping[Group, int] = {"training": several, "held_out": several}
+    one: Mapping[Group, int] = {"training": config.labelers_per_prompt}
+    return tasks_by_prompt(given.records, responses, "training", lambda prompt: one if prompt.split == "train" else both)
+
+
+def tasks_by_prompt(
+    records: Records, responses: Iterable[Response], phase: Phase, labelers: Callable[[Prompt], Mapping[Group, int]]
+) -> Iterator[Task]:
+    """A ranking task for each prompt, with its responses in their order."""
+    of_prompt: dict[str, list[Response]] = {}
+    for response in responses:
+        of_prompt.setdefault(response.prompt_id, []).append(response)
+    for prompt_id, shown in of_prompt.items():
+        prompt = records.prompts[prompt_id]
+        yield Task(kind="rank", phase=phase, prompt=prompt, responses=tuple(shown), labelers=labelers(prompt))
+
+
+def _writers(sft_folder: Path) -> list[tuple[str, Path]]:
+    """Who writes outputs to rank: (name, folder); the last SFT model first, then its earlier candidates."""
+    rows: list[dict[str, Any]] = json.loads((sft_folder / "candidates.json").read_text(encoding="utf-8"))
+    writers = [("sft", sft_folder / "model")]
+    writers += [(f"sft epoch {row['epoch']}", sft_folder / row["folder"]) for row in rows[:-1]]
+    return writers

@@ -1,0 +1,53 @@
+"""The inputs of a stage's fingerprint, as the table of stages names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from heedful.align.settings import Given
+from heedful.project.data_folder import Records
+from heedful.project.fingerprints import digest_of_files, digest_of_records
+from heedful.project.selection import digest_of_demonstrations, digest_of_rankings
+
+
+def fingerprint_inputs(
+    given: Given, records: Records, earlier: Mapping[str, str], digest: Callable[[Path], str] = digest_of_files
+) -> dict[str, Any]:
+    """The inputs of a stage's fingerprint, as the table names them.
+
+    earlier: name -> fingerprint of the stages that this run has done. Demonstrations and rankings made by one of them are
+    identified by its fingerprint, others by their content.
+    """
+    setting, stage = given.setting, given.stage
+
+    def value(need: str | None) -> Any:
+        if need is not None and need in earlier:
+            return earlier[need]
+        match need:
+            case None:
+                return None
+            case "seed":
+                return setting.seed
+            case "base_model" | "small_model" | "reward_start":
+                folder = getattr(setting, need)
+                return None if folder is None else digest(folder)
+            case "pretraining_text":
+                text, unused = setting.project.pretraining_text, getattr(given.config, "ptx_coefficient", None) == 0
+                return None if unused or not text.exists() else digest(text)
+            case "prompts":
+                return digest_of_records(records.prompts.values())
+            case "demonstrations":
+                return earlier.get("data") or digest_of_demonstrations(records)
+            case "rankings":
+                return earlier.get("collect") or digest_of_rankings(records)
+            case "prefixes":
+                return setting.prefixes
+            case "models":
+                return list(earlier.values())
+            case _:
+                raise AssertionError(f"the stage {stage.name} needs {need}, which was not done")
+
+    inputs = {key: value(need) for key, need in stage.needs.items()}
+    return inputs if given.config is None else {**inputs, "config": given.config}

@@ -1,0 +1,143 @@
+"""The stage that evaluates: models answer held-out users' prompts, labelers compare them, benchmarks show the tax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from heedful.align.choose import answer_with_prefix, chosen_prefix, chosen_sft
+from heedful.align.collect import tasks_by_prompt
+from heedful.align.settings import Given, ask, write_json
+from heedful.align.stages import INPUT_MODELS, makers
+from heedful.errors import DataError
+from heedful.evaluate import lineup
+from heedful.evaluate.benchmarks import Benchmark, benchmark_result, score_items
+from heedful.evaluate.results import Group, Model
+from heedful.labeling.exchange.asking import Task
+from heedful.model import load_tokenizer
+from heedful.model.answering import Answerer, prompts_within, score_responses
+from heedful.model.inference import policy_for_inference, reward_model_for_inference
+from heedful.project.data_folder import record_to_json
+from heedful.project.files import write_jsonl
+from heedful.project.runs import records_in
+from heedful.project.selection import prompts_of
+from heedful.ranks.collectives import gather_in_order
+from heedful.ranks.rank_zero import barrier_without_timeout
+from heedful.ranks.world import world
+from heedful.records import Response
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A model of this run: its folder, and its few-shot prefix if it has one."""
+
+    model: lineup.Contender
+    folder: Path
+    prefix: str | None = None
+
+
+def entrants(given: Given) -> Iterator[Entrant]:
+    """The models that the project has, in the order of :data:`heedful.evaluate.lineup.CONTENDERS`."""
+    base_model, small_model = given.setting.base_model, given.setting.small_model
+    inputs = {INPUT_MODELS["base_model"]: base_model, INPUT_MODELS["small_model"]: small_model}
+    made_by = makers()
+    for model in lineup.CONTENDERS:
+        if model in inputs:
+            if (folder := inputs[model]) is not None:
+                yield Entrant(model, folder)
+            continue
+        stage = made_by[model.name]
+        if stage.name not in given.runs:
+            continue
+        run = given.runs[stage.name]
+        if model == lineup.PROMPTED_BASE:
+            yield Entrant(model, base_model, chosen_prefix(run))
+        elif model == lineup.SFT:
+            yield Entrant(model, chosen_sft(given.runs["sft"], run))
+        else:
+            yield Entrant(model, run / "model")
+
+
+def evaluate(given: Given, *, folder: Path, console: Console) -> None:
+    """Sample, score and judge; writes responses.jsonl, rewards.json, models.json, benchmarks.json, and asks labelers."""
+    setting, records, limits = given.setting, given.records, given.setting.preset.sft
+    config = given.config
+    test = prompts_of(records, "test") or prompts_of(records, "valid")
+    prompts = prompts_within(load_tokenizer(setting.base_model), test, limits.max_prompt_tokens, console)[: config.prompts]
+    if not prompts:
+        raise DataError(
+            "there is no held-out prompt to evaluate on",
+            expected=f"a prompt of the split test or valid, of at most {limits.max_prompt_tokens:,} tokens",
+            got=f"{len(test):,} prompts in these splits",
+            where=setting.project.data / "prompts.jsonl",
+            next_step="import more prompts: a tenth of them goes to valid and a tenth to test",
+        )
+    reward_model = reward_model_for_inference(given.runs["reward"] / "model", limits.precision)
+    responses: list[Response] = []
+    models: list[Model] = []
+    item_scores: dict[str, list[tuple[str, list[float]]]] = {b.name: [] for b in setting.benchmarks}
+    for entrant in entrants(given):
+        model, tokenizer = policy_for_inference(entrant.folder, limits.precision)
+        if entrant.prefix is None:
+            responses += Answerer(model, tokenizer, limits, setting.project.engine).answer(
+                prompts,
+                name=entrant.model.name,
+                ids=[f"{entrant.model.name}-{p.id}" for p in prompts],
+                temperature=config.temperature,
+                seed=setting.seed,
+                console=console,
+            )
+            for benchmark, scores in zip(setting.benchmarks, _scores(model, tokenizer, setting.benchmarks), strict=True):
+                item_scores[benchmark.name].append((entrant.model.name, scores))
+        else:
+            responses += answer_with_prefix(setting, model, tokenizer, prompts, entrant.prefix, entrant.model.name, console)
+        size = sum(p.numel() for p in model.parameters())
+        models.append({"name": entrant.model.name, "label": entrant.model.label, "size": size_name(size), "parameters": size})
+    responses = setting.labelers.named(responses, folder.name)
+    rewards = score_responses(
+        reward_model,
+        load_tokenizer(given.runs["reward"] / "model"),
+        records.prompts,
+        responses,
+        max_response_tokens=limits.max_response_tokens,
+    )
+    if not world().is_rank_zero:
+        return
+    write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
+    write_json(folder / "rewards.json", rewards)
+    write_json(folder / "models.json", models)
+    sections = [benchmark_result(b, item_scores[b.name], seed=setting.seed) for b in setting.benchmarks]
+    write_json(folder / "benchmarks.json", sections)
+    ask(given, list(_tasks(given, responses)), folder, console)
+
+
+def evaluation_tasks(given: Given, folder: Path) -> Iterator[Task]:
+    """One task for each prompt, with the responses of all models."""
+    return _tasks(given, records_in(folder, "response"))
+
+
+def _tasks(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
+    number = given.setting.preset.evaluate.labelers_per_prompt
+    labelers: Mapping[Group, int] = {"held_out": number, "training": number}
+    return tasks_by_prompt(given.records, responses, "evaluation", lambda _: labelers)
+
+
+def _scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list[list[float]]:
+    """Each benchmark's item scores; under ``torchrun`` the benchmarks are dealt out to the ranks."""
+    here = world()
+    own = [(i, score_items(model, tokenizer, benchmarks[i])) for i in range(here.rank, len(benchmarks), here.size)]
+    barrier_without_timeout()
+    return gather_in_order(own)
+
+
+def size_name(parameters: int) -> str:
+    """1454400 -> "1.5M"."""
+    for unit, factor in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if parameters >= factor or unit == "k":
+            value = parameters / factor
+            return f"{value:.2g}{unit}" if value < 10 else f"{value:.0f}{unit}"
+    return str(parameters)

@@ -1,0 +1,194 @@
+"""The stages that train: SFT, reward model, initial policy, PPO. Each reads what earlier stages left and writes to its folder.
+
+Under ``torchrun`` all ranks are in a stage: they train together, and rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from heedful.align.models import loading_precision, placed_for_training, policy_for_training
+from heedful.align.pretraining import VALIDATION_EVERY
+from heedful.align.settings import Given, Setting, write_json
+from heedful.model import (
+    check_tokenizer,
+    load_causal_model,
+    load_scalar_model,
+    load_tokenizer,
+    remove_leftovers,
+    scalar_model_from_causal,
+)
+from heedful.model.encoding import encode_demonstrations, encode_prompts, encode_rankings
+from heedful.project.data_folder import Records
+from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
+from heedful.ranks.world import world
+from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
+from heedful.training.ppo import PPOData, train_ppo
+from heedful.training.pretraining_text import PretrainingText, encode_documents, read_documents
+from heedful.training.reward import train_reward
+from heedful.training.sft import candidates_in, lowest_losses, train_sft
+
+
+def sft(given: Given, *, folder: Path, console: Console) -> None:
+    """Step 1: the base model on demonstrations; candidates for the choice by RM score (SPEC 3.2)."""
+    if trained_before(folder, given.stage.name, console):
+        return
+    config = given.config
+    model, tokenizer = policy_for_training(given.setting.base_model, loading_precision(config))
+    examples, validation, counts = _demonstrations(tokenizer, given.records, config)
+    console.print(f"demonstrations: {counts}", highlight=False)
+    train_sft(model, tokenizer, examples, config, folder, validation=validation, console=console)
+
+
+def initial_policy(given: Given, *, folder: Path, console: Console) -> None:
+    """Where PPO starts: the base model on demonstrations with pretraining text mixed in, chosen by both losses (SPEC 3.4)."""
+    if not trained_before(folder, given.stage.name, console):
+        _train_initial_policy(given, folder, console)
+    best = lowest_losses(candidates_in(folder))
+    console.print(f"initial policy: epoch {best.epoch}, demonstration loss {best.validation_loss:.3f}", highlight=False)
+    write_json(folder / "chosen.json", {"folder": str(best.folder.relative_to(folder)), "epoch": best.epoch})
+
+
+def initial_policy_folder(folder: Path) -> Path:
+    """The folder of the model that :func:`initial_policy` chose."""
+    return folder / json.loads((folder / "chosen.json").read_text(encoding="utf-8"))["folder"]
+
+
+def reward(given: Given, *, folder: Path, console: Console) -> None:
+    """Step 2: the reward model, from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
+    if trained_before(folder, given.stage.name, console):
+        return
+    config, records, sft_folder = given.config, given.records, given.run_of("sft")
+    tokenizer = load_tokenizer(sft_folder / "model")
+    start = given.setting.reward_start
+    causal = load_causal_model(start or sft_folder / "model", loading_precision(config))
+    check_tokenizer(causal, tokenizer, start or sft_folder)
+    torch.manual_seed(config.seed)
+    assert isinstance(tokenizer.eos_token_id, int)
+    padding = tokenizer.pad_token_id
+    assert padding is None or isinstance(padding, int)
+    model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
+    del causal  # else its memory would be held as long as the reward model is trained
+    limits = _limits(config)
+    rankings, counts = encode_rankings(
+        tokenizer, records.prompts, records.responses, training_rankings(records, "train"), **limits
+    )
+    console.print(f"rankings: {counts}", highlight=False)
+    held_out = training_rankings(records, "valid")
+    validation = encode_rankings(tokenizer, records.prompts, records.responses, held_out, **limits)[0] if held_out else []
+    demonstrated = demonstrations_of(records, "valid") or demonstrations_of(records, "train")
+    demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, **limits)[0] if demonstrated else []
+    train_reward(
+        placed_for_training(model),
+        tokenizer,
+        rankings,
+        config,
+        folder,
+        validation=validation,
+        demonstrations=demonstrations,
+        console=console,
+    )
+
+
+def ppo(given: Given, *, folder: Path, console: Console) -> None:
+    """Step 3: PPO against the reward model, with pretraining gradients unless the coefficient is 0 (SPEC 3.5, 3.6)."""
+    if trained_before(folder, given.stage.name, console):
+        return
+    config, records = given.config, given.records
+    # Loaded in main memory, two bases that are the same are found to be so, and the GPU has to hold only one.
+    where = torch.device("cpu") if config.lora_rank else None
+    start = initial_policy_folder(given.run_of("initial"))
+    policy, tokenizer = policy_for_training(start, loading_precision(config), where=where)
+    reward_folder = given.run_of("reward") / "model"
+    reward_model = placed_for_training(load_scalar_model(reward_folder, loading_precision(config)), where)
+    prompts = prompts_of(records, "train", demonstrated=False) or prompts_of(records, "train")
+    _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
+    console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
+    text = pretraining_text(given.setting, "train") if config.ptx_coefficient else None
+    held_out = prompts_of(records, "valid") if config.validate_every else []
+    _, validation, _ = encode_prompts(tokenizer, held_out, max_tokens=config.max_prompt_tokens)
+    train_ppo(
+        policy,
+        reward_model,
+        tokenizer,
+        PPOData(tokens, text, validation),
+        config,
+        folder,
+        console=console,
+        title=given.stage.name,
+    )
+
+
+def trained_before(folder: Path, title: str, console: Console) -> bool:
+    """Whether an unfinished stage has its model already: a kill came between the two, and nothing is left to train.
+
+    A run writes its model last, and whole or not at all; the folder's fingerprint says for which inputs.
+    """
+    if not (folder / "model").is_dir():
+        return False
+    if world().is_rank_zero:
+        remove_leftovers(folder)
+        remove_checkpoints(folder / CHECKPOINTS)
+    console.print(f"{title}: its model is there already, nothing to train", highlight=False)
+    return True
+
+
+def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
+    """The project's plain text. Without files ``train.*`` and ``valid.*``, every 50th document is for validation."""
+    folder = setting.project.pretraining_text
+    if not folder.exists():
+        return None
+    tokenizer = load_tokenizer(setting.base_model)
+    named = [folder / f"{name}.{ending}" for ending in ("txt", "jsonl") for name in ("train", "valid")]
+    files = {file.stem: file for file in named if file.is_file()}
+    if len(files) == 2:
+        return encode_documents(tokenizer, read_documents(files[part]))
+    documents = list(read_documents(folder))
+    kept_out = range(VALIDATION_EVERY - 1, len(documents), VALIDATION_EVERY)
+    chosen = [d for i, d in enumerate(documents) if (i in kept_out) == (part == "valid")]
+    return encode_documents(tokenizer, chosen or documents)
+
+
+def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
+    config, setting = given.config, given.setting
+    start = {"base_model": setting.base_model, "small_model": setting.small_model}[str(given.stage.needs["base"])]
+    assert start is not None
+    model, tokenizer = policy_for_training(start, loading_precision(config))
+    examples, validation, _ = _demonstrations(tokenizer, given.records, config)
+    text = pretraining_text(setting, "train") if config.pretraining_share else None
+    text_validation = pretraining_text(setting, "valid") if text is not None else None
+    if text is None and config.pretraining_share:
+        console.print("no pretraining text: the initial policy is trained on demonstrations alone", highlight=False)
+        config = replace(config, pretraining_share=0.0)
+    train_sft(
+        model,
+        tokenizer,
+        examples,
+        config,
+        folder,
+        validation=validation,
+        pretraining=text,
+        pretraining_validation=text_validation,
+        context_length=setting.preset.ppo.ptx_context_length,
+        console=console,
+        title=given.stage.name,
+    )
+
+
+def _demonstrations(tokenizer: Any, records: Records, config: Any) -> tuple[list[Any], list[Any], Any]:
+    """Demonstrations to train on, those to validate on, and what was counted of the first."""
+    limits = _limits(config)
+    examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
+    held_out = demonstrations_of(records, "valid")
+    validation = encode_demonstrations(tokenizer, records.prompts, held_out, **limits)[0] if held_out else examples[:100]
+    return examples, validation, counts
+
+
+def _limits(config: Any) -> dict[str, Any]:
+    return {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}

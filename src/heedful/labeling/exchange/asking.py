@@ -1,0 +1,169 @@
+"""Tasks that ``heedful align`` puts to the people in the labeling database, and their answers.
+
+Labelers are at work meanwhile: tasks are added in short transactions with pauses in between, and answers are read from a
+snapshot, which holds no lock. A task that is there already is not added again, so a killed ``align`` leaves no doubles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, func, select
+
+from heedful.labeling.database.connection import Database
+from heedful.labeling.database.tables import batch, prompt, response, task, task_response
+from heedful.labeling.exchange.label_records import record_of
+from heedful.labeling.exchange.labels import stored_demonstrations, stored_rankings, stored_ratings
+from heedful.labeling.queue import items
+from heedful.labeling.queue.items import batched
+from heedful.project.data_folder import Record, record_from_json
+from heedful.records import Phase, Prompt, Ranking, Rating, Response
+
+Group = Literal["training", "held_out"]
+
+TASKS_AT_ONCE = 100
+"""Tasks added in one transaction, so that no labeler's answer waits long for it."""
+_IDS_AT_ONCE = 500
+_PAUSE = 2.0
+"""Pause after each transaction, in units of its duration."""
+_CLOSED = ("done", "set_aside", "withdrawn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Something to ask labelers for: a demonstration of a prompt, or a ranking of responses to it."""
+
+    kind: Literal["demonstrate", "rank"]
+    phase: Phase
+    prompt: Prompt
+    responses: tuple[Response, ...] = ()
+    labelers: Mapping[Group, int]
+    """How many labelers of each group are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far people have come with some tasks."""
+
+    tasks: int
+    answered: int
+    """Tasks with at least one answer."""
+    open: int
+    """Tasks that want more answers (neither set aside nor withdrawn), or that are not in the database."""
+
+
+def add_tasks(database: Database, tasks: Iterable[Task], *, name: str, pause: Callable[[float], None] = time.sleep) -> int:
+    """Add the tasks that are not there yet, to a batch of this name; how many were new. Raises DataError, StorageError.
+
+    People of the held-out group get the tasks of the phase evaluation, those of the training group the others.
+    """
+    added = 0
+    for some in batched(tasks, TASKS_AT_ONCE):
+        with database.read() as connection:
+            there = _tasks_there(connection, some)
+        new = [one for one in some if _about(one) not in there]
+        if not new:
+            continue
+        started = time.monotonic()
+        with database.write() as connection:
+            _add(connection, new, name)
+        added += len(new)
+        # Another process that waits for SQLite's lock looks only now and then: leave it time to get in.
+        pause(_PAUSE * (time.monotonic() - started))
+    return added
+
+
+def progress(connection: Connection, tasks: Iterable[Task]) -> Progress:
+    """How far the tasks are."""
+    total, answered, still_open = 0, 0, 0
+    for some in batched(tasks, _IDS_AT_ONCE):
+        there = _tasks_there(connection, some)
+        total += len(some)
+        rows = [there.get(_about(one)) for one in some]
+        answered += sum(row is not None and row.answered > 0 for row in rows)
+        still_open += sum(row is None or row.state not in _CLOSED for row in rows)
+    return Progress(total, answered, still_open)
+
+
+def demonstrations(connection: Connection) -> Iterator[Record]:
+    """All demonstrations by people, the oldest first."""
+    return (one for one in stored_demonstrations(connection) if not one.metadata["simulated"])
+
+
+def rankings(connection: Connection, phase: Phase) -> Iterator[Ranking]:
+    """All rankings of a phase by people, the oldest first."""
+    return (one for one in stored_rankings(connection) if one.phase == phase and not one.metadata["simulated"])
+
+
+def ratings(connection: Connection, phase: Phase) -> Iterator[Rating]:
+    """All ratings of a phase by people, the oldest first."""
+    return (one for one in stored_ratings(connection) if one.phase == phase and not one.metadata["simulated"])
+
+
+def stored_prompts(connection: Connection, ids: Collection[str]) -> Iterator[Record]:
+    """Prompts of the database by their ids."""
+    return _stored(connection, "prompt", ids)
+
+
+def stored_responses(connection: Connection, ids: Collection[str]) -> Iterator[Record]:
+    """Responses of the database by their ids."""
+    return _stored(connection, "response", ids)
+
+
+def answers_by_kind(connection: Connection) -> dict[tuple[str, str], set[str]]:
+    """(table, phase) -> ids of people's demonstrations and rankings. Surplus answers do not count."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for one in demonstrations(connection):
+        found.setdefault(("demonstration", "training"), set()).add(one.id)
+    for one in stored_rankings(connection):
+        if not one.metadata["simulated"]:
+            found.setdefault(("ranking", one.phase), set()).add(one.id)
+    return found
+
+
+def _add(connection: Connection, tasks: Sequence[Task], name: str) -> None:
+    items.add_prompts(connection, {one.prompt.id: one.prompt for one in tasks}.values())
+    items.add_responses(connection, (response for one in tasks for response in one.responses))
+    first = tasks[0]
+    batch_id = connection.execute(
+        select(func.max(batch.c.id)).where(batch.c.name == name, batch.c.kind == first.kind, batch.c.phase == first.phase)
+    ).scalar_one()
+    if batch_id is None:
+        batch_id = items.make_batch(connection, name=name, kind=first.kind, phase=first.phase)
+    group: Group = "held_out" if first.phase == "evaluation" else "training"
+    new = (
+        items.NewTask(
+            prompt_id=one.prompt.id, response_ids=tuple(r.id for r in one.responses), wanted=max(1, one.labelers.get(group, 1))
+        )
+        for one in tasks
+    )
+    items.add_tasks(connection, batch_id, new)
+
+
+def _about(one: Task) -> str:
+    """What tells a task from others of its kind and phase: its first response, or its prompt."""
+    return one.responses[0].id if one.responses else one.prompt.id
+
+
+def _tasks_there(connection: Connection, tasks: Sequence[Task]) -> dict[str, Any]:
+    """The stored tasks among these (all of one kind and phase) by what they are about."""
+    first = tasks[0]
+    shown = first.kind == "rank"
+    about = task_response.c.response_id if shown else task.c.prompt_id
+    query = (
+        select(about.label("about"), task.c.state, task.c.answered)
+        .select_from(task_response.join(task) if shown else task)
+        .where(about.in_([_about(one) for one in tasks]), task.c.kind == first.kind, task.c.phase == first.phase)
+        .order_by(task.c.id)
+    )
+    return {row.about: row for row in connection.execute(query)}
+
+
+def _stored(connection: Connection, kind: Literal["prompt", "response"], ids: Collection[str]) -> Iterator[Record]:
+    table = prompt if kind == "prompt" else response
+    for some in batched(sorted(ids), _IDS_AT_ONCE):
+        for row in connection.execute(select(table).where(table.c.id.in_(some)).order_by(table.c.id)).mappings():
+            yield record_from_json(kind, record_of(kind, row))
