@@ -23,6 +23,8 @@ from tests.web.work import add_tasks
 from heedful.labeling.database.tables import assignment, task
 from heedful.labeling.people import accounts
 from heedful.records import RATING_FLAGS
+from heedful.web.api.opaque_ids import opaque_id
+from heedful.web.serving import KEY_FILE
 
 K = 7
 CLAIM_P99_SECONDS = 0.25
@@ -161,8 +163,17 @@ def run_load(
     return load
 
 
+def in_opaque_ids(answer: Any, key: bytes) -> Any:
+    """An answer as its labeler sent it."""
+    return {
+        "ratings": {opaque_id(id, key): rating for id, rating in answer["ratings"].items()},
+        "groups": [[opaque_id(id, key) for id in group] for group in answer["groups"]],
+    }
+
+
 def check(server: Server, load: Load) -> None:
     """What the database holds is what the labelers were told."""
+    key = bytes.fromhex((server.folder / KEY_FILE).read_text().strip())
     with server.database.read() as connection:
         rows = connection.execute(select(assignment)).all()
         stored = {row.id: row for row in rows}
@@ -171,7 +182,7 @@ def check(server: Server, load: Load) -> None:
             assert row is not None, f"assignment {id} was acknowledged and is gone"
             assert row.state == "answered"
             assert row.task_id == task_id
-            assert row.answer == answer
+            assert in_opaque_ids(row.answer, key) == answer
         pairs = Counter((row.task_id, row.person_id) for row in rows)
         assert max(pairs.values()) == 1, "somebody has the same task twice"
         held = Counter(row.task_id for row in rows if row.state in ("leased", "answered"))

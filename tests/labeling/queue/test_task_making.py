@@ -54,7 +54,13 @@ def test_a_ranking_needs_so_many_outputs(stored: Database) -> None:
     assert fitting(stored, model="a") == ["p12", "p9"]  # 6 and 4 of them are its own
     assert fitting(stored, split="valid") == ["p9"]
     assert fitting(stored, use_case="chat") == []
-    assert len(fitting(stored, "demonstrate")) == 6
+
+
+def test_training_takes_prompts_of_the_split_test_only_on_request(stored: Database) -> None:
+    assert sorted(fitting(stored, "demonstrate")) == sorted(NUM_OUTPUTS)
+    assert fitting(stored, "demonstrate", split="test") == ["mail"]
+    with stored.read() as connection:
+        assert "mail" in task_making.fitting_prompts(connection, "demonstrate", "evaluation", Choice())
 
 
 def test_at_most_nine_are_drawn_and_all_belong_to_the_prompt(stored: Database) -> None:

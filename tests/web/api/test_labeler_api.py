@@ -12,9 +12,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import openapi
+from sqlalchemy import select
 from tests.web.route_examples import a_ranking
 from tests.web.site import PASSWORD, Browser
 from tests.web.world import World, make_world
+
+from heedful.labeling.database.tables import assignment
 
 EVERY_CHECK = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
@@ -83,6 +86,27 @@ def test_labelers_never_see_models_or_gold(world: World) -> None:
         assert "Output 1" in text
         assert "secret-model" not in text
         assert "gold" not in text
+
+
+def test_output_ids_tell_nothing_and_are_understood(world: World) -> None:
+    """Not in what is shown, not in complaints; the stored answer has the responses' own ids."""
+    labeler = world.site.browser(world.owner)
+    path = f"/api/v1/assignments/{world.parameters['assignment_id']}"
+    shown = [output["id"] for output in labeler.get(path).json()["outputs"]]
+    own = a_ranking(world)
+    assert len(shown) == len(own["ratings"])
+    answer = {"groups": [shown], "ratings": {id: next(iter(own["ratings"].values())) for id in shown}}
+    broken = answer | {"groups": [shown[1:]]}
+    complaint = labeler.json("POST", f"{path}/submit", {"token": world.token, "answer": broken})
+    done = labeler.json("POST", f"{path}/submit", {"token": world.token, "answer": answer})
+    assert (complaint.status_code, done.status_code) == (422, 200)
+    again = labeler.get(path)
+    assert again.json()["answer"] == answer
+    for text in (complaint.text, again.text):
+        assert not [id for id in world.response_ids if f'"{id}"' in text or f"{id}," in text]
+    with world.site.database.read() as connection:
+        stored = connection.execute(select(assignment.c.answer).where(assignment.c.answer.is_not(None))).scalars().all()
+    assert sorted(stored[-1]["ratings"]) == sorted(own["ratings"])
 
 
 def test_a_researcher_makes_and_closes_a_batch(world: World) -> None:

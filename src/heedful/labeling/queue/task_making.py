@@ -19,23 +19,25 @@ MOST_TASKS = 100_000
 """Tasks of one batch made here."""
 SMALLEST_K, LARGEST_K = 4, 9
 """Outputs of a ranking (SPEC 2.3)."""
+TRAINING_KINDS: frozenset[TaskKind] = frozenset({"demonstrate", "rank", "rate"})
+"""Kinds whose answers in the phase training train a model."""
 _PROMPTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which prompts tasks are made of; None: whatever it is."""
+    """Which prompts tasks are made of. None: any, except that training takes no prompt of the split test."""
 
     split: str | None = None
     source: str | None = None
     use_case: str | None = None
     language: str | None = None
     fresh: bool = True
-    """Only prompts of which there is no task of this kind and phase yet."""
+    """Only prompts without a task of this kind and phase."""
     smallest_k: int = SMALLEST_K
     """Fewest outputs, where the kind shows outputs."""
     largest_k: int = LARGEST_K
-    """Most outputs: of a prompt that has more, so many are drawn."""
+    """Most outputs. If a prompt has more outputs, this many are sampled."""
     model: str | None = None
     """Only outputs of this model."""
 
@@ -140,8 +142,13 @@ def _batches(connection: Connection, batch_id: int | None) -> list[Batch]:
 
 
 def fitting_prompts(connection: Connection, kind: TaskKind, phase: Phase, choice: Choice) -> list[str]:
-    """The ids of all prompts that a task of this kind can be made of."""
+    """The ids of all prompts that a task of this kind can be made of.
+
+    Tasks that train take prompts of the split test only if the choice names that split.
+    """
     query = select(prompt.c.id)
+    if phase == "training" and kind in TRAINING_KINDS and choice.split is None:
+        query = query.where(prompt.c.split != "test")
     for name in ("split", "source", "use_case", "language"):
         wanted = getattr(choice, name)
         if wanted is not None:

@@ -15,9 +15,11 @@ from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
+from heedful.errors import DataError
 from heedful.labeling.people import accounts, sessions
 from heedful.labeling.queue import leases
 from heedful.labeling.queue.kinds import TaskKind
+from heedful.web.api.opaque_ids import explain, opaque, with_own_ids
 from heedful.web.routing import Id, Routes, Visiting
 
 DEEPEST = 20
@@ -201,19 +203,21 @@ def waiting(visit: Visiting) -> list[leases.Waiting]:
 def claim(visit: Visiting, sent: Claim) -> Claimed:
     """Take a task to work on; a running one comes back first."""
     with visit.database.write() as connection:
-        return Claimed(assignment=leases.claim(connection, visit.person.id, kind=sent.kind, batch_id=sent.batch_id))
+        given = leases.claim(connection, visit.person.id, kind=sent.kind, batch_id=sent.batch_id)
+    return Claimed(assignment=None if given is None else opaque(given, visit.settings.key))
 
 
 def begun(visit: Visiting) -> list[leases.AssignmentView]:
     """What one has begun and not finished."""
     with visit.database.read() as connection:
-        return leases.current_assignments(connection, visit.person.id, now=time.time())
+        found = leases.current_assignments(connection, visit.person.id, now=time.time())
+    return [opaque(view, visit.settings.key) for view in found]
 
 
 def assignment(visit: Visiting, assignment_id: Id) -> leases.AssignmentView:
     """One's own assignment: prompt, outputs in one's own order, draft or answer."""
     with visit.database.read() as connection:
-        return leases.view_assignment(connection, assignment_id, visit.person.id)
+        return opaque(leases.view_assignment(connection, assignment_id, visit.person.id), visit.settings.key)
 
 
 def save_draft(visit: Visiting, assignment_id: Id, sent: Draft) -> leases.SavedDraft:
@@ -227,14 +231,18 @@ def save_draft(visit: Visiting, assignment_id: Id, sent: Draft) -> leases.SavedD
 def submit(visit: Visiting, assignment_id: Id, sent: Answer) -> leases.Submitted:
     """Answer a task. The same answer again is fine; after the lease's end it is kept and marked late."""
     with visit.database.write() as connection:
-        return leases.submit(
-            connection,
-            assignment_id,
-            visit.person.id,
-            token=sent.token,
-            answer=sent.answer,
-            seconds_spent=sent.seconds_spent,
-        )
+        view = leases.view_assignment(connection, assignment_id, visit.person.id)
+        try:
+            return leases.submit(
+                connection,
+                assignment_id,
+                visit.person.id,
+                token=sent.token,
+                answer=with_own_ids(view, sent.answer, visit.settings.key),
+                seconds_spent=sent.seconds_spent,
+            )
+        except DataError as error:
+            raise explain(error, view, sent.answer, visit.settings.key) from None
 
 
 def skip(visit: Visiting, assignment_id: Id, sent: Skip) -> Done:
