@@ -5,6 +5,7 @@ Comparisons of one prompt are not independent of each other, so intervals are ov
 
 from heedful.statistics.agreement import agreement_with, group_agreement, labeler_agreement, leave_one_out_agreement
 from heedful.statistics.alpha import krippendorff_alpha, ranking_alpha, rating_alpha
+from heedful.statistics.bradley_terry import BradleyTerry, bradley_terry, relative_difference
 from heedful.statistics.carelessness import (
     CarelessnessRow,
     CarelessnessThresholds,
@@ -16,6 +17,7 @@ from heedful.statistics.carelessness import (
 from heedful.statistics.gold import gold_flag_scores, gold_overall_scores, gold_ranking_scores
 from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, percent, proportion, wilson
 from heedful.statistics.kappa import FlagAgreement, flag_agreement, fleiss_kappa, labeler_kappas
+from heedful.statistics.power import PlannedStudy, VarianceShares, prompts_needed, study_power, variance_shares
 from heedful.statistics.rank_correlation import kendall_tau_b, labeler_tau_b
 from heedful.statistics.reward_accuracy import (
     Calibration,
@@ -46,6 +48,7 @@ from heedful.statistics.two_way import (
 from heedful.statistics.winrates import paired_difference, win_rate
 
 __all__ = [
+    "BradleyTerry",
     "Calibration",
     "CalibrationBin",
     "CarelessnessRow",
@@ -54,14 +57,17 @@ __all__ = [
     "Estimate",
     "FlagAgreement",
     "LengthRules",
+    "PlannedStudy",
     "ScreeningCutoffs",
     "ScreeningRecord",
     "ScreeningRow",
     "Submission",
+    "VarianceShares",
     "agreement_with",
     "binomial_tail",
     "bootstrap_mean",
     "bootstrap_ratio",
+    "bradley_terry",
     "calibration",
     "carelessness",
     "chance_of_run",
@@ -81,19 +87,23 @@ __all__ = [
     "length_rules",
     "paired_difference",
     "percent",
+    "prompts_needed",
     "proportion",
     "ranking_alpha",
     "rating_alpha",
+    "relative_difference",
     "reward_accuracy",
     "reward_accuracy_by_k",
     "reward_accuracy_by_labeler",
     "reward_agreement",
     "screening_table",
     "sensitive_counts",
+    "study_power",
     "topic_coverage",
     "two_way_difference",
     "two_way_mean",
     "two_way_win_rate",
+    "variance_shares",
     "wilson",
     "win_rate",
 ]
