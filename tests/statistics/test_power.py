@@ -15,7 +15,7 @@ NUM_STUDIES = 2000
 
 
 def test_independent_comparisons_are_the_textbooks() -> None:
-    """60 % against 50 %, nothing shared: n = (1.96 * sqrt(0.25) + 0.84 * sqrt(0.24))^2 / 0.1^2 = 194, and a little for the parts."""
+    """60 % against 50 %, nothing shared: n = (1.96 * sqrt(0.25) + 0.84 * sqrt(0.24))^2 / 0.1^2 = 194, and some."""
     none = VarianceShares(prompt=0, labeler=0)
     power = study_power(0.6, none, num_prompts=194, num_labelers=100_000, labelers_per_prompt=1)
     assert power == pytest.approx(0.8, abs=0.03)
