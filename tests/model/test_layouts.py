@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heedful.functional.fast import kernels
-from heedful.model import MasterWeights, PackedBatch, attention, pack, pack_documents, pack_shared, packed_hidden
-from heedful.model.fast import ranges
+from heedful.model import MasterWeights, PackedBatch, attention, dense_blocks, pack, pack_documents, pack_shared, packed_hidden
+from heedful.model.fast import grid, ranges
 
 pytestmark = pytest.mark.usefixtures("with_and_without_loops")
 
@@ -266,10 +266,10 @@ def test_empty_prompts_and_responses_are_refused(prompts: list[list[int]], respo
 
 @given(st.integers(1, 10**6))
 def test_the_grid_of_sizes_is_coarse_and_costs_little(size: int) -> None:
-    rounded = ranges.on_grid(size)
+    rounded = grid.on_grid(size)
     assert size <= rounded <= size * 17 / 16
-    assert ranges.on_grid(rounded) == rounded
-    assert len({ranges.on_grid(n) for n in range(size, 2 * size, max(1, size // 100))}) <= 34
+    assert grid.on_grid(rounded) == rounded
+    assert len({grid.on_grid(n) for n in range(size, 2 * size, max(1, size // 100))}) <= 34
 
 
 def test_a_long_row_is_filled_up_with_tokens_that_nothing_reads() -> None:
@@ -343,6 +343,6 @@ def test_buckets_hold_every_index_once() -> None:
     import numpy as np
 
     lengths = np.array([rng.randrange(1, 200) for _ in range(300)])
-    buckets = ranges._buckets(lengths)
+    buckets = dense_blocks._buckets(lengths)
     assert sorted(np.concatenate(buckets).tolist()) == list(range(300))
     assert len(buckets) > 1

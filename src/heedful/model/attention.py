@@ -2,8 +2,8 @@
 
 A model that runs with it is fed one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several
 responses, and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no
-padding and no prompt twice. The layouts are built in :mod:`heedful.model.layouts`; the engine's cached decoding has its own in
-:mod:`heedful.model.engine.scheduler`.
+padding and no prompt twice. The layouts are built in :mod:`heedful.model.layouts`; the engine's prefill and cached decoding have their
+own in :mod:`heedful.model.engine.slots`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class AttentionBlock:
         return AttentionBlock(self.query_index.to(device), self.key_index.to(device), self.mask.to(device))
 
     def within(self, window: int, positions: Tensor) -> AttentionBlock:
-        """The block with keys hidden that lie ``window`` or more positions before the query (positions: [tokens])."""
+        """The block without the keys that lie ``window`` or more positions before the query (positions: [tokens])."""
         if self.query_index.shape == self.key_index.shape:  # sequences that see themselves: columns differ as positions do
             column = torch.arange(self.query_index.shape[1], device=self.mask.device)
             near = (column[:, None] - column < window)[None, None]
@@ -83,8 +83,8 @@ class AttentionBlock:
 class BlockLayout:
     """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs.
 
-    positions: [tokens] each token's position in its own sequence; needed where a layer attends within a sliding window.
-    rows_read: the tokens that are read after the last layer, each once (None: all; :mod:`heedful.model.fast.last_layer`).
+    positions: [tokens] each token's position in its own sequence; needed if a layer attends within a sliding window.
+    rows_read: the tokens read after the last layer, each once (None: all; :mod:`heedful.model.fast.last_layer`).
     """
 
     blocks: tuple[AttentionBlock, ...]
@@ -99,7 +99,7 @@ class BlockLayout:
         return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device), positions, rows)
 
     def reading(self, rows: Tensor) -> BlockLayout:
-        """The same layout, of which only some rows are read after the last layer."""
+        """The same layout, but only some rows are read after the last layer."""
         return replace(self, rows_read=rows, _windowed={})
 
     def within(self, window: int) -> BlockLayout:
@@ -139,8 +139,8 @@ def _heedful_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, heads, tokens, width] in, [1, tokens, heads, width] out.
 
-    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2). Raises ModelError where a layer asks for
-    more than softmax attention.
+    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2). Raises ModelError if a layer asks for more
+    than softmax attention.
     """
     del attention_mask, dropout
     if layout is None:

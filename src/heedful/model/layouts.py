@@ -25,14 +25,14 @@ class PackedBatch:
     """One row of tokens and everything needed to read predictions from it.
 
     tokens, positions: [tokens] token ids, and each token's position in its own sequence (what the model's position ids are).
-        The row's end is filled up to the next size of the grid with tokens that nothing reads.
+        The end of the row is filled with tokens that nothing reads.
     layout: who attends to whom.
     predict_from: [targets] index in the row of the token whose hidden state predicts the target.
     targets: [targets] token ids of all response tokens, sequence after sequence.
     row, column: [targets] the sequence a target belongs to, and its place in that sequence's response.
     last: [sequences] index in the row of each sequence's last token (where a reward is read).
     lengths: [sequences] number of response tokens.
-    group: [sequences] index of the prompt that the sequence answers (0..sequences-1 where prompts are not shared).
+    group: [sequences] index of the prompt that the sequence answers (0..sequences-1 if prompts are not shared).
     """
 
     tokens: Tensor
@@ -51,7 +51,7 @@ class PackedBatch:
         return self.last.shape[0]
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The batch with all its tensors on a device (itself where they are there already)."""
+        """The batch with all its tensors on a device (itself if they are there already)."""
         if self.tokens.device == torch.device(device):
             return self
         moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
@@ -73,10 +73,10 @@ def pack(
 ) -> PackedBatch:
     """One sequence per (prompt, response) in a single row; a prompt that occurs twice is computed twice.
 
-    size: how many tokens a row of so many is filled up to.
+    size: rounds the number of tokens in the row up.
 
-    Raises ValueError where a prompt or a response is empty (the caller decides what an empty response means: SPEC is silent;
-    Heedful's training loops append end-of-text, so it never is).
+    Raises ValueError if a prompt or a response is empty (the caller decides what an empty response means: SPEC is silent;
+    Heedful's training loops append end-of-text, so none is empty).
     """
     return pack_shared(prompts, [[response] for response in responses], size=size)
 
@@ -148,8 +148,8 @@ def pack_shared(
 def packed_hidden(model: PreTrainedModel, batch: PackedBatch, places: Tensor | None = None) -> Tensor:
     """Final hidden states of a row, [tokens, width], from any model switched to heedful attention.
 
-    places: [n] indices in the row (``batch.predict_from``, ``batch.last``); only theirs are returned then, [n, width], and the
-    last layer computes no others.
+    places: [n] indices in the row (``batch.predict_from``, ``batch.last``): only their hidden states are returned, [n, width],
+    and the last layer computes no others.
     """
     layout = batch.layout
     if places is not None and (rows := rows_to_read(places, len(batch.tokens))) is not None:

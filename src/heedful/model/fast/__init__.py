@@ -1,1 +1,1 @@
-"""What only buys speed. A reader may skip it."""
+"""What only buys speed: you can skip it. docs/layouts.md names the plain version of each file."""

@@ -12,10 +12,10 @@ _M_ARENA_MAX = -8
 
 
 def keep_large_temporaries() -> bool:
-    """Tell glibc to serve large blocks from the heap and never to give the heap's top back; True where it took effect.
+    """Tell glibc to serve large blocks from the heap and never to give back the top of the heap; True if it took effect.
 
-    Each training step allocates and frees the same tensors of several megabytes. By default glibc maps and unmaps them, so that
-    every page is touched for the first time again at each step. Other C libraries (musl, macOS) are left as they are.
+    Each training step allocates and frees the same tensors of several megabytes. By default glibc maps and unmaps them, so
+    every page must be made again at each step. Other C libraries (musl, macOS) are left as they are.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False

@@ -1,7 +1,7 @@
-"""GPT-2's forward pass written out, for generation on CPU: the modules' own overhead is half of a small model's decoding step.
+"""GPT-2's forward pass written out, for generation on a CPU: modules' overhead is half of a small model's decoding step.
 
 Weights are packed once (:mod:`heedful.model.fast.packed_linear`) and GELU is part of the product. Any other architecture,
-device or altered module runs through its Hugging Face class.
+any other device and any altered module runs through its Hugging Face class, which is the plain version.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Layer:
 
 
 class GPT2Forward:
-    """A copy of a GPT-2 model's weights, ready to run; make a new one after the weights changed."""
+    """A copy of a GPT-2 model's weights, ready to run; make a new one when the weights have changed."""
 
     def __init__(self, model: GPT2LMHeadModel) -> None:
         body, config = cast(Any, model.transformer), model.config
@@ -61,7 +61,7 @@ class GPT2Forward:
         ]
 
     def __call__(self, tokens: Tensor, positions: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
-        """[rows] tokens and positions -> [rows, width] final hidden states (of the rows ``wanted``, where given)."""
+        """[rows] tokens and positions -> [rows, width] final hidden states (only of the rows ``wanted``, if given)."""
         hidden = F.embedding(tokens, self.tokens) + F.embedding(positions, self.positions)
         contracted: Tensor | None = None
         for number, layer in enumerate(self.layers):
@@ -76,13 +76,13 @@ class GPT2Forward:
 
 
 def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
-    """The written-out forward of this model, or None where it would not be the model's own: then its class has to run."""
+    """This model's forward pass written out, or None if it would compute something else: then the model's class must run."""
     if type(model) is not GPT2LMHeadModel or not can_pack(cast(Any, model.transformer).wte.weight):
         return None
     config = model.config
     if config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn:
         return None
-    # A module of another class (an adapter, say) or with a hook computes something else than the weights tell.
+    # A module of another class (an adapter, say) or with a hook computes more than its weights say.
     for module in model.modules():
         if has_other_hooks(module) or "forward" in vars(module):
             return None
@@ -93,7 +93,7 @@ def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
 
 
 def _add_norm(hidden: Tensor, addend: Tensor | None, norm: tuple[Tensor, Tensor], epsilon: float) -> Tensor:
-    """Add to ``hidden`` [rows, width] in place, where there is something to add, and return its layer norm."""
+    """Add ``addend``, if there is one, to ``hidden`` [rows, width] in place, and return the layer norm of the sum."""
     if kernels.usable(hidden):
         return kernels.add_norm(hidden, addend, *norm, epsilon)
     if addend is not None:

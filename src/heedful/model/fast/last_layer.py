@@ -1,9 +1,9 @@
-"""The last layer computes only what is read of it.
+"""The last layer computes only the rows that are read.
 
-After a model's last attention a token matters only where something is read from it: a prompt's tokens are there to be attended
-to, and a reward is read at one token of a response. So the last layer's attention puts out, and its feed-forward block takes
-in, no other rows of a packed batch. With 4 layers that is a fifth of a reward model's matrix products, and nobody sees a
-difference (tests/model/test_last_layer.py).
+After the last attention a token matters only if something is read from it: a prompt's tokens are there to be attended to, and a
+reward is read at one token of a response. So the last layer's output projection and feed-forward block skip all other rows of a
+packed batch. With 4 layers that saves a fifth of a reward model's matrix products, and changes no result
+(tests/model/fast/test_last_layer.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OUTPUT_PROJECTIONS = ("c_proj", "o_proj", "dense", "out_proj")
 
 
 def rows_to_read(places: Tensor, tokens: int) -> Tensor | None:
-    """Each place once, in order, and as many tokens more as the grid of sizes asks for; None where they are nearly all."""
+    """Each place once, in order, plus other tokens up to a size on the grid; None if that is nearly all tokens."""
     read = torch.zeros(tokens, dtype=torch.bool, device=places.device)
     read[places] = True
     count = on_grid(int(read.sum()))
@@ -35,7 +35,7 @@ def rows_to_read(places: Tensor, tokens: int) -> Tensor | None:
 
 
 class _Current(threading.local):
-    """The rows that the last layer at work is read at, and the shape they were taken from; each thread computes its own."""
+    """Rows the last layer must output, and the shape they were taken from; each thread has its own."""
 
     rows: Tensor | None = None
     shape: torch.Size
@@ -45,19 +45,19 @@ _current = _Current()
 
 
 def rows_read() -> Tensor | None:
-    """The rows of which the layer at work is to compute more than keys and values; None: all."""
+    """Rows the current layer must output (None: all); of the others it needs keys and values only."""
     return _current.rows
 
 
 def note_rows(attention: nn.Module, rows: Tensor | None) -> None:
-    """Called as a layer's attention begins: what comes after it in the last layer computes only these rows (None: all)."""
+    """Called when a layer's attention begins: in the last layer, what follows computes only these rows (None: all)."""
     _current.rows = rows if "heedful_in_last_layer" in vars(attention) else None
 
 
 def compute_only_what_is_read(model: PreTrainedModel) -> None:
-    """Prepare a model, in place, for layouts that say which rows are read (``layout.rows_read``); all others run as before.
+    """Prepare a model, in place, for layouts that say which rows are read (``layout.rows_read``); other layouts run as before.
 
-    A model whose last layer has other parts computes all rows (OPT: its feed-forward block is not one module).
+    A model whose last layer is built otherwise computes all rows (OPT: its feed-forward block is not one module).
     """
     try:
         layer = decoder_layers(model)[-1]
@@ -69,8 +69,8 @@ def compute_only_what_is_read(model: PreTrainedModel) -> None:
     if attention is None or projection is None or feed_forward is None or "heedful_in_last_layer" in vars(attention):
         return
     vars(attention)["heedful_in_last_layer"] = True
-    # Plain functions that keep nothing: copies of a model share them. The attention is what notes the rows, since checkpointed
-    # activations are computed anew without the layer's own hooks.
+    # Plain functions without state, so copies of a model can share them. The attention notes the rows, because checkpointed
+    # activations are computed again without the layer's own hooks.
     layer.register_forward_pre_hook(_forget)
     for part in (projection, feed_forward):
         part.register_forward_pre_hook(_take)
@@ -79,7 +79,7 @@ def compute_only_what_is_read(model: PreTrainedModel) -> None:
 
 
 def has_other_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks beside those of this file, which change no result."""
+    """Whether a module has hooks other than this file's, which change no result."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return any(hook not in (_forget, _take, _put_back) for hook in hooks)
 

@@ -1,8 +1,8 @@
-"""Products with a weight that was packed once, for generation on CPU, where few rows at a time meet every weight of a model.
+"""Products with a weight that is packed once, for generation on a CPU, where few rows at a time meet every weight of a model.
 
-A packed product gives the same bits for a row whatever the number of rows, in fp32 and in bf16, so a request's numbers do not
-depend on the batch that it is in. Products are those of :func:`heedful.functional.fast.kernels.packed_product` where they can
-be had, else oneDNN's, else torch's.
+A packed product gives a row the same bits whatever the number of rows, in fp32 and in bf16, so a request's numbers do not
+depend on its batch. It is :func:`heedful.functional.fast.kernels.packed_product` if the processor can run it, else oneDNN's
+product, else torch's. The plain version is ``torch.nn.functional.linear``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FUSED = {
 
 
 class PackedLinear:
-    """x -> activation(x W' + b), with a copy of W packed once where that can be. weight: [out, in]."""
+    """x -> activation(x W' + b), with a packed copy of W if possible. weight: [out, in]."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> None:
         weight = weight.detach()
@@ -55,7 +55,7 @@ class PackedLinear:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN holds this weight in its own layout (CPU; bf16 only where the processor multiplies it)."""
+    """Whether oneDNN can hold this weight in its own layout (CPU; bf16 only if the processor multiplies it)."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -66,9 +66,9 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def product_rows(count: int, *, step: int = 1) -> int:
-    """The smallest number of rows, not below ``count``, that oneDNN's products are made of: at most an eighth more, or a step.
+    """``count`` rounded up to a grid, for products of oneDNN: at most an eighth more, or one step.
 
-    It keeps half a megabyte for each number of rows that a product has had, for each of the model's products (docs/log.md).
+    oneDNN keeps half a megabyte for each number of rows it has seen, for each of the model's products (docs/log.md).
     """
     step = max(step, 2 ** max(0, count - 1).bit_length() // 16)
     return -(-count // step) * step

@@ -19,22 +19,22 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-# Of the costlier one's share of the work: above it, most of the time half of the threads would have nothing to do.
+# The costlier one's largest share of the work: above it, half of the threads would be idle most of the time.
 _LARGEST_SHARE = 0.6
 
 
 def at_once(device: torch.device) -> bool:
-    """Whether two computations would be at work at once there: on a CPU, with two threads or more, not under ``torchrun``."""
+    """Whether two computations can run at once on a device: on a CPU, with at least two threads, and not under ``torchrun``."""
     return device.type == "cpu" and world().size == 1 and torch.get_num_threads() > 1
 
 
 def side_by_side(
     first: Callable[[], A], second: Callable[[], B], *, costs: tuple[float, float], device: torch.device
 ) -> tuple[A, B]:
-    """The results of both, which must not depend on each other; what either raises is raised when both have ended.
+    """The results of two independent computations; an error of either is raised when both have ended.
 
-    costs: of the two, in any unit. One after the other where :func:`at_once` is False (under ``torchrun`` all ranks must call
-    each other in one order), and where one costs much more than the other.
+    costs: of the two, in any unit. They run one after the other if :func:`at_once` is False (under ``torchrun`` all ranks must
+    call each other in the same order), or if one costs much more than the other.
     """
     if not at_once(device) or max(costs) > _LARGEST_SHARE * sum(costs):
         return first(), second()
