@@ -2,8 +2,8 @@
 
 A model that runs with it is fed one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several
 responses, and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no
-padding and no prompt twice. The layouts are built in :mod:`heedful.model.layouts`; the engine's prefill and cached decoding have their
-own in :mod:`heedful.model.engine.slots`.
+padding and no prompt twice. Layouts are built in :mod:`heedful.model.layouts`; the engine's prefill and cached decoding have
+their own in :mod:`heedful.model.engine.slots`.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def _heedful_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, heads, tokens, width] in, [1, tokens, heads, width] out.
 
-    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2). Raises ModelError if a layer asks for more
-    than softmax attention.
+    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2). Raises ModelError if a layer asks for
+    more than softmax attention.
     """
     del attention_mask, dropout
     if layout is None:
