@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heedful.prompts.duplicates import PREFIX_LENGTH, compared, duplicates, normalized, prefix_key
+from heedful.prompts.duplicates import PREFIX_LENGTH, compared, normalized, prefix_key
 
 LONG = "Summarize the following letter to the housing association in three sentences, and keep the names of the streets. " * 3
 TEXTS = st.one_of(
@@ -14,6 +14,10 @@ TEXTS = st.one_of(
     st.text(alphabet="aA \n", max_size=12),
     st.builds(lambda start, end: LONG[:start] + end, st.integers(0, len(LONG)), st.text(max_size=20)),
 )
+
+
+def duplicates(first: str, second: str) -> bool:
+    return prefix_key(first) == prefix_key(second)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def test_no_duplicates(first: str, second: str) -> None:
 @given(TEXTS, TEXTS, TEXTS)
 def test_an_equivalence(first: str, second: str, third: str) -> None:
     assert duplicates(first, first)
-    assert duplicates(first, second) == duplicates(second, first) == (prefix_key(first) == prefix_key(second))
+    assert duplicates(first, second) == duplicates(second, first) == (compared(first) == compared(second))
     if duplicates(first, second) and duplicates(second, third):
         assert duplicates(first, third)
 

@@ -40,11 +40,6 @@ def compared(text: str) -> str:
     return start[:PREFIX_LENGTH]
 
 
-def duplicates(first: str, second: str) -> bool:
-    """Whether two texts are duplicates."""
-    return compared(first) == compared(second)
-
-
 def prefix_key(text: str) -> int:
     """A 64-bit key that duplicates share; others share one with probability 2^-64 (a million prompts: 3 in 10^8)."""
     return int.from_bytes(blake2b(compared(text).encode(errors="surrogatepass"), digest_size=8).digest(), "big")

@@ -96,68 +96,23 @@ def rich_tables(tables: Tables) -> Iterator[Table]:
         yield table
 
 
-def table_rows(tables: Tables) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Title, heading and rows of every table, as text."""
+TextTable = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+"""Title, heading and rows."""
+
+
+def table_rows(tables: Tables) -> list[TextTable]:
+    """Every table, as text."""
     length = ("count", "mean", "std", "min", "25%", "50%", "75%", "max")
     unit = tables.unit
-    use_cases = dict.fromkeys(name for counts in tables.use_cases.values() for name in counts)
-    shares = {name: sum(counts.values()) for name, counts in tables.use_cases.items()}
-    pairs = [(split, source) for split in get_args(Split) for source in get_args(Source)]
-    pairs = [pair for pair in pairs if any(pair in tables.sizes[name] for name in DATA_SETS)]
-    total = tables.num_prompts
     return [
-        (
-            "Table 1: use cases, % of prompts",
-            ("use case", *shares, "paper's RM"),
-            [
-                (
-                    name,
-                    *(f"{100 * tables.use_cases[data_set].get(name, 0) / shares[data_set]:.1f}" for data_set in shares),
-                    f"{100 * USE_CASE_SHARES[name]:.1f}" if name in USE_CASE_SHARES else "",
-                )
-                for name in use_cases
-            ],
-        ),
-        (
-            "Table 6: prompts by data set, split and source",
-            ("split", "source", *(f"{name}{paper}" for name in DATA_SETS for paper in ("", " (paper)"))),
-            [
-                (
-                    split,
-                    source,
-                    *(
-                        text
-                        for name in DATA_SETS
-                        for text in (
-                            _count(tables.sizes[name].get((split, source))),
-                            _count(PAPER_SIZES.get((name, split, source))),
-                        )
-                    ),
-                )
-                for split, source in pairs
-            ],
-        ),
+        _use_cases(tables),
+        _sizes(tables),
         (
             "Table 7: what labelers say of the prompts",
             ("field", "yes, %", "prompts with an answer"),
             [(PROMPT_METADATA[name], f"{100 * yes / of:.1f}", f"{of:,}") for name, (yes, of) in tables.metadata.items()],
         ),
-        (
-            "Table 8: prompts per owner",
-            ("data set", "split", "owners", "prompts", "mean", "median", "max", "top ten, %"),
-            [
-                (
-                    *key,
-                    f"{row.owners:,}",
-                    f"{row.prompts:,}",
-                    f"{row.mean:.1f}",
-                    f"{row.median:.1f}",
-                    f"{row.max:,}",
-                    f"{100 * row.top_ten:.1f}",
-                )
-                for key, row in tables.owners.items()
-            ],
-        ),
+        _owners(tables),
         (
             f"Table 9: prompt lengths in {unit}, by data set",
             ("data set", "split", *length),
@@ -176,9 +131,53 @@ def table_rows(tables: Tables) -> list[tuple[str, tuple[str, ...], list[tuple[st
         (
             "Languages",
             ("language", "prompts", "%"),
-            [(name, f"{count:,}", f"{100 * count / total:.1f}") for name, count in _most(tables.languages).items()],
+            [
+                (name, f"{count:,}", f"{100 * count / tables.num_prompts:.1f}")
+                for name, count in _most(tables.languages).items()
+            ],
         ),
     ]
+
+
+def _use_cases(tables: Tables) -> TextTable:
+    totals = {data_set: sum(counts.values()) for data_set, counts in tables.use_cases.items()}
+    rows: list[tuple[str, ...]] = []
+    for name in dict.fromkeys(name for counts in tables.use_cases.values() for name in counts):
+        ours = (f"{100 * tables.use_cases[data_set].get(name, 0) / total:.1f}" for data_set, total in totals.items())
+        rows.append((name, *ours, f"{100 * USE_CASE_SHARES[name]:.1f}" if name in USE_CASE_SHARES else ""))
+    return "Table 1: use cases, % of prompts", ("use case", *totals, "paper's RM"), rows
+
+
+def _sizes(tables: Tables) -> TextTable:
+    rows: list[tuple[str, ...]] = []
+    for split in get_args(Split):
+        for source in get_args(Source):
+            if any((split, source) in tables.sizes[name] for name in DATA_SETS):
+                counts = (
+                    _count(count)
+                    for name in DATA_SETS
+                    for count in (tables.sizes[name].get((split, source)), PAPER_SIZES.get((name, split, source)))
+                )
+                rows.append((split, source, *counts))
+    heading = ("split", "source", *(f"{name}{paper}" for name in DATA_SETS for paper in ("", " (paper)")))
+    return "Table 6: prompts by data set, split and source", heading, rows
+
+
+def _owners(tables: Tables) -> TextTable:
+    heading = ("data set", "split", "owners", "prompts", "mean", "median", "max", "top ten, %")
+    rows = [
+        (
+            *key,
+            f"{row.owners:,}",
+            f"{row.prompts:,}",
+            f"{row.mean:.1f}",
+            f"{row.median:.1f}",
+            f"{row.max:,}",
+            f"{100 * row.top_ten:.1f}",
+        )
+        for key, row in tables.owners.items()
+    ]
+    return "Table 8: prompts per owner", heading, rows
 
 
 def _most(languages: Mapping[str, int]) -> dict[str, int]:
