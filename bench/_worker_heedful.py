@@ -45,7 +45,7 @@ def run_sft(steps: int, batch_size: int) -> dict[str, Any]:
     )
     before = sft.demonstration_loss(model, check)
     with tempfile.TemporaryDirectory() as folder, timed(sft) as timing:
-        sft.train_sft(model, TOKENIZER, rows, config, Path(folder), validation=rows[:2], console=QUIET)
+        sft.train_sft(model, TOKENIZER, sft.SFTData(rows, rows[:2]), config, Path(folder), console=QUIET)
     result = timing.result(steps)
     return result | {"loss_before": before, "loss_after": sft.demonstration_loss(model, check)}
 
@@ -117,7 +117,7 @@ def run_ptx_sft(steps: int, batch_size: int, tokens: int) -> dict[str, Any]:
     model = load_causal_model(FOLDER / "policy")
     config = SFTConfig(epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER)
     with tempfile.TemporaryDirectory() as folder, timed(sft) as timing:
-        sft.train_sft(model, TOKENIZER, rows, config, Path(folder), validation=rows[:2], console=QUIET)
+        sft.train_sft(model, TOKENIZER, sft.SFTData(rows, rows[:2]), config, Path(folder), console=QUIET)
     return timing.result(steps)
 
 

@@ -28,7 +28,7 @@ from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
-from heedful.training.sft import train_sft
+from heedful.training.sft import SFTData, train_sft
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -221,7 +221,7 @@ def _pretrain(folder: Path, console: Console) -> None:
 def _sft(folder: Path, console: Console) -> None:
     config = SFTConfig(**QUICK, epochs=1, batch_size=4, candidates=1, pretraining_share=0.5)
     more: dict[str, Any] = {"pretraining": _text(), "pretraining_validation": _text(), "context_length": 12}
-    train_sft(tiny_gpt2(), TOKENIZER, EXAMPLES, config, folder, validation=EXAMPLES, console=console, **more)
+    train_sft(tiny_gpt2(), TOKENIZER, SFTData(EXAMPLES, EXAMPLES, **more), config, folder, console=console)
 
 
 def _reward(folder: Path, console: Console) -> None:

@@ -37,7 +37,7 @@ from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
-from heedful.training.sft import train_sft
+from heedful.training.sft import SFTData, train_sft
 
 LAYOUTS = ["one sequence alone", "packed in reverse order", "packed with others", "shared prompt"]
 PADDED = ["padded on the left", "padded on the right"]
@@ -302,7 +302,7 @@ def start_pretrain(folder: Path) -> None:
 
 def start_sft(folder: Path) -> None:
     examples = [Example([3], [4, END])]
-    train_sft(tiny_gpt2(), tiny_tokenizer(), examples, SFTConfig(epochs=1, candidates=1), folder, validation=examples)
+    train_sft(tiny_gpt2(), tiny_tokenizer(), SFTData(examples, examples), SFTConfig(epochs=1, candidates=1), folder)
 
 
 def start_reward(folder: Path) -> None:

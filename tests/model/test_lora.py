@@ -74,7 +74,7 @@ from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretraining_text import PretrainingText
 from heedful.training.reward import train_reward
-from heedful.training.sft import demonstration_loss, train_sft
+from heedful.training.sft import SFTData, demonstration_loss, train_sft
 
 # Kinds of layers and names: Conv1D, fused queries, keys and values, separate ones, another decoder's names, post-norms.
 KINDS = [tiny_gpt2, tiny_neox, tiny_llama, tiny_opt_projected, tiny_gemma3]
@@ -415,7 +415,7 @@ def test_sft_trains_the_adapter_only_and_saves_a_plain_model(precision: Any, tmp
     start = {name: p.to(torch.bfloat16).float() if precision == "bfloat16" else p for name, p in snapshot(model).items()}
     config = SFTConfig(**COMMON, precision=precision, epochs=6, batch_size=4, candidates=2, residual_dropout=0.1)
     before = demonstration_loss(model, EXAMPLES)
-    candidates = train_sft(model, tiny_tokenizer(), EXAMPLES, config, tmp_path, validation=EXAMPLES, console=quiet())
+    candidates = train_sft(model, tiny_tokenizer(), SFTData(EXAMPLES, EXAMPLES), config, tmp_path, console=quiet())
     assert candidates[-1].validation_loss < candidates[0].validation_loss < before - 0.3
     assert demonstration_loss(load_causal_model(tmp_path / "model"), EXAMPLES) < before - 0.3
     after = {name.replace(".base_layer", ""): tensor.float() for name, tensor in base(model).items()}
@@ -430,7 +430,7 @@ def test_interrupted_sft_with_an_adapter_ends_as_if_it_had_not_been(tmp_path: Pa
 
     def train(folder: Path) -> dict[str, Tensor]:
         model = tiny_gpt2()
-        train_sft(model, tiny_tokenizer(), EXAMPLES, config, folder, validation=EXAMPLES, console=quiet())
+        train_sft(model, tiny_tokenizer(), SFTData(EXAMPLES, EXAMPLES), config, folder, console=quiet())
         return adapter(model)
 
     whole = train(tmp_path / "whole")

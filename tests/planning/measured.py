@@ -60,7 +60,7 @@ PPO = PPOConfig(
 
 def run_sft(model: PreTrainedModel, config: SFTConfig, folder: Path) -> None:
     from heedful.model.encoding import Example
-    from heedful.training.sft import train_sft
+    from heedful.training.sft import SFTData, train_sft
 
     rng = np.random.default_rng(0)
     half = LENGTH // 2
@@ -68,7 +68,7 @@ def run_sft(model: PreTrainedModel, config: SFTConfig, folder: Path) -> None:
         Example(rng.integers(1, 60, half).tolist(), [*rng.integers(1, 60, half - 1).tolist(), END])
         for _ in range(2 * config.batch_size)
     ]
-    train_sft(model, tiny_tokenizer(), examples, config, folder, validation=examples[:2], console=Console(file=StringIO()))
+    train_sft(model, tiny_tokenizer(), SFTData(examples, examples[:2]), config, folder, console=Console(file=StringIO()))
 
 
 def run_ppo(model: PreTrainedModel, config: PPOConfig, folder: Path) -> None:

@@ -48,7 +48,7 @@ def run_pretrain(folder: Path) -> None:
 def run_sft(folder: Path) -> None:
     config = SFTConfig(**COMMON, epochs=2, batch_size=8, candidates=2, residual_dropout=0.2, pretraining_share=0.2)
     more: dict[str, Any] = {"pretraining": text(), "pretraining_validation": text(), "context_length": 8}
-    sft.train_sft(tiny_gpt2(), tiny_tokenizer(), EXAMPLES, config, folder, validation=EXAMPLES, console=quiet(), **more)
+    sft.train_sft(tiny_gpt2(), tiny_tokenizer(), sft.SFTData(EXAMPLES, EXAMPLES, **more), config, folder, console=quiet())
 
 
 def run_reward(folder: Path) -> None:

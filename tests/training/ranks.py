@@ -52,7 +52,7 @@ def run_sft(folder: Path, **changed: Any) -> None:
     settings = {**COMMON, "epochs": 2, "batch_size": 5, "candidates": 1, "residual_dropout": 0.0, "pretraining_share": 0.2}
     more: dict[str, Any] = {"pretraining": text(), "pretraining_validation": text(), "context_length": 8}
     config = SFTConfig(**{**settings, **changed})
-    sft.train_sft(tiny_gpt2(), tiny_tokenizer(), EXAMPLES, config, folder, validation=EXAMPLES, console=quiet(), **more)
+    sft.train_sft(tiny_gpt2(), tiny_tokenizer(), sft.SFTData(EXAMPLES, EXAMPLES, **more), config, folder, console=quiet())
 
 
 def run_reward(folder: Path, **changed: Any) -> None:
@@ -98,7 +98,9 @@ def compare_families(folder: Path) -> None:
         model.zero_grad()
         weights = master_weights(model, config)
         weights.train()
-        assert sft._accumulate(weights, batch, config) == pytest.approx(float(loss.detach()), abs=1e-5), family.__name__
+        assert sft.accumulate_gradients(weights, batch, config) == pytest.approx(float(loss.detach()), abs=1e-5), (
+            family.__name__
+        )
         gradients = {name: whole_tensor(gradient) for name, gradient in parameter_gradients(model).items()}
         assert largest_difference(gradients, expected) < 1e-4, family.__name__
         for gathered in (whole(model), for_generation(weights, "float32")):

@@ -76,7 +76,7 @@ def test_accumulation_gives_the_gradient_of_the_mean_per_token(tokens: int) -> N
     sequences = list(text().sequences(context_length=24, rng=np.random.default_rng(0)))[:6]
     model = tiny_gpt2()
     twin = plain(model)
-    loss = pretrain._accumulate(MasterWeights(model, "float32"), sequences, settings(tokens_per_microbatch=tokens))
+    loss = pretrain.accumulate_gradients(MasterWeights(model, "float32"), sequences, settings(tokens_per_microbatch=tokens))
     expected = plain_loss(twin, sequences)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), abs=1e-5)

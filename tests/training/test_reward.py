@@ -99,7 +99,7 @@ def plain_loss(model: Any, rankings: list[RankedPrompt]) -> torch.Tensor:
 
 def gradients(rankings: list[RankedPrompt], **changed: Any) -> tuple[float, dict[str, torch.Tensor]]:
     model = scalar_model(scale=0.3)
-    loss, _ = reward._accumulate(MasterWeights(model, "float32"), rankings, settings(**changed))
+    loss, _ = reward.accumulate_gradients(MasterWeights(model, "float32"), rankings, settings(**changed))
     return loss, parameter_gradients(model)
 
 
@@ -179,7 +179,7 @@ def test_the_logged_loss_and_accuracy() -> None:
                     pairs += 1
                     correct += scores[i] > scores[j]
     assert pairs == 9
-    loss, accuracy = reward._accumulate(MasterWeights(model, "float32"), rankings, settings(tokens_per_microbatch=1))
+    loss, accuracy = reward.accumulate_gradients(MasterWeights(model, "float32"), rankings, settings(tokens_per_microbatch=1))
     assert accuracy == pytest.approx(correct / pairs)
     assert ranking_quality(model, rankings, 10) == pytest.approx((loss, accuracy), abs=1e-6)
 

@@ -20,7 +20,7 @@ from heedful.model.encoding import Example
 from heedful.training import sft
 from heedful.training.config import SFTConfig
 from heedful.training.pretraining_text import PretrainingText
-from heedful.training.sft import Candidate, demonstration_loss, lowest_losses, train_sft
+from heedful.training.sft import Candidate, SFTData, demonstration_loss, lowest_losses, train_sft
 
 TOKENIZER = tiny_tokenizer()
 
@@ -51,7 +51,7 @@ def settings(**changed: Any) -> SFTConfig:
 
 
 def train(model: PreTrainedModel, examples: list[Example], config: SFTConfig, folder: Path, **more: Any) -> list[Candidate]:
-    return train_sft(model, TOKENIZER, examples, config, folder, validation=examples[:4], console=quiet(), **more)
+    return train_sft(model, TOKENIZER, SFTData(examples, examples[:4], **more), config, folder, console=quiet())
 
 
 def plain_loss(model: PreTrainedModel, examples: list[Example]) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_only_responses_carry_loss_and_accumulation_changes_nothing(tokens: int)
     """Known traps: a mean of the microbatches' means; a loss on prompts."""
     model, examples = tiny_gpt2(), uneven(9)
     twin = plain(model)
-    loss = sft._accumulate(MasterWeights(model, "float32"), examples, settings(tokens_per_microbatch=tokens))
+    loss = sft.accumulate_gradients(MasterWeights(model, "float32"), examples, settings(tokens_per_microbatch=tokens))
     expected = plain_loss(twin, examples)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
@@ -122,13 +122,13 @@ def test_the_learning_rate_is_a_cosine_to_a_tenth_without_warm_up(tmp_path: Path
 
 def test_every_example_is_seen_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
-    accumulate = sft._accumulate
+    accumulate = sft.accumulate_gradients
 
     def watching(weights: Any, batch: list[Example], config: Any) -> float:
         seen.append([e.prompt[1] for e in batch])
         return accumulate(weights, batch, config)
 
-    monkeypatch.setattr(sft, "_accumulate", watching)
+    monkeypatch.setattr(sft, "accumulate_gradients", watching)
     train(tiny_gpt2(), echo(1, 22), settings(epochs=2), tmp_path)
     assert [len(batch) for batch in seen] == [8, 8, 5] * 2
     epochs = [[*chain(*seen[:3])], [*chain(*seen[3:])]]
@@ -177,7 +177,7 @@ def text(documents: int = 30) -> PretrainingText:
 @pytest.mark.parametrize(("batch_size", "share", "total"), [(9, 0.1, 20), (8, 0.1, 17), (8, 0.5, 160), (8, 0.0, 0)])
 def test_the_share_of_pretraining_text(batch_size: int, share: float, total: int) -> None:
     """20 steps of 9 demonstrations and 10 %: one in each; of 8: 8/9 in each; at 50 % as many as demonstrations."""
-    batches = sft._pretraining_batches(text(), settings(batch_size=batch_size, pretraining_share=share), 20, 8)
+    batches = sft.pretraining_batches(text(), settings(batch_size=batch_size, pretraining_share=share), 20, 8)
     counts = [len(batch) for batch in batches]
     assert len(counts) == 20
     assert sum(counts) == total
@@ -187,13 +187,13 @@ def test_the_share_of_pretraining_text(batch_size: int, share: float, total: int
 
 def test_pretraining_text_is_mixed_in_and_its_loss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    accumulate = sft._accumulate
+    accumulate = sft.accumulate_gradients
 
     def watching(weights: Any, batch: list[Example], config: Any) -> float:
         sizes.append(len(batch))
         return accumulate(weights, batch, config)
 
-    monkeypatch.setattr(sft, "_accumulate", watching)
+    monkeypatch.setattr(sft, "accumulate_gradients", watching)
     model = tiny_gpt2(scale=0.1)
     config = settings(epochs=10, batch_size=9, pretraining_share=0.1, candidates=2)
     candidates = train(
@@ -246,7 +246,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sft, "CheckpointTimer", every(1))
     calls = 0
-    accumulate = sft._accumulate
+    accumulate = sft.accumulate_gradients
 
     def breaking(weights: MasterWeights, batch: list[Example], config: Any) -> float:
         nonlocal calls
@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
             return float("nan")
         return loss
 
-    monkeypatch.setattr(sft, "_accumulate", breaking)
+    monkeypatch.setattr(sft, "accumulate_gradients", breaking)
     model = tiny_gpt2()
     with pytest.raises(NumericalError, match="loss, gradient_norm is not a finite number at step 2"):
         train(model, echo(1, 25), settings(), tmp_path)

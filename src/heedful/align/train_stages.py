@@ -32,7 +32,7 @@ from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretraining_text import PretrainingText, encode_documents, read_documents
 from heedful.training.reward import train_reward
-from heedful.training.sft import candidates_in, lowest_losses, train_sft
+from heedful.training.sft import SFTData, candidates_in, lowest_losses, train_sft
 
 
 def sft(given: Given, *, folder: Path, console: Console) -> None:
@@ -43,7 +43,7 @@ def sft(given: Given, *, folder: Path, console: Console) -> None:
     model, tokenizer = policy_for_training(given.setting.base_model, loading_precision(config))
     examples, validation, counts = _demonstrations(tokenizer, given.records, config)
     console.print(f"demonstrations: {counts}", highlight=False)
-    train_sft(model, tokenizer, examples, config, folder, validation=validation, console=console)
+    train_sft(model, tokenizer, SFTData(examples, validation), config, folder, console=console)
 
 
 def initial_policy(given: Given, *, folder: Path, console: Console) -> None:
@@ -166,19 +166,8 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
     if text is None and config.pretraining_share:
         console.print("no pretraining text: the initial policy is trained on demonstrations alone", highlight=False)
         config = replace(config, pretraining_share=0.0)
-    train_sft(
-        model,
-        tokenizer,
-        examples,
-        config,
-        folder,
-        validation=validation,
-        pretraining=text,
-        pretraining_validation=text_validation,
-        context_length=setting.preset.ppo.ptx_context_length,
-        console=console,
-        title=given.stage.name,
-    )
+    data = SFTData(examples, validation, text, text_validation, context_length=setting.preset.ppo.ptx_context_length)
+    train_sft(model, tokenizer, data, config, folder, console=console, title=given.stage.name)
 
 
 def _demonstrations(tokenizer: Any, records: Records, config: Any) -> tuple[list[Any], list[Any], Any]:

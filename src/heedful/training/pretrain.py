@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,26 @@ from heedful.training.schedules import cosine, set_learning_rate
 from heedful.training.sharding import master_weights, save_whole
 
 
+@dataclass(slots=True, kw_only=True)
+class Training:
+    """A pretraining run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its steps."""
+
+    config: PretrainConfig
+    run: Run
+    validation: PretrainingText | None
+    weights: MasterWeights
+    optimizer: torch.optim.Optimizer
+    parts: dict[str, Any]
+    done: int
+    batches: Iterator[list[NDArray[np.int32]]]
+    timer: CheckpointTimer
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return max(1, self.config.num_tokens // self.config.batch_tokens)
+
+
 @across_ranks
 def train_pretrain(
     model: PreTrainedModel,
@@ -44,43 +65,81 @@ def train_pretrain(
 ) -> PreTrainedModel:
     """Train ``model`` (fp32, changed in place) on ``text``, save it to ``folder/model`` and return it.
 
-    Under ``torchrun`` the model that is returned is sharded: the folder holds it whole.
+    Under ``torchrun`` the returned model is sharded; the folder holds it whole.
     Raises CheckError, LostRankError, NumericalError (loss not finite), StorageError (disk full).
     """
     quick_check(model)
     run = Run(folder, config, title="pretrain", console=console)
-    steps = max(1, config.num_tokens // config.batch_tokens)
+    training = prepare(model, text, validation, config, run)
+    with run.progress(training.steps, done=training.done) as progress:
+        for number in range(training.done, training.steps):
+            loss = step(training, number)
+            progress.advance(note=f"loss {loss:.3f}")
+            record(training, number)
+    return finish(training, tokenizer)
+
+
+def prepare(
+    model: PreTrainedModel, text: PretrainingText, validation: PretrainingText | None, config: PretrainConfig, run: Run
+) -> Training:
+    """Make the weights and the optimiser, and load the last checkpoint if there is one."""
     set_residual_dropout(model, 0.0)
     weights = master_weights(model, config)
     optimizer = make_optimizer(model, config, weight_decay=config.weight_decay)
-    parts = {"model": model, "optimizer": optimizer}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     state = run.resume(parts, model=model, text=text)
     done = 0 if state is None else int(state["step"])
     weights.refresh()
     weights.train()
-    batches = _batches(text, config, skip=done)
-    timer = CheckpointTimer(config.checkpoint_seconds)
-    warmup = round(config.warmup_share * steps)
-    with run.progress(steps, done=done) as progress:
-        for step in range(done, steps):
-            rate = config.learning_rate * cosine(step, steps, final_share=config.final_learning_rate_share, warmup=warmup)
-            set_learning_rate(optimizer, rate)
-            loss = _accumulate(weights, next(batches), config)
-            norm = apply_gradients(optimizer, model, config.max_gradient_norm)
-            weights.refresh()
-            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
-            progress.advance(note=f"loss {loss:.3f}")
-            if validation is not None and config.validates_after(step):
-                run.log(step, {"validation_loss": text_loss(weights.compute, validation, context_length=config.context_length)})
-            if timer.due():
-                run.save(step + 1, parts)
-    if validation is not None:
-        loss = text_loss(weights.compute, validation, context_length=config.context_length)
-        run.log(steps, {"validation_loss": loss})
+    return Training(
+        config=config,
+        run=run,
+        validation=validation,
+        weights=weights,
+        optimizer=optimizer,
+        parts=parts,
+        done=done,
+        batches=_batches(text, config, skip=done),
+        timer=CheckpointTimer(config.checkpoint_seconds),
+    )
+
+
+def step(training: Training, number: int) -> float:
+    """One optimiser step on one batch; returns its loss."""
+    config, weights = training.config, training.weights
+    warmup = round(config.warmup_share * training.steps)
+    share = cosine(number, training.steps, final_share=config.final_learning_rate_share, warmup=warmup)
+    rate = config.learning_rate * share
+    set_learning_rate(training.optimizer, rate)
+    loss = accumulate_gradients(weights, next(training.batches), config)
+    norm = apply_gradients(training.optimizer, weights.master, config.max_gradient_norm)
+    weights.refresh()
+    training.run.log(number, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
+    return loss
+
+
+def record(training: Training, number: int) -> None:
+    """After a step: validate if it is time, write a checkpoint if it is due."""
+    if training.validation is not None and training.config.validates_after(number):
+        training.run.log(number, {"validation_loss": _validation_loss(training, training.validation)})
+    if training.timer.due():
+        training.run.save(number + 1, training.parts)
+
+
+def finish(training: Training, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Validate a last time, save and return the model."""
+    run, model = training.run, training.weights.master
+    if training.validation is not None:
+        loss = _validation_loss(training, training.validation)
+        run.log(training.steps, {"validation_loss": loss})
         run.console.print(f"pretrain: validation loss {loss:.3f}", highlight=False)
     save_whole(model, tokenizer, run.model_folder)
     run.finish()
     return model
+
+
+def _validation_loss(training: Training, text: PretrainingText) -> float:
+    return text_loss(training.weights.compute, text, context_length=training.config.context_length)
 
 
 @torch.no_grad()
@@ -100,7 +159,7 @@ def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: 
     return sum_over_ranks(loss) / count
 
 
-def _accumulate(weights: MasterWeights, sequences: list[NDArray[np.int32]], config: PretrainConfig) -> float:
+def accumulate_gradients(weights: MasterWeights, sequences: list[NDArray[np.int32]], config: PretrainConfig) -> float:
     """Add up the gradients of the mean loss per token over a batch; returns that loss."""
     count = sum(len(s) - 1 for s in sequences)
     summed = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,30 @@ from heedful.training.schedules import cosine, epoch_order, set_learning_rate
 from heedful.training.sharding import master_weights, save_gathered, whole
 
 
+@dataclass(slots=True, kw_only=True)
+class Training:
+    """A reward run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its steps."""
+
+    config: RewardConfig
+    run: Run
+    rankings: Sequence[RankedPrompt]
+    validation: Sequence[RankedPrompt]
+    weights: MasterWeights
+    optimizer: torch.optim.Optimizer
+    parts: dict[str, Any]
+    done: int
+    timer: CheckpointTimer
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.rankings) / self.config.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.config.epochs
+
+
 @across_ranks
 def train_reward(
     model: PreTrainedModel,
@@ -50,59 +75,96 @@ def train_reward(
 ) -> PreTrainedModel:
     """Train a scalar model (fp32, changed in place), shift it so that demonstrations score 0 on average, save and return it.
 
-    Each prompt is computed once for its K responses. Under ``torchrun`` the model that is returned is sharded: the folder holds
-    it whole. Raises CheckError, LostRankError, NumericalError, StorageError.
+    Each prompt is computed once for its K responses. Under ``torchrun`` the returned model is sharded; the folder holds it
+    whole. Raises CheckError, LostRankError, NumericalError, StorageError.
     """
     quick_check(model)
     run = Run(folder, config, title="reward", console=console)
-    steps_per_epoch = math.ceil(len(rankings) / config.batch_size)
-    steps = steps_per_epoch * config.epochs
+    training = prepare(model, rankings, validation, config, run)
+    with run.progress(training.steps, done=training.done) as progress:
+        for number in range(training.done, training.steps):
+            loss, accuracy = step(training, number)
+            progress.advance(note=f"loss {loss:.3f}  accuracy {accuracy:.0%}")
+            record(training, number)
+    return finish(training, tokenizer, demonstrations)
+
+
+def prepare(
+    model: PreTrainedModel,
+    rankings: Sequence[RankedPrompt],
+    validation: Sequence[RankedPrompt],
+    config: RewardConfig,
+    run: Run,
+) -> Training:
+    """Make the weights and the optimiser, and load the last checkpoint if there is one."""
     set_residual_dropout(model, 0.0)
     if config.lora_rank:
         add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
     weights = master_weights(model, config)
     optimizer = make_optimizer(model, config)
-    parts = {"model": model, "optimizer": optimizer}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     state = run.resume(parts, model=model, rankings=rankings)
-    done = 0 if state is None else int(state["step"])
     weights.refresh()
     weights.train()
-    timer = CheckpointTimer(config.checkpoint_seconds)
-    with run.progress(steps, done=done) as progress:
-        for step in range(done, steps):
-            epoch, place = divmod(step, steps_per_epoch)
-            order = epoch_order(config.seed, epoch, len(rankings))
-            batch = [rankings[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
-            rate = config.learning_rate * cosine(step, steps, final_share=config.final_learning_rate_share)
-            set_learning_rate(optimizer, rate)
-            loss, accuracy = _accumulate(weights, batch, config)
-            norm = apply_gradients(optimizer, model, config.max_gradient_norm)
-            weights.refresh()
-            run.log(step, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": rate})
-            progress.advance(note=f"loss {loss:.3f}  accuracy {accuracy:.0%}")
-            if validation and config.validates_after(step):
-                run.log(step, _validate(weights.compute, validation, config))
-            if timer.due():
-                run.save(step + 1, parts)
+    return Training(
+        config=config,
+        run=run,
+        rankings=rankings,
+        validation=validation,
+        weights=weights,
+        optimizer=optimizer,
+        parts=parts,
+        done=0 if state is None else int(state["step"]),
+        timer=CheckpointTimer(config.checkpoint_seconds),
+    )
+
+
+def step(training: Training, number: int) -> tuple[float, float]:
+    """One optimiser step on one batch; returns its loss and accuracy."""
+    config, weights = training.config, training.weights
+    epoch, place = divmod(number, training.steps_per_epoch)
+    order = epoch_order(config.seed, epoch, len(training.rankings))
+    batch = [training.rankings[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
+    rate = config.learning_rate * cosine(number, training.steps, final_share=config.final_learning_rate_share)
+    set_learning_rate(training.optimizer, rate)
+    loss, accuracy = accumulate_gradients(weights, batch, config)
+    norm = apply_gradients(training.optimizer, weights.master, config.max_gradient_norm)
+    weights.refresh()
+    training.run.log(number, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": rate})
+    return loss, accuracy
+
+
+def record(training: Training, number: int) -> None:
+    """After a step: validate if it is time, write a checkpoint if it is due."""
+    if training.validation and training.config.validates_after(number):
+        training.run.log(number, _validate(training))
+    if training.timer.due():
+        training.run.save(number + 1, training.parts)
+
+
+def finish(training: Training, tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Example]) -> PreTrainedModel:
+    """Validate a last time, shift the scores so that demonstrations have a mean of 0, save and return the model."""
+    run, weights = training.run, training.weights
     weights.compute.eval()
-    if validation:
-        metrics = _validate(weights.compute, validation, config)
-        run.log(steps, metrics)
+    if training.validation:
+        metrics = _validate(training)
+        run.log(training.steps, metrics)
         accuracy = metrics["validation_accuracy"]
         run.console.print(
-            f"reward: accuracy on the rankings of {len(validation):,} unseen prompts {accuracy:.1%}", highlight=False
+            f"reward: accuracy on the rankings of {len(training.validation):,} unseen prompts {accuracy:.1%}", highlight=False
         )
-    final = whole(model)  # the model itself, or what rank 0 gathers of it
+    final = whole(weights.master)  # the model itself; of a sharded model, what rank 0 gathers
     if demonstrations:
         prompts, responses = [d.prompt for d in demonstrations], [d.response for d in demonstrations]
-        mean = float(score(weights.compute, prompts, responses, tokens_per_microbatch=config.tokens_per_microbatch).mean())
+        tokens = training.config.tokens_per_microbatch
+        mean = float(score(weights.compute, prompts, responses, tokens_per_microbatch=tokens).mean())
         if final is not None:
             shift_scalar_model(final, -mean)
-        run.log(steps, {"demonstration_reward_before_shift": mean})
-    model.eval()
+        run.log(training.steps, {"demonstration_reward_before_shift": mean})
+    weights.master.eval()
     save_gathered(final, tokenizer, run.model_folder)
     run.finish()
-    return model
+    return weights.master
 
 
 @torch.no_grad()
@@ -128,9 +190,10 @@ def ranking_quality(
     return _quality(score_rankings(model, rankings, tokens_per_microbatch=tokens_per_microbatch), rankings)
 
 
-def _validate(model: PreTrainedModel, rankings: Sequence[RankedPrompt], config: RewardConfig) -> dict[str, Any]:
+def _validate(training: Training) -> dict[str, Any]:
     """A row of metrics on unseen rankings."""
-    scores = score_rankings(model, rankings, tokens_per_microbatch=config.tokens_per_microbatch)
+    model, rankings, tokens = training.weights.compute, training.validation, training.config.tokens_per_microbatch
+    scores = score_rankings(model, rankings, tokens_per_microbatch=tokens)
     loss, accuracy = _quality(scores, rankings)
     by_k, by_labeler = accuracy_by(
         (labeler, ranks, row)
@@ -152,7 +215,7 @@ def _quality(scores: list[list[float]], rankings: Sequence[RankedPrompt]) -> tup
     return float(loss), float(statistics.accuracy)
 
 
-def _accumulate(weights: MasterWeights, batch: Sequence[RankedPrompt], config: RewardConfig) -> tuple[float, float]:
+def accumulate_gradients(weights: MasterWeights, batch: Sequence[RankedPrompt], config: RewardConfig) -> tuple[float, float]:
     """Add up the gradients of the mean loss per prompt; returns it and the accuracy over the batch's comparisons."""
     sums = {"loss": 0.0, "correct": 0.0, "pairs": 0.0}
     for indices, factor in _microbatches(batch, config.tokens_per_microbatch):

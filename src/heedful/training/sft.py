@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,18 +58,54 @@ def candidates_in(folder: Path) -> list[Candidate]:
     return [Candidate(**{**row, "folder": folder / row["folder"]}) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class SFTData:
+    """What SFT learns from and is validated on; ``pretraining`` is mixed in if ``pretraining_share`` asks for it (SPEC 3.4).
+
+    context_length: of the pretraining text's sequences, in tokens.
+    """
+
+    examples: Sequence[Example]
+    validation: Sequence[Example]
+    pretraining: PretrainingText | None = None
+    pretraining_validation: PretrainingText | None = None
+    context_length: int = 2_048
+
+
+@dataclass(slots=True, kw_only=True)
+class Training:
+    """An SFT run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its steps."""
+
+    config: SFTConfig
+    run: Run
+    tokenizer: PreTrainedTokenizerBase
+    data: SFTData
+    weights: MasterWeights
+    optimizer: torch.optim.Optimizer
+    candidates: list[Candidate]
+    parts: dict[str, Any]
+    done: int
+    text: list[list[Example]] | None
+    timer: CheckpointTimer
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.data.examples) / self.config.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.config.epochs
+
+
 @across_ranks
 def train_sft(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
+    data: SFTData,
     config: SFTConfig,
     folder: Path,
     *,
-    validation: Sequence[Example],
-    pretraining: PretrainingText | None = None,
-    pretraining_validation: PretrainingText | None = None,
-    context_length: int = 2_048,
     console: Console | None = None,
     title: str = "sft",
 ) -> list[Candidate]:
@@ -78,7 +115,7 @@ def train_sft(
     The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
     Raises CheckError, ConfigError, LostRankError, NumericalError, StorageError.
     """
-    if config.pretraining_share and pretraining is None:
+    if config.pretraining_share and data.pretraining is None:
         raise ConfigError(
             "pretraining text is needed",
             expected="text to mix in",
@@ -87,59 +124,95 @@ def train_sft(
         )
     quick_check(model)
     run = Run(folder, config, title=title, console=console)
-    steps_per_epoch = math.ceil(len(examples) / config.batch_size)
-    steps = steps_per_epoch * config.epochs
-    keep_after = {round(config.epochs * (i + 1) / config.candidates) for i in range(config.candidates)} - {0}
+    training = prepare(model, tokenizer, data, config, run)
+    with run.progress(training.steps, done=training.done) as progress:
+        for number in range(training.done, training.steps):
+            loss = step(training, number)
+            progress.advance(note=f"loss {loss:.3f}")
+            record(training, number)
+    return finish(training)
+
+
+def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: SFTData, config: SFTConfig, run: Run) -> Training:
+    """Make the weights and the optimiser, and load the last checkpoint if there is one."""
     if config.lora_rank:
         add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
     weights = master_weights(model, config)
     set_residual_dropout(weights.compute, config.residual_dropout)
     optimizer = make_optimizer(model, config)
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    inputs = {"model": model, "examples": data.examples, "text": data.pretraining, "context_length": data.context_length}
     candidates: list[Candidate] = []
-    parts = {"model": model, "optimizer": optimizer}
     done = 0
-    if state := run.resume(parts, model=model, examples=examples, text=pretraining, context_length=context_length):
-        # By name only: the run folder may have moved, or be named from another working directory.
+    if state := run.resume(parts, **inputs):
+        # By name only: the run folder may have moved, or the working directory may have changed.
         candidates = [Candidate(run.folder / "candidates" / Path(c[0]).name, *c[1:]) for c in state["candidates"]]
         done = int(state["step"])
     else:
         set_seed(config.seed)
     weights.refresh()
-    timer = CheckpointTimer(config.checkpoint_seconds)
-    text = _pretraining_batches(pretraining, config, steps, context_length) if pretraining is not None else None
+    training = Training(
+        config=config,
+        run=run,
+        tokenizer=tokenizer,
+        data=data,
+        weights=weights,
+        optimizer=optimizer,
+        candidates=candidates,
+        parts=parts,
+        done=done,
+        text=None,
+        timer=CheckpointTimer(config.checkpoint_seconds),
+    )
+    if data.pretraining is not None:
+        training.text = pretraining_batches(data.pretraining, config, training.steps, data.context_length)
+    return training
 
-    with run.progress(steps, done=done) as progress:
-        for step in range(done, steps):
-            epoch, place = divmod(step, steps_per_epoch)
-            order = epoch_order(config.seed, epoch, len(examples))
-            batch = [examples[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
-            if text is not None:
-                batch = batch + text[step]
-            rate = config.learning_rate * cosine(step, steps, final_share=config.final_learning_rate_share)
-            set_learning_rate(optimizer, rate)
-            weights.train()
-            loss = _accumulate(weights, batch, config)
-            norm = apply_gradients(optimizer, model, config.max_gradient_norm)
-            weights.refresh()
-            run.log(step, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
-            progress.advance(note=f"loss {loss:.3f}")
-            if place == steps_per_epoch - 1 and epoch + 1 in keep_after:
-                candidate = _keep(
-                    run, weights, tokenizer, epoch + 1, validation, pretraining_validation, config, context_length
-                )
-                candidates.append(candidate)
-                losses = _losses(candidate.validation_loss, candidate.pretraining_loss)
-                run.log(step, {"epoch": float(epoch + 1), **losses})
-            elif config.validates_after(step):
-                run.log(step, _losses(*_validate(weights, validation, pretraining_validation, config, context_length)))
-            if timer.due():
-                kept = [(str(c.folder), c.epoch, c.validation_loss, c.pretraining_loss) for c in candidates]
-                run.save(step + 1, parts, candidates=kept)
-    rows = [{**asdict(c), "folder": str(c.folder.relative_to(run.folder))} for c in candidates]
-    run.write(CANDIDATES_FILE, rows)  # before the model: where that is, all of the run's outcome is
-    save_whole(model, tokenizer, run.model_folder)
+
+def step(training: Training, number: int) -> float:
+    """One optimiser step on one batch; returns its loss."""
+    config, weights, examples = training.config, training.weights, training.data.examples
+    epoch, place = divmod(number, training.steps_per_epoch)
+    order = epoch_order(config.seed, epoch, len(examples))
+    batch = [examples[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
+    if training.text is not None:
+        batch = batch + training.text[number]
+    rate = config.learning_rate * cosine(number, training.steps, final_share=config.final_learning_rate_share)
+    set_learning_rate(training.optimizer, rate)
+    weights.train()
+    loss = accumulate_gradients(weights, batch, config)
+    norm = apply_gradients(training.optimizer, weights.master, config.max_gradient_norm)
+    weights.refresh()
+    training.run.log(number, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
+    return loss
+
+
+def record(training: Training, number: int) -> None:
+    """After a step: keep a candidate at the end of some epochs, validate if it is time, write a checkpoint if it is due."""
+    config, run = training.config, training.run
+    epoch, place = divmod(number, training.steps_per_epoch)
+    keep_after = {round(config.epochs * (i + 1) / config.candidates) for i in range(config.candidates)} - {0}
+    if place == training.steps_per_epoch - 1 and epoch + 1 in keep_after:
+        folder = run.folder / "candidates" / f"epoch-{epoch + 1}"
+        save_whole(training.weights.master, training.tokenizer, folder)
+        candidate = Candidate(folder, epoch + 1, *_validate(training))
+        training.candidates.append(candidate)
+        run.log(number, {"epoch": float(epoch + 1), **_losses(candidate.validation_loss, candidate.pretraining_loss)})
+    elif config.validates_after(number):
+        run.log(number, _losses(*_validate(training)))
+    if training.timer.due():
+        kept = [(str(c.folder), c.epoch, c.validation_loss, c.pretraining_loss) for c in training.candidates]
+        run.save(number + 1, training.parts, candidates=kept)
+
+
+def finish(training: Training) -> list[Candidate]:
+    """Write the list of candidates and the last model; returns the candidates."""
+    run = training.run
+    rows = [{**asdict(c), "folder": str(c.folder.relative_to(run.folder))} for c in training.candidates]
+    run.write(CANDIDATES_FILE, rows)  # before the model: once the model is there, so is everything else
+    save_whole(training.weights.master, training.tokenizer, run.model_folder)
     run.finish()
-    return candidates
+    return training.candidates
 
 
 @torch.no_grad()
@@ -157,7 +230,7 @@ def lowest_losses(candidates: Sequence[Candidate]) -> Candidate:
     return min(candidates, key=lambda c: c.validation_loss + (c.pretraining_loss or 0.0))
 
 
-def _accumulate(weights: MasterWeights, batch: Sequence[Example], config: SFTConfig) -> float:
+def accumulate_gradients(weights: MasterWeights, batch: Sequence[Example], config: SFTConfig) -> float:
     """Add up the gradients of the batch's mean loss per target token; returns that loss."""
     count = sum(len(e.response) for e in batch)
     summed = 0.0
@@ -175,35 +248,15 @@ def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) 
         yield target_logprobs(model, batch), factor
 
 
-def _keep(
-    run: Run,
-    weights: MasterWeights,
-    tokenizer: PreTrainedTokenizerBase,
-    epoch: int,
-    validation: Sequence[Example],
-    pretraining_validation: PretrainingText | None,
-    config: SFTConfig,
-    context_length: int,
-) -> Candidate:
-    folder = run.folder / "candidates" / f"epoch-{epoch}"
-    save_whole(weights.master, tokenizer, folder)
-    return Candidate(folder, epoch, *_validate(weights, validation, pretraining_validation, config, context_length))
-
-
-def _validate(
-    weights: MasterWeights,
-    validation: Sequence[Example],
-    pretraining_validation: PretrainingText | None,
-    config: SFTConfig,
-    context_length: int,
-) -> tuple[float, float | None]:
-    """Loss on validation demonstrations, and on pretraining text where there is some (nats per token)."""
-    loss = demonstration_loss(weights.compute, validation, tokens_per_microbatch=config.tokens_per_microbatch)
+def _validate(training: Training) -> tuple[float, float | None]:
+    """Loss on validation demonstrations, and on pretraining text if there is some (nats per token)."""
+    model, data, tokens = training.weights.compute, training.data, training.config.tokens_per_microbatch
+    loss = demonstration_loss(model, data.validation, tokens_per_microbatch=tokens)
     text_loss = None
-    if pretraining_validation is not None:
-        sequences = pretraining_validation.sequences(context_length=context_length, rng=np.random.default_rng(0))
+    if data.pretraining_validation is not None:
+        sequences = data.pretraining_validation.sequences(context_length=data.context_length, rng=np.random.default_rng(0))
         text = [Example(list(s[:1]), list(s[1:])) for _, s in zip(range(128), sequences, strict=False)]
-        text_loss = demonstration_loss(weights.compute, text, tokens_per_microbatch=config.tokens_per_microbatch)
+        text_loss = demonstration_loss(model, text, tokens_per_microbatch=tokens)
     return loss, text_loss
 
 
@@ -212,7 +265,7 @@ def _losses(validation_loss: float, pretraining_loss: float | None) -> dict[str,
     return {"validation_loss": validation_loss} | ({} if pretraining_loss is None else {"pretraining_loss": pretraining_loss})
 
 
-def _pretraining_batches(text: PretrainingText, config: SFTConfig, steps: int, context_length: int) -> list[list[Example]]:
+def pretraining_batches(text: PretrainingText, config: SFTConfig, steps: int, context_length: int) -> list[list[Example]]:
     """For each step the pretraining sequences that make up ``pretraining_share`` of its examples, fixed by the seed."""
     per_step = config.batch_size * config.pretraining_share / (1 - config.pretraining_share)
     needed = math.ceil(per_step * steps)
