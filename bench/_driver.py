@@ -1,6 +1,6 @@
-"""Runs contenders against each other: each in its own process, in alternation, and writes one JSON and one table.
+"""Runs contenders against each other, in turn and each in its own process, and writes one JSON file and one table.
 
-What is timed, what warm-up is and how ratios are formed is said in docs/benchmarks.md.
+docs/benchmarks.md says what is timed, what warm-up means and how ratios are computed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from _setup import is_ready, python_of
 BENCH = Path(__file__).parent
 Answer = dict[str, Any]
 BUSY = 0.5
-"""Processes that wait or run on average: above this the table says that the machine was busy."""
+"""Processes that wait or run on average; above this, the table says that the machine was busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
     """One side with one set of settings.
 
-    column: "heedful", "default" or "best" (one of several tried). warm_up: what the request of the first run, which is not
-    counted, has instead.
+    column: "heedful", "default" or "best" (one of several tried). warm_up: what differs in the request of the first run, which
+    is not counted.
     """
 
     name: str
@@ -51,7 +51,8 @@ class Case:
     """One row of a table.
 
     work: units of ``unit`` done in a run, from the run's answer. flop: useful FLOP of a run. prepare: fills the folder that all
-    contenders read. agree: fields of the answers that must be equal on all sides up to a tolerance: the work is the same.
+    contenders read. agree: fields of the answers that must be equal on all sides within a tolerance, to show that the work is
+    the same.
     """
 
     size: str
@@ -66,7 +67,7 @@ class Case:
 
 
 def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespace:
-    """The flags that every benchmark has."""
+    """The flags of every benchmark."""
     parser = argparse.ArgumentParser(prog=f"bench/{name}.py")
     parser.add_argument("--sizes", default=",".join(sizes), help="XS, S and M, separated by commas")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each contender")
@@ -77,7 +78,7 @@ def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespa
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.sizes, chosen.runs = "XS", 1
-    # A part of the sizes has files of its own.
+    # Results of some sizes only go to files of their own.
     chosen.suffix = "" if chosen.quick or chosen.sizes == ",".join(sizes) else "-" + chosen.sizes.replace(",", "-")
     chosen.sizes = chosen.sizes.split(",")
     if chosen.out is None:
@@ -86,7 +87,7 @@ def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespa
 
 
 ONE_STEP = {"steps": 1}
-"""What warms a trainer up."""
+"""The request that warms a trainer up."""
 
 
 def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environment: str, chosen: Any) -> list[Contender]:
@@ -94,7 +95,7 @@ def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environm
     if chosen.only_ours:
         return []
     if not is_ready(environment):
-        raise SystemExit(f"bench: {BENCH}/.venvs/{environment} is not there: run `make bench` or `python bench/_setup.py`,"
+        raise SystemExit(f"bench: {BENCH}/.venvs/{environment} does not exist: run `make bench` or `python bench/_setup.py`,"
                          " or measure this side alone with --only-ours")  # fmt: skip
     return [
         Contender(
@@ -105,7 +106,7 @@ def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environm
 
 
 def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Namespace) -> dict[str, Any]:
-    """Run all cases and write ``NAME.json`` and ``NAME.md``; after each case, so that a stopped run keeps what it has."""
+    """Run all cases and write ``NAME.json`` and ``NAME.md`` after each, so that a stopped run keeps its results."""
     result: dict[str, Any] = {
         "benchmark": name + chosen.suffix,
         "title": title,
@@ -203,7 +204,7 @@ def _row(case: Case, contender: Contender, worker: _Worker, answers: list[Answer
         "seconds": [a["seconds"] for a in answers],
         "peak_mib": statistics.median(a["peak_mib"] for a in answers),
         "resident_after_imports_mib": worker.hello["resident_mib"],
-        # Of the last run, and no long lists.
+        # Only of the last run, and without long lists.
         "details": {k: v for k, v in answers[-1].items() if k not in ("seconds", "peak_mib", "lengths")},
     }
     if lengths := answers[-1].get("lengths"):
@@ -214,7 +215,7 @@ def _row(case: Case, contender: Contender, worker: _Worker, answers: list[Answer
 
 
 def _ratios(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Our rate over each other contender's: of the medians, and the least and the greatest of the single rounds."""
+    """Our rate over each other contender's: of the medians, and the lowest and highest of the single rounds."""
     ours = next((row for row in rows.values() if row["column"] == "heedful"), None)
     found: dict[str, Any] = {}
     for name, row in rows.items():
@@ -231,7 +232,7 @@ def _ratios(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _same_work(case: Case, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """For each field of ``case.agree`` all sides' values, and whether they are equal within the tolerance."""
+    """For each field of ``case.agree``: all sides' values, and whether they are equal within the tolerance."""
     checks: dict[str, Any] = {}
     for name, tolerance in case.agree.items():
         values = {contender: row["details"][name] for contender, row in rows.items() if name in row["details"]}
@@ -268,7 +269,7 @@ class _Worker:
         self.hello: Answer = {}
 
     def greet(self) -> None:
-        """Wait until it has started; apart from the constructor, so that all start at the same time."""
+        """Wait until it has started. The constructor does not wait, so that all can start at the same time."""
         self.hello = self._read()
         if "error" in self.hello:
             raise RuntimeError(f"{self.contender.name}: {self.hello['error']}")
@@ -279,14 +280,14 @@ class _Worker:
             self._process.stdin.write(json.dumps(self.contender.request | changes) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it ended: what it said last is read below
+            pass  # it ended: its last output is read below
         return self._read()
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")[-4_000:]
 
     def close(self) -> None:
-        # Between requests it holds nothing that is worth an orderly end, which takes seconds.
+        # Between requests it holds nothing to save, and an orderly end takes seconds.
         self._process.kill()
         self._process.communicate()
 
@@ -322,7 +323,7 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     if result["busy_at_start"] > BUSY:
-        lines += ["**The machine was busy when this began: the figures are no measurement.**", ""]
+        lines += ["**The machine was busy when this began: the figures are not a measurement.**", ""]
     if result["quick"]:
         lines += ["**A quick run: it shows that everything works and measures nothing.**", ""]
     lines += [
@@ -375,12 +376,12 @@ def _numbers(values: dict[str, float]) -> str:
 
 
 def busy_processors() -> float:
-    """Over some seconds, of all cores. No load average: that still holds the benchmark before this one."""
+    """Busy processors over some seconds, of all cores. The load average would still include the previous benchmark."""
     return psutil.cpu_percent(interval=3.0) / 100 * (os.cpu_count() or 1)
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores and memory, the system; no name of the host."""
+    """The processor, its cores and memory, and the system, without the host's name."""
     cpu, flags = platform.processor(), ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

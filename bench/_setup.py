@@ -1,6 +1,6 @@
-"""Makes the virtual environments of the other side: ``python bench/_setup.py``. Nothing is done where they are up to date.
+"""Creates the other side's virtual environments: ``python bench/_setup.py``. Does nothing if they are up to date.
 
-torch comes first and by itself, at the version of this project's constraints.txt, so that no other package gets to choose one.
+torch comes first and by itself, at the version of this project's constraints.txt, so that no other package chooses one.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def versions() -> dict[str, str]:
 
 
 class Timing:
-    """The moments at which a run began and its steps ended; the time is that from the beginning to the end of the last step.
+    """When a run began and when its steps ended; the run's time goes from the beginning to the end of the last step.
 
-    Whole runs, so that all sides do all of the same rows: with length grouping the first steps have the longest ones.
+    Only whole runs count, so that all sides process the same rows: with length grouping, the first steps have the longest.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Timing:
         self.ends: dict[int, float] = {}
         self.cpu_begun = self.cpu_ended = 0.0
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak of the resident set starts anew
+            file.write("5")  # the peak of the resident set starts again
 
     def begin(self) -> None:
         self.begun, self.cpu_begun = time.perf_counter(), time.process_time()
@@ -70,12 +70,12 @@ class Timing:
             self.ends[step], self.cpu_ended = time.perf_counter(), time.process_time()
 
     def result(self, steps: int) -> dict[str, Any]:
-        """Seconds of ``steps`` steps, the processor's seconds in them (of all threads) and the peak of the resident set (MiB).
+        """Seconds of ``steps`` steps, processor seconds in them (all threads) and the peak of the resident set (MiB).
 
         Raises if the beginning or a step is missing.
         """
         if self.begun is None or sorted(self.ends) != list(range(steps)):
-            raise RuntimeError(f"expected a beginning and {steps} steps, counted {len(self.ends)}")
+            raise RuntimeError(f"expected a beginning and {steps} steps, got {len(self.ends)}")
         return {
             "seconds": self.ends[steps - 1] - self.begun,
             "cpu_seconds": self.cpu_ended - self.cpu_begun,

@@ -33,7 +33,7 @@ QUIET = Console(quiet=True)
 # Constant, and the same as the other side's: after the same steps the losses should be close.
 SFT_RATE: dict[str, Any] = {"learning_rate": 1e-4, "final_learning_rate_share": 1.0}
 REWARD_RATE: dict[str, Any] = {"learning_rate": 1e-5, "final_learning_rate_share": 1.0}
-NEVER = 1e9  # seconds: no checkpoint while the clock runs, on either side
+NEVER = 1e9  # seconds: neither side writes a checkpoint during the timed part
 
 
 def run_sft(steps: int, batch_size: int) -> dict[str, Any]:
@@ -101,13 +101,13 @@ def run_ppo(steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx:
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     result |= timing.result(steps)
     result["parts"] = parts.total(range(steps), result["seconds"])
-    result["optimiser_steps"] = len(updates) // 2  # one of the policy and one of the value function each
+    result["optimiser_steps"] = len(updates) // 2  # one each for the policy and the value function
     result["response_tokens"] = sum(row["length"] for row in rows) / steps
     return result
 
 
 def run_ptx_sft(steps: int, batch_size: int, tokens: int) -> dict[str, Any]:
-    """The sequences of :func:`pretraining_text` as language modelling in ``sft``."""
+    """The sequences of :func:`pretraining_text` as training text for ``sft``."""
     text = pretraining_text(tokens)
     rng = np.random.default_rng(0)
     rows: list[Example] = []
@@ -148,7 +148,7 @@ def read(name: str) -> Any:
 
 @contextmanager
 def timed(module: Any, after: Callable[[], None] | None = None):
-    """A Timing that begins with a loop's progress bar and whose steps (PPO: iterations) end where the loop logs them."""
+    """A Timing that begins with a loop's progress bar and ends a step (PPO: an iteration) when the loop logs it."""
     timing = Timing()
     log, progress = module.Run.log, module.Run.progress
 
@@ -171,7 +171,7 @@ def timed(module: Any, after: Callable[[], None] | None = None):
 
 
 class Parts:
-    """Seconds spent in some functions of a module, for each iteration; a function that the module does not have is left out."""
+    """Seconds spent in some functions of a module, for each iteration; functions that the module lacks are left out."""
 
     def __init__(self, **functions: str) -> None:
         self.functions = functions
@@ -192,7 +192,7 @@ class Parts:
                 setattr(module, self.functions[part], function)
 
     def total(self, iterations: range, seconds: float) -> dict[str, float]:
-        """Seconds by part over some iterations; ``rest`` is what is in none (forward and backward passes of the updates)."""
+        """Seconds by part over some iterations; ``rest`` is all other time (the updates' forward and backward)."""
         sums: dict[str, float] = {}
         for i in iterations:
             for part, value in self.rows[i].items():

@@ -41,7 +41,7 @@ def run_generation(
         extra["cache_implementation"] = settings["cache"]
     if settings.get("compile"):
         extra["compile_config"] = CompileConfig(mode="default", fullgraph=False)
-        # Else transformers compiles on accelerators only.
+        # Otherwise transformers compiles only on accelerators.
         setattr(extra["compile_config"], "_compile_all_devices", True)  # noqa: B010
     order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if settings.get("sort") else range(len(rows))
     if not settings.get("compile"):

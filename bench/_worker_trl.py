@@ -1,7 +1,7 @@
 """TRL's SFTTrainer and RewardTrainer (newest version), in their own virtual environment.
 
-``python bench/_worker_trl.py FOLDER``. A request's ``settings`` are fields of SFTConfig or RewardConfig; without any, all
-is TRL's default but the optimiser batch, the optimiser's numbers and what must be off while the clock runs (saving, reporting).
+``python bench/_worker_trl.py FOLDER``. A request's ``settings`` are fields of SFTConfig or RewardConfig; without any,
+everything is TRL's default except the optimiser batch, the optimiser's numbers, and saving and reporting, which are off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from _worker import Timing, keep_large_temporaries, serve
 
-# Not in the project's own environment: imported by name.
+# Not installed in the project's own environment, so imported by name.
 datasets: Any = importlib.import_module("datasets")
 transformers: Any = importlib.import_module("transformers")
 trl: Any = importlib.import_module("trl")
@@ -78,11 +78,11 @@ def _train(
     settings: dict[str, Any],
     allocator: bool,
 ) -> dict[str, Any]:
-    """One optimiser step after the other over ``rows``, ``steps`` of them; the loss on ``check`` before and after."""
+    """``steps`` optimiser steps over ``rows``; the loss on ``check`` before and after."""
     if allocator:
         keep_large_temporaries()
     rows = rows[: steps * batch_size]
-    # TRL's own batch for a device (8) unless the settings say otherwise, accumulated up to the optimiser batch.
+    # TRL's own batch per device (8) unless the settings say otherwise, accumulated to the optimiser batch.
     device_batch = min(batch_size, settings.pop("per_device_train_batch_size", 8))
     device_batch = next(n for n in range(device_batch, 0, -1) if batch_size % n == 0)
     ends = StepEnds()

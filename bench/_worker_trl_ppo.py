@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from _worker import Timing, keep_large_temporaries, serve
 
-# Not in the project's own environment: imported by name.
+# Not installed in the project's own environment, so imported by name.
 datasets: Any = importlib.import_module("datasets")
 transformers: Any = importlib.import_module("transformers")
 ppo: Any = importlib.import_module("trl.experimental.ppo")
@@ -62,8 +62,8 @@ def run_ppo(
 ) -> dict[str, Any]:
     """settings: fields of PPOConfig, and ``weights`` (type of all models'), ``cache`` (of the generation), ``autocast`` (bf16).
 
-    PPOTrainer makes its accelerator without the configuration's ``bf16``, which then changes nothing; the accelerator does
-    read this variable. Nor does its own loop ever switch gradient checkpointing on. What a run really had is in its answer.
+    PPOTrainer creates its accelerator without the configuration's ``bf16``, which therefore has no effect; the accelerator does
+    read this variable. Its own loop never switches gradient checkpointing on either. The answer says what a run really had.
     """
     if allocator:
         keep_large_temporaries()

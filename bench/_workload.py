@@ -1,4 +1,4 @@
-"""The work that every contender is given: model sizes, random data of fixed seed, and the useful FLOP of that work.
+"""The work for every contender: model sizes, random data with a fixed seed, and the useful FLOP of that work.
 
 Models and tokenizer are saved as Hugging Face folders and the data as JSON, so that each side loads the same weights and tokens
 with its own tools in its own process.
@@ -43,7 +43,7 @@ SIZES = {"XS": Size(2, 128, 4), "S": Size(4, 256, 4), "M": Size(8, 512, 8)}
 def save_models(size: Size, folder: Path) -> None:
     """``folder/policy`` (causal) and ``folder/reward`` (one label), random weights.
 
-    The final norm's gain makes logits of about unit deviation, so that losses of the same batch agree only where positions,
+    The final norm's gain makes logits of about unit deviation, so that losses of the same batch agree only if positions,
     masks and weights do. Its bias points along end-of-text's embedding: about one token in MEAN_STOP ends a response.
     """
     tokenizer = _tokenizer()
@@ -88,7 +88,7 @@ def prompts(count: int, *, seed: int = 5) -> list[list[int]]:
 
 
 def pairs(ranked: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
-    """All comparisons of some rankings as the pairs that a pairwise reward trainer takes."""
+    """All comparisons of some rankings, as pairs for a pairwise reward trainer."""
     rows: list[dict[str, list[int]]] = []
     for ranking in ranked:
         for i, j in combinations(range(len(ranking["ranks"])), 2):
@@ -110,9 +110,8 @@ def write(folder: Path, **data: Any) -> None:
 def forward_flop(size: Size, *, tokens: int, attended: int, read: int, attended_by_read: int, unembedded: int = 0) -> float:
     """Multiplications and additions of one forward pass that the result needs: no padding, nothing computed twice.
 
-    tokens: through the blocks. attended: pairs of query and key. read: tokens of which the last layer's keys and values are not
-    all that is needed. attended_by_read: pairs whose query is such a token. unembedded: places where the vocabulary's logits
-    are needed.
+    tokens: through the blocks. attended: pairs of query and key. read: tokens of which the last layer must compute more than
+    keys and values. attended_by_read: pairs whose query is such a token. unembedded: positions whose logits are needed.
     """
     width, others = size.width, size.layers - 1
     keys_and_values = 2 * 2 * width**2
@@ -141,7 +140,7 @@ def reward_flop(size: Size, ranked: list[dict[str, Any]]) -> float:
 
 
 def generation_flop(size: Size, lengths: list[tuple[int, int]]) -> float:
-    """Of prompts and new tokens (pairs of lengths): every token through the blocks once, logits for the new ones."""
+    """Useful FLOP for (prompt, new tokens) lengths: every token through the blocks once, logits for the new ones."""
     return _of_responses(size, lengths)
 
 

@@ -3,9 +3,9 @@
     python bench/console_database.py labels.sqlite
     python bench/console.py labels.sqlite --times 9
 
-Each page is asked for through the application itself, without a network. The first time counts apart: it reads from the disk,
-and agreement and quality compute what they keep for ten minutes. The last column is the median of the processor's time, which
-other work on the machine does not change much.
+Each page is requested from the application itself, without a network. The first request is shown separately: it reads from the
+disk, and agreement and quality compute what they keep for ten minutes. The last column is the median processor time, which
+other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RARE = "sesquipedalian"
 
 
 def pages(prompt_id: str) -> list[str]:
-    """Every page of the console that reads, and the searches that are hard."""
+    """Every page of the console that only reads, and the hard searches."""
     return [
         "/console",
         "/console/batches/1",
@@ -58,7 +58,7 @@ def pages(prompt_id: str) -> list[str]:
 
 
 def measure(database: Database, times: int) -> bool:
-    """Print a table; whether every median is below the limit."""
+    """Print a table and return whether every median is below the limit."""
     app = create_app(database, Settings(key=b"k" * 32, public_url="http://localhost", secure=False))
     with database.write() as connection:
         token = sessions.start(connection, 2).token
@@ -91,7 +91,7 @@ def measure(database: Database, times: int) -> bool:
 
 
 def _whole_search(database: Database) -> None:
-    """A word that occurs once, looked for through everything."""
+    """Search everything for a word that occurs once."""
     behind, num_pages, found, started = None, 0, 0, time.perf_counter()
     with database.read() as connection:
         while True:

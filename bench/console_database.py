@@ -1,8 +1,8 @@
-"""A labeling database of any size with answers in it, made from a seed: for measuring the console and for looking at it.
+"""A labeling database of any size with answers, made from a seed, to measure the console or look at it.
 
     python bench/console_database.py labels.sqlite --prompts 1000000 --tasks 200000
 
-Rows are written in bulk, past the queue. Labelers judge by the outputs' hidden quality with noise, so that agreement is near
+Rows are written in bulk, without the queue. Labelers judge by the outputs' hidden quality with noise, so that agreement is near
 the paper's; one is careless; some tasks are gold; there are skips, late answers, running leases, questions, candidates,
 surveys.
 """
@@ -28,7 +28,7 @@ from heedful.records import RATING_FLAGS, USE_CASE_SHARES
 
 DAY = 86_400.0
 NOISE = 0.85
-"""Of a labeler's judgement, in standard deviations of the outputs' quality: about 73 % agreement."""
+"""Noise of a labeler's judgement, in standard deviations of the outputs' quality; it gives about 73 % agreement."""
 WORDS = re.findall(
     r"\w+",
     """river mountain letter answer garden question window story village summer winter teacher doctor market bridge music
@@ -50,7 +50,7 @@ def build(
     seed: int = 0,
     now: float | None = None,
 ) -> None:
-    """Make the database; an existing one is refused by its first key that is taken."""
+    """Create the database; an existing one is refused at the first duplicate key."""
     draw, now = random.Random(seed), time.time() if now is None else now
     database = open_database(where)
     with database.write() as connection:

@@ -14,14 +14,14 @@ from _workload import PROMPT_TOKENS, SIZES, Size, generation_flop, prompts, save
 BATCHES = (8, 64, 256)
 MAX_TOKENS = 64
 PROMPTS = {"XS": 256, "S": 256, "M": 64}
-"""Prompts of a run; one batch where that is more. Over several, lengths even out, and requests may join as others leave."""
+"""Prompts per run, or one batch if that is more. Over several batches lengths even out, and requests join as others leave."""
 BEST = {
     "bf16, sorted": {"dtype": "bfloat16", "sort": True},
     "bf16, static cache": {"dtype": "bfloat16", "cache": "static", "pad_to": PROMPT_TOKENS[1]},
     "bf16, static cache, compiled": {"dtype": "bfloat16", "cache": "static", "compile": True, "pad_to": PROMPT_TOKENS[1]},
     "fp32, sorted": {"dtype": "float32", "sort": True},
 }
-"""Compiled code wants one shape: all prompts are padded to the longest there can be, and its static cache is as long."""
+"""Compiled code needs one shape: all prompts are padded to the longest possible, and the static cache has that length too."""
 QUICK_BEST = {name: BEST[name] for name in ("bf16, sorted", "bf16, static cache")}
 
 
@@ -79,7 +79,7 @@ def _new_tokens(answer: Answer) -> float:
 
 
 def _flop(size: Size, prompt_lengths: list[int], answer: Answer) -> float:
-    # Both sides may visit the prompts in another order: their mean length stands for each, which changes little.
+    # Each side may process the prompts in its own order: their mean length is used for each, which changes little.
     mean = round(sum(prompt_lengths) / len(prompt_lengths))
     return generation_flop(size, [(mean, new) for new in answer["lengths"]])
 

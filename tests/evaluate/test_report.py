@@ -265,6 +265,13 @@ def test_this_run_stands_beside_the_papers_numbers() -> None:
     assert lines["Hallucination, base model"] == ("22.9\u00a0%", "41 % (1, 4.1)")  # (6 - 2.1) / 17, by the held-out group
 
 
+def test_the_command_to_reproduce_it_is_one_that_works() -> None:
+    """A project's seed is in its heedful.toml: `heedful align PROJECT --seed N` is refused."""
+    results = minimal_results()
+    for project, command in (("miniature", f"heedful align --seed {results['seed']}"), ("mine", "heedful align mine")):
+        assert re.search(rf"{command}\s*<", render_report({**results, "project": project}, None))
+
+
 def test_numbers_are_written_for_people() -> None:
     written = [report.duration(seconds) for seconds in (0.44, 48.2, 59.6, 187.0, 7_530.0)]
     assert written == ["0.4\u00a0s", "48\u00a0s", "1\u00a0min 00\u00a0s", "3\u00a0min 07\u00a0s", "2\u00a0h 05\u00a0min"]
