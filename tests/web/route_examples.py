@@ -18,6 +18,7 @@ from tests.web.world import XSS, World
 
 from heedful.labeling.people import instruction_versions, problems
 from heedful.labeling.quality import candidate_screening
+from heedful.labeling.queue import leases
 from heedful.records import RATING_FLAGS
 
 
@@ -49,6 +50,14 @@ def a_ranking_form(world: World) -> dict[str, str]:
     shown = "ABCD"[: len(world.response_ids)]
     fields = {f"{letter}.overall": "4" for letter in shown} | {f"{letter}.group": "2" for letter in shown} | {"A.group": "1"}
     return fields | {"_token": world.token}
+
+
+def answer_the_task(world: World) -> None:
+    """The owner answers their ranking."""
+    with world.site.database.write() as connection:
+        number = world.parameters["assignment_id"]
+        answer = a_ranking(world)
+        leases.submit(connection, number, world.owner, token=world.token, answer=answer, seconds_spent=None)
 
 
 def publish_instructions(world: World) -> None:
@@ -133,7 +142,13 @@ EXAMPLES: Mapping[str, Example] = {
     "GET /batches/{batch_id}": Example(),
     "POST /batches/{batch_id}/close": Example(fields=lambda w: {}),
     "POST /batches/{batch_id}/open": Example(fields=lambda w: {}),
-    "POST /batches/{batch_id}/priority": Example(fields=lambda w: {"priority": "7"}),
+    "POST /batches/{batch_id}/edit": Example(
+        fields=lambda w: {"name": f"Renamed {XSS}", "priority": "7", "overlap": "3", "lease_minutes": "60"}
+    ),
+    "GET /batches/{batch_id}/more": Example(),
+    "POST /batches/{batch_id}/more": Example(fields=lambda w: {"tasks": "2"}),
+    "POST /tasks/{assignment_id}/correct": Example(prepare=answer_the_task, fields=lambda w: {}, owned=True),
+    "POST /console/answers/{assignment_id}/send-back": Example(prepare=answer_the_task, fields=lambda w: {"note": XSS}),
     # ------------------------------------------------------------------------------------ admin
     "POST /admin/invites": Example(fields=lambda w: {"role": "labeler", "group": "held_out", "number": "2"}),
     "POST /admin/invites/{invite_id}/withdraw": Example(fields=lambda w: {}),

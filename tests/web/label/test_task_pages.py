@@ -15,7 +15,7 @@ from tests.web.work import HOSTILE, add_tasks, claim, hidden, task_form
 from heedful.labeling.database.tables import assignment, problem, ranking, task
 from heedful.labeling.database.tables import rating as rating_table
 from heedful.labeling.people import instruction_versions
-from heedful.labeling.queue import leases
+from heedful.labeling.queue import leases, reopening
 from heedful.labeling.queue.kinds import PROMPT_FLAGS, TaskKind
 from heedful.records import RATING_FLAGS
 from heedful.web.label import forms, task_pages
@@ -136,7 +136,7 @@ def checked(page: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_every_kind_goes_round(site: Site, kind: TaskKind) -> None:
+def test_every_kind_goes_round(site: Site, kind: TaskKind, monkeypatch: pytest.MonkeyPatch) -> None:
     add_tasks(site.database, kind)
     browser = worker(site, kind)
     number = claim(browser, kind)
@@ -160,8 +160,10 @@ def test_every_kind_goes_round(site: Site, kind: TaskKind) -> None:
     assert row.seconds_spent == 0.01
 
     # Afterwards it can be read, and not changed.
+    monkeypatch.setattr(reopening, "CORRECTION_SECONDS", 0.0)
     page = browser.get(f"/tasks/{number}")
     assert "An answer cannot be changed" in page.text
+    assert "Correct this answer" not in page.text
     assert '<fieldset class="stack loose answer" disabled>' in page.text
     closed_up = {"2": "1", "3": "2"}
     for name, value in checked(page.text).items():
@@ -395,6 +397,35 @@ def test_a_batch_may_ask_for_the_order_alone(site: Site) -> None:
     with site.database.read() as connection:
         assert connection.execute(select(ranking.c.ranks)).scalar_one() == [{a: 2, b: 1, c: 2}[id] for id in sorted((a, b, c))]
         assert not connection.execute(select(rating_table)).all()
+
+
+def test_an_answer_is_corrected_or_sent_back(site: Site) -> None:
+    add_tasks(site.database, "rank")
+    browser, researcher = worker(site, "rank"), site.browser(site.person("researcher"))
+    number = claim(browser, "rank")
+    own = hidden(browser.get(f"/tasks/{number}").text)
+    browser.post(f"/tasks/{number}/submit", own | FORMS["rank"] | {"seconds_spent": "0.01", "_then": "stop"})
+    assert f'<a href="/tasks/{number}">Look at it again</a>' in browser.get("/").text
+    assert "Correct this answer" in browser.get(f"/tasks/{number}").text
+    assert browser.post(f"/tasks/{number}/correct").headers["location"] == f"/tasks/{number}"
+    page = browser.get(f"/tasks/{number}").text
+    assert checked(page) == {**FORMS["rank"], "A.group": "1", "B.group": "2", "C.group": "1", "seconds_spent": "0.0"}
+
+    changed = FORMS["rank"] | {"A.overall": "1"}
+    browser.post(f"/tasks/{number}/submit", hidden(page) | changed | {"_then": "stop"})
+    assert stored(site, number).answer["ratings"][shown_ids(site, number)[0]]["overall"] == 1
+    with site.database.read() as connection:
+        prompt = f"/console/prompts/{connection.execute(select(task.c.prompt_id)).scalar_one()}"
+    assert "Send it back" in researcher.get(prompt).text
+    back = researcher.post(f"/console/answers/{number}/send-back", {"note": f"Look again {HOSTILE}", "next": prompt})
+    assert back.headers["location"] == prompt
+    assert "sent back by a researcher" in browser.get("/").text
+    page = browser.get(f"/tasks/{number}").text
+    assert "Look again &lt;/textarea&gt;" in page
+    browser.post(f"/tasks/{number}/draft", hidden(page) | changed)
+    assert "Look again" in browser.get(f"/tasks/{number}").text
+    browser.post(f"/tasks/{number}/submit", hidden(browser.get(f"/tasks/{number}").text) | changed)
+    assert stored(site, number).state == "answered"
 
 
 def test_skip_needs_a_reason_and_goes_on(site: Site) -> None:

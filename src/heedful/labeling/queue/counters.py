@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from heedful.errors import MissingError
 from heedful.labeling.database.tables import task
@@ -64,6 +64,29 @@ def add_answer(connection: Connection, before: Counters, *, leased: bool, surplu
     state = "done" if before.state in ("open", "set_aside") and answered >= before.wanted else before.state
     _set(connection, before.task_id, held=held, answered=answered, state=state)
     return state
+
+
+def take_back_answer(connection: Connection, before: Counters) -> str:
+    """An answer that counted becomes a running lease again; the task's state after it."""
+    state = "open" if before.state == "done" and before.answered - 1 < before.wanted else before.state
+    _set(connection, before.task_id, answered=before.answered - 1, state=state)
+    return state
+
+
+def set_aside(connection: Connection, before: Counters) -> None:
+    """The task is not served until a researcher serves it again."""
+    _set(connection, before.task_id, state="set_aside")
+
+
+def set_wanted(connection: Connection, batch_id: int, before: int, wanted: int) -> None:
+    """A batch's tasks want another number of answers, except those with a number of their own.
+
+    Tasks with enough answers are done, others open again.
+    """
+    of_batch = and_(task.c.batch_id == batch_id, task.c.wanted.in_((before, wanted)))
+    connection.execute(update(task).where(of_batch).values(wanted=wanted))
+    for state, enough, becomes in (("open", task.c.answered >= wanted, "done"), ("done", task.c.answered < wanted, "open")):
+        connection.execute(update(task).where(of_batch, task.c.state == state, enough).values(state=becomes))
 
 
 def add_skip(connection: Connection, before: Counters, *, leased: bool, set_aside: bool) -> str:

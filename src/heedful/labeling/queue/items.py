@@ -250,6 +250,55 @@ def withdraw_task(connection: Connection, task_id: int, *, person_id: int | None
     _record_state(connection, "withdraw_task", before, "withdrawn", person_id, now)
 
 
+def set_task_aside(connection: Connection, task_id: int, *, person_id: int | None, now: float | None = None) -> None:
+    """Stop serving a task until it is looked at. Raises MissingError, ConflictError."""
+    before = counters.lock(connection, task_id)
+    if before.state != "open":
+        raise ConflictError("the task is not being served", expected="open", got=before.state)
+    counters.set_aside(connection, before)
+    _record_state(connection, "set_aside_task", before, "set_aside", person_id, now)
+
+
+def edit_batch(
+    connection: Connection,
+    batch_id: int,
+    *,
+    name: str,
+    overlap: int,
+    per_labeler_limit: int | None,
+    lease_seconds: float,
+    person_id: int | None,
+    now: float | None = None,
+) -> None:
+    """Change a batch's rules; running leases keep their time. Raises MissingError, DataError."""
+    before = connection.execute(select(batch).where(batch.c.id == batch_id)).mappings().one_or_none()
+    if before is None:
+        raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
+    refuse_unstorable(name, "the batch's name")
+    _require(1 <= len(name.strip()) <= 200, "a name of 1 to 200 characters", repr(name[:40]))
+    _require(1 <= overlap <= 1_000, "1 to 1000 labelers for each task", str(overlap))
+    _require(60 <= lease_seconds <= 7 * 86_400, "a minute to a week to finish one", f"{lease_seconds:.0f} s")
+    limit = per_labeler_limit
+    _require(limit is None or 1 <= limit <= 100_000, "1 to 100000 answers of one labeler, or no limit", str(limit))
+    values = {"name": name.strip(), "overlap": overlap, "per_labeler_limit": limit, "lease_seconds": lease_seconds}
+    changed = {key: value for key, value in values.items() if before[key] != value}
+    if not changed:
+        return
+    connection.execute(update(batch).where(batch.c.id == batch_id).values(changed))
+    if "overlap" in changed:
+        counters.set_wanted(connection, batch_id, before["overlap"], overlap)
+    events.record(
+        connection,
+        person_id=person_id,
+        action="edit_batch",
+        subject="batch",
+        subject_id=batch_id,
+        before={key: before[key] for key in changed},
+        after=changed,
+        now=now,
+    )
+
+
 def reopen_task(connection: Connection, task_id: int, *, person_id: int | None, now: float | None = None) -> None:
     """Serve a task again that was set aside (too many skipped it) or withdrawn. Raises MissingError, ConflictError."""
     before = counters.lock(connection, task_id)

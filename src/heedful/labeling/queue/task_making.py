@@ -209,11 +209,14 @@ def make_tasks(
     by: int | None,
     seed: int,
     about: Callable[[str], Mapping[str, Any]] | None = None,
+    batch_id: int | None = None,
 ) -> Made:
     """Make a batch of at most ``plan.tasks`` of these prompts, drawn at random; at most ``plan.gold`` of its tasks are gold.
 
     ``prompt_ids``: from :func:`fitting_prompts`; kinds without prompts need none. ``about``: what a task holds about its
-    prompt's text, instead of ``plan.payloads``. Raises DataError where nothing fits, or no gold does that was asked for.
+    prompt's text, instead of ``plan.payloads``. ``batch_id``: add the tasks to this batch, under its rules.
+
+    Raises DataError if nothing fits, or no gold does that was asked for.
     """
     check_plan(plan)
     draw = random.Random(seed)
@@ -231,17 +234,18 @@ def make_tasks(
         others = [id for id in prompt_ids if id not in gold]
         chosen = [*gold, *draw.sample(others, min(plan.tasks - len(gold), len(others)))]
         draw.shuffle(chosen)  # labelers see their tasks' numbers, and these must not tell
-    batch_id = make_batch(
-        connection,
-        name=plan.name,
-        kind=plan.kind,
-        phase=plan.phase,
-        overlap=plan.overlap,
-        priority=plan.priority,
-        per_labeler_limit=plan.per_labeler_limit,
-        lease_seconds=plan.lease_seconds,
-        created_by=by,
-    )
+    if batch_id is None:
+        batch_id = make_batch(
+            connection,
+            name=plan.name,
+            kind=plan.kind,
+            phase=plan.phase,
+            overlap=plan.overlap,
+            priority=plan.priority,
+            per_labeler_limit=plan.per_labeler_limit,
+            lease_seconds=plan.lease_seconds,
+            created_by=by,
+        )
     outputs: dict[str, Sequence[str]] = {}
     if plan.kind in WITH_OUTPUTS:
         outputs |= _drawn(_outputs(connection, chosen, plan.choice.model), plan.choice.largest_k, draw)

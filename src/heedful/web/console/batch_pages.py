@@ -35,7 +35,9 @@ def routes(add: Routes) -> None:
     add.get("/batches/{batch_id}", show_batch, who="researcher")
     add.post("/batches/{batch_id}/close", close, who="researcher")
     add.post("/batches/{batch_id}/open", reopen, who="researcher")
-    add.post("/batches/{batch_id}/priority", set_priority, who="researcher")
+    add.post("/batches/{batch_id}/edit", edit, who="researcher")
+    add.get("/batches/{batch_id}/more", show_more, who="researcher")
+    add.post("/batches/{batch_id}/more", make_more, who="researcher")
 
 
 def show_batches(visit: Visiting) -> Response:
@@ -80,19 +82,42 @@ def _set_closed(visit: Visit, batch_id: int, closed: bool, flash: str) -> Respon
     return visit.go(f"/batches/{batch_id}", flash=flash)
 
 
-def set_priority(visit: Visiting, form: Form, batch_id: Id) -> Response:
-    """Serve it before or after others."""
+def edit(visit: Visiting, form: Form, batch_id: Id) -> Response:
+    """Change how it is served: name, labelers for each task, limits, priority."""
     try:
         priority = form.whole("priority", 0) or 0
         if not -1_000 <= priority <= 1_000:
             raise DataError("the priority is not valid", expected="-1000 to 1000", got=str(priority))
         with visit.database.write() as connection:
+            items.edit_batch(
+                connection,
+                batch_id,
+                name=form.text("name"),
+                overlap=form.whole("overlap", 1) or 0,
+                per_labeler_limit=form.whole("per_labeler_limit"),
+                lease_seconds=60.0 * (form.whole("lease_minutes", 30) or 0),
+                person_id=visit.person.id,
+            )
             items.set_priority(connection, batch_id, priority, person_id=visit.person.id)
     except DataError as error:
         with visit.database.read() as connection:
             found = task_making.get_batch(connection, batch_id)
         return visit.page("batches/batch.html", status=422, batch=found, problem=error)
     return visit.go(f"/batches/{batch_id}", flash="Saved.")
+
+
+def show_more(visit: Visiting, batch_id: Id) -> Response:
+    """The form for more tasks of a batch."""
+    with visit.database.read() as connection:
+        batch = task_making.get_batch(connection, batch_id)
+    return _new_page(visit, batch.kind, {}, batch=batch)
+
+
+def make_more(visit: Visiting, form: Form, batch_id: Id) -> Response:
+    """Add tasks to a batch, under its rules."""
+    with visit.database.read() as connection:
+        batch = task_making.get_batch(connection, batch_id)
+    return _make(visit, form, batch.kind, batch)
 
 
 # ---------------------------------------------------------------------------------------------------- making one
@@ -105,17 +130,22 @@ def show_new(visit: Visiting, kind: str) -> Response:
 
 def make(visit: Visiting, form: Form, kind: str) -> Response:
     """Make a batch; or, with the button "Count", only say how many prompts fit."""
-    known = _known(kind)
+    return _make(visit, form, _known(kind), None)
+
+
+def _make(visit: Visit, form: FormValues, kind: TaskKind, batch: task_making.Batch | None) -> Response:
+    """Make tasks, in a new batch or in one that is there."""
     values = {name: form.text(name) for name in form.names() if name != "csrf"}
     try:
-        plan = _plan(known, form)
+        plan = _plan(kind, form, batch)
         task_making.check_plan(plan)
         prompt_ids = fitting(visit, plan)
         if form.has("count"):
-            return _new_page(visit, known, values, fitting=len(prompt_ids), gold=_fitting_gold(visit, plan, prompt_ids))
-        made = make_planned(visit, plan, prompt_ids)
+            gold = _fitting_gold(visit, plan, prompt_ids)
+            return _new_page(visit, kind, values, batch=batch, fitting=len(prompt_ids), gold=gold)
+        made = make_planned(visit, plan, prompt_ids, batch_id=None if batch is None else batch.id)
     except DataError as error:
-        return _new_page(visit, known, values, status=422, problem=error)
+        return _new_page(visit, kind, values, batch=batch, status=422, problem=error)
     return visit.go(f"/batches/{made.batch_id}", flash=_said(plan, made))
 
 
@@ -127,11 +157,16 @@ def fitting(visit: Visit, plan: task_making.Plan) -> Sequence[str]:
         return task_making.fitting_prompts(connection, plan.kind, plan.phase, plan.choice)
 
 
-def make_planned(visit: Visit, plan: task_making.Plan, prompt_ids: Sequence[str]) -> task_making.Made:
-    """Make a batch for the page and the JSON API alike. Raises DataError where nothing fits."""
+def make_planned(
+    visit: Visit, plan: task_making.Plan, prompt_ids: Sequence[str], *, batch_id: int | None = None
+) -> task_making.Made:
+    """Make a batch, or more tasks of one, for the page and the JSON API alike. Raises DataError where nothing fits."""
     about = _findings if plan.kind == "review_personal_data" and not any(plan.payloads) else None
     with visit.database.write() as connection:
-        return task_making.make_tasks(connection, plan, prompt_ids, by=visit.person.id, seed=secrets.randbits(32), about=about)
+        seed = secrets.randbits(32)
+        return task_making.make_tasks(
+            connection, plan, prompt_ids, by=visit.person.id, seed=seed, about=about, batch_id=batch_id
+        )
 
 
 def _fitting_gold(visit: Visit, plan: task_making.Plan, prompt_ids: Sequence[str]) -> int | None:
@@ -164,6 +199,7 @@ def _new_page(
     kind: TaskKind,
     values: Mapping[str, Any],
     *,
+    batch: task_making.Batch | None = None,
     status: int = 200,
     problem: HeedfulError | None = None,
     fitting: int | None = None,
@@ -176,6 +212,7 @@ def _new_page(
         "batches/new.html",
         status=status,
         kind=kind,
+        batch=batch,
         values=values,
         problem=problem,
         fitting=fitting,
@@ -196,8 +233,9 @@ def _new_page(
     )
 
 
-def _plan(kind: TaskKind, form: FormValues) -> task_making.Plan:
-    phase = form.text("phase")
+def _plan(kind: TaskKind, form: FormValues, batch: task_making.Batch | None) -> task_making.Plan:
+    """What the form asks for; the rules of a batch that is there are its own."""
+    phase = form.text("phase") if batch is None else batch.phase
     if phase not in PHASES:
         raise DataError("the phase is not valid", expected=", ".join(PHASES), got=repr(phase[:40]))
     choice = task_making.Choice(
@@ -210,6 +248,17 @@ def _plan(kind: TaskKind, form: FormValues) -> task_making.Plan:
         largest_k=form.whole("largest_k", task_making.LARGEST_K) or 0,
         model=form.text("model", "") or None,
     )
+    if batch is not None:
+        return task_making.Plan(
+            name=batch.name,
+            kind=kind,
+            phase=batch.phase,
+            tasks=form.whole("tasks", 0) or 0,
+            gold=form.whole("gold", 0) or 0,
+            gold_batch_id=form.whole("gold_batch_id"),
+            choice=choice,
+            payloads=_payloads(kind, form),
+        )
     return task_making.Plan(
         name=form.text("name"),
         kind=kind,
@@ -237,6 +286,8 @@ def _payloads(kind: TaskKind, form: FormValues) -> Sequence[Mapping[str, Any]]:
         if not lines:
             raise DataError("there are no topics", expected="one topic on each line")
         return [{"topics": list(dict.fromkeys(lines))}]
+    if kind == "rank" and form.has("order_only"):
+        return [{"order_only": True}]
     if kind != "write_prompt":
         return [{}]
     style = form.text("style", "plain")

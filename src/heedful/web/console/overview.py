@@ -9,11 +9,12 @@ from starlette.responses import Response
 from heedful.errors import DataError, MissingError
 from heedful.labeling.console import queue_progress
 from heedful.labeling.people import problems, surveys
-from heedful.labeling.queue import items
+from heedful.labeling.queue import items, reopening
 from heedful.web.console import data_pages, instruction_pages, quality_pages
 from heedful.web.console.kept import kept_of
 from heedful.web.label.words import SKIP_REASONS
 from heedful.web.routing import Form, Id, Routes, Visiting
+from heedful.web.security import safe_next
 
 QUESTIONS = 30
 """On a page."""
@@ -25,6 +26,7 @@ def routes(add: Routes) -> None:
     add.get("/console", overview, who="researcher")
     add.get("/console/batches/{batch_id}", show_batch, who="researcher")
     add.post("/console/tasks/{task_id}/serve", serve_task, who="researcher")
+    add.post("/console/answers/{assignment_id}/send-back", send_back, who="researcher")
     add.get("/console/people", show_people, who="researcher")
     add.get("/console/questions", show_questions, who="researcher")
     add.post("/console/questions/{problem_id}", answer_question, who="researcher")
@@ -76,20 +78,32 @@ def show_batch(visit: Visiting, batch_id: Id) -> Response:
 
 
 def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
-    """Take a task out, or serve it again."""
+    """Take a task out for good or for a while, or serve it again."""
     do = form.text("do")
     with visit.database.write() as connection:
         if do == "withdraw":
             items.withdraw_task(connection, task_id, person_id=visit.person.id)
+        elif do == "set_aside":
+            items.set_task_aside(connection, task_id, person_id=visit.person.id)
         elif do == "reopen":
             items.reopen_task(connection, task_id, person_id=visit.person.id)
         else:
-            raise DataError("there is no such thing to do", expected="withdraw or reopen", got=do[:20])
-    said = f"Task {task_id} is served no more." if do == "withdraw" else f"Task {task_id} is served again."
+            raise DataError("there is no such thing to do", expected="withdraw, set_aside or reopen", got=do[:20])
+    state = {"withdraw": "withdrawn", "set_aside": "set aside", "reopen": "served again"}[do]
     batch_id = form.whole("batch_id")
     for key in ("overview", ("batch", batch_id)):
         kept_of(visit).drop(key)
-    return visit.go("/console" if batch_id is None else f"/console/batches/{batch_id}", flash=said)
+    back = safe_next(form.text("next", "")) or ("/console" if batch_id is None else f"/console/batches/{batch_id}")
+    return visit.go(back, flash=f"Task {task_id} is {state}.")
+
+
+def send_back(visit: Visiting, form: Form, assignment_id: Id) -> Response:
+    """Ask a labeler to do an answer again."""
+    with visit.database.write() as connection:
+        reopening.send_back(connection, assignment_id, form.text("note"), by=visit.person.id)
+    return visit.go(
+        safe_next(form.text("next", "")) or "/console", flash="Sent back. The labeler sees your note with the task."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- people, questions

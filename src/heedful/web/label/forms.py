@@ -102,13 +102,24 @@ def fields_of_draft(view: AssignmentView, draft: Mapping[str, Any] | None) -> di
     if isinstance(draft.get("fields"), Mapping):
         fields = {str(name): str(value) for name, value in draft["fields"].items() if isinstance(value, str)}
         return fields if draft.get("cards") or len(cards(view)) == len(view.outputs) else _to_cards(view, fields)
-    return fields_of_answer(view, draft)
+    seconds = draft.get(WORK_FIELD)  # of an answer that was opened again
+    worked = {WORK_FIELD: f"{seconds:.1f}"} if isinstance(seconds, int | float) and seconds > 0 else {}
+    return fields_of_answer(view, draft) | worked
+
+
+def sent_back(view: AssignmentView) -> str | None:
+    """What a researcher wrote who sent the answer back."""
+    note = (view.draft or {}).get("sent_back")
+    return note if isinstance(note, str) else None
 
 
 def draft_of_fields(view: AssignmentView, fields: Fields) -> dict[str, Any]:
-    """What is kept of a half-filled form: the fields that this kind has, and nothing else that was sent."""
-    known = {name: value for name, value in fields.items() if value and _is_field(view, name)}
-    return {"fields": known} | ({} if len(cards(view)) == len(view.outputs) else {"cards": True})
+    """What is kept of a half-filled form: the fields that this kind has, and a researcher's note."""
+    draft: dict[str, Any] = {"fields": {name: value for name, value in fields.items() if value and _is_field(view, name)}}
+    if len(cards(view)) != len(view.outputs):
+        draft["cards"] = True
+    note = sent_back(view)
+    return draft if note is None else draft | {"sent_back": note}
 
 
 def _to_cards(view: AssignmentView, fields: Fields) -> dict[str, str]:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from heedful.conversation import Turn
 from heedful.errors import ConflictError, DataError, HeedfulError, MissingError
 from heedful.labeling.people import instruction_versions, problems
-from heedful.labeling.queue import leases
+from heedful.labeling.queue import leases, reopening
 from heedful.labeling.queue.assignments import AssignmentView, ShownPrompt
 from heedful.labeling.queue.kinds import PROMPT_FLAGS
 from heedful.records import RATING_FLAGS
@@ -35,6 +35,7 @@ def routes(add: Routes) -> None:
     add.post("/tasks/{assignment_id}/submit", submit, who="labeler")
     add.post("/tasks/{assignment_id}/skip", skip, who="labeler")
     add.post("/tasks/{assignment_id}/release", release, who="labeler")
+    add.post("/tasks/{assignment_id}/correct", correct, who="labeler")
     add.post("/tasks/{assignment_id}/ask", ask, who="labeler")
 
 
@@ -155,6 +156,13 @@ def release(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     except DataError as error:
         return _page(visit, view, fields, problem=error, status=422)
     return visit.go("/", flash="You gave the task back. Your draft is kept.", done=assignment_id)
+
+
+def correct(visit: Visiting, assignment_id: Id) -> Response:
+    """Open one's own answer again, some minutes after it was sent."""
+    with visit.database.write() as connection:
+        reopening.correct(connection, assignment_id, visit.person.id)
+    return visit.go(f"/tasks/{assignment_id}", flash="Your answer is open again: change it, then submit it again.")
 
 
 def ask(visit: Visiting, form: Form, assignment_id: Id) -> Response:
@@ -302,6 +310,10 @@ def _page(
         over=not finished and (view.state != "leased" or view.expires <= time.time()),
         letters=shown,
         outputs=forms.cards(view),
+        sent_back=forms.sent_back(view),
+        correctable_until=(view.answered or 0) + reopening.CORRECTION_SECONDS
+        if reopening.can_correct(view.state, view.answered, view.surplus, time.time())
+        else None,
         order_alone=forms.order_alone(view),
         order=forms.order_in_signs(view, fields),
         pairs=min(max(forms.pairs_shown(fields), pairs), forms.MAX_PAIRS),

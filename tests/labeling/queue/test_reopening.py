@@ -1,0 +1,138 @@
+"""Answers that are opened again, by their labeler or by a researcher; tasks set aside; batches edited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, select
+from tests.labeling.labeling import add_person, add_ranking_tasks, count_broken, rank_answer
+
+from heedful.errors import ConflictError, DataError, MissingError
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.database.tables import batch, event, ranking, rating, task
+from heedful.labeling.queue import items, leases, reopening
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    database = open_database(tmp_path / "labels.sqlite")
+    with database.write() as connection:
+        yield connection
+    database.close()
+
+
+def answered(connection: Connection, person: int, *, at: float = 100.0) -> leases.AssignmentView:
+    view = leases.claim(connection, person, now=at)
+    assert view is not None
+    answer = rank_answer([output.id for output in view.outputs])
+    leases.submit(connection, view.id, person, token=view.token, answer=answer, seconds_spent=7.0, now=at)
+    return leases.view_assignment(connection, view.id, person)
+
+
+def counts(connection: Connection) -> tuple[str, int, int]:
+    row = connection.execute(select(task.c.state, task.c.held, task.c.answered)).one()
+    return row.state, row.held, row.answered
+
+
+def number(connection: Connection, table: Any) -> int:
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def test_an_answer_is_corrected_within_minutes(connection: Connection) -> None:
+    who = add_person(connection, "p")
+    add_ranking_tasks(connection, 1)
+    first = answered(connection, who)
+    assert counts(connection) == ("done", 1, 1)
+    old_ids = connection.execute(select(ranking.c.id)).scalars().all()
+
+    reopening.correct(connection, first.id, who, now=100.0 + reopening.CORRECTION_SECONDS)
+    assert counts(connection) == ("open", 1, 0)
+    assert number(connection, ranking) == number(connection, rating) == 0
+    assert count_broken(connection) == []
+    again = leases.view_assignment(connection, first.id, who)
+    assert (again.state, again.answer) == ("leased", None)
+    assert again.token != first.token
+    assert again.draft is not None
+    assert again.draft["ratings"] == first.answer["ratings"]  # type: ignore[index]
+
+    changed = rank_answer([output.id for output in again.outputs], overall=2)
+    leases.submit(connection, again.id, who, token=again.token, answer=changed, seconds_spent=9.0, now=500.0)
+    assert counts(connection) == ("done", 1, 1)
+    assert number(connection, ranking) == 1
+    assert connection.execute(select(ranking.c.id)).scalars().all() != old_ids
+    assert set(connection.execute(select(rating.c.overall)).scalars()) == {2}
+    actions = connection.execute(select(event.c.action).order_by(event.c.id)).scalars().all()
+    assert actions[-3:] == ["submit", "correct", "submit"]
+
+
+def test_too_late_not_answered_or_of_somebody_else(connection: Connection) -> None:
+    who, other = add_person(connection, "p"), add_person(connection, "q")
+    add_ranking_tasks(connection, 1)
+    view = answered(connection, who)
+    with pytest.raises(ConflictError):
+        reopening.correct(connection, view.id, who, now=101.0 + reopening.CORRECTION_SECONDS)
+    with pytest.raises(MissingError):
+        reopening.correct(connection, view.id, other, now=101.0)
+    reopening.correct(connection, view.id, who, now=101.0)
+    with pytest.raises(ConflictError):
+        reopening.correct(connection, view.id, who, now=102.0)
+
+
+def test_an_answer_is_sent_back_with_a_note(connection: Connection) -> None:
+    who, researcher = add_person(connection, "p"), add_person(connection, "r", role="researcher")
+    add_ranking_tasks(connection, 1)
+    view = answered(connection, who)
+    with pytest.raises(DataError):
+        reopening.send_back(connection, view.id, " ", by=researcher)
+    reopening.send_back(connection, view.id, "Look at B again.", by=researcher, now=9_000.0)
+    assert counts(connection) == ("open", 1, 0)
+    again = leases.claim(connection, who, now=9_001.0)
+    assert again is not None
+    assert again.id == view.id
+    assert again.draft is not None
+    assert again.draft["sent_back"] == "Look at B again."
+    told = connection.execute(select(event.c.before, event.c.after).where(event.c.action == "send_back")).one()
+    assert "Look at B" not in str(told)
+
+
+def test_a_surplus_answer_and_one_to_a_withdrawn_task_stay_closed(connection: Connection) -> None:
+    who = add_person(connection, "p")
+    add_ranking_tasks(connection, 1)
+    view = answered(connection, who)
+    items.withdraw_task(connection, view.task_id, person_id=None)
+    with pytest.raises(ConflictError):
+        reopening.correct(connection, view.id, who, now=101.0)
+    assert number(connection, ranking) == 1
+
+
+def test_a_task_is_set_aside_and_served_again(connection: Connection) -> None:
+    who = add_person(connection, "p")
+    (only,) = add_ranking_tasks(connection, 1)
+    items.set_task_aside(connection, only, person_id=None)
+    assert leases.claim(connection, who) is None
+    with pytest.raises(ConflictError):
+        items.set_task_aside(connection, only, person_id=None)
+    items.reopen_task(connection, only, person_id=None)
+    assert leases.claim(connection, who) is not None
+
+
+def test_a_batch_is_edited_later(connection: Connection) -> None:
+    who = add_person(connection, "p")
+    add_ranking_tasks(connection, 2)
+    answered(connection, who)
+    (batch_id,) = connection.execute(select(batch.c.id)).scalars()
+    rules: dict[str, Any] = {"name": "New", "per_labeler_limit": None, "lease_seconds": 600.0, "person_id": None}
+    items.edit_batch(connection, batch_id, overlap=2, **rules)
+    rows = connection.execute(select(task.c.state, task.c.wanted, task.c.answered).order_by(task.c.answered)).all()
+    assert [tuple(row) for row in rows] == [("open", 2, 0), ("open", 2, 1)]
+    items.edit_batch(connection, batch_id, overlap=1, **rules)
+    rows = connection.execute(select(task.c.state, task.c.wanted, task.c.answered).order_by(task.c.answered)).all()
+    assert [tuple(row) for row in rows] == [("open", 1, 0), ("done", 1, 1)]
+    before = connection.execute(select(event.c.before).where(event.c.action == "edit_batch").order_by(event.c.id)).scalars()
+    assert list(before)[1] == {"overlap": 2}
+    for wrong in ({"overlap": 0}, {"name": " "}, {"lease_seconds": 1.0}, {"per_labeler_limit": 0}):
+        with pytest.raises(DataError):
+            items.edit_batch(connection, batch_id, **({"overlap": 1} | rules | wrong))
