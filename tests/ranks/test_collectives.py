@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from heedful.errors import ConfigError
 from heedful.model import load_scalar_model
 from heedful.model.readout import score
-from heedful.ranks import batch_shares, connection
+from heedful.ranks import batch_shares
 from heedful.ranks.batch_shares import own_indices, own_microbatches
 from heedful.ranks.collectives import gather_in_order, gather_rows_in_order, sum_over_ranks
-from heedful.ranks.world import World
+from heedful.ranks.world import World, world
 
 
 def launch(
@@ -168,7 +168,7 @@ def test_restarts_on_several_machines_need_a_new_store_each_time(monkeypatch: py
     for name, value in {**given, "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        connection.world()
+        world()
 
 
 def test_adapters_are_refused(processes: Any, tmp_path: Path) -> None:
