@@ -25,7 +25,7 @@ from tests.align.small_project import (
     write_rows,
 )
 
-from heedful.align.grid import grid, trial_configs
+from heedful.align.trials import grid, trial_configs
 from heedful.errors import ConfigError
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 

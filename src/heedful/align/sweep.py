@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful import __version__
-from heedful.align.grid import Spacing, trial_configs
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.running import FinishedStage, Stages
 from heedful.align.settings import Given, given_for, setting_of, write_json
 from heedful.align.stages import STAGES, config_of, stage
 from heedful.align.steps import STEPS
 from heedful.align.train_stages import initial_policy_folder
+from heedful.align.trials import Spacing, trial_configs
 from heedful.align.who_labels import labelers_of
 from heedful.errors import DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
@@ -49,7 +49,7 @@ def sweep(
     """Do all trials that are not done, then write results.json and report.html beside them; returns the report.
 
     Earlier stages are not done here: what `heedful align` made last is used. Raises ConfigError (see
-    :func:`heedful.align.grid.trial_configs`), MissingError if an earlier stage was not done, DataError without validation
+    :func:`heedful.align.trials.trial_configs`), MissingError if an earlier stage was not done, DataError without validation
     data, BusyError if another process works in the project, StorageError.
     """
     with alone_in(project.runs):

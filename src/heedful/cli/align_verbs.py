@@ -87,8 +87,8 @@ class Sweep:
 
     def run(self, console: Console) -> None:
         """Train every trial that is not done. Raises ConfigError for half a grid, or a grid and values together."""
-        from heedful.align.grid import grid
         from heedful.align.sweep import sweep
+        from heedful.align.trials import grid
 
         if (self.low is None) != (self.high is None) or (self.values and self.low is not None):
             raise ConfigError(
