@@ -34,6 +34,7 @@ from heedful.labeling.database.tables import (
     task_response,
 )
 from heedful.labeling.quality.labeler_agreement import not_screening
+from heedful.labeling.queue.kinds import storable
 from heedful.records import Source, Split, UseCase
 
 Kind = Literal["prompt", "response", "demonstration", "ranking", "rating"]
@@ -82,6 +83,11 @@ class Search:
         ):
             if value is not None and value not in options:
                 raise DataError(f"there is no such {name.replace('_', ' ')}", expected=", ".join(options), got=value[:40])
+        for name, words in (("text", self.text), ("labeler", self.labeler)):
+            if words is not None and not storable(words):
+                raise DataError(f"the {name} to search for is not valid", expected="text without NUL", got=repr(words[:40]))
+        if self.batch_id is not None and not 1 <= self.batch_id < 2**31:
+            raise DataError("there is no such batch", expected="a batch's number", got=str(self.batch_id)[:40])
         if len(self.text) > 200:
             raise DataError("the text to search is too long", expected="at most 200 characters", got=str(len(self.text)))
 

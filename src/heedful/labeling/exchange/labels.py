@@ -147,7 +147,10 @@ def _shown_already(connection: Connection, phase: str, response_ids: Sequence[st
 def _read(data: Path, kind: Any) -> Iterator[Any]:
     path = data / file_name(kind)
     for line, row in read_jsonl(path) if path.is_file() else ():
-        yield record_from_json(kind, row, where=f"{path}:{line}")
+        record: Any = record_from_json(kind, row, where=f"{path}:{line}")
+        check = items.check_prompt if kind == "prompt" else items.check_response
+        check(record, where=f"{path}:{line}")
+        yield record
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -277,7 +280,7 @@ def _answers(
     surplus: bool,
 ) -> Iterator[RowMapping]:
     """Rows of an answer table with their assignment's, task's and person's, in the order in which they were answered."""
-    columns = [column for column in table.c if column.name != "kind"]
+    columns: list[Any] = [column for column in table.c if column.name != "kind"]
     if table is annotation:
         columns += [table.c.kind.label("annotation_kind"), assignment.c.answer, task.c.payload]
     joined = (

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from sqlalchemy import Connection, Table, insert, select, update
 
@@ -17,11 +17,15 @@ from heedful.labeling.database import events
 from heedful.labeling.database.tables import batch, prompt, response, task, task_response
 from heedful.labeling.queue import counters
 from heedful.labeling.queue.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, refuse_unstorable, storable
+from heedful.labeling.queue.payloads import check_payload
 from heedful.records import Prompt, Response
 
 LEASE_SECONDS = 1_800.0
 """How long a task is a labeler's; each saved draft renews it."""
 LONGEST_ID = 200
+LONGEST_LANGUAGE = 20
+LARGEST_WHOLE = 2**31 - 1
+"""What the columns hold on both databases: SQLite alone would take more."""
 _ROWS_AT_ONCE = 1_000
 
 Item = TypeVar("Item")
@@ -45,7 +49,7 @@ def add_prompts(connection: Connection, prompts: Iterable[Prompt], *, now: float
     at = _now(now)
 
     def row(record: Prompt) -> dict[str, Any]:
-        _refuse_unstorable(record.id, record.text, record.user, "prompt")
+        check_prompt(record)
         return {
             "id": record.id,
             "text": record.text,
@@ -81,7 +85,7 @@ def add_responses(
     at, sampled = _now(now), dict(sampling or {})
 
     def row(record: Response) -> dict[str, Any]:
-        _refuse_unstorable(record.id, record.text, None, "response")
+        check_response(record)
         return {
             "id": record.id,
             "prompt_id": record.prompt_id,
@@ -118,9 +122,11 @@ def make_batch(
     _require(name.strip() != "", "a name", repr(name))
     _require(kind in get_args(TaskKind), f"kind one of {', '.join(get_args(TaskKind))}", repr(kind))
     _require(phase in get_args(Phase), f"phase one of {', '.join(get_args(Phase))}", repr(phase))
-    _require(overlap >= 1, "overlap of at least 1", str(overlap))
-    _require(lease_seconds > 0, "lease_seconds above 0", str(lease_seconds))
-    _require(per_labeler_limit is None or per_labeler_limit >= 1, "per_labeler_limit of at least 1", str(per_labeler_limit))
+    _require(1 <= overlap <= LARGEST_WHOLE, f"overlap from 1 to {LARGEST_WHOLE}", str(overlap))
+    _require(0 < lease_seconds < float("inf"), "lease_seconds above 0", str(lease_seconds))
+    _require(-LARGEST_WHOLE <= priority <= LARGEST_WHOLE, f"priority up to {LARGEST_WHOLE}", str(priority))
+    limit = per_labeler_limit
+    _require(limit is None or 1 <= limit <= LARGEST_WHOLE, f"per_labeler_limit from 1 to {LARGEST_WHOLE}", str(limit))
     refuse_unstorable(name, "the batch's name")
     values = {
         "name": name.strip(),
@@ -226,6 +232,7 @@ def set_priority(
     connection: Connection, batch_id: int, priority: int, *, person_id: int | None, now: float | None = None
 ) -> None:
     """Give a batch and all its tasks another priority; higher is served first. Raises MissingError."""
+    _require(-LARGEST_WHOLE <= priority <= LARGEST_WHOLE, f"priority up to {LARGEST_WHOLE}", str(priority))
     before = connection.execute(select(batch.c.priority).where(batch.c.id == batch_id)).scalar_one_or_none()
     if before is None:
         raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
@@ -353,22 +360,45 @@ def _check_fits(kind: TaskKind, new: NewTask) -> None:
         refuse("each output once", ", ".join(new.response_ids))
     if new.prompt_id is None and kind not in WITHOUT_PROMPT | {"score_demonstration"}:
         refuse("a prompt", "none")
-    if new.wanted is not None and new.wanted < 1:
-        refuse("wanted of at least 1", str(new.wanted))
-    refuse_unstorable(new.payload, "the payload")
+    if new.wanted is not None and not 1 <= new.wanted <= LARGEST_WHOLE:
+        refuse(f"wanted from 1 to {LARGEST_WHOLE}", str(new.wanted))
+    check_payload(kind, new.payload)
+    refuse_unstorable(new.gold, "the gold answer")
 
 
-def _refuse_unstorable(id: str, text: str, owner: str | None, kind: str) -> None:
-    for what, value in (("id", id), ("owner", owner)):
-        if value is not None and len(value) > LONGEST_ID:
-            raise DataError(
-                f"the {kind}'s {what} is too long", expected=f"at most {LONGEST_ID} characters", got=f"{len(value)}"
-            )
-        refuse_unstorable(value, f"the {kind}'s {what}")
-    if not storable(text):
-        raise DataError(
-            f"the {kind} {id!r} cannot be stored", expected="text without NUL and unpaired surrogates", got="such text"
-        )
+def check_prompt(record: Prompt, *, where: str | None = None) -> None:
+    """Raise DataError if a database would refuse a prompt. ``where``: its file and line."""
+    short = {"id": (record.id, LONGEST_ID), "owner": (record.user, LONGEST_ID), "language": (record.language, LONGEST_LANGUAGE)}
+    _check_stored("prompt", record.id, record.text, short, record.metadata, where)
+
+
+def check_response(record: Response, *, where: str | None = None) -> None:
+    """Raise DataError if a database would refuse a response. ``where``: its file and line."""
+    short = {"id": (record.id, LONGEST_ID), "prompt's id": (record.prompt_id, LONGEST_ID)}
+    _check_stored("response", record.id, record.text, short, {"model": record.model}, where)
+
+
+def _check_stored(
+    kind: str,
+    id: str,
+    text: str,
+    short: Mapping[str, tuple[str | None, int]],
+    other: Mapping[str, Any],
+    where: str | None,
+) -> None:
+    def refuse(what: str, expected: str, got: str) -> NoReturn:
+        raise DataError(f"the {kind} {id[:80]!r} cannot be stored: {what}", expected=expected, got=got, where=where)
+
+    for what, (value, longest) in short.items():
+        if value is not None and len(value) > longest:
+            refuse(f"its {what} is too long", f"at most {longest} characters", str(len(value)))
+    for what, value in (("text", text), *((what, value) for what, (value, _) in short.items())):
+        if value is not None and not storable(value):
+            refuse(f"its {what}", "text without NUL characters and unpaired surrogates", repr(value[:40]))
+    try:
+        refuse_unstorable(dict(other), "the metadata")
+    except DataError as error:
+        refuse(error.where or "the metadata", str(error.expected), str(error.got))
 
 
 def _refuse_missing(connection: Connection, table: Table, ids: set[str]) -> None:

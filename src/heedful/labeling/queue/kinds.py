@@ -191,7 +191,8 @@ def _check_score_demonstration(task: TaskView, answer: Mapping[str, Any]) -> Non
 
 def _check_self_assess(task: TaskView, answer: Mapping[str, Any]) -> None:
     _keys(answer, "topics")
-    topics, offered = answer["topics"], task.payload.get("topics", [])
+    topics, offered = answer["topics"], task.payload.get("topics")
+    offered = offered if isinstance(offered, list) else []
     if not isinstance(topics, list) or len(set(map(str, topics))) != len(topics):
         _refuse("topics", "a list, each topic at most once", repr(topics))
     for topic in topics:

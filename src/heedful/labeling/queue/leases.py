@@ -47,6 +47,7 @@ from heedful.labeling.queue.claims import (
     responses_of_task,
     waiting,
 )
+from heedful.labeling.queue.items import LARGEST_WHOLE
 from heedful.labeling.queue.kinds import TaskView, check_answer, refuse_unstorable
 
 __all__ = [
@@ -108,6 +109,8 @@ def save_draft(
     row = _own(connection, assignment_id, person_id, token)
     _refuse_other_phase(row)
     refuse_unstorable(draft, "the draft")
+    if not 0 <= version < LARGEST_WHOLE:
+        raise DataError("the draft's version is not valid", expected=f"0 to {LARGEST_WHOLE - 1}", got=str(version))
     same = row["draft"] is not None and _json(row["draft"]) == _json(draft)
     if version < row["draft_version"] and not same:
         raise ConflictError(
