@@ -1,8 +1,8 @@
-"""What a run needs to continue after a kill: folders ``checkpoints/step-N`` that hold the state and its checksum.
+"""Checkpoints, from which a killed run continues: folders ``checkpoints/step-N`` with the state and its checksum.
 
-A checkpoint is written aside, flushed to the disk and renamed, so it is there whole or not at all. It is verified by its
-checksum before it is read (`sha256sum --check SHA256SUMS` in its folder does the same), and where it is damaged the one before
-it takes its place. Under ``torchrun`` all ranks write and verify one checkpoint together; any number of ranks reads it.
+A checkpoint is written under another name, flushed to the disk and renamed, so it is whole or absent. Its checksum is verified
+before it is read (`sha256sum --check SHA256SUMS` in its folder does the same). If it is damaged, the one before it is used.
+Under ``torchrun`` all ranks write and verify one checkpoint together; any number of ranks can read it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ STATE_FILE, CHECKSUM_FILE = "state.pt", "SHA256SUMS"
 def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int, say: Callable[[str], None] = warnings.warn) -> None:
     """Write ``state`` to ``folder/step-N``, N being ``state["step"]``; then remove all but the ``keep`` newest checkpoints.
 
-    A kill at any moment leaves the old checkpoints or the new one, all of them whole. Raises StorageError (disk full); then
-    the previous checkpoints are untouched. One that cannot be removed is no error, since nothing is lost: ``say`` tells so.
+    A kill at any moment leaves whole checkpoints only, old or new. Raises StorageError (disk full) and then leaves the previous
+    checkpoints untouched. A checkpoint that cannot be removed is no error, since nothing is lost: ``say`` reports it.
     """
 
     if world().size > 1:
@@ -55,10 +55,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int, say: C
 
 
 def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint's state, or None where there is none.
+    """The newest checkpoint's state, or None if there is no checkpoint.
 
-    Where the newest is damaged, ``say`` tells so, it is removed, and the one before it is taken. Raises StorageError where all
-    are damaged; then they are left as they are.
+    If the newest is damaged, ``say`` reports it, it is removed, and the one before it is read. Raises StorageError if all are
+    damaged, and then removes none.
     """
     damaged: list[tuple[Path, str]] = []
     for path in broadcast(_newest_first(folder)):
@@ -85,13 +85,13 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
 
 
 def remove_checkpoints(folder: Path, *, say: Callable[[str], None] = warnings.warn) -> None:
-    """Remove all checkpoints at once: a kill on the way leaves none that is half removed. ``say`` tells where that fails."""
+    """Remove all checkpoints at once, so a kill leaves none half removed. ``say`` reports a failure."""
     if world().is_rank_zero and folder.is_dir():
         _remove(folder, say)
 
 
 def digest(value: Any) -> str:
-    """Identifies what a step is given: a model's weights, examples, text; equal values give equal digests in any process."""
+    """A digest of a run's input (a model's weights, examples, text). Equal values have equal digests in any process."""
     found = hashlib.sha256()
     for part in _parts(value):
         found.update(part)
@@ -99,7 +99,7 @@ def digest(value: Any) -> str:
 
 
 def random_state() -> dict[str, Any]:
-    """The states of torch's global random generators. Numpy's need none: each is made from the seed and a place in the run."""
+    """The states of torch's global random generators. Numpy's generators are made from the seed and the step where needed."""
     if not torch.cuda.is_available():
         cuda = []
     elif world().size > 1:  # of several ranks each has one GPU
@@ -110,7 +110,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back. A run that goes on with another number of GPUs keeps the new ones' own states."""
+    """Restore the random generators. If the number of GPUs has changed, the GPUs keep their own states."""
     torch.set_rng_state(state["cpu"])
     if world().size > 1:
         if state["cuda"] and torch.cuda.is_available():
@@ -205,7 +205,7 @@ def _checksum(path: Path) -> str:
 
 
 def _remove(folder: Path, say: Callable[[str], None]) -> None:
-    """Remove a folder: first by its name, so that what a kill leaves of it is taken for nothing else."""
+    """Remove a folder: rename it first, so that a half-removed folder is never read as a checkpoint."""
     aside = folder.with_name(f"{ASIDE}{folder.name}-removed")
     shutil.rmtree(aside, ignore_errors=True)
     try:

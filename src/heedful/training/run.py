@@ -1,6 +1,6 @@
 """A run folder: config.json, metrics.jsonl, samples.jsonl, checkpoints/ while it runs, and model/ when it is done.
 
-Under ``torchrun`` all ranks hold a Run of the same folder; rank 0 alone writes logs and talks, all write checkpoints together.
+Under ``torchrun`` every rank has a Run of the same folder. Only rank 0 writes logs and prints; all write checkpoints together.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from heedful.training.checkpoint import (
 )
 from heedful.training.sharding import load_into, state_of
 
-# Fields that may change when a run goes on: they do not change what it learns (but for rounding).
-_DO_NOT_COUNT = (
+# Fields that may differ when a run continues: they change what it learns only by rounding.
+_MAY_CHANGE = (
     "checkpoint_seconds",
     "keep_checkpoints",
     "tensorboard",
@@ -46,7 +46,7 @@ _DO_NOT_COUNT = (
 
 
 class Stateful(Protocol):
-    """A model or an optimiser: something whose state can be taken and put back."""
+    """A model or an optimiser: its state can be saved and loaded."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -54,7 +54,7 @@ class Stateful(Protocol):
 
 
 class Run:
-    """One step's folder. Metrics are appended as they come; a resumed run drops those after its checkpoint."""
+    """One run's folder. Metrics are appended as they come; a resumed run drops the ones after its checkpoint."""
 
     def __init__(self, folder: Path, config: Any, *, title: str, console: Console | None = None) -> None:
         self.folder, self.title, self.config = Path(folder), title, config
@@ -80,9 +80,9 @@ class Run:
     def resume(self, parts: Mapping[str, Stateful] | None = None, **inputs: Any) -> dict[str, Any] | None:
         """The last checkpoint, or None. Its states are loaded into ``parts`` and the random generators.
 
-        inputs: what else decides how the run goes, by name: the model as given, examples, text. Metrics and samples after the
-        checkpoint are cut off, because they will be made again; without one, all of them. Raises ConfigError where the
-        checkpoint was made with another configuration or other inputs, StorageError where all checkpoints are damaged.
+        inputs: everything else that decides the run's outcome, by name: the model as given, examples, text. Metrics and samples
+        after the checkpoint are cut off, because the run makes them again; without a checkpoint, all are. Raises ConfigError if
+        the checkpoint was made with another configuration or other inputs, StorageError if all checkpoints are damaged.
         """
         if self._leads:
             remove_leftovers(self.folder)
@@ -112,9 +112,9 @@ class Run:
         return state
 
     def save(self, step: int, parts: Mapping[str, Stateful] | None = None, **more: Any) -> None:
-        """Write a checkpoint after ``step`` steps: the states of ``parts``, the random generators', and what is given more.
+        """Write a checkpoint after ``step`` steps: the states of ``parts`` and of the random generators, and ``more``.
 
-        The logs are flushed first, so that no line before a checkpoint is ever missing. Raises StorageError.
+        The logs are flushed first, so no line from before a checkpoint is ever missing. Raises StorageError.
         """
         try:
             for path in self._logs if self._leads else ():
@@ -131,7 +131,7 @@ class Run:
         save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints, say=self._say)
 
     def write(self, name: str, value: Any) -> None:
-        """Write a JSON file of the run's outcome, to the disk before the model is. A kill's half of it is written anew."""
+        """Write a JSON file of the run's outcome, and flush it to the disk. A half-written file of a killed run is replaced."""
         if not self._leads:
             return
         try:
@@ -143,21 +143,21 @@ class Run:
             raise StorageError("a run's outcome cannot be written", got=str(error), where=self.folder / name) from error
 
     def finish(self) -> None:
-        """The model is saved: the checkpoints are not needed any more."""
+        """Remove the checkpoints: the model is saved."""
         remove_checkpoints(self._checkpoints, say=self._say)
         if self._events is not None:
             self._events.close()
 
     def stop_early(self, step: int, reason: str) -> None:
-        """Say why the run ends before its last step, and keep it in ``stopped.json``."""
+        """Print why the run ends before its last step, and write it to ``stopped.json``."""
         self.console.print(f"{self.title}: stopped at step {step}: {reason}", markup=False, highlight=False)
         if self._leads:
             write_atomically(self.folder / "stopped.json", json.dumps({"step": step, "reason": reason}, indent=2) + "\n")
 
     def log(self, step: int, metrics: Mapping[str, float | Mapping[str, float]]) -> None:
-        """Append one line to metrics.jsonl; a metric may be several numbers, each with a name.
+        """Append one line to metrics.jsonl. A metric is a number, or several named numbers.
 
-        Raises NumericalError where the loss or another metric is NaN or infinite.
+        Raises NumericalError if a metric is NaN or infinite.
         """
         row = {"step": step, **{name: _written(value) for name, value in metrics.items()}}
         self._append("metrics.jsonl", [row])
@@ -187,7 +187,7 @@ class Run:
 
     @contextmanager
     def progress(self, total: int, *, done: int = 0, unit: str = "steps") -> Iterator[ProgressLine]:
-        """A bar with time left on a terminal, else a plain line every tenth of the way."""
+        """A progress bar with the time left; without a terminal, a plain line after every tenth of the steps."""
         with progress_line(self.title, total, done=done, unit=unit, console=self.console) as line:
             yield line
 
@@ -207,10 +207,10 @@ class Run:
         (self.folder / "config.json").write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
 
     def _refuse_another(self, made_with: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse a checkpoint that this run would not go on from to the same end. Raises ConfigError."""
+        """Raise ConfigError if a checkpoint was made with another configuration or other inputs than this run has."""
         was = {**made_with["configuration"], **made_with["inputs"]}
         now = {**self._identity["configuration"], **self._identity["inputs"]}
-        other = [name for name in {**was, **now} if was.get(name) != now.get(name) and name not in _DO_NOT_COUNT]
+        other = [name for name in {**was, **now} if was.get(name) != now.get(name) and name not in _MAY_CHANGE]
         if other:
             raise ConfigError(
                 f"{self.title}: there are checkpoints of another run in this folder",
@@ -242,7 +242,7 @@ def _written(value: float | Mapping[str, float]) -> Any:
 
 
 def _number(value: float) -> float | str:
-    """Seven digits, so that a learning rate of 9e-6 is not rounded off. JSON has no NaN: it is written as text."""
+    """A number with seven digits, enough for a learning rate of 9e-6. JSON has no NaN, so it becomes text."""
     return float(f"{value:.7g}") if math.isfinite(value) else str(value)
 
 
@@ -255,7 +255,7 @@ def _flat(metrics: Mapping[str, float | Mapping[str, float]]) -> Iterator[tuple[
 
 
 def _cut(path: Path, done: int) -> None:
-    """Cut a log before the first line of step ``done`` or later, or that a kill left half written: at once, by its length."""
+    """Cut a log before the first line that belongs to step ``done`` or later, or that is only half written."""
     kept = 0
     with open(path, "rb") as file:
         for line in file:

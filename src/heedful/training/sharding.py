@@ -1,6 +1,6 @@
-"""Models, gradients and optimiser state in shards, one on each rank (FSDP2), and checkpoints that any number of ranks reads.
+"""Models, gradients and optimiser state in shards, one on each rank (FSDP2), and checkpoints for any number of ranks.
 
-Only under ``torchrun`` (:mod:`heedful.ranks.collectives`); in one process a model stays as it is. Weights are gathered layer
+Only under ``torchrun``; in one process a model stays as it is. Weights are gathered layer
 by layer, in the compute type, for each forward and backward pass; gradients are summed over the ranks in float32.
 """
 
@@ -61,7 +61,7 @@ def master_weights(model: PreTrainedModel, config: StepConfig) -> MasterWeights:
 def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     """Under ``torchrun``, leave each rank its shard of every parameter, in place; returned for chaining.
 
-    Raises ConfigError for a model with adapters, or where the ranks were given different weights.
+    Raises ConfigError for a model with adapters, or if the ranks were given different weights.
     """
     if world().size == 1:
         return model
@@ -95,7 +95,7 @@ def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
 
 
 def _body(model: PreTrainedModel) -> Callable[..., Any]:
-    """The model without its head, for FSDP to take as the whole model's forward."""
+    """The model without its head, as a function that FSDP treats like the whole model's forward pass."""
 
     def body(**inputs: Any) -> Any:
         output = model.base_model(**inputs)
@@ -118,9 +118,9 @@ def whole(model: PreTrainedModel) -> PreTrainedModel | None:
 
 
 def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedModel:
-    """The compute copy; of a sharded model a plain one, on each rank, made for the purpose.
+    """The compute copy. A sharded model is gathered into a plain copy on each rank.
 
-    It costs 2 bytes a parameter (float32: 4) of each GPU's memory as long as it is kept.
+    The plain copy takes 2 bytes a parameter (float32: 4) of each GPU's memory while it exists.
     """
     if not isinstance(weights.compute, FSDPModule):
         return weights.compute
@@ -128,7 +128,7 @@ def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedMo
 
 
 def frozen_copy(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
-    """A copy for inference in the compute type; of a sharded model the whole of it, on each rank."""
+    """A copy for inference in the compute type. A sharded model is gathered whole on each rank."""
     if isinstance(model, FSDPModule):
         return _gathered_everywhere(model, precision)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -203,7 +203,7 @@ def load_into(part: Any, state: dict[str, Any]) -> None:
 
 
 def write_sharded(folder: Path, state: Mapping[str, Any]) -> None:
-    """All ranks write their shards of ``state`` into a folder that is there; rank 0 writes what is not sharded."""
+    """All ranks write their shards of ``state`` into an existing folder; rank 0 also writes what is not sharded."""
     shards: dict[str, Tensor] = {}
     rest = _without_shards(dict(state), "", shards)
     dcp.save(cast(Any, shards), storage_writer=dcp.FileSystemWriter(folder))
@@ -214,7 +214,7 @@ def write_sharded(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:
-    """The state in a folder; each rank reads its shards only, whatever the number of ranks was. One process reads all."""
+    """The state in a folder. Each rank reads only its own shards, however many ranks wrote them; one process reads all."""
     rest = torch.load(folder / REST_FILE, map_location="cpu", weights_only=True)
     reader = dcp.FileSystemReader(folder)
     kept = reader.read_metadata().state_dict_metadata
@@ -243,7 +243,7 @@ def _with_shards(value: Any, shards: dict[str, Tensor]) -> Any:
 
 
 def _room(described: TensorStorageMetadata) -> Tensor:
-    """Where a tensor is read to: this rank's shard of it, or all of it in one process."""
+    """An empty tensor to read into: this rank's shard, or the whole tensor in one process."""
     if world().size == 1:
         return torch.empty(described.size, dtype=described.properties.dtype)
     return empty_sharded(*described.size, dtype=described.properties.dtype, device_mesh=_mesh(), placements=[Shard(0)])
