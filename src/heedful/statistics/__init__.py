@@ -5,6 +5,8 @@ Comparisons of one prompt are not independent of each other, so intervals are ov
 
 from heedful.statistics.agreement import agreement_with, group_agreement, labeler_agreement, leave_one_out_agreement
 from heedful.statistics.alpha import krippendorff_alpha, ranking_alpha, rating_alpha
+from heedful.statistics.bag_of_words import BagOfWords, fit_bag_of_words
+from heedful.statistics.best_of_n import best_of_n, best_of_n_kl
 from heedful.statistics.bradley_terry import BradleyTerry, bradley_terry, relative_difference
 from heedful.statistics.carelessness import (
     CarelessnessRow,
@@ -30,6 +32,15 @@ from heedful.statistics.reward_accuracy import (
     reward_accuracy_by_labeler,
     reward_agreement,
 )
+from heedful.statistics.reward_breakdown import (
+    MarginAccuracy,
+    RankedPair,
+    accuracy_where_longer_loses,
+    pair_accuracy,
+    ranked_pairs,
+    reward_accuracy_by_margin,
+    reward_accuracy_by_use_case,
+)
 from heedful.statistics.screening import (
     ScreeningCutoffs,
     ScreeningRecord,
@@ -48,6 +59,7 @@ from heedful.statistics.two_way import (
 from heedful.statistics.winrates import paired_difference, win_rate
 
 __all__ = [
+    "BagOfWords",
     "BradleyTerry",
     "Calibration",
     "CalibrationBin",
@@ -57,13 +69,18 @@ __all__ = [
     "Estimate",
     "FlagAgreement",
     "LengthRules",
+    "MarginAccuracy",
     "PlannedStudy",
+    "RankedPair",
     "ScreeningCutoffs",
     "ScreeningRecord",
     "ScreeningRow",
     "Submission",
     "VarianceShares",
+    "accuracy_where_longer_loses",
     "agreement_with",
+    "best_of_n",
+    "best_of_n_kl",
     "binomial_tail",
     "bootstrap_mean",
     "bootstrap_ratio",
@@ -72,6 +89,7 @@ __all__ = [
     "carelessness",
     "chance_of_run",
     "demonstration_score",
+    "fit_bag_of_words",
     "flag_agreement",
     "fleiss_kappa",
     "gold_flag_scores",
@@ -85,16 +103,20 @@ __all__ = [
     "labeler_tau_b",
     "leave_one_out_agreement",
     "length_rules",
+    "pair_accuracy",
     "paired_difference",
     "percent",
     "prompts_needed",
     "proportion",
+    "ranked_pairs",
     "ranking_alpha",
     "rating_alpha",
     "relative_difference",
     "reward_accuracy",
     "reward_accuracy_by_k",
     "reward_accuracy_by_labeler",
+    "reward_accuracy_by_margin",
+    "reward_accuracy_by_use_case",
     "reward_agreement",
     "screening_table",
     "sensitive_counts",

@@ -1,0 +1,136 @@
+"""Where a reward model is right: accuracy by use case, by margin, and where the longer response loses (SPEC 3.3, 4.6).
+
+Pairs are those that a labeler did not tie, counted as in ``reward_accuracy``; intervals are over prompts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from heedful.errors import DataError
+from heedful.records import Ranking
+from heedful.statistics.intervals import Estimate, proportion
+from heedful.statistics.reward_accuracy import reward_accuracy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarginAccuracy:
+    """Pairs whose scores differ by ``low`` to ``high``, and how often the higher score is the preferred response's."""
+
+    low: float
+    high: float
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedPair:
+    """One pair that a labeler ordered."""
+
+    prompt_id: str
+    labeler: str
+    preferred: str
+    """Response id, as the next."""
+    rejected: str
+
+
+def ranked_pairs(rankings: Sequence[Ranking]) -> list[RankedPair]:
+    """Every pair of every ranking that is not tied, in the rankings' order."""
+    return [
+        RankedPair(
+            prompt_id=ranking.prompt_id,
+            labeler=ranking.labeler,
+            preferred=ranking.response_ids[i if ranking.ranks[i] < ranking.ranks[j] else j],
+            rejected=ranking.response_ids[j if ranking.ranks[i] < ranking.ranks[j] else i],
+        )
+        for ranking in rankings
+        for i, j in combinations(range(len(ranking.ranks)), 2)
+        if ranking.ranks[i] != ranking.ranks[j]
+    ]
+
+
+def pair_accuracy(
+    pairs: Sequence[RankedPair], scores: Mapping[str, float], *, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Share of the pairs whose preferred response has the higher score; equal scores count half."""
+    return proportion(
+        [_right(pair, scores) for pair in pairs],
+        [pair.prompt_id for pair in pairs],
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def reward_accuracy_by_use_case(
+    rankings: Sequence[Ranking],
+    scores: Mapping[str, float],
+    use_cases: Mapping[str, str | None],
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """``reward_accuracy`` for each use case; ``use_cases`` maps prompt id to use case. Prompts without one are ``unknown``."""
+    groups: defaultdict[str, list[Ranking]] = defaultdict(list)
+    for ranking in rankings:
+        groups[use_cases.get(ranking.prompt_id) or "unknown"].append(ranking)
+    found = {case: reward_accuracy(groups[case], scores, confidence=confidence, seed=seed) for case in sorted(groups)}
+    return {case: estimate for case, estimate in found.items() if estimate.count}
+
+
+def reward_accuracy_by_margin(
+    rankings: Sequence[Ranking],
+    scores: Mapping[str, float],
+    *,
+    num_bins: int = 5,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[MarginAccuracy]:
+    """Accuracy by the size of the difference of scores, in bins of equal numbers of pairs, smallest margins first.
+
+    A calibrated model is right with sigmoid(margin); one that is no surer at large margins has learned little.
+    """
+    pairs = ranked_pairs(rankings)
+    if not pairs:
+        return []
+    margins = np.array([abs(_score(pair.preferred, scores) - _score(pair.rejected, scores)) for pair in pairs])
+    edges = np.unique(np.quantile(margins, np.linspace(0, 1, num_bins + 1)))
+    index = np.clip(np.searchsorted(edges, margins, side="right") - 1, 0, max(len(edges) - 2, 0))
+    return [
+        MarginAccuracy(
+            low=float(margins[index == b].min()),
+            high=float(margins[index == b].max()),
+            accuracy=pair_accuracy([pairs[i] for i in np.flatnonzero(index == b)], scores, confidence=confidence, seed=seed),
+        )
+        for b in np.unique(index).tolist()
+    ]
+
+
+def accuracy_where_longer_loses(
+    rankings: Sequence[Ranking],
+    scores: Mapping[str, float],
+    lengths: Mapping[str, int],
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Accuracy on pairs whose preferred response is the shorter one: a model that only counts words is right on none."""
+    pairs = [pair for pair in ranked_pairs(rankings) if _score(pair.preferred, lengths) < _score(pair.rejected, lengths)]
+    return pair_accuracy(pairs, scores, confidence=confidence, seed=seed)
+
+
+def _right(pair: RankedPair, scores: Mapping[str, float]) -> float:
+    preferred, rejected = _score(pair.preferred, scores), _score(pair.rejected, scores)
+    return 0.5 if preferred == rejected else float(preferred > rejected)
+
+
+def _score(response_id: str, scores: Mapping[str, float] | Mapping[str, int]) -> float:
+    score = scores.get(response_id)
+    if score is None or not np.isfinite(score):
+        raise DataError(
+            "a ranked response has no score", expected=f"a finite number for response {response_id!r}", got=repr(score)
+        )
+    return float(score)
