@@ -35,7 +35,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 @pytest.mark.parametrize("loop", killed.LOOPS)
 def test_killed_at_random_moments_it_ends_with_the_same_bits(loop: str, processes: Any, tmp_path: Path) -> None:
-    """Between steps, in the middle of one, while a checkpoint or a model is written, renamed or removed, while logs are cut."""
+    """Between steps, in the middle of one, while a checkpoint or a model is written, renamed or removed, while logs are cut.
+
+    Known trap: a resume that loses the optimiser, the place in the data or the random state.
+    """
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert attempt(processes, loop, whole, None) == 0
     moments = int(Path(f"{whole}.moments").read_text())
