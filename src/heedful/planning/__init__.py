@@ -19,7 +19,7 @@ from heedful.training.config import StepConfig
 
 GB = 1e9
 FULL_CONTEXT = 2_048
-"""The context window of the paper's models (SPEC 3.1): what a sequence counts as in its figures of compute."""
+"""The context window of the paper's models (SPEC 3.1): the length of a sequence in its figures of compute."""
 DEMONSTRATIONS = 12_725
 """The paper's (SPEC 1.4: 11,295 by labelers and 1,430 by customers)."""
 _MOST_GPUS = 65_536
@@ -39,7 +39,7 @@ GPUS: Mapping[str, Gpu] = {
     "h100": Gpu(memory=80 * GB, flops=989e12, bandwidth=3.35e12),
     "h200": Gpu(memory=141 * GB, flops=989e12, bandwidth=4.8e12),
 }
-"""NVIDIA's data sheets of the SXM versions; the few GB that a card has beyond that are left to CUDA itself."""
+"""NVIDIA's data sheets of the SXM versions; a card's few further GB are left to CUDA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Assumptions:
     """0: this machine's CPU and memory."""
     gpu: str
     utilization: float
-    """Useful share of the data sheet's operations a second in training."""
+    """Share of the data sheet's operations a second that training really uses."""
     lengths: Lengths
     demonstrations: int
     rankings: int
@@ -73,11 +73,11 @@ class StepPlan:
     full_context: Work
     seconds: float | None
     advice: str | None
-    """What to change where it does not fit."""
+    """What to change if it does not fit."""
 
     @property
     def peak(self) -> Memory:
-        """The moment that needs most."""
+        """The moment that needs most memory."""
         return max(self.moments.values(), key=lambda memory: memory.total)
 
 
@@ -104,7 +104,7 @@ class Plan:
 
 
 def make_plan(policy: Shape, reward: Shape, preset: Preset, assumptions: Assumptions) -> Plan:
-    """Plan SFT, reward model and PPO. Raises ConfigError for assumptions out of range, or a window that the limits pass."""
+    """Plan SFT, reward model and PPO. Raises ConfigError for assumptions out of range, or limits beyond the context window."""
     _check(policy, preset, assumptions)
     a, lengths = assumptions, assumptions.lengths
     full = Lengths(prompt=0, response=min(FULL_CONTEXT, policy.context))
@@ -199,7 +199,7 @@ def _seconds(work: Work, a: Assumptions) -> float | None:
 
 
 def _decoding_seconds(policy: Shape, preset: Preset, a: Assumptions) -> float | None:
-    """The rollouts' time where memory is the limit: each token reads all weights, and the keys and values before it.
+    """The rollouts' time if memory is the limit: each token reads all weights, and the keys and values before it.
 
     A batch lasts as long as its longest response; weights and cache are spread over the GPUs.
     """

@@ -1,8 +1,8 @@
 """Floating-point operations of each step, in petaflop/s-days, counted in two ways (SPEC: compute, 5.1 of the paper).
 
 *full context*: every sequence counts as a whole context window (2,048 tokens), pretraining examples included, and each response
-of a ranking as a sequence of its own. This is how the paper's 4.9 (SFT) and 60 (PPO-ptx) petaflop/s-days at 175B come out.
-*true*: the tokens that are computed: mean lengths, a ranked prompt once for its K responses.
+of a ranking as a sequence of its own. This gives the paper's 4.9 (SFT) and 60 (PPO-ptx) petaflop/s-days at 175B.
+*true*: only the tokens that are computed: mean lengths, and a ranked prompt once for its K responses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
 PETAFLOPS_DAY = 1e15 * 86_400
 BACKWARD = 2
-"""A backward pass computes two products for each one of the forward pass."""
+"""A backward pass computes two products for each product of the forward pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,8 @@ class Work:
 def forward(shape: Shape, length: float, *, predicted: float = 0.0, before: float = 0.0) -> Work:
     """One forward pass over ``length`` tokens of a sequence, of which ``predicted`` also meet the unembedding.
 
-    Two operations for each parameter of the blocks and token; attention multiplies each query with the keys before it and their
-    values, 4 * width operations for each pair; ``before`` tokens are seen, but computed elsewhere (a shared prompt).
+    Two operations for each parameter of the blocks and each token. Attention multiplies each query with the keys before it and
+    their values: 4 * width operations for each pair. ``before`` tokens are attended to but computed elsewhere (shared prompt).
     """
     pairs = length * before + length * length / 2
     products = 2 * length * shape.layers * shape.block_parameters + 2 * predicted * shape.unembedding
@@ -100,6 +100,6 @@ def ppo_work(policy: Shape, reward: Shape, config: PPOConfig, lengths: Lengths, 
         rollouts=of_policy * episodes,
         judging=(of_policy * 2 + of_scalar * 2) * episodes,
         updates=(training_pass(of_policy) + training_pass(of_scalar)) * (episodes * config.inner_epochs),
-        # Each inner epoch takes the same pretraining batch again.
+        # Each inner epoch uses the same pretraining batch again.
         pretraining=text * (episodes * examples * config.inner_epochs),
     )

@@ -1,9 +1,9 @@
-"""Bytes of memory that each step needs on one GPU, at the moment when it needs most. The formulae are in docs/planning.md.
+"""Bytes of memory that each step needs on one GPU, at its peak. The formulae are in docs/planning.md.
 
-They follow the code as it is: fp32 master weights with a bf16 compute copy (``model.precision``), AdamW
+They follow the code: fp32 master weights with a bf16 compute copy (``model.precision``), AdamW
 (``training.optimizer``), log-probs in chunks of rows (``functional.logprobs``), rollouts with a KV
 cache of the whole batch (``model.engine``). Several GPUs: weights, gradients and optimiser state are split evenly, as FSDP2's
-``fully_shard`` does, and each GPU works on microbatches of its own.
+``fully_shard`` does, and each GPU works on its own microbatches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from heedful.planning.shapes import Shape
 from heedful.training.config import PPOConfig, Precision, RewardConfig, SFTConfig
 
 FP32 = 4
-_CHUNK = 512  # functional.logprobs: rows of logits that exist at once
+_CHUNK = 512  # functional.logprobs: rows of logits in memory at once
 _SAMPLING_BYTES = 20  # model.engine._draw, per logit beside the logits: fp32 logits, log-probs and probabilities, fp64 sums
 _CACHE_GRID = 32  # model.engine: a cache's length is a multiple of this
 
@@ -26,7 +26,7 @@ class Memory:
     """Bytes on one GPU at one moment of a step."""
 
     parameters: int = 0
-    """Master weights, compute copies, frozen models, moving average; one gathered block where they are sharded."""
+    """Master weights, compute copies, frozen models, moving average; and one gathered block if they are sharded."""
     gradients: int = 0
     optimiser: int = 0
     activations: int = 0
@@ -78,16 +78,17 @@ def activation_bytes(
     lora_rank: int = 0,
     checkpointing: bool = False,
 ) -> int:
-    """What the backward pass of one microbatch finds kept of the forward pass, all layers.
+    """What the forward pass of one microbatch keeps for the backward pass, in all layers.
 
-    Of a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's query (d)
-    and output (d), the activation's input and output (2 f), noise or mask of two dropouts; of a key that a query sees, its key
-    and value (2 d); on a CPU each token's once: the compiled loops read them where they are. With bf16 and dropout that is 36 d
-    bytes a token where queries and keys are as many: the 34 d of Korthikanti et al. 2022 (section 4.1), and attention's output
-    once more, because it is put back into the packed row. That the last layer computes only what is read is left out.
+    For a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's query (d)
+    and output (d), the activation's input and output (2 f), noise or mask of two dropouts; for each key that a query attends
+    to, its key and value (2 d); on a CPU once per token, because the compiled loops read them in place. With bf16 and dropout
+    that is 36 d bytes a token if there are as many queries as keys: the 34 d of Korthikanti et al. 2022 (section 4.1), and
+    attention's output once more, because it is put back into the packed row. The formula ignores that the last layer computes
+    only what is needed.
 
     LoRA: a frozen layer keeps no input, but its adapter does, in fp32 (in bfloat16 that is a copy for each layer), and A's
-    output. Activation checkpointing: a layer's input stays of each layer, and all of the one that is computed again.
+    output. Activation checkpointing: each layer keeps its input, and the layer that is being recomputed keeps everything.
     """
     size = compute_bytes(precision)
     tokens = sum(a.queries * a.count for a in attended)
@@ -99,7 +100,9 @@ def activation_bytes(
         if size != FP32:
             # What frozen layers would have kept: outputs of two norms and of the activation (with a gate: the product).
             per_token += FP32 * shape.adapted_inputs - size * (2 * shape.width + shape.feed_forward_width)
-            per_token -= size * shape.attention_width if on_cpu else 0  # attention's output: the compiled loops need it no more
+            per_token -= (
+                size * shape.attention_width if on_cpu else 0
+            )  # attention's output, which the compiled loops do not need
     if dropout:
         per_token += 2 * shape.width * (size if on_cpu else 1)
     layer = tokens * per_token
@@ -116,12 +119,12 @@ def activation_bytes(
 
 
 def _norm_bytes(shape: Shape, size: int) -> int:
-    """Kept by a norm, with its output, of a token. RMSNorm is computed in fp32 and keeps that copy and the normalised input."""
+    """What a norm keeps for a token, with its output. RMSNorm computes in fp32 and keeps that copy and the normalised input."""
     return shape.width * (FP32 + 2 * size if shape.rms_norm else 2 * size)
 
 
 def _feed_forward_bytes(shape: Shape, size: int) -> int:
-    """The activation's input and output; with a gate also what it is multiplied by and the product."""
+    """The activation's input and output; with a gate, also the other factor and the product."""
     width = shape.feed_forward_width * size
     if shape.gated:
         return 4 * width
@@ -129,7 +132,7 @@ def _feed_forward_bytes(shape: Shape, size: int) -> int:
 
 
 def logits_workspace(shape: Shape, targets: int, precision: Precision, *, lora_rank: int = 0) -> int:
-    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient as it grows.
+    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's growing gradient.
 
     With LoRA the unembedding is frozen and has none.
     """
@@ -202,7 +205,7 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
     """Moments of PPO with its four models (SPEC 3.5): policy, frozen reference, frozen reward model, value function.
 
     The moving average of the policy is a fifth copy, in fp32. With LoRA each is an adapter (and head) on one frozen base; on
-    two where reward model and policy are of different sizes.
+    two if reward model and policy differ in size.
     """
     precision, size = config.precision, compute_bytes(config.precision)
     longest = config.max_prompt_tokens + config.max_response_tokens
@@ -268,12 +271,12 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
 
 
 def _saving(parameters: int, lora_rank: int, held: int, optimiser: int) -> dict[str, Memory]:
-    """With LoRA, the moment when a model is saved: merged, whole and in fp32. Else the weights are written as they are."""
+    """With LoRA, the moment when a model is saved: merged, whole and in fp32. Otherwise weights are saved without a copy."""
     return {"saving": Memory(parameters=held, optimiser=optimiser, workspace=parameters * FP32)} if lora_rank else {}
 
 
 def peak(moments: Mapping[str, Memory]) -> int:
-    """Bytes at the moment that needs most."""
+    """Bytes at the moment that needs most memory."""
     return max(memory.total for memory in moments.values())
 
 
@@ -288,9 +291,9 @@ def _training_moments(
     accumulates: bool,
     head: int = 0,
 ) -> dict[str, Memory]:
-    """The two moments of a step with one model: where the last microbatch's backward pass begins, and where it has ended.
+    """The two moments of a step with one model: when the last microbatch's backward pass begins, and when it has ended.
 
-    With several microbatches the gradients of the earlier ones are there when it begins.
+    With several microbatches, the gradients of the earlier ones exist when it begins.
     """
     size = compute_bytes(config.precision)
     trained, held = parameters, parameters * weight_bytes(config.precision)
@@ -314,7 +317,7 @@ def _training_moments(
 
 
 def _share(rows: int, gpus: int) -> int:
-    """Rows of a batch on the GPU that has most."""
+    """Rows of a batch on the GPU with the most rows."""
     return -(-rows // max(1, gpus))
 
 
@@ -323,5 +326,5 @@ def _sharded(bytes_: int, gpus: int) -> int:
 
 
 def _gathered(shape: Shape, size: int, gpus: int) -> int:
-    """Where weights are sharded: two gathered blocks (one computes, the next arrives), one's gradient, the embedding."""
+    """If weights are sharded: two gathered blocks (one computes, the next arrives), one block's gradient, the embedding."""
     return (3 * shape.block_parameters + shape.unembedding) * size if gpus > 1 else 0

@@ -49,7 +49,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(work)
     if a.gpus == 0:
         console.print(
-            "besides: 0.4 GB for Python with torch; the holes of the heap (up to 28 % more was measured)", highlight=False
+            "not included: 0.4 GB for Python with torch; holes in the heap (up to 28 % more was measured)", highlight=False
         )
     console.print(plan.verdict, highlight=False, soft_wrap=True, markup=False)
 

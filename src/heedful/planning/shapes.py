@@ -1,6 +1,6 @@
-"""The shape of a model, as far as memory and time depend on it. The weights themselves are never made or read.
+"""The shape of a model, as far as memory and time depend on it. Weights are never created or read.
 
-Parameters are counted on a model of the architecture on torch's meta device, so they are exact for whatever transformers knows.
+Parameters are counted on a model on torch's meta device, so they are exact for every architecture of transformers.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Shape:
     name: str
     parameters: int
     block_parameters: int
-    """Of one transformer block."""
+    """Parameters of one transformer block."""
     layers: int
     width: int
     attention_width: int
     """Query heads times the width of a head."""
     heads: int
     key_width: int
-    """Key heads times the width of a head: what the KV cache holds of a token in a layer, once for keys, once for values."""
+    """Key heads times the width of a head: numbers per token and layer in the KV cache, once for keys and once for values."""
     feed_forward_width: int
     vocabulary: int
     context: int
     tied: bool
-    """The unembedding is the embedding."""
+    """Whether unembedding and embedding share their weights."""
     gated: bool = False
-    """The feed-forward block has a gate (Llama's SwiGLU)."""
+    """Whether the feed-forward block has a gate (Llama's SwiGLU)."""
     rms_norm: bool = False
     adapted_layers: int = 0
     """Linear layers of a block: each gets an adapter with LoRA."""
@@ -53,7 +53,7 @@ class Shape:
     adapted_outputs: int = 0
     """The sum of their output widths."""
     elementwise_gelu: bool = False
-    """The activation is written out in elementwise operations (GPT-2's ``gelu_new``), each of which keeps its input."""
+    """Whether the activation consists of elementwise operations (GPT-2's ``gelu_new``) that each keep their input."""
 
     @property
     def unembedding(self) -> int:
@@ -90,7 +90,7 @@ def shape_of(model: str) -> Shape:
 
 
 def shape_of_config(name: str, config: PretrainedConfig, where: Path | None = None) -> Shape:
-    """The shape that a Hugging Face configuration describes. Raises ModelError where it is no causal language model."""
+    """The shape that a Hugging Face configuration describes. Raises ModelError if it is not a causal language model."""
     try:
         with torch.device("meta"):
             model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
@@ -138,7 +138,7 @@ def shape_of_config(name: str, config: PretrainedConfig, where: Path | None = No
 
 
 def sizes_of(layer: torch.nn.Module) -> tuple[int, int]:
-    """A linear layer's widths of input and output."""
+    """A linear layer's input and output widths."""
     rows, columns = layer.get_parameter("weight").shape
     return (columns, rows) if isinstance(layer, torch.nn.Linear) else (rows, columns)
 
