@@ -52,6 +52,7 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
         unseen,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_response_tokens=limits.max_response_tokens,
+        template=setting.template,
         phases=("training", "evaluation", "screening"),
     )
     scores: dict[str, float] = {}

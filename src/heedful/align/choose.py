@@ -30,7 +30,7 @@ def choose_sft(given: Given, *, folder: Path, console: Console) -> None:
     prompts = _choice_prompts(given, sft_folder / "model", console)
     for row in rows:
         model, tokenizer = policy_for_inference(sft_folder / row["folder"], limits.precision)
-        responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
+        responses = Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
             prompts,
             name=f"epoch {row['epoch']}",
             ids=[f"choice-{p.id}" for p in prompts],
@@ -39,7 +39,12 @@ def choose_sft(given: Given, *, folder: Path, console: Console) -> None:
             console=console,
         )
         row["reward"] = mean_reward(
-            reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens
+            reward_model,
+            tokenizer,
+            records.prompts,
+            responses,
+            max_response_tokens=limits.max_response_tokens,
+            template=setting.template,
         )
     best = max(range(len(rows)), key=lambda i: rows[i]["reward"])
     for i, row in enumerate(rows):
@@ -69,7 +74,14 @@ def choose_prefix(given: Given, *, folder: Path, console: Console) -> None:
     for number, prefix in enumerate(setting.prefixes):
         responses = answer_with_prefix(setting, model, tokenizer, prompts, prefix, f"prefix {number + 1}", console)
         scores.append(
-            mean_reward(reward_model, tokenizer, records.prompts, responses, max_response_tokens=limits.max_response_tokens)
+            mean_reward(
+                reward_model,
+                tokenizer,
+                records.prompts,
+                responses,
+                max_response_tokens=limits.max_response_tokens,
+                template=setting.template,
+            )
         )
         console.print(f"prefix {number + 1}: mean reward {scores[-1]:+.3f}", highlight=False)
     write_json(
@@ -94,7 +106,7 @@ def answer_with_prefix(
     given = texts_within_window(
         model, tokenizer, [p.text for p in prompts], prefix, max_response_tokens=limits.max_response_tokens, console=console
     )
-    responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
+    responses = Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
         prompts,
         name=name,
         ids=[f"{name}-{p.id}" for p in prompts],
@@ -122,7 +134,9 @@ def texts_within_window(
 
 def _choice_prompts(given: Given, model: Path, console: Console) -> list[Prompt]:
     prompts = prompts_of(given.records, "valid") or prompts_of(given.records, "train")
-    fitting = prompts_within(load_tokenizer(model), prompts, given.setting.preset.sft.max_prompt_tokens, console)
+    fitting = prompts_within(
+        load_tokenizer(model), prompts, given.setting.preset.sft.max_prompt_tokens, console, given.setting.template
+    )
     if not fitting:
         raise DataError("no validation prompt is within the limit", expected="at least one", got="none")
     return fitting[: given.config.choice_prompts]

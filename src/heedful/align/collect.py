@@ -50,7 +50,7 @@ def demonstrate(given: Given, *, folder: Path, console: Console) -> None:
     tokenizer, limit = load_tokenizer(setting.base_model), setting.preset.sft.max_prompt_tokens
     chosen: list[Prompt] = []
     for split, number in DEMONSTRATIONS.items():
-        chosen += prompts_within(tokenizer, prompts_of(given.records, split), limit, console)[:number]
+        chosen += prompts_within(tokenizer, prompts_of(given.records, split), limit, console, given.setting.template)[:number]
     if world().is_rank_zero:
         write_jsonl(folder / "prompts.jsonl", map(record_to_json, chosen))
         ask(given, list(demonstration_tasks(given, folder)), folder, console)
@@ -72,7 +72,7 @@ def collect(given: Given, *, folder: Path, console: Console) -> None:
     chosen: list[Prompt] = []
     for split, number in (("train", config.prompts), ("valid", config.validation_prompts)):
         free = prompts_of(given.records, split, demonstrated=False) or prompts_of(given.records, split)  # pyright: ignore[reportArgumentType]
-        chosen += prompts_within(tokenizer, free, limits.max_prompt_tokens, console)[:number]
+        chosen += prompts_within(tokenizer, free, limits.max_prompt_tokens, console, setting.template)[:number]
     rng = np.random.default_rng([setting.seed, 5])
     ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
     wanted = [(prompt, i) for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
@@ -86,7 +86,7 @@ def collect(given: Given, *, folder: Path, console: Console) -> None:
         if not mine:
             continue
         model, tokenizer = policy_for_inference(model_folder, limits.precision)
-        answers = Answerer(model, tokenizer, limits, setting.project.engine).answer(
+        answers = Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
             [prompt for prompt, _ in mine],
             name=name,
             ids=[f"output-{prompt.id}-{i}" for prompt, i in mine],

@@ -67,7 +67,8 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     setting, records, limits = given.setting, given.records, given.setting.preset.sft
     config = given.config
     test = prompts_of(records, "test") or prompts_of(records, "valid")
-    prompts = prompts_within(load_tokenizer(setting.base_model), test, limits.max_prompt_tokens, console)[: config.prompts]
+    fitting = prompts_within(load_tokenizer(setting.base_model), test, limits.max_prompt_tokens, console, setting.template)
+    prompts = fitting[: config.prompts]
     if not prompts:
         raise DataError(
             "there is no held-out prompt to evaluate on",
@@ -83,7 +84,7 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     for entrant in entrants(given):
         model, tokenizer = policy_for_inference(entrant.folder, limits.precision)
         if entrant.prefix is None:
-            responses += Answerer(model, tokenizer, limits, setting.project.engine).answer(
+            responses += Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
                 prompts,
                 name=entrant.model.name,
                 ids=[f"{entrant.model.name}-{p.id}" for p in prompts],
@@ -104,6 +105,7 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
         records.prompts,
         responses,
         max_response_tokens=limits.max_response_tokens,
+        template=setting.template,
     )
     if not world().is_rank_zero:
         return

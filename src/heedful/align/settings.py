@@ -19,6 +19,7 @@ from heedful.labeling.exchange.asking import Task
 from heedful.miniature.benchmark_items import benchmarks
 from heedful.miniature.tasks import few_shot_prefixes
 from heedful.model import generator
+from heedful.model.template import Template
 from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.files import write_atomically
@@ -47,6 +48,11 @@ class Setting:
     @property
     def seed(self) -> int:
         return self.project.seed
+
+    @property
+    def template(self) -> Template:
+        """How a conversation becomes tokens."""
+        return self.project.template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

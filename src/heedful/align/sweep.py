@@ -147,7 +147,7 @@ def _prompts(given: Given, console: Console) -> list[Prompt]:
     held_out = prompts_of(given.records, "valid")
     _needs(held_out, "validation prompts", project)
     limits = given.setting.preset.ppo
-    chosen = prompts_within(load_tokenizer(start), held_out, limits.max_prompt_tokens, console)
+    chosen = prompts_within(load_tokenizer(start), held_out, limits.max_prompt_tokens, console, project.template)
     _needs(chosen, "validation prompts within max_prompt_tokens", project)
     if given.stage.needs["text"] is not None and not text.exists():
         raise MissingError(
@@ -210,7 +210,7 @@ def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folde
     """
     setting, limits = given.setting, given.setting.preset.ppo
     model, tokenizer = policy_for_inference(policy_folder / "model", limits.precision)
-    responses = Answerer(model, tokenizer, limits, setting.project.engine).answer(
+    responses = Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
         prompts,
         name=policy_folder.name,
         ids=[f"validation-{prompt.id}" for prompt in prompts],
@@ -220,7 +220,14 @@ def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folde
     )
     reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
     answered = given.records.prompts
-    reward = mean_reward(reward_model, tokenizer, answered, responses, max_response_tokens=limits.max_response_tokens)
+    reward = mean_reward(
+        reward_model,
+        tokenizer,
+        answered,
+        responses,
+        max_response_tokens=limits.max_response_tokens,
+        template=setting.template,
+    )
     write_json(folder / "validation.json", {"validation_reward": reward, "prompts": len(prompts)})
 
 

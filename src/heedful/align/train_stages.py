@@ -25,7 +25,6 @@ from heedful.model import (
     scalar_model_from_causal,
 )
 from heedful.model.encoding import encode_demonstrations, encode_prompts, encode_rankings
-from heedful.project.data_folder import Records
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
 from heedful.ranks.world import world
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
@@ -41,7 +40,7 @@ def sft(given: Given, *, folder: Path, console: Console) -> None:
         return
     config = given.config
     model, tokenizer = policy_for_training(given.setting.base_model, loading_precision(config))
-    examples, validation, counts = _demonstrations(tokenizer, given.records, config)
+    examples, validation, counts = _demonstrations(tokenizer, given)
     console.print(f"demonstrations: {counts}", highlight=False)
     train_sft(model, tokenizer, SFTData(examples, validation), config, folder, console=console)
 
@@ -75,15 +74,15 @@ def reward(given: Given, *, folder: Path, console: Console) -> None:
     assert padding is None or isinstance(padding, int)
     model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
     del causal  # else its memory would be held as long as the reward model is trained
-    limits = _limits(config)
+    encoding = _encoding(given.setting, config)
     rankings, counts = encode_rankings(
-        tokenizer, records.prompts, records.responses, training_rankings(records, "train"), **limits
+        tokenizer, records.prompts, records.responses, training_rankings(records, "train"), **encoding
     )
     console.print(f"rankings: {counts}", highlight=False)
     held_out = training_rankings(records, "valid")
-    validation = encode_rankings(tokenizer, records.prompts, records.responses, held_out, **limits)[0] if held_out else []
+    validation = encode_rankings(tokenizer, records.prompts, records.responses, held_out, **encoding)[0] if held_out else []
     demonstrated = demonstrations_of(records, "valid") or demonstrations_of(records, "train")
-    demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, **limits)[0] if demonstrated else []
+    demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, **encoding)[0] if demonstrated else []
     train_reward(
         placed_for_training(model),
         tokenizer,
@@ -108,11 +107,11 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
     reward_folder = given.run_of("reward") / "model"
     reward_model = placed_for_training(load_scalar_model(reward_folder, loading_precision(config)), where)
     prompts = prompts_of(records, "train", demonstrated=False) or prompts_of(records, "train")
-    _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
+    _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens, template=given.setting.template)
     console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
     text = pretraining_text(given.setting, "train") if config.ptx_coefficient else None
     held_out = prompts_of(records, "valid") if config.validate_every else []
-    _, validation, _ = encode_prompts(tokenizer, held_out, max_tokens=config.max_prompt_tokens)
+    _, validation, _ = encode_prompts(tokenizer, held_out, max_tokens=config.max_prompt_tokens, template=given.setting.template)
     train_ppo(
         policy,
         reward_model,
@@ -160,7 +159,7 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
     start = {"base_model": setting.base_model, "small_model": setting.small_model}[str(given.stage.needs["base"])]
     assert start is not None
     model, tokenizer = policy_for_training(start, loading_precision(config))
-    examples, validation, _ = _demonstrations(tokenizer, given.records, config)
+    examples, validation, _ = _demonstrations(tokenizer, given)
     text = pretraining_text(setting, "train") if config.pretraining_share else None
     text_validation = pretraining_text(setting, "valid") if text is not None else None
     if text is None and config.pretraining_share:
@@ -170,14 +169,20 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
     train_sft(model, tokenizer, data, config, folder, console=console, title=given.stage.name)
 
 
-def _demonstrations(tokenizer: Any, records: Records, config: Any) -> tuple[list[Any], list[Any], Any]:
+def _demonstrations(tokenizer: Any, given: Given) -> tuple[list[Any], list[Any], Any]:
     """Demonstrations to train on, those to validate on, and what was counted of the first."""
-    limits = _limits(config)
-    examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **limits)
+    records, encoding = given.records, _encoding(given.setting, given.config)
+    examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **encoding)
     held_out = demonstrations_of(records, "valid")
-    validation = encode_demonstrations(tokenizer, records.prompts, held_out, **limits)[0] if held_out else examples[:100]
+    validation = encode_demonstrations(tokenizer, records.prompts, held_out, **encoding)[0] if held_out else examples[:100]
     return examples, validation, counts
 
 
-def _limits(config: Any) -> dict[str, Any]:
-    return {"max_prompt_tokens": config.max_prompt_tokens, "max_response_tokens": config.max_response_tokens}
+def _encoding(setting: Setting, config: Any) -> dict[str, Any]:
+    """How records become tokens in a stage."""
+    template = setting.template
+    return {
+        "template": template,
+        "max_prompt_tokens": config.max_prompt_tokens,
+        "max_response_tokens": config.max_response_tokens,
+    }

@@ -38,6 +38,10 @@ pretraining_text = "data/pretraining"
 # What generates: Heedful's own engine, or "vllm" (needs the extra heedful[vllm]).
 # engine = "heedful"
 
+# How a conversation becomes tokens: "plain" (the model continues its text, as GPT-3 does), or "chat" (the tokenizer's own chat
+# template, for a base model that has one).
+# template = "plain"
+
 # Who demonstrates, ranks and rates: "people" in their browsers (`heedful web`), people who fill in "files" of tasks, or
 # "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
 labelers = "people"
@@ -104,6 +108,9 @@ class ProjectSection:
     engine: Literal["heedful", "vllm"] = "heedful"
     """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
     own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
+    template: Literal["plain", "chat"] = "plain"
+    """How a conversation becomes tokens, in training and answers alike: plain (the model continues its text, as GPT-3 does), or
+    chat (the tokenizer's own chat template)."""
     labelers: Labelers = "people"
     """Who demonstrates, ranks and rates: `people` at work in the labeling database (`heedful web`), people who fill in
     `files` of tasks, or the miniature's `simulated` labelers, who can judge only its own prompts."""
@@ -134,6 +141,7 @@ class Project:
     small_model: str | None = None
     reward_start: str | None = None
     engine: Literal["heedful", "vllm"] = "heedful"
+    template: Literal["plain", "chat"] = "plain"
     labelers: Labelers = "people"
     database: str | None = None
     preset: str = "paper-1.3B"
@@ -198,6 +206,7 @@ class Project:
             small_model=section.small_model,
             reward_start=section.reward_start,
             engine=section.engine,
+            template=section.template,
             labelers=section.labelers,
             database=section.database,
             preset=section.preset,
