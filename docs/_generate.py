@@ -94,6 +94,8 @@ UNITS: Mapping[str, str] = {
     "kl_limit": "nats per response",
     "lora_rank": "",
     "engine": "word",
+    "template": "word",
+    "database": "word",
     "prompts": "prompts",
     "validation_prompts": "prompts",
     "smallest_k": "outputs",
