@@ -89,13 +89,12 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
     )
     app.state.database, app.state.settings = database, settings
-    rendering = app.state.rendering = Rendering(title=settings.title)
+    app.state.rendering = Rendering(title=settings.title)
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")
     routes.get("/health", _health, who="public")
     for module in (login, pages, overview, batch_pages, admin, labeler_api, researcher_api, api_docs):
         module.routes(routes)
-    rendering.navigation = routes.links
     app.add_exception_handler(HeedfulError, _on_error)
     app.add_exception_handler(NobodyError, _on_nobody)
     app.add_exception_handler(HTTPException, _on_http)

@@ -16,10 +16,11 @@ from markupsafe import Markup
 
 from heedful import __version__
 from heedful.errors import MissingError
+from heedful.web.navigation import links
 from heedful.web.shown_text import beginning_of_turns, markdown, rendered, speaker
 
 if TYPE_CHECKING:
-    from heedful.web.routing import NavigationItem, Visit
+    from heedful.web.routing import Visit
 
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
 
@@ -65,7 +66,6 @@ class Rendering:
             digest.update(file.content)
         # One version for all: modules import each other by relative paths, so they must change together.
         self.version = digest.hexdigest()[:16]
-        self.navigation: list[NavigationItem] = []
         self.environment = Environment(
             loader=PackageLoader("heedful.web"),
             autoescape=True,
@@ -85,15 +85,18 @@ class Rendering:
         return f"/static/{self.version}/{name}"
 
     def render(self, visit: Visit, template: str, values: Mapping[str, Any]) -> str:
-        """A page. Every template also knows visit, person (or none), csrf_token, csrf_field(), navigation, flash, path."""
+        """A page. Every template also knows visit, person (or none), csrf_token, csrf_field(), sections, pages, flash, path."""
+        path = visit.request.url.path
+        sections, pages = links(path, {who: visit.may(who) for who in ("labeler", "researcher", "admin")})
         common = {
             "visit": visit,
             "person": visit.somebody,
             "csrf_token": visit.csrf_token,
             "csrf_field": lambda: Markup('<input type="hidden" name="csrf" value="{}">').format(visit.csrf_token),
-            "navigation": [item for item in self.navigation if visit.may(item.who)] if visit.somebody else [],
+            "sections": sections,
+            "pages": pages,
             "flash": visit.flash,
-            "path": visit.request.url.path,
+            "path": path,
         }
         return self.environment.get_template(template).render(common | dict(values))
 

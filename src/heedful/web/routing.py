@@ -3,7 +3,6 @@
 A module of pages has a function ``routes(add: Routes)``::
 
     def routes(add: Routes) -> None:
-        add.navigation("Tasks", "/", who="labeler")
         add.get("/tasks/{assignment_id}", show_task, who="labeler")
         add.post("/tasks/{assignment_id}/skip", skip_task, who="labeler")
 
@@ -69,15 +68,6 @@ def network_of(host: str) -> str:
 
 class NobodyError(Exception):
     """Somebody who is not logged in asked for what needs it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NavigationItem:
-    """A link in the pages' header."""
-
-    label: str
-    path: str
-    who: Who
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,15 +188,10 @@ Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 class Routes:
-    """Adds routes to an application, each with who may call it (``route.heedful_who``), and links to the header."""
+    """Adds routes to an application, each with who may call it (``route.heedful_who``)."""
 
     def __init__(self, app: FastAPI, database: Database, settings: Settings) -> None:
         self._app, self._database, self._settings = app, database, settings
-        self.links: list[NavigationItem] = []
-
-    def navigation(self, label: str, path: str, *, who: Who) -> None:
-        """A link in the header of those who may follow it."""
-        self.links.append(NavigationItem(label=label, path=path, who=who))
 
     def get(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
         """A page to read; it changes nothing."""

@@ -21,9 +21,6 @@ AUDIT_LINES = 50
 
 def routes(add: Routes) -> None:
     """The admin's pages and links."""
-    add.navigation("People", "/admin/people", who="admin")
-    add.navigation("Audit", "/admin/audit", who="admin")
-    add.navigation("Backups", "/admin/backups", who="admin")
     add.get("/admin/people", show_people, who="admin")
     add.post("/admin/invites", invite, who="admin")
     add.post("/admin/invites/{invite_id}/withdraw", withdraw, who="admin")

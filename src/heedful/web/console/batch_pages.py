@@ -27,7 +27,6 @@ STYLES = ("plain", "few_shot", "user_based")
 
 def routes(add: Routes) -> None:
     """Pages of batches and the link to them."""
-    add.navigation("Batches", "/batches", who="researcher")
     add.get("/batches", show_batches, who="researcher")
     add.post("/batches/import", bring_in, who="researcher")
     add.get("/batches/new/{kind}", show_new, who="researcher")

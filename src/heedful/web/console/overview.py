@@ -22,7 +22,6 @@ QUESTIONS = 30
 
 def routes(add: Routes) -> None:
     """The console's pages and links."""
-    add.navigation("Console", "/console", who="researcher")
     add.get("/console", overview, who="researcher")
     add.get("/console/batches/{batch_id}", show_batch, who="researcher")
     add.post("/console/tasks/{task_id}/serve", serve_task, who="researcher")

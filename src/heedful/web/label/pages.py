@@ -22,10 +22,6 @@ HISTORY_LENGTH = 50
 
 def routes(add: Routes) -> None:
     """The labeler's pages and links."""
-    add.navigation("Tasks", "/", who="labeler")
-    add.navigation("Instructions", "/instructions", who="labeler")
-    add.navigation("Questions", "/questions", who="labeler")
-    add.navigation("Your answers", "/history", who="labeler")
     add.get("/", home, who="labeler")
     add.get("/history", history, who="labeler")
     add.get("/instructions", all_instructions, who="labeler")
