@@ -10,33 +10,6 @@ from sqlalchemy import Connection, select
 
 from heedful.labeling.database.tables import event, person
 
-ACTIONS: tuple[str, ...] = (
-    "log_in",
-    "log_out",
-    "log_in_failed",
-    "invite",
-    "withdraw_invite",
-    "join",
-    "make_reset_link",
-    "set_password",
-    "change_person",
-    "disable",
-    "enable",
-    "make_batch",
-    "add_tasks",
-    "close_batch",
-    "open_batch",
-    "set_priority",
-    "claim",
-    "renew",
-    "draft",
-    "submit",
-    "skip",
-    "release",
-    "expire",
-)
-"""What is most often looked for; there are others."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -70,10 +43,15 @@ def find(
     action: str | None = None,
     subject: str | None = None,
     subject_id: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
     older_than: int | None = None,
     limit: int = 50,
 ) -> Lines:
-    """Events that fit all that is given, the newest first; ``older_than``: only events before this one."""
+    """Events that fit all that is given, the newest first.
+
+    ``since`` and ``until``: from this time on, and before it. ``older_than``: only events before this one.
+    """
     query = select(event, person.c.pseudonym).select_from(event.outerjoin(person, event.c.person_id == person.c.id))
     if pseudonym is not None:
         # Looked up first: events by a person's id are in an index.
@@ -82,6 +60,10 @@ def find(
     for column, wanted in ((event.c.action, action), (event.c.subject, subject), (event.c.subject_id, subject_id)):
         if wanted is not None:
             query = query.where(column == wanted)
+    if since is not None:
+        query = query.where(event.c.at >= since)
+    if until is not None:
+        query = query.where(event.c.at < until)
     if older_than is not None:
         query = query.where(event.c.id < older_than)
     rows = connection.execute(query.order_by(event.c.id.desc()).limit(limit + 1)).all()

@@ -13,6 +13,8 @@ from heedful.labeling.console import audit
 from heedful.labeling.database import events, maintenance
 from heedful.labeling.people import accounts
 from heedful.labeling.people.accounts import Group, Role
+from heedful.web.console import audit_words
+from heedful.web.console.data_pages import start_of
 from heedful.web.routing import Form, Id, Routes, Visit, Visiting
 
 MOST_INVITES = 100
@@ -158,9 +160,16 @@ def _person_page(visit: Visit, person_id: int, *, problem: HeedfulError | None =
 
 
 def show_audit(
-    visit: Visiting, person: str = "", action: str = "", subject: str = "", subject_id: str = "", older: str = ""
+    visit: Visiting,
+    person: str = "",
+    action: str = "",
+    subject: str = "",
+    subject_id: str = "",
+    since: str = "",
+    until: str = "",
+    older: str = "",
 ) -> Response:
-    """Who did what, the newest first; each filter is exact."""
+    """Who did what, the newest first."""
     older_than = int(older) if older.isdecimal() and len(older) < 10 else None
     with visit.database.read() as connection:
         found = audit.find(
@@ -169,11 +178,13 @@ def show_audit(
             action=action.strip() or None,
             subject=subject.strip() or None,
             subject_id=subject_id.strip() or None,
+            since=start_of(since),
+            until=start_of(until, days=1),
             older_than=older_than,
             limit=AUDIT_LINES,
         )
-    filters = {"person": person, "action": action, "subject": subject, "subject_id": subject_id}
-    return visit.page("admin/audit.html", found=found, filters=filters, actions=audit.ACTIONS, older=older_than)
+    given = {"person": person, "action": action, "subject": subject, "subject_id": subject_id, "since": since, "until": until}
+    return visit.page("admin/audit.html", found=found, filters=given, words_of=audit_words, older=older_than)
 
 
 # ---------------------------------------------------------------------------------------------------- backups

@@ -49,12 +49,12 @@ def search_of(asked: Mapping[str, str]) -> Search:
         # The form has the field for every kind; where it means nothing it is passed over.
         labeler=(given["labeler"] or None) if kind not in ("prompt", "response") else None,
         batch_id=int(batch) if batch else None,
-        since=_start_of(given["since"]),
-        until=_start_of(given["until"], days=1),
+        since=start_of(given["since"]),
+        until=start_of(given["until"], days=1),
     )
 
 
-def _start_of(text: str, days: int = 0) -> float | None:
+def start_of(text: str, days: int = 0) -> float | None:
     """The first moment of a UTC day, or of one ``days`` later."""
     if not text:
         return None

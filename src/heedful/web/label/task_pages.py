@@ -182,7 +182,8 @@ def ask(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     except DataError as error:
         return _page(visit, view, fields, problem=error, status=422)
     return visit.go(
-        f"/tasks/{assignment_id}", flash="Your question is with the researchers. You will find their answer under Your questions."
+        f"/tasks/{assignment_id}",
+        flash="Sent to the researchers. You will find their answer under Your questions.",
     )
 
 
