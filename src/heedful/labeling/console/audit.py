@@ -19,7 +19,7 @@ class Line:
     at: float
     person_id: int | None
     pseudonym: str | None
-    """None: the command line, or nobody who is known."""
+    """None: the command line, or an unknown person."""
     action: str
     subject: str
     subject_id: str

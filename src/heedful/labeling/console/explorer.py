@@ -1,11 +1,11 @@
-"""Looking through what is stored: prompts, responses, demonstrations, rankings and ratings, newest first, a page at a time.
+"""Search stored prompts, responses, demonstrations, rankings and ratings, newest first, a page at a time.
 
-A page never counts or sorts a whole table and knows no OFFSET over one: it goes on behind the last row of the page before
-(its time and id), in steps of ``STEP`` entries of an index, until it is full or ``BUDGET_SECONDS`` are used up. In the second
-case it says how far it has looked, and the next page goes on from there. So any combination of filters is quick in a million
-rows, a rare word just takes several pages; where a filter names few rows (a labeler, a small batch) only these are looked at.
+A page never counts or sorts a whole table. It continues after the last row of the previous page (its time and id), in steps of
+``STEP`` index entries, until it is full or ``BUDGET_SECONDS`` have passed. In the second case it says how far back it looked,
+and the next page continues from there. So any combination of filters is quick among a million rows, and a rare word takes
+several pages. If a filter names few rows (a labeler, a small batch), only these are read.
 
-Text is searched as it stands: the words as a piece of the text, without regard to the case of A to Z.
+The text to search must occur exactly, except for the case of A to Z.
 
 Answers of candidates and of screening are left out: see :mod:`heedful.labeling.quality.candidate_screening`.
 """

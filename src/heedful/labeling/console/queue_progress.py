@@ -23,7 +23,7 @@ DAY = 86_400.0
 MIN_PACE_SECONDS = 3_600.0
 """A batch that has been served for less than this is taken to have been served for so long: two answers are no pace."""
 MEDIAN_OF = 100
-"""A labeler's median time is over so many of their newest answers."""
+"""A labeler's median time is taken over this many of their newest answers."""
 
 LATE = text("assignment.late")
 """As the partial index ``ix_assignment_late`` says it: SQLite uses it for these very words only."""
@@ -142,7 +142,7 @@ def batch_names(connection: Connection) -> list[tuple[int, str]]:
 
 
 def candidates(connection: Connection) -> set[int]:
-    """Who is being screened: pages that show a person at all leave out who these are."""
+    """Candidates: pages that show people leave them out."""
     return set(connection.execute(select(person.c.id).where(person.c.group_name == "candidate")).scalars())
 
 

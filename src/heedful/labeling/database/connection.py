@@ -100,8 +100,8 @@ class Database:
 def open_database(where: str | Path) -> Database:
     """Open a labeling database: a path, ``sqlite:///path`` or ``postgresql+psycopg://…``. It is made, or brought up to date.
 
-    Raises ConfigError for another kind of address, DataError where a newer Heedful made it or it is no such database,
-    StorageError where it cannot be reached or written.
+    Raises ConfigError for another kind of address, DataError if a newer Heedful made it or it is another database, StorageError
+    if it cannot be reached or written.
     """
     url = database_url(where)
     if url.get_backend_name() == "sqlite":

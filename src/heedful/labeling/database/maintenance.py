@@ -39,9 +39,9 @@ _SHOWN_PROBLEMS = 20
 
 
 def backup(database: Database, target: str | Path) -> Path:
-    """Copy a SQLite database to a file while it is in use; the copy is one consistent state, checked, and whole or not there.
+    """Copy a SQLite database to a file while it is in use. The copy is one consistent, checked state; no partial file is left.
 
-    Raises ConfigError for PostgreSQL (it has ``pg_dump``), StorageError where the disk refuses.
+    Raises ConfigError for PostgreSQL (it has ``pg_dump``), StorageError if the disk refuses.
     """
     source = _sqlite_path(database)
     target = Path(target).expanduser().absolute()
@@ -50,7 +50,7 @@ def backup(database: Database, target: str | Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         make_private(aside)
         with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as read, closing(sqlite3.connect(aside)) as write:
-            # One state: nothing that is written meanwhile makes the copy begin anew.
+            # One state: nothing that is written in the meantime makes the copy start over.
             read.execute("BEGIN")
             read.execute("SELECT count(*) FROM sqlite_master").fetchone()
             read.backup(write, pages=_PAGES_AT_ONCE)
@@ -68,7 +68,7 @@ def backup(database: Database, target: str | Path) -> Path:
 
 
 def restore(source: str | Path, target: str | Path, *, overwrite: bool = False) -> Path:
-    """Put a backup where a database is to be; the server must not run on it. What was there is kept as ``….before-restore``.
+    """Put a backup in place of a database; stop the server first. The old database is kept as ``….before-restore``.
 
     Raises MissingError (no backup), DataError (it is damaged or no such database), ConflictError where a database is there and
     ``overwrite`` was not given, StorageError.

@@ -123,7 +123,7 @@ batch = Table(  # tasks that were made together, and the rules by which they are
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", Text, nullable=False),
-    Column("kind", String(30), nullable=False, index=True),  # store.kinds.TaskKind
+    Column("kind", String(30), nullable=False, index=True),  # queue.kinds.TaskKind
     Column("phase", String(20), nullable=False),  # training | evaluation | screening
     Column("overlap", Integer, nullable=False),  # labelers per task
     Column("priority", Integer, nullable=False),  # higher is served first
@@ -144,12 +144,12 @@ task = Table(
     Column("phase", String(20), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("prompt_id", ForeignKey("prompt.id"), index=True),
-    Column("payload", Json, nullable=False),  # what else this kind needs (see store.kinds)
+    Column("payload", Json, nullable=False),  # what else this kind needs (see queue.payloads)
     Column("gold", Json),  # the researchers' answer, never shown; a gold item is served like any other
     Column("wanted", Integer, nullable=False),  # answers
     Column("held", Integer, nullable=False, default=0),  # answers and running leases; no surplus answers
     Column("answered", Integer, nullable=False, default=0),  # no surplus answers
-    Column("skipped", Integer, nullable=False, default=0),  # persons who skipped it
+    Column("skipped", Integer, nullable=False, default=0),  # people who skipped it
     Column("state", String(20), nullable=False),  # open | done | set_aside (skipped too often) | withdrawn
     Column("shuffle", Double, nullable=False),  # random: the order of service within a priority (highest first)
     Column("created", Double, nullable=False),
@@ -323,7 +323,7 @@ event = Table(  # append-only (triggers refuse UPDATE and DELETE): who did what 
 
 # ---------------------------------------------------------------- what the researchers' console reads by
 
-# Newest first with the id behind, so that a page goes on where the last ended even if a million rows came at once.
+# Newest first, then by id: a page continues where the last one ended, even if a million rows came at once.
 for _table in (prompt, response, demonstration, ranking, rating, annotation):
     Index(f"ix_{_table.name}_newest", _table.c.created, _table.c.id)
 for _table in (demonstration, ranking, rating, annotation):

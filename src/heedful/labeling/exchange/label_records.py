@@ -26,7 +26,7 @@ METADATA = (
     "shown_order",
     "created",
 )
-"""Of an answer: what goes into the record's metadata where it is known; ``created`` is when it was given."""
+"""What goes into an answer's metadata if it is known; ``created`` is when it was given."""
 
 
 def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def import_project(
 
 
 def prompts_without_task(connection: Connection, kind: TaskKind, phase: Phase, *, split: Split | None = None) -> list[str]:
-    """Ids of prompts of which there is no task of this kind and phase, in the order of their ids."""
+    """Ids of prompts without a task of this kind and phase, in order."""
     there = exists().where(task.c.prompt_id == prompt.c.id, task.c.kind == kind, task.c.phase == phase)
     query = select(prompt.c.id).where(~there).order_by(prompt.c.id)
     return list(connection.execute(query if split is None else query.where(prompt.c.split == split)).scalars())
@@ -293,7 +293,7 @@ def _answers(
     if table is demonstration:
         joined = joined.join(prompt, table.c.prompt_id == prompt.c.id)
         columns.append(prompt.c.text.label("prompt_text"))
-    query: Select[Any] = (
+    query: Select[*tuple[Any, ...]] = (
         select(
             *columns,
             person.c.pseudonym.label("labeler"),

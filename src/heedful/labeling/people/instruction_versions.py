@@ -63,7 +63,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unread:
-    """Current instructions that somebody has not acknowledged."""
+    """Current instructions that a person has not acknowledged."""
 
     instruction: Instruction
     acknowledged: Instruction | None
@@ -107,7 +107,7 @@ def publish(
     author_id: int | None,
     now: float | None = None,
 ) -> Instruction:
-    """Make a new version, in force at once. Raises DataError where it is empty, says nothing new, or has no change note."""
+    """Make a new version, in force at once. Raises DataError if it is empty, changes nothing, or has no change note."""
     now = time.time() if now is None else now
     refuse_unstorable(markdown, "the instructions")
     refuse_unstorable(change_note, "the note on the change")
@@ -160,7 +160,7 @@ def get(connection: Connection, instruction_id: int) -> Instruction:
 
 
 def current(connection: Connection, kind: str, phase: str) -> Instruction | None:
-    """The version in force; None where there is none."""
+    """The version in force; None if there is none."""
     row = connection.execute(_versions(kind, phase).limit(1)).one_or_none()
     return None if row is None else _of(row)
 
@@ -208,7 +208,7 @@ def acknowledge(connection: Connection, person_id: int, instruction_id: int, *, 
 
 
 def last_acknowledged(connection: Connection, person_id: int, kind: str, phase: str) -> Instruction | None:
-    """The newest version of this kind and phase that a person has acknowledged; None where there is none."""
+    """The newest version of this kind and phase that a person has acknowledged; None if there is none."""
     query = _versions(kind, phase).join(acknowledgement).where(acknowledgement.c.person_id == person_id).limit(1)
     row = connection.execute(query).one_or_none()
     return None if row is None else _of(row)

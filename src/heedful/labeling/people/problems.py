@@ -101,7 +101,7 @@ def count_unseen(connection: Connection, person_id: int) -> int:
 
 
 def mark_seen(connection: Connection, problem_id: int, person_id: int, *, now: float | None = None) -> None:
-    """The labeler has seen the answer. Raises MissingError where the question is not there, or another's."""
+    """The labeler has seen the answer. Raises MissingError if the question does not exist or is another person's."""
     now = time.time() if now is None else now
     mine = (problem.c.id == problem_id) & (problem.c.person_id == person_id)
     row = connection.execute(select(problem.c.answered, problem.c.seen).where(mine)).one_or_none()

@@ -1,8 +1,8 @@
 """The optional, anonymous surveys among labelers: demographics (Table 12) and satisfaction (Table 13); SPEC 2.5.
 
-An answer is kept without person and without time. That somebody took part is kept apart, so that nobody is asked twice; the two
-cannot be joined: no event is recorded, and with each answer all answers of the survey are written anew in a random order, so
-that the order on the disk says nothing either. Results are shown from five answers on.
+An answer is stored without person and time. Who took part is stored separately, so that people are asked only once. The two
+cannot be joined: no event is recorded, and each new answer rewrites all answers of the survey in a random order, so that even
+their order on the disk says nothing. Results are shown once there are five answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FEWEST = 5
 """Answers below which no results are shown: among few, a number can be a name."""
 
 LONGEST = 100
-"""Characters of an answer in one's own words."""
+"""Characters of a free-text answer."""
 
 _AGREEMENT = ("Strongly agree", "Agree", "Neither agree nor disagree", "Disagree", "Strongly disagree")
 
@@ -36,7 +36,7 @@ class Question:
     name: str
     text: str
     options: tuple[str, ...] = ()
-    """None: to be answered in one's own words."""
+    """None: a free-text question."""
     several: bool = False
     """Whether more than one option may be chosen."""
 
@@ -119,9 +119,9 @@ def open_surveys(connection: Connection, person_id: int) -> list[Survey]:
 
 
 def take(connection: Connection, person_id: int, name: str, answers: Mapping[str, Any]) -> bool:
-    """Keep a person's answers without the person; False, and nothing kept, where they took it already. Raises DataError.
+    """Store a person's answers without the person; False, and nothing stored, if they answered before. Raises DataError.
 
-    Questions left out are not kept; where all are, only that the person was asked.
+    Questions left out are not stored. If all are, only that the person was asked is stored.
     """
     kept = _checked(survey(name), answers)
     if all(one.name != name for one in open_surveys(connection, person_id)):

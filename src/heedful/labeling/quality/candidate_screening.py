@@ -2,13 +2,13 @@
 
 The rule of who may know what:
 
-- A candidate stands under a code in everything a researcher sees; name, pseudonym and id are not in it. No other view
-  of the console shows what a candidate did: people, explorer, agreement, exports leave out candidates and answers of screening.
+- Researchers see a candidate only under a code, without name, pseudonym or id. No other page of the console shows what a
+  candidate did: people, explorer and agreement leave out candidates and screening. An export has them only on request.
 - The code is made from the person's number, the number of times they were selected before, and a secret that is kept beside the
   database and never shown: the same for as long as one candidacy lasts, another one afterwards, and not computable from
   anything a researcher sees.
-- Who the person is is looked up at the moment of the decision, by the program. Then the person stands under the pseudonym in
-  the team; which code that was is in ``screening_decision`` and the event log, for an admin with a reason to look, on no page.
+- The program looks up the person only when the decision is made. From then on the person appears in the team under the
+  pseudonym. The code is kept in ``screening_decision`` and the event log, for an admin with a reason to look; no page shows it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from heedful.statistics import ScreeningRecord, agreement_with, sensitive_counts
 from heedful.statistics.screening import CODE_LETTERS
 
 GOLD_LABELER = "\x00gold"
-"""Stands for the researchers' answer kept with a task; no pseudonym holds a NUL."""
+"""The labeler of a task's gold answer. No pseudonym contains a NUL."""
 CANDIDATE = "candidate"
 SCORED = "demonstration_id"
 """In the payload of a task to score a demonstration: which one."""
@@ -132,10 +132,10 @@ def decide(
     decided_by: int,
     now: float | None = None,
 ) -> None:
-    """Select or decline the candidate behind ``code``; who is selected is in group training from now on.
+    """Select or decline the candidate behind ``code``; a selected candidate joins the group training.
 
     A declined candidate stays a candidate and may be selected later. Raises MissingError for a code that is no present
-    candidate's, DataError for a note that is too long. Nothing is returned: who it was is nobody's business here.
+    candidate's, DataError for a note that is too long. Nothing is returned, so that the caller does not learn who it was.
     """
     now = time.time() if now is None else now
     if len(note) > 2_000:
@@ -188,7 +188,7 @@ def _codes(connection: Connection, secret: bytes) -> dict[int, str]:
 
 
 def _sensitive(connection: Connection, ids: Sequence[int]) -> Mapping[int, tuple[int, int]]:
-    """(agreed, answered) of each candidate's flags, by prompt; gold is the researchers' answer where a task has it."""
+    """(agreed, answered) of each candidate's flags, by prompt; a task's gold answer counts as the researchers'."""
     own: defaultdict[int, dict[str, bool]] = defaultdict(dict)
     gold: dict[str, bool] = {}
     rows = connection.execute(
@@ -260,7 +260,7 @@ def _ranking(row: Any, labeler: str) -> Ranking:
 
 
 def _demonstration_scores(connection: Connection, ids: Sequence[int]) -> tuple[Mapping[int, list[int]], int]:
-    """Each candidate's demonstrations' scores (of several researchers the mean, rounded), and how many have none."""
+    """Scores of each candidate's demonstrations (the researchers' rounded mean), and how many demonstrations have none."""
     writer_of = _writers(connection, ids)
     given: defaultdict[str, list[int]] = defaultdict(list)
     if writer_of:

@@ -1,6 +1,6 @@
-"""Who pays attention: scores on gold items, and signs of carelessness, from stored answers to heedful.statistics (SPEC 2.4).
+"""Who works carefully: scores on gold items, and signs of carelessness in stored answers (SPEC 2.4).
 
-Everyone stands under a pseudonym; answers of screening are left out. Signs are no proof: who is flagged is talked to.
+People appear under their pseudonyms. Answers from screening are left out. A sign is no proof: talk to the labeler first.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def gold(connection: Connection, scope: Scope | None = None, *, limit: int = MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldAnswer:
-    """One labeler's answer to a task whose answer is known; both as ``store.kinds`` says, gold perhaps with fewer fields."""
+    """One labeler's answer to a task whose answer is known; both as ``queue.kinds`` says, gold perhaps with fewer fields."""
 
     task_id: int
     kind: str

@@ -1,7 +1,7 @@
-"""Gold: what researchers answered in screening is known of tasks about the same prompts in other batches (SPEC 2.4).
+"""Gold answers come from researchers' screening tasks; other batches reuse them for tasks about the same prompts (SPEC 2.4).
 
-Who works on a gold task must not be able to tell. Here it begins: no labeler has been given its prompt in screening, for who
-has joined the team since would know it again.
+Labelers must not be able to tell which tasks are gold. So a prompt that any labeler was given in screening is never gold: that
+labeler may have joined the team since, and would recognise it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from heedful.labeling.database.tables import assignment, batch, person, task
 from heedful.labeling.queue.kinds import TaskKind
 
 GOLD_KINDS: tuple[TaskKind, ...] = ("rank", "rate", "review_prompt", "review_personal_data", "toxicity", "flag_sensitive")
-"""Kinds in which one answer can be held against another; of two texts neither is the right one."""
+"""Kinds whose answers can be compared. Two texts cannot: neither is the right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Known:
 
     prompt_id: str
     response_ids: tuple[str, ...]
-    """The outputs that it is about; none where the kind shows none."""
+    """The outputs that it is about; empty if the kind shows none."""
     answer: Mapping[str, Any]
 
 

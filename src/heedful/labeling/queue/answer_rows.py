@@ -17,7 +17,7 @@ ANSWER_TABLES: tuple[Table, ...] = (demonstration, ranking, rating, annotation)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """Whose answer to what."""
+    """An answer's person, task and outputs."""
 
     assignment_id: int
     token: str

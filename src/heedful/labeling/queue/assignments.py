@@ -104,7 +104,7 @@ _SEEN = select(
 
 
 def view_assignment(connection: Connection, assignment_id: int, person_id: int) -> AssignmentView:
-    """One's own assignment. Raises MissingError where it is not there, or another person's: which of the two is not told."""
+    """A person's own assignment. Raises MissingError if there is none, in the same words if it is another person's."""
     query = _SEEN.where(assignment.c.id == assignment_id, assignment.c.person_id == person_id)
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -139,7 +139,7 @@ def phase_of(worker: RowMapping) -> Phase:
 def own_answers(connection: Connection, person_id: int, *, limit: int = 50, before: float | None = None) -> list[PastAnswer]:
     """A person's answers and skips, the newest first; ``before``: only those older than this time (for the next page)."""
     newest_first = assignment.c.answered.desc(), assignment.c.id.desc()
-    # Which they are stands in an index; the rows, with whole answers in them, are read of these few only.
+    # An index tells which they are; only these few rows, which hold whole answers, are read.
     ids = select(assignment.c.id).where(assignment.c.person_id == person_id, assignment.c.state.in_(("answered", "skipped")))
     if before is not None:
         ids = ids.where(assignment.c.answered < before)

@@ -1,4 +1,4 @@
-"""Who is served what, and when: claims, what waits, and leases that are given back (SPEC 2.3, 2.4)."""
+"""Which tasks a person gets: claims, what is waiting, and expired leases (SPEC 2.3, 2.4)."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def claim(
     batch_id: int | None = None,
     now: float | None = None,
 ) -> AssignmentView | None:
-    """A task for a person to work on, or None where nothing waits (or the day's or a batch's limit is reached).
+    """A task for a person to work on, or None if nothing is waiting or a limit (the day's, a batch's) is reached.
 
-    A running lease (of that kind, in that batch) comes back, renewed; then what the person began and lost; then a new task: the
-    highest priority first, within it in random order. Raises MissingError (no such person), RefusedError (disabled).
+    A running lease of that kind or batch comes back first, renewed; then a task with the person's draft; then a new task, by
+    priority, at random within one. Raises MissingError (no such person), RefusedError (disabled).
     """
     at = _now(now)
     worker = locked_worker(connection, person_id)

@@ -1,4 +1,4 @@
-"""What is worked on: prompts and responses go into the database, and tasks are made of them in batches."""
+"""Store prompts and responses, and make tasks of them in batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
-    """A task to be made: about a prompt, its outputs, or what the payload says (see ``store.kinds``)."""
+    """A task to be made: about a prompt, its outputs, or what the payload says (see ``queue.kinds``)."""
 
     prompt_id: str | None = None
     response_ids: Sequence[str] = ()
@@ -45,7 +45,7 @@ class NewTask:
 
 
 def add_prompts(connection: Connection, prompts: Iterable[Prompt], *, now: float | None = None) -> int:
-    """Store prompts; how many were new. Raises DataError where an id is taken by another text, or a text cannot be kept."""
+    """Store prompts; how many were new. Raises DataError if an id has another text, or a text cannot be stored."""
     at = _now(now)
 
     def row(record: Prompt) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def add_responses(
 ) -> int:
     """Store responses to stored prompts, all sampled with ``sampling`` (temperature, seed …); how many were new.
 
-    Raises DataError where an id is taken by another text, MissingError where a prompt is not there.
+    Raises DataError if an id has another text, MissingError if a prompt is not stored.
     """
     at, sampled = _now(now), dict(sampling or {})
 
@@ -156,7 +156,7 @@ def add_tasks(
 ) -> list[int]:
     """Make tasks in a batch, in one transaction; their ids. They are served in random order (``seed``: the same each time).
 
-    Raises MissingError where the batch, a prompt or a response is not there, DataError where a task does not fit its kind.
+    Raises MissingError if the batch, a prompt or a response is not stored, DataError if a task does not fit its kind.
     """
     rules = connection.execute(select(batch).where(batch.c.id == batch_id)).mappings().one_or_none()
     if rules is None:

@@ -1,13 +1,13 @@
 """The queue: who works on what, for how long, and what becomes of it. Every change and its event are one transaction.
 
-Rules (docs/store.md says more). A task wants some number of answers, each by another person; leases and answers together never
-exceed it. A lease ends at its time, and is given back by the next claim of anybody, never while somebody only looks. A person
-whose lease has ended may still save drafts and submit: such an answer is kept and marked late, and surplus where others had
-answered enough. A skip is no answer; the person does not get the task again, and a task that many skip is set aside for the
-researchers. Three phases are kept apart: training labelers work in training, held-out labelers in evaluation, candidates and
-researchers in screening (SPEC 2.4).
+The rules (docs/store.md says more): A task wants a number of answers, each by another person; leases and answers that count
+never exceed it. When a lease expires, the next claim by anyone gives the task back; looking at a page changes nothing. A person
+whose lease has expired may still save drafts and submit. Such an answer is kept and marked late, and surplus if others have
+answered the task or hold it. A skip is no answer: the person does not get the task again, and a task that many people skip is
+set aside for the researchers. Three phases are kept apart: training labelers work in training, held-out labelers in evaluation,
+candidates and researchers in screening (SPEC 2.4).
 
-All functions take the connection of a ``write()`` but for those that only look.
+Functions that change something take the connection of a ``write()``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def save_draft(
     version: int,
     now: float | None = None,
 ) -> SavedDraft:
-    """Keep an unfinished answer and renew the lease; a lease that was over is taken up again where the task has room.
+    """Keep an unfinished answer and renew the lease; an expired lease is renewed if the task has room.
 
     ``version``: the stored version that this draft follows, or any higher number that the page counts by itself. Saving the
     same again changes nothing but the lease. Raises ConflictError for an older version with another content (it was saved from
@@ -160,8 +160,8 @@ def submit(
 ) -> Submitted:
     """Store an answer, whole or not at all; the same answer again is fine and changes nothing.
 
-    Raises DataError naming the field where the answer is not whole, ConflictError where another answer is stored, the task was
-    skipped, or it was opened anew since (a lost token); MissingError, RefusedError.
+    Raises DataError naming the field if the answer is incomplete; ConflictError if another answer is stored, the task was
+    skipped, or it was opened again since (the token is lost); MissingError, RefusedError.
     """
     at = _now(now)
     row = _own(connection, assignment_id, person_id, token, finished="answered")
@@ -292,7 +292,7 @@ def _own(
         raise not_there(assignment_id)
     if not secrets.compare_digest(row["token"].encode(), token.encode(errors="surrogatepass")):
         raise ConflictError(
-            "this page is out of date: the task was opened anew since",
+            "this page is out of date: the task was opened again since",
             next_step="copy what you wrote, and reload the page",
         )
     if row["state"] in ("answered", "skipped") and row["state"] != finished:

@@ -1,9 +1,9 @@
 """Simulated labelers' work, in the same tables and events as people's: many answers in one transaction.
 
-What a person does in a claim and a submit is here done at once for an answer that exists already: the task is made with its
-outputs, the assignment is leased under the instructions in force and answered, the answer goes through the same check into the
-same rows, and one event tells of it. :mod:`heedful.labeling.exchange.labels` reads it as it reads people's. Simulated
-labelers see outputs in the task's order: they have no eyes that begin on the left.
+A person claims a task and submits an answer; here both happen at once, for an answer that exists already. The task is created
+with its outputs, the assignment is leased under the current instructions and answered, the answer passes the same check into
+the same rows, and one event records it. :mod:`heedful.labeling.exchange.labels` reads these answers like people's. Simulated
+labelers see outputs in the task's order: position does not bias them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Work:
 
 
 def assessing(ranking: Ranking, ratings: Sequence[Rating], *, seconds_spent: float) -> Work:
-    """The work of which a ranking, and the ratings of the same outputs in its order, are the outcome."""
+    """The work that results in a ranking and in ratings of the same outputs, in the same order."""
     if [one.response_id for one in ratings] != list(ranking.response_ids):
         raise DataError(
             "a ranking and its ratings are not of the same outputs", expected=str(ranking.response_ids), got=ranking.id
@@ -72,9 +72,9 @@ def record_work(
 ) -> list[int]:
     """Store what simulated labelers did in a run, with the prompts and responses it is about; the ids of its batches.
 
-    ``groups``: group (training, held_out) of each labeler by name. As in the queue, what the held-out group does is of the
-    phase evaluation, and what the others do of the phase training. Raises DataError where an answer is not whole, a labeler is
-    in no group, or a name is somebody else's pseudonym.
+    ``groups``: each labeler's group (training, held_out) by name. As in the queue, the held-out group works in the phase
+    evaluation and the others in the phase training. Raises DataError if an answer is incomplete, a labeler is in no group, or
+    a name is another person's pseudonym.
     """
     at = time.time() if now is None else now
     items.add_prompts(connection, prompts, now=at)

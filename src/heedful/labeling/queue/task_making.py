@@ -1,4 +1,4 @@
-"""Making tasks of what is stored: which prompts, which of their outputs, how many (SPEC 1.1, 2.3)."""
+"""Tasks from stored prompts: which prompts, which of their outputs, how many (SPEC 1.1, 2.3)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Choice:
     fresh: bool = True
     """Only prompts without a task of this kind and phase."""
     smallest_k: int = SMALLEST_K
-    """Fewest outputs, where the kind shows outputs."""
+    """Fewest outputs, if the kind shows outputs."""
     largest_k: int = LARGEST_K
     """Most outputs. If a prompt has more outputs, this many are sampled."""
     model: str | None = None
@@ -61,7 +61,7 @@ class Plan:
     lease_seconds: float = LEASE_SECONDS
     choice: Choice = Choice()
     payloads: Sequence[Mapping[str, Any]] = field(default=({},))
-    """What tasks hold besides; where there are several, the tasks take turns."""
+    """What else tasks hold. If there are several, the tasks take turns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,14 +170,14 @@ def _outputs_of(model: str | None) -> ScalarSelect[int]:
 
 
 def models(connection: Connection) -> list[str]:
-    """The names of the models that outputs are of, as far as the newest 10,000 outputs tell."""
+    """The names of the models that wrote the newest 10,000 outputs."""
     newest = select(response.c.model).order_by(response.c.id.desc()).limit(10_000).subquery()
     found = connection.execute(select(newest.c.model).distinct()).scalars()
     return sorted(name for name in found if name is not None)
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise DataError for a plan of which no batch can be made."""
+    """Raise DataError if no batch can be made from a plan."""
 
     def require(condition: bool, what: str, expected: str, got: object) -> None:
         if not condition:
