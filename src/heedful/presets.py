@@ -30,15 +30,16 @@ class CollectConfig:
     largest_k: int = 9
     """Most outputs of a prompt (SPEC 2.3)."""
     labelers_per_prompt: int = 1
-    """Simulated labelers who rank the same outputs of a training prompt (ours; with people, as many as get the task). The
-    reward model computes the outputs once for all of them."""
+    """Labelers who rank the same outputs of a training prompt (ours); people also of a validation prompt. The reward model
+    computes the outputs once for all of them."""
     temperature: float = 1.0
     """Sampling temperature of the outputs (ours)."""
     other_models_share: float = 0.25
     """Share of a prompt's outputs by earlier SFT candidates, the rest being the last one's (the paper's come mostly from SFT
     policies, SPEC 3.8; the share is ours)."""
     agreement_labelers: int = 2
-    """Labelers of each group who rank the same outputs of a validation prompt: how their agreement is measured (SPEC 2.4)."""
+    """Simulated labelers of each group who rank the same outputs of a validation prompt, to measure their agreement (SPEC
+    2.4)."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -61,7 +62,7 @@ class EvaluateConfig:
     prompts: int = 1_000
     """Held-out users' prompts on which all models answer (ours)."""
     labelers_per_prompt: int = 2
-    """Labelers of each group who see a prompt's outputs (ours)."""
+    """Labelers who judge a prompt's outputs (ours): of each group if they are simulated, else of the held-out group."""
     temperature: float = 1.0
     """Sampling temperature of all models (ours; benchmarks are at 0, SPEC 4.2)."""
     benchmark_items: int = 500

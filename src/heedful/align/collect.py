@@ -115,11 +115,18 @@ def _ranking_tasks(given: Given, responses: Iterable[Response]) -> Iterator[Task
     several = config.agreement_labelers
     both: Mapping[Group, int] = {"training": several, "held_out": several}
     one: Mapping[Group, int] = {"training": config.labelers_per_prompt}
-    return tasks_by_prompt(given.records, responses, "training", lambda prompt: one if prompt.split == "train" else both)
+    people = config.labelers_per_prompt
+    return tasks_by_prompt(
+        given.records, responses, "training", people, lambda prompt: one if prompt.split == "train" else both
+    )
 
 
 def tasks_by_prompt(
-    records: Records, responses: Iterable[Response], phase: Phase, labelers: Callable[[Prompt], Mapping[Group, int]]
+    records: Records,
+    responses: Iterable[Response],
+    phase: Phase,
+    people: int,
+    labelers: Callable[[Prompt], Mapping[Group, int]],
 ) -> Iterator[Task]:
     """A ranking task for each prompt, with its responses in their order."""
     of_prompt: dict[str, list[Response]] = {}
@@ -127,7 +134,14 @@ def tasks_by_prompt(
         of_prompt.setdefault(response.prompt_id, []).append(response)
     for prompt_id, shown in of_prompt.items():
         prompt = records.prompts[prompt_id]
-        yield Task(kind="rank", phase=phase, prompt=prompt, responses=tuple(shown), labelers=labelers(prompt))
+        yield Task(
+            kind="rank",
+            phase=phase,
+            prompt=prompt,
+            responses=tuple(shown),
+            labelers=labelers(prompt),
+            people=people,
+        )
 
 
 def _writers(sft_folder: Path) -> list[tuple[str, Path]]:

@@ -125,7 +125,7 @@ def evaluation_tasks(given: Given, folder: Path) -> Iterator[Task]:
 def _tasks(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
     number = given.setting.preset.evaluate.labelers_per_prompt
     labelers: Mapping[Group, int] = {"held_out": number, "training": number}
-    return tasks_by_prompt(given.records, responses, "evaluation", lambda _: labelers)
+    return tasks_by_prompt(given.records, responses, "evaluation", number, lambda _: labelers)
 
 
 def _scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list[list[float]]:

@@ -76,6 +76,9 @@ def _align(project: Project, console: Console, partly: bool) -> Path | None:
                 return None
             if stage.asks or stage.name == "data":
                 state.records = labelers.known(state.folders().get("collect"))
+            if stage.asks and not state.situation.simulated and stage.when(state.situation):
+                _say_waiting(console, stage, "no answer is about a training prompt yet")
+                return None
     raise AssertionError("the table of stages ends with the evaluation")
 
 

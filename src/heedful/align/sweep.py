@@ -33,7 +33,7 @@ from heedful.presets import resolved_preset
 from heedful.project.fingerprints import digest_of_records
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
-from heedful.project.runs import stage_folders, stage_state
+from heedful.project.runs import newest_done, stage_state
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
 from heedful.records import Prompt
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
@@ -236,12 +236,11 @@ def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folde
 
 def _newest_done(project: Project, name: str) -> FinishedStage | None:
     """The newest run of a stage that is done."""
-    folders = stage_folders(project.runs, name)
-    for number in sorted(folders, reverse=True):
-        state = stage_state(folders[number])
-        if state.get("done"):
-            return FinishedStage(name, folders[number], state["fingerprint"], float(state["seconds"]))
-    return None
+    folder = newest_done(project.runs, name)
+    if folder is None:
+        return None
+    state = stage_state(folder)
+    return FinishedStage(name, folder, state["fingerprint"], float(state["seconds"]))
 
 
 def _done(project: Project, name: str, step: str) -> FinishedStage:

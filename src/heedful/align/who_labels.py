@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+from heedful.align.labeling_database import LabelingDatabase
 from heedful.align.simulated import SimulatedLabelers
 from heedful.align.stages import Stage
 from heedful.align.task_files import TaskFiles
@@ -70,8 +71,10 @@ def labelers_of(project: Project) -> Labelers:
     match project.labelers:
         case "simulated":
             return SimulatedLabelers(project, Panel(the_miniature(), seed=project.seed))
-        case _:
+        case "files":
             return TaskFiles(project)
+        case "people":
+            return LabelingDatabase(project)
 
 
 @functools.cache

@@ -33,6 +33,8 @@ class Align:
     """A project's folder (see `heedful init`); none: the miniature."""
     seed: Annotated[int | None, optional("INT")] = None
     """Seed of a new miniature (else 0). A project's own seed is in its heedful.toml."""
+    with_what_is_there: bool = False
+    """Go on with the answers that labelers have given so far, though some tasks still wait."""
 
     def run(self, console: Console) -> None:
         """Go as far as the data allow; name the report once there is one. Raises UserError for a project with --seed."""
@@ -43,7 +45,7 @@ class Align:
             raise UserError(
                 "a project's seed is in its heedful.toml", got=f"--seed {self.seed}", next_step="set seed under [project]"
             )
-        report = align(project, console)
+        report = align(project, console, partly=self.with_what_is_there)
         if report is not None:
             say(console, f"report: {report}")
             say(console, f"numbers: {report.with_name('results.json')}")

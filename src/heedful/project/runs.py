@@ -32,6 +32,12 @@ def stage_state(folder: Path) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
+def newest_done(runs: Path, name: str) -> Path | None:
+    """The folder of a stage's newest run that is done."""
+    folders = stage_folders(runs, name)
+    return next((folders[n] for n in sorted(folders, reverse=True) if stage_state(folders[n]).get("done")), None)
+
+
 def last_step(folder: Path) -> int | None:
     """The last step of ``metrics.jsonl``, or None if it has none (a line that a kill cut short does not count)."""
     try:

@@ -9,14 +9,22 @@ from pathlib import Path
 
 from heedful.errors import MissingError
 from heedful.labeling.database.connection import Database, database_url, open_database
+from heedful.project.project import CONFIG_FILE, Project
 
 DATABASE_FILE = "labels.sqlite"
 """The labeling database in a project's folder."""
 
 
 def database_of(project: Path, database: str | None) -> str | Path:
-    """Where the labels are: ``database`` if given, else ``$DATABASE_URL``, else the file in the project's folder."""
-    return database or os.environ.get("DATABASE_URL") or project / DATABASE_FILE
+    """Where the labels are.
+
+    ``database`` if given, else ``database`` in the project's heedful.toml, else ``$DATABASE_URL``, else ``labels.sqlite`` in
+    the folder. Raises ConfigError for a bad heedful.toml; a folder without one is fine.
+    """
+    configured = Project.load(project).database if database is None and (project / CONFIG_FILE).is_file() else None
+    if configured and "://" not in configured:
+        return project / Path(configured).expanduser()
+    return database or configured or os.environ.get("DATABASE_URL") or project / DATABASE_FILE
 
 
 @contextmanager
@@ -40,9 +48,9 @@ def existing(where: str | Path) -> Iterator[Database]:
 
 @contextmanager
 def if_there(project: Path) -> Iterator[Database | None]:
-    """The project's labeling database (``$DATABASE_URL``, else the file in its folder), or None if there is none."""
+    """The project's labeling database (see :func:`database_of`), or None if there is no such file."""
     where = database_of(project, None)
-    if where == project / DATABASE_FILE and not Path(where).is_file():
+    if isinstance(where, Path) and not where.is_file():
         yield None
         return
     with existing(where) as database:

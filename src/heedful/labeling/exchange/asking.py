@@ -20,9 +20,10 @@ from heedful.labeling.exchange.labels import stored_demonstrations, stored_ranki
 from heedful.labeling.queue import items
 from heedful.labeling.queue.items import batched
 from heedful.project.data_folder import Record, record_from_json
-from heedful.records import Phase, Prompt, Ranking, Rating, Response
+from heedful.records import Demonstration, Phase, Prompt, Ranking, Rating, Response
 
 Group = Literal["training", "held_out"]
+Kind = Literal["demonstrate", "rank"]
 
 TASKS_AT_ONCE = 100
 """Tasks added in one transaction, so that no labeler's answer waits long for it."""
@@ -36,12 +37,14 @@ _CLOSED = ("done", "set_aside", "withdrawn")
 class Task:
     """Something to ask labelers for: a demonstration of a prompt, or a ranking of responses to it."""
 
-    kind: Literal["demonstrate", "rank"]
+    kind: Kind
     phase: Phase
     prompt: Prompt
     responses: tuple[Response, ...] = ()
     labelers: Mapping[Group, int]
-    """How many labelers of each group are wanted."""
+    """How many simulated labelers of each group do it."""
+    people: int = 1
+    """How many people are wanted for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def add_tasks(database: Database, tasks: Iterable[Task], *, name: str, pause: Ca
     added = 0
     for some in batched(tasks, TASKS_AT_ONCE):
         with database.read() as connection:
-            there = _tasks_there(connection, some)
+            there = _tasks_about(connection, [_about(one) for one in some], some[0].kind, some[0].phase)
         new = [one for one in some if _about(one) not in there]
         if not new:
             continue
@@ -76,21 +79,16 @@ def add_tasks(database: Database, tasks: Iterable[Task], *, name: str, pause: Ca
     return added
 
 
-def progress(connection: Connection, tasks: Iterable[Task]) -> Progress:
-    """How far the tasks are."""
-    total, answered, still_open = 0, 0, 0
-    for some in batched(tasks, _IDS_AT_ONCE):
-        there = _tasks_there(connection, some)
-        total += len(some)
-        rows = [there.get(_about(one)) for one in some]
-        answered += sum(row is not None and row.answered > 0 for row in rows)
-        still_open += sum(row is None or row.state not in _CLOSED for row in rows)
-    return Progress(total, answered, still_open)
+def progress(connection: Connection, about: Sequence[str], kind: Kind, phase: Phase) -> Progress:
+    """How far tasks are. ``about``: of each ranking task its first response's id, of each demonstration task its prompt's."""
+    rows = [row for some in batched(about, _IDS_AT_ONCE) for row in _tasks_about(connection, some, kind, phase).values()]
+    closed = sum(row.state in _CLOSED for row in rows)
+    return Progress(tasks=len(about), answered=sum(row.answered > 0 for row in rows), open=len(about) - closed)
 
 
-def demonstrations(connection: Connection) -> Iterator[Record]:
-    """All demonstrations by people, the oldest first."""
-    return (one for one in stored_demonstrations(connection) if not one.metadata["simulated"])
+def demonstrations(connection: Connection) -> Iterator[Demonstration]:
+    """All demonstrations by people that may train, the oldest first."""
+    return (one for one in stored_demonstrations(connection) if one.phase == "training" and not one.metadata["simulated"])
 
 
 def rankings(connection: Connection, phase: Phase) -> Iterator[Ranking]:
@@ -113,17 +111,6 @@ def stored_responses(connection: Connection, ids: Collection[str]) -> Iterator[R
     return _stored(connection, "response", ids)
 
 
-def answers_by_kind(connection: Connection) -> dict[tuple[str, str], set[str]]:
-    """(table, phase) -> ids of people's demonstrations and rankings. Surplus answers do not count."""
-    found: dict[tuple[str, str], set[str]] = {}
-    for one in demonstrations(connection):
-        found.setdefault(("demonstration", "training"), set()).add(one.id)
-    for one in stored_rankings(connection):
-        if not one.metadata["simulated"]:
-            found.setdefault(("ranking", one.phase), set()).add(one.id)
-    return found
-
-
 def _add(connection: Connection, tasks: Sequence[Task], name: str) -> None:
     items.add_prompts(connection, {one.prompt.id: one.prompt for one in tasks}.values())
     items.add_responses(connection, (response for one in tasks for response in one.responses))
@@ -133,11 +120,8 @@ def _add(connection: Connection, tasks: Sequence[Task], name: str) -> None:
     ).scalar_one()
     if batch_id is None:
         batch_id = items.make_batch(connection, name=name, kind=first.kind, phase=first.phase)
-    group: Group = "held_out" if first.phase == "evaluation" else "training"
     new = (
-        items.NewTask(
-            prompt_id=one.prompt.id, response_ids=tuple(r.id for r in one.responses), wanted=max(1, one.labelers.get(group, 1))
-        )
+        items.NewTask(prompt_id=one.prompt.id, response_ids=tuple(r.id for r in one.responses), wanted=one.people)
         for one in tasks
     )
     items.add_tasks(connection, batch_id, new)
@@ -148,15 +132,13 @@ def _about(one: Task) -> str:
     return one.responses[0].id if one.responses else one.prompt.id
 
 
-def _tasks_there(connection: Connection, tasks: Sequence[Task]) -> dict[str, Any]:
-    """The stored tasks among these (all of one kind and phase) by what they are about."""
-    first = tasks[0]
-    shown = first.kind == "rank"
-    about = task_response.c.response_id if shown else task.c.prompt_id
+def _tasks_about(connection: Connection, about: Collection[str], kind: Kind, phase: Phase) -> dict[str, Any]:
+    """The stored tasks about these responses or prompts, by their ids."""
+    column = task_response.c.response_id if kind == "rank" else task.c.prompt_id
     query = (
-        select(about.label("about"), task.c.state, task.c.answered)
-        .select_from(task_response.join(task) if shown else task)
-        .where(about.in_([_about(one) for one in tasks]), task.c.kind == first.kind, task.c.phase == first.phase)
+        select(column.label("about"), task.c.state, task.c.answered)
+        .select_from(task_response.join(task) if kind == "rank" else task)
+        .where(column.in_(about), task.c.kind == kind, task.c.phase == phase)
         .order_by(task.c.id)
     )
     return {row.about: row for row in connection.execute(query)}

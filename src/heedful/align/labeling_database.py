@@ -1,0 +1,193 @@
+"""People at work in the labeling database (`heedful web`): align puts its tasks there and takes their answers from there.
+
+Answers are taken when every task has all the answers it wants (or was set aside or withdrawn), or when the user says to go on
+with what is there. Until then answers taken earlier stay in use, so that an interrupted run continues with the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import Connection
+
+from heedful.align.stages import STAGES, Asked, Stage
+from heedful.align.task_files import blinded
+from heedful.evaluate.results import Group
+from heedful.labeling.database.connection import Database, open_database
+from heedful.labeling.database.locating import database_of, if_there
+from heedful.labeling.exchange import asking
+from heedful.labeling.exchange.asking import Progress, Task
+from heedful.project.data_folder import Records, record_to_json
+from heedful.project.files import write_jsonl
+from heedful.project.project import Project
+from heedful.project.runs import newest_done, records_in, stage_folders, with_records
+from heedful.records import Demonstration, Ranking, Response
+
+OTHERS = "others"
+"""In a stage's folder: prompts and responses that researchers' own tasks were about."""
+_WORDS: Mapping[Asked, str] = {
+    "demonstrations": "demonstration tasks",
+    "rankings": "ranking tasks",
+    "evaluation by people": "evaluation tasks",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelingDatabase:
+    """People who label in their browsers, or over the application's API."""
+
+    project: Project
+
+    @property
+    def marked(self) -> Literal["people"]:
+        return "people"
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {}
+
+    def named(self, responses: Sequence[Response], run: str) -> list[Response]:
+        return blinded(responses, run, self.project.seed)
+
+    def known(self, collect: Path | None = None) -> Records:
+        """The data, and the answers taken so far: of whichever run, people's work stays of use."""
+        records = Records.load(self.project.data)
+        for stage in STAGES[:-1]:
+            for _, folder in sorted(stage_folders(self.project.runs, stage.name).items() if stage.asks else ()):
+                records = with_records(records, folder / OTHERS, ("prompt", "response"))
+                if (folder / "rankings.jsonl").is_file():
+                    records = with_records(records, folder, ("response", "ranking"))
+                records = with_records(records, folder, ("demonstration",))
+        return records
+
+    def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> str | None:
+        database = open_database(database_of(self.project.folder, None))
+        try:
+            asking.add_tasks(database, tasks, name=f"{self.project.name}: {folder.name}")
+            return self._take(database, _stage_of(folder), folder, partly=partly)
+        finally:
+            database.close()
+
+    def take(self, *, partly: bool = False) -> None:
+        with if_there(self.project.folder) as database:
+            for stage in STAGES[:-1]:
+                folder = newest_done(self.project.runs, stage.name) if stage.asks else None
+                if database is not None and folder is not None:
+                    self._take(database, stage, folder, partly=partly)
+
+    def waiting(self, stage: Stage) -> str | None:
+        folder = newest_done(self.project.runs, stage.name)
+        if folder is None:
+            return None
+        with self._reading() as connection:
+            progress = _progress(connection, stage, folder)
+            if progress.open:
+                return self._in_words(stage, progress)
+            used = {record.id for kind in ("demonstration", "ranking") for record in records_in(folder, kind)}
+            left = connection is not None and any(record.id not in used for record in _answers(connection, stage, folder))
+        words = _WORDS[_asks(stage)]
+        return f"all {progress.tasks:,} {words} are answered: run `heedful align {self.project.folder}`" if left else None
+
+    def unused(self, records: Records) -> str | None:
+        evaluated = newest_done(self.project.runs, STAGES[-1].name)
+        used = {*records.demonstrations, *records.rankings}
+        used |= {record.id for record in records_in(evaluated, "ranking")} if evaluated else set()
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            counts = {
+                "demonstrations": sum(one.id not in used for one in asking.demonstrations(connection)),
+                "rankings": sum(one.id not in used for one in asking.rankings(connection, "training")),
+                "rankings of the evaluation": sum(one.id not in used for one in asking.rankings(connection, "evaluation")),
+            }
+        said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return f"answers that wait to be used: {said}" if said else None
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection | None]:
+        """One state of the database, or None if there is none yet."""
+        with if_there(self.project.folder) as database:
+            if database is None:
+                yield None
+                return
+            with database.read() as connection:
+                yield connection
+
+    def _take(self, database: Database, stage: Stage, folder: Path, *, partly: bool) -> str | None:
+        """Write the answers to the stage's folder if they are to be used; what still waits, in words."""
+        with database.read() as connection:
+            progress = _progress(connection, stage, folder)
+            if progress.open == 0 or (partly and progress.answered):
+                self._write(connection, stage, folder)
+        return self._in_words(stage, progress) if progress.open or not progress.answered else None
+
+    def _write(self, connection: Connection, stage: Stage, folder: Path) -> None:
+        answers = list(_answers(connection, stage, folder))
+        if stage.asks != "evaluation by people":
+            self._write_others(connection, answers, folder)
+        kind = "demonstrations" if stage.asks == "demonstrations" else "rankings"
+        write_jsonl(folder / f"{kind}.jsonl", map(record_to_json, answers))
+        if kind == "rankings":
+            phase = "training" if stage.asks == "rankings" else "evaluation"
+            ranked = {i for one in answers if isinstance(one, Ranking) for i in one.response_ids}
+            ratings = (one for one in asking.ratings(connection, phase) if one.response_id in ranked)
+            write_jsonl(folder / "ratings.jsonl", map(record_to_json, ratings))
+
+    def _write_others(self, connection: Connection, answers: Iterable[Demonstration | Ranking], folder: Path) -> None:
+        """What researchers' own tasks were about may be in no file of the project yet."""
+        records = with_records(Records.load(self.project.data), folder, ("response",))
+        answers = list(answers)
+        prompts = {one.prompt_id for one in answers} - records.prompts.keys()
+        shown = {i for one in answers if isinstance(one, Ranking) for i in one.response_ids} - records.responses.keys()
+        write_jsonl(folder / OTHERS / "prompts.jsonl", map(record_to_json, asking.stored_prompts(connection, prompts)))
+        write_jsonl(folder / OTHERS / "responses.jsonl", map(record_to_json, asking.stored_responses(connection, shown)))
+
+    def _in_words(self, stage: Stage, progress: Progress) -> str:
+        where, words = self.project.folder, _WORDS[_asks(stage)]
+        if not progress.open:
+            return f"all {progress.tasks:,} {words} were set aside or withdrawn without an answer: see `heedful web {where}`"
+        if not progress.answered:
+            return f"{progress.tasks:,} {words} wait: `heedful web {where}`"
+        said = f"{progress.tasks - progress.open:,} of {progress.tasks:,} {words} are done: `heedful web {where}`"
+        if stage.asks == "evaluation by people":
+            return said
+        return f"{said}; align goes on when all are, or with the answers so far: `heedful align {where} --with-what-is-there`"
+
+
+def _asks(stage: Stage) -> Asked:
+    assert stage.asks is not None
+    return stage.asks
+
+
+def _stage_of(folder: Path) -> Stage:
+    return next(stage for stage in STAGES if stage.name == folder.name.rpartition("-")[0])
+
+
+def _progress(connection: Connection | None, stage: Stage, folder: Path) -> Progress:
+    """How far the tasks are that a stage's folder holds."""
+    if stage.asks == "demonstrations":
+        about = [prompt.id for prompt in records_in(folder, "prompt")]
+    else:
+        first: dict[str, str] = {}
+        for response in records_in(folder, "response"):
+            first.setdefault(response.prompt_id, response.id)
+        about = list(first.values())
+    if connection is None:
+        return Progress(tasks=len(about), answered=0, open=len(about))
+    kind = "demonstrate" if stage.asks == "demonstrations" else "rank"
+    return asking.progress(connection, about, kind, "evaluation" if stage.asks == "evaluation by people" else "training")
+
+
+def _answers(connection: Connection, stage: Stage, folder: Path) -> Iterator[Demonstration | Ranking]:
+    """People's answers of the kind that a stage asks for; of the evaluation's, those about its own responses."""
+    if stage.asks == "demonstrations":
+        yield from asking.demonstrations(connection)
+    elif stage.asks == "rankings":
+        yield from asking.rankings(connection, "training")
+    else:
+        shown = {response.id for response in records_in(folder, "response")}
+        yield from (one for one in asking.rankings(connection, "evaluation") if shown.issuperset(one.response_ids))
