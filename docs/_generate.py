@@ -111,7 +111,6 @@ UNITS: Mapping[str, str] = {
     "small_model": "folder",
     "reward_start": "folder",
     "labelers": "word",
-    "database": "file or address",
     "preset": "name",
 }
 """Of each configuration field; an empty one is a number without unit. A field that is not here is an error."""
