@@ -12,7 +12,7 @@ from tests.labeling.labeling import add_person, add_ranking_tasks, count_broken,
 
 from heedful.errors import ConflictError, DataError, MissingError
 from heedful.labeling.database.connection import open_database
-from heedful.labeling.database.tables import batch, event, ranking, rating, task
+from heedful.labeling.database.tables import batch, event, person, ranking, rating, task
 from heedful.labeling.queue import items, leases, reopening
 
 
@@ -136,3 +136,17 @@ def test_a_batch_is_edited_later(connection: Connection) -> None:
     for wrong in ({"overlap": 0}, {"name": " "}, {"lease_seconds": 1.0}, {"per_labeler_limit": 0}):
         with pytest.raises(DataError):
             items.edit_batch(connection, batch_id, **({"overlap": 1} | rules | wrong))
+
+
+def test_an_answer_of_someone_who_was_moved_stays(connection: Connection) -> None:
+    """Opened again, it would be lost: nobody could submit it."""
+    who = add_person(connection, "p")
+    rex = add_person(connection, "rex", role="researcher")
+    add_ranking_tasks(connection, 1)
+    view = answered(connection, who)
+    connection.execute(person.update().where(person.c.id == who).values(group_name="held_out"))
+    with pytest.raises(ConflictError, match="moved to another group"):
+        reopening.correct(connection, view.id, who, now=101.0)
+    with pytest.raises(ConflictError, match="moved to another group"):
+        reopening.send_back(connection, view.id, "Again, please.", by=rex, now=101.0)
+    assert (number(connection, ranking), counts(connection)) == (1, ("done", 1, 1))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, RowMapping, Select, select
+from sqlalchemy import Connection, Row, Select, select
 
 from heedful.conversation import Turn
 from heedful.errors import MissingError
@@ -129,7 +129,7 @@ def _begun(person_id: int, phase: Phase) -> Select[Any]:
     )
 
 
-def phase_of(worker: RowMapping) -> Phase:
+def phase_of(worker: Mapping[Any, Any]) -> Phase:
     """The one phase that a person works in (SPEC 2.1, 2.4). ``worker`` has role and group."""
     if worker["role"] != "labeler" or worker["group_name"] == "candidate":
         return "screening"

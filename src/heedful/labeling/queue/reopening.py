@@ -17,9 +17,9 @@ from sqlalchemy import Connection, delete, select, update
 
 from heedful.errors import ConflictError, DataError
 from heedful.labeling.database import events
-from heedful.labeling.database.tables import annotation, assignment, batch, demonstration, ranking, rating, task
+from heedful.labeling.database.tables import annotation, assignment, batch, demonstration, person, ranking, rating, task
 from heedful.labeling.queue import counters
-from heedful.labeling.queue.assignments import not_there
+from heedful.labeling.queue.assignments import not_there, phase_of
 from heedful.labeling.queue.claims import locked_worker
 from heedful.labeling.queue.kinds import refuse_unstorable
 
@@ -65,8 +65,10 @@ def send_back(connection: Connection, assignment_id: int, note: str, *, by: int,
 
 def _answered(connection: Connection, assignment_id: int) -> dict[str, Any]:
     query = (
-        select(assignment, batch.c.lease_seconds, batch.c.closed)
-        .select_from(assignment.join(task).join(batch, task.c.batch_id == batch.c.id))
+        select(assignment, batch.c.lease_seconds, batch.c.closed, task.c.phase, person.c.role, person.c.group_name)
+        .select_from(
+            assignment.join(task).join(batch, task.c.batch_id == batch.c.id).join(person, person.c.id == assignment.c.person_id)
+        )
         .where(assignment.c.id == assignment_id)
         .with_for_update(key_share=True, of=assignment)
     )
@@ -79,6 +81,8 @@ def _answered(connection: Connection, assignment_id: int) -> dict[str, Any]:
 def _open_again(
     connection: Connection, row: Mapping[str, Any], action: str, *, by: int, seconds: float, note: str | None, at: float
 ) -> None:
+    if phase_of(row) != row["phase"]:  # the answer would be lost: nobody could submit it again (SPEC 2.4)
+        raise ConflictError("this answer stays as it is: its labeler was moved to another group")
     before = counters.lock(connection, row["task_id"])
     if before.state == "withdrawn":
         raise ConflictError("this task is no longer served", next_step="tell the researchers what is wrong with the answer")
