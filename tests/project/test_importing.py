@@ -365,11 +365,14 @@ def test_chats_become_demonstrations(tmp_path: Path) -> None:
     report, records = take("messages", tmp_path, rows)
     assert {(records.prompts[d.prompt_id].text, d.text) for d in records.demonstrations.values()} == {
         ("Hi\n", "Hello!"),
-        ("Be brief.\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant:", "D"),
         ("parts\n", "ok"),
         ("Hey\n", "Ho"),
     }
-    assert "nobody answered\n" in {p.text for p in records.prompts.values()}
+    unanswered = records.prompts.keys() - {d.prompt_id for d in records.demonstrations.values()}
+    assert {records.prompts[id].text for id in unanswered} == {
+        "nobody answered\n",
+        "Be brief.\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant: D\n\nHuman: E\n\nAssistant:",
+    }
     assert {p.user for p in records.prompts.values()} == {"u1", None}
     assert (report.accepted, report.rejected) == (5, 9)
     assert sum(report.notes.values()) == 2
@@ -461,6 +464,94 @@ def test_trl_pairs_of_every_type(tmp_path: Path) -> None:
         ]
     )
     assert (report.accepted, report.merged, report.rejected) == (5, 1, len(bad))
+
+
+# ---------------------------------------------------------------------------------------------------- keys
+
+PAIR = {"chosen": "It is 42.", "rejected": "It is 41."}
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "turns"),
+    [
+        (
+            "trl-preference",
+            {"system": "Be brief.", "question": "6 x 7?", **PAIR},
+            [("system", "Be brief."), ("user", "6 x 7?")],
+        ),
+        ("trl-preference", {"instruction": "Add.", "input": "6, 7", **PAIR}, [("user", "Add.\n\n6, 7\n")]),
+        (
+            "trl-preference",
+            {"prompt": "6 x 7?", "history": [["Hi", "Hello"]], **PAIR},
+            [("user", "Hi"), ("assistant", "Hello"), ("user", "6 x 7?")],
+        ),
+        (
+            "alpaca",
+            {"instruction": "Go on.", "history": [["Count.", "1, 2"]], "output": "3"},
+            [("user", "Count."), ("assistant", "1, 2"), ("user", "Go on.")],
+        ),
+        ("alpaca", {"system": "Be kind.", "prompt": "Hi", "response": "Hello"}, [("system", "Be kind."), ("user", "Hi")]),
+        ("alpaca", {"question": "6 x 7?", "context": "Base 10.", "response": "42"}, [("user", "6 x 7?\n\nBase 10.\n")]),
+        ("dolly", {"instruction": "Which?", "context": "a b", "response": "a"}, [("user", "Which?\n\na b\n")]),
+        (
+            "messages",
+            {"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}]},
+            [("system", "Be brief."), ("user", "Hi")],
+        ),
+        (
+            "hh-rlhf",
+            {"system": "Be kind.", "chosen": "Human: Q\n\nAssistant: A", "rejected": "Human: Q\n\nAssistant: B"},
+            [("system", "Be kind."), ("user", "Q")],
+        ),
+    ],
+)
+def test_keys_that_change_the_meaning_become_turns(tmp_path: Path, format: str, row: Any, turns: list[Any]) -> None:
+    _, records = take(format, tmp_path, [row])
+    assert [prompt.turns for prompt in records.prompts.values()] == [tuple(turns)]
+
+
+GOOD = {
+    "hh-rlhf": {"chosen": "Human: Q\n\nAssistant: A", "rejected": "Human: Q\n\nAssistant: B"},
+    "trl-preference": {"prompt": "Q", **PAIR},
+    "alpaca": {"instruction": "Q", "output": "A"},
+    "dolly": {"instruction": "Q", "context": "", "response": "A", "category": "open_qa"},
+    "messages": {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+}
+
+
+@pytest.mark.parametrize("format", GOOD)
+def test_other_keys_that_change_the_meaning_are_refused_and_the_rest_is_counted(tmp_path: Path, format: str) -> None:
+    good = GOOD[format]
+    wrong = [{**good, key: "x"} for key in ("tools", "passage", "chatContext", "previous_turns", "image", "dialogue_so_far")]
+    fine = {"margin": 0.5, "prompt_id": "a", "question_id": 3, "created_at": "today", "tools": [], "systemPromptHash": "f"}
+    report, _ = take(format, tmp_path, [{**good, **fine}, *wrong])
+    assert (report.accepted, report.rejected) == (1, len(wrong))
+    assert report.notes == {"times the key 'margin' was not used": 1}
+    assert report.reasons[0] == "line 2: the key 'tools' may change what the prompt means, and this format does not read it"
+
+
+def test_an_answer_that_was_judged_bad_is_no_demonstration(tmp_path: Path) -> None:
+    rows = [{"prompt": "Q", "completion": "good", "label": True}, {"prompt": "Q", "completion": "bad", "label": False}]
+    report, records = take("alpaca", tmp_path, rows)
+    assert [d.text for d in records.demonstrations.values()] == ["good"]
+    assert "judged bad" in report.reasons[0]
+
+
+@pytest.mark.parametrize("before", [[], [{"role": "system", "content": "Be brief."}]])
+@pytest.mark.parametrize("prompt", ["Q", [{"role": "user", "content": "Q "}]])
+def test_lists_that_repeat_the_prompt_do_not_double_it(tmp_path: Path, prompt: Any, before: list[dict[str, str]]) -> None:
+    def answered(text: str) -> list[dict[str, str]]:
+        return [*before, {"role": "user", "content": "Q"}, {"role": "assistant", "content": text}]
+
+    row = {"prompt": prompt, "chosen": answered("A"), "rejected": answered("B"), "messages": answered("A")}
+    report, records = take("trl-preference", tmp_path, [row])
+    (stored,) = records.prompts.values()
+    assert [(turn.role, turn.text.strip()) for turn in stored.turns] == [
+        *[("system", "Be brief.")][: len(before)],
+        ("user", "Q"),
+    ]
+    assert [pair[1:] for pair in pairs(records)] == [("A", "B")]
+    assert not report.notes
 
 
 # ---------------------------------------------------------------------------------------------------- heedful
@@ -633,25 +724,25 @@ def test_bad_rows_are_kept_aside_with_file_line_and_reason(tmp_path: Path) -> No
     path = tmp_path / "in.jsonl"
     path.write_bytes(
         b'{"instruction": "a", "output": "b"}\n\n{"instruction": "a"}\n{"instruction": \n\xff\n'
-        b'{"instruction": "c \\ud83d", "output": "d"}\n{"instruction": "e", "output": NaN}\n'
+        b'{"instruction": "c \\ud83d", "output": "d"}\n{"instruction": "e", "output": NaN}\n{"instruction": "f", "x": 1e400}\n'
     )
     report = import_file("alpaca", path, tmp_path / "data")
-    assert (report.read, report.accepted, report.rejected) == (6, 1, 5)
+    assert (report.read, report.accepted, report.rejected) == (7, 1, 6)
     kept = [row for _, row in read_jsonl(report.rejected_file)]
     assert Path(report.rejected_file) == tmp_path / "data" / "rejected.jsonl"
-    assert [row["line"] for row in kept] == [3, 4, 5, 6, 7]
+    assert [row["line"] for row in kept] == [3, 4, 5, 6, 7, 8]
     assert {row["file"] for row in kept} == {str(path)}
     assert all(row["reason"] for row in kept)
     assert kept[0]["row"] == {"instruction": "a"}
     assert kept[1]["row"] == '{"instruction":'
     assert kept[3]["row"]["instruction"] == "c \ud83d"
     again = import_file("alpaca", path, tmp_path / "data")
-    assert again.rejected == 5
+    assert again.rejected == 6
     assert [row for _, row in read_jsonl(report.rejected_file)] == kept
     other = tmp_path / "other.jsonl"
     other.write_bytes(path.read_bytes())
     import_file("alpaca", other, tmp_path / "data")
-    assert len(list(read_jsonl(report.rejected_file))) == 10
+    assert len(list(read_jsonl(report.rejected_file))) == 12
 
 
 def test_a_row_that_fails_half_way_adds_nothing_of_itself(tmp_path: Path) -> None:

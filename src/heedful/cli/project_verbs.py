@@ -64,6 +64,7 @@ class Import:
     - oasst           Open-Assistant trees: demonstrations and rankings
     - hh-rlhf         HH-RLHF pairs (chosen, rejected): rankings of two
     - alpaca          instruction, input, output: demonstrations
+    - dolly           instruction, context, response: demonstrations
     - messages        chat messages: demonstrations
     - trl-preference  prompt, chosen, rejected: rankings of two
     - heedful         our own records, and filled-in tasks from tasks/
@@ -72,11 +73,11 @@ class Import:
     """
 
     format: Annotated[
-        Literal["oasst", "hh-rlhf", "alpaca", "messages", "trl-preference", "heedful"],
+        Literal["oasst", "hh-rlhf", "alpaca", "dolly", "messages", "trl-preference", "heedful"],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="FORMAT"),
     ]
-    """What the file is: oasst, hh-rlhf, alpaca, messages, trl-preference or heedful."""
+    """What the file is: oasst, hh-rlhf, alpaca, dolly, messages, trl-preference or heedful."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file (.json, .jsonl, also .gz)."""
     project: ProjectFolder = Path()

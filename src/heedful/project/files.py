@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -183,8 +184,15 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-"""JSON as the standard has it: no NaN, no Infinity."""
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:20]} is larger than any number that can be stored")
+    return number
+
+
+JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+"""JSON as the standard has it: no NaN, no Infinity, and no number that would become infinite (``1e400``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ FORMATS: Mapping[str, Format] = {
     "hh-rlhf": Format(preference_rows.read_dialogue_pair, preference_rows.HH_SAMPLE),
     "trl-preference": Format(preference_rows.read_trl_pair, preference_rows.TRL_SAMPLE),
     "alpaca": Format(instruction_rows.read_instruction, instruction_rows.ALPACA_SAMPLE),
+    "dolly": Format(instruction_rows.read_dolly, instruction_rows.DOLLY_SAMPLE),
     "messages": Format(instruction_rows.read_messages, instruction_rows.MESSAGES_SAMPLE),
     "heedful": Format(heedful_rows.read_record, heedful_rows.SAMPLE),
 }

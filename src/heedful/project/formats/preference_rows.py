@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from heedful.conversation import Turn, prompt_turns, response_text, said, split_turns, turns_of
+from heedful.conversation import Turn, prompt_turns, response_text, said, split_turns, trimmed, turns_of
+from heedful.project.formats.row_keys import (
+    HISTORY_KEYS,
+    SYSTEM_KEYS,
+    USER_KEYS,
+    Asked,
+    asked,
+    earlier_turns,
+    joined,
+    unused_keys,
+    user_of,
+)
 from heedful.project.formats.rows import BadRow, Draft, an_object, new_pair, new_prompt, text_of, turns_of_messages
 from heedful.project.structure import shown
 
 HH_SAMPLE = '{"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": "\\n\\nHuman: …\\n\\nAssistant: …"}'
+_PAIR_KEYS = ("chosen", "rejected", *SYSTEM_KEYS, *HISTORY_KEYS, *USER_KEYS)
 TRL_SAMPLE = (
     '{"prompt": "…", "chosen": "…", "rejected": "…"} or {"prompt": [{"role": "user", "content": "…"}], '
     '"chosen": [{"role": "assistant", "content": "…"}], "rejected": [{"role": "assistant", "content": "…"}]}'
@@ -19,21 +32,25 @@ TRL_SAMPLE = (
 def read_dialogue_pair(row: object, labeler: str | None) -> Draft:
     """Two dialogues that part at their last Assistant turn: all before it is the prompt, each last turn a response.
 
-    An empty response is kept, as a legal answer. Raises BadRow if the dialogues part earlier or are the same.
+    An empty response is kept, as a legal answer. ``system`` is a turn in front. Raises BadRow if the dialogues part earlier or
+    are the same.
     """
     pair = an_object(row)
-    chosen, rejected = (_dialogue(pair, key) for key in ("chosen", "rejected"))
-    return _pair_of_dialogues(chosen, rejected, labeler or "hh-rlhf")
+    before = earlier_turns(pair)
+    chosen, rejected = (joined(before, _dialogue(pair, key)) for key in ("chosen", "rejected"))
+    draft = _pair_of_dialogues(chosen, rejected, labeler or "hh-rlhf", user_of(pair))
+    draft.notes += unused_keys(pair, _PAIR_KEYS)
+    return draft
 
 
-def _dialogue(pair: dict[str, Any], key: str) -> list[Turn]:
+def _dialogue(pair: Mapping[str, Any], key: str) -> list[Turn]:
     head, turns = split_turns(text_of(pair, key).strip())
     if not turns or head:
         raise BadRow(f"{key!r} does not begin with 'Human:'")
     return turns
 
 
-def _pair_of_dialogues(chosen: list[Turn], rejected: list[Turn], labeler: str) -> Draft:
+def _pair_of_dialogues(chosen: list[Turn], rejected: list[Turn], labeler: str, user: str | None) -> Draft:
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if turns[-1][0] != "assistant":
             raise BadRow(f"{name!r} does not end with a turn of the assistant")
@@ -41,7 +58,7 @@ def _pair_of_dialogues(chosen: list[Turn], rejected: list[Turn], labeler: str) -
         raise BadRow("the chosen and the rejected dialogue part before their last assistant turn")
     if not any(role == "user" for role, _ in chosen[:-1]):
         raise BadRow("no user's turn before the last assistant turn")
-    prompt = new_prompt(prompt_turns(chosen[:-1]))
+    prompt = new_prompt(prompt_turns(chosen[:-1]), user=user)
     better, worse = (response_text(prompt.turns, turns[-1].text) for turns in (chosen, rejected))
     return Draft(new_pair(prompt, better, worse, labeler))
 
@@ -51,38 +68,62 @@ def read_trl_pair(row: object, labeler: str | None) -> Draft:
 
     Texts are taken as they are, to the last space, because TRL joins prompt and response as they are. A text row without
     prompt is cut at the last white space that both responses share (TRL cuts inside words too); dialogues, at their last
-    turn. Raises BadRow.
+    turn. ``question`` or ``instruction`` may take the place of ``prompt``; ``input`` or ``context``, ``system`` and ``history``
+    are read into the prompt's turns. If the lists of messages repeat the prompt, it is read once. Raises BadRow.
     """
     pair = an_object(row)
     labeler = labeler or "trl-preference"
     for key in ("chosen", "rejected"):
         if key not in pair:
             raise BadRow(f"no key {key!r}")
-    prompt, chosen, rejected = pair.get("prompt"), pair["chosen"], pair["rejected"]
+    question = asked(pair)
+    used = (*_PAIR_KEYS, *(question.used if question else ()))
+    if pair.get("messages") == pair["chosen"]:
+        used = (*used, "messages")  # UltraFeedback's pairs repeat the chosen conversation there
+    draft = _trl_draft(pair, question, labeler)
+    draft.notes += unused_keys(pair, used)
+    return draft
+
+
+def _trl_draft(pair: Mapping[str, Any], question: Asked | None, labeler: str) -> Draft:
+    chosen, rejected, user = pair["chosen"], pair["rejected"], user_of(pair)
     if isinstance(chosen, list) and isinstance(rejected, list):
-        before = turns_of_messages(prompt) if isinstance(prompt, list) and prompt else _turns_of_text(pair)
-        return _pair_of_dialogues(_after(before, chosen), _after(before, rejected), labeler)
+        before = list(question.turns) if question else earlier_turns(pair)
+        better, worse = (_after(before, turns_of_messages(each)) for each in (chosen, rejected))
+        return _pair_of_dialogues(better, worse, labeler, user)
     chosen, rejected = text_of(pair, "chosen"), text_of(pair, "rejected")
-    if prompt is not None:
-        asked = new_prompt(turns_of(text_of(pair, "prompt")))
-        return Draft(new_pair(asked, said(asked.turns, chosen), said(asked.turns, rejected), labeler))
+    if question is not None:
+        prompt = new_prompt(question.turns, user=user)
+        return Draft(new_pair(prompt, question.answer(chosen), question.answer(rejected), labeler))
+    if "prompt" in pair and pair["prompt"] is not None:
+        raise BadRow("the prompt is empty")
     if chosen.lstrip().startswith("Human:"):
-        return read_dialogue_pair(pair, labeler)
+        return read_dialogue_pair({key: pair[key] for key in pair if key in _PAIR_KEYS}, labeler)
+    return _cut_at_what_is_shared(pair, chosen, rejected, labeler)
+
+
+def _cut_at_what_is_shared(pair: Mapping[str, Any], chosen: str, rejected: str, labeler: str) -> Draft:
     same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected)))
     shared = re.match(r"(?s).*\S(?=\s)", chosen[:same])
     if shared is None or chosen == rejected:
         raise BadRow(f"no prompt, and no common beginning of 'chosen' and 'rejected' that could be it: {shown(chosen)}")
+    if earlier_turns(pair):
+        raise BadRow("a system message or history without a prompt: it is not clear where the question ends")
     text = shared.group()
-    prompt = new_prompt(turns_of(text))
+    prompt = new_prompt(turns_of(text), user=user_of(pair))
     better, worse = (said(prompt.turns, response[len(text) :]) for response in (chosen, rejected))
     return Draft(new_pair(prompt, better, worse, labeler))
 
 
-def _turns_of_text(pair: dict[str, Any]) -> list[Turn]:
-    return list(turns_of(text_of(pair, "prompt"))) if pair.get("prompt") else []
-
-
-def _after(before: list[Turn], messages: list[Any]) -> list[Turn]:
-    """The messages after the prompt's turns; some files repeat those in front of each response."""
-    turns = turns_of_messages(messages)
-    return turns if turns[: len(before)] == before else before + turns
+def _after(before: list[Turn], turns: list[Turn]) -> list[Turn]:
+    """The messages after the prompt's turns. They may repeat those, from the first on or the last ones only."""
+    plain = [Turn(role, trimmed(text)) for role, text in before]
+    repeated = [Turn(role, trimmed(text)) for role, text in turns[:-1]]
+    for length in range(min(len(plain), len(repeated)), 0, -1):
+        if repeated[:length] == plain[len(plain) - length :]:
+            return plain + turns[length:]
+    if plain and repeated[len(repeated) - len(plain) :] == plain:
+        return turns
+    if turns[0].role in ("system", "user") and any(role == "user" for role, _ in plain):
+        raise BadRow("the messages of 'chosen' and 'rejected' neither repeat the prompt nor go on with the assistant's turn")
+    return joined(before, turns)
