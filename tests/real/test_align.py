@@ -95,7 +95,7 @@ def test_from_tales_and_human_labels_to_a_report(processes: Any, tmp_path: Path,
     results = load_results(project / "results.json")
     assert results["labelers"] == "people"
     assert {m["name"] for m in results["models"]} >= {"base", "prompted_base", "sft", "ppo", "ppo_ptx"}
-    assert (project / "tasks" / "evaluation.jsonl").is_file()
+    assert (project / "labels.sqlite").is_file()
     assert "Simulated labelers" not in (project / "report.html").read_text()
     AutoModelForCausalLM.from_pretrained(project / "runs" / "ppo_ptx-1" / "model")
 

@@ -1,0 +1,115 @@
+"""The table of stages: whole, in an order that can be done, and with the fingerprints of earlier versions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from heedful import __version__
+from heedful.align.inputs import fingerprint_inputs
+from heedful.align.settings import given_for, setting_of
+from heedful.align.stages import INPUT_MODELS, STAGES, Input, Situation, due, makers, next_group, stage
+from heedful.align.steps import STEPS, TASKS
+from heedful.align.sweep import _METRICS, _VALIDATION, Step
+from heedful.align.who_labels import labelers_of
+from heedful.evaluate import lineup
+from heedful.miniature import preparation
+from heedful.miniature.preparation import miniature_project
+from heedful.presets import SECTIONS, miniature, resolved_preset
+from heedful.project.data_folder import Records
+from heedful.project.fingerprints import as_json, digest_of_files, fingerprint_of
+
+NAMES = [row.name for row in STAGES]
+OLD: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("old_stages.json").read_text())
+"""What the miniature's stage.json files said before there was a table, with seed 0."""
+SITUATIONS = [
+    Situation(**dict(zip([f.name for f in fields(Situation)], values, strict=True)))
+    for values in itertools.product((False, True), repeat=len(fields(Situation)))
+]
+
+
+def test_every_stage_has_a_step_and_every_name_is_of_the_table() -> None:
+    assert list(STEPS) == NAMES == list(dict.fromkeys(NAMES))
+    assert set(TASKS) == {row.name for row in STAGES if row.asks}
+    assert {row.config for row in STAGES} - {None} == set(SECTIONS)
+    for row in STAGES:
+        assert set(row.needs.values()) <= {None, *NAMES[: NAMES.index(row.name)], *get_args(Input)}, row.name
+        assert row.beside is None or row.beside in NAMES[: NAMES.index(row.name)]
+        assert pickle.loads(pickle.dumps(row)) == row  # a stage may run in a process of its own
+    assert {row.name for row in STAGES if row.measure} == set(get_args(Step))
+    assert {row.measure[0] for row in STAGES if row.measure} == set(_METRICS) == set(_VALIDATION)
+
+
+def test_every_model_of_the_evaluation_is_made_once_or_given() -> None:
+    made = [row.makes for row in STAGES if row.makes is not None]
+    assert sorted(m.name for m in [*made, *INPUT_MODELS.values()]) == sorted(m.name for m in lineup.CONTENDERS)
+    assert makers()["prompted_base"] == stage("choose_prefix")
+    assert lineup.FAMILIES == ("base", "prompted_base", "sft", "ppo", "ppo_ptx")
+    for model in lineup.CONTENDERS:
+        assert lineup.family(model.name) == model.name.removesuffix("_small")
+
+
+@pytest.mark.parametrize("situation", SITUATIONS, ids=str)
+def test_in_every_situation_what_a_stage_needs_is_done_before(situation: Situation) -> None:
+    # What people are asked for is there before align goes on.
+    answered = replace(situation, demonstrations=True, rankings=True)
+    done: list[str] = []
+    while group := next_group(answered, done):
+        for row in group:
+            assert {need for need in row.needs.values() if need in NAMES} <= set(done), row.name
+        done += [row.name for row in group]
+    assert done[-1] == "evaluate"
+    assert sorted(done) == sorted(row.name for row in due(answered))
+
+
+def test_groups_of_simulated_labelers_and_of_people() -> None:
+    whole = Situation(simulated=True, small_model=True, text=True, prefixes=True, demonstrations=True, rankings=True)
+
+    def groups(situation: Situation) -> list[list[str]]:
+        done: list[str] = []
+        found: list[list[str]] = []
+        while group := next_group(situation, done):
+            found.append([row.name for row in group])
+            done += found[-1]
+        return found
+
+    choosing, policies = ["choose_sft", "choose_prefix"], ["ppo", "ppo_ptx", "ppo_ptx_small"]
+    initial = ["initial_policy", "initial_policy_small"]
+    assert groups(whole) == [["data"], ["sft"], ["collect", *initial], ["reward"], choosing, policies, ["evaluate"]]
+    people = replace(whole, simulated=False)
+    assert groups(people) == [["sft"], ["reward"], choosing, initial, policies, ["evaluate"]]
+    # People who have to rank do not wait for initial policies.
+    assert groups(replace(people, rankings=False))[1] == ["collect"]
+    assert groups(replace(people, demonstrations=False))[0] == ["demonstrate"]
+    assert groups(replace(people, text=False, small_model=False))[-2:] == [["ppo"], ["evaluate"]]
+
+
+@pytest.mark.skipif(
+    not (preparation.WEIGHTS / "medium" / "config.json").is_file(), reason="the miniature's weights are not made"
+)
+def test_an_old_project_has_the_same_fingerprints(tmp_path: Path) -> None:
+    project = miniature_project(tmp_path / "miniature", seed=0)
+    project.pretraining_text.mkdir(parents=True)
+    setting = setting_of(project, resolved_preset(project), labelers_of(project), Records())
+    text = OLD["initial_policy"]["inputs"]["text"]
+    order = [row["fingerprint"] for row in OLD.values()]
+    earlier: dict[str, str] = {}
+    for name in [*[row.name for row in STAGES if row.name in OLD]]:
+        given = given_for(stage(name), setting, Records(), {})
+        if name == "evaluate":
+            listed = OLD["evaluate"]["inputs"]["models"]
+            assert set(listed) == set(order) - {OLD["evaluate"]["fingerprint"]}
+            earlier = {str(i): fingerprint for i, fingerprint in enumerate(listed)}
+        inputs = fingerprint_inputs(
+            given, Records(), earlier, lambda path: text if path == project.pretraining_text else digest_of_files(path)
+        )
+        assert json.loads(json.dumps(inputs, default=as_json)) == OLD[name]["inputs"], name
+        assert fingerprint_of({"heedful": __version__, "stage": name, **inputs}) == OLD[name]["fingerprint"], name
+        earlier[name] = OLD[name]["fingerprint"]
+    assert miniature(0).collect.prompts == OLD["collect"]["inputs"]["config"]["prompts"]
