@@ -142,6 +142,8 @@ EXAMPLES: Mapping[str, Example] = {
     "GET /batches/{batch_id}": Example(),
     "POST /batches/{batch_id}/close": Example(fields=lambda w: {}),
     "POST /batches/{batch_id}/open": Example(fields=lambda w: {}),
+    "POST /batches/upload": Example(fields=lambda w: {"rows": '{"prompt": "Name a river.", "responses": ["Rhine"]}'}),
+    "POST /batches/upload/store": Example(fields=lambda w: {"rows": '{"prompt": "Name a river.", "responses": ["Rhine"]}'}),
     "POST /batches/{batch_id}/edit": Example(
         fields=lambda w: {"name": f"Renamed {XSS}", "priority": "7", "overlap": "3", "lease_minutes": "60"}
     ),

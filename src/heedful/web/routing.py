@@ -174,6 +174,10 @@ async def _form(request: Request) -> FormValues:
     return await sent_form(request)
 
 
+async def _upload(request: Request) -> FormValues:
+    return await sent_form(request, upload=True)
+
+
 def _visit(request: Request) -> Visit:
     return request.state.visit
 
@@ -182,6 +186,8 @@ Visiting = Annotated[Visit, Depends(_visit)]
 """The type of a handler's first parameter."""
 Form = Annotated[FormValues, Depends(_form)]
 """The type of a handler's parameter for the form that was sent."""
+Upload = Annotated[FormValues, Depends(_upload)]
+"""The same for a form that may hold a file."""
 
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
 """The type of a number in a path: what the database's integers hold."""

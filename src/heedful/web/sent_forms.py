@@ -75,7 +75,8 @@ async def sent_form(request: Request, *, public: bool = False, upload: bool = Fa
     """The form of a request, read once. Raises HTTPException (413, 415) and DataError."""
     found: FormValues | None = getattr(request.state, "form", None)
     if found is None:
-        found = request.state.form = await (_uploaded(request) if upload else _plain(request, public=public))
+        multipart = upload and _content_type(request).get_content_type() == MULTIPART
+        found = request.state.form = await (_uploaded(request) if multipart else _plain(request, public=public))
     return found
 
 

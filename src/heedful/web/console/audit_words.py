@@ -26,6 +26,7 @@ ACTIONS: Mapping[str, str] = {
     "withdraw_task": "withdrew a task",
     "set_aside_task": "set a task aside",
     "reopen_task": "put a task back into service",
+    "upload": "uploaded prompts with outputs",
     "claim": "started a task",
     "renew": "went on with a task",
     "draft": "saved the first draft",
@@ -49,7 +50,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Batches and tasks": (
         "make_batch", "add_tasks", "edit_batch", "close_batch", "open_batch", "set_priority", "withdraw_task",
-        "set_aside_task", "reopen_task",
+        "set_aside_task", "reopen_task", "upload",
     ),
     "Labelers' work": (
         "claim", "renew", "draft", "submit", "correct", "send_back", "skip", "release", "expire", "ask", "answer_problem",

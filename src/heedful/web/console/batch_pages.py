@@ -17,6 +17,7 @@ from heedful.labeling.queue.kinds import KINDS, PHASES, WITH_OUTPUTS, WITHOUT_PR
 from heedful.project.project import Project
 from heedful.prompts.personal import find_personal_data
 from heedful.records import Source, Split, UseCase
+from heedful.web.console import uploads
 from heedful.web.routing import Form, Id, Routes, Visit, Visiting
 from heedful.web.sent_forms import FormValues
 
@@ -29,6 +30,7 @@ def routes(add: Routes) -> None:
     """Pages of batches and the link to them."""
     add.get("/batches", show_batches, who="researcher")
     add.post("/batches/import", bring_in, who="researcher")
+    uploads.routes(add)
     add.get("/batches/new/{kind}", show_new, who="researcher")
     add.post("/batches/new/{kind}", make, who="researcher")
     add.get("/batches/{batch_id}", show_batch, who="researcher")

@@ -1,0 +1,92 @@
+"""Uploads of prompts with outputs: every format, a preview first, and each mistake named with its row."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlalchemy import func, select
+from tests.web.site import Site
+from tests.web.work import HOSTILE
+
+from heedful.errors import DataError
+from heedful.labeling.database.tables import prompt, response
+from heedful.records import Turn
+from heedful.web.console.uploads import read
+
+ROWS = [
+    {"prompt": "Name a river.", "responses": ["The Rhine.", {"text": "The **Danube**.", "model": "mine"}]},
+    {
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": HOSTILE}],
+        "responses": ["    x = 1", "Hi"],
+    },
+]
+JSONL = "\n".join(map(json.dumps, ROWS))
+
+
+def test_json_lines_a_json_list_and_csv_are_read() -> None:
+    first, second = read(JSONL)
+    assert first.prompt.turns == (Turn("user", "Name a river.\n"),)
+    assert [(one.text, one.model) for one in first.responses] == [("The Rhine.", None), ("The **Danube**.", "mine")]
+    assert [turn.role for turn in second.prompt.turns] == ["system", "user"]
+    assert second.responses[0].text == "    x = 1"
+    assert read(json.dumps(ROWS)) == [first, second]
+    for delimiter in ",;\t":
+        rows = read(
+            f'\ufeffprompt{delimiter}response{delimiter}Response 2\n"Two{delimiter}\nlines"{delimiter}a{delimiter}b\nq{delimiter}c{delimiter}\n'
+        )
+        assert [row.prompt.text for row in rows] == [f"Two{delimiter}\nlines\n", "q\n"]
+        assert [[one.text for one in row.responses] for row in rows] == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "columns"),
+        ("a,b\n1,2", "columns"),
+        ('{"prompt": "a", "responses": ["b"]}\n{"prompt": 7, "responses": ["b"]}', "row 2"),
+        ('{"prompt": "a", "responses": []}', "row 1"),
+        ('{"prompt": "a", "responses": ["b"], "rank": [1]}', "rank"),
+        ('{"responses": ["b"]}', "row 1"),
+        ('{"prompt": "a", "responses": ["b\\u0000"]}', "row 1"),
+        ('{"prompt": " ", "responses": ["b"]}', "row 1"),
+        ("[" * 100_000, "JSON"),
+        ('{"prompt": "a"', "row 1"),
+        ("[]", "nothing"),
+    ],
+)
+def test_a_mistake_is_named(text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read(text)
+
+
+def test_a_file_is_shown_first_and_then_stored(site: Site) -> None:
+    researcher = site.browser(site.person("researcher"))
+    page = researcher.client.post(
+        "/batches/upload",
+        data={"csrf": researcher.csrf, "rows": ""},
+        files={"file": ("rows.jsonl", JSONL.encode(), "application/x-ndjson")},
+    )
+    assert page.status_code == 200
+    assert "2 prompts with 4 outputs" in page.text
+    assert "<strong>Danube</strong>" in page.text
+    assert "<script>alert" not in page.text
+    with site.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(prompt)).scalar_one() == 0
+    stored = researcher.post("/batches/upload/store", {"rows": JSONL, "split": "valid"})
+    assert stored.headers["location"] == "/batches"
+    assert researcher.post("/batches/upload/store", {"rows": JSONL, "split": "valid"}).status_code == 303
+    assert "2 prompts were there already" in researcher.get("/batches").text
+    with site.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(response)).scalar_one() == 4
+        assert set(connection.execute(select(prompt.c.split)).scalars()) == {"valid"}
+
+
+def test_a_broken_file_is_refused(site: Site) -> None:
+    researcher = site.browser(site.person("researcher"))
+    for content in (b"\xff\xfe{", b"", b"nothing"):
+        sent = researcher.client.post("/batches/upload", data={"csrf": researcher.csrf}, files={"file": ("x", content)})
+        assert sent.status_code == 422
+    two = [("file", ("a", b"x")), ("file", ("b", b"y"))]
+    assert researcher.client.post("/batches/upload", data={"csrf": researcher.csrf}, files=two).status_code < 500
+    assert researcher.post("/batches/upload/store", {"rows": JSONL, "split": "nowhere"}).status_code == 422
