@@ -31,11 +31,10 @@ def test_json_lines_a_json_list_and_csv_are_read() -> None:
     assert [turn.role for turn in second.prompt.turns] == ["system", "user"]
     assert second.responses[0].text == "    x = 1"
     assert read(json.dumps(ROWS)) == [first, second]
-    for delimiter in ",;\t":
-        rows = read(
-            f'\ufeffprompt{delimiter}response{delimiter}Response 2\n"Two{delimiter}\nlines"{delimiter}a{delimiter}b\nq{delimiter}c{delimiter}\n'
-        )
-        assert [row.prompt.text for row in rows] == [f"Two{delimiter}\nlines\n", "q\n"]
+    for sign in ",;\t":
+        lines = ("\ufeffprompt|response|Response 2", '"Two|', 'lines"|a|b', "q|c|")
+        rows = read("\n".join(lines).replace("|", sign))
+        assert [row.prompt.text for row in rows] == [f"Two{sign}\nlines\n", "q\n"]
         assert [[one.text for one in row.responses] for row in rows] == [["a", "b"], ["c"]]
 
 

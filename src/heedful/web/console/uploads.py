@@ -24,7 +24,7 @@ from heedful.errors import DataError
 from heedful.labeling.database import events
 from heedful.labeling.queue import items
 from heedful.labeling.queue.kinds import refuse_unstorable
-from heedful.project.formats.rows import BadRow, an_object, new_prompt, new_response, turns_of_messages
+from heedful.project.formats.rows import BadRow, an_object, new_prompt, new_response, optional_text, turns_of_messages
 from heedful.records import Prompt, Response, Split
 from heedful.web.routing import Form, Routes, Upload, Visit, Visiting
 
@@ -145,12 +145,14 @@ def _uploaded(row: object) -> Uploaded:
     unknown = sorted(set(given) - {"prompt", "messages", "responses", "language"})
     if unknown:
         raise BadRow(f"the keys {', '.join(map(str, unknown))[:80]} are not known here")
-    said = given["prompt"] if "messages" not in given else given["messages"]
+    if ("prompt" in given) == ("messages" in given):
+        raise BadRow("it should have either 'prompt' or 'messages'")
+    said = given["prompt"] if "prompt" in given else given["messages"]
     turns = prompt_turns(turns_of_messages(said) if isinstance(said, list) else [("user", _text(said, "prompt"))])
     responses = given.get("responses")
     if not isinstance(responses, list) or not responses:
         raise BadRow("'responses' should be a list of texts")
-    prompt = new_prompt(turns, language=given.get("language"))
+    prompt = new_prompt(turns, language=optional_text(given, "language"))
     made: dict[str, Response] = {}
     for one in responses:
         text, model = (one.get("text"), one.get("model")) if isinstance(one, dict) else (one, None)
