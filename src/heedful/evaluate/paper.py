@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from heedful.evaluate.lineup import BASE, PPO_PTX, PROMPTED_BASE
+
 
 @dataclass(frozen=True, slots=True)
 class PaperValue:
@@ -28,12 +30,12 @@ class PaperValue:
         return self.value + (self.plus_minus or 0.0)
 
 
-WIN_RATE_AGAINST_SFT: Mapping[str, PaperValue] = {"ppo_ptx": PaperValue(0.734, 0.02, "4.1")}
+WIN_RATE_AGAINST_SFT: Mapping[str, PaperValue] = {PPO_PTX.name: PaperValue(0.734, 0.02, "4.1")}
 """InstructGPT (PPO-ptx) against the 175B SFT baseline."""
 
 HEAD_TO_HEAD: Mapping[tuple[str, str], PaperValue] = {
-    ("ppo_ptx", "base"): PaperValue(0.85, 0.03, "abstract, 4.1"),
-    ("ppo_ptx", "prompted_base"): PaperValue(0.71, 0.04, "abstract, 4.1"),
+    (PPO_PTX.name, BASE.name): PaperValue(0.85, 0.03, "abstract, 4.1"),
+    (PPO_PTX.name, PROMPTED_BASE.name): PaperValue(0.71, 0.04, "abstract, 4.1"),
 }
 """175B InstructGPT against 175B GPT-3, without and with a few-shot prefix."""
 
@@ -50,7 +52,7 @@ REWARD_MODEL_ACCURACY: Mapping[str, PaperValue] = {
 """Cross-validated reward models on the labelers they were trained on and on the group left out."""
 
 HALLUCINATION: Mapping[str, PaperValue] = {
-    "ppo_ptx": PaperValue(0.21, None, "1, 4.1"),
-    "base": PaperValue(0.41, None, "1, 4.1"),
+    PPO_PTX.name: PaperValue(0.21, None, "1, 4.1"),
+    BASE.name: PaperValue(0.41, None, "1, 4.1"),
 }
 """Share of responses with invented facts on closed-domain tasks."""

@@ -22,7 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from heedful.evaluate import paper
+from heedful.evaluate import lineup, paper
+from heedful.evaluate.lineup import BASE, PPO, PPO_PTX, SFT
 from heedful.evaluate.results import (
     AlignmentTax,
     Benchmark,
@@ -37,8 +38,7 @@ WIDTH = 420
 """Width of a figure in SVG units (points): near a phone's width, so that text keeps its size there."""
 
 _SENTINELS: Mapping[str, str] = {
-    name: f"#0101{index:02x}"
-    for index, name in enumerate(("ink", "muted", "grid", "base", "prompted_base", "sft", "ppo", "ppo_ptx", "paper"), start=1)
+    name: f"#0101{index:02x}" for index, name in enumerate(("ink", "muted", "grid", *lineup.FAMILIES, "paper"), start=1)
 }
 """Colours that matplotlib writes and ``_svg`` then replaces by the page's CSS variables."""
 
@@ -74,7 +74,7 @@ _GROUP_MARKS: Mapping[str, tuple[str, str, float]] = {
     "held_out": ("held-out labelers", "o", 1.0),
     "training": ("training labelers", "s", 0.55),
 }
-_MODEL_MARKS: Mapping[str, str] = {"base": "s", "sft": "^", "ppo": "o", "ppo_ptx": "D"}
+_MODEL_MARKS: Mapping[str, str] = {BASE.name: "s", SFT.name: "^", PPO.name: "o", PPO_PTX.name: "D"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,6 @@ class Series:
     model: str
     x: Sequence[float]
     y: Sequence[float]
-
-
-def family(name: str) -> str:
-    """The larger sibling's name: ``ppo_ptx_small`` is of the family ``ppo_ptx``."""
-    for known in ("prompted_base", "base", "sft", "ppo_ptx", "ppo"):
-        if name == known or name.startswith(known + "_"):
-            return known
-    return name
 
 
 def model_title(models: Mapping[str, Model], name: str) -> str:
@@ -115,16 +107,16 @@ def win_rates(rows: Sequence[WinRate], models: Mapping[str, Model], baseline: st
         for position, name in enumerate(names):
             here = {row["group"]: row for row in rows if row["model"] == name}
             if name == baseline:
-                axes.plot([0.5], [position], "|", color=_SENTINELS["sft"], markersize=14, markeredgewidth=3)
+                axes.plot([0.5], [position], "|", color=_SENTINELS[SFT.name], markersize=14, markeredgewidth=3)
             for group, row in here.items():
                 shift = 0.0 if len(groups) == 1 else (-0.14 if group == "held_out" else 0.14)
                 _whisker(
                     axes, row["win_rate"], row["low"], row["high"], position + shift, _colour(name), *_GROUP_MARKS[group][1:]
                 )
-            published = paper.WIN_RATE_AGAINST_SFT.get(name) if baseline == "sft" else None
+            published = paper.WIN_RATE_AGAINST_SFT.get(name) if baseline == SFT.name else None
             if published is not None:
                 _paper_mark(axes, published, position + (0.34 if len(groups) > 1 else 0.25))
-        _legend(axes, groups, with_paper=baseline == "sft" and any(name in paper.WIN_RATE_AGAINST_SFT for name in names))
+        _legend(axes, groups, with_paper=baseline == SFT.name and any(name in paper.WIN_RATE_AGAINST_SFT for name in names))
         said = "; ".join(
             f"{model_title(models, row['model'])} {_percent(row['win_rate'])}"
             f" ({_percent(row['low'])} to {_percent(row['high'])}, {_GROUP_MARKS[row['group']][0]})"
@@ -182,12 +174,12 @@ def reward_model(section: RewardModel, mark: str) -> str:
         of_two, with_model = section["agreement"].get(group), section["agreement_with_reward_model"].get(group)
         if of_two is not None:
             label = f"Agreement,\n{who}"
-            rows.append((label, of_two["value"], of_two["low"], of_two["high"], _SENTINELS["sft"], paper.AGREEMENT[group]))
+            rows.append((label, of_two["value"], of_two["low"], of_two["high"], _SENTINELS[SFT.name], paper.AGREEMENT[group]))
         if with_model is not None:
             label = f"Reward model with\n{who}, same pairs"
             rows.append((label, with_model["value"], with_model["low"], with_model["high"], _SENTINELS["ppo"], None))
     for label, rule in (("The longer one wins", section["longer_wins"]), ("The shorter one wins", section["shorter_wins"])):
-        rows.append((label, rule["value"], rule["low"], rule["high"], _SENTINELS["base"], None))
+        rows.append((label, rule["value"], rule["low"], rule["high"], _SENTINELS[BASE.name], None))
     with _style():
         figure, axes = _row_figure([row[0] for row in rows], legend_rows=1, row_height=36)
         _percent_axis(axes, 0.0, 1.0, "share of comparisons")
@@ -210,7 +202,7 @@ def curve(name: str, title: str, x_label: str, series: Sequence[Series], marked_
         figure = Figure(figsize=(300 / 72, 190 / 72), layout="constrained")
         axes = figure.add_subplot()
         for one in series:
-            dashes = (4, 1.5) if one.model == "ppo_ptx" else ()
+            dashes = (4, 1.5) if one.model == PPO_PTX.name else ()
             axes.plot(one.x, one.y, color=_colour(one.model), dashes=dashes, linewidth=1.7, label=_at_most(one.label, 12))
             if len(one.x) <= 20:
                 axes.plot(one.x, one.y, "o", color=_colour(one.model), markersize=4)
@@ -400,7 +392,7 @@ def _svg(figure: Figure, name: str, title: str, description: str, mark: str | No
 
 
 def _colour(name: str) -> str:
-    return _SENTINELS.get(family(name), _INK)
+    return _SENTINELS.get(lineup.family(name), _INK)
 
 
 def _percent(value: float) -> str:

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from heedful.evaluate import paper, plots
+from heedful.evaluate import lineup, paper, plots
+from heedful.evaluate.lineup import BASE, PPO, PPO_PTX, PPO_PTX_SMALL, PROMPTED_BASE, SFT
 from heedful.evaluate.results import (
     HeadToHead,
     Model,
@@ -33,9 +34,6 @@ from heedful.evaluate.results import (
 from heedful.records import RATING_FLAGS
 
 GROUP_LABELS: Mapping[str, str] = {"held_out": "Held-out labelers", "training": "Training labelers"}
-
-_FAMILIES = ("base", "prompted_base", "sft", "ppo", "ppo_ptx")
-"""The order of models everywhere; a smaller sibling follows its larger one."""
 
 _PPO_CURVES: tuple[tuple[str, str], ...] = (
     ("reward", "Reward"),
@@ -117,8 +115,8 @@ def ordered_models(results: Results) -> dict[str, Model]:
     """Models by name: base, prompted base, SFT, PPO, PPO-ptx, each followed by its smaller siblings, then any others."""
 
     def place(model: Model) -> tuple[int, int]:
-        kin = plots.family(model["name"])
-        return (_FAMILIES.index(kin) if kin in _FAMILIES else len(_FAMILIES), -model["parameters"])
+        kin = lineup.family(model["name"])
+        return (lineup.FAMILIES.index(kin) if kin in lineup.FAMILIES else len(lineup.FAMILIES), -model["parameters"])
 
     return {model["name"]: model for model in sorted(results["models"], key=place)}
 
@@ -139,8 +137,8 @@ def figures(results: Results, models: Mapping[str, Model], mark: str) -> dict[st
     if checkpoints:
         epochs = [float(row["epoch"]) for row in checkpoints]
         chosen = next((float(row["epoch"]) for row in checkpoints if row["chosen"]), None)
-        losses = plots.Series("validation loss", "sft", epochs, [row["validation_loss"] for row in checkpoints])
-        rewards = plots.Series("mean reward", "sft", epochs, [row["reward"] for row in checkpoints])
+        losses = plots.Series("validation loss", SFT.name, epochs, [row["validation_loss"] for row in checkpoints])
+        rewards = plots.Series("mean reward", SFT.name, epochs, [row["reward"] for row in checkpoints])
         made["sft_loss"] = plots.curve("sft-loss", "Validation loss (nats per token)", "epoch", [losses], chosen)
         made["sft_reward"] = plots.curve("sft-reward", "Mean reward on validation prompts", "epoch", [rewards], chosen)
     made.update(_training_curves(results, models))
@@ -150,7 +148,7 @@ def figures(results: Results, models: Mapping[str, Model], mark: str) -> dict[st
 def _training_curves(results: Results, models: Mapping[str, Model]) -> dict[str, str]:
     curves = results.get("curves", {})
     made: dict[str, str] = {}
-    runs: dict[str, Sequence[PpoPoint]] = {"ppo": curves.get("ppo", []), "ppo_ptx": curves.get("ppo_ptx", [])}
+    runs: dict[str, Sequence[PpoPoint]] = {PPO.name: curves.get("ppo", []), PPO_PTX.name: curves.get("ppo_ptx", [])}
     for key, label in _PPO_CURVES:
         series = [
             one
@@ -164,7 +162,7 @@ def _training_curves(results: Results, models: Mapping[str, Model]) -> dict[str,
         ("training_reward", curves.get("reward", []), "loss", "Reward model: loss"),
         ("training_accuracy", curves.get("reward", []), "accuracy", "Reward model: accuracy on its batch"),
     ):
-        one = _series(label, "sft", points, "step", key)
+        one = _series(label, SFT.name, points, "step", key)
         if one.y:
             made[name] = plots.curve(name.replace("_", "-"), label, "step", [one])
     return made
@@ -180,7 +178,7 @@ def headline(results: Results) -> str:
     who = "held-out simulated labelers" if results["labelers"] == "simulated" else "held-out labelers"
     preference = results.get("preference")
     rows = _held_out_first(preference["win_rates"]) if preference is not None else {}
-    row = rows.get("ppo_ptx") or rows.get("ppo") or rows.get("sft")
+    row = rows.get(PPO_PTX.name) or rows.get(PPO.name) or rows.get(SFT.name)
     if preference is None or row is None:
         return "No comparison between models has been judged yet, so this page cannot say whether alignment helped."
     if row["group"] == "training":
@@ -200,7 +198,7 @@ def findings(results: Results) -> list[Finding]:
     rates = _held_out_first(results["preference"]["win_rates"]) if "preference" in results else {}
     return [
         _order_finding(rates),
-        *[_above_sft_finding(rates, name, label) for name, label in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx"))],
+        *[_above_sft_finding(rates, name, label) for name, label in ((PPO.name, PPO.label), (PPO_PTX.name, PPO_PTX.label))],
         _small_finding(results),
         _groups_finding(results),
         *_reward_model_findings(results),
@@ -211,18 +209,20 @@ def findings(results: Results) -> list[Finding]:
 def comparisons(results: Results) -> list[Comparison]:
     """This run's numbers beside those that the paper states."""
     preference = results.get("preference")
-    rates = _held_out_first(preference["win_rates"]) if preference is not None and preference["baseline"] == "sft" else {}
+    rates = _held_out_first(preference["win_rates"]) if preference is not None and preference["baseline"] == SFT.name else {}
     duels = preference["head_to_head"] if preference is not None else []
     lines = [
-        Comparison("PPO-ptx preferred to SFT", _ours(rates.get("ppo_ptx")), _theirs(paper.WIN_RATE_AGAINST_SFT["ppo_ptx"])),
+        Comparison(
+            "PPO-ptx preferred to SFT", _ours(rates.get(PPO_PTX.name)), _theirs(paper.WIN_RATE_AGAINST_SFT[PPO_PTX.name])
+        ),
         *[
-            Comparison(f"PPO-ptx preferred to the {label}", _ours(_duel(duels, "ppo_ptx", against)), _theirs(value))
+            Comparison(f"PPO-ptx preferred to the {label}", _ours(_duel(duels, PPO_PTX.name, against)), _theirs(value))
             for (_, against), value in paper.HEAD_TO_HEAD.items()
-            for label in ("base model" if against == "base" else "base model with a few-shot prefix",)
+            for label in ("base model" if against == BASE.name else "base model with a few-shot prefix",)
         ],
         Comparison(
             "Small PPO-ptx preferred to the larger base model",
-            _ours(_duel(duels, "ppo_ptx_small", "base")),
+            _ours(_duel(duels, PPO_PTX_SMALL.name, BASE.name)),
             "preferred (1.3B to 175B; abstract)",
         ),
     ]
@@ -242,16 +242,16 @@ def comparisons(results: Results) -> list[Comparison]:
         said = "not measured" if rate is None else percent(rate)
         note = "All prompts here; closed-domain tasks in the paper."
         lines.append(
-            Comparison(f"Hallucination, {'PPO-ptx' if name == 'ppo_ptx' else 'base model'}", said, _theirs(value), note)
+            Comparison(f"Hallucination, {'PPO-ptx' if name == PPO_PTX.name else 'base model'}", said, _theirs(value), note)
         )
     return lines
 
 
 def _order_finding(rates: Mapping[str, WinRate]) -> Finding:
     claim = "Preference rises in the order base, prompted base, SFT, then PPO and PPO-ptx"
-    if not {"base", "prompted_base", "ppo", "ppo_ptx"} <= set(rates):
+    if not {BASE.name, PROMPTED_BASE.name, PPO.name, PPO_PTX.name} <= set(rates):
         return Finding(claim, "not measured", "Needs win rates of base, prompted base, PPO and PPO-ptx against SFT.")
-    base, prompted, ppo, ptx = (rates[name]["win_rate"] for name in ("base", "prompted_base", "ppo", "ppo_ptx"))
+    base, prompted, ppo, ptx = (rates[name]["win_rate"] for name in (BASE.name, PROMPTED_BASE.name, PPO.name, PPO_PTX.name))
     evidence = f"{percent(base, 0)}, {percent(prompted, 0)}, 50 % (SFT itself), {percent(ppo, 0)} and {percent(ptx, 0)}."
     return Finding(claim, "yes" if base < prompted < 0.5 < min(ppo, ptx) else "no", evidence)
 
@@ -265,7 +265,7 @@ def _small_finding(results: Results) -> Finding:
     claim = "A small PPO-ptx model is preferred to a much larger base model"
     duels = results["preference"]["head_to_head"] if "preference" in results else []
     return _above_half(
-        claim, _duel(duels, "ppo_ptx_small", "base"), "Needs judged comparisons of a small PPO-ptx model against base."
+        claim, _duel(duels, PPO_PTX_SMALL.name, BASE.name), "Needs judged comparisons of a small PPO-ptx model against base."
     )
 
 
@@ -279,7 +279,7 @@ def _above_half(claim: str, row: WinRate | HeadToHead | None, missing: str) -> F
 def _groups_finding(results: Results) -> Finding:
     claim = "Labelers who produced no training data prefer it as much as those who did"
     rows = results["preference"]["win_rates"] if "preference" in results else []
-    by_group = {row["group"]: row for row in rows if row["model"] == "ppo_ptx"}
+    by_group = {row["group"]: row for row in rows if row["model"] == PPO_PTX.name}
     if len(by_group) < 2:
         return Finding(claim, "not measured", "Needs both groups' judgements of PPO-ptx.")
     held_out, training = by_group["held_out"], by_group["training"]
@@ -331,7 +331,7 @@ def _tax_findings(results: Results) -> list[Finding]:
         if benchmark["name"] == worst["benchmark"]
         for score in benchmark["scores"]
     }
-    clear = not {"base", "ppo"} <= set(scores) or scores["ppo"]["high"] < scores["base"]["low"]
+    clear = not {BASE.name, PPO.name} <= set(scores) or scores[PPO.name]["high"] < scores[BASE.name]["low"]
     evidence += "" if clear else " The intervals of base and PPO overlap."
     share = worst["share_undone"]
     kept = "not measured" if share is None else "yes" if share >= 0.5 else "no"
