@@ -25,7 +25,7 @@ from heedful.records import Demonstration, Phase, Prompt, Ranking, Rating, Respo
 Group = Literal["training", "held_out"]
 Kind = Literal["demonstrate", "rank"]
 
-TASKS_AT_ONCE = 100
+TASKS_AT_ONCE = 15
 """Tasks added in one transaction, so that no labeler's answer waits long for it."""
 _IDS_AT_ONCE = 500
 _PAUSE = 2.0
