@@ -177,24 +177,26 @@ def test_bad_jsonl_rows_are_named(tmp_path: Path) -> None:
         b'{"response": null, "references": ["a"]}\n',
         b'{"response": "a", "references": [1.5]}\n',
         b'{"response": "a", "references": []}\n',
+        b'{"response": "\\ud800", "references": ["a"]}\n',
         b'{"response": "a", "refer',
     )
     path = tmp_path / "mixed.jsonl"
     path.write_bytes(good + b"\n" + b"".join(bad[:3]) + good + b"".join(bad[3:]))
     scores = score_samples(path, "accuracy")
     assert scores.lines.tolist() == [1, 6]
-    assert scores.num_rows == 9 == scores.num_scored + len(scores.unscored)
+    assert scores.num_rows == 10 == scores.num_scored + len(scores.unscored)
     reasons = {row.line: row.reason for row in scores.unscored}
-    assert list(reasons) == [3, 4, 5, 7, 8, 9, 10]
+    assert list(reasons) == [3, 4, 5, 7, 8, 9, 10, 11]
     assert "not UTF-8" in reasons[3]
     assert "not an object" in reasons[4]
-    assert reasons[5] == "no column 'response'"
+    assert reasons[5] == "no column 'response' among references"
     assert reasons[7] == "column 'response' holds NoneType instead of text"
     assert reasons[8] == "column 'references' holds float instead of text"
     assert reasons[9] == "no reference"
-    assert "not JSON" in reasons[10]
+    assert "surrogate" in reasons[10]
+    assert "not JSON" in reasons[11]
     assert scores.means["accuracy"].value == 1
-    assert "9, scored 2, not scored 7" in scores.summary()
+    assert "10, scored 2, not scored 8" in scores.summary()
     assert "(line 5)" in scores.summary()
 
 

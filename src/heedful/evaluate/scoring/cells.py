@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from heedful.project.importing import is_encodable
+
 
 class NotScored(Exception):
     """The row cannot be scored; ``str()`` says why."""
@@ -33,7 +35,7 @@ class SampleColumns:
 def cell_of(cells: Mapping[str, Any], name: str) -> Any:
     """The cell of that column. Raises NotScored if the row has none."""
     if name not in cells:
-        raise NotScored(f"no column {name!r}")
+        raise NotScored(f"no column {name!r} among {', '.join(list(cells)[:8]) or 'none'}")
     return cells[name]
 
 
@@ -65,6 +67,8 @@ def _text(value: object, name: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise NotScored(f"column {name!r} holds {type(value).__name__} instead of text")
+    if not is_encodable(value):
+        raise NotScored(f"column {name!r} holds half of a surrogate pair: no character")
     return value
 
 
