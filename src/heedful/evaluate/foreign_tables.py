@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from heedful.errors import DataError, MissingError
-from heedful.project.files import Row, what_is_there
-from heedful.project.importing import rows_of_file
+from heedful.project.files import Row, rows_of_file, what_is_there
 
 _LARGEST_CELL = 2**31 - 1
 
@@ -70,7 +69,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
 def _csv_row(line: int, header: list[str], cells: list[str]) -> Row:
     if len(cells) != len(header):
         return Row(line, problem=f"{len(cells)} cells where the header has {len(header)}", raw=", ".join(cells))
-    if not all(_is_unicode(cell) for cell in cells):
+    if not all(is_unicode(cell) for cell in cells):
         return Row(line, problem="not UTF-8", raw=repr(", ".join(cells)))
     return Row(line, value=dict(zip(header, cells, strict=True)))
 
@@ -90,7 +89,7 @@ def _header(lines: list[str], path: Path, delimiter: str) -> tuple[list[str], in
         raise DataError(
             f"{path.name} has no readable header", expected="column names in the first line", got=str(error), where=f"{path}:1"
         ) from None
-    if not header or len(set(header)) < len(header) or not all(_is_unicode(name) for name in header):
+    if not header or len(set(header)) < len(header) or not all(is_unicode(name) for name in header):
         raise DataError(
             f"{path.name} has no usable header",
             expected="different column names in UTF-8 in the first line",
@@ -122,5 +121,6 @@ def _lines_of(text: str) -> list[str]:
     return [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether the text holds no half of a surrogate pair: such a half is no character, and UTF-8 cannot hold it."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

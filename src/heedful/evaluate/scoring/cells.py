@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from heedful.project.importing import is_encodable
+from heedful.evaluate.foreign_tables import is_unicode
 
 
 class NotScored(Exception):
@@ -67,7 +67,7 @@ def _text(value: object, name: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise NotScored(f"column {name!r} holds {type(value).__name__} instead of text")
-    if not is_encodable(value):
+    if not is_unicode(value):
         raise NotScored(f"column {name!r} holds half of a surrogate pair: no character")
     return value
 
