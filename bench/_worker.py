@@ -94,7 +94,7 @@ def resident_mib(field: str) -> float:
 
 
 def keep_large_temporaries() -> None:
-    """The allocator settings that Heedful gives itself (``heedful.model.keep_large_temporaries``), for the other side."""
+    """Heedful's own allocator settings (``heedful.model.fast.allocator``), for the other side."""
     libc = ctypes.CDLL(None)
     for parameter, value in ((-3, 2**30), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
         libc.mallopt(parameter, value)

@@ -21,8 +21,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoTokenizer
 
 from _worker import Timing, serve
-from heedful.model import keep_large_temporaries, load_causal_model, load_scalar_model
+from heedful.model import load_causal_model, load_scalar_model
 from heedful.model.encoding import Example, RankedPrompt
+from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.training import ppo, reward, sft
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.pretraining_text import PretrainingText

@@ -13,7 +13,10 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from _worker import Timing, serve
-from heedful.model import Sampling, frozen, generate, keep_large_temporaries, load_causal_model, request_seeds
+from heedful.model import Sampling, generate, load_causal_model
+from heedful.model.engine.sampling import request_seeds
+from heedful.model.fast.allocator import keep_large_temporaries
+from heedful.model.precision import frozen
 
 FOLDER = Path(sys.argv[1])
 TOKENIZER = AutoTokenizer.from_pretrained(FOLDER / "policy")

@@ -19,7 +19,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from heedful.model import new_gpt2, save_model, scalar_model_from_causal
+from heedful.model import save_model, scalar_model_from_causal
+from heedful.model.scratch import new_gpt2
 
 VOCABULARY, CONTEXT = 8_192, 320
 END, PADDING = 0, 1

@@ -36,7 +36,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from heedful.model import Engine, Generation, use_heedful_attention
+from heedful.model import Engine, Generation
+from heedful.model.attention import use_heedful_attention
 
 VOCABULARY = 64
 END = 0

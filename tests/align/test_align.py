@@ -33,7 +33,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from heedful.align import running
 from heedful.align.stages import STAGES as TABLE
 from heedful.functional import chunked_token_logprobs
-from heedful.model import load_causal_model, load_scalar_model, pack, packed_hidden, unembedding
+from heedful.model import load_causal_model, load_scalar_model, pack, packed_hidden
+from heedful.model.loading import unembedding
 from heedful.model.readout import score
 from heedful.project.data_folder import Records
 from heedful.project.lock import LOCK_FILE, alone_in

@@ -18,15 +18,9 @@ from tests.planning.measured import resident
 from tests.tiny import END, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from heedful.model import (
-    Precision,
-    add_adapter,
-    load_causal_model,
-    load_scalar_model,
-    save_model,
-    scalar_model_from_causal,
-    share_equal_tensors,
-)
+from heedful.model import add_adapter, load_causal_model, load_scalar_model, save_model, scalar_model_from_causal
+from heedful.model.lora import share_equal_tensors
+from heedful.model.precision import Precision
 
 RANK = 4
 CONFIG = LlamaConfig(

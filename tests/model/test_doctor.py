@@ -18,20 +18,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from heedful.errors import CheckError, ModelError, NumericalError
 from heedful.functional.fast import kernels
-from heedful.model import (
-    attention,
-    doctor,
-    examine,
-    frozen,
-    layouts,
-    quick_check,
-    save_model,
-    scalar_model_from_causal,
-    use_heedful_attention,
-)
+from heedful.model import attention, doctor, examine, layouts, save_model, scalar_model_from_causal
+from heedful.model.attention import use_heedful_attention
+from heedful.model.doctor import quick_check
 from heedful.model.encoding import Example, RankedPrompt
 from heedful.model.fast import ranges
 from heedful.model.fast.ranges import RangesLayout
+from heedful.model.precision import frozen
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretrain import train_pretrain

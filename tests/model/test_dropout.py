@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from heedful.errors import ModelError
-from heedful.model import MasterWeights, pack_documents, packed_hidden, set_residual_dropout
-from heedful.model.dropout import decoder_layers
+from heedful.model import pack_documents, packed_hidden
+from heedful.model.dropout import decoder_layers, set_residual_dropout
+from heedful.model.precision import MasterWeights
 
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
 BATCH = pack_documents([[1, 2, 3, 4, 5, 6], [7, 8, 9]])

@@ -52,15 +52,12 @@ from heedful.model import (
     pack_shared,
     packed_hidden,
     save_model,
-    scalar_head,
     scalar_model_from_causal,
-    scalar_offset,
-    set_residual_dropout,
-    shift_scalar_model,
-    unembedding,
-    use_heedful_attention,
 )
-from heedful.model.dropout import decoder_layers
+from heedful.model.attention import use_heedful_attention
+from heedful.model.dropout import decoder_layers, set_residual_dropout
+from heedful.model.loading import unembedding
+from heedful.model.scalar_models import scalar_head, scalar_offset, shift_scalar_model
 
 Make = Callable[[], PreTrainedModel]
 SLIDING: list[Make] = [tiny_mistral, tiny_qwen2, tiny_gemma2, tiny_gemma3]

@@ -21,8 +21,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heedful.functional.fast import kernels
-from heedful.model import MasterWeights, PackedBatch, attention, dense_blocks, pack, pack_documents, pack_shared, packed_hidden
+from heedful.model import PackedBatch, attention, dense_blocks, pack, pack_documents, pack_shared, packed_hidden
 from heedful.model.fast import grid, ranges
+from heedful.model.precision import MasterWeights
 
 pytestmark = pytest.mark.usefixtures("with_and_without_loops")
 

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from heedful.errors import MissingError, ModelError, StorageError
 from heedful.model import (
-    check_tokenizer,
     load_causal_model,
     load_scalar_model,
     load_tokenizer,
@@ -26,12 +25,10 @@ from heedful.model import (
     packed_hidden,
     save_model,
     saving,
-    scalar_head,
     scalar_model_from_causal,
-    scalar_offset,
-    shift_scalar_model,
-    unembedding,
 )
+from heedful.model.loading import check_tokenizer, unembedding
+from heedful.model.scalar_models import scalar_head, scalar_offset, shift_scalar_model
 
 ARCHITECTURES = [tiny_gpt2, tiny_llama, tiny_neox]
 SEQUENCES = [[5, 6, 7, 8], [9], [10, 11, 12, 13, 14, END], [END, 3]]

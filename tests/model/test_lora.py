@@ -43,31 +43,25 @@ from transformers import (
 
 from heedful.errors import ConfigError, ModelError
 from heedful.model import (
-    MasterWeights,
     Sampling,
     add_adapter,
-    copy_sharing_base,
-    frozen,
     generate,
-    is_adapted,
     load_causal_model,
     load_scalar_model,
     lora,
     merged,
     pack,
     packed_hidden,
-    quick_check,
     save_model,
-    scalar_head,
     scalar_model_from_causal,
-    scalar_offset,
-    share_equal_tensors,
-    unembedding,
-    update_average,
 )
+from heedful.model.doctor import quick_check
 from heedful.model.encoding import Example, RankedPrompt
-from heedful.model.precision import rounded_copy
+from heedful.model.loading import unembedding
+from heedful.model.lora import copy_sharing_base, is_adapted, share_equal_tensors
+from heedful.model.precision import MasterWeights, frozen, rounded_copy, update_average
 from heedful.model.readout import score
+from heedful.model.scalar_models import scalar_head, scalar_offset
 from heedful.training import ppo, sft
 from heedful.training.checkpoint import load_checkpoint
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig

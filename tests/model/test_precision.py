@@ -8,7 +8,9 @@ import torch
 from tests.tiny import parameter_gradients, snapshot, tiny_gpt2, tiny_llama, tiny_neox
 from transformers import PreTrainedModel
 
-from heedful.model import MasterWeights, frozen, keep_large_temporaries, pack_documents, packed_hidden, update_average
+from heedful.model import pack_documents, packed_hidden
+from heedful.model.fast.allocator import keep_large_temporaries
+from heedful.model.precision import MasterWeights, frozen, update_average
 
 FIRST, SECOND = pack_documents([[1, 2, 3, 4, 5]]), pack_documents([[9, 8, 7], [6, 5]])
 

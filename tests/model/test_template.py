@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from heedful.conversation import Turn, turns_of
 from heedful.errors import ConfigError, DataError
-from heedful.model import train_tokenizer
+from heedful.model.scratch import train_tokenizer
 from heedful.model.template import Template, encode, prompt_tokens, response_tokens
 from heedful.records import Prompt
 

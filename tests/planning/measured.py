@@ -102,7 +102,7 @@ def resident(field: str) -> int:
 def main(step: str) -> None:
     from transformers import GPT2LMHeadModel
 
-    from heedful.model import use_heedful_attention
+    from heedful.model.attention import use_heedful_attention
 
     torch.manual_seed(0)
     run, config = STEPS[step]

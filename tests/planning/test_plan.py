@@ -18,14 +18,9 @@ from tests.tiny import END
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PretrainedConfig
 
 from heedful.cli.plan_verb import Plan, plan_of
-from heedful.model import (
-    add_adapter,
-    pack,
-    packed_hidden,
-    scalar_model_from_causal,
-    set_residual_dropout,
-    use_heedful_attention,
-)
+from heedful.model import add_adapter, pack, packed_hidden, scalar_model_from_causal
+from heedful.model.attention import use_heedful_attention
+from heedful.model.dropout import set_residual_dropout
 from heedful.planning.compute import PETAFLOPS_DAY, Lengths, forward, ppo_work, reward_work, sft_work
 from heedful.planning.memory import (
     Attended,

@@ -23,8 +23,10 @@ from tests.training.test_reward import likes_sevens
 from transformers import PreTrainedModel
 
 from heedful.functional import chunked_token_logprobs
-from heedful.model import pack, packed_hidden, set_residual_dropout, unembedding
+from heedful.model import pack, packed_hidden
+from heedful.model.dropout import set_residual_dropout
 from heedful.model.encoding import Example
+from heedful.model.loading import unembedding
 from heedful.training import ppo, pretrain, reward, sft
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from heedful.training.sharding import for_generation, master_weights, whole, whole_tensor

@@ -28,17 +28,11 @@ from transformers import PreTrainedModel
 
 from heedful import functional
 from heedful.errors import ConfigError, DataError, NumericalError
-from heedful.model import (
-    Generation,
-    MasterWeights,
-    frozen,
-    generator,
-    load_causal_model,
-    readout,
-    request_seeds,
-    scalar_head,
-    scalar_model_from_causal,
-)
+from heedful.model import Generation, load_causal_model, readout, scalar_model_from_causal
+from heedful.model.engine.sampling import request_seeds
+from heedful.model.engine.vllm_engine import generator
+from heedful.model.precision import MasterWeights, frozen
+from heedful.model.scalar_models import scalar_head
 from heedful.training import ppo
 from heedful.training.config import PPOConfig
 from heedful.training.ppo import PPOData, prompt_order, train_ppo

@@ -12,7 +12,7 @@ from tests.tiny import END, largest_difference, parameter_gradients, plain, snap
 from tests.training.interrupting import every, interrupted_at, quiet
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from heedful.model import MasterWeights
+from heedful.model.precision import MasterWeights
 from heedful.training import pretrain
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import text_loss, train_pretrain

@@ -14,9 +14,11 @@ from tests.training.interrupting import every, interrupted_at, quiet
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from heedful.errors import NumericalError
-from heedful.model import MasterWeights, load_scalar_model, scalar_model_from_causal, scalar_offset
+from heedful.model import load_scalar_model, scalar_model_from_causal
 from heedful.model.encoding import Example, RankedPrompt
+from heedful.model.precision import MasterWeights
 from heedful.model.readout import score
+from heedful.model.scalar_models import scalar_offset
 from heedful.training import reward
 from heedful.training.config import RewardConfig
 from heedful.training.reward import ranking_quality, score_rankings, train_reward

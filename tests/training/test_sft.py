@@ -15,8 +15,9 @@ from tests.training.interrupting import every, interrupted_at, quiet
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from heedful.errors import ConfigError, NumericalError
-from heedful.model import MasterWeights, load_causal_model
+from heedful.model import load_causal_model
 from heedful.model.encoding import Example
+from heedful.model.precision import MasterWeights
 from heedful.training import sft
 from heedful.training.config import SFTConfig
 from heedful.training.pretraining_text import PretrainingText

@@ -13,9 +13,9 @@ from heedful.evaluate import lineup
 from heedful.evaluate.preference import judgements_from_rankings, preference_section, ratings_section
 from heedful.evaluate.results import AlignmentTax, Curves, Group, Model, Results, RewardModel, Transcript, as_estimate
 from heedful.evaluate.results import Benchmark as BenchmarkResult
-from heedful.model import load_tokenizer
 from heedful.model.encoding import encode_rankings
 from heedful.model.inference import reward_model_for_inference
+from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import Records
 from heedful.project.files import read_jsonl
 from heedful.project.runs import records_in

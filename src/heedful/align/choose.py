@@ -13,9 +13,9 @@ from rich.console import Console
 from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.settings import Given, Setting, write_json
 from heedful.errors import DataError
-from heedful.model import load_tokenizer
 from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
+from heedful.model.loading import load_tokenizer
 from heedful.model.template import encode
 from heedful.project.selection import prompts_of
 from heedful.records import Prompt, Response

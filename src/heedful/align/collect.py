@@ -19,9 +19,9 @@ from heedful.evaluate.results import Group
 from heedful.labeling.exchange.asking import Task
 from heedful.miniature.invented_world import World
 from heedful.miniature.preparation import WORLD_SEED, miniature_prompts, write_pretraining_text
-from heedful.model import load_tokenizer
 from heedful.model.answering import Answerer, prompts_within
 from heedful.model.inference import policy_for_inference
+from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import Records, record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.runs import records_in

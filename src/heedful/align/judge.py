@@ -18,9 +18,9 @@ from heedful.evaluate import lineup
 from heedful.evaluate.benchmarks import Benchmark, benchmark_result, score_items
 from heedful.evaluate.results import Group, Model
 from heedful.labeling.exchange.asking import Task
-from heedful.model import load_tokenizer
 from heedful.model.answering import Answerer, prompts_within, score_responses
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
+from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.runs import records_in

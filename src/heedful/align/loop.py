@@ -23,7 +23,7 @@ from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import ConfigError
 from heedful.evaluate.report import write_report
 from heedful.evaluate.results import Timings, save_results, save_timings
-from heedful.model import keep_large_temporaries
+from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import first_device
 from heedful.presets import Preset, resolved_preset
 from heedful.project.data_folder import Records

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from heedful.model import Precision
 from heedful.model.inference import first_device, load_policy
+from heedful.model.precision import Precision
 from heedful.ranks.world import world
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from heedful.errors import DataError
-from heedful.model import keep_large_temporaries, new_gpt2, train_tokenizer
-from heedful.model.scratch import tokenizer_from_json, tokenizer_json
+from heedful.model.fast.allocator import keep_large_temporaries
+from heedful.model.scratch import new_gpt2, tokenizer_from_json, tokenizer_json, train_tokenizer
 from heedful.ranks.rank_zero import on_rank_zero
 from heedful.ranks.world import across_ranks
 from heedful.training.config import PretrainConfig

@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 
 from heedful.errors import HeedfulError
-from heedful.model import give_back_memory, keep_large_temporaries
+from heedful.model.fast.allocator import give_back_memory, keep_large_temporaries
 
 Call = Callable[..., None]
 """A picklable function that takes ``console``."""

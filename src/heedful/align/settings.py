@@ -18,7 +18,7 @@ from heedful.evaluate.benchmarks import Benchmark
 from heedful.labeling.exchange.asking import Task
 from heedful.miniature.benchmark_items import benchmarks
 from heedful.miniature.tasks import few_shot_prefixes
-from heedful.model import generator
+from heedful.model.engine.vllm_engine import generator
 from heedful.model.template import Template
 from heedful.presets import Preset
 from heedful.project.data_folder import Records

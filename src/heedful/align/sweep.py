@@ -26,9 +26,10 @@ from heedful.align.trials import Spacing, trial_configs
 from heedful.align.who_labels import labelers_of
 from heedful.errors import DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
-from heedful.model import keep_large_temporaries, load_tokenizer
 from heedful.model.answering import Answerer, mean_reward, prompts_within
+from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
+from heedful.model.loading import load_tokenizer
 from heedful.presets import resolved_preset
 from heedful.project.fingerprints import digest_of_records
 from heedful.project.lock import alone_in

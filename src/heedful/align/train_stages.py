@@ -16,15 +16,10 @@ from rich.console import Console
 from heedful.align.models import loading_precision, placed_for_training, policy_for_training
 from heedful.align.pretraining import VALIDATION_EVERY
 from heedful.align.settings import Given, Setting, write_json
-from heedful.model import (
-    check_tokenizer,
-    load_causal_model,
-    load_scalar_model,
-    load_tokenizer,
-    remove_leftovers,
-    scalar_model_from_causal,
-)
 from heedful.model.encoding import encode_demonstrations, encode_prompts, encode_rankings
+from heedful.model.loading import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer
+from heedful.model.saving import remove_leftovers
+from heedful.model.scalar_models import scalar_model_from_causal
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
 from heedful.ranks.world import world
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints

@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.evaluate.results import BenchmarkScore
-from heedful.model import Sampling, generate, pack_shared
+from heedful.model.engine.sampling import Sampling
+from heedful.model.engine.scheduler import generate
+from heedful.model.layouts import pack_shared
 from heedful.model.readout import target_logprobs
 from heedful.statistics import bootstrap_mean
 

@@ -18,7 +18,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from heedful.miniature.corpus import documents
 from heedful.miniature.invented_world import World
 from heedful.miniature.preparation import WEIGHTS, WORLD_SEED
-from heedful.model import keep_large_temporaries, new_gpt2, save_model, train_tokenizer
+from heedful.model.fast.allocator import keep_large_temporaries
+from heedful.model.saving import save_model
+from heedful.model.scratch import new_gpt2, train_tokenizer
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import encode_documents

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from heedful.model import request_seeds, trained_state
+from heedful.model.engine.sampling import request_seeds
+from heedful.model.lora import trained_state
 from heedful.model.readout import scalars
 from heedful.ranks.collectives import sum_over_ranks
 from heedful.training.config import PPOConfig

@@ -20,7 +20,7 @@ import torch
 from torch.distributed.checkpoint import CheckpointException
 
 from heedful.errors import StorageError
-from heedful.model import ASIDE, write_folder
+from heedful.model.saving import ASIDE, write_folder
 from heedful.ranks.collectives import all_gather, barrier, broadcast
 from heedful.ranks.world import world
 from heedful.training.pretraining_text import PretrainingText

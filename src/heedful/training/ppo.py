@@ -19,19 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError, DataError
 from heedful.functional import masked_mean
-from heedful.model import (
-    MasterWeights,
-    add_adapter,
-    copy_sharing_base,
-    generator,
-    give_back_memory,
-    quick_check,
-    set_residual_dropout,
-    share_equal_tensors,
-    update_average,
-)
+from heedful.model.doctor import quick_check
+from heedful.model.dropout import set_residual_dropout
+from heedful.model.engine.vllm_engine import generator
+from heedful.model.fast.allocator import give_back_memory
 from heedful.model.fast.side_by_side import side_by_side
 from heedful.model.inference import first_device
+from heedful.model.lora import add_adapter, copy_sharing_base, share_equal_tensors
+from heedful.model.precision import MasterWeights, update_average
 from heedful.ranks.world import across_ranks
 from heedful.training.best_model import Best, validation_reward
 from heedful.training.checkpoint import CheckpointTimer

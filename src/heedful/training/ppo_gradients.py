@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from heedful.functional import clipped_policy_loss, clipped_value_loss
-from heedful.model import MasterWeights, pack_documents
+from heedful.model.layouts import pack_documents
+from heedful.model.precision import MasterWeights
 from heedful.model.readout import scalars, target_logprobs, target_logprobs_and_entropy
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import sum_over_ranks, sums_over_ranks

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from heedful.model import (
-    MasterWeights,
-    pack_documents,
-    quick_check,
-    set_residual_dropout,
-)
+from heedful.model.doctor import quick_check
+from heedful.model.dropout import set_residual_dropout
+from heedful.model.layouts import pack_documents
+from heedful.model.precision import MasterWeights
 from heedful.model.readout import target_logprobs
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import sum_over_ranks

@@ -14,17 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.functional import ranking_loss
-from heedful.model import (
-    MasterWeights,
-    PackedBatch,
-    add_adapter,
-    pack_shared,
-    quick_check,
-    set_residual_dropout,
-    shift_scalar_model,
-)
+from heedful.model.doctor import quick_check
+from heedful.model.dropout import set_residual_dropout
 from heedful.model.encoding import Example, RankedPrompt
+from heedful.model.layouts import PackedBatch, pack_shared
+from heedful.model.lora import add_adapter
+from heedful.model.precision import MasterWeights
 from heedful.model.readout import scalars, score
+from heedful.model.scalar_models import shift_scalar_model
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import gather_in_order, sums_over_ranks
 from heedful.ranks.world import across_ranks

@@ -14,8 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.functional import generalized_advantage_estimation, masked_whiten, rewards_with_kl
-from heedful.model import Generation, MasterWeights, PackedBatch, Sampling, generator, pack, request_seeds
+from heedful.model.engine.sampling import Sampling, request_seeds
+from heedful.model.engine.scheduler import Generation
+from heedful.model.engine.vllm_engine import generator
 from heedful.model.fast.side_by_side import at_once, side_by_side
+from heedful.model.layouts import PackedBatch, pack
+from heedful.model.precision import MasterWeights
 from heedful.model.readout import scalars, target_logprobs
 from heedful.ranks.batch_shares import own_indices, own_microbatches
 from heedful.ranks.collectives import gather_in_order, gather_rows_in_order

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.errors import ConfigError, NumericalError, StorageError
-from heedful.model import remove_leftovers
+from heedful.model.saving import remove_leftovers
 from heedful.progress import ProgressLine, progress_line
 from heedful.project.files import write_atomically
 from heedful.ranks.collectives import all_gather, barrier, require_same

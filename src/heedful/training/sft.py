@@ -18,14 +18,12 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError
-from heedful.model import (
-    MasterWeights,
-    add_adapter,
-    pack,
-    quick_check,
-    set_residual_dropout,
-)
+from heedful.model.doctor import quick_check
+from heedful.model.dropout import set_residual_dropout
 from heedful.model.encoding import Example
+from heedful.model.layouts import pack
+from heedful.model.lora import add_adapter
+from heedful.model.precision import MasterWeights
 from heedful.model.readout import target_logprobs
 from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import sum_over_ranks

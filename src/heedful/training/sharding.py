@@ -24,18 +24,11 @@ from torch.distributed.tensor import empty as empty_sharded
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError
-from heedful.model import (
-    MasterWeights,
-    Precision,
-    frozen,
-    is_adapted,
-    load_trained_state,
-    save_model,
-    trained_state,
-    use_heedful_attention,
-)
+from heedful.model.attention import use_heedful_attention
 from heedful.model.dropout import decoder_layers
-from heedful.model.precision import copy_of_buffers, rounded_copy
+from heedful.model.lora import is_adapted, load_trained_state, trained_state
+from heedful.model.precision import MasterWeights, Precision, copy_of_buffers, frozen, rounded_copy
+from heedful.model.saving import save_model
 from heedful.ranks.collectives import barrier, require_same
 from heedful.ranks.world import world
 from heedful.training.config import StepConfig

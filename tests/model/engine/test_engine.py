@@ -10,8 +10,9 @@ from tests.tiny import CONTEXT, END, VOCABULARY, last_hidden, plain, tiny_gpt2, 
 from transformers import PreTrainedModel
 
 from heedful.errors import UserError
-from heedful.model import Generation, Sampling, generate, request_seeds
+from heedful.model import Generation, Sampling, generate
 from heedful.model.engine import runner
+from heedful.model.engine.sampling import request_seeds
 from heedful.model.engine.slots import Slots
 
 pytestmark = pytest.mark.usefixtures("with_and_without_loops")

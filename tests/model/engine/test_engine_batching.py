@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from heedful.functional.fast import kernels
-from heedful.model import Engine, Generation, Sampling, generate, set_residual_dropout
+from heedful.model import Engine, Generation, Sampling, generate
+from heedful.model.dropout import set_residual_dropout
 from heedful.model.engine import runner
 from heedful.model.engine.slots import Slots, groups_of
 from heedful.model.fast.gpt2_forward import gpt2_forward

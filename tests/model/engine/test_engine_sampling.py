@@ -9,8 +9,8 @@ from scipy import stats
 from tests.tiny import END, last_hidden, plain, tiny_gpt2, tiny_tokenizer
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from heedful.model import Engine, Sampling, generate, request_seeds
-from heedful.model.engine.sampling import Drawing, uniform
+from heedful.model import Engine, Sampling, generate
+from heedful.model.engine.sampling import Drawing, request_seeds, uniform
 
 
 def some_logits(rows: int, vocabulary: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 
 from heedful.conversation import turns_of
 from heedful.errors import ConfigError, HeedfulError, UserError
-from heedful.model import Generation, Sampling, add_adapter, generate, generator, merged, scalar_model_from_causal
+from heedful.model import Generation, Sampling, add_adapter, generate, merged, scalar_model_from_causal
 from heedful.model.answering import Answerer
-from heedful.model.engine.vllm_engine import VLLMEngine, _only_engine
+from heedful.model.engine.vllm_engine import VLLMEngine, _only_engine, generator
 from heedful.presets import resolved_preset
 from heedful.project.project import Project
 from heedful.records import Prompt

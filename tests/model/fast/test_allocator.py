@@ -9,7 +9,7 @@ import pytest
 # In a process of its own: the settings are the whole process's. Every second block stays, so that what is freed lies in holes.
 _HOLES = """
 import torch
-from heedful.model import give_back_memory, keep_large_temporaries
+from heedful.model.fast.allocator import give_back_memory, keep_large_temporaries
 
 def resident():
     with open("/proc/self/statm") as file:

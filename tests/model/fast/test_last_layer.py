@@ -13,8 +13,8 @@ from tests.tiny import FAMILIES, VOCABULARY, parameter_gradients, tiny_gpt2, tin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from heedful.model import PackedBatch, pack, pack_documents, pack_shared, packed_hidden, set_residual_dropout
-from heedful.model.dropout import decoder_layers
+from heedful.model import PackedBatch, pack, pack_documents, pack_shared, packed_hidden
+from heedful.model.dropout import decoder_layers, set_residual_dropout
 from heedful.model.fast import last_layer
 
 pytestmark = pytest.mark.usefixtures("with_and_without_loops")

@@ -12,8 +12,8 @@ import torch
 from tests.tiny import largest_difference, snapshot
 from tests.training.test_ppo import PROMPTS, TOKENIZER, policy_model, reward_model, settings
 
-from heedful.model import MasterWeights
 from heedful.model.fast import side_by_side
+from heedful.model.precision import MasterWeights
 from heedful.ranks.world import World
 from heedful.training import ppo, rollouts
 
