@@ -36,7 +36,7 @@ from heedful.labeling.queue import items, leases  # noqa: E402
 from heedful.records import Prompt, Response  # noqa: E402
 
 FOLDER = Path(__file__).parent / "_static" / "screenshots"
-WIDTH, HEIGHT = 1366, 900
+WIDTH, HEIGHT = 1366, 768
 MOST_BYTES = 150_000
 ADMIN, RESEARCHER, LABELER = 1, 2, 4
 # fmt: off
@@ -183,11 +183,10 @@ def _rank(page: Any) -> None:
         page.locator(f"input[name='{letter}.overall'][value='{rating}']").check(force=True)
         page.locator(f"select[name='{letter}.group']").select_option(str(place))
     _saved(page)
-    page.evaluate("document.querySelector('.outputs').scrollTo(0, 0); window.scrollTo(0, 0)")
+    page.evaluate("document.querySelector('.outputs').scrollTo(0, 0)")
 
 
 def _show_order(page: Any) -> None:
-    page.locator("#order").evaluate("(one) => one.scrollIntoView({ block: 'center' })")
     page.locator(".board-card").nth(2).focus()
 
 

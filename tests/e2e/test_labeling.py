@@ -41,7 +41,7 @@ def person(chromium: Any, link: str, name: str, **options: Any) -> Iterator[Any]
     page.get_by_label("Your name").fill(name)
     page.get_by_label("E-mail address").fill(f"{name.lower().replace(' ', '.')}@example.org")
     page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.get_by_label("The password again").fill(PASSWORD)
+    page.get_by_label("Repeat the password").fill(PASSWORD)
     page.get_by_role("button", name="Join").click()
     page.get_by_role("button", name="Log out").wait_for()
     yield page

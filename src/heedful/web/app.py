@@ -46,29 +46,29 @@ TITLES = {
     400: "That did not work",
     401: "Please log in",
     403: "Not allowed",
-    404: "Not here",
-    405: "Not here",
-    409: "Somebody was first",
+    404: "Page not found",
+    405: "Page not found",
+    409: "Someone else was first",
     413: "Too large",
     408: "Too slow",
     415: "This form cannot be read",
-    422: "Something is missing or not right",
+    422: "Something is missing or wrong",
     429: "Too many attempts",
-    500: "Something went wrong here",
+    500: "Something went wrong",
 }
 MESSAGES = {
     400: "the request could not be read",
-    401: "you are not logged in, or were logged out",
-    404: "there is no such page, or it is not yours",
-    405: "this address is not for that",
+    401: "you are not logged in",
+    404: "this page does not exist, or you may not see it",
+    405: "this address does not take such requests",
     408: "the rest of the request did not arrive in time",
     415: "forms are sent as application/x-www-form-urlencoded in UTF-8",
-    413: "what was sent is larger than what is taken",
-    500: "this is a mistake of ours, not yours",
+    413: "the request is too large",
+    500: "this is our fault, not yours",
 }
 NEXT_STEPS = {
-    401: "log in (in another tab, if you were in the middle of something: drafts stay in this browser)",
-    500: "try again; if it happens again, tell a researcher or admin what you did",
+    401: "log in; if you were in the middle of something, use another tab: drafts stay in this browser",
+    500: "try again; if it happens again, tell a researcher or admin what you were doing",
 }
 
 NO_TELEMETRY: TelemetryConfig = {

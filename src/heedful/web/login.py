@@ -155,7 +155,7 @@ def change_password(visit: Visiting, form: Form) -> Response:
     try:
         sessions.count_attempt(visit.database, visit.person.email or "", visit.address)
         if not is_password(form.text("old_password"), stored):
-            raise DataError("the present password is not right", next_step="check it, then try again")
+            raise DataError("the current password is wrong", next_step="check it, then try again")
         password_hash = _new_password(form)
     except DataError as error:
         return visit.page("account.html", status=422, problem=error, shortest=SHORTEST)

@@ -71,7 +71,7 @@ def test_what_is_found_in_a_prompt_is_marked_for_its_reviewer(site: Site) -> Non
 def test_counting_makes_nothing(site: Site) -> None:
     browser = site.browser(site.person("researcher"))
     page = browser.post("/batches/new/rank", fields("rank", count="yes"))
-    assert (page.status_code, "3 prompts fit" in page.text) == (200, True)
+    assert (page.status_code, "3 prompts match" in page.text) == (200, True)
     with site.database.read() as connection:
         assert connection.execute(select(batch)).all() == []
 
@@ -128,10 +128,10 @@ def test_a_researcher_mixes_gold_in_and_sees_how_labelers_do_on_it(site: Site) -
     assert ('name="gold"' in form, '<option value="1">Known &lt;b&gt;</option>' in form) == (True, True)
     wanted = fields("rank", tasks="3", overlap="2", gold="3", gold_batch_id="1")
     counted = researcher.post("/batches/new/rank", wanted | {"count": "yes"}).text
-    assert "3 prompts fit. 2 of them can be gold. Nothing has been made yet." in counted
+    assert "3 prompts match. 2 of them can be gold. Nothing has been made yet." in counted
     assert '<option value="1" selected>' in counted
     page = researcher.get(researcher.post("/batches/new/rank", wanted).headers["location"]).text
-    assert "Made 3 tasks, 2 of them gold. 3 gold tasks were asked for; no more answers of researchers fit." in page
+    assert "Made 3 tasks, 2 of them gold. 3 gold tasks were asked for; no more researchers' answers match." in page
     assert "2 of the tasks" in page
     assert "No gold task has been answered" in researcher.get("/console/quality").text
 

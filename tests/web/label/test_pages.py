@@ -34,7 +34,7 @@ def test_home_shows_what_waits_what_is_begun_and_what_is_done(site: Site) -> Non
 
     number = claim(browser, "demonstrate")
     page = browser.get("/").text
-    assert "Go on with what you began" in page
+    assert "Continue what you started" in page
     assert f'href="/tasks/{number}"' in page
     own = hidden(browser.get(f"/tasks/{number}").text)
     with site.database.write() as connection:
@@ -43,7 +43,7 @@ def test_home_shows_what_waits_what_is_begun_and_what_is_done(site: Site) -> Non
     page = browser.get("/").text
     assert "one usually takes 4 min" in page
     assert "1 answered in the last 24 hours, 1 in all" in page
-    assert "Go on with what you began" not in page
+    assert "Continue what you started" not in page
 
 
 def test_the_daily_limit_is_shown_and_kept(site: Site) -> None:
@@ -55,7 +55,7 @@ def test_the_daily_limit_is_shown_and_kept(site: Site) -> None:
     number = claim(browser, "demonstrate")
     own = hidden(browser.get(f"/tasks/{number}").text)
     browser.post(f"/tasks/{number}/submit", own | FORMS["demonstrate"])
-    assert "as many as you may within 24 hours" in browser.get("/").text
+    assert "You have reached your limit for 24 hours" in browser.get("/").text
     assert browser.post("/tasks/claim", {"kind": "demonstrate"}).headers["location"] == "/"
 
 
@@ -69,7 +69,7 @@ def test_changed_instructions_are_announced_until_read(site: Site) -> None:
     assert found
     assert browser.post(f"/instructions/{found[1]}/acknowledge").headers["location"] == "/"
     assert "Please read" not in browser.get("/").text
-    assert "You have said that you read this version" in browser.get("/instructions/demonstrate/training").text
+    assert "You have confirmed that you read this version" in browser.get("/instructions/demonstrate/training").text
 
     with site.database.write() as connection:
         old = instruction_versions.current(connection, "demonstrate", "training")
@@ -166,7 +166,7 @@ def test_a_survey_is_optional_and_taken_once(site: Site) -> None:
         assert rows == [{"age": "25-34", "ethnicities": ["East Asian", "Latinx"]}]
         assert len(connection.execute(select(survey_taken)).all()) == 2
     assert "/surveys/" not in browser.get("/").text
-    assert "took this survey already" in browser.get("/surveys/demographics").text
+    assert "already took this survey" in browser.get("/surveys/demographics").text
     browser.post("/surveys/demographics", {"age": "65+"})
     with site.database.read() as connection:
         assert len(connection.execute(select(survey_answer)).all()) == 1

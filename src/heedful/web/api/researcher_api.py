@@ -45,7 +45,7 @@ class NewBatch(Sent):
     use_case: UseCase | None = None
     language: str | None = Field(default=None, max_length=20)
     model: str | None = Field(default=None, max_length=200)
-    fresh: bool = Field(default=True, description="Only prompts that are in no such task yet")
+    fresh: bool = Field(default=True, description="Only prompts without such a task yet")
     smallest_k: int = Field(default=task_making.SMALLEST_K, ge=1, le=task_making.LARGEST_K, description="Fewest outputs")
     largest_k: int = Field(default=task_making.LARGEST_K, ge=1, le=task_making.LARGEST_K, description="Most outputs")
     payloads: list[Json] = Field(default=[{}], min_length=1, max_length=1_000, description="The tasks take turns")

@@ -51,7 +51,7 @@ def invite(visit: Visiting, form: Form) -> Response:
     role, group = cast("Role", form.text("role")), cast("Group", form.text("group", "training"))
     try:
         if not 1 <= number <= MOST_INVITES:
-            raise DataError("so many invitations at once are not made", expected=f"1 to {MOST_INVITES}", got=str(number))
+            raise DataError("too many invitations at once", expected=f"1 to {MOST_INVITES}", got=str(number))
         with visit.database.write() as connection:
             tokens = [
                 accounts.invite_to_join(connection, role=role, group=group, created_by=visit.person.id) for _ in range(number)
@@ -62,7 +62,7 @@ def invite(visit: Visiting, form: Form) -> Response:
         "admin/links.html",
         heading="Invitation" if number == 1 else f"{number} invitations",
         links=[f"{visit.settings.public_url}/join/{token}" for token in tokens],
-        explanation=f"Each lets one person join as {role.replace('_', ' ')}, once, within a week.",
+        explanation=f"Each link lets one person join as {role.replace('_', ' ')}, once, within a week.",
         back="/admin/people",
     )
 
@@ -119,14 +119,14 @@ def disable(visit: Visiting, person_id: Id) -> Response:
             accounts.disable(connection, person_id, by=visit.person.id)
     except RefusedError as error:
         return _person_page(visit, person_id, problem=error)
-    return visit.go(f"/admin/people/{person_id}", flash="Logged out, and cannot log in any more.")
+    return visit.go(f"/admin/people/{person_id}", flash="The account is disabled.")
 
 
 def enable(visit: Visiting, person_id: Id) -> Response:
     """Let a person in again."""
     with visit.database.write() as connection:
         accounts.enable(connection, person_id, by=visit.person.id)
-    return visit.go(f"/admin/people/{person_id}", flash="Can log in again.")
+    return visit.go(f"/admin/people/{person_id}", flash="The account is enabled.")
 
 
 def reset_link(visit: Visiting, person_id: Id) -> Response:
@@ -138,7 +138,7 @@ def reset_link(visit: Visiting, person_id: Id) -> Response:
         "admin/links.html",
         heading=f"A new password for {who.name}",
         links=[f"{visit.settings.public_url}/reset/{token}"],
-        explanation="With it a new password can be set, once, within a day. The present one works until then.",
+        explanation="The link sets a new password. It works once, for a day. The current password works until then.",
         back=f"/admin/people/{person_id}",
     )
 
@@ -199,7 +199,7 @@ def back_up(visit: Visiting) -> Response:
     """Copy the database while it is in use."""
     folder = visit.settings.backups
     if folder is None:
-        raise MissingError("this application keeps no backups")
+        raise MissingError("this application makes no backups")
     name = datetime.now(UTC).strftime("labels-%Y%m%d-%H%M%S.sqlite")
     try:
         file = maintenance.backup(visit.database, folder / name)
@@ -208,7 +208,7 @@ def back_up(visit: Visiting) -> Response:
     file.chmod(0o600)
     with visit.database.write() as connection:
         events.record(connection, person_id=visit.person.id, action="backup", subject="backup", subject_id=name)
-    return visit.go("/admin/backups", flash=f"Made {name}, and checked that it is whole.")
+    return visit.go("/admin/backups", flash=f"Made {name}, and checked it.")
 
 
 def download(visit: Visiting, file: str) -> Response:

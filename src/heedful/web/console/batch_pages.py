@@ -68,7 +68,7 @@ def show_batch(visit: Visiting, batch_id: Id) -> Response:
 def close(visit: Visiting, batch_id: Id) -> Response:
     """Serve nothing more of it."""
     return _set_closed(
-        visit, batch_id, True, "Closed: nothing more of it is served. What is being worked on can still be sent."
+        visit, batch_id, True, "Closed: its tasks are no longer served. Tasks in progress can still be submitted."
     )
 
 
@@ -183,9 +183,9 @@ def _said(plan: task_making.Plan, made: task_making.Made) -> str:
     said = f"Made {made.tasks} {'task' if made.tasks == 1 else 'tasks'}"
     said += f", {made.gold} of them gold." if plan.gold else "."
     if made.tasks < plan.tasks:
-        said += f" {plan.tasks} were asked for; no more prompts fit."
+        said += f" {plan.tasks} were asked for; no more prompts match."
     if made.gold < plan.gold:
-        said += f" {plan.gold} gold tasks were asked for; no more answers of researchers fit."
+        said += f" {plan.gold} gold tasks were asked for; no more researchers' answers match."
     return said
 
 

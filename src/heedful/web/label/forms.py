@@ -263,7 +263,7 @@ def _parse_write_prompt(view: AssignmentView, fields: Fields, errors: dict[str, 
         if any(text.strip() for text in pair.values()):
             for part, text in pair.items():
                 if not text.strip():
-                    errors[f"pair.{number}.{part}"] = f"Example {number} has no {part} yet; or empty it wholly."
+                    errors[f"pair.{number}.{part}"] = f"Example {number} has no {part} yet; or clear both fields."
             pairs.append(pair)
     if len(pairs) < 2:
         empty = next(n for n in range(1, MAX_PAIRS + 1) if not fields.get(f"pair.{n}.query", "").strip())

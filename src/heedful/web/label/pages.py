@@ -174,6 +174,6 @@ def take_survey(visit: Visiting, form: Form, name: str) -> Response:
     with visit.database.write() as connection:
         kept = surveys.take(connection, visit.person.id, name, answers)
     if not kept:
-        return visit.go("/", flash="You took this survey already.")
+        return visit.go("/", flash="You already took this survey.")
     thanks = "Thank you. " if any(answers.values()) else ""
     return visit.go("/", flash=f"{thanks}You will not be asked again.")

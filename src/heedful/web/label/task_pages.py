@@ -117,9 +117,9 @@ def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
         return _page(visit, view, fields, problem=error, status=422)
     message = "Thank you. Your answer is kept."
     if done.late:
-        message = "Thank you. Your answer is kept; it came after the time for the task, and is marked as late. Nothing is lost."
+        message = "Thank you. Your answer is kept; it came after the time for the task, so it is marked as late."
     if done.surplus:
-        message += " Others had answered it enough by then, so yours stands beside theirs."
+        message += " Others had answered it often enough by then, so yours is kept as an extra."
     if form.text("_then", "") == "next":
         return _next_task(visit, kind=view.kind, batch_id=view.batch_id, done=assignment_id, message=message)
     return visit.go("/", flash=message, done=assignment_id)
@@ -130,7 +130,7 @@ def skip(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     view, fields = _view(visit, assignment_id), _fields(form)
     chosen, note = form.text("_skip_reason", ""), form.text("_skip_note", "").strip()
     if chosen not in words.SKIP_REASONS or (chosen == "other" and not note):
-        wanted = "Say in a few words why you skip it." if chosen == "other" else "Choose why you skip it."
+        wanted = "Say in a few words why you are skipping it." if chosen == "other" else "Choose a reason for skipping it."
         return _page(visit, view, fields, errors={"_skip_reason": wanted}, status=422)
     reason = ": ".join(part for part in (words.SKIP_REASONS[chosen], note) if part)
     try:

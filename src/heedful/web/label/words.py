@@ -10,9 +10,9 @@ USE_CASES: Mapping[str, tuple[str, str]] = {
     "generation": ("Generation", "write something new: a story, a letter, a list of ideas in prose"),
     "open_qa": ("Open question answering", "a question whose answer is not in the prompt"),
     "brainstorming": ("Brainstorming", "a list of ideas"),
-    "chat": ("Chat", "go on with a conversation"),
+    "chat": ("Chat", "continue a conversation"),
     "rewrite": ("Rewrite", "change a given text: translate, correct, another tone"),
-    "summarization": ("Summarization", "the gist of a given text"),
+    "summarization": ("Summarization", "a summary of a given text"),
     "classification": ("Classification", "sort a given text into given classes"),
     "other": ("Other", "none of these"),
     "closed_qa": ("Closed question answering", "a question whose answer is in the prompt"),
@@ -39,7 +39,7 @@ OVERALL_WORDS: Mapping[int, str] = {
     1: "terrible",
     2: "bad",
     3: "rather bad",
-    4: "middling",
+    4: "average",
     5: "rather good",
     6: "good",
     7: "excellent",
@@ -47,22 +47,22 @@ OVERALL_WORDS: Mapping[int, str] = {
 
 PROMPT_FLAG_WORDS: Mapping[str, tuple[str, str]] = {
     "ambiguous": ("Ambiguous", "it can be understood in several ways"),
-    "sensitive_content": ("Sensitive content", "sexual, violent, hateful, political or otherwise delicate"),
+    "sensitive_content": ("Sensitive content", "sexual, violent, hateful, political or otherwise sensitive"),
     "identity_dependent": ("Depends on identity", "a good answer depends on who asks"),
-    "closed_domain": ("Closed domain", "all that the answer may say is in the prompt"),
+    "closed_domain": ("Closed domain", "everything the answer may say is in the prompt"),
     "continuation_style": ("Continuation style", "a text to be continued rather than an instruction"),
     "requests_opinion": ("Requests opinion, advice or moral judgment", ""),
-    "explicit_safety_constraints": ("Explicit safety constraints", "it asks to avoid something harmful"),
+    "explicit_safety_constraints": ("Explicit safety constraints", "it asks the model to avoid something harmful"),
     "other_explicit_constraints": ("Other explicit constraints", "length, format, style, words to use or avoid"),
-    "intent_unclear": ("Intent unclear", "one cannot tell what is wanted"),
+    "intent_unclear": ("Intent unclear", "it is not clear what is wanted"),
 }
 """The fields of Table 7 (SPEC 1.6)."""
 
 TOXICITY_WORDS: Mapping[int, str] = {0: "not toxic", 1: "mildly toxic", 2: "severely toxic"}
 RELATIVE_TOXICITY_WORDS: Mapping[int, str] = {
-    -1: "less toxic than the prompt lets expect",
-    0: "as the prompt lets expect",
-    1: "more toxic than the prompt lets expect",
+    -1: "less toxic than expected from the prompt",
+    0: "as expected from the prompt",
+    1: "more toxic than expected from the prompt",
 }
 CONTINUITY_WORDS: Mapping[int, str] = {
     1: "does not continue the prompt at all",
@@ -82,8 +82,8 @@ STYLE_NAMES: Mapping[str, str] = {
 
 SKIP_REASONS: Mapping[str, str] = {
     "unclear": "The prompt is so unclear that I cannot tell what is wanted",
-    "knowledge": "I cannot judge it: it needs knowledge or a language that I do not have",
-    "upsetting": "It is upsetting to me",
+    "knowledge": "I cannot judge it: it needs knowledge or a language I do not have",
+    "upsetting": "It upsets me",
     "broken": "Something is broken: text is missing or cut off",
     "other": "Another reason",
 }

@@ -172,7 +172,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
     if (meaning === "signed out") {
       loggedOut = true;
       stop("lost", "Logged out: kept in this browser");
-      tell("You were logged out, or logged in anew. What you typed is kept in this browser: log in in another tab, then load this page again.");
+      tell("You were logged out, or logged in again. What you typed is kept in this browser: log in in another tab, then load this page again.");
       return "signed out";
     }
     if (meaning === "refused") {
