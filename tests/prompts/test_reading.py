@@ -1,18 +1,14 @@
-"""Files and formats: JSONL, CSV, TSV, Parquet; rows, chats, the API's log."""
+"""What rows say: prompts, chats, the API's log."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from heedful.errors import DataError, MissingError
 from heedful.project.formats.rows import BadRow
-from heedful.prompts.reading import INTAKES, LeftOut, owner_of, read_submission, submission_rows
+from heedful.prompts.reading import INTAKES, LeftOut, owner_of, read_submission
 
 REQUEST = {
     "time": "2026-03-01T09:30:00Z",
@@ -100,56 +96,3 @@ def test_no_consent(format: str, row: dict[str, Any]) -> None:
 def test_samples_are_readable() -> None:
     for name, intake in INTAKES.items():
         assert read_submission(name, json.loads(intake.sample)).owner
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-ROWS = [{"prompt": 'Say "hello",\nin two lines', "owner": "ada"}, {"prompt": "Ünïcode 写一首诗"}]
-
-
-def test_csv_and_tsv(tmp_path: Path) -> None:
-    content = 'prompt,owner\n"Say ""hello"",\nin two lines",ada\nÜnïcode 写一首诗,\n'
-    (tmp_path / "a.csv").write_text("\ufeff" + content, encoding="utf-8")
-    rows = list(submission_rows(tmp_path / "a.csv"))
-    assert [row.value for row in rows] == ROWS
-    assert [row.line for row in rows] == [2, 4]
-    (tmp_path / "a.tsv").write_text("prompt\towner\nHello, you\tada\n", encoding="utf-8")
-    assert [row.value for row in submission_rows(tmp_path / "a.tsv")] == [{"prompt": "Hello, you", "owner": "ada"}]
-
-
-def test_csv_rows_that_do_not_fit(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"prompt,owner\nfine,ada\ntoo,many,cells\nfew\nlatin \xe9,ada\n")
-    rows = list(submission_rows(tmp_path / "a.csv"))
-    assert [row.problem is None for row in rows] == [True, False, False, False]
-    assert "UTF-8" in str(rows[3].problem)
-
-
-def test_json_and_gzip(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(ROWS), encoding="utf-8")
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in ROWS)
-    for name in ("a.json", "a.jsonl.gz"):
-        assert [row.value for row in submission_rows(tmp_path / name)] == ROWS
-
-
-def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra prompts")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra prompts")
-    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
-    assert [(row.line, row.value) for row in submission_rows(tmp_path / "a.parquet")] == [(1, ROWS[0]), (2, ROWS[1])]
-    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
-    with pytest.raises(DataError, match="Parquet"):
-        list(submission_rows(tmp_path / "b.parquet"))
-
-
-def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingError, match=r"heedful\[prompts\]"):
-        list(submission_rows(tmp_path / "a.parquet"))
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
-def test_no_file(name: str, tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="no file"):
-        list(submission_rows(tmp_path / name))

@@ -61,25 +61,43 @@ class Status:
 class Import:
     """Read prompts, demonstrations and rankings from a file into a project.
 
-    - oasst           Open-Assistant trees: demonstrations and rankings
-    - hh-rlhf         HH-RLHF pairs (chosen, rejected): rankings of two
-    - alpaca          instruction, input, output: demonstrations
-    - dolly           instruction, context, response: demonstrations
+    - auto            the format that fits the file's rows
     - messages        chat messages: demonstrations
+    - alpaca, dolly   instruction, input, output: demonstrations
     - trl-preference  prompt, chosen, rejected: rankings of two
+    - hh-rlhf         HH-RLHF pairs (chosen, rejected): rankings of two
+    - responses       prompt with several responses, ranked, rated or neither
+    - oasst           Open-Assistant trees: demonstrations and rankings
+    - ultrafeedback, nectar, helpsteer, shp, pku-saferlhf, summarize-from-feedback: these data sets' files
     - heedful         our own records, and filled-in tasks from tasks/
     - Importing the same file again adds nothing.
     - Rows that cannot be used are counted and kept in data/rejected.jsonl.
     """
 
     format: Annotated[
-        Literal["oasst", "hh-rlhf", "alpaca", "dolly", "messages", "trl-preference", "heedful"],
+        Literal[
+            "auto",
+            "messages",
+            "alpaca",
+            "dolly",
+            "trl-preference",
+            "hh-rlhf",
+            "responses",
+            "oasst",
+            "ultrafeedback",
+            "nectar",
+            "helpsteer",
+            "shp",
+            "pku-saferlhf",
+            "summarize-from-feedback",
+            "heedful",
+        ],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="FORMAT"),
     ]
-    """What the file is: oasst, hh-rlhf, alpaca, dolly, messages, trl-preference or heedful."""
+    """What the file is, as listed above; auto finds it out."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The file (.json, .jsonl, also .gz)."""
+    """The file (.jsonl, .json, also .gz; .csv, .tsv, .parquet)."""
     project: ProjectFolder = Path()
     labeler: Annotated[str | None, optional("NAME")] = None
     """Whose labels these are, if the file does not say (else the format's name)."""

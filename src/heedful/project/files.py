@@ -184,6 +184,12 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
+LONGEST_LINE = 64 * 2**20
+"""Bytes of the longest line that is read: more is a mistake, and would fill the memory."""
+
+_TOO_LONG = "a line of more than 64 MiB"
+
+
 def _finite(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
@@ -211,6 +217,9 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     Raises MissingError if there is no such file, DataError if it cannot be unpacked.
     """
     for number, line in _lines(Path(path)):
+        if len(line) > LONGEST_LINE:
+            yield Row(number, problem=_TOO_LONG, raw=repr(line[:200]))
+            continue
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -296,8 +305,19 @@ def is_encodable(text: str) -> bool:
 
 def read_text(path: str | Path) -> str:
     """A whole text file (``.gz`` too). Raises MissingError; DataError if it cannot be unpacked or is not UTF-8."""
+    lines: list[bytes] = []
+    for number, line in _lines(Path(path)):
+        if len(line) > LONGEST_LINE:
+            raise DataError(
+                f"line {number} of {Path(path).name} cannot be read",
+                expected="lines of less than 64 MiB",
+                got=_TOO_LONG,
+                where=f"{path}:{number}",
+                next_step="write a JSON array as JSONL: one object per line",
+            )
+        lines.append(line)
     try:
-        return b"".join(line for _, line in _lines(Path(path))).decode("utf-8-sig")
+        return b"".join(lines).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{Path(path).name} is not UTF-8 text", expected="UTF-8", got=str(error), where=path) from None
 
@@ -317,13 +337,20 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line; of one longer than ``LONGEST_LINE`` only the beginning, one byte longer than that."""
     if not path.is_file():
         raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
     try:
         with path.open("rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
-            yield from enumerate(gzip.GzipFile(fileobj=plain) if packed else plain, start=1)
+            file = gzip.GzipFile(fileobj=plain) if packed else plain
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                yield number, line
+                while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+                    line = file.readline(LONGEST_LINE + 1) or b"\n"
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         raise DataError(
             f"{path.name} cannot be read",

@@ -19,15 +19,20 @@ from typing import Any, get_args
 from heedful.conversation import continuation, opening
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import RECORD_TYPES, Kind, Record, Records, broken_reference, kind_of
-from heedful.project.files import Row, bad_character, locked, read_jsonl, rows_of_file, write_jsonl
+from heedful.project.files import Row, bad_character, locked, read_jsonl, write_jsonl
 from heedful.project.formats import FORMATS
+from heedful.project.formats.row_keys import UNUSED
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
 from heedful.project.owners import Forgotten
 from heedful.project.structure import nearest
+from heedful.project.tables import rows_of_any_file
 from heedful.records import Demonstration, Prompt, Response, Split
 
 REJECTED = "rejected.jsonl"
 """In the data folder: one ``{"file", "line", "reason", "row"}`` per rejected row, of all imports."""
+
+AUTO = "auto"
+"""Stands for the format that fits the file's rows."""
 
 _TRIED_FOR_HINT = 20
 _SHOWN_REASONS = 5
@@ -104,28 +109,30 @@ def import_file(
     _check_format(format)
     _check_shares(split_shares)
     path, folder = Path(path), Path(project_data_folder)
-    rows = list(rows_of_file(path))
-    drafts: list[tuple[Row, Draft]] = []
+    rows = list(rows_of_any_file(path))
+    if format == AUTO:
+        format = _format_that_fits(path, rows)
+    drafts: list[tuple[list[Row], Draft]] = []
     rejected: list[tuple[Row, str]] = []
     skipped: Counter[str] = Counter()
-    for row in rows:
+    for group in _groups(format, rows):
         try:
-            drafts.append((row, _draft(format, row, labeler)))
+            drafts.append((group, _draft(format, group, labeler)))
         except BadRow as bad:
-            rejected.append((row, str(bad)))
+            rejected += [(row, str(bad)) for row in group]
         except SkippedRow as skip:
-            skipped[str(skip)] += 1
+            skipped[str(skip)] += len(group)
     drafts.sort(key=lambda each: _first_kind(each[1]))  # rows may come in any order: dependencies first, otherwise in theirs
     with locked(folder):
         merge = _Merge(Records.load(folder), split_shares, seed, Forgotten(folder))
         accepted = 0
-        for row, draft in drafts:
+        for group, draft in drafts:
             try:
-                accepted += merge.add(draft)
+                accepted += merge.add(draft) * len(group)
             except _OfForgotten as bad:
-                rejected.append((Row(row.line), str(bad)))  # the reason is kept, the text is not
+                rejected += [(Row(row.line), str(bad)) for row in group]  # the reason is kept, the text is not
             except BadRow as bad:
-                rejected.append((row, str(bad)))
+                rejected += [(row, str(bad)) for row in group]
         if len(rejected) + sum(skipped.values()) == len(rows):
             raise _nothing_usable(format, path, rows, rejected, skipped)
         rejected.sort(key=lambda each: each[0].line)
@@ -150,11 +157,11 @@ def import_file(
 
 
 def _check_format(format: str) -> None:
-    if format not in FORMATS:
+    if format not in FORMATS and format != AUTO:
         meant = nearest(format, FORMATS)
         raise ConfigError(
             f"there is no import format {format!r}",
-            expected=", ".join(FORMATS),
+            expected=", ".join([AUTO, *FORMATS]),
             got=repr(format),
             next_step=f"did you mean {meant!r}?" if meant else None,
         )
@@ -172,11 +179,24 @@ def _check_shares(shares: tuple[float, float, float]) -> None:
 # ---------------------------------------------------------------------------------------------------- rows
 
 
-def _draft(format: str, row: Row, labeler: str | None) -> Draft:
-    if row.problem is not None:
-        raise BadRow(row.problem)
+def _groups(format: str, rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that a format reads together, in the order of their first rows; each other row by itself."""
+    group_of = FORMATS[format].group
+    groups: dict[object, list[Row]] = {}
+    for row in rows:
+        name = group_of(row.value) if group_of is not None and isinstance(row.value, dict) else None
+        groups.setdefault(("row", row.line, id(row)) if name is None else name, []).append(row)
+    return list(groups.values())
+
+
+def _draft(format: str, group: Sequence[Row], labeler: str | None) -> Draft:
+    first = group[0]
+    if first.problem is not None:
+        raise BadRow(first.problem)
+    reader = FORMATS[format]
+    grouped = reader.group is not None and isinstance(first.value, dict) and reader.group(first.value) is not None
     try:
-        draft = FORMATS[format].read(row.value, labeler)
+        draft = reader.read([row.value for row in group] if grouped else first.value, labeler)
     except DataError as error:  # a record refused its value
         raise BadRow(reason_of(error)) from None
     for text in (getattr(record, "text", "") for record in draft.records):
@@ -343,7 +363,7 @@ def _nothing_usable(
         got = "a first row with the keys " + ", ".join(map(str, first.value))
     else:
         got = f"a first row that is {first.problem or 'no object but a ' + type(first.value).__name__}"
-    fits = next((name for name in FORMATS if name != format and _fits(name, rows)), None)
+    fits = next((name for name in _fitting(rows) if name != format), None)
     return DataError(
         f"no row of {path.name} is usable as {format}: {why} ({count} of {len(rows)} rows)",
         expected=FORMATS[format].sample,
@@ -355,13 +375,35 @@ def _nothing_usable(
     )
 
 
-def _fits(format: str, rows: list[Row]) -> bool:
+def _format_that_fits(path: Path, rows: list[Row]) -> str:
+    """The format of a file whose user does not know it. Raises DataError if there is none."""
+    if fitting := _fitting(rows):
+        return fitting[0]
+    first = next((row for row in rows if isinstance(row.value, Mapping)), None)
+    raise DataError(
+        f"{path.name} has the rows of no format that import reads",
+        expected="; ".join(f"{name}: {format.sample}" for name, format in FORMATS.items()),
+        got="no object" if first is None else "a row with the keys " + ", ".join(map(str, first.value)),  # type: ignore[arg-type]
+        where=path if first is None else f"{path}:{first.line}",
+        next_step="bring the rows into one of these forms",
+    )
+
+
+def _fitting(rows: list[Row]) -> list[str]:
+    """The formats that can read most of the first rows; first the one that uses most of their keys, then the narrower one."""
     tried = rows[:_TRIED_FOR_HINT]
-    usable = 0
-    for row in tried:
-        try:
-            _draft(format, row, "anyone")
-            usable += 1
-        except (BadRow, SkippedRow):
-            pass
-    return 2 * usable > len(tried)
+    unused: dict[str, int] = {}
+    for format in FORMATS:
+        drafts: list[Draft] = []
+        usable = 0
+        for group in _groups(format, tried):
+            try:
+                drafts.append(_draft(format, group, "anyone"))
+                usable += len(group)
+            except SkippedRow:
+                usable += len(group)
+            except BadRow:
+                pass
+        if 2 * usable > len(tried):
+            unused[format] = sum(note.startswith(UNUSED) for draft in drafts for note in draft.notes)
+    return sorted(unused, key=lambda format: unused[format])

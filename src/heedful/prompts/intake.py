@@ -29,10 +29,11 @@ from heedful.project.formats.rows import BadRow, content_id
 from heedful.project.importing import REJECTED
 from heedful.project.owners import OwnerKey
 from heedful.project.structure import nearest
+from heedful.project.tables import rows_of_any_file
 from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key, spoken_text
 from heedful.prompts.language import language_of_turns
 from heedful.prompts.personal import Finder, check_region, personal_data_in
-from heedful.prompts.reading import INTAKES, LeftOut, Submission, owner_of, read_submission, submission_rows
+from heedful.prompts.reading import INTAKES, LeftOut, Submission, owner_of, read_submission
 from heedful.prompts.stored_prompts import StoredPrompts, hash_of, identity_of
 from heedful.records import Prompt, Source, Split
 
@@ -219,7 +220,7 @@ def _read_once(format: str, path: Path, stored: StoredPrompts, cleaning: Cleanin
 
 def _candidates_of(format: str, path: Path, stored: StoredPrompts, cleaning: Cleaning, found: _Found) -> Iterator[_Candidate]:
     """The candidates in a file; all other rows go to ``found.left_out``."""
-    for place, row in enumerate(submission_rows(path)):
+    for place, row in enumerate(rows_of_any_file(path)):
         found.read += 1
         try:
             if row.problem is not None:
@@ -329,7 +330,7 @@ def _new_prompts(format: str, path: Path, found: _Found, source: Source, written
     imported = datetime.now(UTC).isoformat(timespec="seconds")
     chosen = found.candidates(range(len(found.table)))
     candidate = next(chosen, None)
-    for place, row in enumerate(submission_rows(path)):
+    for place, row in enumerate(rows_of_any_file(path)):
         if candidate is None or place != candidate.place:
             continue
         submission = _read_again(format, row, candidate)

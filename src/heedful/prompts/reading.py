@@ -5,17 +5,13 @@ A row that is no submission raises BadRow; one whose owner did not consent raise
 
 from __future__ import annotations
 
-import csv
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Any, get_args
 
 from heedful.conversation import Turn, plain_text, prompt_turns
-from heedful.errors import DataError, MissingError
-from heedful.project.files import Row, bad_character, is_encodable, rows_of_file
+from heedful.project.files import bad_character
 from heedful.project.formats.rows import BadRow, an_object, optional_text, text_of, turns_of_messages
 from heedful.project.structure import shown
 from heedful.records import Source, UseCase
@@ -165,76 +161,3 @@ INTAKES: Mapping[str, Intake] = {
     "chat": Intake(_read_chat, CHAT_SAMPLE),
     "api": Intake(_read_request, API_SAMPLE),
 }
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-
-def submission_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL, JSON, CSV, TSV or Parquet file (the first two also ``.gz``), one after the other.
-
-    Raises MissingError for no file or no pyarrow, DataError for a file that cannot be read at all.
-    """
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        return _parquet(path)
-    return _table(path, "\t" if kind == ".tsv" else ",") if kind in (".csv", ".tsv") else rows_of_file(path)
-
-
-def _table(path: Path, delimiter: str) -> Iterator[Row]:
-    _check_is_file(path)
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        end = 1
-        try:
-            for cells in reader:
-                line, end = end + 1, reader.line_num
-                if None in cells or None in cells.values():
-                    yield Row(line, problem="more or fewer cells than the header has")
-                elif not all(map(is_encodable, cells.values())):
-                    yield Row(line, problem="not UTF-8")
-                else:
-                    yield Row(line, value={name: cell for name, cell in cells.items() if cell != ""})
-        except csv.Error as error:
-            raise DataError(
-                f"{path.name} cannot be read as a table",
-                expected="CSV with a header line, cells with commas or line ends in double quotes",
-                got=str(error),
-                where=f"{path}:{reader.line_num}",
-            ) from None
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    _check_is_file(path)
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise MissingError(
-            "Parquet files are read by pyarrow, which is not installed",
-            expected="the extra prompts",
-            got="no module pyarrow",
-            next_step="pip install 'heedful[prompts]', or turn the file into JSONL or CSV",
-        ) from None
-    try:
-        number = 0
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1_000):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Row(number, value={name: _plain(cell) for name, cell in value.items() if cell is not None})
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path.name} cannot be read as Parquet", expected="a whole Parquet file", got=str(error), where=path
-        ) from None
-
-
-def _plain(cell: object) -> object:
-    return cell.isoformat() if isinstance(cell, (date, datetime)) else cell
-
-
-def _check_is_file(path: Path) -> None:
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "nothing"
-        raise MissingError(f"there is no file {path.name}", expected="a file", got=got, where=path)

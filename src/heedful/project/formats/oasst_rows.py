@@ -1,4 +1,7 @@
-"""Open-Assistant message trees: one tree per row (``*_trees.jsonl``), or a nested root message per row.
+"""Open-Assistant messages (OASST1 and OASST2): one tree per row (``*_trees.jsonl``), or one message per row.
+
+A row may also be a tree's first message with the others nested in it. Rows of single messages have ``parent_id`` and
+``message_tree_id``, as in the Parquet files.
 
 - A prompt is the conversation up to each prompter message; those without an answer are prompts too.
 - Every assistant reply is a response; two or more sibling replies with ranks make a ranking.
@@ -43,9 +46,32 @@ _HANGING = "messages under a deleted, spam or empty one, left out"
 Message = dict[str, Any]
 
 
+def tree_group(row: Any) -> str | None:
+    """Single messages of one tree belong together."""
+    tree = row.get("message_tree_id")
+    return tree if isinstance(tree, str) and "message_id" in row and "prompt" not in row and "replies" not in row else None
+
+
+def _tree_of_messages(messages: list[Any]) -> dict[str, Any]:
+    """The root of a tree of single messages, with the others nested below it."""
+    nested = {message.get("message_id"): {**message, "replies": []} for message in messages}
+    if len(nested) != len(messages):
+        raise BadRow("two messages of the tree have one message_id")
+    roots = [message for message in nested.values() if message.get("parent_id") is None]
+    if len(roots) != 1:
+        raise BadRow(f"{len(roots)} messages of the tree have no parent_id, and not one")
+    for message in nested.values():
+        parent = message.get("parent_id")
+        if parent is not None and parent not in nested:
+            raise BadRow(f"the message {parent!r}, to which another replies, is not in the file")
+        if parent is not None:
+            nested[parent]["replies"].append(message)
+    return {"prompt": roots[0], "tree_state": roots[0].get("tree_state")}
+
+
 def read_tree(row: object, labeler: str | None) -> Draft:
-    """The records of one tree. Raises BadRow, SkippedRow."""
-    tree = an_object(row)
+    """The records of one tree, given as a tree or as the list of its messages. Raises BadRow, SkippedRow."""
+    tree = _tree_of_messages(row) if isinstance(row, list) else an_object(row)
     if "role" in tree and "prompt" not in tree:  # the root message without the tree around it
         if "replies" not in tree:
             raise BadRow("a single message without replies: the file of trees is wanted, not the one of messages")
@@ -113,7 +139,10 @@ def _usable(messages: list[Message], draft: Draft) -> list[Message]:
 
 
 def _spam_label(message: Message) -> float:
-    spam = (message.get("labels") or {}).get("spam") or {}
+    labels = message.get("labels") or {}
+    if isinstance(labels.get("name"), list):  # single messages have names and values as two lists
+        return dict(zip(labels["name"], labels.get("value") or [], strict=False)).get("spam") or 0.0
+    spam = labels.get("spam") or {}
     value = spam.get("value") if isinstance(spam, dict) else spam
     return float(value) if isinstance(value, (int, float)) else 0.0
 

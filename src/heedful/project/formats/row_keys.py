@@ -35,6 +35,9 @@ num length len tokens words turn token fingerprint file filename line row batch 
 """
 """Last words of keys that say where a row comes from, or count something in it."""
 
+UNUSED = "times the key "
+"""How the note on an unused key begins."""
+
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 HISTORY_KEYS = ("history", "chat_history", "conversation_history")
 QUESTION_KEYS = ("prompt", "instruction", "question", "query")
@@ -53,7 +56,7 @@ def unused_keys(row: Mapping[str, Any], used: Iterable[str]) -> list[str]:
             continue
         if set(words).intersection(_MEANING.split()):
             raise BadRow(f"the key {key!r} may change what the prompt means, and this format does not read it")
-        notes.append(f"times the key {key!r} was not used")
+        notes.append(f"{UNUSED}{key!r} was not used")
     return sorted(notes)
 
 
