@@ -131,7 +131,7 @@ def test_a_researcher_mixes_gold_in_and_sees_how_labelers_do_on_it(site: Site) -
     assert "3 prompts match. 2 of them can be gold. Nothing has been made yet." in counted
     assert '<option value="1" selected>' in counted
     page = researcher.get(researcher.post("/batches/new/rank", wanted).headers["location"]).text
-    assert "Made 3 tasks, 2 of them gold. 3 gold tasks were asked for; no more researchers' answers match." in page
+    assert "Made 3 tasks, 2 of them gold. 3 gold tasks were asked for; no more answers by researchers match." in page
     assert "2 of the tasks" in page
     assert "No gold task has been answered" in researcher.get("/console/quality").text
 

@@ -185,7 +185,7 @@ def _said(plan: task_making.Plan, made: task_making.Made) -> str:
     if made.tasks < plan.tasks:
         said += f" {plan.tasks} were asked for; no more prompts match."
     if made.gold < plan.gold:
-        said += f" {plan.gold} gold tasks were asked for; no more researchers' answers match."
+        said += f" {plan.gold} gold tasks were asked for; no more answers by researchers match."
     return said
 
 
