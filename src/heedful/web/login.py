@@ -1,4 +1,4 @@
-"""Joining by invite, logging in and out, passwords."""
+"""Joining by invitation, logging in and out, passwords."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def routes(add: Routes) -> None:
 
 
 def login_path(path: str, query: str = "") -> str:
-    """The login page that leads back to where one wanted to go."""
+    """The login page that leads back to the page that was asked for."""
     target = f"{path}?{query}" if query else path
     return "/login" if target == "/" else f"/login?next={quote(target, safe='/')}"
 
@@ -42,7 +42,7 @@ def home_of(who: accounts.Person) -> str:
 
 
 def show_login(visit: Visiting, next: str = "") -> Response:
-    """The login form; who is logged in already goes on."""
+    """The login form; a visitor who is already logged in is sent on."""
     if visit.somebody is not None:
         return visit.go(safe_next(next) or home_of(visit.somebody))
     return visit.page("login.html", next=safe_next(next) or "", email="", problem=None)
@@ -90,7 +90,7 @@ def show_join(visit: Visiting, token: str) -> Response:
 
 def join(visit: Visiting, form: Form, token: str) -> Response:
     """Make the account and log in."""
-    with visit.database.read() as connection:  # before the work of hashing: only who holds a link may ask for it
+    with visit.database.read() as connection:  # before hashing, which is expensive: only for holders of a link
         link = accounts.link_of(connection, token)
     try:
         password_hash = _new_password(form)
@@ -144,7 +144,7 @@ def reset(visit: Visiting, form: Form, token: str) -> Response:
 
 
 def show_account(visit: Visiting) -> Response:
-    """Who one is here, and the form to change the password."""
+    """One's own account, and the form to change the password."""
     return visit.page("account.html", problem=None, shortest=SHORTEST)
 
 

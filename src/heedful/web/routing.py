@@ -17,7 +17,7 @@ A module of pages has a function ``routes(add: Routes)``::
         return visit.go("/", flash="Skipped.")
 
 Who may call is checked before the handler runs: ``public``; ``labeler`` (everybody who is logged in); ``researcher``
-(researchers and admins); ``admin``. Whether an object is theirs is the store's to check. Everything but GET needs the CSRF
+(researchers and admins); ``admin``. The labeling package checks whether an object is theirs. Everything but GET needs the CSRF
 token: the field ``csrf`` of a form ({{ csrf_field() }} in a template), or the header X-CSRF-Token.
 """
 
@@ -67,7 +67,7 @@ def network_of(host: str) -> str:
 
 
 class NobodyError(Exception):
-    """Somebody who is not logged in asked for what needs it."""
+    """A visitor who is not logged in asked for a page that needs a login."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class Visit:
 
     @property
     def person(self) -> Person:
-        """Who is logged in; only where the route asks for somebody."""
+        """The person who is logged in. Only for routes that require a login."""
         if self.somebody is None:
             raise NobodyError
         return self.somebody
@@ -261,7 +261,7 @@ def begin_visit(request: Request, database: Database, settings: Settings, change
                 csrf_token=csrf_token,
                 session_token=token,
             )
-    # Nobody is logged in: the token of the login form belongs to a random cookie that we signed.
+    # Not logged in: the token of the login form belongs to a random cookie that we signed.
     signed = request.cookies.get(_cookie(settings, "visitor"))
     visitor = None if signed is None else signed_value(settings.key, "visitor", signed)
     cookies: dict[str, str] = {}

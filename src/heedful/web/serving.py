@@ -209,7 +209,7 @@ def _serve(database: Database, folder: Path, listening: Listening, listener: soc
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything else is touched: who starts it twice finds out here."""
+    """A listening socket, made before anything else: if the application runs already, this says so."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

@@ -40,7 +40,7 @@ FAILURES = {
     "401": "Not logged in",
     "403": "Not for this role, or without the CSRF token",
     "404": "Not there, or not yours",
-    "409": "Somebody, or another page of yours, was first",
+    "409": "Someone else, or another page of yours, was first",
     "413": "Too large",
     "422": "Not valid",
     "429": "Too many attempts",

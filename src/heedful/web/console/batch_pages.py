@@ -154,7 +154,7 @@ def fitting(visit: Visit, plan: task_making.Plan) -> Sequence[str]:
     """The ids of the prompts that a plan's tasks can be made of; kinds without prompts need none."""
     if plan.kind in WITHOUT_PROMPT:
         return ()
-    with visit.database.read() as connection:  # may look at every prompt: nobody waits for it
+    with visit.database.read() as connection:  # may look at every prompt; no writer waits for it
         return task_making.fitting_prompts(connection, plan.kind, plan.phase, plan.choice)
 
 

@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 MOST_SECONDS = 600.0
 TIMES = 100
-"""What took a second is kept for so many, at most ``MOST_SECONDS``: in a small database everything is fresh."""
+"""A value that took a second is kept for this many, at most ``MOST_SECONDS``: small databases are always fresh."""
 MOST_VALUES = 40
 
 
@@ -38,7 +38,7 @@ class KeptValue(Generic[Value]):
 
 
 class Kept:
-    """Values by key. What is too old is shown once more while a thread computes it anew; only the first asker waits."""
+    """Values by key. An old value is shown once more while a thread computes it again; only the first visitor waits."""
 
     def __init__(self) -> None:
         self._values: OrderedDict[Hashable, KeptValue[Any]] = OrderedDict()
@@ -55,7 +55,7 @@ class Kept:
                 return self._compute(key, make) if found is None else found
         if not found.fresh and lock.acquire(blocking=False):
             try:
-                if TIMES * found.seconds < MOST_SECONDS / 20:  # quick: nobody needs to see the old one
+                if TIMES * found.seconds < MOST_SECONDS / 20:  # quick: no need to show the old one
                     return self._compute(key, make)
             finally:
                 lock.release()
@@ -63,7 +63,7 @@ class Kept:
         return found
 
     def drop(self, key: Hashable) -> None:
-        """Forget a value: somebody has just changed what it counts."""
+        """Forget a value, because what it counts has just changed."""
         with self._guard:
             self._values.pop(key, None)
 
@@ -73,7 +73,7 @@ class Kept:
         try:
             self._compute(key, make)
         except Exception:  # the old value stays; the next asker starts it again
-            log.exception("could not compute %r anew", key)
+            log.exception("could not compute %r again", key)
         finally:
             lock.release()
 

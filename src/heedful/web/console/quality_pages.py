@@ -113,7 +113,7 @@ def decide(visit: Visiting, form: Form) -> Response:
     if choice not in ("select", "decline"):
         raise DataError("that is no decision", expected="select or decline", got=choice[:20])
     if not codes:
-        raise DataError("nobody is chosen", expected="at least one ticked code", got="none", next_step="go back and tick some")
+        raise DataError("no one is chosen", expected="at least one ticked code", got="none", next_step="go back and tick some")
     with visit.database.write() as connection:
         for code in codes:
             candidate_screening.decide(

@@ -36,7 +36,7 @@ MAX_PAIRS = 20
 FIRST_PAIRS = 3
 """Shown on an empty form."""
 WORK_FIELD = "seconds_spent"
-"""How long somebody worked, as the browser counted: kept with the draft, no part of the answer."""
+"""How long the labeler worked, as the browser counted: stored with the draft, not part of the answer."""
 
 _PAIR = re.compile(r"pair\.([1-9]\d?)\.(query|response)")
 _SCALES: Mapping[str, tuple[int, int]] = {"toxicity": (0, 2), "relative_toxicity": (-1, 1), "continuity": (1, 7)}
@@ -134,7 +134,7 @@ def _to_cards(view: AssignmentView, fields: Fields) -> dict[str, str]:
 
 
 def seconds_spent(fields: Fields, longest: float) -> float | None:
-    """How long somebody worked by the browser's count, at most ``longest`` seconds; None where it did not count."""
+    """How long the labeler worked by the browser's count, at most ``longest`` seconds; None if it did not count."""
     try:
         seconds = float(fields.get(WORK_FIELD, ""))
     except ValueError:

@@ -157,7 +157,7 @@ def mark_seen(visit: Visiting, problem_id: Id) -> Response:
 
 
 def show_survey(visit: Visiting, name: str) -> Response:
-    """A survey; who took it already is told so."""
+    """A survey; if the labeler already took it, the page says so."""
     survey = surveys.survey(name)
     with visit.database.read() as connection:
         taken = survey not in surveys.open_surveys(connection, visit.person.id)

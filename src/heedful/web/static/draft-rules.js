@@ -1,12 +1,12 @@
 // The rules by which drafts are kept: pure functions, no page, no network. drafts.js follows them.
 
-/** Seconds until the next try after so many failures in a row: 2, 4, 8 ... at most 60. */
+/** Seconds until the next try after this many failures in a row: 2, 4, 8 ... at most 60. */
 export function waitAfter(failures) {
   return Math.min(60, 2 ** Math.max(1, failures));
 }
 
 /**
- * Which draft a page that was loaded again shall show: "server", "browser", or "both" (the server's, and a word of the other).
+ * Which draft a reloaded page should show: "server", "browser", or "both" (the server's, and a word of the other).
  *
  * browser: { fields, version, synced, attempts } as kept here, or null: version is the server's draft it followed, attempts
  * what was sent without a word coming back; server: { version, content }. The browser's is the newer one when the server has
@@ -33,7 +33,7 @@ export function meaningOf(status) {
 }
 
 /**
- * Counts seconds that somebody worked: the page is in front, and something was done in the last idleAfter seconds.
+ * Counts the seconds of work: the page is in front, and something was done in the last idleAfter seconds.
  * Call tick(now, visible) every second or so, and active(now) at each key, click or scroll; times in seconds.
  */
 export class WorkClock {
@@ -52,7 +52,7 @@ export class WorkClock {
     const before = this.lastTick;
     this.lastTick = now;
     if (before === null || !visible || this.lastActive === null) return this.seconds;
-    // A gap of more than a few seconds is a machine that slept: nobody worked through it.
+    // A gap of more than a few seconds is a machine that slept: no one worked through it.
     if (now - before > 5 || now - this.lastActive > this.idleAfter) return this.seconds;
     this.seconds += Math.max(0, now - before);
     return this.seconds;

@@ -21,7 +21,7 @@ export function fromSelects(values) {
   return { groups: numbers.map((number) => byNumber.get(number)), unplaced };
 }
 
-/** What the select boxes shall hold: the number of each output's group, 1 best; "" where it has no place yet. */
+/** What the select boxes should hold: the number of each output's group, 1 best; "" where it has no place yet. */
 export function toSelects(order) {
   const values = {};
   order.groups.forEach((group, index) => {

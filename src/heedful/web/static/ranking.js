@@ -193,7 +193,7 @@ export function startRanking(section, form) {
   }
   for (const select of selects) {
     select.addEventListener("change", () => {
-      // The browser has changed the box already: what was before is in none of them, so undo starts anew.
+      // The browser has changed the box already: what was before is in none of them, so undo starts again.
       undone.length = 0;
       choose(select.dataset.place, { focus: false });
       say(placeInWords(read(), select.dataset.place));
