@@ -123,6 +123,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         "/console/prompts/{prompt_id:path}": [("researcher", f"/console/prompts/{some_prompt}")],
         "/batches/new/{kind}": [("researcher", f"/batches/new/{kind}") for kind in ROLE_OF_KIND],
         "/batches/{batch_id}": [("researcher", f"/batches/{some_batch}")],
+        "/batches/{batch_id}/more": [("researcher", f"/batches/{some_batch}/more")],
         "/admin/people/{person_id}": [("admin", f"/admin/people/{who['labeler']}")],
         "/api/v1/assignments/{assignment_id}": [("labeler", f"/api/v1/assignments/{view.id}")],
         "/api/v1/batches/{batch_id}": [("researcher", f"/api/v1/batches/{some_batch}")],
