@@ -30,7 +30,9 @@ from heedful.labeling.queue.claims import claim
 from heedful.labeling.queue.leases import submit
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
+from heedful.project.runs import records_in
 from heedful.project.selection import digest_of_rankings
+from heedful.records import Prompt, Response
 
 
 @contextmanager
@@ -157,6 +159,40 @@ def test_people_rank_and_align_trains_on_exactly_their_rankings(project: Path) -
     assert run("store", "export", "--project", project)[0] == 0
     assert run("align", project)[0] == 0
     assert {path.parent.name: path.stat().st_mtime_ns for path in project.glob("runs/*/stage.json")} == stages
+
+
+def test_people_are_not_asked_again_what_was_answered_in_files(project: Path, tmp_path: Path) -> None:
+    """Older projects sent their tasks as files, and imported what came back."""
+    responses = read_rows(project / "runs" / "collect-1" / "responses.jsonl")
+    of_prompt: dict[str, list[str]] = {}
+    for row in responses:
+        of_prompt.setdefault(row["prompt_id"], []).append(row["id"])
+    answered = dict(list(of_prompt.items())[:5])
+    filled = [
+        {"kind": "ranking", "prompt_id": prompt_id, "response_ids": ids, "ranks": [*range(1, len(ids) + 1)], "labeler": "ann"}
+        for prompt_id, ids in answered.items()
+    ]
+    with (project / "data" / "responses.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in responses)
+    assert run("import", "heedful", write_rows(tmp_path / "filled.jsonl", filled), "--project", project)[0] == 0
+    labelers = labelers_of(Project.load(project))
+    folder = project / "runs" / "collect-1"
+    (project / "labels.sqlite").unlink()
+    tasks = [
+        asking.Task(kind="rank", phase="training", prompt=prompt, responses=tuple(shown), labelers={})
+        for prompt, shown in shown_in(project)
+    ]
+    assert labelers.ask(tasks, folder) == f"{13 - 5} ranking tasks wait: `heedful web {project}`"
+    assert number_of_tasks(project) == 13 - 5
+
+
+def shown_in(project: Path) -> Iterator[tuple[Prompt, list[Response]]]:
+    records = Records.load(project / "data")
+    found: dict[str, list[Response]] = {}
+    for response in records_in(project / "runs" / "collect-1", "response"):
+        found.setdefault(response.prompt_id, []).append(response)
+    for prompt_id, responses in found.items():
+        yield records.prompts[prompt_id], responses
 
 
 def test_partial_answers_wait_unless_the_user_says_so(project: Path) -> None:

@@ -6,7 +6,7 @@ with what is there. Until then answers taken earlier stay in use, so that an int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +66,10 @@ class LabelingDatabase:
 
     def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> str | None:
         database = open_database(database_of(self.project.folder, None))
+        imported = self._imported()
+        left = (one for one in tasks if not imported.intersection(response.id for response in one.responses))
         try:
-            asking.add_tasks(database, tasks, name=f"{self.project.name}: {folder.name}")
+            asking.add_tasks(database, left, name=f"{self.project.name}: {folder.name}")
             return self._take(database, _stage_of(folder), folder, partly=partly)
         finally:
             database.close()
@@ -84,9 +86,11 @@ class LabelingDatabase:
         if folder is None:
             return None
         with self._reading() as connection:
-            progress = _progress(connection, stage, folder)
+            progress = _progress(connection, stage, folder, self._imported())
             if progress.open:
                 return self._in_words(stage, progress)
+            if not progress.tasks:
+                return None
             used = {record.id for kind in ("demonstration", "ranking") for record in records_in(folder, kind)}
             left = connection is not None and any(record.id not in used for record in _answers(connection, stage, folder))
         words = _WORDS[_asks(stage)]
@@ -120,10 +124,17 @@ class LabelingDatabase:
     def _take(self, database: Database, stage: Stage, folder: Path, *, partly: bool) -> str | None:
         """Write the answers to the stage's folder if they are to be used; what still waits, in words."""
         with database.read() as connection:
-            progress = _progress(connection, stage, folder)
+            progress = _progress(connection, stage, folder, self._imported())
+            if not progress.tasks:
+                return None
             if progress.open == 0 or (partly and progress.answered):
                 self._write(connection, stage, folder)
         return self._in_words(stage, progress) if progress.open or not progress.answered else None
+
+    def _imported(self) -> set[str]:
+        """Responses that people ranked in files, not in the database: nobody is asked about them again."""
+        rankings = Records.load(self.project.data).rankings.values()
+        return {i for ranking in rankings if "task_id" not in ranking.metadata for i in ranking.response_ids}
 
     def _write(self, connection: Connection, stage: Stage, folder: Path) -> None:
         answers = list(_answers(connection, stage, folder))
@@ -167,15 +178,15 @@ def _stage_of(folder: Path) -> Stage:
     return next(stage for stage in STAGES if stage.name == folder.name.rpartition("-")[0])
 
 
-def _progress(connection: Connection | None, stage: Stage, folder: Path) -> Progress:
-    """How far the tasks are that a stage's folder holds."""
+def _progress(connection: Connection | None, stage: Stage, folder: Path, imported: Collection[str]) -> Progress:
+    """How far the tasks are that a stage's folder holds, without those about ``imported`` responses."""
     if stage.asks == "demonstrations":
         about = [prompt.id for prompt in records_in(folder, "prompt")]
     else:
         first: dict[str, str] = {}
         for response in records_in(folder, "response"):
             first.setdefault(response.prompt_id, response.id)
-        about = list(first.values())
+        about = [response_id for response_id in first.values() if response_id not in imported]
     if connection is None:
         return Progress(tasks=len(about), answered=0, open=len(about))
     kind = "demonstrate" if stage.asks == "demonstrations" else "rank"
