@@ -25,7 +25,7 @@ TOKENIZER = AutoTokenizer.from_pretrained(FOLDER / "policy")
 def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int, count: int) -> dict[str, Any]:
     rows = json.loads((FOLDER / "prompts.json").read_text())[:count]
     model = frozen(load_causal_model(FOLDER / "policy", "bfloat16"), "bfloat16")
-    sampling = Sampling(max_tokens=max_tokens, stop_token=TOKENIZER.eos_token_id if stop else None)
+    sampling = Sampling(max_tokens=max_tokens, stop_tokens=(TOKENIZER.eos_token_id,) if stop else ())
     seeds = request_seeds(seed, stream="bench", count=len(rows))
     timing = Timing()
     timing.begin()

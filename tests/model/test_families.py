@@ -160,7 +160,7 @@ def test_cached_decoding_is_the_full_forward(make: Make) -> None:
     rng = random.Random(2)
     prompts = [random_tokens(rng, n) for n in (1, 4, 2, 3, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3)]
     for temperature in (0.0, 1.0):
-        sampling = Sampling(max_tokens=2 * WINDOW + 4, temperature=temperature, stop_token=END)
+        sampling = Sampling(max_tokens=2 * WINDOW + 4, temperature=temperature, stop_tokens=(END,))
         generations = generate(model, prompts, sampling, list(range(5, 5 + len(prompts))))
         assert any(len(p) + len(g.tokens) > 2 * WINDOW for p, g in zip(prompts, generations, strict=True))
         for prompt, generation in zip(prompts, generations, strict=True):

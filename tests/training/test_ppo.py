@@ -615,7 +615,7 @@ def validated(**changed: Any) -> PPOConfig:
 def mean_score(model: PreTrainedModel, prompts: list[list[int]], config: PPOConfig) -> float:
     """The reward model's mean score of the model's own responses, one at a time in plain transformers."""
     seeds = request_seeds(config.seed, stream="validation", count=len(prompts))
-    generations = generator("heedful")(model, prompts, sampling(TOKENIZER, config), seeds)
+    generations = generator("heedful")(model, prompts, sampling(model, TOKENIZER, config), seeds)
     return float(np.mean([plain_scalars(reward_model(), p, g)[-1] for p, g in zip(prompts, generations, strict=True)]))
 
 

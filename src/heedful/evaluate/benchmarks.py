@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.evaluate.results import BenchmarkScore
+from heedful.model.end_tokens import end_tokens, spoken_tokens
 from heedful.model.engine.sampling import Sampling
 from heedful.model.engine.scheduler import generate
 from heedful.model.layouts import pack_shared
@@ -101,14 +102,13 @@ def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def _complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[float]:
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    sampling = Sampling(max_tokens=_MAX_COMPLETION_TOKENS, temperature=0.0, stop_token=end)
+    ends = end_tokens(model, tokenizer)
+    sampling = Sampling(max_tokens=_MAX_COMPLETION_TOKENS, temperature=0.0, stop_tokens=ends)
     contexts = _encode(tokenizer, [item.context for item in items])
     generations = generate(model, contexts, sampling, [0] * len(items))
     scores: list[float] = []
     for item, generation in zip(items, generations, strict=True):
-        text = str(tokenizer.decode(generation.tokens, skip_special_tokens=True)).split("\n")[0]
+        text = str(tokenizer.decode(spoken_tokens(generation.tokens, ends), skip_special_tokens=True)).split("\n")[0]
         accepted = {_normalised(answer) for answer in item.accepted}
         scores.append(float(_normalised(text) in accepted))
     return scores

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import DataError
 from heedful.model.encoding import encode_prompts, encode_response
+from heedful.model.end_tokens import end_tokens, response_end, spoken_tokens
 from heedful.model.engine.sampling import Sampling, request_seeds
 from heedful.model.engine.vllm_engine import EngineName, generator
 from heedful.model.readout import score
@@ -79,9 +80,8 @@ class Answerer:
                     got=f"{len(row)} tokens",
                     next_step="shorten it, or raise max_prompt_tokens in heedful.toml",
                 )
-        end = self.tokenizer.eos_token_id
-        assert isinstance(end, int)
-        sampling = Sampling(max_tokens=self.limits.max_response_tokens, temperature=temperature, stop_token=end)
+        ends = end_tokens(self.model, self.tokenizer)
+        sampling = Sampling(max_tokens=self.limits.max_response_tokens, temperature=temperature, stop_tokens=ends)
         seeds = [request_seeds(seed, stream=f"answer {identifier}", count=1)[0] for identifier in ids]
         mine = own_indices([len(row) for row in tokens])
         unit = "prompts" if world().size == 1 else "prompts of rank 0's part"
@@ -97,7 +97,8 @@ class Answerer:
             )
         barrier_without_timeout()  # one rank's answers may take longer than a collective would wait
         generations = gather_in_order(zip(mine, own, strict=True))
-        decoded = self.tokenizer.batch_decode([g.tokens for g in generations], skip_special_tokens=True)
+        spoken = [spoken_tokens(generation.tokens, ends) for generation in generations]
+        decoded = self.tokenizer.batch_decode(spoken, skip_special_tokens=True)
         return [
             Response(id=identifier, prompt_id=prompt.id, text=str(text), model=name, finished=generation.finished)
             for identifier, prompt, text, generation in zip(ids, prompts, decoded, generations, strict=True)
@@ -115,8 +116,7 @@ def score_responses(
 ) -> dict[str, float]:
     """Reward of each response by its id. The text is tokenised again, as texts are in the reward model's training."""
     answered = [prompts[response.prompt_id] for response in responses]
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
+    end = response_end(tokenizer, template)
     rows = [
         encode_response(ids, end=end, finished=response.finished, max_tokens=max_response_tokens)[0]
         for ids, response in zip(

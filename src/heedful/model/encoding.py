@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from heedful.errors import DataError
+from heedful.model.end_tokens import response_end
 from heedful.model.template import Template, prompt_tokens, response_tokens
 from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
@@ -98,6 +99,7 @@ def encode_demonstrations(
     Raises DataError where none is left.
     """
     counts = Counts()
+    end = response_end(tokenizer, template)
     examples: list[Example] = []
     answered = [prompts[d.prompt_id] for d in demonstrations]
     prompt_ids = prompt_tokens(tokenizer, answered, template)
@@ -108,7 +110,7 @@ def encode_demonstrations(
         elif not response:
             counts.empty_response += 1
         else:
-            tokens, cut = encode_response(response, end=_end(tokenizer), finished=True, max_tokens=max_response_tokens)
+            tokens, cut = encode_response(response, end=end, finished=True, max_tokens=max_response_tokens)
             counts.response_cut += cut
             examples.append(Example(prompt, tokens))
     counts.used = len(examples)
@@ -138,6 +140,7 @@ def encode_rankings(
     for kind, records in (("ranking", rankings), ("response", [responses[i] for r in rankings for i in r.response_ids])):
         _refuse_other_phases(kind, records, phases)
     counts = Counts()
+    end = response_end(tokenizer, template)
     used = [ranking for ranking in rankings if len(set(ranking.ranks)) > 1]
     counts.no_comparison = len(rankings) - len(used)
     of_prompt: dict[str, list[Ranking]] = {}
@@ -157,7 +160,7 @@ def encode_rankings(
         rows: list[list[int]] = []
         for name in seen:
             tokens, cut = encode_response(
-                tokens_of[name], end=_end(tokenizer), finished=responses[name].finished, max_tokens=max_response_tokens
+                tokens_of[name], end=end, finished=responses[name].finished, max_tokens=max_response_tokens
             )
             counts.response_cut += cut
             rows.append(tokens)
@@ -179,9 +182,3 @@ def _refuse_other_phases(kind: str, records: Sequence[Ranking | Response], phase
                 got=f"the phase {record.phase}",
                 next_step="leave it out: what people said for evaluation or screening trains nothing",
             )
-
-
-def _end(tokenizer: PreTrainedTokenizerBase) -> int:
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    return end

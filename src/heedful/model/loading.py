@@ -18,6 +18,7 @@ from transformers import (
 
 from heedful.errors import MissingError, ModelError
 from heedful.model.attention import use_heedful_attention
+from heedful.model.end_tokens import config_end_tokens
 from heedful.model.fast.allocator import give_back_memory
 from heedful.model.lora import note_adapter, stored_tensor
 from heedful.model.precision import Precision
@@ -131,12 +132,11 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             where=where,
             next_step="use the tokenizer that the model was trained with, or resize the model's embeddings",
         )
-    if model.config.eos_token_id not in (None, tokenizer.eos_token_id) and (
-        not isinstance(model.config.eos_token_id, list) or tokenizer.eos_token_id not in model.config.eos_token_id
-    ):
+    ends = config_end_tokens(model)
+    if ends and tokenizer.eos_token_id not in ends:
         raise ModelError(
             "the tokenizer does not match the model",
-            expected=f"end-of-text token {model.config.eos_token_id} (the model's configuration)",
+            expected=f"end-of-text token {' or '.join(map(str, dict.fromkeys(ends)))} (the model's configuration)",
             got=f"{tokenizer.eos_token_id} ({tokenizer.eos_token!r})",
             where=where,
             next_step="use the tokenizer that the model was trained with",

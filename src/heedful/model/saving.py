@@ -7,6 +7,7 @@ disk leaves half a model.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import StorageError
+from heedful.model.end_tokens import end_tokens
 from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, save_adapter
 
 
@@ -32,8 +34,21 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
         else:
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        _list_end_tokens(folder, model, tokenizer)
 
     write_folder(Path(path), write)
+
+
+def _list_end_tokens(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add ends that only the tokenizer knows to generation_config.json: other tools stop at those that it lists."""
+    path = folder / "generation_config.json"
+    if path.is_file() and isinstance(tokenizer.eos_token_id, int):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        listed = settings.get("eos_token_id")
+        ends = end_tokens(model, tokenizer)
+        if set(ends) - set(listed if isinstance(listed, list) else [listed]):
+            settings["eos_token_id"] = list(ends)
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 ASIDE = ".aside-"

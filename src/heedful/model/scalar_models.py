@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from heedful.errors import ModelError
 from heedful.model.attention import use_heedful_attention
+from heedful.model.end_tokens import model_end_tokens
 from heedful.model.precision import copy_of_buffers
 
 _OFFSET_KEY = "heedful_reward_offset"
@@ -21,13 +22,13 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
     """The model with its unembedding replaced by a projection to one scalar (SPEC 3.3), fp32.
 
     The projection starts at N(0, 1/(width+1)), as in OpenAI's lm-human-preferences. Hugging Face's classes read the score at
-    the last token that is not padding: a padding token that equals end-of-text would move it by one, so such a one is left
-    unset. A body in bfloat16, which will be frozen, is not copied: both models then hold the same tensors.
+    the last token that is not padding. A padding token that also ends responses would move it by one, so it is left unset. A
+    body in bfloat16, which will be frozen, is not copied: both models then hold the same tensors.
     """
     inherited = {k: v for k, v in model.config.to_dict().items() if k not in ("id2label", "label2id")}
     config = AutoConfig.for_model(**{**inherited, "num_labels": 1})
     config.num_labels = 1
-    config.pad_token_id = None if pad_token_id == eos_token_id else pad_token_id
+    config.pad_token_id = None if pad_token_id in (eos_token_id, *model_end_tokens(model)) else pad_token_id
     config.problem_type = "regression"
     shared = model.dtype != torch.float32
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.functional import generalized_advantage_estimation, masked_whiten, rewards_with_kl
+from heedful.model.end_tokens import end_tokens
 from heedful.model.engine.sampling import Sampling, request_seeds
 from heedful.model.engine.scheduler import Generation
 from heedful.model.engine.vllm_engine import generator
@@ -125,16 +126,15 @@ def generate(
     own = own_indices([len(prompt) for prompt in prompts])
     own_prompts, own_seeds = [prompts[i] for i in own], [seeds[i] for i in own]
     responses = generator(config.engine)(
-        model, own_prompts, sampling(tokenizer, config), own_seeds, batch_size=config.batch_size, tokenizer=tokenizer
+        model, own_prompts, sampling(model, tokenizer, config), own_seeds, batch_size=config.batch_size, tokenizer=tokenizer
     )
     return gather_in_order(zip(own, responses, strict=True))
 
 
-def sampling(tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> Sampling:
+def sampling(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PPOConfig) -> Sampling:
     """How rollouts are sampled (SPEC 3.5)."""
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    return Sampling(max_tokens=config.max_response_tokens, temperature=config.temperature, stop_token=end)
+    ends = end_tokens(model, tokenizer)
+    return Sampling(max_tokens=config.max_response_tokens, temperature=config.temperature, stop_tokens=ends)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int]) 
 def test_logprobs_from_the_cache_are_those_of_a_full_forward(make: Callable[[], PreTrainedModel], temperature: float) -> None:
     model = make()
     prompts = random_prompts(7)
-    sampling = Sampling(max_tokens=12, temperature=temperature, stop_token=END)
+    sampling = Sampling(max_tokens=12, temperature=temperature, stop_tokens=(END,))
     for prompt, generation in zip(prompts, generate(model, prompts, sampling, list(range(7))), strict=True):
         expected = full_logprobs(model, prompt, generation.tokens)
         np.testing.assert_allclose(generation.logprobs, expected, rtol=0, atol=1e-5)
@@ -75,7 +75,7 @@ def test_a_request_gives_the_same_text_alone_in_a_batch_or_in_another_order() ->
     """Known traps: results that change with batch size; a random stream shared by the requests of a batch."""
     model = tiny_gpt2()
     prompts, seeds = random_prompts(12, seed=2), request_seeds(7, stream="test", count=12)
-    sampling = Sampling(max_tokens=15, temperature=1.0, stop_token=END)
+    sampling = Sampling(max_tokens=15, temperature=1.0, stop_tokens=(END,))
     together = generate(model, prompts, sampling, seeds)
     alone = [generate(model, [prompt], sampling, [seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
     same(together, alone)
@@ -103,7 +103,7 @@ def eager_to_stop(raised: float = 2.5) -> PreTrainedModel:
 def test_finished_requests_leave_the_batch_and_the_others_go_on_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     model = eager_to_stop(3.0)
     prompts, seeds = random_prompts(130, seed=3), list(range(130))
-    sampling = Sampling(max_tokens=25, temperature=1.0, stop_token=END)
+    sampling = Sampling(max_tokens=25, temperature=1.0, stop_tokens=(END,))
     sizes: list[int] = []
     remove = Slots.remove
 
@@ -125,7 +125,9 @@ def test_the_stop_token_is_part_of_the_generation_and_nothing_follows_it() -> No
     model = eager_to_stop()
     prompts = random_prompts(40, seed=4)
     finished: list[int] = []
-    generations = generate(model, prompts, Sampling(max_tokens=12, stop_token=END), list(range(40)), advance=finished.append)
+    generations = generate(
+        model, prompts, Sampling(max_tokens=12, stop_tokens=(END,)), list(range(40)), advance=finished.append
+    )
     assert sum(finished) == 40
     stopped = [g for g in generations if g.finished]
     cut = [g for g in generations if not g.finished]

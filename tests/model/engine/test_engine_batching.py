@@ -49,7 +49,7 @@ def requests_of(seed: int, count: int) -> list[tuple[list[int], Sampling, int]]:
             top_p=rng.choice([1.0, 1.0, 0.8]),
             top_k=rng.choice([None, None, 9]),
             logit_bias=rng.choice([{}, {}, {5: 2.0}]),
-            stop_token=rng.choice([None, END, 7]),
+            stop_tokens=rng.choice([(), (END,), (END, 7)]),
         )
         requests.append((prompt, sampling, rng.randrange(2**62)))
     return requests
@@ -125,7 +125,7 @@ def recorded_prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_a_prompt_is_computed_once_for_all_its_samples(
     make: Callable[[], PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, sampling = make(), Sampling(max_tokens=9, stop_token=END)
+    model, sampling = make(), Sampling(max_tokens=9, stop_tokens=(END,))
     prompts = [[3, 4, 5], [9] * 40, [3, 4], [8]]
     asked = [prompts[i] for i in (0, 1, 0, 2, 1, 0, 3, 0)]
     alone = [generate(model, [prompt], sampling, [i])[0] for i, prompt in enumerate(asked)]

@@ -234,7 +234,7 @@ def test_a_stop_string_ends_the_response_with_the_token_that_completes_it() -> N
 
 def test_stop_strings_need_a_tokenizer() -> None:
     with pytest.raises(ValueError, match="tokenizer"):
-        Engine(tiny_gpt2()).submit([1], Sampling(max_tokens=2, stop=("w1",), stop_token=END), [0])
+        Engine(tiny_gpt2()).submit([1], Sampling(max_tokens=2, stop=("w1",), stop_tokens=(END,)), [0])
 
 
 # ---------------------------------------------------------------- random numbers

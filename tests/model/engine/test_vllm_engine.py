@@ -60,7 +60,7 @@ def full_logprobs(model: PreTrainedModel, prompt: list[int], tokens: list[int]) 
 
 SAMPLINGS = [
     Sampling(max_tokens=6),
-    Sampling(max_tokens=6, temperature=0.7, top_p=0.8, stop_token=END),
+    Sampling(max_tokens=6, temperature=0.7, top_p=0.8, stop_tokens=(END,)),
     Sampling(max_tokens=6, temperature=1.5, top_k=5),
     Sampling(max_tokens=6, logit_bias={3: 5.0, 4: -math.inf}),
 ]
@@ -80,7 +80,7 @@ GREEDY = [
     Sampling(max_tokens=12, temperature=0.0),
     Sampling(max_tokens=12, temperature=0.0, stop=("7 w", "w33")),
     Sampling(max_tokens=12, temperature=0.0, logit_bias={9: 30.0}),
-    Sampling(max_tokens=5, temperature=0.0, logit_bias={9: 300.0}, stop_token=9),
+    Sampling(max_tokens=5, temperature=0.0, logit_bias={9: 300.0}, stop_tokens=(9,)),
     Sampling(max_tokens=5, temperature=0.0, logit_bias={END: 300.0}),  # end-of-text ends nothing unless it is asked to
 ]
 

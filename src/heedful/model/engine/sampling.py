@@ -30,9 +30,9 @@ class Sampling:
     max_tokens: at most this many new tokens. temperature: logits are divided by it; 0 takes the likeliest token. The paper
     samples rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: only
     the k likeliest tokens; top_p: then only the likeliest ones whose probabilities before them sum to less than top_p. Tokens
-    as likely as the last one kept are kept too. stop_token: the response ends after it (normally end-of-text); it is part of
-    the response. stop: the response ends with the token that completes one of these strings. Raises ValueError on values out
-    of range.
+    as likely as the last one kept are kept too. stop_tokens: the response ends after any of these
+    (:mod:`heedful.model.end_tokens`), which is part of it. stop: the response ends with the token that completes one of these
+    strings. Raises ValueError on values out of range.
     """
 
     max_tokens: int
@@ -40,7 +40,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-    stop_token: int | None = None
+    stop_tokens: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -24,9 +24,9 @@ from heedful.model.engine.sampling import Sampling
 class Generation:
     """What was generated for one request.
 
-    tokens: token ids, including the stop token if it was reached. logprobs: of these tokens under the model's own distribution,
-    softmax of its logits, whatever temperature, top-k, top-p and bias they were drawn with. finished: the stop token or a stop
-    string was reached. stop: the stop string that was reached (the response's text ends before it).
+    tokens: token ids, including the stop token if one was reached. logprobs: of these tokens under the model's own
+    distribution, softmax of its logits, whatever temperature, top-k, top-p and bias they were drawn with. finished: a stop
+    token or a stop string was reached. stop: the stop string that was reached (the response's text ends before it).
     """
 
     tokens: list[int]
@@ -130,7 +130,7 @@ class Engine:
             sampling = request.sampling
             stop = self._stop_string(request) if sampling.stop else None
             generation = None
-            if token == sampling.stop_token or stop is not None:
+            if token in sampling.stop_tokens or stop is not None:
                 generation = Generation(request.tokens, request.logprobs, True, stop)
             elif len(request.tokens) == sampling.max_tokens:
                 generation = Generation(request.tokens, request.logprobs, False)

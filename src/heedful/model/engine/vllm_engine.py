@@ -161,7 +161,7 @@ class VLLMEngine:
             top_k=sampling.top_k or 0,  # 0: all
             logit_bias=dict(sampling.logit_bias) or None,
             stop=list(sampling.stop) or None,
-            stop_token_ids=None if sampling.stop_token is None else [sampling.stop_token],
+            stop_token_ids=list(sampling.stop_tokens) or None,
             ignore_eos=True,  # only what was asked for ends a response
             logprobs=0,  # of the sampled token alone
             detokenize=bool(sampling.stop),

@@ -1,0 +1,79 @@
+"""Which tokens end a response: the one that training teaches, and all of those that generation stops at."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from jinja2 import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from heedful.model.template import Template
+
+_SAID = "xyz"
+
+
+def response_end(tokenizer: PreTrainedTokenizerBase, template: Template = "plain") -> int:
+    """The token that ends a response in training and scoring.
+
+    ``plain``: end-of-text. ``chat``: the first special token that the chat template writes after an answer, or end-of-text if
+    it writes none.
+    """
+    turn_end = _turn_end(tokenizer) if template == "chat" else None
+    return _end_of_text(tokenizer) if turn_end is None else turn_end
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """All tokens that end a response, end-of-text first.
+
+    They are the tokenizer's end-of-text, the chat template's end of a turn, and every ``eos_token_id`` in the model's
+    ``config.json`` and ``generation_config.json``: chat models list several.
+    """
+    turn_end = _turn_end(tokenizer)
+    found = [_end_of_text(tokenizer), *([] if turn_end is None else [turn_end]), *model_end_tokens(model)]
+    return tuple(dict.fromkeys(found))
+
+
+def model_end_tokens(model: PreTrainedModel) -> list[int]:
+    """Every ``eos_token_id`` in the model's ``config.json`` and ``generation_config.json``."""
+    generation = getattr(model, "generation_config", None)
+    return _ids(getattr(model.config, "eos_token_id", None)) + _ids(getattr(generation, "eos_token_id", None))
+
+
+def config_end_tokens(model: PreTrainedModel) -> list[int]:
+    """Those of ``config.json``, and those of ``generation_config.json`` if it lists several.
+
+    A single one there may be transformers' copy of an older ``config.json``.
+    """
+    listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    own = _ids(getattr(model.config, "eos_token_id", None))
+    return own + listed if own and isinstance(listed, list) else own
+
+
+def spoken_tokens(tokens: list[int], ends: tuple[int, ...]) -> list[int]:
+    """A generated response's tokens without the one that ended it, which need not be a special token of the tokenizer."""
+    return tokens[:-1] if tokens and tokens[-1] in ends else tokens
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
+def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    return end
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The first special token that the chat template writes after an answer; None without a template or such a token."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAID}]
+    try:
+        text = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+    except TemplateError:
+        return None
+    added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
+    after = text.rpartition(_SAID)[2]
+    places = {after.find(token): token for token in sorted(added, key=len) if token in after}
+    return added[places[min(places)]] if places else None
