@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -141,3 +142,18 @@ def test_names_are_found_by_what_presidio_says(monkeypatch: pytest.MonkeyPatch) 
     module.AnalyzerEngine = AnalyzerEngine  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "presidio_analyzer", module)
     assert find_personal_data("Dear Ada, hello", more=names_finder()) == [Finding("name", 5, 8)]
+
+
+PIECES = (
+    *("a:", "1:", ":", "f", "a.", "a@a.", "aa@", "1 ", "1-", "1.", "1(", "(", "GB82", "::1 ", "8.8.8.8 ", "a@b.example "),
+    *("sk-", "sk-a-", "-eyJaaaaaaaa", "eyJaaaaaaaa.", "xoxb-", "hf_", "github_pat_", "-----BEGIN A"),
+)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_the_time_grows_with_the_length_and_not_with_its_square(piece: str) -> None:
+    """A long text that was made to be slow: a square would take minutes."""
+    text = "x " + piece * (2**18 // len(piece)) + "zz"
+    begun = time.process_time()
+    find_personal_data(text)
+    assert time.process_time() - begun < 6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_documents_from_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n<|endoftext|>\nthree\n\nfour\n")
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "b.jsonl").write_text('{"text": "five\\nsix"}\n\n{"text": "seven é"}\n', encoding="utf-8")
-    (tmp_path / "ignored.csv").write_text("eight")
+    (tmp_path / ".hidden").write_text("ignored")
     assert list(read_documents(tmp_path)) == ["one\ntwo", "three\n\nfour", "five\nsix", "seven é"]
     assert list(read_documents(tmp_path / "a.txt")) == ["one\ntwo", "three\n\nfour"]
 
@@ -99,3 +100,38 @@ def test_text_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
     file.write_bytes(json.dumps({"text": "good"}).encode() + b'\n{"text": "\xff\xfe"}\n')
     with pytest.raises(DataError, match="cannot be read"):
         list(read_documents(file))
+
+
+def test_names_in_capitals_gzip_and_byte_order_marks_are_read(tmp_path: Path) -> None:
+    (tmp_path / "A.TXT").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfthree"))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'\xef\xbb\xbf{"text": "four"}\n'))
+    assert list(read_documents(tmp_path)) == ["one\ntwo", "three", "four"]
+
+
+def test_other_files_of_the_folder_are_named(tmp_path: Path) -> None:
+    for name in ("a.txt", "notes.md", "b.csv"):
+        (tmp_path / name).write_text("text")
+    with pytest.raises(DataError) as caught:
+        list(read_documents(tmp_path))
+    assert caught.value.got == "b.csv, notes.md"
+
+
+@pytest.mark.parametrize(
+    ("content", "offset"),
+    [("ok\ncaf\xe9\n".encode("cp1252"), 6), ("text".encode("utf-16"), 0), ("text".encode("utf-16-le"), 1), (b"ok\nab\0", 5)],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_text_in_another_encoding_is_refused_with_its_place(tmp_path: Path, content: bytes, offset: int, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(DataError, match="not UTF-8") as caught:
+        list(read_documents(tmp_path))
+    assert str(caught.value.got).endswith(f"at offset {offset}")
+    assert caught.value.where == str(tmp_path / name)
+
+
+def test_a_text_that_no_tokenizer_takes_is_refused(tmp_path: Path) -> None:
+    for text in (r"a\u0000b", r"half \ud83d"):
+        (tmp_path / "a.jsonl").write_text(f'{{"text": "{text}"}}')
+        with pytest.raises(DataError, match="cannot be read"):
+            list(read_documents(tmp_path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from heedful.align.models import loading_precision, placed_for_training, policy_for_training
 from heedful.align.pretraining import VALIDATION_EVERY
 from heedful.align.settings import Given, Setting, write_json
+from heedful.errors import DataError
 from heedful.model.encoding import encode_demonstrations, encode_prompts, encode_rankings
 from heedful.model.loading import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer
 from heedful.model.saving import remove_leftovers
@@ -24,7 +26,7 @@ from heedful.project.selection import demonstrations_of, prompts_of, training_ra
 from heedful.ranks.world import world
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.ppo import PPOData, train_ppo
-from heedful.training.pretraining_text import PretrainingText, encode_documents, read_documents
+from heedful.training.pretraining_text import PretrainingText, encode_documents, pretraining_files, read_documents
 from heedful.training.reward import train_reward
 from heedful.training.sft import SFTData, candidates_in, lowest_losses, train_sft
 
@@ -139,10 +141,19 @@ def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
     if not folder.exists():
         return None
     tokenizer = load_tokenizer(setting.base_model)
-    named = [folder / f"{name}.{ending}" for ending in ("txt", "jsonl") for name in ("train", "valid")]
-    files = {file.stem: file for file in named if file.is_file()}
-    if len(files) == 2:
-        return encode_documents(tokenizer, read_documents(files[part]))
+    names = {file: file.name.lower().split(".")[0] for file in pretraining_files(folder)}
+    if {"train", "valid"} <= set(names.values()):
+        others = [file.name for file, name in names.items() if name not in ("train", "valid")]
+        if others:
+            raise DataError(
+                "beside train and valid there is other pretraining text",
+                expected="only files train.* and valid.*, or files of other names alone",
+                got=", ".join(others[:5]),
+                where=folder,
+                next_step="rename or move the others",
+            )
+        files = [file for file, name in names.items() if name == part]
+        return encode_documents(tokenizer, chain.from_iterable(map(read_documents, files)))
     documents = list(read_documents(folder))
     kept_out = range(VALIDATION_EVERY - 1, len(documents), VALIDATION_EVERY)
     chosen = [d for i, d in enumerate(documents) if (i in kept_out) == (part == "valid")]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from heedful.conversation import Turn
@@ -35,19 +36,20 @@ _EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])
 _CARD = re.compile(r"(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*[0-9A-Fa-f:](?![\w:])")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:.]*+(?<=[0-9A-Fa-f:.])(?![\w:])")
+_LONGEST_IP = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
 _SSN = re.compile(r"(?<![\w-])(\d{3})([- ])(\d{2})\2(\d{4})(?![\w-])")
 _KEY = re.compile(
     r"""(?<![A-Za-z0-9])(?:
         (?:AKIA|ASIA)[0-9A-Z]{16}                         # Amazon Web Services
       | AIza[0-9A-Za-z_-]{35}                             # Google
-      | sk-(?:[A-Za-z]+-)*[A-Za-z0-9_]{20,}               # OpenAI, Anthropic and others
+      | sk-(?:[A-Za-z]{1,20}-){0,4}[A-Za-z0-9_]{20,}               # OpenAI, Anthropic and others
       | [sr]k_(?:live|test)_[0-9A-Za-z]{16,}              # Stripe
       | gh[pousr]_[0-9A-Za-z]{36,} | github_pat_[0-9A-Za-z_]{40,}
       | glpat-[0-9A-Za-z_-]{20,}                          # GitLab
       | hf_[A-Za-z0-9]{30,}                               # Hugging Face
       | xox[abeoprs]-[0-9A-Za-z-]{10,}                    # Slack
-      | eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}   # a JSON Web Token
+      | (?<![_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}   # a JSON Web Token
     )(?![A-Za-z0-9]) | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----""",
     re.VERBOSE,
 )
@@ -86,14 +88,18 @@ def find_personal_data(text: str, *, region: str = "US", more: Finder | None = N
     region: the country (ISO 3166) whose phone numbers may lack the country code. more: another finder to use as well.
     """
     findings: list[Finding] = []
-    if "@" in text:
-        findings += _matches("email", _EMAIL, text)
-    findings += _matches("key", _KEY, text)
+    covered = bytearray(len(text))
+    finders: list[Iterable[Finding]] = [_matches("email", _EMAIL, text)] if "@" in text else []
+    finders.append(_matches("key", _KEY, text))
     if any(map(str.isdigit, text)):
-        for found in (_ibans(text), _cards(text), _ips(text), _ssns(text), _phones(text, region)):
-            findings += [one for one in found if not any(_overlap(one, other) for other in findings)]
+        finders += [_ibans(text), _cards(text), _ips(text), _ssns(text), _phones(text, region)]
     elif "::" in text:
-        findings += _ips(text)
+        finders.append(_ips(text))
+    for finder in finders:
+        found = [one for one in finder if not any(covered[one.start : one.end])]
+        for one in found:
+            covered[one.start : one.end] = b"\1" * (one.end - one.start)
+        findings += found
     if more is not None:
         findings += more(text)
     return sorted(findings, key=lambda one: (one.start, one.end, one.kind))
@@ -160,14 +166,16 @@ def _ibans(text: str) -> Iterator[Finding]:
 
 def _ips(text: str) -> Iterator[Finding]:
     """Only public addresses: 127.0.0.1 and 192.168.0.1 identify no one."""
-    for pattern in (_IPV4, _IPV6):
-        for match in pattern.finditer(text):
-            try:
-                address = ipaddress.ip_address(match[0])
-            except ValueError:
-                continue
-            if address.is_global and (address.version == 4 or ":" in match[0].strip(":")):
-                yield Finding("ip", *match.span())
+    for match in chain(_IPV4.finditer(text), _IPV6.finditer(text)):
+        written = match[0].rstrip(".")
+        if len(written) > _LONGEST_IP or (match.re is _IPV6 and written.count(":") < 2):
+            continue
+        try:
+            address = ipaddress.ip_address(written)
+        except ValueError:
+            continue
+        if address.is_global and (address.version == 4 or ":" in written.strip(":")):
+            yield Finding("ip", match.start(), match.start() + len(written))
 
 
 def _ssns(text: str) -> Iterator[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import gzip
+import io
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from heedful.errors import DataError, MissingError
 from heedful.model.template import encode
+from heedful.project.files import bad_character, read_rows
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
@@ -77,14 +80,27 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str
     return PretrainingText(np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def read_documents(path: Path) -> Iterator[str]:
-    """Plain text from a file or all files of a folder: ``.jsonl`` with a "text" key on each line, or ``.txt``.
+def pretraining_files(path: Path) -> list[Path]:
+    """A file, or the files of a folder in order of their names: ``.txt`` or ``.jsonl``, in capitals too, also with ``.gz``.
 
-    In a .txt file documents are separated by a line ``<|endoftext|>``; without one the whole file is one document.
-    Raises MissingError, DataError.
+    Hidden files are ignored. Raises MissingError if there is none, DataError if the folder holds others: they would be missing
+    from the training without a word.
     """
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
+    if not path.is_dir():
+        files, others = [path] if path.is_file() else [], []
+    else:
+        there = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        files = [file for file in there if _kind(file) is not None]
+        others = [file for file in there if _kind(file) is None]
+    if others:
+        raise DataError(
+            "the folder of pretraining text holds files that are not read",
+            expected=".txt or .jsonl files, also with .gz",
+            got=", ".join(str(file.relative_to(path)) for file in others[:5]) + (", ..." if len(others) > 5 else ""),
+            where=path,
+            next_step="rename plain text to .txt, and move everything else to another folder",
+        )
+    if not files:
         raise MissingError(
             "there is no pretraining text",
             expected="a .txt or .jsonl file, or a folder with some",
@@ -92,38 +108,79 @@ def read_documents(path: Path) -> Iterator[str]:
             where=path,
             next_step='put plain text there: documents separated by a line <|endoftext|>, or JSON lines {"text": ...}',
         )
-    for file in files:
-        if file.suffix == ".jsonl":
-            with open(file, "rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    if not line.strip():
-                        continue
-                    try:
-                        text = json.loads(line)["text"]
-                        if not isinstance(text, str):
-                            raise TypeError("text is not a string")
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise DataError(
-                            "a line of pretraining text cannot be read",
-                            expected='a JSON object with the key "text" and a string',
-                            got=line.strip()[:80].decode("utf-8", errors="replace"),
-                            where=f"{file}:{number}",
-                        ) from error
-                    yield text
-        else:
-            yield from _split_documents(file)
+    return files
+
+
+def _kind(file: Path) -> str | None:
+    match file.name.lower().removesuffix(".gz").rpartition(".")[2]:
+        case "txt" | "jsonl" as kind:
+            return kind
+        case _:
+            return None
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """Plain text from a file or all files of a folder: ``.jsonl`` with a "text" key on each line, or ``.txt``.
+
+    In a .txt file documents are separated by a line ``<|endoftext|>``; without one the whole file is one document. A byte order
+    mark is removed. Raises MissingError; DataError for what is not UTF-8, naming file and place.
+    """
+    for file in pretraining_files(path):
+        yield from _documents_of_rows(file) if _kind(file) == "jsonl" else _split_documents(file)
+
+
+def _documents_of_rows(file: Path) -> Iterator[str]:
+    for row in read_rows(file):
+        text = row.value.get("text") if isinstance(row.value, dict) else None
+        problem = row.problem or (bad_character(text) if isinstance(text, str) else f"{str(row.value)[:80]}: no text")
+        if problem is not None:
+            raise DataError(
+                "a line of pretraining text cannot be read",
+                expected='a JSON object with the key "text" and a string',
+                got=problem,
+                where=f"{file}:{row.line}",
+                next_step="correct or remove the line",
+            )
+        assert isinstance(text, str)
+        yield text
 
 
 def _split_documents(file: Path) -> Iterator[str]:
     lines: list[str] = []
-    with open(file, encoding="utf-8", errors="replace") as text:
-        for line in text:
-            if line.strip() == DOCUMENT_SEPARATOR:
-                yield "".join(lines).strip("\n")
-                lines = []
-            else:
-                lines.append(line)
+    for line in _text_lines(file):
+        if line.strip() == DOCUMENT_SEPARATOR:
+            yield "".join(lines).strip("\n")
+            lines = []
+        else:
+            lines.append(line)
     yield "".join(lines).strip("\n")
+
+
+def _text_lines(file: Path) -> Iterator[str]:
+    """The lines of a text file, each with one newline at its end."""
+    offset = 0
+    try:
+        with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as content:
+            for line in content:
+                text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
+                if "\0" in text:
+                    raise _not_utf8(file, offset + line.index(b"\0"), "a NUL byte, as UTF-16 has them")
+                offset += len(line)
+                yield from io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, offset + error.start, f"the byte 0x{error.object[error.start]:02x}") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{file.name} cannot be read", expected="a whole file", got=str(error), where=file) from None
+
+
+def _not_utf8(file: Path, offset: int, got: str) -> DataError:
+    return DataError(
+        "a file of pretraining text is not UTF-8",
+        expected="UTF-8",
+        got=f"{got} at offset {offset:,}",
+        where=file,
+        next_step=f"convert it, for example: iconv -f WINDOWS-1252 -t UTF-8 {file.name} > converted.txt",
+    )
 
 
 def _limit(context_length: int, shortest: int | None, rng: np.random.Generator) -> int:
