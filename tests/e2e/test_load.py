@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -16,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import func, select
-from tests.e2e.conftest import Server
+from tests.e2e.conftest import Server, environment
 from tests.e2e.world import cookie
 from tests.web.work import add_tasks
 
@@ -229,6 +231,62 @@ def test_forty_labelers_for_a_minute(served: Server, capsys: pytest.CaptureFixtu
         if busy > 0.75 * (os.cpu_count() or 1) and percentile(load.seconds["claim"], 0.99) >= CLAIM_P99_SECONDS:
             pytest.skip(f"the machine was busy with other work (load average {busy:.1f}): latency not judged. {load.report()}")
         assert percentile(load.seconds["claim"], 0.99) < CLAIM_P99_SECONDS, load.report()
+
+
+ASKING = """
+import sys, time
+from heedful.conversation import Turn
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.exchange import asking
+from heedful.records import Prompt, Response
+
+number, outputs, turn = map(int, sys.argv[2:])
+database = open_database(sys.argv[1])
+
+def tasks():
+    for n in range(number):
+        prompt = Prompt(id=f"asked-{turn}-{n}", turns=(Turn("user", f"Question {n}? " * 20),))
+        responses = tuple(
+            Response(id=f"asked-{turn}-{n}-{i}", prompt_id=prompt.id, text=f"Answer {i}. " * 40) for i in range(outputs)
+        )
+        yield asking.Task(kind="rank", phase="training", prompt=prompt, responses=responses, labelers={})
+
+started = time.monotonic()
+added = asking.add_tasks(database, tasks(), name="asked")
+wrote = time.monotonic() - started
+with database.read() as connection:
+    rankings, ratings = (sum(1 for _ in of(connection, "training")) for of in (asking.rankings, asking.ratings))
+print(f"{added} tasks of {outputs} outputs in {wrote:.1f} s; {rankings} rankings and {ratings} ratings read in "
+      f"{time.monotonic() - started - wrote:.1f} s")
+"""
+"""What ``heedful align`` does in the labeling database, in a process of its own: it adds its tasks and reads all answers."""
+
+
+@pytest.mark.long
+def test_forty_labelers_while_align_asks(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    if served.database_url is not None:
+        pytest.skip("SQLite has one writer at a time; PostgreSQL's rows are locked one by one")
+    busy = os.getloadavg()[0]
+    said: list[str] = []
+
+    def ask(load: Load) -> None:
+        time.sleep(5)
+        for turn in range(3):
+            done = subprocess.run(
+                [sys.executable, "-c", ASKING, str(served.folder / "labels.sqlite"), "1500", str(K), str(turn)],
+                env=environment(served.installed), capture_output=True, text=True, timeout=200, check=True,
+            )  # fmt: skip
+            said.append(done.stdout.strip())
+
+    load = run_load(served, labelers=40, seconds=300, tasks=2000, meanwhile=ask)
+    with capsys.disabled():
+        print(f"\n{load.report()}\n" + "\n".join(said))
+    assert load.errors == []
+    check(served, load)
+    slowest = max(percentile(seconds, 0.99) for seconds in load.seconds.values())
+    if busy > 0.75 * (os.cpu_count() or 1) and slowest >= CLAIM_P99_SECONDS:
+        pytest.skip(f"the machine was busy with other work (load average {busy:.1f}): latency not judged. {load.report()}")
+    assert slowest < CLAIM_P99_SECONDS, load.report()
 
 
 @pytest.mark.parametrize(
