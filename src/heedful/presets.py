@@ -22,23 +22,23 @@ class CollectConfig:
     """Ranking tasks: how many, from which outputs (SPEC 2.3)."""
 
     prompts: int = 33_207
-    """Training prompts whose outputs are ranked (SPEC 1.4, Table 6: 6,623 + 26,584)."""
+    """Training prompts with ranked outputs (SPEC 1.4, Table 6: 6,623 + 26,584)."""
     validation_prompts: int = 17_887
-    """Validation prompts whose outputs are ranked (SPEC 1.4, Table 6: 3,488 + 14,399)."""
+    """Validation prompts with ranked outputs (SPEC 1.4, Table 6: 3,488 + 14,399)."""
     smallest_k: int = 4
-    """Fewest outputs of a prompt (SPEC 2.3)."""
+    """Fewest outputs per prompt (SPEC 2.3)."""
     largest_k: int = 9
-    """Most outputs of a prompt (SPEC 2.3)."""
+    """Most outputs per prompt (SPEC 2.3)."""
     labelers_per_prompt: int = 1
-    """Labelers who rank the same outputs of a training prompt (ours); people also of a validation prompt. The reward model
-    computes the outputs once for all of them."""
+    """Labelers who rank the outputs of each training prompt (ours). People rank validation prompts as often; for simulated
+    labelers see `agreement_labelers`. The reward model computes the outputs once for all labelers."""
     temperature: float = 1.0
     """Sampling temperature of the outputs (ours)."""
     other_models_share: float = 0.25
-    """Share of a prompt's outputs by earlier SFT candidates, the rest being the last one's (the paper's come mostly from SFT
-    policies, SPEC 3.8; the share is ours)."""
+    """Share of a prompt's outputs that come from earlier SFT candidates; the last candidate writes the rest (the paper's come
+    mostly from SFT policies, SPEC 3.8; the share is ours)."""
     agreement_labelers: int = 2
-    """Simulated labelers of each group who rank the same outputs of a validation prompt, to measure their agreement (SPEC
+    """Simulated labelers of each group who rank the outputs of each validation prompt, to measure their agreement (SPEC
     2.4)."""
 
     def __post_init__(self) -> None:
@@ -60,15 +60,15 @@ class EvaluateConfig:
     """Evaluation by labelers and benchmarks (SPEC 4)."""
 
     prompts: int = 1_000
-    """Held-out users' prompts on which all models answer (ours)."""
+    """Held-out users' prompts that all models answer (ours)."""
     labelers_per_prompt: int = 2
-    """Labelers who judge a prompt's outputs (ours): of each group if they are simulated, else of the held-out group."""
+    """Labelers who judge each prompt's outputs (ours): from each group if simulated, otherwise from the held-out group."""
     temperature: float = 1.0
-    """Sampling temperature of all models (ours; benchmarks are at 0, SPEC 4.2)."""
+    """Sampling temperature of all models (ours; benchmarks use 0, SPEC 4.2)."""
     benchmark_items: int = 500
     """Items of each benchmark."""
     choice_prompts: int = 500
-    """Validation prompts on which the SFT checkpoint and the few-shot prefix are chosen by RM score (SPEC 3.2, 3.7)."""
+    """Validation prompts used to choose the SFT checkpoint and the few-shot prefix by RM score (SPEC 3.2, 3.7)."""
 
     def __post_init__(self) -> None:
         check_fields(self, positive=("prompts", "labelers_per_prompt", "benchmark_items", "choice_prompts"))
@@ -89,8 +89,8 @@ class Preset:
 def paper(size: PaperSize = "1.3B") -> Preset:
     """The paper's constants for one size (SPEC 3.2-3.6). Raises ConfigError for another size.
 
-    Ours where the paper is silent: the policy's learning rate in PPO. The paper gives a scan of 2.55e-6 to 2.55e-5 and that
-    rates above 8.05e-6 diverge without ptx; we take 8.05e-6.
+    The policy's learning rate in PPO is our choice. The paper scans 2.55e-6 to 2.55e-5 and says that rates above 8.05e-6
+    diverge without ptx; we use 8.05e-6.
     """
     sft_rates = {"1.3B": 9.65e-6, "6B": 9.65e-6, "175B": 5.03e-6}
     initial_rates = {"1.3B": 5e-6, "6B": 1.04e-5, "175B": 2.45e-6}
@@ -118,14 +118,14 @@ def paper(size: PaperSize = "1.3B") -> Preset:
 def miniature(seed: int = 0) -> Preset:
     """The built-in miniature on two CPU cores: the same steps for models of 0.35M and 1.5M parameters.
 
-    Learning rates are those of small models, episodes are fewer, texts are short; what else differs from the paper says why
-    here.
+    Learning rates suit small models, there are fewer episodes, and texts are short. Comments below explain all other
+    differences from the paper.
     """
     limits: dict[str, Any] = {"max_prompt_tokens": 128, "max_response_tokens": 72}
     common: dict[str, Any] = {"seed": seed, "tokens_per_microbatch": 32_768}
     return Preset(
         sft=SFTConfig(epochs=6, learning_rate=1e-3, batch_size=32, residual_dropout=0.1, candidates=3, **limits, **common),
-        # As many epochs as SFT: two passes over 700 demonstrations are 44 steps, too few to start PPO from.
+        # As many epochs as SFT: two epochs of 700 demonstrations are 44 steps, too few for a policy to start PPO from.
         initial_policy=SFTConfig(
             epochs=6,
             learning_rate=1e-3,
@@ -136,7 +136,7 @@ def miniature(seed: int = 0) -> Preset:
             **limits,
             **common,
         ),
-        # Two epochs where the paper has one: a model of this size has not learned what it can after one (docs/log.md).
+        # Two epochs, not the paper's one: a model of this size still learns in the second (docs/log.md).
         reward=RewardConfig(epochs=2, learning_rate=4e-4, batch_size=16, **limits, **common),
         ppo=PPOConfig(
             episodes=10_752,
@@ -146,10 +146,11 @@ def miniature(seed: int = 0) -> Preset:
             value_learning_rate=1e-3,
             warmup_iterations=5,
             average_decay=0.9,
-            # Two epochs of rankings make differences of reward large: below 0.2 the policy leaves what the reward model
-            # knows, and labelers like it less (docs/log.md).
+            # Two epochs of rankings make reward differences large: below 0.2 the policy drifts away from the outputs that the
+            # reward model knows, and labelers like it less (docs/log.md).
             kl_coefficient=0.25,
-            # One pretraining sequence an episode instead of eight, at rates 30 times the paper's: 27.8 undoes the fine-tuning.
+            # One pretraining sequence per episode instead of eight, at 30 times the paper's learning rates: with 27.8 it would
+            # undo the fine-tuning.
             ptx_coefficient=1.0,
             ptx_examples_per_episode=1,
             ptx_context_length=80,
@@ -157,7 +158,7 @@ def miniature(seed: int = 0) -> Preset:
             **limits,
             **common,
         ),
-        # Four labelers for each prompt: with one labeler's noise, too little is learned from few prompts (docs/log.md).
+        # Four labelers per prompt: with so few prompts, one labeler's noise hides too much (docs/log.md).
         collect=CollectConfig(prompts=12_000, validation_prompts=500, labelers_per_prompt=4, other_models_share=0.3),
         evaluate=EvaluateConfig(prompts=1_000, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
     )
@@ -180,12 +181,12 @@ def preset(name: str, *, seed: int = 0) -> Preset:
 
 
 def resolved_preset(project: Project) -> Preset:
-    """The project's preset with the sections of its heedful.toml put over it. Raises ConfigError for unknown tables or keys."""
+    """The project's preset, overridden by its heedful.toml. Raises ConfigError for unknown tables or keys."""
     try:
         chosen = preset(project.preset, seed=project.seed)
     except ConfigError as error:
         where = f"{project.config_file} [project]"
-        raise ConfigError(error.message, expected=error.expected, got=error.got, where=where, next_step="mend preset") from None
+        raise ConfigError(error.message, expected=error.expected, got=error.got, where=where, next_step="correct it") from None
     for name in project.settings:
         if name not in SECTIONS:
             close = nearest(name, SECTIONS)

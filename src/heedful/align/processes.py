@@ -1,6 +1,6 @@
-"""Stages side by side, each in a process of its own.
+"""Stages side by side, each in its own process.
 
-With small models several processes with one thread each do more work than one process with several threads, which wait for
+With small models, several processes with one thread each are faster than one process with several threads, which wait for
 each other at every small operation (docs/log.md).
 """
 
@@ -38,7 +38,7 @@ class Cost:
 
     seconds: float
     memory_bytes: int
-    """Most memory of this process and all beside it at one moment, as far as the calls have come."""
+    """The most memory that this process and its siblings have held together so far."""
 
 
 def cores() -> int:
@@ -53,15 +53,15 @@ def peak_memory() -> int:
 
 
 def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[tuple[str, Cost]]:
-    """Do ``calls``, ``processes`` at a time in the given order, each with its share of the threads; yields names as they end.
+    """Run ``calls`` in the given order, ``processes`` at a time, each with its share of the threads; yields names as they end.
 
-    Raises what the first failing call raised, after those that run have been stopped (their checkpoints stay), and
-    HeedfulError where a process was killed, as the system does when memory runs out.
+    If a call fails, the others are stopped (their checkpoints stay) and its error is raised. If a process was killed, as the
+    system does when memory runs out, HeedfulError is raised.
     """
     at_once = min(processes, len(calls))
     context = _context()
     gc.collect()
-    give_back_memory()  # the others need what this process will not use while it waits
+    give_back_memory()  # for the other processes, while this one waits
     waiting = list(calls.items())
     running: dict[Future[float], tuple[str, ProcessPoolExecutor]] = {}
     most = 0
@@ -77,7 +77,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             others = [process for _, pool in running.values() for process in pool._processes or ()]
             most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
-            # What has succeeded first: it is marked as done before what failed beside it is raised.
+            # Successes first: they are recorded before a failure beside them is raised.
             for future in sorted(done, key=lambda one: one.exception() is not None):
                 seconds = future.result()
                 name, pool = running.pop(future)
@@ -91,20 +91,20 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             next_step="run it again (stages continue from checkpoints), with processes = 1 in heedful.toml to need less memory",
         ) from None
     finally:
-        for _, pool in running.values():  # none is left but after an error
+        for _, pool in running.values():  # empty unless there was an error
             for process in list((pool._processes or {}).values()):  # terminate_workers() comes with Python 3.14
                 process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def import_ahead() -> None:
-    """Begin to import what :func:`run_in_processes` will need, beside what this process does until then."""
+    """Start importing what :func:`run_in_processes` will need, in the background."""
     _context()
     forkserver.ensure_running()
 
 
 def _context() -> BaseContext:
-    """New processes are forked from a server that has imported all and computed nothing: importing takes seconds.
+    """New processes are forked from a server that has imported everything (which takes seconds) and computed nothing.
 
     A fork of this process would inherit torch's thread pools without their threads.
     """
@@ -114,7 +114,7 @@ def _context() -> BaseContext:
 
 
 def memory_of(process: int) -> int:
-    """The memory that a process holds now, bytes, without what it shares with files; 0 where the system does not say."""
+    """Bytes of memory that a process holds now, without mapped files; 0 if the system does not say."""
     try:
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
         return int(fields["RssAnon"].split()[0]) * 1024
@@ -124,16 +124,16 @@ def memory_of(process: int) -> int:
 
 def _do(call: Call) -> float:
     start = time.monotonic()
-    # No terminal: two progress bars on the same lines would be unreadable, and each line begins with its stage's name.
+    # Not a terminal: two progress bars would overwrite each other. Each line begins with its stage's name instead.
     call(console=Console(force_terminal=False, width=160))
     return time.monotonic() - start
 
 
 def _prepare(threads: int) -> None:
-    """In a new process: its share of the cores, an end by SIGTERM that lets a stage clean up, and no life of its own."""
+    """Set up a new process: its share of the cores, SIGTERM that lets a stage clean up, and an end when its parent ends."""
     torch.set_num_threads(threads)
     keep_large_temporaries()
-    # Ctrl-C reaches all processes of a terminal: the first one decides, and ends these with SIGTERM.
+    # Ctrl-C reaches all processes of a terminal. The parent handles it and ends this process with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     parent = multiprocessing.parent_process()
@@ -141,7 +141,7 @@ def _prepare(threads: int) -> None:
 
     def watch() -> None:
         parent.join()
-        # The first process was killed: whoever starts align again must be alone in the run folders.
+        # The parent was killed. When align is started again, no old process may still write to the run folders.
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -11,7 +11,7 @@ from rich.console import Console
 from heedful.cli.options import Flag, optional
 
 if TYPE_CHECKING:
-    from heedful import planning
+    from heedful.planning import plan as planning
     from heedful.presets import Preset
 
 _PRESETS = {"gpt3-1.3b": "paper-1.3B", "gpt3-6b": "paper-6B", "gpt3-175b": "paper-175B"}
@@ -75,8 +75,8 @@ def plan_of(given: Plan) -> planning.Plan:
     lengths are better).
     """
     from heedful.miniature.preparation import DEMONSTRATED
-    from heedful.planning import DEMONSTRATIONS, Assumptions, make_plan
     from heedful.planning.compute import Lengths
+    from heedful.planning.plan import DEMONSTRATIONS, Assumptions, make_plan
     from heedful.planning.shapes import GPT3, shape_of
     from heedful.presets import preset
 

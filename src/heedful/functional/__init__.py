@@ -1,7 +1,7 @@
 """The formulas: tensors in, tensors out. No files, no configuration, no logging, no state.
 
-In every mask True means "this entry counts". Whatever stands where the mask is False, NaN and infinity included, changes
-neither a value nor a gradient. Sums and softmax statistics are taken in float32 at least, whatever the inputs' type.
+In every mask, True means "this entry counts". An entry whose mask is False, even NaN or infinity, changes neither a value
+nor a gradient. Sums and softmax statistics are computed in float32 or float64, whatever the inputs' type.
 """
 
 from heedful.functional.advantages import generalized_advantage_estimation, per_token_kl_penalty, rewards_with_kl

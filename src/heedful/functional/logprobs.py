@@ -19,9 +19,9 @@ _ROW_GRID = 64
 def token_logprobs(logits: Float[Tensor, "*tokens vocabulary"], tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens"]:
     """``log_softmax(logits)[token]`` in nats, softmax in float32 at least.
 
-    ``logits[t]`` must be those that predict ``tokens[t]``: nothing is shifted here.
+    ``logits[t]`` must predict ``tokens[t]``: nothing is shifted here.
     """
-    # Not `logit - logsumexp`, which rounds where logits are large.
+    # Not `logit - logsumexp`, which loses precision if logits are large.
     return torch.log_softmax(at_least_float32(logits), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
 
 
@@ -36,14 +36,13 @@ def chunked_token_logprobs(
 ) -> Float[Tensor, " tokens"]:
     """Log-probability of ``tokens[t]`` under ``softmax((hidden[t] @ weight.T + bias) / temperature)``, nats.
 
-    The [tokens, vocabulary] tensor never exists: ``chunk`` rows of it are made at a time, and made again in the backward
-    pass, so memory is about ``chunk * vocabulary * 4`` bytes (half as much again in bf16, twice with entropy). Gradients
+    The [tokens, vocabulary] tensor never exists: ``chunk`` rows of it are computed at a time, and again in the backward
+    pass. So memory is about ``chunk * vocabulary * 4`` bytes (half as much again in bf16, twice with entropy). Gradients
     flow into hidden, weight and bias.
 
-    Matrix products run in the type of ``hidden`` (under autocast, in autocast's type); softmax, the result and the sum of
-    the weight's gradient over chunks are in float32 at least. Rows of which nothing is wanted (prompts, padding) are best
-    left out by the caller, who thereby saves their cost; a row of NaN spoils the weight's gradient even if its result is
-    masked later.
+    Matrix products run in the type of ``hidden`` (under autocast, in autocast's type). Softmax, the result and the sum of
+    the weight's gradient over chunks are in float32 or float64. To save time, pass only the rows you need, without prompts
+    and padding. A row of NaN spoils the weight's gradient even if its result is masked later.
     """
     return _logprobs_and_entropy(hidden, unembedding_weight, bias, tokens, temperature, chunk, False)[0]
 
@@ -68,9 +67,9 @@ def _logprobs_and_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float, chunk: int, with_entropy: bool
 ) -> tuple[Tensor, Tensor]:
     device = hidden.device.type
-    # Autocast's state in the backward pass may be another one: settle the type now.
+    # Autocast may be in another state in the backward pass: fix the type now.
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    # On CPU each new shape of a product compiles a new kernel that is kept: few shapes of the last chunk keep memory flat.
+    # On a CPU each new shape of a product compiles a kernel that stays in memory: round up the last chunk to get few shapes.
     count, filler = len(tokens), -len(tokens) % _ROW_GRID if device == "cpu" else 0
     if filler:
         hidden, tokens = F.pad(hidden, (0, 0, 0, filler)), F.pad(tokens, (0, filler))
@@ -83,7 +82,7 @@ def _logprobs_and_entropy(
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Log-probabilities whose backward pass makes the logits again (but the last chunk's, where they are still there).
+    """Log-probabilities whose backward pass computes the logits again, except the last chunk's if they are still there.
 
     With D = softmax - onehot(token) and s = -grad / temperature: d hidden = s * (D @ W), d W = D.T @ (s * hidden), d bias =
     D.T @ s. Scaling [chunk, width] by s in place of D keeps the [chunk, vocabulary] tensor to one product and one fused
@@ -120,8 +119,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logprobs[rows] = block.gather(1, tokens[rows, None]).squeeze(1)
             if with_entropy:
                 probabilities = torch.exp(block, out=scratch[: len(block)])
-                entropies[rows] = -probabilities.mul_(block.clamp_(min=-1e4)).sum(dim=-1)  # 0 * -inf counts 0
-        # The last chunk's logits stay where they are: nothing overwrites them before the backward pass, which begins with them.
+                entropies[rows] = -probabilities.mul_(block.clamp_(min=-1e4)).sum(dim=-1)  # 0 * -inf counts as 0
+        # Keep the last chunk's logits: the backward pass begins with them, and nothing overwrites them before.
         ctx.kept = logits if logits.in_one_pass and any(ctx.needs_input_grad[:3]) else None
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
@@ -173,7 +172,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
 
 class _ChunkedLogits:
-    """Logits of a range of rows, in a buffer that every chunk writes over: fresh pages would cost as much as the product."""
+    """Logits of a range of rows, in one buffer for all chunks: fresh memory pages would cost as much as the product."""
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, chunk: int, compute: torch.dtype
@@ -182,7 +181,7 @@ class _ChunkedLogits:
         self.statistics_dtype = torch.float32 if compute in (torch.bfloat16, torch.float16) else compute
         size = (min(chunk, len(hidden)), len(weight))
         self.product = torch.empty(size, dtype=compute, device=hidden.device)
-        # Where the statistics are taken from the products as they are, there is no copy of them in float32.
+        # If True, the statistics come straight from the products, without a float32 copy.
         self.in_one_pass = bias is None and compute == torch.bfloat16 and kernels.usable(self.product)
         one_type = compute == self.statistics_dtype or self.in_one_pass
         self.block = self.product if one_type else torch.empty_like(self.product, dtype=self.statistics_dtype)
@@ -204,7 +203,7 @@ class _ChunkedLogits:
         return block
 
     def in_compute_dtype(self, block: Tensor) -> Tensor:
-        """A result of ``rows``, changed in place since, in the matrix products' type."""
+        """The tensor that ``rows`` returned, possibly changed in place, in the matrix products' type."""
         if self.block is self.product:
             return block
         return self.product[: len(block)].copy_(block)

@@ -1,8 +1,8 @@
 """The losses of the three steps: language modelling (SPEC 3.2), ranking (SPEC 3.3), clipped policy and value (SPEC 3.5).
 
-Each loss is a mean, and takes an optional ``normalizer``: the number to divide the sum by in place of the entries at hand.
-Under gradient accumulation pass the whole minibatch's count to every micro-batch; the summed gradients are then those of
-one large batch, however unequally its tokens or prompts are spread. (Averaging the micro-batches' own means is a known
+Each loss is a mean and takes an optional ``normalizer``, which replaces the number of entries that the sum is divided by.
+Under gradient accumulation, pass the whole minibatch's count to every micro-batch. The summed gradients then equal those of
+one large batch, however unevenly its tokens or prompts are spread. (Averaging the micro-batches' own means is a known
 trap.)
 """
 
@@ -19,20 +19,20 @@ from heedful.functional.masked import at_least_float32, masked_mean, masked_sum,
 
 
 class RankingStatistics(NamedTuple):
-    """Counts behind a ranking loss; all without gradient."""
+    """Statistics of a ranking loss, without gradient."""
 
     accuracy: Float[Tensor, ""]
     """Share of the untied comparisons in which the preferred response has the higher reward; equal rewards count half."""
     num_comparisons: Int[Tensor, ""]
     """Untied pairs."""
     num_prompts: Int[Tensor, ""]
-    """Rows with at least one untied pair: those that the mean is over."""
+    """Rows with at least one untied pair; the loss is the mean over them."""
     margin: Float[Tensor, ""]
     """Mean of preferred minus other reward over the comparisons."""
 
 
 class PolicyStatistics(NamedTuple):
-    """What PPO logs about a policy update: means over the tokens that count, without gradient."""
+    """What PPO logs about a policy update: means over the unmasked tokens, without gradient."""
 
     clip_fraction: Float[Tensor, ""]
     """Share of tokens at which the clipped loss is the larger one, so that the token has no gradient."""
@@ -43,14 +43,14 @@ class PolicyStatistics(NamedTuple):
 
 
 class ValueStatistics(NamedTuple):
-    """What PPO logs about a value update: over the tokens that count, without gradient."""
+    """What PPO logs about a value update: means over the unmasked tokens, without gradient."""
 
     clip_fraction: Float[Tensor, ""]
     """Share of tokens at which the clipped error is the larger one."""
     error: Float[Tensor, ""]
     """Mean squared error of the unclipped values (no factor 0.5)."""
     explained_variance: Float[Tensor, ""]
-    """``1 - error / variance(returns)``: 1 perfect, 0 no better than the mean of the returns; 0 where returns do not vary."""
+    """``1 - error / variance(returns)``: 1 perfect, 0 no better than the mean of the returns. 0 if the returns do not vary."""
 
 
 def language_model_loss(
@@ -58,8 +58,8 @@ def language_model_loss(
 ) -> Float[Tensor, ""]:
     """Mean negative log-probability, nats per token, of the tokens where ``mask`` is True (SPEC 3.2, 3.6).
 
-    ``logprobs[..., t]`` is the log-probability of the token at hand, already shifted. Divided by the number of True entries
-    or by ``normalizer``. With no True entry the loss and its gradient are 0.
+    ``logprobs[..., t]`` is the log-probability of token t itself: the caller has already shifted. The sum is divided by the
+    number of True entries or by ``normalizer``. If no entry is True, the loss and its gradient are 0.
     """
     return -_mean(logprobs, mask, normalizer)
 
@@ -74,17 +74,17 @@ def ranking_loss(
 ) -> tuple[Float[Tensor, ""], RankingStatistics]:
     """K-way comparison loss of the reward model (SPEC 3.3): for each prompt the mean of ``-log sigmoid(r_w - r_l)``.
 
-    ``rewards[p, i]``: scalar reward of response i to prompt p. ``ranks[p, i]``: its place in a weak order, 1 is best, equal
-    is a tie. ``mask[p, i]``: True for a response, False for padding up to the largest K. The loss of a prompt is the mean
-    over its untied pairs; the result is the mean over the prompts that have any. So every such prompt weighs the same
-    whatever its K, and a prompt with K = 1 or all tied adds nothing to loss, gradient or count. With no comparison at all,
-    loss and gradient are 0.
+    ``rewards[p, i]``: scalar reward of response i to prompt p. ``ranks[p, i]``: its rank in a weak order; 1 is best, equal
+    ranks are ties. ``mask[p, i]``: True for a response, False for padding up to the largest K. The loss of a prompt is the
+    mean over its untied pairs, and the result is the mean over the prompts that have any. So every such prompt weighs the
+    same whatever its K, and a prompt with K = 1 or only ties adds nothing to loss, gradient or count. With no comparison at
+    all, loss and gradient are 0.
 
-    SPEC 3.3 writes 1/C(K,2) and says that ties are dropped, not whether they leave the divisor. Without ties the two are the
-    same. With ties we divide by the comparisons that are left: dividing by C(K,2) would make a prompt weigh less the more ties
-    its labeler gave. ``weights`` (default 1) multiply the rows' losses: a prompt that n labelers ranked is n rows of the same
-    rewards with weight 1/n, and the mean is over the sum of the weights. ``normalizer`` replaces that sum (gradient
-    accumulation).
+    SPEC 3.3 writes 1/C(K,2) and says that ties are dropped, but not whether the divisor still counts them. Without ties
+    there is no difference. With ties we divide by the comparisons that are left: dividing by C(K,2) would make a prompt weigh
+    less, the more ties its labeler gave. ``weights`` (default 1) multiply the rows' losses: a prompt ranked by n labelers is
+    n rows of the same rewards with weight 1/n, and the mean divides by the sum of the weights. ``normalizer`` replaces that
+    sum (gradient accumulation).
     """
     rewards = torch.where(mask, at_least_float32(rewards), 0.0)
     preferred = (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
@@ -94,7 +94,7 @@ def ranking_loss(
     num_prompts = (comparisons > 0).sum()
     weights = torch.ones_like(prompt_losses) if weights is None else weights.to(prompt_losses.dtype)
     if normalizer is None:
-        # With no comparison at all both sums are 0, and so is the loss.
+        # With no comparison at all, both sums are 0, and so is the loss.
         normalizer = (weights * (comparisons > 0)).sum().clamp(min=torch.finfo(weights.dtype).tiny)
     loss = (weights * prompt_losses).sum() / normalizer
     with torch.no_grad():
@@ -119,12 +119,12 @@ def clipped_policy_loss(
 ) -> tuple[Float[Tensor, ""], PolicyStatistics]:
     """PPO's clipped surrogate: mean over tokens of ``max(-A * ratio, -A * clip(ratio, 1 - c, 1 + c))`` (SPEC 3.5).
 
-    ``ratio = exp(logprobs - old_logprobs)``; ``old_logprobs`` are those under which the response was sampled. Gradient
+    ``ratio = exp(logprobs - old_logprobs)``; ``old_logprobs`` are those of the policy that sampled the response. Gradient
     flows into ``logprobs`` only. ``mask`` is True at response tokens, the end-of-text token included. Source:
-    ``PPOTrainer.loss`` of OpenAI lm-human-preferences, whose responses all have one length; with a mask the mean is over
-    the tokens that are there.
+    ``PPOTrainer.loss`` of OpenAI lm-human-preferences, whose responses all have the same length; with a mask the mean
+    is over the unmasked tokens.
     """
-    # The gradient of a masked entry is 0 * whatever stands there; it is cut off here, at the only way back to `logprobs`.
+    # The gradient of a masked entry is 0 times its value, NaN if that is NaN. `where` blocks it, on its only way to `logprobs`.
     log_ratio = torch.where(mask, at_least_float32(logprobs) - at_least_float32(old_logprobs).detach(), 0.0)
     advantages = at_least_float32(advantages).detach()
     ratio = log_ratio.exp()
@@ -154,7 +154,7 @@ def clipped_value_loss(
     Gradient flows into ``values`` only. ``mask`` is the policy loss's: values belong to the positions that *choose* the
     response's tokens. Source: ``PPOTrainer.loss`` of OpenAI lm-human-preferences.
     """
-    values = torch.where(mask, at_least_float32(values), 0.0)  # as above: stops gradients of masked entries
+    values = torch.where(mask, at_least_float32(values), 0.0)  # as above: blocks gradients of masked entries
     old_values, returns = at_least_float32(old_values).detach(), at_least_float32(returns).detach()
     clipped_values = torch.clamp(values, old_values - clip_range, old_values + clip_range)
     unclipped, clipped = (values - returns).square(), (clipped_values - returns).square()

@@ -8,22 +8,22 @@ from torch import Tensor
 
 
 def masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Sum of ``values`` where ``mask`` is True, in float32 at least; 0 where nothing counts."""
+    """Sum of ``values`` where ``mask`` is True, in float32 or float64; 0 if no entry counts."""
     # `where`, not `values * mask`: NaN * 0 is NaN, in the value and in the gradient.
     return torch.where(mask, at_least_float32(values), 0.0).sum()
 
 
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean of ``values`` over all entries where ``mask`` is True; 0 (with zero gradient) where nothing counts."""
+    """Mean of ``values`` over all entries where ``mask`` is True; 0 (with zero gradient) if no entry counts."""
     return masked_sum(values, mask) / mask.sum().clamp(min=1)
 
 
 def masked_variance(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Population variance (divided by the count n, not n - 1) of ``values`` where ``mask`` is True.
 
-    As ``tf.nn.moments`` in OpenAI lm-human-preferences; TRL divides by n - 1. One entry has variance 0; so has none.
+    The same as ``tf.nn.moments`` in OpenAI lm-human-preferences; TRL divides by n - 1. With one entry or none, it is 0.
     """
-    # Masked before squaring: the gradient of a square is 0 * NaN where the mask comes only after it.
+    # Masked before squaring: otherwise the gradient of a masked NaN's square is 0 * NaN.
     values = torch.where(mask, at_least_float32(values), 0.0)
     return masked_mean((values - masked_mean(values, mask)).square(), mask)
 
@@ -33,9 +33,9 @@ def masked_whiten(
 ) -> Float[Tensor, "*shape"]:
     """Scale ``values`` to variance 1 and, with ``shift_mean``, to mean 0: ``(values - mean) / sqrt(variance + 1e-8)``.
 
-    Without ``shift_mean`` the mean is put back after scaling, so it stays what it was (for rewards). Entries outside the mask
-    come back as 0. Source: ``utils.core.whiten`` of OpenAI lm-human-preferences. torchtune's version has the two cases of
-    ``shift_mean`` exchanged; ours follows the source.
+    Without ``shift_mean`` the mean is added back after scaling, so it does not change (for rewards). Entries outside the mask
+    are 0. Source: ``utils.core.whiten`` of OpenAI lm-human-preferences. torchtune's version swaps the two
+    cases of ``shift_mean``; ours follows the source.
     """
     values = torch.where(mask, at_least_float32(values), 0.0)
     mean = masked_mean(values, mask)
@@ -46,5 +46,5 @@ def masked_whiten(
 
 
 def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """``values`` itself in float32 or float64, a float32 copy of half-precision ones."""
+    """``values`` itself if in float32 or float64, a float32 copy if in half precision."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

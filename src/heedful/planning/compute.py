@@ -19,7 +19,7 @@ BACKWARD = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Mean lengths in tokens; a response counts with its end-of-text."""
+    """Mean lengths in tokens; a response includes its end-of-text."""
 
     prompt: float
     response: float
@@ -31,7 +31,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A whole step: tokens that pass through models (each pass of a model counts), and operations."""
+    """The work of a whole step: tokens (counted once for each pass through a model) and operations."""
 
     tokens: float
     flops: float
@@ -48,9 +48,9 @@ class Work:
 
 
 def forward(shape: Shape, length: float, *, predicted: float = 0.0, before: float = 0.0) -> Work:
-    """One forward pass over ``length`` tokens of a sequence, of which ``predicted`` also meet the unembedding.
+    """One forward pass over ``length`` tokens of a sequence; ``predicted`` of them also go through the unembedding.
 
-    Two operations for each parameter of the blocks and each token. Attention multiplies each query with the keys before it and
+    Each token costs two operations for each parameter of the blocks. Attention multiplies each query by the keys before it and
     their values: 4 * width operations for each pair. ``before`` tokens are attended to but computed elsewhere (shared prompt).
     """
     pairs = length * before + length * length / 2
@@ -70,14 +70,14 @@ def sft_work(shape: Shape, config: SFTConfig, lengths: Lengths, *, demonstration
 
 
 def reward_work(shape: Shape, config: RewardConfig, lengths: Lengths, *, rankings: int, responses: float) -> Work:
-    """All epochs over the rankings, each prompt once for its K responses (SPEC 3.3)."""
+    """All epochs over the rankings; a prompt is computed once for its K responses (SPEC 3.3)."""
     one = forward(shape, lengths.prompt) + forward(shape, lengths.response, before=lengths.prompt) * responses
     return training_pass(one) * (config.epochs * rankings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOWork:
-    """Parts of PPO: the policy's responses; judging by policy, reference, value function and reward model; updates; ptx."""
+    """Parts of PPO: generating responses; passes of policy, reference, value function and reward model; updates; ptx."""
 
     rollouts: Work
     judging: Work

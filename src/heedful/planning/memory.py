@@ -26,14 +26,14 @@ class Memory:
     """Bytes on one GPU at one moment of a step."""
 
     parameters: int = 0
-    """Master weights, compute copies, frozen models, moving average; and one gathered block if they are sharded."""
+    """Master weights, compute copies, frozen models, moving average; if they are sharded, also one gathered block."""
     gradients: int = 0
     optimiser: int = 0
     activations: int = 0
     cache: int = 0
     """Keys and values of the rollouts."""
     workspace: int = 0
-    """Chunks of logits, the unembedding's gradient, what sampling needs."""
+    """Chunks of logits, the unembedding's gradient, sampling."""
 
     @property
     def total(self) -> int:
@@ -42,7 +42,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attended:
-    """``count`` attention problems of a microbatch: ``queries`` tokens that each keep ``keys`` keys (padding included)."""
+    """``count`` equal sequences of a microbatch: ``queries`` tokens attend to ``keys`` keys (padding included)."""
 
     queries: int
     keys: int
@@ -64,7 +64,7 @@ MOMENT_BYTES = 2 * FP32
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
-    """Trained weights of an adapter: A [rank, in] and B [out, rank] of each linear layer in all blocks."""
+    """Trained weights of an adapter: A [rank, in] and B [out, rank] for each linear layer of all blocks."""
     return shape.layers * rank * (shape.adapted_inputs + shape.adapted_outputs)
 
 
@@ -80,15 +80,15 @@ def activation_bytes(
 ) -> int:
     """What the forward pass of one microbatch keeps for the backward pass, in all layers.
 
-    For a token in a layer of GPT-2 (width d, feed-forward width f): each norm's input and output (4 d), attention's query (d)
-    and output (d), the activation's input and output (2 f), noise or mask of two dropouts; for each key that a query attends
-    to, its key and value (2 d); on a CPU once per token, because the compiled loops read them in place. With bf16 and dropout
-    that is 36 d bytes a token if there are as many queries as keys: the 34 d of Korthikanti et al. 2022 (section 4.1), and
-    attention's output once more, because it is put back into the packed row. The formula ignores that the last layer computes
-    only what is needed.
+    For each token, a layer of GPT-2 (width d, feed-forward width f) keeps each norm's input and output (4 d), attention's query
+    (d) and output (d), the activation's input and output (2 f), and the noise or mask of two dropouts. For each key that a
+    query attends to, it keeps key and value (2 d); on a CPU only once per token, because the compiled loops read them in
+    place. With bf16, dropout and as many queries as keys, that is 36 d bytes a token: the 34 d of Korthikanti et al. 2022
+    (section 4.1), plus a second copy of attention's output, made when it is put back into the packed row. The formula ignores
+    that the last layer computes only what is needed.
 
-    LoRA: a frozen layer keeps no input, but its adapter does, in fp32 (in bfloat16 that is a copy for each layer), and A's
-    output. Activation checkpointing: each layer keeps its input, and the layer that is being recomputed keeps everything.
+    LoRA: a frozen layer keeps no input, but its adapter keeps the input in fp32 (in bfloat16 that is one more copy for each
+    layer) and A's output. Activation checkpointing: each layer keeps its input; only the layer being recomputed keeps all.
     """
     size = compute_bytes(precision)
     tokens = sum(a.queries * a.count for a in attended)
@@ -132,9 +132,9 @@ def _feed_forward_bytes(shape: Shape, size: int) -> int:
 
 
 def logits_workspace(shape: Shape, targets: int, precision: Precision, *, lora_rank: int = 0) -> int:
-    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's growing gradient.
+    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient.
 
-    With LoRA the unembedding is frozen and has none.
+    With LoRA the unembedding is frozen and has no gradient.
     """
     size = compute_bytes(precision)
     chunk = min(_CHUNK, targets) * shape.vocabulary * (FP32 + (size if size != FP32 else 0))
@@ -150,7 +150,7 @@ def cache_bytes(shape: Shape, rows: int, length: int, precision: Precision) -> i
 
 
 def sft_memory(shape: Shape, config: SFTConfig, *, gpus: int) -> dict[str, Memory]:
-    """Moments of supervised fine-tuning (SPEC 3.2); its peak is the largest."""
+    """Moments of supervised fine-tuning (SPEC 3.2); the largest is its peak."""
     longest = config.max_prompt_tokens + config.max_response_tokens
     sequences = max(1, min(config.tokens_per_microbatch // longest, _share(config.batch_size, gpus)))
     attended = [Attended(queries=longest, keys=longest, count=sequences)]
@@ -204,8 +204,8 @@ def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: i
 def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) -> dict[str, Memory]:
     """Moments of PPO with its four models (SPEC 3.5): policy, frozen reference, frozen reward model, value function.
 
-    The moving average of the policy is a fifth copy, in fp32. With LoRA each is an adapter (and head) on one frozen base; on
-    two if reward model and policy differ in size.
+    The moving average of the policy is a fifth copy, in fp32. With LoRA each model is an adapter (and head) on one frozen
+    base, or on two bases if reward model and policy differ in size.
     """
     precision, size = config.precision, compute_bytes(config.precision)
     longest = config.max_prompt_tokens + config.max_response_tokens
@@ -228,7 +228,7 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
     attended = [Attended(queries=longest, keys=longest, count=sequences)]
     targets = sequences * config.max_response_tokens
     if config.ptx_coefficient:
-        # Consecutive backward passes into the same buffer (SPEC 3.6): the larger microbatch counts.
+        # Two backward passes, one after the other (SPEC 3.6): the larger microbatch counts.
         count = max(
             1, min(config.tokens_per_microbatch // config.ptx_context_length, minibatch * config.ptx_examples_per_episode)
         )
@@ -243,7 +243,7 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
         "lora_rank": config.lora_rank,
         "checkpointing": config.activation_checkpointing,
     }
-    # The policy takes part in the rollouts with all rows at once.
+    # Rollouts generate all rows at once.
     sampling = rows * policy.vocabulary * (size + _SAMPLING_BYTES)
     return {
         "rollouts": Memory(
@@ -271,7 +271,7 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
 
 
 def _saving(parameters: int, lora_rank: int, held: int, optimiser: int) -> dict[str, Memory]:
-    """With LoRA, the moment when a model is saved: merged, whole and in fp32. Otherwise weights are saved without a copy."""
+    """With LoRA, saving is a moment too: the model is merged, whole and in fp32. Otherwise it is saved without a copy."""
     return {"saving": Memory(parameters=held, optimiser=optimiser, workspace=parameters * FP32)} if lora_rank else {}
 
 
@@ -291,9 +291,9 @@ def _training_moments(
     accumulates: bool,
     head: int = 0,
 ) -> dict[str, Memory]:
-    """The two moments of a step with one model: when the last microbatch's backward pass begins, and when it has ended.
+    """The two moments of a step with one model: the start and the end of the last microbatch's backward pass.
 
-    With several microbatches, the gradients of the earlier ones exist when it begins.
+    If there are several microbatches, the gradients of the earlier ones already exist at the start.
     """
     size = compute_bytes(config.precision)
     trained, held = parameters, parameters * weight_bytes(config.precision)
@@ -326,5 +326,5 @@ def _sharded(bytes_: int, gpus: int) -> int:
 
 
 def _gathered(shape: Shape, size: int, gpus: int) -> int:
-    """If weights are sharded: two gathered blocks (one computes, the next arrives), one block's gradient, the embedding."""
+    """If weights are sharded: two gathered blocks (one in use, the next arriving), one block's gradient, the embedding."""
     return (3 * shape.block_parameters + shape.unembedding) * size if gpus > 1 else 0

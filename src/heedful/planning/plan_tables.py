@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from heedful.planning import GB, Plan, StepPlan
+from heedful.planning.plan import GB, Plan, StepPlan
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -49,7 +49,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(work)
     if a.gpus == 0:
         console.print(
-            "not included: 0.4 GB for Python with torch; holes in the heap (up to 28 % more was measured)", highlight=False
+            "not included: 0.4 GB for Python with torch, and holes in the heap (up to 28 % more in measurements)",
+            highlight=False,
         )
     console.print(plan.verdict, highlight=False, soft_wrap=True, markup=False)
 

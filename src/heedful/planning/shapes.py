@@ -1,6 +1,6 @@
-"""The shape of a model, as far as memory and time depend on it. Weights are never created or read.
+"""The sizes of a model that memory and time depend on. Weights are never created or read.
 
-Parameters are counted on a model on torch's meta device, so they are exact for every architecture of transformers.
+Parameters are counted on torch's meta device, so the counts are exact for every architecture of transformers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Shape:
     adapted_outputs: int = 0
     """The sum of their output widths."""
     elementwise_gelu: bool = False
-    """Whether the activation consists of elementwise operations (GPT-2's ``gelu_new``) that each keep their input."""
+    """Whether the activation is computed in elementwise operations (GPT-2's ``gelu_new``), each of which keeps its input."""
 
     @property
     def unembedding(self) -> int:
@@ -62,7 +62,7 @@ class Shape:
 
     @property
     def scalar_parameters(self) -> int:
-        """Parameters of the reward or value model made from it: the unembedding is replaced by one row (SPEC 3.3)."""
+        """Parameters of a reward or value model made from this model: one row replaces the unembedding (SPEC 3.3)."""
         return self.parameters - (0 if self.tied else self.unembedding) + self.width
 
 

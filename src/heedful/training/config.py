@@ -1,7 +1,7 @@
-"""The configurations of the four training steps. Their defaults are the paper's for the 1.3B model (SPEC 3); no torch here.
+"""The configurations of the four training steps. The defaults are the paper's for the 1.3B model (SPEC 3); no torch here.
 
-Where the paper is silent the default is ours and the field says so. ``heedful.presets`` holds whole sets for other sizes and
-for the built-in miniature.
+If the paper gives no value, the default is ours and the field says so. ``heedful.presets`` holds complete configurations for
+other sizes and for the built-in miniature.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class StepConfig:
     tokens_per_microbatch: int = 16_384
     """Tokens in one forward and backward pass; larger batches are accumulated. Bounds memory, does not change the result."""
     activation_checkpointing: bool = False
-    """Keep only each layer's input for the backward pass and compute the rest again: less memory, one more forward pass."""
+    """Keep only each layer's input and compute the rest again in the backward pass: less memory, one more forward pass."""
     checkpoint_seconds: float = 60.0
     """A checkpoint to resume from is written at least this often (seconds); all are removed when the step is done."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept while the step runs: the last good one is used where the newest is damaged."""
+    """How many of the newest checkpoints are kept while the step runs. If the newest is damaged, an older one is used."""
     validate_every: int = 0
-    """Steps (PPO: iterations) between validations. 0: only where a model is kept and at the end; PPO then has none."""
+    """Steps (PPO: iterations) between validations. 0: only when a model is kept and at the end; PPO then never validates."""
     tensorboard: bool = False
     """Also write the metrics as TensorBoard events (needs `heedful[tensorboard]`)."""
 
@@ -56,16 +56,16 @@ class StepConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainConfig(StepConfig):
-    """Language modelling on plain text: how a base model is made (the paper starts from GPT-3, so these defaults are ours)."""
+    """Language modelling on plain text makes a base model (the paper starts from GPT-3, so these defaults are ours)."""
 
     num_tokens: int = 40_000_000
-    """Tokens to train on; the text is repeated, in a new order, where it is shorter."""
+    """Tokens to train on. A shorter text is repeated in a new order."""
     batch_tokens: int = 8_192
-    """Tokens of one optimiser step."""
+    """Tokens per optimiser step."""
     context_length: int = 2_048
-    """Longest sequence in tokens (SPEC 3.1); documents are joined by end-of-text up to it."""
+    """Longest sequence in tokens (SPEC 3.1); documents, joined by end-of-text, fill it."""
     shortest_context: int | None = None
-    """Where set, each sequence's limit is drawn between this and context_length: short texts train faster."""
+    """If set, each sequence's limit is drawn between this and context_length: short texts train faster."""
     learning_rate: float = 6e-4
     """Peak learning rate (GPT-3 small's)."""
     final_learning_rate_share: float = 0.1
@@ -88,7 +88,7 @@ class PretrainConfig(StepConfig):
 class SFTConfig(StepConfig):
     """Supervised fine-tuning on demonstrations (SPEC 3.2).
 
-    And the initial RL policy (SPEC 3.4) with ``pretraining_share`` 0.1.
+    Also the initial RL policy (SPEC 3.4), with ``pretraining_share`` 0.1.
     """
 
     epochs: int = 16
@@ -98,20 +98,20 @@ class SFTConfig(StepConfig):
     final_learning_rate_share: float = 0.1
     """The cosine ends at this share of the peak (SPEC 3.2); there is no warm-up."""
     batch_size: int = 32
-    """Demonstrations of one optimiser step (SPEC 3.2)."""
+    """Demonstrations per optimiser step (SPEC 3.2)."""
     residual_dropout: float = 0.2
     """Dropout on the residual branches (SPEC 3.2)."""
     pretraining_share: float = 0.0
-    """Share of a batch's examples that is pretraining text (SPEC 3.4: 0.1)."""
+    """Share of a batch's examples that are pretraining text (SPEC 3.4: 0.1)."""
     candidates: int = 16
-    """Models kept for the choice by RM score, evenly spaced over the epochs; the last is always among them (SPEC 3.2)."""
+    """Models kept, evenly spaced over the epochs, to choose from by RM score; the last is always kept (SPEC 3.2)."""
     max_prompt_tokens: int = 1_024
-    """Demonstrations with a longer prompt are left out and counted (SPEC 1.2)."""
+    """Longest prompt in tokens; demonstrations with a longer one are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
-    """Longer responses are cut and then end without end-of-text (SPEC 3.1)."""
+    """Longest response in tokens; a longer one is cut and has no end-of-text (SPEC 3.1)."""
     lora_rank: int = 0
-    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
-    the paper."""
+    """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights, as in the
+    paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -140,14 +140,14 @@ class RewardConfig(StepConfig):
     final_learning_rate_share: float = 0.1
     """The cosine ends at this share of the peak (SPEC 3.3)."""
     batch_size: int = 64
-    """Prompts of one optimiser step; all comparisons of a prompt are one batch element (SPEC 3.3)."""
+    """Prompts per optimiser step; all comparisons of a prompt are one batch element (SPEC 3.3)."""
     max_prompt_tokens: int = 1_024
-    """Rankings with a longer prompt are left out and counted (SPEC 1.2)."""
+    """Longest prompt in tokens; rankings with a longer one are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
-    """Longer responses are cut and scored at their last token (SPEC 3.1)."""
+    """Longest response in tokens; a longer one is cut and scored at its last token (SPEC 3.1)."""
     lora_rank: int = 0
-    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
-    the paper."""
+    """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights, as in the
+    paper."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
@@ -166,21 +166,21 @@ class PPOConfig(StepConfig):
     """
 
     episodes: int = 256_000
-    """Episodes in all: a prompt, one response, a reward (SPEC 3.5)."""
+    """Episodes in total; an episode is a prompt, one response and its reward (SPEC 3.5)."""
     batch_size: int = 512
-    """Episodes of one iteration (SPEC 3.5)."""
+    """Episodes per iteration (SPEC 3.5)."""
     minibatches: int = 8
-    """Parts of a batch; each is one optimiser step, whatever the accumulation (SPEC 3.5: 8 of 64)."""
+    """Parts of a batch; each part is one optimiser step, however many microbatches it takes (SPEC 3.5: 8 of 64)."""
     inner_epochs: int = 1
     """Passes over a batch (SPEC 3.5)."""
     learning_rate: float = 8.05e-6
-    """Policy's peak learning rate: the largest that is stable without ptx in the paper's scan (SPEC 3.5)."""
+    """The policy's peak learning rate: the largest that was stable without ptx in the paper's scan (SPEC 3.5)."""
     value_learning_rate: float = 9e-6
-    """Value function's learning rate (SPEC 3.5)."""
+    """The value function's learning rate (SPEC 3.5)."""
     warmup_iterations: int = 10
     """Learning rates rise linearly over these iterations (SPEC 3.5)."""
     warmup_start_share: float = 0.1
-    """... from this share of the peak (SPEC 3.5)."""
+    """Share of the peak at which the warm-up starts (SPEC 3.5)."""
     kl_coefficient: float = 0.02
     """beta: per-token penalty on log(policy / initial policy) (SPEC 3.5)."""
     clip_ratio: float = 0.2
@@ -194,7 +194,7 @@ class PPOConfig(StepConfig):
     temperature: float = 1.0
     """Sampling temperature of rollouts (SPEC 3.5)."""
     average_decay: float = 0.992
-    """Decay of the moving average of the policy's weights, per iteration; the average is the result (SPEC 3.5). 0: no
+    """Decay per iteration of the moving average of the policy's weights. The average is the result (SPEC 3.5). 0: no
     average."""
     ptx_coefficient: float = 27.8
     """gamma: weight of the pretraining loss (SPEC 3.6). 0 is plain PPO."""
@@ -203,22 +203,22 @@ class PPOConfig(StepConfig):
     ptx_context_length: int = 2_048
     """Longest pretraining sequence in tokens."""
     missing_end_reward: float | None = None
-    """Reward of a response that was cut before end-of-text. None: what the reward model says of the cut text."""
+    """Reward of a response that was cut before end-of-text. None: the reward model scores the cut text."""
     max_prompt_tokens: int = 1_024
-    """Longer prompts are left out and counted (SPEC 1.2)."""
+    """Longest prompt in tokens; longer ones are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
     """Longest response in tokens (SPEC 3.1)."""
     samples_every: int = 20
-    """Iterations between the samples that are printed and kept."""
+    """Iterations between samples, which are printed and saved."""
     num_validation_prompts: int = 256
-    """Validation prompts that are answered and scored every `validate_every` iterations, with the same seeds each time."""
+    """Validation prompts answered and scored every `validate_every` iterations, with the same seeds each time."""
     keep_best: bool = False
-    """The result is the model with the best validation reward instead of the last one (needs `validate_every`)."""
+    """Return the model with the best validation reward instead of the last one (needs `validate_every`)."""
     kl_limit: float | None = None
-    """Mean KL (nats per response) above which training stops before it learns from that iteration. None: no limit."""
+    """Training stops, without learning from it, at an iteration with a higher mean KL (nats per response). None: no limit."""
     lora_rank: int = 0
-    """Rank of the adapters that are trained in place of the weights (needs `heedful[lora]`). 0: all weights are trained, as in
-    the paper."""
+    """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights, as in the
+    paper."""
     engine: Literal["heedful", "vllm"] = "heedful"
     """What generates the rollouts: Heedful's own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
 

@@ -17,9 +17,9 @@ def make_optimizer(model: PreTrainedModel, config: StepConfig, *, weight_decay: 
 
 
 def apply_gradients(optimizer: torch.optim.Optimizer, model: PreTrainedModel, max_norm: float) -> float:
-    """One optimiser step with the gradients that were added up; returns their norm before clipping.
+    """Make one optimiser step with the accumulated gradients; returns their norm before clipping.
 
-    A norm that is not finite leaves the weights untouched, so the caller can log it and stop (Run.log raises NumericalError).
+    If the norm is not finite, the weights stay as they are, so the caller can log it and stop (Run.log raises NumericalError).
     """
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else float("inf")))
     if norm == norm and norm != float("inf"):

@@ -1,9 +1,9 @@
-// Inner loops on a CPU. Of decoding: attention of one new token to its cache, the sum and the norm between the products, and the
-// drawing of the next token. Of training: what is wanted of a softmax over the vocabulary, without a copy in fp32.
+// Inner loops on a CPU. For decoding: attention of one new token to its cache, the sum and the norm between the products, and
+// drawing the next token. For training: log-probs, entropies and gradients of a softmax over the vocabulary, without an fp32 copy.
 //
-// Compiled once on the user's machine by heedful/functional/kernels.py, which also says what each argument is. torch's own batched
-// products take a microsecond for each head of each request, whatever its length, and read the padding too. Every row is computed
-// by itself and in a fixed order, so its bits do not depend on the batch. Sums are in fp32, sums of sums in double.
+// kernels.py compiles this file once on the user's machine and documents each argument. torch's own batched products take a
+// microsecond for each head of each request, whatever its length, and read the padding too. Every row is computed by itself and in
+// a fixed order, so its bits do not depend on the batch. Sums are in fp32, sums of sums in double.
 
 #include <cmath>
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace {
 
-// One query head against keys [count, width] and values: output [width]. WIDTH: known when compiled, or 0.
+// One query head against keys [count, width] and values: output [width]. WIDTH: the width if known at compile time, else 0.
 template <typename T, int WIDTH>
 void attend_head(const float *query, const T *keys, const T *values, int64_t count, int64_t any_width, float *weights, T *output) {
     const int64_t width = WIDTH ? WIDTH : any_width;
@@ -78,7 +78,7 @@ void attend(int64_t rows, int64_t key_heads, int64_t queries, int64_t width, Arg
     }
 }
 
-// hidden += addend (where there is one), then output = layer norm of hidden.
+// hidden += addend (if there is one), then output = layer norm of hidden.
 template <typename T>
 void add_norm(int64_t rows, int64_t width, T *hidden, const T *addend, const T *weight, const T *bias, float epsilon, T *output) {
 #pragma omp parallel for schedule(static) if (rows * width > 65536)
@@ -111,7 +111,7 @@ float highest_of(const T *scores, int64_t count) {
     return highest;
 }
 
-// The sum of e^(scale * (score - highest)), and of the same times its exponent: an entropy is log(total) - weighted / total.
+// Sums e^x, and x * e^x, over x = scale * (score - highest). The entropy is log(total) - weighted / total.
 template <typename T>
 void softmax_sums(const T *scores, int64_t count, float scale, float highest, double *total, double *weighted) {
     *total = *weighted = 0;
@@ -122,7 +122,7 @@ void softmax_sums(const T *scores, int64_t count, float scale, float highest, do
         for (int64_t i = first; i < end; i++) {
             const float x = scale * (load(scores[i]) - highest), weight = exponential(x);
             sum += weight;
-            product += weight == 0 ? 0 : weight * x;  // 0 * -inf counts 0
+            product += weight == 0 ? 0 : weight * x;  // 0 * -inf counts as 0
         }
         *total += sum;
         *weighted += product;
@@ -183,7 +183,7 @@ void draw(int64_t rows, int64_t vocabulary, const T *logits, int64_t stride, con
                 sums[block] = sum;
                 total += sum;
             }
-            // The token at which the cumulative distribution passes the number: first its block, then its place in it.
+            // The token at which the cumulative distribution passes the number: first its block, then its place in the block.
             const double target = numbers[row] * total;
             double before = 0;
             int64_t block = 0;
@@ -193,7 +193,7 @@ void draw(int64_t rows, int64_t vocabulary, const T *logits, int64_t stride, con
             for (int64_t i = first; i < end; i++) inner += weights[i];
             double share = (target - before) / sums[block];
             const double wanted = inner * (share < 1 ? share : 1 - 0x1p-53);
-            int64_t token = first;  // the last possible one, where rounding leaves none
+            int64_t token = first;  // if rounding leaves none, the last possible one
             for (int64_t i = first; i < end && passed <= wanted; i++) {
                 passed += weights[i];
                 if (weights[i] > 0) token = i;

@@ -1,8 +1,8 @@
 """Inner loops on a CPU, compiled once for this machine by the system's C++ compiler from the ``.cpp`` files beside this one.
 
-Where there is no compiler, or what it made cannot be loaded, nothing is lost but speed: :func:`usable` is False, and torch's
-own operations do the work. The compiled file stays in the user's cache folder, one for each version of the source, the
-compiler's options and the kind of processor.
+Without a compiler, or if the compiled file cannot be loaded, :func:`usable` is False and torch's own operations do the work:
+only speed is lost. The compiled file stays in the user's cache folder, one for each version of the source, of the compiler's
+options and kind of processor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "packed_attention.cpp", "packed_product.cpp"))
 _HEADER = Path(__file__).with_name("common.h")
-# Sums may be taken in another order than written, so that they can be vectorised: the same in every call.
+# The compiler may reorder sums to vectorise them. The order is the same in every call.
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _SUMS = ("-fno-signed-zeros", "-fassociative-math")
 _X86 = ("-mprefer-vector-width=512",)
@@ -35,9 +35,9 @@ _PANEL = 32  # columns of a packed weight, as in packed_product.cpp
 _ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")  # likewise
 _ATTEND = (
     *([c_int64] * 5),  # rows, key heads, queries per key head, head width, length of the cache
-    *(c_void_p, c_int64),  # queries, from one row to the next
-    *(c_void_p, c_void_p, c_int64),  # new keys, new values, from one row to the next
-    *(c_void_p, c_void_p, c_void_p),  # cache of keys, of values, positions
+    *(c_void_p, c_int64),  # queries, their row stride
+    *(c_void_p, c_void_p, c_int64),  # new keys, new values, their row stride
+    *(c_void_p, c_void_p, c_void_p),  # key cache, value cache, positions
     *(c_int64, c_float, c_void_p),  # window (0: none), scaling, output
 )
 _ADD_NORM = (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_void_p)
@@ -46,13 +46,13 @@ _TOKEN_STATISTICS = (c_int64, c_int64, c_void_p, c_float, c_void_p, c_void_p, c_
 _PACKED_ATTENTION = (
     *([c_int64] * 4),  # groups, key heads, queries per key head, head width
     *([c_void_p] * 3),  # queries, keys, values
-    *([c_int64] * 3),  # from one of their rows to the next
+    *([c_int64] * 3),  # their row strides
     *([c_void_p] * 3),  # contexts, branches, first branches
     *(c_int64, c_float),  # window (0: none), scaling
 )
 _PACKED_PRODUCT = (
     *([c_int64] * 3),  # rows, inputs, outputs
-    *(c_void_p, c_int64),  # rows, from one to the next
+    *(c_void_p, c_int64),  # rows, their stride
     *(c_void_p, c_void_p),  # weight, bias
     *(c_int64, c_void_p),  # activation, output
 )
@@ -72,15 +72,15 @@ _FUNCTIONS = {
     "token_statistics_bfloat16": _TOKEN_STATISTICS,
     "softmax_less_token_bfloat16": _SOFTMAX_LESS_TOKEN,
 }
-# Only where the processor has the instructions for them.
+# Missing if the processor lacks the instructions for them.
 _SOME_FUNCTIONS = {f"packed_product_{kind}": _PACKED_PRODUCT for kind in _NAMES.values()}
 
 
 class Ranges(NamedTuple):
     """Which rows see which: a group is a context (a prompt, or a whole sequence) and branches (responses) that see all of it.
 
-    contexts: [groups, 4] int64: first row, length, and the queries that are wanted, from and to. branches: [branches, 4]
-    likewise. first_branch: [groups + 1] int64. Context and branches each see themselves causally. All contiguous.
+    contexts: [groups, 4] int64: first row, length, first and last + 1 of the queries to compute. branches: [branches, 4],
+    the same. first_branch: [groups + 1] int64. A context sees itself causally, and so does a branch. All contiguous.
     """
 
     contexts: Tensor
@@ -89,7 +89,7 @@ class Ranges(NamedTuple):
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether the compiled loops can be had for such a tensor (CPU; fp32 or bf16)."""
+    """Whether the compiled loops can be used for this tensor (on a CPU, in fp32 or bf16)."""
     return tensor.device.type == "cpu" and tensor.dtype in _NAMES and _library() is not None
 
 
@@ -103,11 +103,11 @@ def attend(
     scaling: float,
     window: int | None = None,
 ) -> Tensor:
-    """One new token for each row: it joins the cache at its position and attends to what is there up to itself.
+    """One new token for each row: it joins the cache at its position and attends to all tokens up to itself.
 
     query: [rows, heads, head width]; key, value: [rows, key heads, head width]. cache: addresses of the keys and of the values,
-    each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length; query, key
-    and value may have more rows, filler: their outputs are 0. window: only so many keys are seen, the new one included.
+    each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length. query, key
+    and value may end with rows of filler, whose outputs are 0. window: how many keys are seen, the new one included.
     """
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
     if key.stride(0) != value.stride(0):
@@ -127,12 +127,12 @@ def attend(
 
 
 def fits(width: int) -> bool:
-    """Whether heads of this width can be attended with."""
+    """Whether :func:`attend` supports heads of this width."""
     return width <= _WIDEST_HEAD
 
 
 def add_norm(hidden: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Add to ``hidden`` [rows, width] in place, where there is something to add, and return its layer norm."""
+    """Add ``addend``, if there is one, to ``hidden`` [rows, width] in place, and return the layer norm of the sum."""
     output = torch.empty_like(hidden)
     getattr(_loaded(), f"add_norm_{_NAMES[hidden.dtype]}")(
         *(hidden.shape[0], hidden.shape[1], hidden.data_ptr(), None if addend is None else addend.data_ptr()),
@@ -142,10 +142,10 @@ def add_norm(hidden: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, ranges: Ranges, window: int | None, scaling: float) -> Tensor:
-    """Attention of packed rows; 0 for rows that no range wants.
+    """Attention of packed rows; 0 for rows that no range asks for.
 
-    query: [rows, heads, head width]; key, value: [rows, key heads, head width]; each as :func:`dense_rows` gives it. window:
-    only so many keys are seen, the query's own included.
+    query: [rows, heads, head width]; key, value: [rows, key heads, head width]; each as :func:`dense_rows` returns it.
+    window: how many keys are seen, the query's own included.
     """
     output = query.new_zeros(query.shape)
     _packed("packed_attention", [query, key, value], ranges, window, scaling, [output])
@@ -155,7 +155,7 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, ranges: Ranges, 
 def packed_attention_backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, ranges: Ranges, window: int | None, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value from that of the output; 0 for rows in no range."""
+    """Gradients of query, key and value, given the output's gradient; 0 for rows in no range."""
     gradients = [tensor.new_zeros(tensor.shape) for tensor in (query, key, value)]
     outputs = [gradient.contiguous(), *gradients]
     _packed("packed_attention_backward", [query, key, value], ranges, window, scaling, outputs)
@@ -176,7 +176,7 @@ def _packed(name: str, inputs: list[Tensor], ranges: Ranges, window: int | None,
 
 
 def token_statistics(logits: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Of softmax(scale * logits): each row's log-prob of its token, and its entropy, nats, float32 [rows].
+    """Log-prob of each row's token under softmax(scale * logits), and the row's entropy; nats, float32 [rows].
 
     logits: bf16 [rows, vocabulary], contiguous. tokens: int64 [rows]. scale: above 0.
     """
@@ -190,7 +190,7 @@ def token_statistics(logits: Tensor, tokens: Tensor, scale: float) -> tuple[Tens
 
 
 def softmax_less_token_(logits: Tensor, tokens: Tensor, scale: float) -> Tensor:
-    """Make logits [rows, vocabulary] (bf16, contiguous) into softmax(scale * logits) - onehot(token), in place."""
+    """Replace logits [rows, vocabulary] (bf16, contiguous) by softmax(scale * logits) - onehot(token), in place."""
     tokens = tokens.contiguous()
     _loaded().softmax_less_token_bfloat16(*logits.shape, logits.data_ptr(), scale, tokens.data_ptr())
     return logits
@@ -214,14 +214,14 @@ def draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether :func:`packed_product` multiplies with such a weight [out, in], on this processor."""
+    """Whether :func:`packed_product` can multiply by this weight [out, in] on this processor."""
     if not usable(weight) or weight.shape[1] % _together(weight):
         return False
     return hasattr(_loaded(), f"packed_product_{_NAMES[weight.dtype]}")
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A weight [out, in] in panels of 32 outputs, inputs that are multiplied together side by side: [panels, in / n, 32, n]."""
+    """Pack a weight [out, in] in panels of 32 outputs: [panels, in / n, 32, n], where n inputs are multiplied at once."""
     filler = -len(weight) % _PANEL
     whole = torch.nn.functional.pad(weight, (0, 0, 0, filler)) if filler else weight
     together = _together(weight)
@@ -231,7 +231,7 @@ def pack_weight(weight: Tensor) -> Tensor:
 def packed_product(rows: Tensor, weight: Tensor, outputs: int, bias: Tensor | None, activation: str) -> Tensor:
     """activation(rows W' + b), [rows, in] -> [rows, outputs]. weight: as :func:`pack_weight` made it.
 
-    activation: none, gelu, gelu_tanh or relu, of the sum in fp32. A row's bits do not depend on the number of rows.
+    activation: none, gelu, gelu_tanh or relu, applied to the fp32 sum. A row's bits do not depend on the number of rows.
     """
     if rows.stride(1) != 1:
         rows = rows.contiguous()
@@ -244,12 +244,12 @@ def packed_product(rows: Tensor, weight: Tensor, outputs: int, bias: Tensor | No
 
 
 def _together(weight: Tensor) -> int:
-    """Inputs in 32 bits."""
+    """How many inputs fit in 32 bits."""
     return 4 // weight.itemsize
 
 
 def dense_rows(tensor: Tensor) -> Tensor:
-    """A tensor whose rows may lie apart, but are contiguous themselves."""
+    """The tensor, copied if its rows are not contiguous (rows may be apart from each other)."""
     return tensor if tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] else tensor.contiguous()
 
 
@@ -276,11 +276,11 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _compiled(compiler: str) -> Path:
-    """The shared library for this machine, made where it is not there yet. Raises OSError, SubprocessError."""
+    """The shared library for this machine, compiled if it does not exist yet. Raises OSError, SubprocessError."""
     options = [*_OPTIONS, *_SUMS, *(_X86 if platform.machine() == "x86_64" else ())]
     texts = [file.read_text(encoding="utf-8") for file in (*SOURCES, _HEADER)]
     identity = "\0".join([compiler, *options, _processor(), *texts])
-    folder = _cache_folder() or Path(tempfile.mkdtemp(prefix="heedful-"))  # there it is made again in every process
+    folder = _cache_folder() or Path(tempfile.mkdtemp(prefix="heedful-"))  # without a cache, every process compiles
     file = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not file.is_file():
         handle, aside = tempfile.mkstemp(dir=folder, suffix=".so")
@@ -288,14 +288,14 @@ def _compiled(compiler: str) -> Path:
         try:
             command = [compiler, *options, *map(str, SOURCES), "-o", aside]
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILER_SECONDS)
-            Path(aside).replace(file)  # whole or not at all: several processes may be at it
+            Path(aside).replace(file)  # atomic: several processes may compile at once
         finally:
             Path(aside).unlink(missing_ok=True)
     return file
 
 
 def _cache_folder() -> Path | None:
-    """The user's, where there is one to write to."""
+    """The user's cache folder, or None if it cannot be written to."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heedful"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-// Attention of packed rows, forward and backward (heedful/functional/kernels.py says what each argument is).
+// Attention of packed rows, forward and backward (kernels.py documents each argument).
 //
-// A group is a context of rows (a prompt, or a whole sequence), which see themselves causally, and branches (its responses), each of
-// which sees the whole context and itself causally. One group and key head is one thread's work, in a fixed order, so bits do not
-// depend on the number of threads. Keys and values of a group are brought to fp32 once, scores exist for a few queries at a time,
-// and the backward pass computes them anew: nothing is kept between the two.
+// A group is a context (a prompt, or a whole sequence) and its branches (the responses). The context sees itself causally. A branch
+// sees the whole context, and itself causally. One thread computes one group and key head in a fixed order, so the bits do not
+// depend on the number of threads. Keys and values of a group are converted to fp32 once. Scores exist for a few queries at a time;
+// the backward pass computes them again, so nothing is kept between the two passes.
 
 #include <algorithm>
 #include <cstdint>
@@ -15,7 +15,7 @@
 namespace {
 
 constexpr int64_t LANES = 16;        // floats of a vector; widths and lengths are padded to it
-constexpr int64_t QUERIES = 32;      // at a time: their scores stay in the second-level cache
+constexpr int64_t QUERIES = 32;      // processed at a time: their scores stay in the second-level cache
 #ifdef __AVX512F__
 constexpr int TILE_ROWS = 6, TILE_VECTORS = 4;
 #else
@@ -26,7 +26,7 @@ typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(
 
 inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-// A tile of C [ROWS, VECTORS * 16] (+)= A [ROWS, depth] B [depth, ...]; A's element i, k lies at i * row + k * column.
+// A tile of C [ROWS, VECTORS * 16] (+)= A [ROWS, depth] B [depth, ...]; A's element (i, k) is at i * row + k * column.
 template <int ROWS, int VECTORS>
 void tile(int64_t depth, const float *a, int64_t row, int64_t column, const float *b, int64_t b_row, float *c, int64_t c_row, bool add) {
     Vector sums[ROWS][VECTORS];
@@ -88,7 +88,7 @@ void product(int64_t rows, int64_t columns, int64_t depth, const float *a, int64
     }
 }
 
-// Rows [count, width] of one head, `stride` apart, times a factor -> fp32 [count, padded width].
+// Multiplies rows [count, width] of one head, `stride` apart, by a factor -> fp32 [count, padded width].
 template <typename T>
 void gather(const T *from, int64_t stride, int64_t count, int64_t width, float factor, float *to) {
     const int64_t wide = padded(width);
@@ -101,7 +101,7 @@ void gather(const T *from, int64_t stride, int64_t count, int64_t width, float f
     }
 }
 
-// fp32 [count, padded width] -> its transpose [width, ...], rows `length` apart, from column `first` on.
+// Transposes fp32 [count, padded width] into [width, ...], rows `length` apart, starting at column `first`.
 void transpose(const float *from, int64_t count, int64_t width, float *to, int64_t length, int64_t first) {
     const int64_t wide = padded(width);
     for (int64_t i = 0; i < count; i++)
@@ -117,7 +117,7 @@ void scatter(const float *from, int64_t count, int64_t width, float factor, T *t
     }
 }
 
-// Scores [queries, keys] of queries at positions first, first + 1, ... -> softmax over the keys that each sees, 0 elsewhere.
+// Scores [queries, keys] of queries at positions first, first + 1, ... -> softmax over the keys each query sees, 0 elsewhere.
 void causal_softmax(float *scores, int64_t queries, int64_t keys, int64_t first, int64_t window) {
     for (int64_t i = 0; i < queries; i++) {
         float *row = scores + i * keys;
@@ -152,14 +152,14 @@ void softmax_backward(const float *weights, float *gradients, int64_t queries, i
     }
 }
 
-// What all calls need: rows of queries, keys and values, and the ranges that see each other.
+// The arguments of all calls: rows of queries, keys and values, and the ranges that see each other.
 template <typename T>
 struct Problem {
-    int64_t groups, key_heads, repeats, width;  // repeats: query heads of a key head
-    const T *query, *key, *value;               // [rows, heads, width]; rows lie `..._row` apart
+    int64_t groups, key_heads, repeats, width;  // repeats: query heads per key head
+    const T *query, *key, *value;               // [rows, heads, width]; rows are `..._row` apart
     int64_t query_row, key_row, value_row;
-    const int64_t *contexts;  // [groups, 4]: first row, length, first and last + 1 of the queries that are wanted
-    const int64_t *branches;  // [branches, 4]: likewise
+    const int64_t *contexts;  // [groups, 4]: first row, length, first and last + 1 of the queries to compute
+    const int64_t *branches;  // [branches, 4]: the same
     const int64_t *first_branch;  // [groups + 1]
     int64_t window;
     float scaling;
@@ -197,7 +197,7 @@ int64_t longest(const Problem<T> &p) {
     return result;
 }
 
-// Keys and values of `count` rows from `start` on become positions `position`, position + 1, ... of the group at work.
+// Copies keys and values of `count` rows, starting at `start`, to positions `position`, position + 1, ... of the current group.
 template <typename T>
 void bring(const Problem<T> &p, Scratch &s, int64_t head, int64_t start, int64_t count, int64_t position, int64_t length, bool backward) {
     const int64_t wide = padded(p.width);
@@ -250,8 +250,8 @@ void backward_range(const Problem<T> &p, Scratch &s, int64_t head, const int64_t
     }
 }
 
-// Every group and key head: `attend` is given each of its ranges with its keys and values at hand, then `done` each range, the
-// branches' before the context's.
+// For every group and key head: calls `attend` on each range once its keys and values are ready, then `done` on each range, the
+// branches before the context.
 template <typename T, typename Attend, typename Done>
 void each_range(const Problem<T> &p, bool backward, Attend attend, Done done) {
     const int64_t most = longest(p), length = padded(most);

@@ -1,9 +1,9 @@
-// Products of rows with a weight that was packed once: for generation, where a few rows at a time meet every weight of the model.
+// Products of rows with a weight that was packed once: for generation, which multiplies a few rows by every weight of the model.
 //
-// oneDNN's products reach 25 GB/s of weights with eight rows, and keep half a megabyte for each number of rows that they have
-// had. Here a panel of 32 columns is read once for up to twelve rows, whose sums stay in registers. Every sum is taken in the
-// order of the inputs (of bf16 two at a time, by the processor's dot product of pairs), so a row's bits do not depend on how many
-// others there are. Where a processor has no such instruction, or has bf16 tiles that are faster, it is left out.
+// With eight rows, oneDNN reads 25 GB/s of weights, and it keeps half a megabyte for each number of rows it has seen. Here a panel
+// of 32 columns is read once for up to twelve rows, whose sums stay in registers. Every sum follows the order of the inputs (for
+// bf16 two at a time, with the processor's dot product of pairs), so a row's bits do not depend on the number of rows. The product
+// is left out on processors that lack this instruction, or that have bf16 tiles, which are faster.
 
 #include <algorithm>
 
@@ -17,10 +17,10 @@ namespace {
 
 enum Activation { NONE, GELU, GELU_TANH, RELU };  // as in kernels.py
 
-constexpr int64_t COLUMNS = 32;  // of a panel: two registers
-constexpr int64_t TILE = 12;     // rows: 24 registers of sums
-constexpr int64_t BLOCK_BYTES = 262144;  // of rows that stay in the second cache while panels pass
-constexpr int64_t AHEAD = 16384;          // bytes of a weight that are asked for before they are needed
+constexpr int64_t COLUMNS = 32;  // per panel: two registers
+constexpr int64_t TILE = 12;     // rows per tile: 24 registers of sums
+constexpr int64_t BLOCK_BYTES = 262144;  // of rows that stay in the second-level cache while panels stream past
+constexpr int64_t AHEAD = 16384;          // bytes of the weight to prefetch
 
 // x * (1 + erf(x / sqrt(2))) / 2, with erf as a quotient of polynomials, within 2e-7.
 inline float gelu(float x) {
@@ -40,7 +40,7 @@ inline float gelu(float x) {
     below = below * square + 1.10985052e-1f;
     below = below * square + 4.97469251e-1f;
     below = below * square + 1.0f;
-    return z <= -far ? 0.0f : half + half * (z * above / below);  // there it is below 1e-7
+    return z <= -far ? 0.0f : half + half * (z * above / below);  // the true value is below 1e-7 there
 }
 
 inline float gelu_tanh(float x) {
@@ -69,7 +69,7 @@ __attribute__((noinline)) void activate(float *sums, int64_t activation) {
     }
 }
 
-// What is done with 32 bits of a row, which are one fp32 input or two of bf16, and 16 columns of the weight.
+// Multiplies 32 bits of a row (one fp32 input or two bf16 inputs) by 16 columns of the weight.
 template <typename T>
 struct Number;
 
@@ -106,7 +106,7 @@ struct Number<bfloat16> {
 #endif
 
 struct Panel {
-    int64_t steps, columns;  // steps of 32 bits of input; columns that are outputs, the rest is filler
+    int64_t steps, columns;  // steps of 32 bits of input; columns that are outputs (the rest is filler)
     const char *weight;      // [steps, 32 columns, 32 bits]
     const float *bias;       // [32]
     int64_t activation;
@@ -116,7 +116,7 @@ template <typename T, int ROWS>
 void tile(const Panel &panel, const T *rows, int64_t stride, T *output, int64_t output_stride) {
     __m512 sums[ROWS][2];
     for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-    // Three pointers and two distances reach all rows: a pointer for each would not fit into the registers.
+    // Three pointers and two distances reach all rows: one pointer per row would not fit into the registers.
     const int64_t step = stride * sizeof(T), three = 3 * step;
     const char *weight = panel.weight, *first = reinterpret_cast<const char *>(rows);
     const char *second = first + 4 * step, *third = second + 4 * step;
@@ -159,7 +159,7 @@ void packed_product(int64_t count, int64_t inputs, int64_t outputs, const T *row
     int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (row_bytes * TILE)) * TILE;
     if (panels < 8) block = std::min(block, (count * panels / 8 / TILE + 1) * TILE);  // enough pieces for all threads
     const int64_t blocks = (count + block - 1) / block;
-    block = (count + blocks - 1) / blocks;  // equal ones: each thread gets as many pieces as the others
+    block = (count + blocks - 1) / blocks;  // blocks of equal size, so each thread gets the same number
 #pragma omp parallel for schedule(static) if (count * inputs * outputs > 32768)
     for (int64_t piece = 0; piece < blocks * panels; piece++) {
         const int64_t begin = piece / panels * block, end = std::min(count, begin + block), column = piece % panels * COLUMNS;
@@ -169,7 +169,7 @@ void packed_product(int64_t count, int64_t inputs, int64_t outputs, const T *row
             for (int64_t i = 0; i < columns; i++) addend[i] = load(bias[column + i]);
         const char *from = reinterpret_cast<const char *>(weight + column * inputs);
         const Panel panel = {row_bytes / 4, columns, from, addend, activation};
-        // Equal tiles: twelve rows and then one would take longer than seven and six.
+        // Equal tiles: twelve rows and then one take longer than seven and six.
         const int64_t tiles = (end - begin + TILE - 1) / TILE, size = (end - begin + tiles - 1) / tiles;
         for (int64_t row = begin; row < end; row += size)
             TILES[std::min(size, end - row)](panel, rows + row * stride, stride, output + row * outputs + column, outputs);

@@ -1,0 +1,238 @@
+"""The plan of SFT, reward model and PPO: memory on each GPU, operations, time, and what to change if a step does not fit.
+
+Computed from the model's sizes and the settings alone (docs/planning.md has the formulae); nothing is loaded or downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from heedful.errors import ConfigError
+from heedful.planning.compute import Lengths, Work, ppo_work, reward_work, sft_work
+from heedful.planning.memory import Memory, compute_bytes, peak, ppo_memory, reward_memory, sft_memory
+from heedful.planning.shapes import Shape
+from heedful.presets import Preset
+from heedful.training.config import StepConfig
+
+GB = 1e9
+FULL_CONTEXT = 2_048
+"""The context window of the paper's models (SPEC 3.1). The paper's compute figures count every sequence at this length."""
+DEMONSTRATIONS = 12_725
+"""The paper's (SPEC 1.4: 11,295 by labelers and 1,430 by customers)."""
+_MOST_GPUS = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """An accelerator's data sheet: bytes of memory, dense bf16 operations a second, bytes of memory read a second."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+GPUS: Mapping[str, Gpu] = {
+    "a100": Gpu(memory=80 * GB, flops=312e12, bandwidth=2.04e12),
+    "h100": Gpu(memory=80 * GB, flops=989e12, bandwidth=3.35e12),
+    "h200": Gpu(memory=141 * GB, flops=989e12, bandwidth=4.8e12),
+}
+"""From NVIDIA's data sheets of the SXM versions. The few GB that a card has beyond this are left to CUDA."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """What a plan assumes besides the model and the settings."""
+
+    gpus: int
+    """0: this machine's CPU and memory."""
+    gpu: str
+    utilization: float
+    """Share of the data sheet's operations a second that training reaches."""
+    lengths: Lengths
+    demonstrations: int
+    rankings: int
+    responses: float
+    """Mean number of responses in a ranking, K (SPEC 2.3: 4 to 9)."""
+
+    @property
+    def memory(self) -> float:
+        """Bytes of memory of one GPU, or of this machine."""
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if self.gpus == 0 else GPUS[self.gpu].memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """One step: memory on each GPU at each moment; operations, counted in both ways; seconds (None on a CPU)."""
+
+    step: str
+    moments: Mapping[str, Memory]
+    true: Work
+    full_context: Work
+    seconds: float | None
+    advice: str | None
+    """What to change if it does not fit."""
+
+    @property
+    def peak(self) -> Memory:
+        """The moment that needs the most memory."""
+        return max(self.moments.values(), key=lambda memory: memory.total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The plan of all steps for one model."""
+
+    policy: Shape
+    reward: Shape
+    assumptions: Assumptions
+    steps: tuple[StepPlan, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One line: what fits, what does not, and what to change."""
+        a = self.assumptions
+        where = "this machine's memory" if a.gpus == 0 else f"{a.gpus} × {a.gpu}"
+        where += f" ({a.memory / GB:.0f} GB{' each' if a.gpus > 1 else ''})"
+        fits = [s.step for s in self.steps if s.advice is None]
+        rest = [f"{s.step} needs {s.peak.total / GB:,.1f} GB: {s.advice}" for s in self.steps if s.advice is not None]
+        if not rest:
+            return f"All steps fit {where}."
+        return f"{', '.join(fits) or 'Nothing'} fit{'' if len(fits) > 1 else 's'} {where}; " + "; ".join(rest) + "."
+
+
+def make_plan(policy: Shape, reward: Shape, preset: Preset, assumptions: Assumptions) -> Plan:
+    """Plan SFT, reward model and PPO. Raises ConfigError if assumptions are out of range or limits exceed the context window."""
+    _check(policy, preset, assumptions)
+    a, lengths = assumptions, assumptions.lengths
+    full = Lengths(prompt=0, response=min(FULL_CONTEXT, policy.context))
+    largest_k = preset.collect.largest_k
+    sft_memory_at: _MemoryAt = lambda config, gpus: sft_memory(policy, config, gpus=gpus)  # noqa: E731
+    reward_memory_at: _MemoryAt = lambda config, gpus: reward_memory(reward, config, responses=largest_k, gpus=gpus)  # noqa: E731
+    ppo_memory_at: _MemoryAt = lambda config, gpus: ppo_memory(policy, reward, config, gpus=gpus)  # noqa: E731
+
+    sft = [sft_work(policy, preset.sft, some, demonstrations=a.demonstrations) for some in (lengths, full)]
+    ranked: dict[str, Any] = {"rankings": a.rankings, "responses": a.responses}
+    rm = [reward_work(reward, preset.reward, some, **ranked) for some in (lengths, full)]
+    text = (preset.ppo.ptx_context_length, full.sequence)
+    ppo = [
+        ppo_work(policy, reward, preset.ppo, some, pretraining_length=t) for some, t in zip((lengths, full), text, strict=True)
+    ]
+    decoding = _decoding_seconds(policy, preset, a)
+    ppo_seconds = _seconds(ppo[0].total, a)
+    if ppo_seconds is not None and decoding is not None:
+        rollouts = _seconds(ppo[0].rollouts, a)
+        assert rollouts is not None
+        ppo_seconds += max(0.0, decoding - rollouts)
+    return Plan(
+        policy=policy,
+        reward=reward,
+        assumptions=a,
+        steps=(
+            _step("SFT", preset.sft, sft_memory_at, sft[0], sft[1], _seconds(sft[0], a), a),
+            _step("reward model", preset.reward, reward_memory_at, rm[0], rm[1], _seconds(rm[0], a), a),
+            _step(
+                "PPO-ptx" if preset.ppo.ptx_coefficient else "PPO",
+                preset.ppo,
+                ppo_memory_at,
+                ppo[0].total,
+                ppo[1].total,
+                ppo_seconds,
+                a,
+            ),
+        ),
+    )
+
+
+_MemoryAt = Callable[[Any, int], dict[str, Memory]]
+
+
+def _step(
+    name: str, config: StepConfig, memory_at: _MemoryAt, true: Work, full: Work, seconds: float | None, a: Assumptions
+) -> StepPlan:
+    moments = memory_at(config, a.gpus)
+    advice = None if peak(moments) <= a.memory else _advice(config, memory_at, a)
+    return StepPlan(step=name, moments=moments, true=true, full_context=full, seconds=seconds, advice=advice)
+
+
+def _advice(config: StepConfig, memory_at: _MemoryAt, a: Assumptions) -> str:
+    """The smallest change that makes a step fit: smaller microbatches, more GPUs, both, or something else."""
+
+    def fits(tokens: int, gpus: int) -> bool:
+        return peak(memory_at(replace(config, tokens_per_microbatch=tokens), gpus)) <= a.memory
+
+    sizes = [config.tokens_per_microbatch >> i for i in range(1, 24) if config.tokens_per_microbatch >> i]
+    for tokens in sizes:
+        if fits(tokens, a.gpus):
+            return f"set tokens_per_microbatch = {tokens}"
+    if a.gpus == 0:
+        return "use a GPU, a smaller model, or shorter max_prompt_tokens and max_response_tokens"
+    if getattr(config, "lora_rank", 0):  # one GPU only
+        return "use a GPU with more memory, or shorter max_prompt_tokens and max_response_tokens"
+    enough = _fewest_gpus(lambda gpus: fits(1, gpus), a.gpus)
+    if enough is not None:
+        tokens = next(size for size in (config.tokens_per_microbatch, *sizes) if fits(size, enough))
+        smaller = "" if tokens == config.tokens_per_microbatch else f" and set tokens_per_microbatch = {tokens}"
+        return f"use {enough:,} GPUs{smaller}"
+    return "no number of GPUs is enough: shorten max_prompt_tokens and max_response_tokens, or use GPUs with more memory"
+
+
+def _fewest_gpus(fits: Callable[[int], bool], more_than: int) -> int | None:
+    """The fewest GPUs above ``more_than`` on which the step fits: more GPUs never need more memory each."""
+    low, high = more_than, more_than * 2
+    while not fits(high):
+        low, high = high, high * 2
+        if high > _MOST_GPUS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _seconds(work: Work, a: Assumptions) -> float | None:
+    if a.gpus == 0:
+        return None
+    return work.flops / (a.gpus * GPUS[a.gpu].flops * a.utilization)
+
+
+def _decoding_seconds(policy: Shape, preset: Preset, a: Assumptions) -> float | None:
+    """The rollouts' time if memory is the limit: each token reads all weights, and all earlier keys and values.
+
+    A batch takes as long as its longest response; weights and cache are split over the GPUs.
+    """
+    if a.gpus == 0:
+        return None
+    config, size = preset.ppo, compute_bytes(preset.ppo.precision)
+    weights = policy.parameters * size * config.max_response_tokens
+    seen = a.lengths.prompt + a.lengths.response / 2
+    per_token = 2 * policy.layers * policy.key_width * size
+    cache = config.batch_size * a.lengths.response * seen * per_token
+    return config.iterations * (weights + cache) / (a.gpus * GPUS[a.gpu].bandwidth)
+
+
+def _check(policy: Shape, preset: Preset, a: Assumptions) -> None:
+    longest = preset.sft.max_prompt_tokens + preset.sft.max_response_tokens
+    problems = (
+        (a.gpus < 0, "--gpus is out of range", "0 (this machine's CPU) or more", str(a.gpus)),
+        (
+            a.gpus > 1 and preset.ppo.lora_rank > 0,
+            "adapters (LoRA) are trained on one GPU",
+            "--gpus 1 with --lora-rank above 0",
+            f"--gpus {a.gpus}",
+        ),
+        (not 0 < a.utilization <= 1, "--utilization is out of range", "a share above 0 and up to 1", str(a.utilization)),
+        (min(a.lengths.prompt, a.lengths.response) <= 0, "a mean length is out of range", "tokens above 0", str(a.lengths)),
+        (min(a.demonstrations, a.rankings) <= 0, "there is no data to plan for", "a number above 0", "0 or less"),
+        (
+            longest > policy.context,
+            "prompt and response do not fit in the model's context window",
+            f"at most {policy.context:,} tokens together",
+            f"{longest:,} (the preset's max_prompt_tokens and max_response_tokens)",
+        ),
+    )
+    for wrong, message, expected, got in problems:
+        if wrong:
+            raise ConfigError(message, expected=expected, got=got, next_step="see `heedful plan --help`")
