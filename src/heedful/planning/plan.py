@@ -104,7 +104,7 @@ class Plan:
 
 
 def make_plan(policy: Shape, reward: Shape, preset: Preset, assumptions: Assumptions) -> Plan:
-    """Plan SFT, reward model and PPO. Raises ConfigError if assumptions are out of range or limits exceed the context window."""
+    """Plan SFT, reward model and PPO. Raises ConfigError if an assumption or a limit is out of range."""
     _check(policy, preset, assumptions)
     a, lengths = assumptions, assumptions.lengths
     full = Lengths(prompt=0, response=min(FULL_CONTEXT, policy.context))
@@ -228,7 +228,7 @@ def _check(policy: Shape, preset: Preset, a: Assumptions) -> None:
         (min(a.demonstrations, a.rankings) <= 0, "there is no data to plan for", "a number above 0", "0 or less"),
         (
             longest > policy.context,
-            "prompt and response do not fit in the model's context window",
+            "prompt and response do not fit the model's context window",
             f"at most {policy.context:,} tokens together",
             f"{longest:,} (the preset's max_prompt_tokens and max_response_tokens)",
         ),
