@@ -616,6 +616,16 @@ def test_filled_in_tasks_are_rankings(tmp_path: Path) -> None:
         ({"kind": "prompt", "id": "n", "text": "half \ud83d"}, "surrogate"),
         ({"kind": "response", "id": "n", "prompt_id": "p", "text": "a\0b"}, "a NUL character"),
         ({"id": "n", "turns": [{"role": "user", "text": "a\0b"}]}, "a NUL character"),
+        ({"id": "n" * 201, "text": "x"}, "its id has 201 characters, more than 200"),
+        ({"id": "", "text": "x"}, "its id is empty"),
+        ({"id": "n\0", "text": "x"}, "its id: a NUL character"),
+        ({"id": "n", "text": "x", "user": "u" * 201}, "its owner has 201 characters"),
+        ({"id": "n", "text": "x", "language": "a long name of a language"}, "its language has"),
+        ({"id": "n", "text": "x", "metadata": {"a": [{"b": "\ud800"}]}}, "its metadata: half of a surrogate"),
+        ({"id": "n", "text": "x", "metadata": {"\0": 1}}, "its metadata: a NUL character"),
+        ({"id": "n", "text": "x", "metadata": {"a": "x" * 200_001}}, "a text of 200,001 characters"),
+        ({"id": "n", "prompt_id": "p", "text": "x", "model": "\0"}, "its model: a NUL character"),
+        ({**OWN[0], "id": "n", "ranks": [1, 2**31]}, "a rank above 2,147,483,647"),
     ],
 )
 def test_an_own_row_that_does_not_fit_is_rejected_and_changes_nothing(tmp_path: Path, row: Any, reason: str) -> None:
@@ -697,6 +707,28 @@ def test_all_in_one_split(tmp_path: Path) -> None:
 def test_shares_that_are_none_are_refused(tmp_path: Path, shares: Any) -> None:
     with pytest.raises(ConfigError, match="shares"):
         take("alpaca", tmp_path, instructions(1), split_shares=shares)
+
+
+def test_prompts_of_one_user_are_said_to_be_in_one_split_and_can_be_split_by_prompt(tmp_path: Path) -> None:
+    rows = [{**row, "user": "mia"} for row in instructions(120)]
+    report, records = take("alpaca", tmp_path, rows)
+    (split,) = report.splits
+    assert f"all 120 prompts belong to one user, so all are in {split}" in str(report)
+    assert "--split-by prompt" in str(report)
+    (tmp_path / "other").mkdir()
+    report, records = take("alpaca", tmp_path / "other", rows, split_by="prompt")
+    assert set(report.splits) == {"train", "valid", "test"}
+    assert {p.user for p in records.prompts.values()} == {"mia"}
+    assert report.one_split is None
+    again, _ = take("alpaca", tmp_path / "other", rows, split_by="prompt")
+    assert again.merged == 120
+
+
+@pytest.mark.parametrize("users", [[None] * 3, ["a"], ["a", "b", "a"]])
+def test_other_projects_are_not_warned_of_one_user(tmp_path: Path, users: list[str | None]) -> None:
+    rows = [{"instruction": f"Q{n}", "output": "x", "user": user} for n, user in enumerate(users)]
+    report, _ = take("alpaca", tmp_path, rows, split_shares=(1, 0, 0))
+    assert report.one_split is None
 
 
 # ---------------------------------------------------------------------------------------------------- the whole file

@@ -9,6 +9,7 @@ import pytest
 
 from heedful.errors import ConfigError
 from heedful.project.project import config_from_mapping
+from heedful.project.structure import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,3 +110,8 @@ def test_a_missing_key_is_named() -> None:
 def test_what_is_no_table_is_said_so() -> None:
     with pytest.raises(ConfigError, match=r"\[1\] \(list\)"):
         config_from_mapping(Loop, [1], "f.toml")
+
+
+def test_what_is_printed_cannot_command_a_terminal() -> None:
+    assert printable("a\tb\nc ü 写") == "a\tb\nc ü 写"
+    assert printable("\x1b[2J\x07\r\x9b1m\u202e\ud83d") == r"\x1b[2J\x07\r\x9b1m\u202e\ud83d"

@@ -19,6 +19,7 @@ from heedful.presets import resolved_preset
 from heedful.project.data_folder import RECORD_TYPES, Records, file_name
 from heedful.project.project import Project
 from heedful.project.runs import last_step, stage_folders, stage_state
+from heedful.project.selection import all_in_one_split
 from heedful.records import Split
 
 
@@ -43,6 +44,8 @@ def show_status(project: Project, console: Console) -> None:
     console.print(_stage_table(project, stages))
     if (unused := labelers.unused(records)) is not None:
         console.print(unused, markup=False, highlight=False, soft_wrap=True)
+    if (warning := all_in_one_split(records.prompts.values())) is not None:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     console.print("next:", style="bold", end=" ")
     console.print(next_step(project, labelers, records, stages), markup=False, highlight=False, soft_wrap=True)
 

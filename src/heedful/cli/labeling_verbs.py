@@ -251,7 +251,7 @@ class StoreExport:
         elif target.stat().st_size == 0:
             print("there are no answers to export yet")
         else:
-            print(import_file("heedful", target, project.data).summary())
+            say(Console(), import_file("heedful", target, project.data).summary())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,5 +43,10 @@ def load_project(folder: Path) -> Project:
 
 
 def say(console: Console, message: str) -> None:
-    """Print a message as it is: unwrapped, so that paths stay whole, and with its square brackets."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    """Print a message as it is: unwrapped, so that paths stay whole, and with its square brackets.
+
+    Control characters become visible escapes: a message may quote data, and a terminal obeys what it is sent.
+    """
+    from heedful.project.structure import printable
+
+    console.print(printable(message), markup=False, highlight=False, soft_wrap=True)

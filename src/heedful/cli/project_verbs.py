@@ -101,6 +101,8 @@ class Import:
     project: ProjectFolder = Path()
     labeler: Annotated[str | None, optional("NAME")] = None
     """Whose labels these are, if the file does not say (else the format's name)."""
+    split_by: Literal["user", "prompt"] = "user"
+    """Keep all prompts of a user in one split, or split by prompt: for data of one user."""
     seed: int = 0
     """Seed of the split of new prompts into train, valid and test."""
 
@@ -109,8 +111,8 @@ class Import:
         from heedful.project.importing import import_file
 
         project = load_project(self.project)
-        report = import_file(self.format, self.file, project.data, labeler=self.labeler, seed=self.seed)
-        print(report.summary())
+        report = import_file(self.format, self.file, project.data, labeler=self.labeler, split_by=self.split_by, seed=self.seed)
+        say(Console(), report.summary())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,4 +140,4 @@ class Export:
         from heedful.project.exporting import export_file
 
         report = export_file(self.format, load_project(self.project).data, self.file, split=self.split)
-        print(report.summary())
+        say(Console(), report.summary())

@@ -14,19 +14,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from heedful.conversation import continuation, opening
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import RECORD_TYPES, Kind, Record, Records, broken_reference, kind_of
-from heedful.project.files import Row, bad_character, locked, read_jsonl, write_jsonl
+from heedful.project.files import Row, locked, read_jsonl, write_jsonl
 from heedful.project.formats import FORMATS
 from heedful.project.formats.row_keys import UNUSED
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
 from heedful.project.owners import Forgotten
+from heedful.project.selection import all_in_one_split
+from heedful.project.storable import unstorable
 from heedful.project.structure import nearest
 from heedful.project.tables import rows_of_any_file
 from heedful.records import Demonstration, Prompt, Response, Split
+
+SplitBy = Literal["user", "prompt"]
 
 REJECTED = "rejected.jsonl"
 """In the data folder: one ``{"file", "line", "reason", "row"}`` per rejected row, of all imports."""
@@ -61,6 +65,8 @@ class ImportReport:
     reasons: Sequence[str]
     """``line N: reason`` of every rejected row."""
     rejected_file: str
+    one_split: str | None = None
+    """Why nothing can be evaluated: all prompts are in one split because they belong to one user."""
 
     def summary(self) -> str:
         """A short table for people."""
@@ -82,6 +88,8 @@ class ImportReport:
         if self.prompts_merged:
             lines.append(f"  {self.prompts_merged} times a prompt was there already: merged with it")
         lines += [f"  note: {count} {note}" for note, count in self.notes.items()]
+        if self.one_split is not None:
+            lines.append(f"  warning: {self.one_split}")
         return "\n".join(lines)
 
     __str__ = summary
@@ -98,10 +106,12 @@ def import_file(
     *,
     labeler: str | None = None,
     split_shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    split_by: SplitBy = "user",
     seed: int = 0,
 ) -> ImportReport:
     """Add the records of a file to a data folder.
 
+    ``split_by``: whether all prompts of a user share a split, or only those of a conversation do.
     ``labeler`` names who answered or ranked, for rows that do not say so (default: the format's name). ``split_shares`` are the
     shares of train, valid and test. Raises ConfigError for an unknown format or bad shares, MissingError for a missing file,
     DataError if no row is usable or the data folder is broken, StorageError for a full disk; then nothing was changed.
@@ -124,7 +134,7 @@ def import_file(
             skipped[str(skip)] += len(group)
     drafts.sort(key=lambda each: _first_kind(each[1]))  # rows may come in any order: dependencies first, otherwise in theirs
     with locked(folder):
-        merge = _Merge(Records.load(folder), split_shares, seed, Forgotten(folder))
+        merge = _Merge(Records.load(folder), split_shares, split_by, seed, Forgotten(folder))
         accepted = 0
         for group, draft in drafts:
             try:
@@ -153,6 +163,7 @@ def import_file(
         notes=dict(merge.notes),
         reasons=[f"line {row.line}: {reason}" for row, reason in rejected],
         rejected_file=str(folder / REJECTED),
+        one_split=all_in_one_split(merge.records.prompts.values()),
     )
 
 
@@ -199,9 +210,9 @@ def _draft(format: str, group: Sequence[Row], labeler: str | None) -> Draft:
         draft = reader.read([row.value for row in group] if grouped else first.value, labeler)
     except DataError as error:  # a record refused its value
         raise BadRow(reason_of(error)) from None
-    for text in (getattr(record, "text", "") for record in draft.records):
-        if problem := bad_character(text):
-            raise BadRow(problem)
+    for record in draft.records:
+        if problem := unstorable(record):
+            raise BadRow(f"the {kind_of(record)} cannot be stored: {problem}")
     return draft
 
 
@@ -222,6 +233,7 @@ class _Merge:
 
     records: Records
     shares: tuple[float, float, float]
+    split_by: SplitBy
     seed: int
     forgotten: Forgotten
     by_text: dict[str, str] = field(init=False)
@@ -239,7 +251,7 @@ class _Merge:
         self.by_text, self.split_of = {}, {}
         for prompt in self.records.prompts.values():
             self.by_text.setdefault(prompt.text, prompt.id)
-            self.split_of.setdefault(_group(prompt), prompt.split)
+            self.split_of.setdefault(self._group(prompt), prompt.split)
 
     def add(self, draft: Draft) -> bool:
         """Add what is new of a row; whether anything was. Raises BadRow, and then nothing was added."""
@@ -260,7 +272,7 @@ class _Merge:
             self.added[kind_of(record)] += 1
             if isinstance(record, Prompt):
                 self.by_text[record.text] = record.id
-                self.split_of.setdefault(_group(record), record.split)
+                self.split_of.setdefault(self._group(record), record.split)
                 self.splits[record.split] += 1
         self.prompts_merged += sum(isinstance(r, Prompt) for r in draft.records) - sum(isinstance(r, Prompt) for r in new)
         if new:
@@ -287,12 +299,16 @@ class _Merge:
         if kept is not None:
             self.same_as[prompt.id] = kept
             return None
-        group = _group(prompt)
+        group = self._group(prompt)
         if not draft.split_given:
             return replace(prompt, split=self.split_of.get(group) or _split(group, self.shares, self.seed))
         if self.split_of.get(group, prompt.split) != prompt.split:
             draft.notes.append("prompts in another split than their user's or conversation's others, as the row says")
         return prompt
+
+    def _group(self, prompt: Prompt) -> str:
+        by_user = self.split_by == "user" and prompt.user is not None
+        return f"user {prompt.user}" if by_user else f"text {opening(prompt.turns)}"
 
     def _label(self, record: Record) -> Record | None:
         assert not isinstance(record, Prompt)
@@ -321,10 +337,6 @@ class _Merge:
 
 def _taken(record: Record) -> BadRow:
     return BadRow(f"the id {record.id!r} is taken by a {kind_of(record)} with other content: labels are never overwritten")
-
-
-def _group(prompt: Prompt) -> str:
-    return f"user {prompt.user}" if prompt.user is not None else f"text {opening(prompt.turns)}"
 
 
 def _split(group: str, shares: tuple[float, float, float], seed: int) -> Split:

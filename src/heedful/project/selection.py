@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_records
 from heedful.records import Demonstration, Prompt, Ranking, Split
@@ -53,3 +55,17 @@ def digest_of_rankings(records: Records) -> str:
 def may_train(label: Demonstration | Ranking) -> bool:
     """Whether a model may learn from a label: not if it is for evaluation or screening, or by a held-out labeler."""
     return label.phase == "training" and label.metadata.get("group") != "held_out"
+
+
+def all_in_one_split(prompts: Iterable[Prompt]) -> str | None:
+    """The warning that all prompts are in one split because they belong to one user, or None."""
+    found = list(prompts)
+    users, splits = {prompt.user for prompt in found}, {prompt.split for prompt in found}
+    if len(found) < 2 or len(splits) != 1 or len(users) != 1 or None in users:
+        return None
+    (split,) = splits
+    missing = {"train": "evaluate on", "valid": "train on", "test": "train on"}[split]
+    return (
+        f"all {len(found):,} prompts belong to one user, so all are in {split}: there is nothing to {missing}. "
+        "Import the file into a new project with --split-by prompt"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
@@ -16,6 +17,9 @@ from cattrs.strategies import configure_union_passthrough
 from heedful.errors import HeedfulError, UserError
 
 Built = TypeVar("Built")
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys, does not show or cannot be sent: control characters, overrides of direction, halves of pairs."""
 
 
 def from_mapping(cls: type[Built], mapping: object, *, what: str, where: str | Path | None, error: type[UserError]) -> Built:
@@ -36,6 +40,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` was probably meant to be, or None."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return close[0] if close else None
+
+
+def printable(text: str) -> str:
+    """The text with control characters (other than newline and tab) and lone surrogates as escapes, such as ``\\x1b``."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
 def shown(value: object) -> str:

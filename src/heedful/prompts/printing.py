@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from heedful.project.structure import printable
 from heedful.prompts.forgetting import ForgetReport
 from heedful.prompts.intake import IntakeReport
 from heedful.prompts.prompt_tables import DATA_SETS, PROMPT_METADATA, Lengths, Tables
@@ -132,7 +133,7 @@ def table_rows(tables: Tables) -> list[TextTable]:
             "Languages",
             ("language", "prompts", "%"),
             [
-                (name, f"{count:,}", f"{100 * count / tables.num_prompts:.1f}")
+                (printable(name), f"{count:,}", f"{100 * count / tables.num_prompts:.1f}")
                 for name, count in _most(tables.languages).items()
             ],
         ),
@@ -197,4 +198,4 @@ def _lengths(row: Lengths) -> tuple[str, ...]:
 
 
 def _print(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(message), markup=False, highlight=False, soft_wrap=True)

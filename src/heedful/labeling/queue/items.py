@@ -18,14 +18,11 @@ from heedful.labeling.database.tables import batch, prompt, response, task, task
 from heedful.labeling.queue import counters
 from heedful.labeling.queue.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, refuse_unstorable, storable
 from heedful.labeling.queue.payloads import check_payload
+from heedful.project.storable import LARGEST_WHOLE, LONGEST_ID, LONGEST_LANGUAGE
 from heedful.records import Prompt, Response
 
 LEASE_SECONDS = 1_800.0
 """How long a task is a labeler's; each saved draft renews it."""
-LONGEST_ID = 200
-LONGEST_LANGUAGE = 20
-LARGEST_WHOLE = 2**31 - 1
-"""What the columns hold on both databases: SQLite alone would take more."""
 _ROWS_AT_ONCE = 1_000
 
 Item = TypeVar("Item")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 
 from heedful.errors import DataError
+from heedful.project.files import bad_character
 from heedful.records import RATING_FLAGS, UseCase
 
 TaskKind = Literal[
@@ -98,11 +99,7 @@ def refuse_unstorable(value: object, where: str = "the answer") -> None:
 
 def storable(value: str) -> bool:
     """Whether both databases keep this text: no NUL characters, no unpaired surrogates."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in value
+    return bad_character(value) is None
 
 
 def ranks_of_groups(groups: Sequence[Sequence[str]], response_ids: Sequence[str]) -> list[int]:

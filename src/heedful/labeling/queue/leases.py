@@ -47,8 +47,8 @@ from heedful.labeling.queue.claims import (
     responses_of_task,
     waiting,
 )
-from heedful.labeling.queue.items import LARGEST_WHOLE
 from heedful.labeling.queue.kinds import TaskView, check_answer, refuse_unstorable
+from heedful.project.storable import LARGEST_WHOLE
 
 __all__ = [
     "AssignmentView",
