@@ -54,3 +54,15 @@ def test_a_prompt_that_fills_the_window_goes_without_the_examples() -> None:
     )
     given = texts_within_window(model, tokenizer, ["a", long], prefix, max_response_tokens=8, console=quiet())
     assert given == [with_prefix(prefix, "a"), with_prefix("", long)]
+
+
+def test_a_prompt_that_leaves_no_room_even_for_the_format_goes_as_it_is() -> None:
+    tokenizer = tiny_tokenizer()
+    exactly = "a " * 11 + "a"
+    limit = len(tokenizer(exactly)["input_ids"])
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=limit + 8))
+    given = texts_within_window(
+        model, tokenizer, ["a", exactly], "Task: b\nAnswer: c\n", max_response_tokens=8, console=quiet()
+    )
+    assert given[1] == exactly
+    assert given[0] in (with_prefix("", "a"), with_prefix("Task: b\nAnswer: c\n", "a"))

@@ -59,6 +59,10 @@ def test_demonstrations() -> None:
     with pytest.raises(DataError, match="no demonstration can be used") as caught:
         encode_demonstrations(TOKENIZER, prompts("w9"), demonstrations[1:2], max_prompt_tokens=3, max_response_tokens=4)
     assert "1 left out: empty response" in str(caught.value)
+    examples, counts = encode_demonstrations(
+        TOKENIZER, prompts("w9"), demonstrations[1:2], max_prompt_tokens=3, max_response_tokens=4, may_be_empty=True
+    )
+    assert (examples, counts.empty_response) == ([], 1)
 
 
 def ranking(number: int, prompt: str, responses: str, *ranks: int) -> Ranking:
@@ -110,6 +114,8 @@ def test_rankings_without_any_comparison_are_refused() -> None:
     for useless in ([ranking(0, "p0", "a", 1)], [ranking(0, "p0", "ab", 1, 1)], []):
         with pytest.raises(DataError, match="no ranking can be used"):
             encode_rankings(TOKENIZER, prompts("w9"), RESPONSES, useless, max_prompt_tokens=3, max_response_tokens=3)
+        limits = {"max_prompt_tokens": 3, "max_response_tokens": 3}
+        assert encode_rankings(TOKENIZER, prompts("w9"), RESPONSES, useless, may_be_empty=True, **limits)[0] == []
 
 
 @pytest.mark.parametrize("phase", ["evaluation", "screening"])

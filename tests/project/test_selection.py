@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from heedful.conversation import turns_of
 from heedful.project.data_folder import Records, record_from_json
 from heedful.project.selection import (
@@ -11,6 +13,7 @@ from heedful.project.selection import (
     digest_of_demonstrations,
     digest_of_rankings,
     for_reward_model,
+    prompts_for_policy,
     prompts_of,
     training_rankings,
     without_labels,
@@ -59,8 +62,6 @@ def test_an_old_record_says_its_phase_in_the_metadata() -> None:
 
 def test_prompts_and_demonstrations_of_a_split() -> None:
     assert [p.id for p in prompts_of(RECORDS, "train")] == ["train0", "train1"]
-    assert [p.id for p in prompts_of(RECORDS, "train", demonstrated=True)] == ["train1"]
-    assert [p.id for p in prompts_of(RECORDS, "train", demonstrated=False)] == ["train0"]
     assert demonstrations_of(RECORDS, "train") == [DEMONSTRATION]
     assert demonstrations_of(RECORDS, "valid") == []
 
@@ -69,7 +70,30 @@ def test_demonstrations_of_the_evaluation_train_nothing() -> None:
     judged = replace(DEMONSTRATION, id="e", prompt_id="train0", phase="evaluation")
     records = Records.of([*RECORDS.all(), judged])
     assert demonstrations_of(records, "train") == [DEMONSTRATION]
-    assert [p.id for p in prompts_of(records, "train", demonstrated=True)] == ["train1"]
+    prompts = prompts_of(records, "train")
+    assert prompts_for_policy(records, prompts) == (
+        [records.prompts["train0"]],
+        "1 without a demonstration; the other 1 have one",
+    )
+
+
+@pytest.mark.parametrize(
+    ("demonstrated", "chosen", "words"),
+    [
+        (0, range(24), "all 24 (none has a demonstration)"),
+        (12, range(12, 24), "12 without a demonstration; the other 12 have one"),
+        (13, range(24), "all 24, as only 11 have no demonstration"),
+        (23, range(24), "all 24, as only 1 have no demonstration"),
+        (24, range(24), "all 24, as only 0 have no demonstration"),
+    ],
+)
+def test_the_policy_answers_prompts_without_a_demonstration_if_they_are_half(
+    demonstrated: int, chosen: range, words: str
+) -> None:
+    prompts = [Prompt(id=str(i), turns=turns_of(f"prompt {i}"), split="train") for i in range(24)]
+    answers = [Demonstration(id=f"d{i}", prompt_id=str(i), text="a", labeler="ann") for i in range(demonstrated)]
+    records = Records.of([*prompts, *answers])
+    assert prompts_for_policy(records, prompts) == ([prompts[i] for i in chosen], words)
 
 
 def test_policies_get_no_label_and_the_reward_model_none_of_the_evaluation() -> None:

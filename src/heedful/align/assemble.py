@@ -54,7 +54,10 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
         max_response_tokens=limits.max_response_tokens,
         template=setting.template,
         phases=("training", "evaluation", "screening"),
+        may_be_empty=True,
     )
+    if not encoded:
+        return None
     scores: dict[str, float] = {}
     for ranked, rewards in zip(encoded, score_rankings(model, encoded), strict=True):
         scores.update(zip(ranked.response_ids, rewards, strict=True))

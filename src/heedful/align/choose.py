@@ -100,7 +100,8 @@ def answer_with_prefix(
 ) -> list[Response]:
     """The base model's answers to prompts behind a few-shot prefix, each cut where the answer ends (SPEC 3.7).
 
-    A prompt that does not fit the context window together with the prefix is given without the examples, in the same format.
+    A prompt that does not fit the context window together with the prefix is given without the examples, in the same format,
+    or, if even the format leaves no room for a response, as it is.
     """
     limits, evaluate = setting.preset.sft, setting.preset.evaluate
     given = texts_within_window(
@@ -121,15 +122,22 @@ def answer_with_prefix(
 def texts_within_window(
     model: Any, tokenizer: Any, texts: Sequence[str], prefix: str, *, max_response_tokens: int, console: Console
 ) -> list[str]:
-    """Prompts behind the prefix, or in the same format without examples if they leave no room for a response."""
-    given = [with_prefix(prefix, text) for text in texts]
+    """Each prompt in the longest form that leaves room for a response: behind the prefix, in its format alone, or as it is."""
     window = getattr(model.config, "max_position_embeddings", None)
+    with_examples, bare = [with_prefix(prefix, text) for text in texts], [with_prefix("", text) for text in texts]
     if window is None:
-        return given
-    too_long = [len(row) > window - max_response_tokens for row in encode(tokenizer, given, beginning=True)]
-    if any(too_long):
-        console.print(f"{sum(too_long):,} prompts leave no room for the few-shot examples", highlight=False)
-    return [with_prefix("", text) if long else full for text, full, long in zip(texts, given, too_long, strict=True)]
+        return with_examples
+
+    def fit(given: Sequence[str]) -> list[bool]:
+        return [len(row) <= window - max_response_tokens for row in encode(tokenizer, given, beginning=True)]
+
+    room_for_examples = fit(with_examples)
+    if left_out := room_for_examples.count(False):
+        console.print(f"{left_out:,} prompts leave no room for the few-shot examples", highlight=False)
+    # A prompt as long as max_prompt_tokens may leave no room for the words around it either.
+    as_it_is = [not b and t for b, t in zip(fit(bare), fit(texts), strict=True)]
+    forms = zip(with_examples, bare, texts, room_for_examples, as_it_is, strict=True)
+    return [full if room else text if alone else short for full, short, text, room, alone in forms]
 
 
 def _choice_prompts(given: Given, model: Path, console: Console) -> list[Prompt]:

@@ -25,7 +25,7 @@ from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import Records, record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.runs import records_in
-from heedful.project.selection import prompts_of
+from heedful.project.selection import prompts_for_policy, prompts_of
 from heedful.ranks.world import world
 from heedful.records import Phase, Prompt, Response, Split
 
@@ -70,9 +70,14 @@ def collect(given: Given, *, folder: Path, console: Console) -> None:
     setting, config, limits = given.setting, given.config, given.setting.preset.sft
     tokenizer = load_tokenizer(given.run_of("sft") / "model")
     chosen: list[Prompt] = []
-    for split, number in (("train", config.prompts), ("valid", config.validation_prompts)):
-        free = prompts_of(given.records, split, demonstrated=False) or prompts_of(given.records, split)  # pyright: ignore[reportArgumentType]
-        chosen += prompts_within(tokenizer, free, limits.max_prompt_tokens, console, setting.template)[:number]
+    numbers: Mapping[Split, int] = {"train": config.prompts, "valid": config.validation_prompts}
+    for split, number in numbers.items():
+        fitting = prompts_within(
+            tokenizer, prompts_of(given.records, split), limits.max_prompt_tokens, console, setting.template
+        )
+        free, words = prompts_for_policy(given.records, fitting)
+        console.print(f"prompts of the split {split}: {words}", highlight=False)
+        chosen += free[:number]
     rng = np.random.default_rng([setting.seed, 5])
     ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
     wanted = [(prompt, i) for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]

@@ -18,11 +18,11 @@ from heedful.align.models import loading_precision, placed_for_training, policy_
 from heedful.align.pretraining import VALIDATION_EVERY
 from heedful.align.settings import Given, Setting, write_json
 from heedful.errors import DataError
-from heedful.model.encoding import encode_demonstrations, encode_prompts, encode_rankings
+from heedful.model.encoding import Example, encode_demonstrations, encode_prompts, encode_rankings
 from heedful.model.loading import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer
 from heedful.model.saving import remove_leftovers
 from heedful.model.scalar_models import scalar_model_from_causal
-from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
+from heedful.project.selection import demonstrations_of, prompts_for_policy, prompts_of, training_rankings
 from heedful.ranks.world import world
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.ppo import PPOData, train_ppo
@@ -37,8 +37,7 @@ def sft(given: Given, *, folder: Path, console: Console) -> None:
         return
     config = given.config
     model, tokenizer = policy_for_training(given.setting.base_model, loading_precision(config))
-    examples, validation, counts = _demonstrations(tokenizer, given)
-    console.print(f"demonstrations: {counts}", highlight=False)
+    examples, validation = _demonstrations(tokenizer, given, console)
     train_sft(model, tokenizer, SFTData(examples, validation), config, folder, console=console)
 
 
@@ -76,10 +75,15 @@ def reward(given: Given, *, folder: Path, console: Console) -> None:
         tokenizer, records.prompts, records.responses, training_rankings(records, "train"), **encoding
     )
     console.print(f"rankings: {counts}", highlight=False)
-    held_out = training_rankings(records, "valid")
-    validation = encode_rankings(tokenizer, records.prompts, records.responses, held_out, **encoding)[0] if held_out else []
-    demonstrated = demonstrations_of(records, "valid") or demonstrations_of(records, "train")
-    demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, **encoding)[0] if demonstrated else []
+    validation, counts = encode_rankings(
+        tokenizer, records.prompts, records.responses, training_rankings(records, "valid"), may_be_empty=True, **encoding
+    )
+    console.print(f"validation rankings: {counts}", highlight=False)
+    demonstrations: list[Example] = []
+    for split in ("valid", "train"):
+        demonstrated = demonstrations_of(records, split)
+        if not demonstrations:
+            demonstrations = encode_demonstrations(tokenizer, records.prompts, demonstrated, may_be_empty=True, **encoding)[0]
     train_reward(
         placed_for_training(model),
         tokenizer,
@@ -103,17 +107,20 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
     policy, tokenizer = policy_for_training(start, loading_precision(config), where=where)
     reward_folder = given.run_of("reward") / "model"
     reward_model = placed_for_training(load_scalar_model(reward_folder, loading_precision(config)), where)
-    prompts = prompts_of(records, "train", demonstrated=False) or prompts_of(records, "train")
-    _, tokens, counts = encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens, template=given.setting.template)
-    console.print(f"prompts: {counts}; {config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
+    limit = {"max_tokens": config.max_prompt_tokens, "template": given.setting.template}
+    fitting, tokens, counts = encode_prompts(tokenizer, prompts_of(records, "train"), **limit)
+    chosen, words = prompts_for_policy(records, fitting)
+    tokens_of = {prompt.id: row for prompt, row in zip(fitting, tokens, strict=True)}
+    console.print(f"training prompts: {words}{counts.left_out}", highlight=False)
+    console.print(f"{config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
     text = pretraining_text(given.setting, "train") if config.ptx_coefficient else None
     held_out = prompts_of(records, "valid") if config.validate_every else []
-    _, validation, _ = encode_prompts(tokenizer, held_out, max_tokens=config.max_prompt_tokens, template=given.setting.template)
+    _, validation, _ = encode_prompts(tokenizer, held_out, **limit)
     train_ppo(
         policy,
         reward_model,
         tokenizer,
-        PPOData(tokens, text, validation),
+        PPOData([tokens_of[prompt.id] for prompt in chosen], text, validation),
         config,
         folder,
         console=console,
@@ -165,7 +172,7 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
     start = {"base_model": setting.base_model, "small_model": setting.small_model}[str(given.stage.needs["base"])]
     assert start is not None
     model, tokenizer = policy_for_training(start, loading_precision(config))
-    examples, validation, _ = _demonstrations(tokenizer, given)
+    examples, validation = _demonstrations(tokenizer, given, console)
     text = pretraining_text(setting, "train") if config.pretraining_share else None
     text_validation = pretraining_text(setting, "valid") if text is not None else None
     if text is None and config.pretraining_share:
@@ -175,13 +182,17 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
     train_sft(model, tokenizer, data, config, folder, console=console, title=given.stage.name)
 
 
-def _demonstrations(tokenizer: Any, given: Given) -> tuple[list[Any], list[Any], Any]:
-    """Demonstrations to train on, those to validate on, and what was counted of the first."""
+def _demonstrations(tokenizer: Any, given: Given, console: Console) -> tuple[list[Example], list[Example]]:
+    """Demonstrations to train on, and those to validate on: the first 100 of the former if no other can be used."""
     records, encoding = given.records, _encoding(given.setting, given.config)
     examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **encoding)
+    console.print(f"demonstrations: {counts}", highlight=False)
     held_out = demonstrations_of(records, "valid")
-    validation = encode_demonstrations(tokenizer, records.prompts, held_out, **encoding)[0] if held_out else examples[:100]
-    return examples, validation, counts
+    validation, counts = encode_demonstrations(tokenizer, records.prompts, held_out, may_be_empty=True, **encoding)
+    console.print(f"validation demonstrations: {counts}", highlight=False)
+    if not validation:
+        console.print("the validation loss is measured on training demonstrations", highlight=False)
+    return examples, validation or examples[:100]
 
 
 def _encoding(setting: Setting, config: Any) -> dict[str, Any]:

@@ -65,20 +65,22 @@ class Answerer:
         Under ``torchrun`` each rank answers a part of the prompts, and all ranks get all responses.
         Raises DataError for a prompt over the limit.
         """
-        limit = self.limits.max_prompt_tokens
+        limit: int | None = self.limits.max_prompt_tokens
         if texts is None:
             tokens = prompt_tokens(self.tokenizer, prompts, self.template)
         else:
             tokens = encode(self.tokenizer, texts, beginning=True)
             window = getattr(self.model.config, "max_position_embeddings", None)
-            limit = limit if window is None else window - self.limits.max_response_tokens
+            limit = None if window is None else window - self.limits.max_response_tokens
         for prompt, row in zip(prompts, tokens, strict=True):
-            if len(row) > limit:
+            if limit is not None and len(row) > limit:
                 raise DataError(
                     f"the prompt {prompt.id!r} is over the limit",
                     expected=f"at most {limit} tokens",
                     got=f"{len(row)} tokens",
-                    next_step="shorten it, or raise max_prompt_tokens in heedful.toml",
+                    next_step="shorten it, or raise max_prompt_tokens in heedful.toml"
+                    if texts is None
+                    else "lower max_prompt_tokens or max_response_tokens in heedful.toml: the context window holds no more",
                 )
         ends = end_tokens(self.model, self.tokenizer)
         sampling = Sampling(max_tokens=self.limits.max_response_tokens, temperature=temperature, stop_tokens=ends)

@@ -47,15 +47,18 @@ class Counts:
     no_comparison: int = 0
 
     def __str__(self) -> str:
+        return f"{self.used:,} used{self.left_out}"
+
+    @property
+    def left_out(self) -> str:
+        """What was left out, cut or without effect, to follow what was used; empty if nothing was."""
         words = {
             "prompt_too_long": "left out: prompt over the limit",
             "response_cut": "cut at the response limit",
             "empty_response": "left out: empty response",
             "no_comparison": "without a comparison (K = 1 or all tied): no effect",
         }
-        parts = [f"{self.used:,} used"]
-        parts += [f"{getattr(self, name):,} {text}" for name, text in words.items() if getattr(self, name)]
-        return "; ".join(parts)
+        return "".join(f"; {getattr(self, name):,} {text}" for name, text in words.items() if getattr(self, name))
 
 
 def encode_prompts(
@@ -93,10 +96,11 @@ def encode_demonstrations(
     max_prompt_tokens: int,
     max_response_tokens: int,
     template: Template = "plain",
+    may_be_empty: bool = False,
 ) -> tuple[list[Example], Counts]:
     """Demonstrations as examples. Empty ones teach nothing but silence: they are left out and counted.
 
-    Raises DataError where none is left.
+    Raises DataError if none is left, unless ``may_be_empty``.
     """
     counts = Counts()
     end = response_end(tokenizer, template)
@@ -114,7 +118,7 @@ def encode_demonstrations(
             counts.response_cut += cut
             examples.append(Example(prompt, tokens))
     counts.used = len(examples)
-    if not examples:
+    if not examples and not may_be_empty:
         raise DataError("no demonstration can be used", expected="at least one", got=str(counts))
     return examples, counts
 
@@ -129,13 +133,14 @@ def encode_rankings(
     max_response_tokens: int,
     template: Template = "plain",
     phases: Sequence[Phase] = ("training",),
+    may_be_empty: bool = False,
 ) -> tuple[list[RankedPrompt], Counts]:
     """Rankings as token ids, all of a prompt together: each of its responses is there once, whoever ranked it (SPEC 3.3).
 
     K = 1 and all-tied rankings hold no comparison: they are counted and left out.
     phases: what the rankings and their responses may be for. Only an evaluation of the reward model may name others than
     training: what people ranked for evaluation or screening must train nothing.
-    Raises DataError if a ranking or a response is of another phase, or if no comparison is left.
+    Raises DataError if a ranking or a response is of another phase, or if no comparison is left (unless ``may_be_empty``).
     """
     for kind, records in (("ranking", rankings), ("response", [responses[i] for r in rankings for i in r.response_ids])):
         _refuse_other_phases(kind, records, phases)
@@ -168,7 +173,7 @@ def encode_rankings(
         ranks = tuple([tuple([places.get(name, 0) for name in seen]) for places in given])
         ranked.append(RankedPrompt(prompt_id, seen, prompt, rows, tuple([r.labeler for r in group]), ranks))
         counts.used += len(group)
-    if not ranked:
+    if not ranked and not may_be_empty:
         raise DataError("no ranking can be used", expected="at least one comparison between two responses", got=str(counts))
     return ranked, counts
 

@@ -9,9 +9,11 @@ from typing import Any, cast
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -34,8 +36,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises MissingError, ModelError (no end-of-text token)."""
     folder = _model_folder(path)
     try:
-        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = cast(PreTrainedTokenizerBase, loaded)
     except Exception as error:  # tokenizers raises the bare class for a damaged file
+        _refuse_code(folder, error)
         raise ModelError(
             "the tokenizer cannot be loaded",
             expected="tokenizer files that transformers' AutoTokenizer reads",
@@ -60,6 +64,34 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             next_step='set it, for example tokenizer.eos_token = "<|endoftext|>", and save the tokenizer again',
         )
     return tokenizer
+
+
+def load_configuration(path: str | Path) -> PretrainedConfig:
+    """The configuration in a model's folder. Raises MissingError, ModelError."""
+    folder = _model_folder(path)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # what is raised depends on how the file is damaged
+        _refuse_code(folder, error)
+        raise ModelError(
+            "the model's configuration cannot be read",
+            expected="a config.json that transformers reads",
+            got=str(error).partition("\n")[0] or type(error).__name__,
+            where=folder,
+            next_step="check the folder: load it in plain transformers",
+        ) from error
+
+
+def _refuse_code(folder: Path, error: Exception) -> None:
+    """Explain the error that transformers raises if a model needs Python code from its folder. Heedful never runs any."""
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+        raise ModelError(
+            "the model needs Python code from its own folder, which Heedful does not run",
+            expected="a model that transformers loads with its own classes",
+            got="auto_map in its configuration, for classes that transformers does not have",
+            where=folder,
+            next_step="use a model of a family that transformers knows: docs/families.md lists them",
+        ) from error
 
 
 def load_causal_model(path: str | Path, precision: Precision = "float32") -> PreTrainedModel:
@@ -160,8 +192,9 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
     folder = _model_folder(path)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     try:
-        loaded = load(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+        loaded = load(folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # safetensors has a class of its own for a damaged file
+        _refuse_code(folder, error)
         raise ModelError(
             f"the model cannot be loaded as {kind}",
             expected="weights and a configuration that transformers reads",

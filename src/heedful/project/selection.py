@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_records
@@ -14,12 +14,24 @@ def demonstrations_of(records: Records, split: Split) -> list[Demonstration]:
     return [d for d in records.demonstrations.values() if records.prompts[d.prompt_id].split == split and may_train(d)]
 
 
-def prompts_of(records: Records, split: Split, *, demonstrated: bool | None = None) -> list[Prompt]:
-    """A split's prompts, in the order of the file. ``demonstrated``: only those with (or without) a demonstration."""
+def prompts_of(records: Records, split: Split) -> list[Prompt]:
+    """A split's prompts, in the order of the file."""
+    return [prompt for prompt in records.prompts.values() if prompt.split == split]
+
+
+def prompts_for_policy(records: Records, prompts: Sequence[Prompt]) -> tuple[list[Prompt], str]:
+    """Which of the prompts the policy answers in PPO and for ranking tasks, and the choice in words.
+
+    The paper gave these steps prompts of their own (SPEC 1.4). So the prompts without a demonstration are used, if they are at
+    least half. Otherwise all are: a few would be too little to train on.
+    """
     with_one = {d.prompt_id for d in records.demonstrations.values() if may_train(d)}
-    return [
-        p for p in records.prompts.values() if p.split == split and (demonstrated is None or (p.id in with_one) == demonstrated)
-    ]
+    free = [prompt for prompt in prompts if prompt.id not in with_one]
+    if len(free) == len(prompts):
+        return free, f"all {len(free):,} (none has a demonstration)"
+    if free and 2 * len(free) >= len(prompts):
+        return free, f"{len(free):,} without a demonstration; the other {len(prompts) - len(free):,} have one"
+    return list(prompts), f"all {len(prompts):,}, as only {len(free):,} have no demonstration"
 
 
 def training_rankings(records: Records, split: Split) -> list[Ranking]:
