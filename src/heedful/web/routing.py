@@ -9,7 +9,7 @@ A module of pages has a function ``routes(add: Routes)``::
     def show_task(visit: Visiting, assignment_id: Id) -> Response:
         with visit.database.read() as connection:
             task = queue.view_assignment(connection, assignment_id, visit.person.id)
-        return visit.page("task.html", task=task)
+        return visit.page("label/task.html", task=task)
 
     def skip_task(visit: Visiting, form: Form, assignment_id: Id) -> Response:
         with visit.database.write() as connection:

@@ -14,15 +14,15 @@ from heedful import __version__
 from heedful.web.routing import Routes, Visiting
 
 DESCRIPTION = """\
-What the pages do, for programs. Log in with `POST /api/v1/session`: the session is in a cookie, and its CSRF token in the
-answer; send that as the header `X-CSRF-Token` with everything but GET (for the login itself: the one that
-`GET /api/v1/session` gives). Times are seconds since 1970 in UTC. Failures are problems (RFC 9457): `title`, `status`,
-`detail`, and where it helps `expected`, `got`, `next`.
+Programs can do here what people do on the pages. First `GET /api/v1/session` for a CSRF token, then log in with
+`POST /api/v1/session`. The response sets the session cookie and contains a new CSRF token: send it in the header
+`X-CSRF-Token` with every request except GET. Times are in seconds since 1970-01-01 UTC. An error is a problem document
+(RFC 9457) with `title`, `status` and `detail`, and, where they help, `expected`, `got` and `next`.
 """
 PROBLEM = {
     "type": "object",
     "title": "Problem",
-    "description": "What went wrong, and what to do.",
+    "description": "What went wrong, and what to do next.",
     "required": ["title", "status", "detail"],
     "properties": {
         "title": {"type": "string"},
@@ -36,19 +36,19 @@ PROBLEM = {
     },
 }
 FAILURES = {
-    "400": "Not readable as what it should be",
+    "400": "The request could not be read",
     "401": "Not logged in",
-    "403": "Not for this role, or without the CSRF token",
-    "404": "Not there, or not yours",
-    "409": "Someone else, or another page of yours, was first",
-    "413": "Too large",
-    "422": "Not valid",
+    "403": "Not allowed for your role, or the CSRF token is missing or wrong",
+    "404": "It does not exist, or it is not yours",
+    "409": "Someone else, or another page of yours, changed it first",
+    "413": "The request is too large",
+    "422": "A value is missing or not valid",
     "429": "Too many attempts",
 }
 
 
 def routes(add: Routes) -> None:
-    """Description and page."""
+    """The OpenAPI description and the page that shows it."""
     add.get("/api/openapi.json", openapi_json, who="public")
     add.get("/api/docs", docs, who="public")
 
@@ -59,9 +59,11 @@ def openapi_json(visit: Visiting) -> Response:
 
 
 def docs(visit: Visiting) -> Response:
-    """The API for people."""
+    """The API as a page for people."""
     openapi = description_of(visit.request.app)
-    return visit.page("api_docs.html", openapi=openapi, operations=list(_operations(openapi)), schemas=list(_schemas(openapi)))
+    return visit.page(
+        "api/api_docs.html", openapi=openapi, operations=list(_operations(openapi)), schemas=list(_schemas(openapi))
+    )
 
 
 def description_of(app: FastAPI) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def description_of(app: FastAPI) -> dict[str, Any]:
             "csrf": {"type": "apiKey", "in": "header", "name": "X-CSRF-Token"},
         }
         components.setdefault("schemas", {})["Problem"] = PROBLEM
-        for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which we answer in our form
+        for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own: our answers are problem documents
             components["schemas"].pop(unused, None)
         problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         for methods in made["paths"].values():

@@ -1,7 +1,7 @@
-"""The JSON API under /api/v1, beside the pages: what a labeler's program, or the pages' own scripts, may do.
+"""The labelers' part of the JSON API under /api/v1.
 
-The same sessions and the same rules as the pages: ``POST /api/v1/session`` logs in (a cookie), everything but GET needs the
-header X-CSRF-Token. Failures are problems (RFC 9457). ``api_manage.py`` has what researchers and admins may do.
+Sessions and rules are those of the pages: ``POST /api/v1/session`` logs in and sets a cookie; every request except GET needs
+the header X-CSRF-Token. Errors are problem documents (RFC 9457). Researchers' and admins' part: ``researcher_api.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from heedful.web.api.opaque_ids import explain, opaque, with_own_ids
 from heedful.web.routing import Id, Routes, Visiting
 
 DEEPEST = 20
-"""Levels of lists and objects in what is sent: answers have four."""
+"""How deeply lists and objects in a request may be nested; answers need four levels."""
 _TAG = "labeler"
 
 
@@ -43,31 +43,31 @@ def _not_too_deep(value: Any) -> Any:
 
 
 Json = Annotated[dict[str, Any], AfterValidator(_not_too_deep)]
-Token = Annotated[str, Field(max_length=200, description="The lease's, from the assignment")]
+Token = Annotated[str, Field(max_length=200, description="The assignment's token: it shows that the lease is still yours")]
 
 
 class Sent(BaseModel):
-    """A request's body: nothing is converted, nothing unknown is taken."""
+    """The body of a request: values of another type and unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class LogIn(Sent):
-    """E-mail address and password."""
+    """The e-mail address and password of an account."""
 
     email: str = Field(max_length=accounts.LONGEST_EMAIL)
     password: str = Field(max_length=200)
 
 
 class Claim(Sent):
-    """Which kind of task, or of which batch; neither: what comes next."""
+    """The kind of task or the batch to take a task from; with neither, the next task of any kind."""
 
     kind: TaskKind | None = None
     batch_id: int | None = Field(default=None, ge=1, le=2**31 - 1)
 
 
 class Draft(Sent):
-    """An unfinished answer and the version that it follows."""
+    """An unfinished answer, and the version of the draft it replaces."""
 
     token: Token
     version: int = Field(ge=0, le=2**31 - 2)
@@ -75,7 +75,7 @@ class Draft(Sent):
 
 
 class Answer(Sent):
-    """A whole answer; docs/store.md shows one of each kind."""
+    """A complete answer; docs/store.md shows one of each kind."""
 
     token: Token
     answer: Json
@@ -83,21 +83,21 @@ class Answer(Sent):
 
 
 class Skip(Sent):
-    """Why a task is skipped."""
+    """The reason for skipping a task."""
 
     token: Token
     reason: str = Field(min_length=1, max_length=2_000)
 
 
 class Release(Sent):
-    """Which lease is given back."""
+    """The lease to give back."""
 
     token: Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Who is logged in, and the token to send as X-CSRF-Token."""
+    """Who is logged in (null: no one), and the token to send in the header X-CSRF-Token."""
 
     csrf_token: str
     person: Me | None
@@ -105,7 +105,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Me:
-    """The caller."""
+    """The account that is logged in."""
 
     id: int
     pseudonym: str
@@ -117,20 +117,20 @@ class Me:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A task to work on, or none where nothing waits."""
+    """A task to work on, or null if none is waiting."""
 
     assignment: leases.AssignmentView | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """It is done."""
+    """The request succeeded."""
 
     done: bool = True
 
 
 def routes(add: Routes) -> None:
-    """The API's routes for everybody with an account."""
+    """The API's routes for everyone with an account."""
     more: Mapping[str, Any] = {"tags": [_TAG]}
     add.get("/api/v1/session", show_session, who="public", response_model=Session, **more)
     add.post("/api/v1/session", start_session, who="public", response_model=Session, **more)
@@ -151,13 +151,16 @@ def routes(add: Routes) -> None:
 
 
 def show_session(visit: Visiting) -> Response:
-    """Whether one is logged in, and the CSRF token to send with everything but GET."""
+    """Show who is logged in, and the CSRF token to send with every request except GET."""
     who = None if visit.somebody is None else me(visit)
     return visit.with_cookies(JSONResponse(_session(visit.csrf_token, who)))
 
 
 def start_session(visit: Visiting, sent: LogIn) -> Response:
-    """Log in: the session is in a cookie, its CSRF token in the answer. First GET this address for the token to send."""
+    """Log in. The response sets the session cookie and contains the session's CSRF token.
+
+    Before logging in, GET this address for the CSRF token that this request needs.
+    """
     new = sessions.log_in(
         visit.database, email=sent.email, password=sent.password, address=visit.address, earlier_token=visit.session_token
     )
@@ -169,7 +172,7 @@ def start_session(visit: Visiting, sent: LogIn) -> Response:
 
 
 def end_session(visit: Visiting) -> Response:
-    """Log out."""
+    """Log out and end the session."""
     assert visit.session_token is not None
     with visit.database.write() as connection:
         sessions.log_out(connection, visit.session_token)
@@ -182,7 +185,7 @@ def _session(csrf_token: str, who: Me | None) -> dict[str, Any]:
 
 
 def me(visit: Visiting) -> Me:
-    """Who one is here, and how many answers one may still give today (null: no limit)."""
+    """Show your account, and how many answers you may still give today (null: no limit)."""
     with visit.database.read() as connection:
         return _me(visit.person, leases.answers_left_today(connection, visit.person.id))
 
@@ -195,33 +198,33 @@ def _me(who: accounts.Person, left: int | None) -> Me:
 
 
 def waiting(visit: Visiting) -> list[leases.Waiting]:
-    """What a claim could give, batch by batch."""
+    """List the batches with tasks that you could claim."""
     with visit.database.read() as connection:
         return leases.waiting(connection, visit.person.id)
 
 
 def claim(visit: Visiting, sent: Claim) -> Claimed:
-    """Take a task to work on; a running one comes back first."""
+    """Claim a task to work on. If you already hold one, you get that one again."""
     with visit.database.write() as connection:
         given = leases.claim(connection, visit.person.id, kind=sent.kind, batch_id=sent.batch_id)
     return Claimed(assignment=None if given is None else opaque(given, visit.settings.key))
 
 
 def begun(visit: Visiting) -> list[leases.AssignmentView]:
-    """What one has begun and not finished."""
+    """List the assignments you have begun and not finished."""
     with visit.database.read() as connection:
         found = leases.current_assignments(connection, visit.person.id, now=time.time())
     return [opaque(view, visit.settings.key) for view in found]
 
 
 def assignment(visit: Visiting, assignment_id: Id) -> leases.AssignmentView:
-    """One's own assignment: prompt, outputs in one's own order, draft or answer."""
+    """Show one of your assignments: the prompt, the outputs in the order chosen for you, and your draft or answer."""
     with visit.database.read() as connection:
         return opaque(leases.view_assignment(connection, assignment_id, visit.person.id), visit.settings.key)
 
 
 def save_draft(visit: Visiting, assignment_id: Id, sent: Draft) -> leases.SavedDraft:
-    """Keep an unfinished answer and renew the lease. An older version than the stored one is refused (409)."""
+    """Save an unfinished answer and renew the lease. If a newer version is stored, this one is refused (409)."""
     with visit.database.write() as connection:
         return leases.save_draft(
             connection, assignment_id, visit.person.id, token=sent.token, draft=sent.draft, version=sent.version
@@ -229,7 +232,7 @@ def save_draft(visit: Visiting, assignment_id: Id, sent: Draft) -> leases.SavedD
 
 
 def submit(visit: Visiting, assignment_id: Id, sent: Answer) -> leases.Submitted:
-    """Answer a task. The same answer again is fine; after the lease's end it is kept and marked late."""
+    """Submit the answer to a task. Sending the same answer twice is fine. After the lease has expired, it is kept as late."""
     with visit.database.write() as connection:
         view = leases.view_assignment(connection, assignment_id, visit.person.id)
         try:
@@ -246,14 +249,14 @@ def submit(visit: Visiting, assignment_id: Id, sent: Answer) -> leases.Submitted
 
 
 def skip(visit: Visiting, assignment_id: Id, sent: Skip) -> Done:
-    """Do without one's answer to a task, and say why."""
+    """Skip a task and say why."""
     with visit.database.write() as connection:
         leases.skip(connection, assignment_id, visit.person.id, token=sent.token, reason=sent.reason)
     return Done()
 
 
 def release(visit: Visiting, assignment_id: Id, sent: Release) -> Done:
-    """Give a task back unfinished."""
+    """Give a task back unfinished, so that someone else can do it."""
     with visit.database.write() as connection:
         leases.release(connection, assignment_id, visit.person.id, token=sent.token)
     return Done()
@@ -264,6 +267,6 @@ def history(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[float | None, Query(ge=0, le=1e12, allow_inf_nan=False)] = None,
 ) -> list[leases.PastAnswer]:
-    """One's own answers and skips, the newest first; ``before``: the time of the last one of the page before."""
+    """List your answers and skips, newest first. For the next page, send the time of the last one as ``before``."""
     with visit.database.read() as connection:
         return leases.own_answers(connection, visit.person.id, limit=limit, before=before)

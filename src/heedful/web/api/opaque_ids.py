@@ -1,6 +1,6 @@
-"""Outputs under ids that tell nothing: a response's own id may name the model that wrote it, and labelers must not see that.
+"""Opaque ids for outputs: a response's own id may name the model that wrote it, which labelers must not see.
 
-An opaque id is made from the response's id and the application's key. It is the same for everybody and in every task.
+An opaque id is made from the response's id and the application's key. It is the same for everyone and in every task.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def opaque(view: AssignmentView, key: bytes) -> AssignmentView:
 
 
 def opaque_id(response_id: str, key: bytes) -> str:
-    """What stands for a response's id."""
+    """The opaque id of a response."""
     return "output-" + hmac.digest(key, b"output " + response_id.encode(), hashlib.sha256).hex()[:16]
 
 
 def with_own_ids(view: AssignmentView, answer: Mapping[str, Any], key: bytes) -> dict[str, Any]:
-    """An answer with the responses' own ids; ``view`` has these."""
+    """An answer with the responses' own ids, which are those in ``view``."""
     return _renamed(answer, {opaque_id(output.id, key): output.id for output in view.outputs})
 
 
@@ -46,7 +46,7 @@ def explain(error: DataError, view: AssignmentView, answer: Mapping[str, Any], k
 
 
 def _renamed(answer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """``answer`` with other ids where answers name outputs: the keys of ratings and labels, and in groups."""
+    """``answer`` with each output's id replaced: in the keys of ratings and labels, and in groups."""
     renamed = dict(answer)
     for part in ("ratings", "labels"):
         if isinstance(given := answer.get(part), Mapping):

@@ -24,19 +24,21 @@ from heedful.web.console.batch_pages import fitting, make_planned
 from heedful.web.routing import Id, Routes, Visiting
 
 EXPORTED_AT_ONCE = 200
-"""Records of one piece of the stream."""
+"""How many records are sent in one piece."""
 
 
 class NewBatch(Sent):
-    """A batch to make: which prompts, which of their outputs, how they are served."""
+    """A batch to make: which prompts and outputs it uses, and how its tasks are given out."""
 
     name: str = Field(min_length=1, max_length=200, pattern=r"\S")
     kind: TaskKind
     phase: Phase
-    tasks: int = Field(ge=1, le=task_making.MOST_TASKS, description="How many at most")
-    gold: int = Field(default=0, ge=0, le=task_making.MOST_TASKS, description="Tasks among them with a known answer, at most")
-    gold_batch_id: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Of screening: whose answers are known")
-    overlap: int = Field(default=1, ge=1, le=1_000, description="Labelers for each task")
+    tasks: int = Field(ge=1, le=task_making.MOST_TASKS, description="At most this many tasks are made")
+    gold: int = Field(default=0, ge=0, le=task_making.MOST_TASKS, description="At most this many of them have a known answer")
+    gold_batch_id: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="The screening batch that holds the known answers"
+    )
+    overlap: int = Field(default=1, ge=1, le=1_000, description="How many labelers answer each task")
     priority: int = Field(default=0, ge=-1_000, le=1_000)
     per_labeler_limit: int | None = Field(default=None, ge=1, le=task_making.MOST_TASKS)
     lease_seconds: float = Field(default=LEASE_SECONDS, ge=60, le=7 * 86_400, allow_inf_nan=False)
@@ -45,14 +47,21 @@ class NewBatch(Sent):
     use_case: UseCase | None = None
     language: str | None = Field(default=None, max_length=20)
     model: str | None = Field(default=None, max_length=200)
-    fresh: bool = Field(default=True, description="Only prompts without such a task yet")
-    smallest_k: int = Field(default=task_making.SMALLEST_K, ge=1, le=task_making.LARGEST_K, description="Fewest outputs")
-    largest_k: int = Field(default=task_making.LARGEST_K, ge=1, le=task_making.LARGEST_K, description="Most outputs")
-    payloads: list[Json] = Field(default=[{}], min_length=1, max_length=1_000, description="The tasks take turns")
+    fresh: bool = Field(default=True, description="Only use prompts that have no task of this kind yet")
+    smallest_k: int = Field(
+        default=task_making.SMALLEST_K, ge=1, le=task_making.LARGEST_K, description="Fewest outputs of a task"
+    )
+    largest_k: int = Field(default=task_making.LARGEST_K, ge=1, le=task_making.LARGEST_K, description="Most outputs of a task")
+    payloads: list[Json] = Field(
+        default=[{}],
+        min_length=1,
+        max_length=1_000,
+        description="Further settings of the tasks: with several, each task takes the next one in turn",
+    )
 
 
 class NewInvite(Sent):
-    """Whom to invite."""
+    """The role and group of the person to invite."""
 
     role: accounts.Role
     group: accounts.Group = "training"
@@ -60,7 +69,7 @@ class NewInvite(Sent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invited:
-    """A link that works once; only its hash is kept."""
+    """A link that works once. It is shown only now: the database keeps its hash alone."""
 
     link: str
 
@@ -83,22 +92,22 @@ def routes(add: Routes) -> None:
 
 
 def all_batches(visit: Visiting) -> Sequence[task_making.Batch]:
-    """Every batch and how many tasks it has by their state: open, done, set_aside, withdrawn."""
+    """List all batches with the number of their tasks in each state: open, done, set_aside, withdrawn."""
     with visit.database.read() as connection:
         return task_making.all_batches(connection)
 
 
 def one_batch(visit: Visiting, batch_id: Id) -> task_making.Batch:
-    """One batch."""
+    """Show one batch."""
     with visit.database.read() as connection:
         return task_making.get_batch(connection, batch_id)
 
 
 def make_batch(visit: Visiting, sent: NewBatch) -> task_making.Made:
-    """Make tasks of prompts, drawn at random from those that fit; fewer than asked for where fewer fit.
+    """Make a batch of tasks from prompts chosen at random among those that fit. If fewer fit, fewer tasks are made.
 
-    ``gold`` of them are about prompts to which a researcher gave an answer in screening: labelers' are held against it, and
-    nothing tells them which tasks these are.
+    ``gold`` of the tasks use prompts that a researcher answered in screening. Labelers' answers are compared with the
+    researcher's, and labelers cannot tell which tasks these are.
     """
     choice = task_making.Choice(
         split=sent.split,
@@ -129,24 +138,24 @@ def make_batch(visit: Visiting, sent: NewBatch) -> task_making.Made:
 
 
 def close_batch(visit: Visiting, batch_id: Id) -> Done:
-    """Serve nothing more of a batch; running leases may still be answered."""
+    """Close a batch: no more of its tasks are given out. Tasks that labelers already hold can still be answered."""
     with visit.database.write() as connection:
         items.close_batch(connection, batch_id, person_id=visit.person.id, closed=True)
     return Done()
 
 
 def open_batch(visit: Visiting, batch_id: Id) -> Done:
-    """Serve a closed batch again."""
+    """Open a closed batch again."""
     with visit.database.write() as connection:
         items.close_batch(connection, batch_id, person_id=visit.person.id, closed=False)
     return Done()
 
 
 def export(visit: Visiting, surplus: bool = False) -> StreamingResponse:
-    """All answers as records, one JSON object on each line (JSONL): what ``heedful import heedful`` takes.
+    """Export all answers as records, one JSON object per line (JSONL), as ``heedful import heedful`` reads them.
 
-    The prompts and outputs that they name come first. ``surplus``: also answers beyond those that were wanted. Who
-    exports is in the audit, so this is no GET.
+    The prompts and outputs that the answers refer to come first. ``surplus`` adds answers beyond the overlap that was asked
+    for. This is a POST because the audit records who exports.
     """
     with visit.database.write() as connection:
         after = {"surplus": surplus}
@@ -165,26 +174,26 @@ def export(visit: Visiting, surplus: bool = False) -> StreamingResponse:
 
 
 def everybody(visit: Visiting) -> list[accounts.Person]:
-    """Everybody with an account, and simulated labelers."""
+    """List everyone with an account, and the simulated labelers."""
     with visit.database.read() as connection:
         return accounts.all_people(connection)
 
 
 def invites(visit: Visiting) -> list[accounts.Invite]:
-    """Links that still work (not the links themselves: only their hashes are kept)."""
+    """List the invitations that can still be used. The links themselves are not shown: only their hashes are kept."""
     with visit.database.read() as connection:
         return accounts.open_invites(connection)
 
 
 def invite(visit: Visiting, sent: NewInvite) -> Invited:
-    """A link with which one person can join, once, within a week."""
+    """Make a link with which one person can join, once, within a week."""
     with visit.database.write() as connection:
         token = accounts.invite_to_join(connection, role=sent.role, group=sent.group, created_by=visit.person.id)
     return Invited(link=f"{visit.settings.public_url}/join/{token}")
 
 
 def withdraw(visit: Visiting, invite_id: Id) -> Done:
-    """Make a link stop working."""
+    """Withdraw an invitation: its link stops working."""
     with visit.database.write() as connection:
         accounts.withdraw_invite(connection, invite_id, by=visit.person.id)
     return Done()
@@ -192,14 +201,14 @@ def withdraw(visit: Visiting, invite_id: Id) -> Done:
 
 def events(
     visit: Visiting,
-    person: Annotated[str | None, Query(max_length=40, description="A pseudonym")] = None,
+    person: Annotated[str | None, Query(max_length=40, description="The pseudonym of the person who did it")] = None,
     action: Annotated[str | None, Query(max_length=40)] = None,
     subject: Annotated[str | None, Query(max_length=30)] = None,
     subject_id: Annotated[str | None, Query(max_length=200)] = None,
     older_than: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> audit.Lines:
-    """The audit, the newest first; ``older_than``: what the page before gave as next."""
+    """List the audit, newest first. For the next page, send the last page's ``next`` as ``older_than``."""
     with visit.database.read() as connection:
         return audit.find(
             connection,

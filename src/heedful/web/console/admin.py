@@ -59,7 +59,7 @@ def invite(visit: Visiting, form: Form) -> Response:
     except DataError as error:
         return _people_page(visit, status=422, problem=error)
     return visit.page(
-        "admin/links.html",
+        "console/admin/links.html",
         heading="Invitation" if number == 1 else f"{number} invitations",
         links=[f"{visit.settings.public_url}/join/{token}" for token in tokens],
         explanation=f"Each link lets one person join as {role.replace('_', ' ')}, once, within a week.",
@@ -78,7 +78,7 @@ def _people_page(visit: Visit, *, status: int = 200, problem: HeedfulError | Non
     with visit.database.read() as connection:
         everybody, invites = accounts.all_people(connection), accounts.open_invites(connection)
     return visit.page(
-        "admin/people.html",
+        "console/admin/people.html",
         status=status,
         people=everybody,
         by_id={who.id: who for who in everybody},
@@ -135,7 +135,7 @@ def reset_link(visit: Visiting, person_id: Id) -> Response:
         who = accounts.get_person(connection, person_id)
         token = accounts.reset_password_token(connection, person_id, by=visit.person.id)
     return visit.page(
-        "admin/links.html",
+        "console/admin/links.html",
         heading=f"A new password for {who.name}",
         links=[f"{visit.settings.public_url}/reset/{token}"],
         explanation="The link sets a new password. It works once, for a day. The current password works until then.",
@@ -147,7 +147,7 @@ def _person_page(visit: Visit, person_id: int, *, problem: HeedfulError | None =
     with visit.database.read() as connection:
         who = accounts.get_person(connection, person_id)
     return visit.page(
-        "admin/person.html",
+        "console/admin/person.html",
         status=200 if problem is None else 422,
         who=who,
         roles=get_args(Role),
@@ -184,7 +184,7 @@ def show_audit(
             limit=AUDIT_LINES,
         )
     given = {"person": person, "action": action, "subject": subject, "subject_id": subject_id, "since": since, "until": until}
-    return visit.page("admin/audit.html", found=found, filters=given, words_of=audit_words, older=older_than)
+    return visit.page("console/admin/audit.html", found=found, filters=given, words_of=audit_words, older=older_than)
 
 
 # ---------------------------------------------------------------------------------------------------- backups
@@ -229,7 +229,7 @@ def _backups(visit: Visit) -> list[Path]:
 def _backups_page(visit: Visit, *, problem: HeedfulError | None = None) -> Response:
     found = [(path.name, path.stat().st_size, path.stat().st_mtime) for path in _backups(visit)]
     return visit.page(
-        "admin/backups.html",
+        "console/admin/backups.html",
         status=200 if problem is None else 422,
         backups=found,
         sqlite=visit.database.is_sqlite,

@@ -45,7 +45,7 @@ def show_batches(visit: Visiting) -> Response:
     """Every batch, and what can be made."""
     with visit.database.read() as connection:
         found = task_making.all_batches(connection)
-    return visit.page("batches/list.html", batches=found, kinds=MADE_HERE, project=visit.settings.project)
+    return visit.page("console/batches/list.html", batches=found, kinds=MADE_HERE, project=visit.settings.project)
 
 
 def bring_in(visit: Visiting) -> Response:
@@ -62,7 +62,7 @@ def show_batch(visit: Visiting, batch_id: Id) -> Response:
     """One batch: its rules, how far it is."""
     with visit.database.read() as connection:
         found = task_making.get_batch(connection, batch_id)
-    return visit.page("batches/batch.html", batch=found, problem=None)
+    return visit.page("console/batches/batch.html", batch=found, problem=None)
 
 
 def close(visit: Visiting, batch_id: Id) -> Response:
@@ -103,7 +103,7 @@ def edit(visit: Visiting, form: Form, batch_id: Id) -> Response:
     except DataError as error:
         with visit.database.read() as connection:
             found = task_making.get_batch(connection, batch_id)
-        return visit.page("batches/batch.html", status=422, batch=found, problem=error)
+        return visit.page("console/batches/batch.html", status=422, batch=found, problem=error)
     return visit.go(f"/batches/{batch_id}", flash="Saved.")
 
 
@@ -210,7 +210,7 @@ def _new_page(
         models = task_making.models(connection) if kind in WITH_OUTPUTS else []
         gold_batches = batches_of_answers(connection, kind) if kind in GOLD_KINDS else []
     return visit.page(
-        "batches/new.html",
+        "console/batches/new.html",
         status=status,
         kind=kind,
         batch=batch,

@@ -182,7 +182,7 @@ def _decoded(content: bytes) -> str:
 
 def _page(visit: Visit, text: str, *, found: list[Uploaded] | None = None, problem: DataError | None = None) -> Page:
     return visit.page(
-        "batches/upload.html",
+        "console/batches/upload.html",
         status=200 if problem is None else 422,
         rows=text,
         found=found,

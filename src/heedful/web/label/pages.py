@@ -63,7 +63,7 @@ def home(visit: Visiting) -> Response:
     values["unread"] = [
         one for one in unread if one.acknowledged is not None or (labeler and one.instruction.kind in concerned)
     ]
-    return visit.page("home.html", now=now, **values)
+    return visit.page("label/home.html", now=now, **values)
 
 
 def history(visit: Visiting, before: float | None = None) -> Response:
@@ -71,7 +71,7 @@ def history(visit: Visiting, before: float | None = None) -> Response:
     with visit.database.read() as connection:
         found = leases.own_answers(connection, visit.person.id, limit=HISTORY_LENGTH + 1, before=before)
     return visit.page(
-        "history.html",
+        "label/history.html",
         answers=found[:HISTORY_LENGTH],
         older=found[HISTORY_LENGTH - 1].answered if len(found) > HISTORY_LENGTH else None,
         first=before is None,
@@ -87,7 +87,7 @@ def all_instructions(visit: Visiting) -> Response:
         phases = own_work.phases_of(connection, visit.person.id)
         current = instruction_versions.all_current(connection, phases)
         unread = {one.instruction.id: one for one in instruction_versions.unacknowledged(connection, visit.person.id, phases)}
-    return visit.page("instructions.html", current=current, unread=unread, several=len(phases) > 1)
+    return visit.page("label/instructions.html", current=current, unread=unread, several=len(phases) > 1)
 
 
 def show_instructions(visit: Visiting, kind: str, phase: str, version: int | None = None) -> Response:
@@ -103,7 +103,7 @@ def show_instructions(visit: Visiting, kind: str, phase: str, version: int | Non
     before = acknowledged if chosen is versions[0] else next((one for one in versions if one.version < chosen.version), None)
     changed = before is not None and before.id != chosen.id
     return visit.page(
-        "instruction.html",
+        "label/instruction.html",
         chosen=chosen,
         newest=versions[0],
         versions=versions,
@@ -130,7 +130,7 @@ def questions(visit: Visiting) -> Response:
     """The labeler's questions to the researchers, and their answers."""
     with visit.database.read() as connection:
         own = problems.own(connection, visit.person.id)
-    return visit.page("questions.html", questions=own, text="", problem=None)
+    return visit.page("label/questions.html", questions=own, text="", problem=None)
 
 
 def ask(visit: Visiting, form: Form) -> Response:
@@ -142,7 +142,7 @@ def ask(visit: Visiting, form: Form) -> Response:
     except DataError as error:
         with visit.database.read() as connection:
             own = problems.own(connection, visit.person.id)
-        return visit.page("questions.html", status=422, questions=own, text=text, problem=error)
+        return visit.page("label/questions.html", status=422, questions=own, text=text, problem=error)
     return visit.go("/questions", flash="Your question is with the researchers.")
 
 
@@ -161,7 +161,7 @@ def show_survey(visit: Visiting, name: str) -> Response:
     survey = surveys.survey(name)
     with visit.database.read() as connection:
         taken = survey not in surveys.open_surveys(connection, visit.person.id)
-    return visit.page("survey.html", survey=survey, taken=taken, fewest=surveys.FEWEST)
+    return visit.page("label/survey.html", survey=survey, taken=taken, fewest=surveys.FEWEST)
 
 
 def take_survey(visit: Visiting, form: Form, name: str) -> Response:

@@ -58,7 +58,7 @@ def compare(visit: Visiting, request: Request, assignment_id: Id, first: str = "
     text_of = {card.letter: card.text for card in forms.cards(view)}
     chosen = first in text_of and second in text_of and first != second
     pieces = word_differences(text_of[first], text_of[second]) if chosen else []
-    template = "_comparison.html" if request.headers.get("hx-request") == "true" else "compare.html"
+    template = "label/_comparison.html" if request.headers.get("hx-request") == "true" else "label/compare.html"
     return visit.page(
         template,
         view=view,
@@ -298,7 +298,7 @@ def _page(
     finished = view.state in ("answered", "skipped")
     shown = forms.letters(view)
     return visit.page(
-        f"task_{view.kind}.html",
+        f"label/task_{view.kind}.html",
         status=status,
         view=view,
         fields=fields,
