@@ -1,6 +1,6 @@
 """Residual dropout for any architecture (SPEC 3.2: 0.2).
 
-On what attention and feed-forward blocks add to the residual stream.
+It drops what attention and feed-forward blocks add to the residual stream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from heedful.errors import ModelError
 
-# Where a norm follows a branch before it joins the residual stream (Gemma 2 and 3, OLMo 2), its output is what is added.
+# In Gemma 2 and 3 and OLMo 2 a norm follows each branch, and the norm's output joins the residual stream.
 _POST_NORM_NAMES = ("post_attention_layernorm", "post_feedforward_layernorm")
 ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention")
 _FEED_FORWARD_NAMES = ("mlp", "feed_forward", "ffn", "fc2")
@@ -27,7 +27,7 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name, value in vars(module).items():  # OPT and others keep a number and call the function
+        for name, value in vars(module).items():  # OPT and others store a number and call F.dropout
             if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
                 setattr(module, name, 0.0)
     for layer in decoder_layers(model):
@@ -40,7 +40,7 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> None:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's transformer blocks. Raises ModelError where they cannot be found."""
+    """The model's transformer blocks. Raises ModelError if they cannot be found."""
     body = model.base_model
     for owner in (body, getattr(body, "decoder", None)):
         for name in ("h", "layers", "blocks"):

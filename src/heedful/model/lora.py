@@ -1,10 +1,10 @@
 """Low-rank adapters by PEFT: a few million trained weights on a frozen base (Hu et al. 2021; the paper trains all weights).
 
-Every linear layer of the decoder gets an adapter, W x + 2 B A x with A [rank, in] and B [out, rank]. The base is held once, in
-the compute type; adapters, their gradients and their optimiser state are float32. A model keeps its class and works wherever a
-plain one does. Copies made by :func:`copy_sharing_base` hold the same frozen tensors, so that policy, reference, reward model
-and value function of PPO cost one base. Saved models are merged and plain; the adapter lies beside them and the next step goes
-on with it.
+Every linear layer of the decoder gets an adapter: W x + 2 B A x with A [rank, in] and B [out, rank]. The base is held once, in
+the compute type; adapters, their gradients and their optimiser state are float32. An adapted model keeps its class and works
+like a plain one. Copies made by :func:`copy_sharing_base` share the frozen tensors, so PPO's policy, reference, reward model
+and value function need only one base. Saved models are merged and plain; the adapter is saved beside them, and the next step
+continues with it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SCALE = 2  # lora_alpha / rank
 def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed: int = 0) -> PreTrainedModel:
     """Freeze the model, cast it to the compute type and give it a trainable adapter, in place; returned for chaining.
 
-    A model that was loaded from a folder with an adapter of this rank goes on with that adapter, on the base under it.
-    Otherwise B starts at zero (the model computes what it did) and A at random, from ``seed``. A scalar head stays trainable,
-    in float32. Raises ConfigError where PEFT is not installed, ModelError where the adapter does not fit.
+    If the model's folder holds an adapter of this rank, training continues with it, on the base under it. Otherwise B starts
+    at zero (so the model computes the same as before) and A at random, from ``seed``. A scalar head stays trainable, in
+    float32. Raises ConfigError if PEFT is not installed, ModelError if the adapter does not fit.
     """
     peft = _peft()
     targets = [name for name, _ in linear_layers(model)]
@@ -73,13 +73,13 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def copy_sharing_base(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with its own adapter and head on the very same frozen tensors; of a model without adapter, a plain copy."""
+    """A copy with its own adapter and head on the same frozen tensors. A model without adapter is copied whole."""
     shared = [p for p in model.parameters() if not p.requires_grad] if is_adapted(model) else []
     return copy.deepcopy(model, {id(parameter): parameter for parameter in shared})
 
 
 def share_equal_tensors(model: PreTrainedModel, other: PreTrainedModel) -> int:
-    """Let ``other`` use the frozen tensors of ``model``'s body where its own hold the same numbers; returns the bytes saved."""
+    """Share the frozen tensors of ``model``'s body with ``other`` if they hold the same numbers; returns the bytes saved."""
     known = {name: p for name, p in model.base_model.named_parameters() if not p.requires_grad}
     saved = 0
     for name, parameter in list(other.base_model.named_parameters()):
@@ -94,13 +94,13 @@ def share_equal_tensors(model: PreTrainedModel, other: PreTrainedModel) -> int:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state without the frozen tensors of one with an adapter: adapter, head and buffers; of another, all of it."""
+    """The state of what is trained: adapter, head and buffers of a model with an adapter, else the whole state."""
     frozen = _frozen_names(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what :func:`trained_state` gave, onto the same frozen tensors. Raises RuntimeError where another is missing."""
+    """Load what :func:`trained_state` returned, onto the same frozen tensors. Raises RuntimeError if they do not match."""
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or (missing := sorted(set(missing) - _frozen_names(model))):
         raise RuntimeError(f"a state of another model: missing {missing[:3]}, unexpected {unexpected[:3]}")
@@ -113,7 +113,7 @@ def _frozen_names(model: nn.Module) -> set[str]:
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain float32 model with the adapter added into its weights; ``model`` is left as it is."""
+    """A plain float32 model with the adapter added to its weights; ``model`` is unchanged."""
     with torch.device("meta"):
         plain = type(model)(copy.deepcopy(model.config))
     plain.load_state_dict(_merged_state(model), assign=True)
@@ -123,7 +123,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Write the adapter in PEFT's format: ``PeftModel.from_pretrained(base, folder)`` reads it. A scalar head is not in it."""
+    """Write the adapter, without a scalar head, in PEFT's format: ``PeftModel.from_pretrained(base, folder)`` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {_PREFIX + name: tensor for name, tensor in _adapter_tensors(model)}
     save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS_FILE)
@@ -141,7 +141,7 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def note_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Remember that the model's folder holds an adapter, for :func:`add_adapter` to go on with."""
+    """Remember that the model's folder holds an adapter, so that :func:`add_adapter` continues with it."""
     if (folder / ADAPTER_FOLDER / _CONFIG_FILE).is_file():
         vars(model)["heedful_adapter"] = folder / ADAPTER_FOLDER
 
@@ -157,8 +157,8 @@ def _earlier_adapter(model: PreTrainedModel, rank: int) -> Path | None:
 def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Load an adapter that is merged into the model's weights, and take it out of them again.
 
-    What is left is the base up to float32's rounding, and exactly the base once it is rounded to bfloat16. Weights that were
-    rounded as they were read are read again in float32 for it, one at a time.
+    The result is the base up to float32 rounding, and exactly the base once it is rounded to bfloat16. Weights that were
+    rounded on loading are read again in float32, one at a time.
     """
     weights = load_file(folder / _WEIGHTS_FILE)
     for name, tensor in _adapter_tensors(model):
@@ -183,7 +183,7 @@ def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def stored_tensor(folder: Path, name: str) -> Tensor:
-    """One tensor of a saved model, in float32, without reading the others. Raises ModelError where it is not there."""
+    """One tensor of a saved model, in float32, without reading the others. Raises ModelError if it is missing."""
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
@@ -204,7 +204,7 @@ def stored_tensor(folder: Path, name: str) -> Tensor:
 
 @torch.no_grad()
 def _merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    converted: dict[int, Tensor] = {}  # by address, so that tied weights stay one tensor
+    converted: dict[int, Tensor] = {}  # by address, so that tied weights stay tied
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if ".lora_" in name:
@@ -220,7 +220,7 @@ def _merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _adapter_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Names as in PEFT's files, and A's and B's weights."""
+    """The weights A and B, with their names in PEFT's files."""
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             yield name.replace(f".{_NAME}.", "."), parameter
@@ -231,7 +231,7 @@ def _is_adapter_layer(module: nn.Module) -> bool:
 
 
 def linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """All linear layers inside the decoder's layers: not the embeddings, not a head."""
+    """All linear layers inside the decoder's layers, without embeddings and heads."""
     inside = {id(module) for module in decoder_layers(model).modules()}
     return [(n, m) for n, m in model.named_modules() if id(m) in inside and isinstance(m, nn.Linear | Conv1D)]
 

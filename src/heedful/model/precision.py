@@ -14,11 +14,11 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class MasterWeights:
-    """A model held twice: ``master`` in fp32 (what is optimised and saved) and ``compute`` (what runs forward and backward).
+    """A model held twice: ``master`` in fp32 (optimised and saved) and ``compute`` (runs forward and backward).
 
-    Gradients are added up in fp32 on the master as soon as each parameter's is ready, so accumulating several backward passes
-    (SPEC 3.6) loses nothing to bf16. In float32 both are the same module; so they are where part of the model is frozen (LoRA):
-    the frozen part is in the compute type already, the trained part in fp32.
+    Each gradient is added to the master in fp32 as soon as it is ready, so accumulating several backward passes (SPEC 3.6)
+    loses nothing to bf16. In float32 both are the same module. The same is true if part of the model is frozen (LoRA): the
+    frozen part is already in the compute type, and the trained part is in fp32.
     """
 
     def __init__(self, master: PreTrainedModel, precision: Precision) -> None:
@@ -33,7 +33,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the master weights to the compute copy: call it after each optimiser step."""
+        """Copy the master weights to the compute copy. Call this after each optimiser step."""
         if self.compute is not self.master:
             torch._foreach_copy_(list(self.compute.parameters()), list(self.master.parameters()))
 
@@ -42,14 +42,14 @@ class MasterWeights:
 
 
 def frozen(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
-    """The model for inference only, cast in place to the compute type."""
+    """Make the model inference-only, cast in place to the compute type."""
     model.requires_grad_(False)
     model.eval()
     return _to_bfloat16(model) if precision == "bfloat16" else model
 
 
 def rounded_copy(model: PreTrainedModel, dtype: torch.dtype, shared: Collection[torch.nn.Parameter] = ()) -> PreTrainedModel:
-    """A copy with parameters of another type, made one tensor at a time; ``shared`` ones are used as they are."""
+    """A copy with parameters of another type, made one tensor at a time; ``shared`` parameters are not copied."""
     as_they_are = {id(parameter) for parameter in shared}
     copies = {
         id(p): p if id(p) in as_they_are else torch.nn.Parameter(p.detach().to(dtype, copy=True), p.requires_grad)
@@ -59,7 +59,7 @@ def rounded_copy(model: PreTrainedModel, dtype: torch.dtype, shared: Collection[
 
 
 def _to_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
-    """Cast the parameters in place. Buffers stay: rotary frequencies in bf16 would put far tokens at wrong angles."""
+    """Cast the parameters in place, but not the buffers: rotary frequencies in bf16 would give distant tokens wrong angles."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model
@@ -87,7 +87,7 @@ def update_average(average: PreTrainedModel, master: PreTrainedModel, decay: flo
 
 
 def copy_of_buffers(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """Give ``target`` the buffers of ``source`` (rotary frequencies, for example), which no state dict holds."""
+    """Copy the buffers of ``source`` to ``target``, because state dicts lack some (rotary frequencies, for example)."""
     for name, buffer in source.named_buffers():
         owner, _, leaf = name.rpartition(".")
         target.get_submodule(owner)._buffers[leaf] = buffer.clone()

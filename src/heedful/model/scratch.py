@@ -1,4 +1,4 @@
-"""Models from nothing: a byte-level BPE tokenizer trained on a text, and a GPT-2 model with random weights."""
+"""New models: a byte-level BPE tokenizer trained on a text, and a GPT-2 model with random weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PADDING = "<|padding|>"
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context_length: int) -> PreTrainedTokenizerBase:
-    """Byte-level BPE as GPT-2's and GPT-3's (SPEC 3.1): any text can be encoded. Padding has a token of its own."""
+    """Byte-level BPE like GPT-2's and GPT-3's (SPEC 3.1): it encodes any text. Padding has its own token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -32,7 +32,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context_lengt
 
 
 def tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A tokenizer of :func:`train_tokenizer` as JSON text."""
+    """A tokenizer made by :func:`train_tokenizer`, as JSON text."""
     return cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer.to_str()
 
 
@@ -53,7 +53,7 @@ def new_gpt2(
 ) -> PreTrainedModel:
     """A GPT-2 model with random weights, in fp32 with Heedful's attention.
 
-    Raises ConfigError where heads do not divide width.
+    Raises ConfigError if heads do not divide width.
     """
     if width % heads:
         raise ConfigError("width is not a multiple of heads", expected="heads of equal width", got=f"{width} and {heads}")
@@ -63,7 +63,7 @@ def new_gpt2(
         n_embd=width,
         n_layer=layers,
         n_head=heads,
-        # The exact GELU: on CPU torch computes it five times faster than GPT-2's tanh approximation.
+        # The exact GELU: on a CPU torch computes it five times faster than GPT-2's tanh approximation.
         activation_function="gelu",
         resid_pdrop=0.0,
         embd_pdrop=0.0,

@@ -206,7 +206,7 @@ def test_a_request_that_vllm_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatc
         return replace(complete(*arguments), finish_reason="abort")
 
     monkeypatch.setattr(stand_in.LLM, "_complete", aborted)
-    with pytest.raises(HeedfulError, match="gave a request up"):
+    with pytest.raises(HeedfulError, match="gave up a request"):
         with_vllm(tiny_gpt2(), [[1]], Sampling(max_tokens=1), [0])
 
 

@@ -1,7 +1,7 @@
-"""Drawing tokens: temperature, top-k, top-p, logit bias, and random numbers that belong to a request alone.
+"""Drawing tokens: temperature, top-k, top-p, logit bias, and random numbers that belong to one request.
 
-A token is drawn by inverting the cumulative distribution at one uniform number. Which number that is depends on the request's
-seed and on the token's place in its response; nothing here mixes rows, so who else is in the batch does not matter.
+A token is drawn by inverting the cumulative distribution at one uniform number. That number depends only on the request's
+seed and on the token's position in the response. Rows never mix, so the rest of the batch does not matter.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 from heedful.functional.fast import kernels
 
 _LOG2_E = math.log2(math.e)
-_NUCLEUS = 256  # top-p looks at this many likeliest tokens first and sorts the whole vocabulary only where they do not suffice
-_NUMBERS_AHEAD = 32  # steps whose uniform numbers are made at the same time
-_CHUNK_NUMBERS = 2**20  # logits that are in fp32 at the same time
-SEED_MASK = 2**63 - 1  # of a request's seed: what counts of it
+_NUCLEUS = 256  # top-p tries this many likeliest tokens first, and sorts the whole vocabulary only if they are too few
+_NUMBERS_AHEAD = 32  # uniform numbers are made for this many steps at once
+_CHUNK_NUMBERS = 2**20  # logits held in fp32 at the same time
+SEED_MASK = 2**63 - 1  # the bits of a request's seed that are used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a response is drawn and where it ends.
+    """How a response is sampled and where it ends.
 
     max_tokens: at most this many new tokens. temperature: logits are divided by it; 0 takes the likeliest token. The paper
     samples rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: only
@@ -57,20 +57,20 @@ class Sampling:
 
     @property
     def is_plain(self) -> bool:
-        """The model's own distribution, as it is."""
+        """Whether tokens are drawn from the model's own distribution, unchanged."""
         return self.temperature == 1 and self.top_k is None and self.top_p == 1 and not self.logit_bias
 
 
 class Drawing:
-    """Draws one token for each of some rows; made anew when the rows' requests change.
+    """Draws one token for each row. Make a new one when the rows' requests change.
 
-    samplings: one per row. seeds, steps: [rows] int64, the request's seed and how many tokens it has drawn before.
+    samplings: one per row. seeds, steps: [rows] int64, the request's seed and the number of tokens drawn so far.
     """
 
     def __init__(self, samplings: Sequence[Sampling], seeds: Tensor, steps: Tensor) -> None:
         self._seeds, self._steps = seeds, steps
         self._numbers: list[Tensor] = []
-        # Rows that are drawn in the same way; None: from the model's own distribution, as it is.
+        # Rows that are drawn in the same way. None: from the model's own distribution, unchanged.
         kinds: list[tuple[Sampling | None, list[int]]] = []
         for row, sampling in enumerate(samplings):
             wanted = None if sampling.is_plain else sampling
@@ -101,7 +101,7 @@ class Drawing:
 
 
 def _draw(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
-    """Tokens and log-probs of rows that are all drawn in one way; None is the model's own distribution."""
+    """Tokens and log-probs of rows that are all drawn in the same way. None is the model's own distribution."""
     if sampling is None and kernels.usable(logits):
         return kernels.draw(logits, numbers)
     rows, vocabulary = logits.shape
@@ -115,7 +115,7 @@ def _draw(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[T
 def _draw_chunk(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
     scores = _padded(logits)
     highest = scores.amax(-1, keepdim=True)
-    # exp2 and not exp or softmax: on CPU it is four to six times faster (docs/log.md).
+    # exp2, because on a CPU it is four to six times faster than exp or softmax (docs/log.md).
     weights = torch.sub(scores, highest).mul_(_LOG2_E).exp2_()
     sums = _blocks(weights).sum(-1)
     cumulative = sums.cumsum(-1, dtype=torch.float64)
@@ -137,7 +137,7 @@ def _draw_chunk(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> t
 
 
 def _block(vocabulary: int) -> int:
-    """Length of the blocks that the vocabulary is cut into: about its square root."""
+    """Length of the blocks that the vocabulary is split into: about its square root."""
     return 2 ** (vocabulary.bit_length() // 2)
 
 
@@ -157,7 +157,7 @@ def _blocks(rows: Tensor) -> Tensor:
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """The first of the largest: torch's own argmax over a long row takes twenty times as long on CPU."""
+    """Index of the first maximum: torch's own argmax over a long row takes twenty times as long on a CPU."""
     blocks = _blocks(scores)
     best = blocks.amax(-1).argmax(-1)
     rows = torch.arange(len(scores), device=scores.device)
@@ -165,7 +165,7 @@ def _argmax(scores: Tensor) -> Tensor:
 
 
 def _filtered(scores: Tensor, sampling: Sampling) -> Tensor:
-    """Unnormalised probabilities after temperature, top-k and top-p; 0 where a token is left out."""
+    """Unnormalised probabilities after temperature, top-k and top-p; 0 for excluded tokens."""
     weights = torch.sub(scores, scores.amax(-1, keepdim=True)).mul_(_LOG2_E / sampling.temperature).exp2_()
     if sampling.top_k is not None and sampling.top_k < weights.shape[1]:
         least = weights.topk(sampling.top_k).values[:, -1:]
@@ -184,14 +184,14 @@ def _filtered(scores: Tensor, sampling: Sampling) -> Tensor:
 def _invert(weights: Tensor, sums: Tensor, cumulative: Tensor, numbers: Tensor) -> Tensor:
     """The token at which the cumulative distribution passes a uniform number: first its block, then its place in the block.
 
-    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks]; numbers: [rows] in [0, 1 - 2**-53],
-    float64. That times a sum is below the sum also after rounding, so a token is always found, and never an impossible one.
+    weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks]; numbers: [rows] in [0, 1 - 2**-53], float64.
+    Such a number times a sum is below the sum even after rounding, so a possible token is always found.
     """
     length = _block(weights.shape[1])
     target = (numbers * cumulative[:, -1])[:, None]
     block = torch.searchsorted(cumulative, target, right=True)
-    # How far into the block, as a share of it, at most 1 - 2**-53 too. Where the cumulative sum was rounded up by more than a
-    # small block's own sum, it comes out below 0, which would find the block's first token even where that is impossible.
+    # How far into the block, as a share of it, also at most 1 - 2**-53. If rounding raised the cumulative sum by more than a
+    # small block's own sum, the share is below 0 and would find the block's first token even if that is impossible.
     share = (1 - (cumulative.gather(-1, block) - target) / sums.gather(-1, block)).clamp_(min=0)
     index = block.unsqueeze(-1).expand(-1, -1, length)
     inner = _blocks(weights).gather(1, index)[:, 0].cumsum(-1, dtype=torch.float64)
@@ -203,11 +203,11 @@ _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 
 
 def uniform(seeds: Tensor, step: int | Tensor) -> Tensor:
-    """Numbers in [0, 1) that depend on (seed, step) alone: the SplitMix64 generator's output at that step, float64.
+    """Numbers in [0, 1) that depend only on (seed, step): the SplitMix64 generator's output at that step, float64.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """
-    # int64 arithmetic wraps as the generator's uint64 does; only its logical right shift has to be spelled out.
+    # int64 arithmetic wraps like the generator's uint64; only the logical right shift must be written out.
     state = seeds + (torch.as_tensor(step, dtype=torch.int64, device=seeds.device) + 1) * _GAMMA
     state = (state ^ _shift(state, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     state = (state ^ _shift(state, 27)) * (0x94D049BB133111EB - 2**64)
@@ -220,6 +220,6 @@ def _shift(values: Tensor, bits: int) -> Tensor:
 
 
 def request_seeds(seed: int, *, stream: str, count: int) -> list[int]:
-    """``count`` seeds for one purpose (``stream``), independent of other streams and of their counts."""
+    """``count`` seeds for one purpose (``stream``), independent of all other streams."""
     entropy = [seed, *stream.encode()]
     return np.random.SeedSequence(entropy).generate_state(count, dtype=np.uint64).astype(np.int64).tolist()

@@ -1,9 +1,9 @@
 """The engine's key-value cache: slots, one per unfinished request, in groups of similar length.
 
-A group's keys and values are dense tensors [slots, key heads, length, head width] that are used whole in a batched product: CPU
-products copy a slice of a tensor before they use it. So live slots come first, a freed one is filled with the last one, and
-numbers of slots and lengths lie on a grid (each new shape costs a new kernel, docs/log.md). Reading the cache is what decoding
-many requests costs; two groups are kept apart where one of the length of both would read much more.
+A group's keys and values are dense tensors [slots, key heads, length, head width], which a batched product reads whole: on a
+CPU, products copy a slice of a tensor before they use it. So live slots come first, the last one moves into a freed one, and
+numbers of slots and lengths are rounded up to a grid (each new shape costs a new kernel, docs/log.md). Most of the cost of
+decoding many requests is reading the cache. Two groups stay apart if one group as long as the longer would read much more.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from heedful.model.attention import Layout
 from heedful.model.fast.grid import on_grid
 
 _LENGTH_GRID = 32
-# Attention over one more group takes as long as reading about this many bytes of one layer's cache.
+# One more group costs about as much time as reading this many bytes of one layer's cache.
 _GROUP_BYTES = 2**20
 
 
 class Slots:
-    """One group: the cache of ``count`` requests, whose row i holds ``lengths[i]`` tokens. Rows from ``count`` on are unused.
+    """One group: the cache of ``count`` requests. Row i holds ``lengths[i]`` tokens; rows from ``count`` on are unused.
 
-    Row i of a layer's cache holds a request's token at its own position in the request, whoever else is in the group: sums over
-    the keys then have the same order, and the same bits, in every batch.
+    A row holds each token at its position in the request, whatever else is in the group. So sums over the keys have the same
+    order, and the same bits, in every batch.
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.length = on_length_grid(max(lengths) + 1)
         self.rows = on_grid(len(lengths))
-        # One tensor per layer: [keys and values, rows and freed ones behind them, key heads, length, head width].
+        # One tensor per layer: [keys and values, rows then freed rows, key heads, length, head width].
         self._cache: list[Tensor] = []
         self._views: list[tuple[Tensor, Tensor, Tensor]] = []
-        # Of the token that is decoded next: its position [rows], its places in a layer's cache seen as [cells, head width],
-        # and 0 where it sees a key [rows, 1, length] (and the same for each sliding window that rows have outgrown).
+        # For the next token: its position [rows]; its places in a layer's cache seen as [cells, head width]; a mask that is 0
+        # where it sees a key [rows, 1, length]; and such a mask for each sliding window that rows have outgrown.
         self.positions = torch.empty(0)
         self._places = torch.empty(0)
         self._mask = torch.empty(0)
         self._window_masks: dict[int, Tensor] = {}
         self._row_numbers = torch.empty(0)
-        # Of each layer's keys and values, where the compiled loop attends to them; then nothing else of the above is needed.
+        # Each layer's keys and values for the compiled loop, if it is used: then the rest of the above is not needed.
         self._addresses: list[tuple[int, int]] = []
 
     @property
@@ -54,26 +54,26 @@ class Slots:
 
     @property
     def leaves_filler(self) -> bool:
-        """Whether :meth:`attend` may be given rows of filler behind its own."""
+        """Whether :meth:`attend` accepts rows of filler after its own."""
         return bool(self._addresses)
 
     def write_prompts(self, layer: int, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
-        """Keys and values [tokens, key heads, head width] of prompts go to (row, position) [tokens]."""
+        """Store the keys and values [tokens, key heads, head width] of prompts at (row, position) [tokens]."""
         if layer == len(self._cache):
-            # Zeros, as what is masked is multiplied by 0 and must be finite.
+            # Zeros: masked entries are multiplied by 0, so they must be finite.
             self._cache.append(key.new_zeros(2, self.rows, key.shape[1], self.length, key.shape[2]))
         self._cache[layer][0][rows, :, positions] = key
         self._cache[layer][1][rows, :, positions] = value
 
     def repeat(self, rows: Sequence[int]) -> None:
-        """Row i becomes a copy of the old row ``rows[i]``: the samples of one prompt share what was computed once."""
+        """Make row i a copy of the old row ``rows[i]``: a prompt is computed once for all its samples."""
         self.lengths = [self.lengths[row] for row in rows]
         self.rows = on_grid(len(rows))
         index = torch.tensor([*rows, *[0] * (self.rows - len(rows))], device=self._cache[0].device)
         self._cache = [cache.index_select(1, index) for cache in self._cache]
 
     def remove(self, gone: set[int]) -> list[int]:
-        """Free some rows; returns for each row that is left which one it was."""
+        """Free some rows; returns the old index of each remaining row."""
         count = self.count - len(gone)
         order = list(range(count))
         movers = [row for row in range(count, self.count) if row not in gone]
@@ -87,7 +87,7 @@ class Slots:
         return order
 
     def absorb(self, other: Slots) -> None:
-        """Take over another group's rows, after one's own."""
+        """Append another group's rows to this one's."""
         self.length = max(self.length, other.length)
         lengths = self.lengths + other.lengths
         self.rows = on_grid(len(lengths))
@@ -99,16 +99,16 @@ class Slots:
         self.lengths = lengths
 
     def prepare(self) -> None:
-        """Make what the next decoded token needs, after rows have come or gone or the length is used up."""
+        """Prepare for the next decoded token, after rows have joined or left or the length is used up."""
         length = on_length_grid(max(self.lengths) + 1)
         if length > self.length:
             extra = length - self.length
-            for layer, cache in enumerate(self._cache):  # one at a time, so that there is never a second copy of all
+            for layer, cache in enumerate(self._cache):  # one at a time, so that two copies of the whole cache never exist
                 self._cache[layer] = F.pad(cache[:, : self.rows], (0, 0, 0, extra))
             self.length = length
         _, capacity, heads, _, width = self._cache[0].shape
         device, dtype = self._cache[0].device, self._cache[0].dtype
-        # An unused row decodes from position 0 on: it never gets ahead of a row in use.
+        # An unused row decodes from position 0: it never passes a row in use.
         self.positions = torch.tensor(self.lengths + [0] * (self.rows - self.count), device=device)
         if kernels.usable(self._cache[0]) and kernels.fits(width):
             self._addresses = [(cache[0].data_ptr(), cache[1].data_ptr()) for cache in self._cache]
@@ -128,7 +128,7 @@ class Slots:
             self._views.append((cache.view(-1, width), keys.transpose(1, 2), values))
 
     def advance(self) -> None:
-        """Every row holds one token more."""
+        """Count one more token in every row."""
         self.lengths = [length + 1 for length in self.lengths]
         if max(self.lengths) >= self.length:
             self.prepare()
@@ -141,7 +141,7 @@ class Slots:
         self._window_masks = {}
 
     def _mask_within(self, window: int | None) -> Tensor:
-        """0 where a row's next token sees a key: all up to itself, or the last ``window``."""
+        """0 where a row's next token sees a key: all keys up to itself, or the last ``window``."""
         if window is None or max(self.lengths) < window:
             return self._mask
         if window not in self._window_masks:
@@ -152,7 +152,7 @@ class Slots:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
     ) -> Tensor:
-        """One new token for each row: it joins the cache and attends to it up to itself, within a window where there is one."""
+        """One new token for each row: it joins the cache and attends to all tokens up to itself, or within the window."""
         if self._addresses:
             return kernels.attend(query, key, value, self._addresses[layer], self.length, self.positions, scaling, window)
         cells, keys, values = self._views[layer]
@@ -165,17 +165,17 @@ class Slots:
 
 
 def _hidden(dtype: torch.dtype) -> float:
-    """What hides a key when it is added to its score: its share of the softmax is exactly 0."""
+    """The number that hides a key when added to its score: its softmax weight becomes exactly 0."""
     return torch.finfo(dtype).min / 2
 
 
 def on_length_grid(length: int) -> int:
-    """The smallest length of the cache's grid that is not below ``length``."""
+    """``length`` rounded up to the cache's grid."""
     return -(-length // _LENGTH_GRID) * _LENGTH_GRID
 
 
 def groups_of(lengths: Sequence[int], bytes_per_token: int) -> list[list[int]]:
-    """Indices of prompts, longest first, cut where one group would read more than another group costs.
+    """Indices of prompts, longest first, split where a longer group would waste more reading than a new group costs.
 
     bytes_per_token: size of one token's keys and values in one layer.
     """
@@ -194,16 +194,16 @@ def groups_of(lengths: Sequence[int], bytes_per_token: int) -> list[list[int]]:
 
 
 def worth_merging(left: Slots, right: Slots, bytes_per_token: int) -> bool:
-    """Whether reading both at the longer one's length costs less than one group more."""
+    """Whether reading both at the longer one's length costs less than keeping two groups."""
     shorter = min(left, right, key=lambda slots: slots.length)
     return abs(left.length - right.length) * shorter.count * bytes_per_token <= _GROUP_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillLayout:
-    """A packed row's attention that also writes its keys and values to a group's slots.
+    """Attention of a packed row that also writes its keys and values to a group's slots.
 
-    positions, rows: [tokens] each real token's place in its own sequence, and the slot that it belongs to.
+    positions, rows: [tokens] each real token's position in its own sequence, and its slot.
     """
 
     layout: Layout
@@ -212,25 +212,25 @@ class PrefillLayout:
     rows: Tensor
 
     def within(self, window: int) -> PrefillLayout:
-        """The slots are given everything: what of it a later token sees is the decoding layout's matter."""
+        """The slots get all keys and values. The decoding layout decides which of them a later token sees."""
         return replace(self, layout=self.layout.within(window))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[tokens, heads, head width] in and out."""
-        real = len(self.rows)  # the row's end is filler
+        real = len(self.rows)  # filler follows
         self.slots.write_prompts(layer, self.rows, self.positions[:real], key[:real], value[:real])
         return self.layout.attend(layer, query, key, value, scaling)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLayout:
-    """One new token for each row of several groups, one group after the other; rows behind them are filler."""
+    """One new token for each row of several groups, one group after another; the rows after them are filler."""
 
     groups: Sequence[Slots]
     window: int | None = None
 
     def within(self, window: int) -> DecodeLayout:
-        """Keys ``window`` or more positions before the new token are hidden; they stay in the cache."""
+        """Hide keys that are ``window`` or more positions before the new token; they stay in the cache."""
         return DecodeLayout(self.groups, window)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

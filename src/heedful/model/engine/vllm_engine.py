@@ -1,12 +1,11 @@
-"""vLLM as another engine behind the call that :func:`heedful.model.generate` is, for models that need its speed.
+"""vLLM as another engine, called like :func:`heedful.model.generate`, for models that need its speed.
 
-Follows vLLM's Python API as its documentation of 0.32 gives it (``LLM.generate`` over ``TokensPrompt``, sleep mode, and
-``collective_rpc("reload_weights", kwargs={"weights_path": ...})``). Each call sends the model's weights as they are then: the
-first starts vLLM, every other lets it reload them in place, so PPO samples each batch from the policy that it trains. While
-nothing is generated vLLM sleeps, and its GPU memory is the trainer's.
+Follows the Python API in the documentation of vLLM 0.32 (``LLM.generate`` over ``TokensPrompt``, sleep mode, and
+``collective_rpc("reload_weights", kwargs={"weights_path": ...})``). Each call sends the model's current weights: the first
+call starts vLLM, later ones make it reload the weights in place, so PPO samples each batch from the policy that it trains.
+Between calls vLLM sleeps and leaves its GPU memory to the trainer.
 
-Tested with a stand-in that speaks this API and computes with a small model (``tests/vllm_stand_in.py``); it was never run with
-vLLM itself.
+Tested with a stand-in that has this API and computes with a small model (``tests/vllm_stand_in.py``), never with vLLM itself.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from heedful.model.engine.scheduler import Generation, check_fits, generate
 from heedful.model.saving import save_model
 
 EngineName = Literal["heedful", "vllm"]
-# Of the GPU memory that is free when vLLM starts: the trainer needs some of it for what it allocates meanwhile.
+# Share of the GPU memory free at vLLM's start. The trainer needs the rest for what it allocates meanwhile.
 _SHARE_OF_FREE_MEMORY = 0.9
 
 
 class Generate(Protocol):
-    """What generates: :func:`heedful.model.generate`, or vLLM behind the same call."""
+    """A function that generates: :func:`heedful.model.generate`, or vLLM called in the same way."""
 
     def __call__(
         self,
@@ -49,7 +48,7 @@ class Generate(Protocol):
 
 
 def generator(engine: EngineName) -> Generate:
-    """The engine of this name. Raises ConfigError where vLLM is not installed, or cannot serve this process."""
+    """The engine of this name. Raises ConfigError if vLLM is not installed or cannot serve this process."""
     if engine == "heedful":
         return generate
     vllm = _vllm()
@@ -64,9 +63,9 @@ def generator(engine: EngineName) -> Generate:
 
 
 class VLLMEngine:
-    """Generates with vLLM; the call is that of :func:`heedful.model.generate`, and needs the tokenizer.
+    """Generates with vLLM. Called like :func:`heedful.model.generate`, but it needs the tokenizer.
 
-    One instance holds one running vLLM. A model of another architecture or type than the last one starts it anew.
+    One instance holds one running vLLM. A model of another architecture or type restarts it.
     """
 
     def __init__(self, vllm: Any) -> None:
@@ -85,13 +84,13 @@ class VLLMEngine:
         advance: Callable[[int], None] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> list[Generation]:
-        """Sample one response to each prompt, in order, from the model's weights as they are now.
+        """Sample one response to each prompt, in order, from the model's current weights.
 
-        A request is one sequence (n = 1) with its own seed: vLLM would give the samples of one request with n = K the seeds s,
-        s + 1, ..., and makes K requests of them that share the prompt through the prefix cache, as ours do. batch_size is not
-        used: vLLM fills its memory. advance is called once, at the end.
-        Raises ValueError, UserError (a prompt that does not fit), StorageError (weights that cannot be written), HeedfulError
-        (a request that vLLM gave up).
+        Each request is one sequence (n = 1) with its own seed. (For n = K, vLLM would use the seeds s, s + 1, ... and make K
+        requests that share the prompt through the prefix cache, as ours do.) batch_size is ignored: vLLM fills its memory.
+        advance is called once, at the end.
+        Raises ValueError, UserError (a prompt does not fit), StorageError (the weights cannot be written), HeedfulError (vLLM
+        gave up a request).
         """
         del batch_size
         if len(prompts) != len(seeds):
@@ -111,26 +110,26 @@ class VLLMEngine:
             outputs = self._llm.generate(requests, parameters, use_tqdm=False)
         finally:
             if torch.cuda.is_available():
-                self._llm.sleep(level=2)  # weights and cache are given up: the next call loads other weights
+                self._llm.sleep(level=2)  # frees weights and cache: the next call loads new weights
         generations = [_generation(output.outputs[0]) for output in outputs]
         if advance is not None:
             advance(len(generations))
         return generations
 
     def _load(self, model: PreTrainedModel, folder: Path) -> None:
-        """Let vLLM hold the weights in a folder."""
+        """Load the weights in a folder into vLLM."""
         wanted = (_shape(model), model.dtype)
-        # Unset until all is loaded: a reload that fails half way leaves some weights of each, and vLLM has to start anew.
+        # Unset until all weights are loaded: a reload that fails halfway leaves a mixture, and then vLLM must restart.
         running, self._running = self._running, None
         if self._llm is not None and running == wanted:
             on_gpu = torch.cuda.is_available()
             if on_gpu:
-                torch.cuda.empty_cache()  # what the trainer's allocator holds without using it
+                torch.cuda.empty_cache()  # frees what the trainer's allocator holds but does not use
                 self._llm.wake_up(tags=["weights"])
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
             if on_gpu:
                 self._llm.wake_up(tags=["kv_cache"])
-            # What it holds of earlier prompts was computed with the old weights.
+            # The cache of earlier prompts was computed with the old weights.
             self._llm.reset_prefix_cache()
             self._running = wanted
             return
@@ -143,8 +142,8 @@ class VLLMEngine:
             options = {"gpu_memory_utilization": _SHARE_OF_FREE_MEMORY * free / total, "enable_sleep_mode": True}
         self._llm = self._vllm.LLM(
             model=str(folder),
-            dtype=str(model.dtype).removeprefix("torch."),  # "auto" would make float16 of float32
-            generation_config="vllm",  # a folder's generation_config.json would change how is sampled
+            dtype=str(model.dtype).removeprefix("torch."),  # "auto" would turn float32 into float16
+            generation_config="vllm",  # ignore the folder's generation_config.json, which would change the sampling
             logprobs_mode="raw_logprobs",  # the model's own, before bias, temperature, top-k and top-p
             enable_prefix_caching=True,
             **options,
@@ -162,8 +161,8 @@ class VLLMEngine:
             logit_bias=dict(sampling.logit_bias) or None,
             stop=list(sampling.stop) or None,
             stop_token_ids=list(sampling.stop_tokens) or None,
-            ignore_eos=True,  # only what was asked for ends a response
-            logprobs=0,  # of the sampled token alone
+            ignore_eos=True,  # only the requested stops end a response
+            logprobs=0,  # only the sampled token's
             detokenize=bool(sampling.stop),
         )
 
@@ -171,10 +170,10 @@ class VLLMEngine:
 def _generation(completion: Any) -> Generation:
     if completion.finish_reason not in ("stop", "length"):
         raise HeedfulError(
-            "vLLM gave a request up",
+            "vLLM gave up a request",
             expected="finish_reason stop or length",
             got=repr(completion.finish_reason),
-            next_step='look at what vLLM logged, or set engine = "heedful"',
+            next_step='look at the log of vLLM, or set engine = "heedful"',
         )
     tokens = [int(token) for token in completion.token_ids]
     logprobs = [float(place[token].logprob) for place, token in zip(completion.logprobs, tokens, strict=True)]
@@ -183,14 +182,14 @@ def _generation(completion: Any) -> Generation:
 
 
 def _shape(model: PreTrainedModel) -> str:
-    """What vLLM cannot change by loading other weights."""
+    """The settings that vLLM cannot change by loading other weights."""
     settings = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
     return repr(sorted(settings.items(), key=lambda item: item[0]))
 
 
 @functools.cache
 def _only_engine(vllm: Any) -> VLLMEngine:
-    """One for the whole process: two would not fit a GPU."""
+    """One engine for the whole process: two would not fit on a GPU."""
     return VLLMEngine(vllm)
 
 
