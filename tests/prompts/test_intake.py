@@ -20,12 +20,16 @@ from heedful.project.data_folder import Records
 from heedful.project.importing import import_file
 from heedful.project.owners import OWNERS, SHARES, OwnerKey
 from heedful.prompts import intake
-from heedful.prompts.duplicates import duplicates
+from heedful.prompts.duplicates import prefix_key
 from heedful.prompts.intake import CATEGORIES, Cleaning, import_prompts
 from heedful.records import Split
 
 ALL_TRAIN, ALL_VALID = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 KEY = bytes(range(32))
+
+
+def duplicates(first: str, second: str) -> bool:
+    return prefix_key(first) == prefix_key(second)
 
 
 def begin(folder: Path, shares: tuple[float, float, float], key: bytes = KEY) -> Path:

@@ -96,3 +96,26 @@ def test_no_consent(format: str, row: dict[str, Any]) -> None:
 def test_samples_are_readable() -> None:
     for name, intake in INTAKES.items():
         assert read_submission(name, json.loads(intake.sample)).owner
+
+
+def test_keys_that_change_the_meaning_are_turns_or_refused() -> None:
+    row = {"system": "Be brief.", "history": [["Hi", "Hello"]], "prompt": "6 x 7?", "owner": "ada"}
+    turns = (("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "6 x 7?"))
+    assert read_submission("prompts", row).turns == turns
+    assert read_submission("prompts", {"text": "Which?", "context": "a b"}).turns == (("user", "Which?\n\na b\n"),)
+    assert read_submission("api", {**REQUEST, **row}).turns == turns
+    chat = {"system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]}
+    assert read_submission("chat", chat).turns == (("system", "Be brief."), ("user", "Hi"))
+    for format, good in (("prompts", row), ("chat", chat), ("api", REQUEST)):
+        with pytest.raises(BadRow, match="'tools' may change"):
+            read_submission(format, {**good, "tools": "calculator"})
+        assert read_submission(format, {**good, "mood": "good", "request_id": 3}).notes == ["times the key 'mood' was not used"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"owner": "o" * 201}, "owner has 201"), ({"language": "x" * 21}, "language has"), ({"prompt": "a\0"}, "a NUL character")],
+)
+def test_what_no_database_takes_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        read_submission("prompts", {"prompt": "x", **change})

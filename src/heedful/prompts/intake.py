@@ -108,6 +108,8 @@ class IntakeReport:
     reasons: tuple[str, ...]
     """``line N: reason`` of the first rows that were left out."""
     rejected_file: str
+    notes: Mapping[str, int]
+    """Keys of readable rows that were not used."""
 
 
 def import_prompts(
@@ -155,6 +157,7 @@ def import_prompts(
         flagged=written.flagged,
         reasons=tuple(f"line {out.line}: {out.reason}" for out in first),
         rejected_file=str(data / REJECTED),
+        notes=dict(found.notes),
     )
 
 
@@ -205,6 +208,7 @@ class _Found:
     left_out: list[_Out] = field(default_factory=list[_Out])
     owners: dict[str, int] = field(default_factory=dict[str, int])
     """Number by name."""
+    notes: Counter[str] = field(default_factory=Counter[str])
     personal: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     """Kinds of personal data by place, of candidates."""
 
@@ -226,6 +230,7 @@ def _candidates_of(format: str, path: Path, stored: StoredPrompts, cleaning: Cle
             if row.problem is not None:
                 raise BadRow(row.problem)
             submission = read_submission(format, row.value)
+            found.notes.update(submission.notes)
             split, personal = _checked(submission, stored, cleaning)
         except (BadRow, LeftOut) as out:
             category = out.category if isinstance(out, LeftOut) else "unreadable"

@@ -52,6 +52,8 @@ def show_intake(report: IntakeReport, console: Console) -> None:
     if report.added:
         splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items())
         _print(console, f"new prompts: {splits}; owners: {report.owners:,}")
+    for note, count in report.notes.items():
+        _print(console, f"note: {count:,} {note}")
     if report.without_owner:
         _print(console, f"note: {report.without_owner:,} new prompts have no owner: split by their text, under no cap")
     if report.flagged:

@@ -5,16 +5,26 @@ A row that is no submission raises BadRow; one whose owner did not consent raise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, get_args
 
 from heedful.conversation import Turn, plain_text, prompt_turns
-from heedful.project.files import bad_character
+from heedful.project.formats.row_keys import (
+    CONTEXT_KEYS,
+    HISTORY_KEYS,
+    QUESTION_KEYS,
+    SYSTEM_KEYS,
+    asked,
+    earlier_turns,
+    joined,
+    unused_keys,
+)
 from heedful.project.formats.rows import BadRow, an_object, optional_text, text_of, turns_of_messages
+from heedful.project.storable import unstorable
 from heedful.project.structure import shown
-from heedful.records import Source, UseCase
+from heedful.records import Prompt, Source, UseCase
 
 
 class LeftOut(Exception):
@@ -37,6 +47,8 @@ class Submission:
     use_case: UseCase | None = None
     language: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    notes: Sequence[str] = ()
+    """Keys of the row that were not used."""
 
     @property
     def text(self) -> str:
@@ -49,32 +61,50 @@ CHAT_SAMPLE = '{"messages": [{"role": "user", "content": "…"}], "owner": "…"
 API_SAMPLE = '{"time": "2026-03-01T09:30:00Z", "owner": "org-7", "model": "…", "consent": true, "prompt": "…"}'
 
 
+_FRONT = (*SYSTEM_KEYS, *HISTORY_KEYS)
+_QUESTION = (*_FRONT, *QUESTION_KEYS, *CONTEXT_KEYS)
+_ABOUT = ("organization", "owner", "user", "source", "use_case", "language", "consent")
+
+
 def read_submission(format: str, value: object) -> Submission:
     """The submission of a row. Raises BadRow, LeftOut."""
     submission = INTAKES[format].read(an_object(value))
-    texts = (
-        *(turn.text for turn in submission.turns),
-        submission.owner or "",
-        submission.language or "",
-        *map(str, submission.metadata.values()),
+    prompt = Prompt(
+        id="prompt",
+        turns=submission.turns,
+        user=submission.owner,
+        language=submission.language,
+        metadata=submission.metadata,
     )
-    if problem := next(filter(None, map(bad_character, texts)), None):
+    if problem := unstorable(prompt):
         raise BadRow(problem)
     return submission
 
 
 def _read_prompt(row: Mapping[str, Any]) -> Submission:
-    key = next((key for key in ("prompt", "text") if key in row), None)
-    if key is None:
-        raise BadRow("no key 'prompt' (or 'text')")
-    return _submission([Turn("user", text_of(row, key))], row)
+    if "prompt" not in row:
+        if "text" not in row:
+            raise BadRow("no key 'prompt' (or 'text')")
+        text_of(row, "text")
+        row = {("prompt" if key == "text" else key): value for key, value in row.items()}
+    return _submission(_question(row), row, _QUESTION)
+
+
+def _question(row: Mapping[str, Any]) -> list[Turn]:
+    """What a row asks outside of messages, with the turns in front of it."""
+    if "prompt" in row and not isinstance(row["prompt"], list):
+        text_of(row, "prompt")
+    question = asked(row)
+    if question is None:
+        raise BadRow("the prompt is empty" if "prompt" in row else "no key 'prompt'")
+    return [Turn("user", text_of(row, "prompt"))] if question.exact else list(question.turns)
 
 
 def _read_chat(row: Mapping[str, Any]) -> Submission:
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"
     if key not in row:
         raise BadRow("no key 'messages'")
-    return _submission(_asked(turns_of_messages(row[key])), row)
+    return _submission(_asked(joined(earlier_turns(row), turns_of_messages(row[key]))), row, (*_FRONT, key))
 
 
 def _read_request(row: Mapping[str, Any]) -> Submission:
@@ -93,8 +123,11 @@ def _read_request(row: Mapping[str, Any]) -> Submission:
         )
     if ("prompt" in row) == ("messages" in row):
         raise BadRow("neither 'prompt' nor 'messages', or both: a request has one of them")
-    asked = _asked(turns_of_messages(row["messages"])) if "messages" in row else [Turn("user", text_of(row, "prompt"))]
-    return _submission(asked, {"source": "customer", **row}, time=time, model=model)
+    if "messages" in row:
+        turns, used = _asked(joined(earlier_turns(row), turns_of_messages(row["messages"]))), (*_FRONT, "messages")
+    else:
+        turns, used = _question(row), _QUESTION
+    return _submission(turns, {"source": "customer", **row}, (*used, "time", "model"), time=time, model=model)
 
 
 def _asked(turns: list[Turn]) -> list[Turn]:
@@ -105,7 +138,7 @@ def _asked(turns: list[Turn]) -> list[Turn]:
     return turns[: last + 1]
 
 
-def _submission(turns: list[Turn], row: Mapping[str, Any], **metadata: str) -> Submission:
+def _submission(turns: list[Turn], row: Mapping[str, Any], used: Sequence[str], **metadata: str) -> Submission:
     if str(row.get("consent", True)).strip().lower() in ("false", "no", "0"):  # a table has it as text
         raise LeftOut("no consent", "no consent: the owner did not agree that it may be used")
     if not turns[-1].text.strip():
@@ -117,6 +150,7 @@ def _submission(turns: list[Turn], row: Mapping[str, Any], **metadata: str) -> S
         use_case=_one_of(row, "use_case", get_args(UseCase)),
         language=optional_text(row, "language"),
         metadata=metadata,
+        notes=unused_keys(row, (*used, *_ABOUT)),
     )
 
 
