@@ -219,7 +219,7 @@ class StoreExport:
     file: Annotated[Path | None, optional("FILE")] = None
     """Only write the records to this file (JSONL)."""
     surplus: Flag = False
-    """Also late answers to tasks that had enough answers already."""
+    """Also late answers to tasks that had enough answers already, and answers that were corrected or sent back."""
     screening: Flag = False
     """Also answers of candidates and researchers in screening, under codes; with --file only."""
 

@@ -13,9 +13,20 @@ from heedful.labeling.database import connection as connection_module
 from heedful.labeling.database import maintenance
 from heedful.labeling.database.connection import Database, open_database
 from heedful.labeling.database.erasing import forget_owner, leave_no_bytes
-from heedful.labeling.database.tables import assignment, event, metadata, problem, prompt, ranking, rating, response, task
+from heedful.labeling.database.tables import (
+    assignment,
+    event,
+    metadata,
+    problem,
+    prompt,
+    ranking,
+    rating,
+    response,
+    superseded_answer,
+    task,
+)
 from heedful.labeling.people import problems
-from heedful.labeling.queue import items, leases
+from heedful.labeling.queue import items, leases, reopening
 from heedful.labeling.queue.kinds import TaskKind
 from heedful.prompts.forgetting import forget_owner as forget_everywhere
 from heedful.records import Prompt, Response
@@ -106,6 +117,21 @@ def test_no_byte_of_the_text_is_left_in_the_files(tmp_path: Path) -> None:
     leave_no_bytes(database)
     assert holding(tmp_path) == []
     database.close()
+
+
+def test_a_first_answer_that_was_corrected_is_erased_too(database: Database) -> None:
+    with database.write() as connection:
+        kim = add_person(connection, "kim")
+        items.add_prompts(connection, [Prompt(id="p", turns=turns_of("Hello"), user="ada")])
+        batch_id = items.make_batch(connection, name="write", kind="demonstrate", phase="training")
+        items.add_tasks(connection, batch_id, [items.NewTask(prompt_id="p")])
+        view = leases.claim(connection, kim)
+        assert view is not None
+        leases.submit(connection, view.id, kim, token=view.token, answer={"text": SECRET}, seconds_spent=None)
+        reopening.correct(connection, view.id, kim)
+        assert connection.execute(select(superseded_answer.c.answer)).scalars().all() == [{"text": SECRET}]
+    assert forget_owner(database, "ada") == {"prompt": 1, "task": 1, "assignment": 1, "superseded_answer": 1}
+    assert held(database)["superseded_answer"] == 0
 
 
 def test_reasons_and_questions_are_in_no_event(database: Database) -> None:

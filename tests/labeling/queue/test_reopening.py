@@ -11,8 +11,10 @@ from sqlalchemy import Connection, func, select
 from tests.labeling.labeling import add_person, add_ranking_tasks, count_broken, rank_answer
 
 from heedful.errors import ConflictError, DataError, MissingError
+from heedful.labeling.console import prompt_record
 from heedful.labeling.database.connection import open_database
-from heedful.labeling.database.tables import batch, event, person, ranking, rating, task
+from heedful.labeling.database.tables import batch, event, person, ranking, rating, superseded_answer, task
+from heedful.labeling.exchange import labels
 from heedful.labeling.queue import items, leases, reopening
 
 
@@ -30,6 +32,13 @@ def answered(connection: Connection, person: int, *, at: float = 100.0) -> lease
     answer = rank_answer([output.id for output in view.outputs])
     leases.submit(connection, view.id, person, token=view.token, answer=answer, seconds_spent=7.0, now=at)
     return leases.view_assignment(connection, view.id, person)
+
+
+def answered_again(connection: Connection, assignment_id: int, person: int, *, overall: int, now: float) -> dict[str, Any]:
+    view = leases.view_assignment(connection, assignment_id, person)
+    answer = rank_answer([output.id for output in view.outputs], overall=overall)
+    leases.submit(connection, view.id, person, token=view.token, answer=answer, seconds_spent=9.0, now=now)
+    return answer
 
 
 def counts(connection: Connection) -> tuple[str, int, int]:
@@ -66,6 +75,36 @@ def test_an_answer_is_corrected_within_minutes(connection: Connection) -> None:
     assert set(connection.execute(select(rating.c.overall)).scalars()) == {2}
     actions = connection.execute(select(event.c.action).order_by(event.c.id)).scalars().all()
     assert actions[-3:] == ["submit", "correct", "submit"]
+
+
+def test_the_first_answer_is_kept_and_nothing_counts_it(connection: Connection) -> None:
+    who, researcher = add_person(connection, "p"), add_person(connection, "r", role="researcher")
+    add_ranking_tasks(connection, 1)
+    first = answered(connection, who)
+    used = [one.id for one in labels.stored_rankings(connection)] + [one.id for one in labels.stored_ratings(connection)]
+    reopening.correct(connection, first.id, who, now=101.0)
+    again = answered_again(connection, first.id, who, overall=2, now=110.0)
+    reopening.send_back(connection, first.id, "Look at B again.", by=researcher, now=120.0)
+
+    kept = connection.execute(select(superseded_answer).order_by(superseded_answer.c.id)).all()
+    assert [(row.answer, row.answered, row.seconds_spent) for row in kept] == [(first.answer, 100.0, 7.0), (again, 110.0, 9.0)]
+    assert [(row.superseded, row.superseded_by) for row in kept] == [(101.0, who), (120.0, researcher)]
+    assert kept[0].record_ids == used
+    assert list(labels.stored_rankings(connection, surplus=True)) == []
+    known = connection.execute(select(event.c.before).where(event.c.action == "correct")).scalar_one()
+    assert known["record_ids"] == used
+
+    last = answered_again(connection, first.id, who, overall=3, now=130.0)
+    [ranking_now] = labels.stored_rankings(connection)
+    assert ranking_now.id not in [*kept[0].record_ids, *kept[1].record_ids]
+    shown = prompt_record.prompt_record(connection, "first-0").answers
+    assert [(given.answer, given.superseded) for given in shown] == [(last, None), (again, 120.0), (first.answer, 101.0)]
+    assert [row["kind"] for row in labels.exported_records(connection)].count("annotation") == 0
+    rows = [row for row in labels.exported_records(connection, surplus=True) if row["kind"] == "annotation"]
+    assert [(row["task_kind"], row["answer"], row["metadata"]["superseded"]) for row in rows] == [
+        ("rank", first.answer, 101.0),
+        ("rank", again, 120.0),
+    ]
 
 
 def test_too_late_not_answered_or_of_somebody_else(connection: Connection) -> None:

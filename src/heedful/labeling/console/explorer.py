@@ -347,6 +347,7 @@ def _whole_columns(plan: _Plan) -> list[Any]:
             task.c.phase,
             batch.c.name.label("batch"),
             prompt.c.text.label("prompt_text"),
+            prompt.c.turns.label("prompt_turns"),
             instruction.c.version.label("instruction_version"),
         ]
     return columns

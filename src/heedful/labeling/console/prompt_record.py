@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, Table, and_, false, null, or_, select
 
 from heedful.errors import MissingError
 from heedful.labeling.console.explorer import Found, of_prompt
-from heedful.labeling.database.tables import assignment, event, instruction, person, prompt, response, task
+from heedful.labeling.database.tables import assignment, event, instruction, person, prompt, response, superseded_answer, task
 
 MOST = 200
 """Outputs, tasks, answers and events that are shown."""
@@ -34,6 +34,8 @@ class Given:
     shown_order: Sequence[str]
     instruction_version: int | None
     gold: Mapping[str, Any] | None
+    superseded: float | None
+    """When it was corrected or sent back; such an answer no longer counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,33 +64,7 @@ def prompt_record(connection: Connection, prompt_id: str) -> PromptRecord:
     )
     of_tasks = tasks.mappings().all()
     task_ids = [row["id"] for row in of_tasks]
-    given = connection.execute(
-        select(
-            assignment.c.id.label("assignment_id"),
-            assignment.c.task_id,
-            task.c.batch_id,
-            task.c.kind,
-            task.c.phase,
-            person.c.pseudonym.label("labeler"),
-            assignment.c.answered,
-            assignment.c.seconds_spent,
-            assignment.c.late,
-            assignment.c.surplus,
-            assignment.c.answer,
-            assignment.c.shown_order,
-            instruction.c.version.label("instruction_version"),
-            task.c.gold,
-        )
-        .select_from(
-            assignment.join(task, task.c.id == assignment.c.task_id)
-            .join(person, person.c.id == assignment.c.person_id)
-            .outerjoin(instruction, instruction.c.id == assignment.c.instruction_id)
-        )
-        .where(assignment.c.task_id.in_(task_ids), assignment.c.state == "answered", person.c.group_name != "candidate")
-        .order_by(assignment.c.answered.desc())
-        .limit(MOST)
-    )
-    answers = tuple(Given(**dict(row)) for row in given.mappings())
+    answers = _answers(connection, task_ids)
     return PromptRecord(
         prompt=dict(found),
         outputs=tuple(dict(row) for row in outputs.mappings()),
@@ -97,6 +73,44 @@ def prompt_record(connection: Connection, prompt_id: str) -> PromptRecord:
         imported=(*of_prompt(connection, "demonstration", prompt_id, MOST), *of_prompt(connection, "ranking", prompt_id, MOST)),
         events=_events(connection, prompt_id, task_ids, [answer.assignment_id for answer in answers]),
     )
+
+
+def _answers(connection: Connection, task_ids: Sequence[int]) -> tuple[Given, ...]:
+    """The newest answers to some tasks, superseded ones among them."""
+    surplus, superseded = false().label("surplus"), superseded_answer.c.superseded
+    found = [
+        *_given(connection, assignment, task_ids, (assignment.c.surplus, null().label("superseded"))),
+        *_given(connection, superseded_answer, task_ids, (surplus, superseded)),
+    ]
+    return tuple(sorted(found, key=lambda given: given.answered, reverse=True)[:MOST])
+
+
+def _given(connection: Connection, table: Table, task_ids: Sequence[int], marks: Sequence[Any]) -> Iterator[Given]:
+    joined = assignment if table is assignment else assignment.join(table, table.c.assignment_id == assignment.c.id)
+    query = (
+        select(
+            assignment.c.id.label("assignment_id"),
+            assignment.c.task_id,
+            task.c.batch_id,
+            task.c.kind,
+            task.c.phase,
+            person.c.pseudonym.label("labeler"),
+            *(table.c[name] for name in ("answered", "seconds_spent", "late", "answer", "shown_order")),
+            instruction.c.version.label("instruction_version"),
+            task.c.gold,
+            *marks,
+        )
+        .select_from(
+            joined.join(task, task.c.id == assignment.c.task_id)
+            .join(person, person.c.id == assignment.c.person_id)
+            .outerjoin(instruction, instruction.c.id == table.c.instruction_id)
+        )
+        .where(assignment.c.task_id.in_(task_ids), person.c.group_name != "candidate")
+    )
+    if table is assignment:
+        query = query.where(assignment.c.state == "answered")
+    for row in connection.execute(query.order_by(table.c.answered.desc()).limit(MOST)).mappings():
+        yield Given(**dict(row))
 
 
 def _events(

@@ -18,6 +18,7 @@ from heedful.labeling.database.tables import (
     ranking,
     rating,
     response,
+    superseded_answer,
     task,
     task_response,
 )
@@ -41,6 +42,7 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
         *((table.name, condition) for table, condition in of_answer.items()),
         (problem.name, problem.c.task_id.in_(tasks)),
         (task_response.name, task_response.c.task_id.in_(tasks)),
+        (superseded_answer.name, superseded_answer.c.assignment_id.in_(assignments)),
         (assignment.name, assignment.c.task_id.in_(tasks)),
         (task.name, task.c.prompt_id.in_(prompts)),
         (response.name, response.c.prompt_id.in_(prompts)),

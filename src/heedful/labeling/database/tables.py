@@ -192,6 +192,22 @@ assignment = Table(  # one person's work on one task: the lease, the draft, the 
     Index("ix_assignment_lease", "state", "expires"),
 )
 
+superseded_answer = Table(  # an answer that was corrected or sent back: kept, and only here, so that nothing counts or uses it
+    "superseded_answer",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("assignment_id", ForeignKey("assignment.id"), nullable=False, index=True),
+    Column("instruction_id", ForeignKey("instruction.id")),
+    Column("shown_order", Json, nullable=False),
+    Column("record_ids", Json, nullable=False),  # of its demonstration, ranking, ratings or annotations: never used again
+    Column("answer", Json, nullable=False),  # exactly as submitted
+    Column("answered", Double, nullable=False),
+    Column("late", Boolean, nullable=False),
+    Column("seconds_spent", Double),
+    Column("superseded", Double, nullable=False),
+    Column("superseded_by", ForeignKey("person.id"), nullable=False),  # the labeler, or who sent it back
+)
+
 # ---------------------------------------------------------------- what was answered
 
 demonstration = Table(

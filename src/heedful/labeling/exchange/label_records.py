@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from heedful.conversation import response_text, turns_of
+from heedful.conversation import response_text
 from heedful.labeling.console.explorer import Kind
 from heedful.labeling.queue.items import stored_turns
 from heedful.project.data_folder import record_to_json
@@ -67,7 +67,7 @@ def demonstration_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Dem
     return Demonstration(
         id=row["id"],
         prompt_id=row["prompt_id"],
-        text=response_text(turns_of(row["prompt_text"]), row["text"]),
+        text=response_text(stored_turns(row["prompt_text"], row["prompt_turns"]), row["text"]),
         labeler=row["labeler"],
         phase=row["phase"] or "training",
         metadata=metadata,

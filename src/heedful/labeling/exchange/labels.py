@@ -9,7 +9,8 @@ The rules of the export:
 - Screening is exported only on request. Its labelers get codes, which differ from those on the console and from export to
   export.
 - Late answers are marked ``late``. Surplus ones (the task had enough answers, or was withdrawn) are exported only on request,
-  marked ``surplus``.
+  marked ``surplus``. So are superseded ones (corrected or sent back), as rows of ``"kind": "annotation"``: nothing trains on
+  them.
 - ``metadata`` also has the instruction version, the seconds spent, the group, and whether the labeler is simulated.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, Table, exists, func, select
 
-from heedful.conversation import response_text, turns_of
+from heedful.conversation import response_text, trimmed, turns_of
 from heedful.labeling.console.explorer import Kind
 from heedful.labeling.database.tables import (
     annotation,
@@ -37,6 +38,7 @@ from heedful.labeling.database.tables import (
     ranking,
     rating,
     response,
+    superseded_answer,
     task,
     task_response,
 )
@@ -188,7 +190,7 @@ def exported_records(connection: Connection, *, surplus: bool = False, screening
     """Every answer, and the prompts and responses that answers name, as rows for ``heedful import heedful``.
 
     Dependencies come first. Rows are streamed, however many answers there are. A prompt that a labeler wrote has no split: the
-    import gives it its owner's. ``surplus`` and ``screening``: also export these answers.
+    import gives it its owner's. ``surplus`` (with superseded ones) and ``screening``: also export these answers.
     """
     phases = PHASES if screening else EXPORTED
     kinds: tuple[Kind, ...] = ("prompt", "response")
@@ -214,6 +216,8 @@ def exported_records(connection: Connection, *, surplus: bool = False, screening
     for row in answers(annotation):
         if row["annotation_kind"] != "write_prompt" and row["response_id"] is None:  # one row for the whole answer
             yield annotation_row(row)
+    if surplus:
+        yield from map(annotation_row, _superseded(connection, phases, secret))
 
 
 def annotation_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,7 +246,7 @@ def written_prompt_rows(
         yield common | {"id": f"prompt-{id}", "turns": answer["turns"], "metadata": dict(metadata)}
         return
     if "pairs" not in answer:
-        text = answer["text"].strip("\r\n").rstrip() + "\n"
+        text = trimmed(answer["text"]) + "\n"
         yield common | {"id": f"prompt-{id}", "text": text, "metadata": dict(metadata)}
         return
     for number, pair in enumerate(answer["pairs"], start=1):
@@ -263,8 +267,8 @@ def written_prompt_rows(
 
 def few_shot_text(instruction_text: str, context: Iterable[Mapping[str, str]], query: str) -> str:
     """An instruction, query/response pairs as context, and the query that waits for its response."""
-    shown = [f"Query: {pair['query'].strip()}\nResponse: {pair['response'].strip()}" for pair in context]
-    return "\n\n".join([instruction_text.strip(), *shown, f"Query: {query.strip()}\nResponse:"])
+    shown = [f"Query: {trimmed(pair['query'])}\nResponse: {trimmed(pair['response'])}" for pair in context]
+    return "\n\n".join([trimmed(instruction_text), *shown, f"Query: {trimmed(query)}\nResponse:"])
 
 
 def _row(record: Any) -> dict[str, Any]:
@@ -292,7 +296,7 @@ def _answers(
     )
     if table is demonstration:
         joined = joined.join(prompt, table.c.prompt_id == prompt.c.id)
-        columns.append(prompt.c.text.label("prompt_text"))
+        columns += [prompt.c.text.label("prompt_text"), prompt.c.turns.label("prompt_turns")]
     query: Select[*tuple[Any, ...]] = (
         select(
             *columns,
@@ -319,6 +323,39 @@ def _answers(
     yield from connection.execute(query, execution_options=_STREAM).mappings()
 
 
+def _superseded(connection: Connection, phases: Sequence[Phase], secret: bytes) -> Iterator[dict[str, Any]]:
+    """Answers that were corrected or sent back, as the rows of ``annotation_row``."""
+    query = (
+        select(
+            superseded_answer,
+            task.c.kind.label("annotation_kind"),
+            task.c.prompt_id,
+            task.c.payload,
+            task.c.phase,
+            task.c.id.label("task_id"),
+            batch.c.name.label("batch_name"),
+            person.c.id.label("person_id"),
+            person.c.pseudonym.label("labeler"),
+            person.c.simulated,
+            person.c.group_name,
+            person.c.role,
+            instruction.c.version,
+        )
+        .select_from(
+            superseded_answer.join(assignment, superseded_answer.c.assignment_id == assignment.c.id)
+            .join(task, assignment.c.task_id == task.c.id)
+            .join(batch, task.c.batch_id == batch.c.id)
+            .join(person, assignment.c.person_id == person.c.id)
+            .outerjoin(instruction, superseded_answer.c.instruction_id == instruction.c.id)
+        )
+        .where(task.c.phase.in_(phases))
+        .order_by(superseded_answer.c.id)
+    )
+    for row in connection.execute(query, execution_options=_STREAM).mappings():
+        coded = {"labeler": code_of(secret, row["person_id"], 0)} if row["phase"] == "screening" else {}
+        yield {**row, **coded, "id": f"superseded-{row['id']}", "surplus": False}
+
+
 def _metadata(row: Mapping[Any, Any]) -> dict[str, Any]:
     group = row["group_name"]
     if row["phase"] == "screening":  # what they were then; many a candidate is in the team by now
@@ -332,7 +369,8 @@ def _metadata(row: Mapping[Any, Any]) -> dict[str, Any]:
         "seconds_spent": row["seconds_spent"],
         "late": row["late"],
     }
-    return found | ({"surplus": True} if row["surplus"] else {})
+    marks = {"surplus": True} if row["surplus"] else {}
+    return found | marks | ({"superseded": row["superseded"]} if "superseded" in row else {})
 
 
 def _named(connection: Connection, table: Table, phases: Sequence[Phase], surplus: bool) -> Iterator[RowMapping]:

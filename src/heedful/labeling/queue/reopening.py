@@ -1,7 +1,8 @@
 """Answers that are opened again: by the labeler within minutes, or sent back by a researcher with a note.
 
-The records made of the answer are removed and the assignment is leased again, with the answer as its draft. What is submitted
-then makes new records under new ids. The audit keeps who did it, when, and the first answer's SHA-256.
+The old answer moves to ``superseded_answer`` with the ids of its records. There it is kept, and nothing counts, exports or
+trains on it. The assignment is leased again, with the old answer as its draft. The next answer makes new records with new
+ids, so a project that has used the old records stays as it is. The audit says who did it and when.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from heedful.errors import ConflictError, DataError
 from heedful.labeling.database import events
-from heedful.labeling.database.tables import annotation, assignment, batch, demonstration, person, ranking, rating, task
+from heedful.labeling.database.tables import assignment, batch, person, superseded_answer, task
 from heedful.labeling.queue import counters
+from heedful.labeling.queue.answer_rows import ANSWER_TABLES
 from heedful.labeling.queue.assignments import not_there, phase_of
 from heedful.labeling.queue.claims import locked_worker
 from heedful.labeling.queue.kinds import refuse_unstorable
@@ -86,8 +88,7 @@ def _open_again(
     before = counters.lock(connection, row["task_id"])
     if before.state == "withdrawn":
         raise ConflictError("this task is no longer served", next_step="tell the researchers what is wrong with the answer")
-    for table in (demonstration, ranking, rating, annotation):
-        connection.execute(delete(table).where(table.c.assignment_id == row["id"]))
+    record_ids = _supersede(connection, row, by=by, at=at)
     state = counters.take_back_answer(connection, before)
     draft = {**row["answer"], "seconds_spent": row["seconds_spent"]} | ({} if note is None else {"sent_back": note})
     values = {"state": "leased", "expires": at + seconds, "answered": None}
@@ -111,7 +112,20 @@ def _open_again(
         action=action,
         subject="assignment",
         subject_id=row["id"],
-        before={"state": "answered", "answered": row["answered"], "answer_sha256": digest},
+        before={"state": "answered", "answered": row["answered"], "answer_sha256": digest, "record_ids": record_ids},
         after={"state": "leased", "expires": values["expires"], "task": state},
         now=at,
     )
+
+
+def _supersede(connection: Connection, row: Mapping[str, Any], *, by: int, at: float) -> list[str]:
+    """Move an answer out of the tables that everything else reads; the ids of its records."""
+    record_ids: list[str] = []
+    for table in ANSWER_TABLES:
+        of_answer = table.c.assignment_id == row["id"]
+        record_ids += connection.execute(select(table.c.id).where(of_answer).order_by(table.c.id)).scalars()
+        connection.execute(delete(table).where(of_answer))
+    same = ("instruction_id", "shown_order", "answer", "answered", "late", "seconds_spent")
+    kept = {name: row[name] for name in same} | {"assignment_id": row["id"], "record_ids": record_ids}
+    connection.execute(insert(superseded_answer).values(**kept, superseded=at, superseded_by=by))
+    return record_ids

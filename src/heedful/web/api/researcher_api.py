@@ -155,7 +155,7 @@ def export(visit: Visiting, surplus: bool = False) -> StreamingResponse:
     """Export all answers as records, one JSON object per line (JSONL), as ``heedful import heedful`` reads them.
 
     The prompts and outputs that the answers refer to come first. ``surplus`` adds answers beyond the overlap that was asked
-    for. This is a POST because the audit records who exports.
+    for, and those that were corrected or sent back. This is a POST because the audit records who exports.
     """
     with visit.database.write() as connection:
         after = {"surplus": surplus}
