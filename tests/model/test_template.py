@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
-from tests.tiny import tiny_tokenizer
+from tests.tiny import END, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from heedful.conversation import Turn, turns_of
 from heedful.errors import ConfigError, DataError
 from heedful.model.scratch import train_tokenizer
-from heedful.model.template import Template, encode, prompt_tokens, response_tokens
+from heedful.model.template import Template, encode, encode_after, prompt_tokens, response_tokens
 from heedful.records import Prompt
 
 TOKENIZER = tiny_tokenizer()
@@ -28,19 +31,35 @@ def prompt(*turns: tuple[str, str]) -> Prompt:
     return Prompt(id="p", turns=tuple(Turn(*turn) for turn in turns))  # pyright: ignore[reportArgumentType]
 
 
-def test_a_begin_of_text_token_is_put_in_front_only_where_it_is_a_token_of_its_own() -> None:
-    assert encode(TOKENIZER, ["w1 w2"], beginning=True) == [[1, 2]]
-    llama_like = tiny_tokenizer()
-    llama_like.bos_token = "w9"
-    assert encode(llama_like, ["w1 w2", "w3"], beginning=True) == [[9, 1, 2], [9, 3]]
-    assert encode(llama_like, ["w1 w2"], beginning=False) == [[1, 2]]
-    assert encode(TOKENIZER, [], beginning=True) == []
+def adding(begin: str, end: str = "") -> PreTrainedTokenizerFast:
+    """A tokenizer that puts a token in front of each text, and one behind it where asked."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = begin
+    ids = [(token, cast(int, tokenizer.convert_tokens_to_ids(token))) for token in (begin, end) if token]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A {end}".strip(), special_tokens=ids)
+    return tokenizer
+
+
+def test_a_text_begins_as_the_tokenizer_begins_it() -> None:
+    assert encode(TOKENIZER, ["w1 w2"]) == [[1, 2]]
+    assert encode(adding("w9"), ["w1 w2", "w3"]) == [[9, 1, 2], [9, 3]]
+    assert encode(adding("w9", end="<|endoftext|>"), ["w1"]) == [[9, 1]]  # the caller ends it
+    assert encode(adding("<|endoftext|>"), ["w1"]) == [[END, 1]]  # OPT begins with its end-of-text
+    assert encode_after(adding("w9"), ["w1"], ["w2"]) == [[2]]
+    assert encode(TOKENIZER, []) == []
+
+
+def test_a_begin_of_text_token_that_the_tokenizer_does_not_add_is_not_added() -> None:
+    """add_bos_token = false: whoever loads the saved tokenizer gets none either."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = "w9"
+    assert encode(tokenizer, ["w1 w2"]) == tokenizer(["w1 w2"])["input_ids"] == [[1, 2]]
 
 
 def test_a_text_that_spells_end_of_text_is_only_text() -> None:
     """Known trap: a user or a model that writes "<|endoftext|>" would end the document, or forge the end of a turn."""
     tokenizer = train_tokenizer(["one two three four"] * 10, vocabulary_size=300, context_length=64)
-    (row,) = encode(tokenizer, ["one <|endoftext|> two"], beginning=True)
+    (row,) = encode(tokenizer, ["one <|endoftext|> two"])
     assert tokenizer.eos_token_id not in row
     assert tokenizer.decode(row) == "one <|endoftext|> two"
 
@@ -56,6 +75,7 @@ def test_plain_continues_the_text_of_the_conversation() -> None:
 def test_a_response_begins_with_a_space_only_after_the_colon_of_a_plain_conversation() -> None:
     lone, conversation = Prompt(id="a", turns=turns_of("w1 w2\n")), prompt(("user", "w1"), ("assistant", "w2"), ("user", "w3"))
     tokenizer = train_tokenizer(["Human: w1 Assistant: w2"] * 10, vocabulary_size=300, context_length=64)
+    tokenizer.chat_template = CHAT
 
     def text(of: Prompt, response: str, template: Template) -> str:
         (row,) = response_tokens(tokenizer, [of], [response], template)

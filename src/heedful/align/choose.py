@@ -129,7 +129,7 @@ def texts_within_window(
         return with_examples
 
     def fit(given: Sequence[str]) -> list[bool]:
-        return [len(row) <= window - max_response_tokens for row in encode(tokenizer, given, beginning=True)]
+        return [len(row) <= window - max_response_tokens for row in encode(tokenizer, given)]
 
     room_for_examples = fit(with_examples)
     if left_out := room_for_examples.count(False):

@@ -20,6 +20,7 @@ from heedful.model.engine.sampling import Sampling
 from heedful.model.engine.scheduler import generate
 from heedful.model.layouts import pack_shared
 from heedful.model.readout import target_logprobs
+from heedful.model.template import decode_after, encode, encode_after
 from heedful.statistics import bootstrap_mean
 
 
@@ -88,8 +89,8 @@ def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     found: list[list[float]] = []
     for first in range(0, len(items), _ITEMS_PER_BATCH):
         part = items[first : first + _ITEMS_PER_BATCH]
-        contexts = _encode(tokenizer, [item.context for item in part])
-        choices = [_encode(tokenizer, list(item.choices)) for item in part]
+        contexts = encode(tokenizer, [item.context for item in part])
+        choices = [encode_after(tokenizer, [item.context] * len(item.choices), item.choices) for item in part]
         batch = pack_shared(contexts, choices).to(model.device)
         logprobs = target_logprobs(model, batch)
         sums = torch.zeros(batch.num_sequences, device=logprobs.device).index_add_(0, batch.row, logprobs.float())
@@ -104,13 +105,13 @@ def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 def _complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[float]:
     ends = end_tokens(model, tokenizer)
     sampling = Sampling(max_tokens=_MAX_COMPLETION_TOKENS, temperature=0.0, stop_tokens=ends)
-    contexts = _encode(tokenizer, [item.context for item in items])
+    contexts = encode(tokenizer, [item.context for item in items])
     generations = generate(model, contexts, sampling, [0] * len(items))
     scores: list[float] = []
-    for item, generation in zip(items, generations, strict=True):
-        text = str(tokenizer.decode(spoken_tokens(generation.tokens, ends), skip_special_tokens=True)).split("\n")[0]
+    texts = decode_after(tokenizer, contexts, [spoken_tokens(generation.tokens, ends) for generation in generations])
+    for item, text in zip(items, texts, strict=True):
         accepted = {_normalised(answer) for answer in item.accepted}
-        scores.append(float(_normalised(text) in accepted))
+        scores.append(float(_normalised(text.split("\n")[0]) in accepted))
     return scores
 
 
@@ -124,7 +125,3 @@ def _entropy(means: Sequence[float]) -> float:
     weights = [math.exp(value - largest) for value in means]
     total = sum(weights)
     return -sum(w / total * math.log2(w / total) for w in weights if w > 0)
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]

@@ -16,7 +16,7 @@ from heedful.model.end_tokens import end_tokens, response_end, spoken_tokens
 from heedful.model.engine.sampling import Sampling, request_seeds
 from heedful.model.engine.vllm_engine import EngineName, generator
 from heedful.model.readout import score
-from heedful.model.template import Template, encode, prompt_tokens, response_tokens
+from heedful.model.template import Template, decode_after, encode, prompt_tokens, response_tokens
 from heedful.progress import progress_line
 from heedful.ranks.batch_shares import own_indices
 from heedful.ranks.collectives import gather_in_order
@@ -69,7 +69,7 @@ class Answerer:
         if texts is None:
             tokens = prompt_tokens(self.tokenizer, prompts, self.template)
         else:
-            tokens = encode(self.tokenizer, texts, beginning=True)
+            tokens = encode(self.tokenizer, texts)
             window = getattr(self.model.config, "max_position_embeddings", None)
             limit = None if window is None else window - self.limits.max_response_tokens
         for prompt, row in zip(prompts, tokens, strict=True):
@@ -100,9 +100,9 @@ class Answerer:
         barrier_without_timeout()  # one rank's answers may take longer than a collective would wait
         generations = gather_in_order(zip(mine, own, strict=True))
         spoken = [spoken_tokens(generation.tokens, ends) for generation in generations]
-        decoded = self.tokenizer.batch_decode(spoken, skip_special_tokens=True)
+        decoded = decode_after(self.tokenizer, tokens, spoken)
         return [
-            Response(id=identifier, prompt_id=prompt.id, text=str(text), model=name, finished=generation.finished)
+            Response(id=identifier, prompt_id=prompt.id, text=text, model=name, finished=generation.finished)
             for identifier, prompt, text, generation in zip(ids, prompts, decoded, generations, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from heedful.errors import DataError
 from heedful.model.end_tokens import response_end
-from heedful.model.template import Template, prompt_tokens, response_tokens
+from heedful.model.template import Template, prompt_tokens, response_tokens, special_tokens
 from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 
@@ -45,6 +45,7 @@ class Counts:
     response_cut: int = 0
     empty_response: int = 0
     no_comparison: int = 0
+    special_tokens_spelt: int = 0
 
     def __str__(self) -> str:
         return f"{self.used:,} used{self.left_out}"
@@ -57,6 +58,7 @@ class Counts:
             "response_cut": "cut at the response limit",
             "empty_response": "left out: empty response",
             "no_comparison": "without a comparison (K = 1 or all tied): no effect",
+            "special_tokens_spelt": "spell a special token, which is kept as text",
         }
         return "".join(f"; {getattr(self, name):,} {text}" for name, text in words.items() if getattr(self, name))
 
@@ -66,6 +68,7 @@ def encode_prompts(
 ) -> tuple[list[Prompt], list[list[int]], Counts]:
     """Prompts that fit, with their tokens; longer ones are left out and counted (SPEC 1.2)."""
     counts = Counts()
+    special = special_tokens(tokenizer)
     kept: list[Prompt] = []
     tokens: list[list[int]] = []
     for prompt, ids in zip(prompts, prompt_tokens(tokenizer, prompts, template), strict=True):
@@ -74,8 +77,13 @@ def encode_prompts(
             continue
         kept.append(prompt)
         tokens.append(ids)
+        counts.special_tokens_spelt += _spelt(special, prompt.text)
     counts.used = len(kept)
     return kept, tokens, counts
+
+
+def _spelt(special: set[str], *texts: str) -> bool:
+    return any(token in text for token in special for text in texts)
 
 
 def encode_response(ids: list[int], *, end: int, finished: bool, max_tokens: int) -> tuple[list[int], bool]:
@@ -103,12 +111,13 @@ def encode_demonstrations(
     Raises DataError if none is left, unless ``may_be_empty``.
     """
     counts = Counts()
+    special = special_tokens(tokenizer)
     end = response_end(tokenizer, template)
     examples: list[Example] = []
     answered = [prompts[d.prompt_id] for d in demonstrations]
     prompt_ids = prompt_tokens(tokenizer, answered, template)
     response_ids = response_tokens(tokenizer, answered, [d.text for d in demonstrations], template)
-    for prompt, response in zip(prompt_ids, response_ids, strict=True):
+    for demonstration, prompt, response in zip(demonstrations, prompt_ids, response_ids, strict=True):
         if len(prompt) > max_prompt_tokens:
             counts.prompt_too_long += 1
         elif not response:
@@ -117,6 +126,7 @@ def encode_demonstrations(
             tokens, cut = encode_response(response, end=end, finished=True, max_tokens=max_response_tokens)
             counts.response_cut += cut
             examples.append(Example(prompt, tokens))
+            counts.special_tokens_spelt += _spelt(special, prompts[demonstration.prompt_id].text, demonstration.text)
     counts.used = len(examples)
     if not examples and not may_be_empty:
         raise DataError("no demonstration can be used", expected="at least one", got=str(counts))
@@ -145,6 +155,7 @@ def encode_rankings(
     for kind, records in (("ranking", rankings), ("response", [responses[i] for r in rankings for i in r.response_ids])):
         _refuse_other_phases(kind, records, phases)
     counts = Counts()
+    special = special_tokens(tokenizer)
     end = response_end(tokenizer, template)
     used = [ranking for ranking in rankings if len(set(ranking.ranks)) > 1]
     counts.no_comparison = len(rankings) - len(used)
@@ -173,6 +184,8 @@ def encode_rankings(
         ranks = tuple([tuple([places.get(name, 0) for name in seen]) for places in given])
         ranked.append(RankedPrompt(prompt_id, seen, prompt, rows, tuple([r.labeler for r in group]), ranks))
         counts.used += len(group)
+        texts = [prompts[prompt_id].text, *(responses[name].text for name in seen)]
+        counts.special_tokens_spelt += len(group) * _spelt(special, *texts)
     if not ranked and not may_be_empty:
         raise DataError("no ranking can be used", expected="at least one comparison between two responses", got=str(counts))
     return ranked, counts

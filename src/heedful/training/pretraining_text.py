@@ -65,7 +65,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str
     batch: list[str] = []
 
     def flush() -> None:
-        rows.extend(np.array([*ids, end], dtype=np.int32) for ids in encode(tokenizer, batch, beginning=True))
+        rows.extend(np.array([*ids, end], dtype=np.int32) for ids in encode(tokenizer, batch))
         batch.clear()
 
     for document in documents:
