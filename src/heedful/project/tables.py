@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 
 from heedful.errors import DataError, MissingError
-from heedful.project.files import LONGEST_LINE, Row, is_encodable, rows_of_file, what_is_there
+from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, rows_of_file, what_is_there
 
 _LISTS = ("messages", "conversations", "history", "responses", "completions", "models", "ratings", "scores", "ranks")
 """Columns of a CSV file whose cells may hold a JSON list."""
@@ -70,7 +69,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
 def _cell(name: str, cell: str) -> object:
     if name in _LISTS and cell.lstrip().startswith("["):
         try:
-            return json.loads(cell)
+            return JSON_DECODER.decode(cell.strip())
         except (ValueError, RecursionError):
             return cell
     return cell
