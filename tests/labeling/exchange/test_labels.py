@@ -260,3 +260,31 @@ def test_a_written_prompt_may_be_a_conversation(database: Database, tmp_path: Pa
 def test_broken_conversations_are_refused(turns: object, where: str) -> None:
     with pytest.raises(DataError, match=where):
         check_answer("write_prompt", TaskView(), {"turns": turns, "use_case": "chat"})
+
+
+def test_the_stored_turns_say_how_a_demonstration_goes_on(database: Database) -> None:
+    """A lone text that looks like a conversation is a lone text: the demonstration starts with a space, not in a new turn."""
+    text = "Human: Hello\n\nAssistant: Hi\n\nHuman: More\n\nAssistant:"
+    with database.write() as connection:
+        ann = add_person(connection, "ann")
+        items.add_prompts(connection, [Prompt(id="lone", turns=(Turn("user", text),)), Prompt(id="talk", turns=turns_of(text))])
+        batch_id = items.make_batch(connection, name="write", kind="demonstrate", phase="training")
+        items.add_tasks(connection, batch_id, [items.NewTask(prompt_id=id) for id in ("lone", "talk")])
+        assert answer_all(connection, ann) == 2
+        texts = {one.prompt_id: one.text for one in labels.stored_demonstrations(connection)}
+    assert texts["lone"].startswith(" My answer")
+    assert texts["talk"].startswith("My answer")
+
+
+def test_what_labelers_write_keeps_its_indentation() -> None:
+    answer = {
+        "instruction": "\n  Indent:\n    twice\n",
+        "pairs": [{"query": "  a\n    b ", "response": "  c\n    d\n"}, {"query": "  e\n    f", "response": "  g\n    h"}],
+        "use_case": "other",
+    }
+    written = list(labels.written_prompt_rows("x", answer, "ann", "training", {}))
+    shown = "  Indent:\n    twice\n\nQuery:   e\n    f\nResponse:   g\n    h\n\nQuery:   a\n    b\nResponse:"
+    assert written[0]["text"] == shown
+    assert written[1]["text"] == "   c\n    d"
+    [plain] = labels.written_prompt_rows("x", {"text": "\n  def f():\n    x\n\n", "use_case": None}, "ann", "training", {})
+    assert plain["text"] == "  def f():\n    x\n"

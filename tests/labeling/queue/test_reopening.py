@@ -177,6 +177,26 @@ def test_a_batch_is_edited_later(connection: Connection) -> None:
             items.edit_batch(connection, batch_id, **({"overlap": 1} | rules | wrong))
 
 
+def test_fewer_labelers_for_each_task_send_nobody_away(connection: Connection) -> None:
+    """Answers and running leases are never more than a task wants."""
+    ann, bob, cem = (add_person(connection, name) for name in ("ann", "bob", "cem"))
+    add_ranking_tasks(connection, 1, wanted=3)
+    answered(connection, ann)
+    working = [leases.claim(connection, who, now=100.0) for who in (bob, cem)]
+    (batch_id,) = connection.execute(select(batch.c.id)).scalars()
+    rules: dict[str, Any] = {"name": "New", "per_labeler_limit": None, "lease_seconds": 100.0, "person_id": None}
+    items.edit_batch(connection, batch_id, overlap=1, **rules)
+    assert counts(connection) == ("open", 3, 1)
+    assert count_broken(connection) == []
+    for view, who in zip(working, (bob, cem), strict=True):
+        assert view is not None
+        answer = rank_answer([output.id for output in view.outputs])
+        done = leases.submit(connection, view.id, who, token=view.token, answer=answer, seconds_spent=None, now=101.0)
+        assert not done.surplus
+        assert count_broken(connection) == []
+    assert counts(connection) == ("done", 3, 3)
+
+
 def test_an_answer_of_someone_who_was_moved_stays(connection: Connection) -> None:
     """Opened again, it would be lost: nobody could submit it."""
     who = add_person(connection, "p")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
+from sqlalchemy.exc import IntegrityError
 
 from heedful.errors import ConflictError, DataError, MissingError, RefusedError
 from heedful.labeling.database import events
@@ -190,11 +191,15 @@ def join(connection: Connection, token: str, *, name: str, email: str, password_
     if link.purpose != "join":
         raise MissingError("this link does not work", next_step="ask for an invite")
     name, email = checked_name(name), checked_email(email)
+    taken = ConflictError("this e-mail address has an account already", next_step="log in with it")
     if connection.execute(select(person.c.id).where(person.c.email == email)).one_or_none() is not None:
-        raise ConflictError("this e-mail address has an account already", next_step="log in with it")
-    person_id = add_person(
-        connection, name=name, email=email, role=link.role, group=link.group, password_hash=password_hash, now=now
-    )
+        raise taken
+    try:
+        person_id = add_person(
+            connection, name=name, email=email, role=link.role, group=link.group, password_hash=password_hash, now=now
+        )
+    except IntegrityError:  # someone joined with the address at the same moment
+        raise taken from None
     _use_link(connection, link, person_id, now)
     return get_person(connection, person_id)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, case, select, update
 
 from heedful.errors import MissingError
 from heedful.labeling.database.tables import task
@@ -81,12 +81,14 @@ def set_aside(connection: Connection, before: Counters) -> None:
 def set_wanted(connection: Connection, batch_id: int, before: int, wanted: int) -> None:
     """A batch's tasks want another number of answers, except those with a number of their own.
 
-    Tasks with enough answers are done, others open again.
+    A task that has more answers and leases than that wants as many as it has. Tasks with enough answers are done, others open.
     """
-    of_batch = and_(task.c.batch_id == batch_id, task.c.wanted.in_((before, wanted)))
-    connection.execute(update(task).where(of_batch).values(wanted=wanted))
-    for state, enough, becomes in (("open", task.c.answered >= wanted, "done"), ("done", task.c.answered < wanted, "open")):
-        connection.execute(update(task).where(of_batch, task.c.state == state, enough).values(state=becomes))
+    of_batch = task.c.batch_id == batch_id
+    no_less = case((task.c.held > wanted, task.c.held), else_=wanted)
+    connection.execute(update(task).where(of_batch, task.c.wanted.in_((before, wanted))).values(wanted=no_less))
+    enough = task.c.answered >= task.c.wanted
+    for state, changes, becomes in (("open", enough, "done"), ("done", ~enough, "open")):
+        connection.execute(update(task).where(of_batch, task.c.state == state, changes).values(state=becomes))
 
 
 def add_skip(connection: Connection, before: Counters, *, leased: bool, set_aside: bool) -> str:
