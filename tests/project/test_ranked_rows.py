@@ -49,7 +49,7 @@ THREE = {"a": 1, "b": 2, "c": 2}
 @pytest.mark.parametrize(
     "row",
     [
-        {"prompt": "Q\n", "responses": ["a", "b", "c"], "models": ["m1", "m2", "m3"], "ratings": [7, 3, 3]},
+        {"prompt": "Q", "responses": ["a", "b ", "c"], "models": ["m1", "m2", "m3"], "ratings": [7, 3, 3]},
         {"prompt": "Q\n", "responses": ["a", "b", "c"], "models": ["m1", "m2", "m3"], "ranks": [0, 4, 4], "scores": [1, 2, 3]},
         {
             "question": "Q",
@@ -88,7 +88,7 @@ def test_a_table_with_a_column_for_each_response(tmp_path: Path, separator: str,
     ]
     (tmp_path / name).write_text("\ufeff" + "\n".join(map(separator.join, lines)), encoding="utf-8")
     _, records = read("responses", tmp_path, name)
-    assert rankings(records) == [("Q,;\tand\nmore", {"a": 2, "b": 1}, "ann")]
+    assert rankings(records) == [("Q,;\tand\nmore\n", {"a": 2, "b": 1}, "ann")]
 
 
 def test_a_table_with_lists_in_its_cells(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from heedful.conversation import prompt_turns
 from heedful.project.formats.row_keys import USER_KEYS, asked, given_key, unused_keys, user_of
 from heedful.project.formats.rows import BadRow, Draft, an_object, new_prompt, new_ranking, new_response, text_of
 from heedful.project.structure import shown
@@ -55,6 +57,7 @@ def read_responses(row: object, labeler: str | None) -> Draft:
     given, used = _listed(row, listed) if listed else _numbered(row)
     if not given:
         raise BadRow("no key 'responses'")
+    question = replace(question, turns=prompt_turns(question.turns), exact=False)  # no TRL row: the answer has its own line
     prompt = new_prompt(question.turns, user=user_of(row))
     answers = [answer._replace(text=question.answer(answer.text)) for answer in given]
     who = given_key(row, _LABELERS)
