@@ -285,6 +285,6 @@ def test_what_labelers_write_keeps_its_indentation() -> None:
     written = list(labels.written_prompt_rows("x", answer, "ann", "training", {}))
     shown = "  Indent:\n    twice\n\nQuery:   e\n    f\nResponse:   g\n    h\n\nQuery:   a\n    b\nResponse:"
     assert written[0]["text"] == shown
-    assert written[1]["text"] == "   c\n    d"
+    assert written[1]["text"] == "  c\n    d"
     [plain] = labels.written_prompt_rows("x", {"text": "\n  def f():\n    x\n\n", "use_case": None}, "ann", "training", {})
     assert plain["text"] == "  def f():\n    x\n"
