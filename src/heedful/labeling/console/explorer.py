@@ -48,22 +48,22 @@ TABLES: Mapping[Kind, Table] = {
 }
 PAGE = 25
 STEP = 5_000
-"""Rows of an index that are looked at at a time."""
+"""Index entries that one step reads."""
 BUDGET_SECONDS = 0.1
-"""After so long no further step is begun."""
+"""No further step starts after this long."""
 SMALL_BATCH = 5_000
-"""Tasks of a batch whose rows are found by the batch, and not by looking through everything."""
+"""A batch of at most this many tasks is searched by itself, not by looking through everything."""
 EXCERPT = 300
 """Characters of a text on a page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is looked for; all conditions hold together."""
+    """What to look for. A row must meet all conditions."""
 
     kind: Kind = "prompt"
     text: str = ""
-    """A piece of the text: the prompt's, the response's, the demonstration's; for rankings and ratings the prompt's."""
+    """Part of the text of the prompt, response or demonstration; for rankings and ratings, of the prompt."""
     use_case: str | None = None
     source: str | None = None
     split: str | None = None
@@ -72,7 +72,7 @@ class Search:
     batch_id: int | None = None
     since: float | None = None
     until: float | None = None
-    """Up to but without."""
+    """Before this time."""
 
     def __post_init__(self) -> None:
         for name, value, options in (
@@ -116,15 +116,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some rows, and where the next ones are."""
+    """Some rows, and where the next page starts."""
 
     rows: tuple[Found, ...]
     next: tuple[float, str] | None
-    """(created, id) behind which to go on; none: this was the last page."""
+    """(created, id) of the row after which the next page starts; none: this is the last page."""
     full: bool
-    """False where the page ended because of the time it took: there may be more rows like these further back."""
+    """False if the page ended because its time was up: there may be more rows further back."""
     looked_back_to: float | None
-    """The oldest time that was looked at; none: nothing was."""
+    """The oldest time that was searched; none: nothing was searched."""
 
 
 def page(
@@ -156,7 +156,7 @@ def page(
 
 
 def every_row(connection: Connection, search: Search, *, step: int = STEP) -> Iterator[dict[str, Any]]:
-    """All rows with all their columns, whole texts, and what an export says of an answer; newest first, ``step`` at a time."""
+    """All rows, newest first, with all columns, whole texts, and what an export says about an answer."""
     plan = _plan(connection, search)
     behind: tuple[float, str] | None = None
     while plan is not None:
@@ -169,7 +169,7 @@ def every_row(connection: Connection, search: Search, *, step: int = STEP) -> It
 
 
 def of_prompt(connection: Connection, kind: Literal["demonstration", "ranking"], prompt_id: str, limit: int) -> list[Found]:
-    """The newest demonstrations or rankings of one prompt that came from elsewhere: no task was answered."""
+    """The newest demonstrations or rankings of one prompt that were imported, not given as answers to a task."""
     table = TABLES[kind]
     own = (table.c.prompt_id == prompt_id) & table.c.assignment_id.is_(None)
     query = _rows(_Plan(search=Search(kind=kind), own=own), None, None, limit)
@@ -181,12 +181,12 @@ def of_prompt(connection: Connection, kind: Literal["demonstration", "ranking"],
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """A search with what had to be looked up for it."""
+    """A search, and what was looked up for it."""
 
     search: Search
     person_id: int | None = None
     own: ColumnElement[bool] | None = None
-    """The few rows of a small batch, said of the table itself."""
+    """A condition on the table that finds the few rows of a small batch."""
 
     @property
     def table(self) -> Table:
@@ -197,13 +197,13 @@ class _Plan:
         return "person_id" in self.table.c
 
     def position(self) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        """Time and id; with a plus, which stops the database from walking the index by time to find few known rows."""
+        """Time and id. A plus before the time stops the database from walking the index by time to find few known rows."""
         name = self.table.name
         created = self.table.c.created if self.own is None else literal_column(f"+{name}.created", self.table.c.created.type)
         return created, self.table.c.id
 
     def bounds(self, behind: tuple[float, str] | None) -> list[ColumnElement[bool]]:
-        """What an index answers: from where on, how far, whose."""
+        """The conditions that an index answers: where to start, how far to go, whose rows."""
         created, id = self.position()
         found: list[ColumnElement[bool]] = [] if self.own is None else [self.own]
         if behind is not None:
@@ -218,7 +218,7 @@ class _Plan:
 
 
 def _plan(connection: Connection, search: Search) -> _Plan | None:
-    """None where it is clear at once that nothing is found."""
+    """None if nothing can be found."""
     plan = _Plan(search=search)
     if search.labeler:
         if not plan.is_answer:
@@ -240,7 +240,7 @@ def _plan(connection: Connection, search: Search) -> _Plan | None:
 
 
 def _few_of_batch(connection: Connection, plan: _Plan, batch_id: int) -> list[Any] | None:
-    """What the rows of a small batch are found by; None: the batch is large."""
+    """Ids by which to find the rows of a small batch; None: the batch is large."""
     tasks = connection.execute(select(task.c.id).where(task.c.batch_id == batch_id).limit(SMALL_BATCH + 1)).scalars().all()
     if len(tasks) > SMALL_BATCH:
         return None
@@ -307,7 +307,7 @@ def _of_batch(plan: _Plan, batch_id: int) -> ColumnElement[bool]:
     if plan.is_answer:
         return task.c.batch_id == batch_id
     other = task.alias("of_batch")
-    # + 0: the few tasks of a prompt are to be found by the prompt, not the many of a batch by the batch.
+    # + 0 makes the database start from the few tasks of a prompt, not from the many of a batch.
     in_batch = other.c.batch_id + 0 == batch_id
     if plan.table is prompt:
         return exists().where(other.c.prompt_id == prompt.c.id, in_batch)

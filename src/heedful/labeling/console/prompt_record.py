@@ -47,7 +47,7 @@ class PromptRecord:
     tasks: tuple[Mapping[str, Any], ...]
     answers: tuple[Given, ...]
     imported: tuple[Found, ...]
-    """Demonstrations and rankings that came from elsewhere: no task was answered."""
+    """Demonstrations and rankings that were imported, not given as answers to a task."""
     events: tuple[Mapping[str, Any], ...]
 
 

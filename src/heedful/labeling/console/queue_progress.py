@@ -52,7 +52,7 @@ class Queue:
     wanted: int
     """Answers wanted for all tasks that are open or done."""
     answered: int
-    """Answers given to these, late ones too; ``remaining`` counts none twice."""
+    """Answers to these tasks, late ones included; ``remaining`` counts none twice."""
     remaining: int
     """Answers that open tasks still lack."""
     leased: int
@@ -63,7 +63,7 @@ class Queue:
     last_day: int
     """Answers of the last 24 hours."""
     days_left: float | None
-    """At the pace of the last 24 hours; none: nothing was answered in them, so there is no pace."""
+    """At the pace of the last 24 hours; none: nothing was answered in that time."""
 
     @property
     def share(self) -> float:
@@ -167,7 +167,7 @@ class Labeler:
     last_seen: float | None
     """Of the newest session."""
     leases: tuple[tuple[str, float], ...]
-    """(kind of task, when the lease ends) of what they work on now."""
+    """Kind of task and end of the lease, for each task they are working on."""
 
 
 def people(connection: Connection, *, days: int = 7, now: float | None = None) -> list[Labeler]:

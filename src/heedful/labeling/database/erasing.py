@@ -37,7 +37,7 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
         table: or_(table.c.prompt_id.in_(prompts), table.c.assignment_id.in_(assignments))
         for table in (annotation, rating, ranking, demonstration)
     }
-    # What names others before what is named.
+    # Rows that refer to others come first.
     doomed: list[tuple[str, ColumnElement[bool]]] = [
         *((table.name, condition) for table, condition in of_answer.items()),
         (problem.name, problem.c.task_id.in_(tasks)),
@@ -66,7 +66,7 @@ def leave_no_bytes(database: Database) -> None:
     if database.is_sqlite and not database.rewrite():
         raise StorageError(
             "erased text may still be in the database's log",
-            expected="nobody who reads the database at this moment",
+            expected="no other process that reads the database",
             got="another process that reads it",
             where=f"{database.path}-wal",
             next_step="stop `heedful web`, or wait until its long downloads are done, and run this again",

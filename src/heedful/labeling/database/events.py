@@ -1,4 +1,4 @@
-"""The audit: who did what to what, and when. Events are only ever added; the database refuses to change or remove one."""
+"""The audit: who did what to what, and when. Events are only added; the database refuses to change or remove one."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def restore(source: str | Path, target: str | Path, *, overwrite: bool = False) 
 
 
 def _set_aside(target: Path) -> None:
-    """Keep the old database, with what its log holds, under another name."""
+    """Keep the old database and its log under another name."""
     with closing(sqlite3.connect(target)) as old:
         old.execute("PRAGMA busy_timeout = 1000")
         [busy, *_] = old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -164,7 +164,7 @@ def _remove(aside: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What is there, and what is wrong with it."""
+    """What the database holds, and what is wrong with it."""
 
     counts: Mapping[str, int]
     """Rows by table."""
@@ -178,7 +178,7 @@ class Checked:
 
 
 def check(database: Database) -> Checked:
-    """Look whether the file is whole, references hold, every answer's rows are what its raw JSON says, and counters agree."""
+    """Check the file, its references, that every answer's rows match its raw JSON, and that counters agree."""
     problems: list[str] = []
     with database.read() as connection:
         if database.is_sqlite:
@@ -196,7 +196,7 @@ def counts_of(connection: Connection) -> dict[str, int]:
 
 
 def _broken_references(connection: Connection) -> list[str]:
-    """Rows that name what is not there: SQLite does not notice where other means than its own checks changed a file."""
+    """Rows that refer to rows that do not exist. SQLite does not notice them if another program changed the file."""
     problems: list[str] = []
     for table in metadata.sorted_tables:
         for key in table.foreign_keys:
@@ -283,7 +283,7 @@ def _wrong_rows_of(connection: Connection, answers: Sequence[RowMapping]) -> lis
 
 
 def _content(table: Table, row: Mapping[Any, Any]) -> str:
-    """What a row says, and its id."""
+    """A row's content, and its id."""
     said = {column.name: row[column.name] for column in table.c if column.name != "created"}
     return table.name + json.dumps(said, sort_keys=True)
 
@@ -355,7 +355,7 @@ def _rows_in_order(connection: Connection, table: Table) -> Iterator[RowMapping]
 
 
 def _continue_numbers(connection: Connection, table: Table) -> None:
-    """PostgreSQL counts ids by itself: go on after the copied ones."""
+    """PostgreSQL numbers rows by itself: make it continue after the copied ones."""
     if connection.dialect.name == "postgresql" and table.autoincrement_column is not None:
         name, column = table.name, table.autoincrement_column.name
         highest = connection.execute(select(func.max(table.c[column]))).scalar()

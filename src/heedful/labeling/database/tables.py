@@ -184,7 +184,7 @@ assignment = Table(  # one person's work on one task: the lease, the draft, the 
     Column("answer", Json),  # exactly as submitted
     Column("answered", Double),  # or skipped
     Column("late", Boolean, nullable=False, default=False),  # submitted after the lease had expired
-    Column("surplus", Boolean, nullable=False, default=False),  # others had answered enough by then, or it was withdrawn
+    Column("surplus", Boolean, nullable=False, default=False),  # the task had enough answers, or was withdrawn
     Column("seconds_spent", Double),  # with the page in front, as the browser counted
     Column("skip_reason", Text),
     UniqueConstraint("task_id", "person_id"),

@@ -358,7 +358,7 @@ def _superseded(connection: Connection, phases: Sequence[Phase], secret: bytes) 
 
 def _metadata(row: Mapping[Any, Any]) -> dict[str, Any]:
     group = row["group_name"]
-    if row["phase"] == "screening":  # what they were then; many a candidate is in the team by now
+    if row["phase"] == "screening":  # their group at that time; they may have joined the team since
         group = "candidate" if row["role"] == "labeler" else "researcher"
     found = {
         "task_id": row["task_id"],

@@ -1,6 +1,6 @@
 """People: invites, accounts, sessions, roles and groups (SPEC 2.1, 2.4). Every change is an event in the same transaction.
 
-Links and session cookies hold random tokens; the database holds only their SHA-256, so that who reads a backup cannot log in.
+Links and session cookies hold random tokens; the database holds only their SHA-256, so a backup is not enough to log in.
 A pseudonym is drawn at random and says nothing about the person: it is what exports and researchers see.
 """
 
@@ -34,7 +34,7 @@ _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """Somebody with an account, or a simulated labeler (who has no e-mail address and cannot log in)."""
+    """Someone with an account, or a simulated labeler, who has no e-mail address and cannot log in."""
 
     id: int
     pseudonym: str
@@ -75,7 +75,7 @@ def invite_to_join(
     seconds: float = INVITE_SECONDS,
     now: float | None = None,
 ) -> str:
-    """A new one-time token to join with; only its hash is kept. Raises DataError for an unknown role or group."""
+    """Make a one-time token to join with; only its hash is kept. Raises DataError for an unknown role or group."""
     _one_of(role, Role, "role")
     _one_of(group, Group, "group")
     return _add_link(connection, "join", role, group, None, created_by, seconds, now)
@@ -92,7 +92,7 @@ def first_admin_token(connection: Connection, *, now: float | None = None) -> st
 
 
 def reset_password_token(connection: Connection, person_id: int, *, by: int | None, now: float | None = None) -> str:
-    """A new one-time token to set a person's password with; earlier ones stop working. Raises MissingError, RefusedError."""
+    """Make a one-time token for setting a person's password; earlier ones stop working. Raises MissingError, RefusedError."""
     now = time.time() if now is None else now
     who = get_person(connection, person_id)
     if who.email is None:
@@ -102,16 +102,16 @@ def reset_password_token(connection: Connection, person_id: int, *, by: int | No
 
 
 def link_of(connection: Connection, token: str, *, now: float | None = None) -> Invite:
-    """The unused link with this token, if whoever made it is still a working admin (or it was made on the command line).
+    """The unused link with this token, if its maker is still an active admin, or it was made on the command line.
 
-    Raises MissingError, the same for a link that never was, is used, has expired, or lost its maker.
+    Raises the same MissingError for a link that never existed, was used, has expired, or whose maker is no longer an admin.
     """
     now = time.time() if now is None else now
     row = connection.execute(select(invite).where(invite.c.token_hash == hashed(token))).one_or_none()
     if row is None or row.used is not None or row.expires <= now or not _made_by_working_admin(connection, row.created_by):
         raise MissingError(
             "this link does not work",
-            expected="a link that is not yet used and not too old",
+            expected="a link that has not been used and has not expired",
             next_step="ask whoever sent it to you for a new one; if you have joined already, log in",
         )
     return _invite(row)
@@ -125,7 +125,7 @@ def open_invites(connection: Connection, *, now: float | None = None) -> list[In
 
 
 def withdraw_invite(connection: Connection, invite_id: int, *, by: int, now: float | None = None) -> None:
-    """Make a link stop working. Raises MissingError where there is none that works."""
+    """Make a link stop working. Raises MissingError if no such link works."""
     now = time.time() if now is None else now
     unused = (invite.c.id == invite_id, invite.c.used.is_(None), invite.c.expires > now)
     if connection.execute(invite.update().where(*unused).values(expires=now)).rowcount == 0:
@@ -175,7 +175,7 @@ def _end_links(connection: Connection, links: ColumnElement[bool], now: float) -
 
 
 def _use_link(connection: Connection, link: Invite, by: int, now: float) -> None:
-    """Once only, whoever else tries at the same moment."""
+    """Mark a link as used; of two who try at once, the second gets a ConflictError."""
     unused = (invite.c.id == link.id, invite.c.used.is_(None))
     if connection.execute(invite.update().where(*unused).values(used=now, used_by=by)).rowcount != 1:
         raise ConflictError("this link has just been used", next_step="log in, or ask for a new link")
@@ -216,7 +216,7 @@ def add_person(
     pseudonym: str | None = None,
     now: float | None = None,
 ) -> int:
-    """A new person's id. The pseudonym is drawn where none is given. Raises DataError for an unknown role or group."""
+    """A new person's id. A pseudonym is drawn at random if none is given. Raises DataError for an unknown role or group."""
     now = time.time() if now is None else now
     values = {
         "pseudonym": pseudonym or _new_pseudonym(connection),
@@ -242,7 +242,7 @@ def get_person(connection: Connection, person_id: int) -> Person:
 
 
 def all_people(connection: Connection) -> list[Person]:
-    """Everybody, in the order in which they joined."""
+    """Everyone, in the order in which they joined."""
     return [_person(row) for row in connection.execute(select(person).order_by(person.c.id))]
 
 
@@ -256,7 +256,7 @@ def change_person(
     daily_limit: int | None,
     now: float | None = None,
 ) -> Person:
-    """Set role, group and daily limit. Raises MissingError, DataError; RefusedError where no admin would be left."""
+    """Set role, group and daily limit. Raises MissingError, DataError; RefusedError if no admin would be left."""
     before = get_person(connection, person_id)
     _one_of(role, Role, "role")
     _one_of(group, Group, "group")
@@ -293,7 +293,7 @@ def disable(connection: Connection, person_id: int, *, by: int, now: float | Non
 
 
 def enable(connection: Connection, person_id: int, *, by: int, now: float | None = None) -> None:
-    """Let a disabled person in again. Raises MissingError."""
+    """Enable a disabled account. Raises MissingError."""
     who = get_person(connection, person_id)
     if who.disabled is not None:
         connection.execute(person.update().where(person.c.id == person_id).values(disabled=None))
@@ -334,7 +334,7 @@ def checked_name(name: str) -> str:
 
 
 def checked_email(email: str) -> str:
-    """The address in lower case. Raises DataError. Nothing is ever sent to it: it is what one logs in with."""
+    """The address in lower case. Raises DataError. People log in with it; nothing is ever sent to it."""
     email = email.strip().lower()
     if len(email) > LONGEST_EMAIL or not _EMAIL.fullmatch(email):
         raise DataError("the e-mail address is not valid", expected="an address such as name@example.org")
@@ -348,7 +348,7 @@ def _working_admins(connection: Connection) -> list[int]:
 
 def _keep_an_admin(connection: Connection, who: Person) -> None:
     if _working_admins(connection) == [who.id]:
-        raise RefusedError("this is the last admin", next_step="make somebody else an admin first")
+        raise RefusedError("this is the last admin", next_step="make someone else an admin first")
 
 
 def _changed(

@@ -41,7 +41,7 @@ FIRST_KINDS: Mapping[Phase, tuple[TaskKind, ...]] = {
     ),
     "screening": ("demonstrate", "rank", "rate", "flag_sensitive", "score_demonstration", "self_assess"),
 }
-"""For which kinds and phases a first version ships."""
+"""Kinds and phases with a first version that ships with Heedful."""
 
 _MOST = 200_000
 
@@ -67,7 +67,7 @@ class Unread:
 
     instruction: Instruction
     acknowledged: Instruction | None
-    """The last version that they have; None: none of this kind and phase."""
+    """The last version that they acknowledged; None: none of this kind and phase."""
 
 
 def first_version(kind: TaskKind, phase: Phase) -> str:
@@ -84,7 +84,7 @@ def first_version(kind: TaskKind, phase: Phase) -> str:
 
 
 def publish_first_versions(connection: Connection, *, now: float | None = None) -> int:
-    """Publish what ships for every kind and phase that has no version yet; returns how many those were."""
+    """Publish the shipped instructions for every kind and phase without a version; how many were published."""
     rows = connection.execute(select(instruction.c.kind, instruction.c.phase).distinct())
     have = {(row.kind, row.phase) for row in rows}
     published = 0
@@ -189,7 +189,7 @@ def all_current(connection: Connection, phases: Iterable[str] = PHASES) -> list[
 
 
 def acknowledge(connection: Connection, person_id: int, instruction_id: int, *, now: float | None = None) -> None:
-    """Keep that a person says to have read this version; a second time changes nothing. Raises MissingError."""
+    """Record that a person says they have read this version; a second time changes nothing. Raises MissingError."""
     now = time.time() if now is None else now
     one = get(connection, instruction_id)
     mine = (acknowledgement.c.person_id == person_id) & (acknowledgement.c.instruction_id == instruction_id)

@@ -41,8 +41,8 @@ def progress(connection: Connection, person_id: int, *, now: float | None = None
 
 
 def usual_seconds(connection: Connection, person_id: int) -> Mapping[str, float]:
-    """Kind -> median seconds of the person's last answers, or of everybody's where they have none; never timed: absent."""
-    # The newest rows whatever they are, then what of them was timed: a bounded read, however many answers there are.
+    """Median seconds by kind: the person's last answers, or everyone's if there are none. Kinds without times are left out."""
+    # Take the newest rows first and drop untimed ones after: the read is bounded, however many answers there are.
     columns = (assignment.c.task_id, assignment.c.state, assignment.c.seconds_spent)
     own = select(*columns).where(assignment.c.person_id == person_id, assignment.c.state == "answered")
     return {

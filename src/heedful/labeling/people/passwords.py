@@ -20,7 +20,7 @@ HASHER = PasswordHasher(time_cost=3, memory_cost=47_104, parallelism=1)
 """argon2id with 46 MiB: the memory OWASP's first recommendation names, with more passes."""
 
 _AT_ONCE = threading.BoundedSemaphore(2)
-"""Each hash needs 46 MiB and a core: more at once would only take them from the labelers who are at work."""
+"""Each hash needs 46 MiB and a core: more at once would slow down the labelers at work."""
 LONGEST_QUEUE = 8
 """Hashes under way and waiting. Each waiting one holds a thread that pages need, so further ones are refused at once."""
 _queue = threading.BoundedSemaphore(LONGEST_QUEUE)
@@ -48,7 +48,7 @@ def hash_password(password: str) -> str:
 
 
 def check_password(password: str) -> None:
-    """Raises DataError for a password that is too short, too long, or one character over and over."""
+    """Raises DataError for a password that is too short, too long, or a repetition of few characters."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise DataError(
             "the password is too short" if len(password) < SHORTEST else "the password is too long",
@@ -61,7 +61,7 @@ def check_password(password: str) -> None:
 
 
 def is_password(password: str, password_hash: str | None) -> bool:
-    """Whether this is the password; without a hash the same work is done and the answer is no."""
+    """Whether this is the password. Without a hash, it does the same work and returns False."""
     with _turn():
         try:
             return HASHER.verify(password_hash or _nobodys_hash(), password[:LONGEST]) and password_hash is not None

@@ -38,7 +38,7 @@ class Problem:
 
 
 def ask(connection: Connection, person_id: int, text: str, *, task_id: int | None = None, now: float | None = None) -> int:
-    """Keep a question, on a task of the person's own or in general; returns its number. Raises DataError, MissingError."""
+    """Store a question, about one of the person's tasks or in general; its number. Raises DataError, MissingError."""
     now = time.time() if now is None else now
     text = _checked(text, "the question")
     if task_id is not None:
@@ -60,7 +60,7 @@ def ask(connection: Connection, person_id: int, text: str, *, task_id: int | Non
 
 
 def answer(connection: Connection, problem_id: int, text: str, *, answered_by: int, now: float | None = None) -> None:
-    """Answer a question; another answer replaces it, and the labeler is told again."""
+    """Answer a question. A later answer replaces it, and the labeler is notified again."""
     now = time.time() if now is None else now
     text = _checked(text, "the answer")
     before = get(connection, problem_id)
@@ -79,7 +79,7 @@ def answer(connection: Connection, problem_id: int, text: str, *, answered_by: i
 
 
 def get(connection: Connection, problem_id: int) -> Problem:
-    """One question, whosever it is: for researchers. Raises MissingError."""
+    """One question by anyone: for researchers. Raises MissingError."""
     row = connection.execute(_problems().where(problem.c.id == problem_id)).one_or_none()
     if row is None:
         raise MissingError("there is no such question", expected="a question's number", got=str(problem_id))
@@ -140,7 +140,7 @@ def outputs_asked_about(connection: Connection, questions: Sequence[Problem]) ->
 
 
 def count_unanswered(connection: Connection) -> int:
-    """How many questions wait for researchers."""
+    """How many questions are waiting for researchers."""
     return connection.execute(select(func.count()).where(problem.c.answered.is_(None))).scalar_one()
 
 

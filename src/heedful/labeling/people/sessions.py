@@ -16,17 +16,17 @@ from heedful.labeling.people.accounts import Person, get_person, hashed
 from heedful.labeling.people.passwords import is_password
 
 IDLE_SECONDS = 12 * 3_600.0
-"""Without a change (a saved draft is one) for so long, a session is over."""
+"""A session ends after this long without a change, such as a saved draft."""
 LONGEST_SECONDS = 14 * 86_400.0
-"""And after so long anyway."""
+"""A session ends after this long in any case."""
 TOUCH_SECONDS = 300.0
-"""A session's end is moved no oftener than this: one write in five minutes, not one per request."""
+"""A session is extended at most this often: one write in five minutes, not one per request."""
 
 WINDOW_SECONDS = 900.0
 ACCOUNT_ATTEMPTS = 10
 """Wrong passwords of one account in the window."""
 ADDRESS_ATTEMPTS = 100
-"""Wrong passwords from one network address: a whole office may share one."""
+"""Wrong passwords from one network address, which a whole office may share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def log_in(
 
 
 def count_attempt(database: Database, email: str, address: str, *, now: float | None = None) -> None:
-    """Count a guess at a password made elsewhere than at the login. Raises ThrottledError."""
+    """Count a wrong password that was entered outside the login page. Raises ThrottledError."""
     with database.write() as connection:
         _count_attempt(connection, _keys(email, address), time.time() if now is None else now)
 
@@ -113,12 +113,12 @@ def _count_attempt(connection: Connection, keys: tuple[str, str], now: float) ->
 
 
 def forget_failures(connection: Connection, email: str) -> None:
-    """A new password was set by a link: the account's wrong guesses no longer count."""
+    """Forget an account's wrong passwords, after a new one was set by a link."""
     connection.execute(login_failure.delete().where(login_failure.c.key == hashed(f"account {email}")))
 
 
 def start(connection: Connection, person_id: int, *, earlier_token: str | None = None, now: float | None = None) -> NewSession:
-    """A new session of a person whose identity is established; expired ones are cleared away. Raises RefusedError."""
+    """Start a session for a person whose identity is established; expired sessions are removed. Raises RefusedError."""
     now = time.time() if now is None else now
     who = get_person(connection, person_id)
     if who.disabled is not None:
@@ -143,7 +143,7 @@ def start(connection: Connection, person_id: int, *, earlier_token: str | None =
 
 
 def person_of_session(connection: Connection, token: str, now: float | None = None) -> tuple[Person, str, float] | None:
-    """Whose session it is, its CSRF token, and when it was last moved; None where it has ended. Changes nothing."""
+    """Whose session it is, its CSRF token, and when it was last extended; None if it has ended. Changes nothing."""
     now = time.time() if now is None else now
     row = connection.execute(select(session).where(session.c.token_hash == hashed(token))).one_or_none()
     if row is None or row.expires <= now:
@@ -153,7 +153,7 @@ def person_of_session(connection: Connection, token: str, now: float | None = No
 
 
 def keep_alive(connection: Connection, token: str, *, now: float | None = None) -> None:
-    """Move the end of a session that is being used."""
+    """Extend a session that is being used."""
     now = time.time() if now is None else now
     row = connection.execute(select(session.c.created).where(session.c.token_hash == hashed(token))).one_or_none()
     if row is not None:
@@ -162,7 +162,7 @@ def keep_alive(connection: Connection, token: str, *, now: float | None = None) 
 
 
 def log_out(connection: Connection, token: str, *, now: float | None = None) -> None:
-    """End a session; one that has ended already is no error."""
+    """End a session, if it has not ended."""
     found = person_of_session(connection, token, now)
     connection.execute(session.delete().where(session.c.token_hash == hashed(token)))
     if found is not None:

@@ -21,7 +21,7 @@ from heedful.labeling.database.tables import survey_answer, survey_taken
 from heedful.labeling.queue.kinds import refuse_unstorable
 
 FEWEST = 5
-"""Answers below which no results are shown: among few, a number can be a name."""
+"""No results are shown for fewer answers than this: among few people, a number can identify someone."""
 
 LONGEST = 100
 """Characters of a free-text answer."""
@@ -128,7 +128,7 @@ def take(connection: Connection, person_id: int, name: str, answers: Mapping[str
         return False
     connection.execute(insert(survey_taken).values(survey=name, person_id=person_id))
     if kept:
-        if connection.dialect.name == "postgresql":  # SQLite has one writer anyway; here two would each write the other's rows
+        if connection.dialect.name == "postgresql":  # SQLite has one writer anyway; here two could write the same rows
             connection.execute(text("LOCK TABLE survey_answer IN EXCLUSIVE MODE"))
         query = select(survey_answer.c.answers).where(survey_answer.c.survey == name)
         rows = [*connection.execute(query).scalars(), kept]
@@ -141,7 +141,7 @@ def take(connection: Connection, person_id: int, name: str, answers: Mapping[str
 
 
 def results(connection: Connection, name: str) -> Mapping[str, Counter[str]] | None:
-    """Question -> how often each answer was given; None below ``FEWEST`` answers."""
+    """How often each answer to each question was given; None if there are fewer than ``FEWEST`` answers."""
     query = select(survey_answer.c.answers).where(survey_answer.c.survey == survey(name).name)
     rows = list(connection.execute(query).scalars())
     if len(rows) < FEWEST:

@@ -49,7 +49,7 @@ SCORED = "demonstration_id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What was decided on a candidate, under the code."""
+    """A decision on a candidate, under the code."""
 
     code: str
     selected: bool
@@ -62,12 +62,12 @@ class Screening:
     """What the screening page shows. Codes only."""
 
     records: tuple[ScreeningRecord, ...]
-    """Of candidates who are not decided on, and of those declined (who may yet be selected)."""
+    """Codes of undecided candidates, and of declined ones, who may still be selected."""
     declined: frozenset[str]
     topics: tuple[str, ...]
     """That self-assessment asked about."""
     decisions: tuple[Decision, ...]
-    """Newest first; those who were selected too."""
+    """Newest first, selections included."""
     unscored: int
     """Candidates' demonstrations that no researcher has scored."""
 

@@ -67,7 +67,7 @@ class GoldReport:
 
     @property
     def labelers(self) -> list[str]:
-        """All who answered any."""
+        """Everyone who answered a gold item."""
         return sorted({*self.rankings, *self.flags, *self.overall, *self.other})
 
 
@@ -195,7 +195,7 @@ def _missed(rankings: Sequence[Ranking], gold_ranks: Mapping[str, Mapping[str, i
 def careless(
     connection: Connection, *, each: int = MAX_SUBMISSIONS, thresholds: CarelessnessThresholds | None = None
 ) -> list[CarelessnessRow]:
-    """Signs of carelessness in each labeler's newest answers (not of screening); who has none stands there too."""
+    """Signs of carelessness in each labeler's newest answers outside screening; labelers without any are listed too."""
     return carelessness(submissions(connection, each=each), thresholds)
 
 

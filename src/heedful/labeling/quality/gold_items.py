@@ -16,7 +16,7 @@ from heedful.labeling.database.tables import assignment, batch, person, task
 from heedful.labeling.queue.kinds import TaskKind
 
 GOLD_KINDS: tuple[TaskKind, ...] = ("rank", "rate", "review_prompt", "review_personal_data", "toxicity", "flag_sensitive")
-"""Kinds whose answers can be compared. Two texts cannot: neither is the right one."""
+"""Kinds whose answers can be compared. Two texts cannot: neither is the only right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
