@@ -1,10 +1,10 @@
 """The turns of a conversation, and the one text that they make under the template ``plain``.
 
-- A lone turn of the user's is the text itself. Importers end it with one newline: ``"Name three rivers.\\n"``. The response
+- A single turn of the user is the text itself. Importers end it with one newline: ``"Name three rivers.\\n"``. The response
   starts right after it.
 - Several turns become ``"Human: Hello\\n\\nAssistant: Hi!\\n\\nHuman: Name a river.\\n\\nAssistant:"``. The response starts
   with the space after the colon, as byte-pair encodings want it: there, a word's token includes its leading space.
-- A system message stands in front, followed by an empty line.
+- A system message comes first, followed by an empty line.
 
 ``plain_text(turns) + continuation(turns, response)`` is the text that a model learns from. Records hold what was said, without
 the space after the colon. The form with ``Human:`` and ``Assistant:`` is that of Anthropic's HH data.
@@ -50,7 +50,7 @@ def prompt_turns(turns: Iterable[tuple[Role, str]]) -> tuple[Turn, ...]:
 def response_text(turns: Sequence[Turn], text: str) -> str:
     """What was said, as the text of a response or demonstration.
 
-    If the prompt is a lone text without white space at its end, the response starts with a space: it goes on in that line.
+    If the prompt is a single text without white space at its end, the response starts with a space and continues that line.
     """
     text = trimmed(text)
     return _with_space(text) if is_lone(turns) and not turns[0].text[-1:].isspace() else text
@@ -62,7 +62,7 @@ def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
 
 
 def is_lone(turns: Sequence[Turn]) -> bool:
-    """Whether the prompt is a plain text: one turn of the user's."""
+    """Whether the prompt is a plain text: a single turn of the user."""
     return len(turns) == 1 and turns[0].role == "user"
 
 
@@ -70,7 +70,7 @@ def is_lone(turns: Sequence[Turn]) -> bool:
 
 
 def plain_text(turns: Sequence[Turn]) -> str:
-    """The text that a model continues under the template ``plain``: a lone turn of the user's exactly as it is."""
+    """The text that a model continues under the template ``plain``: a single turn of the user stays exactly as it is."""
     if is_lone(turns):
         return turns[0].text
     system = "".join(trimmed(text) + "\n\n" for role, text in turns if role == "system" and text.strip())
@@ -86,12 +86,12 @@ def continuation(turns: Sequence[Turn], response: str) -> str:
 
 
 def said(turns: Sequence[Turn], response: str) -> str:
-    """The opposite of ``continuation``: without the space after a colon, which older records hold."""
+    """The inverse of ``continuation``: removes the space after a colon, which older records hold."""
     return _without_space(response) if _ends_with_colon(turns) else response
 
 
 def turns_of(text: str) -> tuple[Turn, ...]:
-    """The turns of a text that a model continues: a conversation as :func:`plain_text` writes it, else one turn of the user's.
+    """The turns of a text that a model continues: a conversation as :func:`plain_text` writes it, else one turn of the user.
 
     ``plain_text(turns_of(text)) == text`` for every text.
     """
@@ -104,7 +104,7 @@ def turns_of(text: str) -> tuple[Turn, ...]:
 
 
 def split_turns(text: str) -> tuple[str, list[Turn]]:
-    """What stands before the first ``Human:`` or ``Assistant:``, and the turns after it."""
+    """The text before the first ``Human:`` or ``Assistant:``, and the turns after it."""
     parts = _TURN.split(text)
     turns: list[Turn] = []
     for name, text in zip(parts[1::2], parts[2::2], strict=True):
@@ -122,11 +122,11 @@ def _with_space(text: str) -> str:
 
 
 def _without_space(text: str) -> str:
-    """What :func:`_with_space` was given."""
+    """The text that was given to :func:`_with_space`."""
     return text[1:] if text[:1] == " " and text[1:2].strip() else text
 
 
 def opening(turns: Sequence[Turn]) -> str:
-    """What was said before the first response: prompts that share it are one conversation and belong in one split."""
+    """The turns before the first response. Prompts that share them are one conversation and belong in one split."""
     first = "\n\n".join(trimmed(text) for _, text in takewhile(lambda turn: turn.role != "assistant", turns))
     return re.sub(r"(^|\n\n)Human: ?", r"\1", first.split(ANSWER_MARK, 1)[0]).strip()

@@ -15,7 +15,7 @@ from heedful.errors import DataError
 
 Split = Literal["train", "valid", "test"]
 Phase = Literal["training", "evaluation", "screening"]
-"""What answers are for. Only those of the phase training train anything (SPEC 2.1, 2.4)."""
+"""What answers are for. Only answers of the phase training train a model (SPEC 2.1, 2.4)."""
 Source = Literal["labeler", "customer", "imported", "simulated"]
 UseCase = Literal[
     "generation",
@@ -64,7 +64,7 @@ RATING_FLAGS: tuple[str, ...] = (
 class Prompt:
     """What the model is given: the turns of a conversation that waits for an answer, or a plain text as the user's only turn.
 
-    A template turns it into tokens. The template ``plain`` continues the text of a lone turn exactly as it is.
+    A template turns it into tokens. The template ``plain`` continues the text of a single turn exactly as it is.
     """
 
     id: str

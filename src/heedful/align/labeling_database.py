@@ -132,7 +132,7 @@ class LabelingDatabase:
         return self._in_words(stage, progress) if progress.open or not progress.answered else None
 
     def _imported(self) -> set[str]:
-        """Responses that people ranked in files, not in the database: nobody is asked about them again."""
+        """Responses that people ranked in files, not in the database. People are not asked about them again."""
         rankings = Records.load(self.project.data).rankings.values()
         return {i for ranking in rankings if "task_id" not in ranking.metadata for i in ranking.response_ids}
 

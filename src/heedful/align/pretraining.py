@@ -16,7 +16,7 @@ from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import encode_documents, read_documents
 
 VALIDATION_EVERY = 50
-"""Every so many-th document is kept out of training to measure the loss on."""
+"""One document in this many is held out from training to measure the loss on."""
 
 
 @across_ranks

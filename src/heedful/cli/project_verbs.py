@@ -30,7 +30,7 @@ class Init:
         from heedful.project.project import init_project
 
         given = self.base_model.strip()
-        # Relative to where the command runs, as people mean it; absolute in the file, so that it holds wherever align runs.
+        # People give a path relative to the current folder. The file gets the absolute path, so align works from any folder.
         base_model = Path(given).expanduser().absolute() if given else None
         project = init_project(self.project, base_model="" if base_model is None else str(base_model))
         say(console, f"made the project {project.folder}")

@@ -71,7 +71,8 @@ class Votes:
     def paired(self, first: str, second: str, baseline: str) -> tuple[list[float], list[float], list[str], list[str]]:
         """Outcomes of two models against the same baseline where the same labeler judged both on the same prompt.
 
-        What ``two_way_difference`` takes. If somebody compared a model with the baseline more than once on a prompt, the mean.
+        The arguments of ``two_way_difference``. If a labeler compared a model with the baseline more than once on a prompt, the
+        mean counts.
         """
         ours, theirs = self._means_against(first, baseline), self._means_against(second, baseline)
         shared = [cell for cell in ours if cell in theirs]
@@ -173,7 +174,7 @@ def votes_from_rankings(rankings: Iterable[Ranking], responses: Mapping[str, Res
 def votes_from_ratings(ratings: Iterable[Rating], responses: Mapping[str, Response]) -> Votes:
     """Every two ratings of one prompt by one labeler, by the responses' models: the higher quality wins, equal is a tie.
 
-    If somebody rated a response twice, the later rating counts. Ratings that meet no other are named in ``bad``.
+    If a labeler rated a response twice, the later rating counts. Ratings without a counterpart are named in ``bad``.
     """
     cells: dict[tuple[str, str], dict[str, Rating]] = {}
     for rating in ratings:

@@ -1,4 +1,4 @@
-"""The simulated labelers at work: they write demonstrations, and they rate and rank outputs side by side (SPEC 2.3)."""
+"""The simulated labelers: they write demonstrations, and they rate and rank outputs side by side (SPEC 2.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records in, records out: a model answers prompts, a reward model scores the answers."""
+"""A model answers prompts, and a reward model scores the answers: records in, records out."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Answerer:
     ) -> list[Response]:
         """One response to each prompt, in order.
 
-        name: what the model is called in the responses. ids: of the responses; each one's random numbers depend on ``seed`` and
-        its id alone. texts: what the model continues if that is not the prompts in the template (few-shot examples in front);
-        a text may fill the context window up to the room for a response.
+        name: the model's name in the responses. ids: the responses' ids; a response's random numbers depend only on ``seed``
+        and its id. texts: what the model continues instead of the prompts in the template (with few-shot examples in front);
+        a text may fill the context window, except the room for a response.
         Under ``torchrun`` each rank answers a part of the prompts, and all ranks get all responses.
         Raises DataError for a prompt over the limit.
         """
@@ -97,7 +97,7 @@ class Answerer:
                 advance=progress.advance,
                 tokenizer=self.tokenizer,
             )
-        barrier_without_timeout()  # one rank's answers may take longer than a collective would wait
+        barrier_without_timeout()  # one rank may take longer than a collective would wait
         generations = gather_in_order(zip(mine, own, strict=True))
         spoken = [spoken_tokens(generation.tokens, ends) for generation in generations]
         decoded = decode_after(self.tokenizer, tokens, spoken)
@@ -116,7 +116,7 @@ def score_responses(
     max_response_tokens: int,
     template: Template = "plain",
 ) -> dict[str, float]:
-    """Reward of each response by its id. The text is tokenised again, as texts are in the reward model's training."""
+    """Reward of each response by its id. The text is tokenised again, in the same way as in the reward model's training."""
     answered = [prompts[response.prompt_id] for response in responses]
     end = response_end(tokenizer, template)
     rows = [

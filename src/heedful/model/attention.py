@@ -1,6 +1,6 @@
 """Attention over padding-free rows: one function, registered with transformers as ``"heedful"``.
 
-A model that runs with it is fed one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several
+A model that uses it gets one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several
 responses, and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no
 padding and no prompt twice. Layouts are built in :mod:`heedful.model.layouts`; the engine's prefill and cached decoding have
 their own in :mod:`heedful.model.engine.slots`.
@@ -42,7 +42,7 @@ class AttentionBlock:
     """A dense batch of attention problems cut from a row; padding exists only here.
 
     query_index: [blocks, queries] positions in the row (padding repeats position 0; its output is never read).
-    key_index: [blocks, keys] likewise (padding is masked out).
+    key_index: [blocks, keys] the same (padding is masked out).
     mask: [blocks or 1, 1, queries, keys], True where a query sees a key.
     """
 
@@ -55,7 +55,9 @@ class AttentionBlock:
 
     def within(self, window: int, positions: Tensor) -> AttentionBlock:
         """The block without the keys that lie ``window`` or more positions before the query (positions: [tokens])."""
-        if self.query_index.shape == self.key_index.shape:  # sequences that see themselves: columns differ as positions do
+        if (
+            self.query_index.shape == self.key_index.shape
+        ):  # sequences that see themselves: columns differ by as much as positions
             column = torch.arange(self.query_index.shape[1], device=self.mask.device)
             near = (column[:, None] - column < window)[None, None]
         else:

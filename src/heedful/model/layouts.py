@@ -91,8 +91,8 @@ def pack_shared(
 ) -> PackedBatch:
     """Each prompt once, followed by its K responses, which see the prompt and themselves but not each other (SPEC 3.3).
 
-    prompts: [groups] token ids. responses: [groups][K of that group] token ids. size: how many tokens a row of so many is
-    filled up to.
+    prompts: [groups] token ids. responses: [groups][K of that group] token ids. size: rounds up a row's number of tokens;
+    filler tokens make up the difference.
     """
     if not prompts or len(prompts) != len(responses):
         raise ValueError(

@@ -136,7 +136,7 @@ def moved_by_rounding(model: PreTrainedModel, examples: Examples, reference: Rea
 
 @contextmanager
 def _head_in_its_own_type(model: PreTrainedModel) -> Iterator[None]:
-    """A float32 head on a bfloat16 body (LoRA): plain transformers does not convert what it is given."""
+    """A float32 head on a bfloat16 body (LoRA): plain transformers does not convert its input."""
     if not is_scalar(model):
         yield
         return

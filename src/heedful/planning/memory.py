@@ -209,16 +209,7 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
     """
     precision, size = config.precision, compute_bytes(config.precision)
     longest = config.max_prompt_tokens + config.max_response_tokens
-    scalar = reward.scalar_parameters
-    if config.lora_rank:
-        bases = policy.parameters * size + (0 if reward == policy else scalar * size)
-        policy_trained = adapter_parameters(policy, config.lora_rank)
-        value_trained = adapter_parameters(reward, config.lora_rank) + reward.width
-        # Policy, its average and its reference; value function and reward model.
-        held = bases + policy_trained * (2 * FP32 + size) + value_trained * (FP32 + size)
-    else:
-        policy_trained, value_trained = policy.parameters, scalar
-        held = policy.parameters * (weight_bytes(precision) + size + FP32) + scalar * (weight_bytes(precision) + size)
+    policy_trained, value_trained, held = _ppo_parameters(policy, reward, config)
     parameters = _sharded(held, gpus) + _gathered(policy, size, gpus)
     optimiser = _sharded((policy_trained + value_trained) * MOMENT_BYTES, gpus)
 
@@ -243,14 +234,12 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
         "lora_rank": config.lora_rank,
         "checkpointing": config.activation_checkpointing,
     }
-    # Rollouts generate all rows at once.
-    sampling = rows * policy.vocabulary * (size + _SAMPLING_BYTES)
     return {
         "rollouts": Memory(
             parameters=parameters,
             optimiser=optimiser,
             cache=cache_bytes(policy, rows, longest, precision),
-            workspace=sampling,
+            workspace=rows * policy.vocabulary * (size + _SAMPLING_BYTES),  # all rows are generated at once
         ),
         "policy backward": Memory(
             parameters=parameters,
@@ -268,6 +257,19 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
         "optimiser step": Memory(parameters=parameters, optimiser=optimiser, gradients=policy_gradient + value_gradient),
         **_saving(policy.parameters, config.lora_rank, parameters, optimiser),
     }
+
+
+def _ppo_parameters(policy: Shape, reward: Shape, config: PPOConfig) -> tuple[int, int, int]:
+    """Trained weights of the policy and of the value function, and the bytes of the weights of all models, unsharded."""
+    size, scalar = compute_bytes(config.precision), reward.scalar_parameters
+    if config.lora_rank:
+        bases = policy.parameters * size + (0 if reward == policy else scalar * size)
+        policy_trained = adapter_parameters(policy, config.lora_rank)
+        value_trained = adapter_parameters(reward, config.lora_rank) + reward.width
+        # Policy, its average and its reference; value function and reward model.
+        return policy_trained, value_trained, bases + policy_trained * (2 * FP32 + size) + value_trained * (FP32 + size)
+    trained = weight_bytes(config.precision)
+    return policy.parameters, scalar, policy.parameters * (trained + size + FP32) + scalar * (trained + size)
 
 
 def _saving(parameters: int, lora_rank: int, held: int, optimiser: int) -> dict[str, Memory]:

@@ -58,7 +58,7 @@ _SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def count_words(text: str) -> int:
-    """Number of words, that is of what white space separates: used if no tokenizer is given."""
+    """Number of words, separated by white space; used if no tokenizer is given."""
     return len(text.split())
 
 
@@ -285,7 +285,7 @@ def _refuse_unreadable(format: str, path: Path, found: _Found) -> None:
 
 
 def _choose(found: _Found, stored: StoredPrompts, max_per_owner: int) -> int:
-    """Reduce the table to the candidates to add; returns the number of those that are there already.
+    """Reduce the table to the candidates to add; returns how many are stored already.
 
     It goes through the candidates in the order of their hashes, and keeps each whose prefix is new and whose owner has room.
     So every candidate that is not kept is a duplicate of one that is kept, or its owner has reached the cap: the result is the

@@ -61,7 +61,7 @@ def show_intake(report: IntakeReport, console: Console) -> None:
 
 
 def show_forgotten(report: ForgetReport, console: Console) -> None:
-    """Print what was erased, and what is left to the user."""
+    """Print what was erased, and what the user still has to erase."""
     erased = ", ".join(f"{what} {count:,}" for what, count in report.erased.items()) or "nothing was left to erase"
     _print(console, f"forgotten on {report.time}: {erased}")
     holding = [run.folder for run in report.runs if run.holds_text]

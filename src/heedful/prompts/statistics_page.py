@@ -31,7 +31,7 @@ _OURS, _PAPER = "#2563a8", "#9aa5b1"
 
 
 def write_page(tables: Tables, name: str, path: str | Path) -> None:
-    """Write the page. Raises MissingError where matplotlib is not installed, StorageError."""
+    """Write the page. Raises MissingError if matplotlib is not installed, StorageError."""
     try:
         figures = _figures(tables)
     except ModuleNotFoundError as error:

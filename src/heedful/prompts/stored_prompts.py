@@ -1,4 +1,4 @@
-"""What an import must know of the prompts that are there: hashes, counts and splits, but not the texts."""
+"""What an import must know about the stored prompts: hashes, counts and splits, but not the texts."""
 
 from __future__ import annotations
 

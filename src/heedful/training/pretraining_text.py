@@ -36,8 +36,8 @@ class PretrainingText:
     ) -> Iterator[NDArray[np.int32]]:
         """One pass over the documents in random order, joined by end-of-text into sequences.
 
-        A sequence has at most ``context_length`` tokens. Each sequence begins at a document's beginning, or goes on with one
-        longer than the context. Where ``shortest`` is set, each sequence's limit is drawn between it and the context length.
+        A sequence has at most ``context_length`` tokens. It starts at the start of a document, or continues a document that is
+        longer than the context. If ``shortest`` is set, each sequence's limit is drawn between it and the context length.
         Sequences of one token are left out (nothing to predict).
         """
         parts: list[NDArray[np.int32]] = []
@@ -58,7 +58,7 @@ class PretrainingText:
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> PretrainingText:
-    """Tokenise documents, each ended by end-of-text. Raises DataError where there is none."""
+    """Tokenise documents, each ended by end-of-text. Raises DataError if there is none."""
     end = tokenizer.eos_token_id
     assert isinstance(end, int)
     rows: list[NDArray[np.int32]] = []

@@ -10,7 +10,7 @@ from itertools import combinations
 def accuracy_by(rankings: Iterable[tuple[str, Sequence[int], Sequence[float]]]) -> tuple[dict[str, float], dict[str, float]]:
     """Share of untied pairs that rewards order as the labeler did, equal rewards counting half: by K, and by labeler.
 
-    rankings: labeler, ranks and rewards of the same responses; rank 1 is best, equal is a tie, 0 where the labeler gave none.
+    rankings: labeler, ranks and rewards of the same responses; 1 is best, equal ranks are ties, 0 is a missing rank.
     K is the number of responses that the labeler ranked. A K or labeler without an untied pair is left out.
     """
     by_k: defaultdict[int, list[float]] = defaultdict(list)

@@ -88,7 +88,7 @@ class InFlight:
     updates: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
 
     def is_finite(self) -> bool:
-        """Whether nothing in it is NaN or infinite (a NaN among scores, values or log-probs reaches the advantages)."""
+        """Whether all numbers are finite (a NaN among scores, values or log-probs reaches the advantages)."""
         if self.rollouts is None or not self.rollouts.advantages.isfinite().all():
             return False
         return all(math.isfinite(value) for update in self.updates for value in update.values())

@@ -54,7 +54,7 @@ class Stateful(Protocol):
 
 
 class Run:
-    """One run's folder. Metrics are appended as they come; a resumed run drops the ones after its checkpoint."""
+    """One run's folder. Metrics are appended as they come; a resumed run drops those after its checkpoint."""
 
     def __init__(self, folder: Path, config: Any, *, title: str, console: Console | None = None) -> None:
         self.folder, self.title, self.config = Path(folder), title, config
@@ -68,7 +68,7 @@ class Run:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._checkpoints.exists():  # else only once the checkpoint is known to be of this configuration
+            if not self._checkpoints.exists():  # otherwise only once the checkpoint is known to have this configuration
                 self._write_configuration()
         except OSError as error:
             raise StorageError("the run folder cannot be written", got=str(error), where=folder) from error
@@ -131,7 +131,7 @@ class Run:
         save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints, say=self._say)
 
     def write(self, name: str, value: Any) -> None:
-        """Write a JSON file of the run's outcome, and flush it to the disk. A half-written file of a killed run is replaced."""
+        """Write a JSON file with the run's outcome and flush it to disk. It replaces a half-written file of a killed run."""
         if not self._leads:
             return
         try:

@@ -207,7 +207,7 @@ def finish(training: Training) -> list[Candidate]:
     """Write the list of candidates and the last model; returns the candidates."""
     run = training.run
     rows = [{**asdict(c), "folder": str(c.folder.relative_to(run.folder))} for c in training.candidates]
-    run.write(CANDIDATES_FILE, rows)  # before the model: once the model is there, so is everything else
+    run.write(CANDIDATES_FILE, rows)  # written before the model: if the model exists, everything else does
     save_whole(training.weights.master, training.tokenizer, run.model_folder)
     run.finish()
     return training.candidates

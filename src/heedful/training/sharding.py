@@ -34,7 +34,7 @@ from heedful.ranks.world import world
 from heedful.training.config import StepConfig
 
 REST_FILE = "rest.pt"
-_MARK = "in the shards:"  # stands in the rest for a tensor that is in the shards
+_MARK = "in the shards:"  # marks, in the rest, a tensor that is in the shards
 
 
 def master_weights(model: PreTrainedModel, config: StepConfig) -> MasterWeights:
@@ -45,7 +45,7 @@ def master_weights(model: PreTrainedModel, config: StepConfig) -> MasterWeights:
     sharded = world().size > 1
     weights = MasterWeights(shard(model, config.precision), "float32" if sharded else config.precision)
     if config.activation_checkpointing:
-        with warnings.catch_warnings():  # of a new name, which the first 5.x versions do not have
+        with warnings.catch_warnings():  # a recent name, missing in the first 5.x versions
             warnings.simplefilter("ignore", FutureWarning)
             weights.compute.gradient_checkpointing_enable({"use_reentrant": False})
     return weights
@@ -74,14 +74,14 @@ def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     arguments: dict[str, Any] = {"mesh": _mesh(), "mp_policy": policy}
     for layer in decoder_layers(model):
         fully_shard(layer, **arguments)
-    # Embeddings, last norm and head are gathered by the model itself, and stay so until the backward pass has ended: the head's
+    # The model itself gathers embeddings, last norm and head, and keeps them until the backward pass has ended: the head's
     # weights are read outside of any module's forward.
     fully_shard(model, **arguments)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Losses are divided by the whole batch's counts, so gradients are summed, not averaged.
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other reduction
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other kind of reduction
     vars(model)["heedful_sharded_body"] = _body(model)
     register_fsdp_forward_method(model, "heedful_sharded_body")
     return model
@@ -92,7 +92,7 @@ def _body(model: PreTrainedModel) -> Callable[..., Any]:
 
     def body(**inputs: Any) -> Any:
         output = model.base_model(**inputs)
-        output.last_hidden_state = output.last_hidden_state.clone()  # FSDP hangs a hook on it, which a view may lose
+        output.last_hidden_state = output.last_hidden_state.clone()  # FSDP puts a hook on it, which a view may lose
         return output
 
     return body
@@ -155,7 +155,7 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def save_gathered(gathered: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write what :func:`whole` gave, on rank 0; the others wait."""
+    """Write what :func:`whole` returned, on rank 0; the others wait."""
     if gathered is not None and world().is_rank_zero:
         save_model(gathered, tokenizer, folder)
     barrier()
@@ -167,15 +167,15 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 
 
 def state_of(part: Any) -> dict[str, Any]:
-    """What a checkpoint holds of a model, an optimiser or another part; of a model with an adapter not the frozen base.
+    """What a checkpoint holds of a model, an optimiser or another part; for a model with an adapter, not the frozen base.
 
-    The base is what the run is given anyway; the run's identity holds its checksum (:meth:`Run.resume`).
+    The base is an input of the run anyway; the run's identity holds its checksum (:meth:`Run.resume`).
     """
     return trained_state(part) if isinstance(part, torch.nn.Module) else part.state_dict()
 
 
 def load_into(part: Any, state: dict[str, Any]) -> None:
-    """Put back what :func:`state_of` gave; a sharded model or its optimiser is given its own shards of whole tensors."""
+    """Load what :func:`state_of` returned; a sharded model or its optimiser takes its own shards of whole tensors."""
     if isinstance(part, FSDPModule):
         own = cast(Any, part).state_dict()
         state = {name: _sharded_like(tensor, own[name]) for name, tensor in state.items()}
@@ -212,7 +212,7 @@ def read_sharded(folder: Path) -> dict[str, Any]:
     reader = dcp.FileSystemReader(folder)
     kept = reader.read_metadata().state_dict_metadata
     room = {name: _room(described) for name, described in kept.items() if isinstance(described, TensorStorageMetadata)}
-    with warnings.catch_warnings():  # that it takes this for a single process: each rank reads by itself
+    with warnings.catch_warnings():  # so that it assumes a single process: each rank reads by itself
         warnings.simplefilter("ignore", UserWarning)
         dcp.load(cast(Any, room), storage_reader=reader, no_dist=True)
     return _with_shards(rest, room)
@@ -263,6 +263,6 @@ def _mesh() -> DeviceMesh:
 
 
 def _let_the_group_go() -> None:
-    """DTensor's caches keep meshes to Python's end, and a mesh its group (torch 2.13), whose threads must end before."""
+    """DTensor's caches keep meshes until Python ends, and a mesh keeps its group (torch 2.13), whose threads must end first."""
     for mesh in _meshes:
         getattr(mesh, "_pg_registry", {}).clear()

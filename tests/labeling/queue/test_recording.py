@@ -173,5 +173,5 @@ def test_a_pseudonym_of_somebody_else_is_refused(database: Database, group: acco
             simulated=simulated,
             pseudonym="trainer-2",
         )
-    with pytest.raises(DataError, match="'trainer-2' is the pseudonym of somebody else"), database.write() as connection:
+    with pytest.raises(DataError, match="'trainer-2' is the pseudonym of another person"), database.write() as connection:
         record(connection, assessments())

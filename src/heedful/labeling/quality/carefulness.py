@@ -171,7 +171,7 @@ def _ranks(groups: Sequence[Sequence[str]]) -> dict[str, int]:
 
 
 def _flat(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an answer that are one value each; a note is no field, whoever writes one differs."""
+    """The fields of an answer that hold one value each, without the note: every note is different."""
     flat = {key: value for key, value in answer.items() if isinstance(value, str | bool | int) and key != "note"}
     return flat | {f"flags.{key}": value for key, value in answer.get("flags", {}).items()}
 

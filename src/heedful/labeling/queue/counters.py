@@ -101,7 +101,7 @@ def add_skip(connection: Connection, before: Counters, *, leased: bool, set_asid
 
 
 def add_recorded(connection: Connection, task_ids: Iterable[int]) -> None:
-    """Answers that nobody leased, one for each id: each task wants as many answers as it has."""
+    """Count answers that came without a lease, one for each id: each task wants as many answers as it has."""
     tasks_of: dict[int, list[int]] = {}
     for task_id, count in Counter(task_ids).items():
         tasks_of.setdefault(count, []).append(task_id)

@@ -98,7 +98,7 @@ def _people(connection: Connection, groups: Mapping[str, accounts.Group], at: fl
             ids[name] = there[name].id
         else:
             raise DataError(
-                f"{name!r} is the pseudonym of somebody else",
+                f"{name!r} is the pseudonym of another person",
                 expected=f"a simulated labeler of the group {group}",
                 got=f"{'a simulated labeler' if there[name].simulated else 'a person'} of the group {there[name].group_name}",
             )

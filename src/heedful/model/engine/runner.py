@@ -1,6 +1,6 @@
 """The engine's tensors: a model's weights and cache, and one new token at a time for every request that has a slot.
 
-The runner computes; it decides nothing. Who gets a slot, and when a response is finished, is the scheduler's business
+The runner only computes. The scheduler decides which requests get slots and when a response is finished
 (:mod:`heedful.model.engine.scheduler`).
 """
 
@@ -24,7 +24,7 @@ from heedful.model.layouts import pack
 from heedful.model.loading import unembedding
 
 _TOKENS_PER_PREFILL = 16_384
-# More at a time are not faster on a CPU, and their hidden states would take more memory than a small model's weights.
+# More at once is not faster on a CPU, and the hidden states would take more memory than a small model's weights.
 _TOKENS_PER_PREFILL_ON_CPU = 512
 # Prompts are long enough for a coarser grid of row counts than decoding needs.
 _PREFILL_STEP = 32
@@ -32,7 +32,7 @@ _PREFILL_STEP = 32
 
 @dataclass(slots=True)
 class Request:
-    """A response in the making: what was asked for, and the tokens drawn so far with their log-probs."""
+    """An unfinished response: the request, and the tokens drawn so far with their log-probs."""
 
     number: int
     sampling: Sampling
@@ -61,7 +61,7 @@ class Runner:
         self._forward = gpt2_forward(model)
         self._head = PackedLinear(unembedding(model))
         self._groups: list[_Group] = []
-        # For the rows of all groups, one group after the other: the last token drawn, and how to draw the next.
+        # For the rows of all groups, one group after another: the last token drawn, and how to draw the next.
         self._last_tokens = torch.empty(0)
         self._drawing: Drawing | None = None
 
@@ -84,7 +84,7 @@ class Runner:
 
     @torch.no_grad()
     def decode(self) -> list[Drawn]:
-        """One token more for each request; :meth:`advance` must follow, with the requests that are finished by it."""
+        """Decode one more token for each request; :meth:`advance` must follow, with the requests that it finished."""
         if self._drawing is None:
             self._prepare()
         assert self._drawing is not None
@@ -179,12 +179,12 @@ class Runner:
         return torch.cat(hidden)
 
     def _size(self, count: int, *, step: int = 1) -> int:
-        """How many rows to compute when ``count`` are wanted: torch's own products are given few different numbers of rows."""
+        """How many rows to compute if ``count`` are needed: torch's own products get only a few different numbers of rows."""
         compiled = self._forward is not None and self._head.compiled
         return count if compiled else product_rows(count, step=step)
 
     def _filled(self, rows: Tensor) -> Tensor:
-        """Rows, followed by zeros up to a number of rows that products are made of."""
+        """Pad the rows with zeros to a number of rows that products use."""
         extra = self._size(len(rows)) - len(rows)
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)) if extra else rows
 

@@ -45,7 +45,7 @@ _current = _Current()
 
 
 def rows_read() -> Tensor | None:
-    """Rows the current layer must output (None: all); of the others it needs keys and values only."""
+    """Rows the current layer must output (None: all); it computes only keys and values of the others."""
     return _current.rows
 
 
@@ -57,7 +57,7 @@ def note_rows(attention: nn.Module, rows: Tensor | None) -> None:
 def compute_only_what_is_read(model: PreTrainedModel) -> None:
     """Prepare a model, in place, for layouts that say which rows are read (``layout.rows_read``); other layouts run as before.
 
-    A model whose last layer is built otherwise computes all rows (OPT: its feed-forward block is not one module).
+    A model whose last layer has another structure computes all rows (OPT: its feed-forward block is not one module).
     """
     try:
         layer = decoder_layers(model)[-1]

@@ -1,4 +1,4 @@
-"""Products with a weight that is packed once, for generation on a CPU, where few rows at a time meet every weight of a model.
+"""Products with a weight that is packed once, for generation on a CPU, which multiplies a few rows by every weight.
 
 A packed product gives a row the same bits whatever the number of rows, in fp32 and in bf16, so a request's numbers do not
 depend on its batch. It is :func:`heedful.functional.fast.kernels.packed_product` if the processor can run it, else oneDNN's

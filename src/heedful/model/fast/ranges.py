@@ -29,7 +29,7 @@ class RangesLayout:
     """A packed row as groups: a context that sees itself causally, and branches that see all of it and themselves causally.
 
     positions: [tokens] each token's position in its own sequence. context_start, context_lengths: [groups] a prompt, or a whole
-    sequence where nothing is shared. start, lengths, group: [branches] the responses of shared prompts, in the groups' order.
+    sequence if nothing is shared. start, lengths, group: [branches] the responses of shared prompts, in the groups' order.
     rows_read: the tokens read after the last layer, each once (None: all; :mod:`heedful.model.fast.last_layer`).
     """
 
@@ -41,7 +41,7 @@ class RangesLayout:
     group: np.ndarray = field(default_factory=lambda: _NONE)
     window: int | None = None
     rows_read: Tensor | None = None
-    # What depends neither on the window nor on the rows read is made once, for all layouts of a row.
+    # Computed once for all layouts of a row: what depends neither on the window nor on the rows read.
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def reading(self, rows: Tensor) -> RangesLayout:
@@ -81,7 +81,7 @@ class RangesLayout:
         return int(self.context_lengths.max()) + branch
 
     def _ranges(self, rows: Tensor | None) -> kernels.Ranges:
-        """The ranges for the compiled loops; only queries among ``rows`` are wanted (None: all)."""
+        """The ranges for the compiled loops; only queries among ``rows`` are computed (None: all)."""
         wanted = None if rows is None else rows.numpy()
         counts = np.bincount(self.group, minlength=len(self.context_start))
         return kernels.Ranges(

@@ -1,7 +1,7 @@
 """Two computations at once on a CPU, each on half of the threads.
 
-Two threads that each compute a model of their own need not wait for each other at every operator, as the threads of one
-operator do: on two cores a PPO step of small models takes an eighth less time (docs/log.md).
+Two threads that each compute their own model need not wait for each other at every operator, unlike the threads of one
+operator: on two cores a PPO step of small models takes an eighth less time (docs/log.md).
 """
 
 from __future__ import annotations

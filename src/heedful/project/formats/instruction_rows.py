@@ -104,8 +104,8 @@ def read_messages(row: object, labeler: str | None) -> Draft:
     """A chat. If it ends with the assistant, that turn is the demonstration and all before it the prompt.
 
     If it ends with the user (or a tool), all of it is a prompt without demonstration: earlier turns of the assistant are
-    context, as nobody said that they are good. ``conversations`` with ``from`` and ``value`` is read too; ``system`` and
-    ``history`` are turns in front. Raises BadRow.
+    context, because no one has said that they are good. ``conversations`` with ``from`` and ``value`` is read too; the turns of
+    ``system`` and ``history`` come first. Raises BadRow.
     """
     row = an_object(row)
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"

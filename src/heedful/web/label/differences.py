@@ -37,7 +37,7 @@ def word_differences(first: str, second: str) -> list[Piece]:
 
 
 def side(pieces: list[Piece], which: Literal["first", "second"]) -> list[Piece]:
-    """What stands on one side where two texts are shown beside each other."""
+    """The pieces of one side when two texts are shown next to each other."""
     other: Change = "added" if which == "first" else "removed"
     return [piece for piece in pieces if piece.change != other]
 

@@ -148,7 +148,7 @@ def pairs_shown(fields: Fields) -> int:
 
 
 def order_in_signs(view: AssignmentView, fields: Fields) -> str:
-    """The order as it stands in the form, "A = C > B"; outputs without a place are left out."""
+    """The order in the form, as "A = C > B"; outputs without a place are left out."""
     return " > ".join(" = ".join(group) for group in _closed_up(letters(view), fields))
 
 
