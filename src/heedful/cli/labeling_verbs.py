@@ -211,7 +211,8 @@ class StoreExport:
     - Every kind of answer is exported. Kinds that no record holds, such as
       toxicity, stay in labels.jsonl.
     - Labelers are named by pseudonym; late answers are marked.
-    - A second export adds only what is new.
+    - A second export adds only what is new. Records of answers that were
+      corrected or sent back since are removed.
     """
 
     project: ProjectFolder = Path()
@@ -230,6 +231,7 @@ class StoreExport:
         """
         from heedful.labeling.database.locating import database_of, existing
         from heedful.labeling.exchange.labels import exported_records
+        from heedful.labeling.exchange.superseded import remove_superseded
         from heedful.project.files import write_jsonl
         from heedful.project.importing import import_file
 
@@ -246,12 +248,15 @@ class StoreExport:
         assert target is not None
         with existing(database_of(self.project, self.database)) as database, database.read() as connection:
             write_jsonl(target, exported_records(connection, surplus=self.surplus, screening=self.screening))
+            removed = 0 if project is None else remove_superseded(connection, project.data)
         if project is None:
             print(f"labels: {target}")
         elif target.stat().st_size == 0:
             print("there are no answers to export yet")
         else:
             say(Console(), import_file("heedful", target, project.data).summary())
+        if removed:
+            print(f"removed {removed} records whose answers were corrected or sent back; the database keeps the answers")
 
 
 @dataclass(frozen=True, kw_only=True)
