@@ -12,7 +12,7 @@ import pytest
 
 from heedful.errors import DataError, MissingError
 from heedful.project import files
-from heedful.project.tables import rows_of_any_file
+from heedful.project.table_files import rows_of_any_file
 
 ROWS = [{"prompt": 'Say "hello",\nin two lines', "owner": "ada"}, {"prompt": "Ünïcode 写一首诗"}]
 

@@ -77,7 +77,7 @@ class TaskFiles:
         """The responses become records of the project, so that a filled-in task can refer to them.
 
         A task has no id: the import makes one that depends on the labeler, so that several may do the same task. A file that
-        has these tasks already is left alone: somebody may be filling it in.
+        has these tasks already is left alone, because someone may be filling it in.
         """
         rows = list(map(_row, tasks))
         if file.is_file() and [_asked(row.value) for row in read_rows(file)] == [_asked(row) for row in rows]:

@@ -27,7 +27,7 @@ from heedful.project.owners import Forgotten
 from heedful.project.selection import all_in_one_split
 from heedful.project.storable import unstorable
 from heedful.project.structure import nearest
-from heedful.project.tables import rows_of_any_file
+from heedful.project.table_files import rows_of_any_file
 from heedful.records import Demonstration, Prompt, Response, Split
 
 SplitBy = Literal["user", "prompt"]

@@ -29,7 +29,7 @@ from heedful.project.formats.rows import BadRow, content_id
 from heedful.project.importing import REJECTED
 from heedful.project.owners import OwnerKey
 from heedful.project.structure import nearest
-from heedful.project.tables import rows_of_any_file
+from heedful.project.table_files import rows_of_any_file
 from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key, spoken_text
 from heedful.prompts.language import language_of_turns
 from heedful.prompts.personal import Finder, check_region, personal_data_in
