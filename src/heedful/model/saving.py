@@ -1,7 +1,7 @@
 """Save a model and its tokenizer: in Hugging Face format, and all of it or nothing.
 
-The folder loads in plain transformers with the same logits. It is written aside and renamed, so that neither a kill nor a full
-disk leaves half a model.
+The folder loads in plain transformers, 4.57 and 5, with the same logits. It is written aside and renamed, so that neither a
+kill nor a full disk leaves half a model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.errors import StorageError
 from heedful.model.end_tokens import end_tokens
 from heedful.model.lora import ADAPTER_FOLDER, is_adapted, merged, save_adapter
+from heedful.model.older_readers import write_for_older_readers
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
@@ -35,6 +36,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         _list_end_tokens(folder, model, tokenizer)
+        write_for_older_readers(folder)
 
     write_folder(Path(path), write)
 
