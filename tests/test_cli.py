@@ -30,6 +30,7 @@ VERBS = (
     "web",
     "store",
     "report",
+    "evaluate",
     "pretrain",
     "plan",
     "sweep",

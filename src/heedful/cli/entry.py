@@ -15,6 +15,7 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.cli.align_verbs import Align, Report, Sweep
+from heedful.cli.evaluate_verbs import Evaluate
 from heedful.cli.labeling_verbs import Store, Web
 from heedful.cli.model_verbs import Doctor, Pretrain
 from heedful.cli.options import say, subcommand
@@ -23,7 +24,7 @@ from heedful.cli.project_verbs import Export, Import, Init, Status
 from heedful.cli.prompt_verbs import Prompts
 from heedful.errors import HeedfulError, MissingError, StorageError, UserError
 
-VERBS = (Align, Init, Status, Import, Prompts, Export, Web, Store, Report, Pretrain, Plan, Sweep, Doctor)
+VERBS = (Align, Init, Status, Import, Prompts, Export, Web, Store, Report, Evaluate, Pretrain, Plan, Sweep, Doctor)
 """In the order of the help."""
 INTERRUPTED = 130
 

@@ -342,6 +342,11 @@ def save_timings(path: str | Path, timings: Timings) -> None:
     _write_json(path, check_timings(_plain(timings), path))
 
 
+def save_numbers(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write any numbers as JSON in the same way: six significant digits, NaN and infinity as null. Raises StorageError."""
+    _write_json(path, _plain(value))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8: a reader sees the old file or the new one, whole. Raises StorageError.
 

@@ -5,6 +5,6 @@ file and scores it; the other modules hold the rules, one function per metric.
 """
 
 from heedful.evaluate.scoring.cells import SampleColumns
-from heedful.evaluate.scoring.samples import METRICS, RULES, SampleScores, Unscored, score_samples
+from heedful.evaluate.scoring.samples import METRICS, RULES, GroupScores, SampleScores, Unscored, score_samples
 
-__all__ = ["METRICS", "RULES", "SampleColumns", "SampleScores", "Unscored", "score_samples"]
+__all__ = ["METRICS", "RULES", "GroupScores", "SampleColumns", "SampleScores", "Unscored", "score_samples"]

@@ -28,6 +28,8 @@ class SampleColumns:
     """The right choice's place in ``logprobs``, counted from 0, for ``choice``."""
     cluster: str | None = None
     """What several rows share (a passage, a dialogue); the interval is then over clusters."""
+    groups: tuple[str, ...] = ()
+    """Columns whose cells tell apart what is scored apart, such as the model and the prompt."""
     separator: str | None = None
     """Splits a reference cell that is text into several, such as "; "."""
 
@@ -49,6 +51,8 @@ def references_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[str]
     found: list[str] = []
     for name in columns.references:
         value = _json_list(cell_of(cells, name))
+        if isinstance(value, dict) and isinstance(value.get("text"), list):  # SQuAD: {"text": [...], "answer_start": [...]}
+            value = value["text"]
         if isinstance(value, str) and columns.separator:
             value = value.split(columns.separator)
         if value is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from heedful.errors import ConfigError, MissingError
 from heedful.evaluate.foreign_tables import ends_midway, table_rows
+from heedful.evaluate.plain_table import plain_table
 from heedful.evaluate.scoring.cells import (
     NotScored,
     SampleColumns,
@@ -76,14 +77,29 @@ class Unscored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScores:
+    """The scores of the rows that belong to one model, one prompt, or whatever the group's columns tell apart."""
+
+    cells: tuple[str, ...]
+    """What the columns ``SampleColumns.groups`` hold in these rows."""
+    means: Mapping[str, Estimate]
+    num_scored: int
+    num_unscored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleScores:
     """The scores of one file, and what could not be scored: ``num_rows == num_scored + len(unscored)``."""
 
     file: str
     metric: Metric
     rule: Rule
+    columns: SampleColumns
     means: Mapping[str, Estimate]
-    """Means over scored rows, 0 to 1 (BLEU 0 to 100, entropy in bits). BLEU has no interval: it is no mean over rows."""
+    """Means over scored rows, 0 to 1 (BLEU 0 to 100, entropy in bits). BLEU has no interval: it is no mean over rows.
+    Empty if there are groups, since a mean over different models says nothing."""
+    groups: tuple[GroupScores, ...]
+    """In the order of the file; empty without ``SampleColumns.groups``."""
     scores: Mapping[str, FloatArray]
     """(scored rows,) of each number; empty for BLEU. NaN where QuAC leaves a question out of ``f1``."""
     lines: IntArray
@@ -100,15 +116,35 @@ class SampleScores:
     def summary(self) -> str:
         """A few lines for people: the rule, the means, and the first rows that could not be scored."""
         lines = [f"{self.metric} of {self.file}, references: {self.rule}"]
-        for name, mean in self.means.items():
-            spread = "" if math.isnan(mean.plus_minus) else f" ± {mean.plus_minus:.4f}"
-            lines.append(f"  {name:<16}{mean.value:.4f}{spread}  ({mean.count} rows)")
-        lines.append(f"  {'rows':<16}{self.num_rows}, scored {self.num_scored}, not scored {len(self.unscored)}")
+        if self.groups:
+            names = list(next((group.means for group in self.groups if group.means), ()))
+            rows = [[*self.columns.groups, "scored", "not scored", *names]]
+            for group in self.groups:
+                means = [_shown(group.means[name]) if name in group.means else "n/a" for name in names]
+                rows.append([*group.cells, f"{group.num_scored:,}", f"{group.num_unscored:,}", *means])
+            lines += plain_table(rows, left=len(self.columns.groups))
+        else:
+            lines += plain_table([[name, _shown(mean), f"({mean.count:,} rows)"] for name, mean in self.means.items()])
+        lines.append(f"  rows: {self.num_rows:,}, scored {self.num_scored:,}, not scored {len(self.unscored):,}")
         for reason, count in Counter(row.reason for row in self.unscored).most_common(_SHOWN):
             places = [str(row.line) for row in self.unscored if row.reason == reason][:_SHOWN]
             more = ", ..." if count > len(places) else ""
-            lines.append(f"    {count} x {reason} (line {', '.join(places)}{more})")
+            lines.append(f"    {count:,} x {reason} (line {', '.join(places)}{more})")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rows:
+    """The rows of a file: entries of the first five lists belong together."""
+
+    lines: list[int] = field(default_factory=list[int])
+    scored: list[Mapping[str, float]] = field(default_factory=list[Mapping[str, float]])
+    texts: list[tuple[str, list[str]]] = field(default_factory=list[tuple[str, list[str]]])
+    """Responses and references for BLEU, whose ``scored`` are empty."""
+    clusters: list[str] = field(default_factory=list[str])
+    groups: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    unscored: list[Unscored] = field(default_factory=list[Unscored])
+    unscored_groups: Counter[tuple[str, ...]] = field(default_factory=Counter[tuple[str, ...]])
 
 
 def score_samples(
@@ -122,53 +158,76 @@ def score_samples(
 ) -> SampleScores:
     """Score every row of a CSV, TSV or JSONL file that can be scored, and name every one that cannot.
 
-    ``rule``: how several references count, one of ``RULES[metric]``; without it the official script's. ``no_answer``: responses
-    (spaces around them ignored) that mean "there is no answer": SQuAD's empty text, QuAC's CANNOTANSWER. Raises ConfigError for
-    a rule that the metric does not have, MissingError or DataError for a file that cannot be read at all.
+    ``rule``: how several references count, one of ``RULES[metric]``; without it the official script's.
+    ``no_answer``: texts (spaces around them ignored) that mean "there is no answer", as a response or as a reference; they
+    count as SQuAD's empty text and QuAC's CANNOTANSWER. Raises ConfigError for a rule that the metric does not have,
+    MissingError or DataError for a file that cannot be read at all.
     """
     columns = columns or SampleColumns()
     chosen_rule = _rule(metric, rule)
-    num_rows = 0
-    lines: list[int] = []
-    scored: list[Mapping[str, float]] = []
-    texts: list[tuple[str, list[str]]] = []
-    clusters: list[str] = []
-    unscored: list[Unscored] = []
-    for row in table_rows(path):
-        num_rows += 1
-        try:
-            if row.problem is not None:
-                raise NotScored(row.problem)
-            cells: Any = row.value
-            if columns.cluster is not None:
-                cluster = str(cell_of(cells, columns.cluster))
-            else:
-                cluster = ""
-            if metric == "bleu":
-                texts.append((response_of(cells, columns), _bleu_references(cells, columns, chosen_rule)))
-            else:
-                scored.append(_score(metric, cells, columns, chosen_rule, no_answer))
-        except NotScored as reason:
-            unscored.append(Unscored(row.line, str(reason)))
-            continue
-        lines.append(row.line)
-        clusters.append(cluster)
-    scores = _columns_of(scored)
-    own_clusters = np.array(clusters) if columns.cluster is not None else None
-    means = {name: _mean(values, own_clusters, seed) for name, values in scores.items()}
-    if metric == "bleu" and texts:
-        means["bleu"] = Estimate(_bleu(texts), math.nan, math.nan, len(texts), math.nan)
+    rows = _read(Path(path), metric, columns, chosen_rule, no_answer)
+    scores = {} if metric == "bleu" else _columns_of(rows.scored)
+    clusters = np.array(rows.clusters) if columns.cluster is not None else None
+
+    def means(places: IntArray) -> dict[str, Estimate]:
+        if metric == "bleu":
+            value = _bleu([rows.texts[place] for place in places.tolist()]) if len(places) else math.nan
+            return {"bleu": Estimate(value, math.nan, math.nan, len(places), math.nan)} if len(places) else {}
+        own = None if clusters is None else clusters[places]
+        return {name: _mean(values[places], own, seed) for name, values in scores.items()}
+
+    places_of: dict[tuple[str, ...], list[int]] = {}
+    for place, group in enumerate(rows.groups):
+        places_of.setdefault(group, []).append(place)
+    for group in rows.unscored_groups:
+        places_of.setdefault(group, [])
     return SampleScores(
         file=Path(path).name,
         metric=metric,
         rule=chosen_rule,
-        means=means,
+        columns=columns,
+        means={} if columns.groups else means(np.arange(len(rows.lines))),
+        groups=tuple(
+            GroupScores(
+                cells=group,
+                means=means(np.array(places, dtype=np.int64)) if places else {},
+                num_scored=len(places),
+                num_unscored=rows.unscored_groups[group],
+            )
+            for group, places in places_of.items()
+            if columns.groups
+        ),
         scores=scores,
-        lines=np.array(lines, dtype=np.int64),
-        num_rows=num_rows,
-        unscored=tuple(unscored),
-        notes=tuple(_notes(Path(path), num_rows)),
+        lines=np.array(rows.lines, dtype=np.int64),
+        num_rows=len(rows.lines) + len(rows.unscored),
+        unscored=tuple(rows.unscored),
+        notes=tuple(_notes(Path(path), len(rows.lines) + len(rows.unscored))),
     )
+
+
+def _read(path: Path, metric: Metric, columns: SampleColumns, rule: Rule, no_answer: Sequence[str]) -> _Rows:
+    rows = _Rows()
+    for row in table_rows(path):
+        group: tuple[str, ...] | None = None
+        try:
+            if row.problem is not None:
+                raise NotScored(row.problem)
+            cells: Any = row.value
+            group = tuple([str(cell_of(cells, name)) for name in columns.groups])
+            cluster = "" if columns.cluster is None else str(cell_of(cells, columns.cluster))
+            if metric == "bleu":
+                rows.texts.append((response_of(cells, columns), _bleu_references(cells, columns, rule)))
+            else:
+                rows.scored.append(_score(metric, cells, columns, rule, no_answer))
+        except NotScored as reason:
+            rows.unscored.append(Unscored(row.line, str(reason)))
+            if group is not None:
+                rows.unscored_groups[group] += 1
+            continue
+        rows.lines.append(row.line)
+        rows.clusters.append(cluster)
+        rows.groups.append(group)
+    return rows
 
 
 def _rule(metric: Metric, rule: Rule | None) -> Rule:
@@ -195,7 +254,7 @@ def _score(
     says_nothing = bool(no_answer) and response.strip() in no_answer
     if metric == "squad_v2":
         response = "" if says_nothing else response
-        found = squad_references(references)
+        found = squad_references([reference for reference in references if reference.strip() not in no_answer])
         return {
             "exact": joined([exact_match(response, reference) for reference in found], rule),
             "f1": joined([squad_f1(response, reference) for reference in found], rule),
@@ -203,6 +262,7 @@ def _score(
     if not references:
         raise NotScored("no reference")
     if metric == "quac":
+        references = [CANNOT_ANSWER if reference.strip() in no_answer else reference for reference in references]
         return _quac(CANNOT_ANSWER if says_nothing else response, references, rule)
     if metric == "accuracy":
         return {"accuracy": joined([float(response.strip() == reference.strip()) for reference in references], rule)}
@@ -275,6 +335,12 @@ def _bleu_references(cells: Mapping[str, Any], columns: SampleColumns, rule: Rul
 
 def _columns_of(rows: Sequence[Mapping[str, float]]) -> dict[str, FloatArray]:
     return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+
+
+def _shown(mean: Estimate) -> str:
+    if math.isnan(mean.value):
+        return "n/a"
+    return f"{mean.value:.4f}" + ("" if math.isnan(mean.plus_minus) else f" ± {mean.plus_minus:.4f}")
 
 
 def _mean(values: FloatArray, clusters: np.ndarray[Any, Any] | None, seed: int) -> Estimate:

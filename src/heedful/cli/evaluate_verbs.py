@@ -1,0 +1,200 @@
+"""``heedful evaluate``: scores of stored samples, statistics of people's votes, and the size of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from heedful.cli.options import optional, say, subcommand
+from heedful.errors import DataError
+
+if TYPE_CHECKING:
+    from heedful.evaluate.scoring import SampleScores
+    from heedful.evaluate.scoring.samples import Rule
+    from heedful.evaluate.votes import Votes
+
+_RULES: dict[str, Rule] = {"any": "max over alternatives", "all": "all parts required", "first": "first"}
+_NO_ANSWER: dict[str, tuple[str, ...]] = {"squad_v2": ("Not in background.",)}
+"""How the paper's prompts let a model say that there is no answer."""
+_JSON = optional("FILE", "Also write the numbers to this file, as JSON.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateScore:
+    """Score stored samples with the official rules of a task.
+
+    - squad_v2, drop, quac; rouge and rouge_stemmed for summaries; bleu for
+      translations; accuracy (equal text); choice, entropy (log-probabilities).
+    - Samples of several models or prompts are scored apart if columns such as
+      model_type or prompt_type tell them apart.
+    - Rows that cannot be scored are counted and named; they are in no mean.
+    - For example: heedful evaluate score squad_v2 samples.csv \\
+        --column response=sample --column references=ref_text
+    """
+
+    task: Annotated[
+        Literal["squad_v2", "drop", "quac", "rouge", "rouge_stemmed", "bleu", "accuracy", "choice", "entropy"],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="TASK"),
+    ]
+    """The rule: squad_v2, drop, quac, rouge, rouge_stemmed, bleu, accuracy, choice or entropy."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The samples: .csv, .tsv, .jsonl, .json."""
+    column: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, optional("USE=COLUMN")] = ()
+    """Which column holds what (else the usual names). USE: response, references, logprobs, answer, cluster or groups."""
+    references: Annotated[Literal["any", "all", "first"] | None, optional("{any,all,first}")] = None
+    """If there are several references: any of them is right, all are parts of one answer, or only the first counts."""
+    separator: Annotated[str | None, optional("TEXT")] = None
+    """Splits a cell into several references, such as "|"; "" never splits (else "|" in columns named ref_text)."""
+    no_answer: Annotated[tuple[str, ...] | None, tyro.conf.UseAppendAction, optional("TEXT")] = None
+    """A response or reference that says "there is no answer" (else for squad_v2: Not in background.)."""
+    json: Annotated[Path | None, _JSON] = None
+
+    def run(self, console: Console) -> None:
+        """Print the means and what was not scored. Raises ConfigError, MissingError, DataError (also if nothing was scored)."""
+        from heedful.evaluate.results import save_numbers
+        from heedful.evaluate.scoring import score_samples
+        from heedful.evaluate.scoring.column_map import columns_of_file, in_words
+
+        columns = columns_of_file(self.file, self.task, self.column, self.separator)
+        no_answer = _NO_ANSWER.get(self.task, ()) if self.no_answer is None else self.no_answer
+        rule = None if self.references is None else _RULES[self.references]
+        scores = score_samples(self.file, self.task, columns, rule=rule, no_answer=no_answer)
+        said = Console()
+        say(said, in_words(columns, self.task))
+        if no_answer:
+            say(said, f"no answer: {', '.join(map(repr, no_answer))}")
+        say(said, scores.summary())
+        if self.json is not None:
+            save_numbers(self.json, _scores_as_json(scores, no_answer))
+            say(console, f"numbers: {self.json}")
+        if scores.num_rows and not scores.num_scored:
+            raise DataError(
+                "no row could be scored",
+                expected=f"rows with what {self.task} needs",
+                got=f"{scores.num_rows:,} rows; the first: {scores.unscored[0].reason}",
+                where=f"{self.file}:{scores.unscored[0].line}",
+                next_step="look at the reasons above; name other columns with --column",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePower:
+    """Show how many comparisons find a difference, before anybody is paid.
+
+    - Two models are equal at a win rate of 50 %. A difference of 0.05 is a win
+      rate of 55 %.
+    - Labelers who differ limit what any number of prompts can show.
+    - Take ties and variances from earlier votes with --from, if you have some.
+    - For example: heedful evaluate power --difference 0.05 --labelers 20
+    """
+
+    difference: Annotated[tuple[float, ...], optional("X [X ...]")] = (0.03, 0.05, 0.1)
+    """How far the win rate is from 50 % (else 0.03, 0.05 and 0.1)."""
+    labelers: int = 40
+    """How many labelers take part; the paper had about 40."""
+    labelers_per_prompt: int = 1
+    """How many of them compare the models on each prompt."""
+    tie_rate: Annotated[float | None, optional("SHARE")] = None
+    """Share of comparisons that are ties (else that of --from, else 0.1)."""
+    prompt_share: Annotated[float | None, optional("SHARE")] = None
+    """Share of the variance that is the prompts' (else that of --from, else 0.2)."""
+    labeler_share: Annotated[float | None, optional("SHARE")] = None
+    """Share of the variance that is the labelers' (else that of --from, else 0.03)."""
+    power: float = 0.8
+    """How likely the study is to find the difference."""
+    confidence: float = 0.95
+    """Of the interval that must leave out 50 %."""
+    earlier: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            name="from",
+            metavar="FILE",
+            help="Votes of an earlier study: ties and variances of the pair of models with the most votes.",
+            help_behavior_hint="",
+        ),
+    ] = None
+    json: Annotated[Path | None, _JSON] = None
+
+    def run(self, console: Console) -> None:
+        """Print a row for each difference. Raises ConfigError, MissingError, DataError."""
+        from heedful.evaluate import study_plan
+        from heedful.evaluate.results import save_numbers
+        from heedful.statistics import VarianceShares
+
+        shares, tie_rate = study_plan.USUAL_SHARES, study_plan.USUAL_TIE_RATE
+        if self.earlier is not None:
+            found = study_plan.earlier_study(_votes_of_file(self.earlier).votes)
+            shares, tie_rate = found.shares, found.tie_rate
+            say(Console(), f"from {found.num_votes:,} votes on {found.model} against {found.other} in {self.earlier.name}")
+        setting = study_plan.Setting(
+            num_labelers=self.labelers,
+            labelers_per_prompt=self.labelers_per_prompt,
+            tie_rate=tie_rate if self.tie_rate is None else self.tie_rate,
+            shares=VarianceShares(
+                prompt=shares.prompt if self.prompt_share is None else self.prompt_share,
+                labeler=shares.labeler if self.labeler_share is None else self.labeler_share,
+            ),
+            power=self.power,
+            confidence=self.confidence,
+        )
+        answers = study_plan.plan_studies(self.difference, setting)
+        say(Console(), study_plan.in_words(answers, setting))
+        if self.json is not None:
+            save_numbers(self.json, study_plan.as_numbers(answers, setting))
+            say(console, f"numbers: {self.json}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Score stored samples with official rules; plan a study with people.
+
+    - score  stored samples of a benchmark, with the official rules
+    - power  how many comparisons find a difference, before anybody is paid
+    - `heedful evaluate score --help` and so on tell more.
+    """
+
+    action: (
+        Annotated[EvaluateScore, subcommand(EvaluateScore, "score")]
+        | Annotated[EvaluatePower, subcommand(EvaluatePower, "power")]
+    )
+
+    def run(self, console: Console) -> None:
+        """Do what was asked."""
+        self.action.run(console)
+
+
+def _votes_of_file(path: Path) -> Votes:
+    from heedful.evaluate.votes import votes_from_table
+
+    return votes_from_table(path)
+
+
+def _scores_as_json(scores: SampleScores, no_answer: tuple[str, ...]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "file": scores.file,
+        "task": scores.metric,
+        "references": scores.rule,
+        "columns": asdict(scores.columns),
+        "no_answer": list(no_answer),
+        "rows": scores.num_rows,
+        "scored": scores.num_scored,
+        "means": {name: asdict(mean) for name, mean in scores.means.items()},
+        "groups": [
+            {
+                **dict(zip(scores.columns.groups, group.cells, strict=True)),
+                "scored": group.num_scored,
+                "not_scored": group.num_unscored,
+                "means": {name: asdict(mean) for name, mean in group.means.items()},
+            }
+            for group in scores.groups
+        ],
+        "not_scored": [asdict(row) for row in scores.unscored],
+        "notes": list(scores.notes),
+    }

@@ -1,0 +1,225 @@
+"""``heedful evaluate score | votes | power``: from files to numbers, without torch; mistakes exit with 2 and one message."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from tests.align.small_project import run
+from tests.test_cli import light
+
+from heedful.cli.evaluate_verbs import EvaluateScore
+from heedful.evaluate.scoring import METRICS
+from heedful.statistics import VarianceShares, prompts_needed, study_power
+
+PUBLISHED = """\
+,model_type,prompt_type,context,ref_text,sample
+0,gpt,zeroshot,Q: which?,It's oil|the oil,The Oil.
+1,gpt,fewshot,Q: which?,It's oil|the oil,big oil
+2,gpt,zeroshot,Q: when?,Not in background.,Not in background.
+3,gpt,fewshot,Q: when?,Not in background.,background
+4,sft,zeroshot,Q: which?,It's oil|the oil,coal
+"""
+"""The columns of samples that a laboratory published, with texts of our own."""
+
+
+def file(folder: Path, name: str, content: str) -> Path:
+    path = folder / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def numbers(folder: Path, *arguments: object) -> Any:
+    code, said = run("evaluate", *arguments, "--json", folder / "numbers.json")
+    assert code == 0, said
+    return json.loads((folder / "numbers.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------- score
+
+
+def test_published_samples_need_no_column_map(tmp_path: Path) -> None:
+    """By hand: "big oil" shares one of its two words with "oil": F1 = 2 * 1/2 * 1 / (3/2). "background" is no "no answer"."""
+    path = file(tmp_path, "samples.csv", PUBLISHED)
+    found = numbers(tmp_path, "score", "squad_v2", path)
+    assert found["references"] == "max over alternatives"
+    assert found["means"] == {}
+    assert [(g["model_type"], g["prompt_type"], g["scored"]) for g in found["groups"]] == [
+        ("gpt", "zeroshot", 2),
+        ("gpt", "fewshot", 2),
+        ("sft", "zeroshot", 1),
+    ]
+    assert [g["means"]["exact"]["value"] for g in found["groups"]] == [1, 0, 0]
+    assert [g["means"]["f1"]["value"] for g in found["groups"]] == pytest.approx([1, 1 / 3, 0], abs=1e-6)
+    _, said = run("evaluate", "score", "squad_v2", path)
+    assert "columns: response = sample; references = ref_text (split at '|'); groups = model_type, prompt_type" in said
+    assert "no answer: 'Not in background.'" in said
+
+
+def test_a_reference_that_says_no_answer_is_none(tmp_path: Path) -> None:
+    """Without --no-answer it is a text like others, and "background" has F1 = 2 * 1 * 1/3 / (4/3) with it."""
+    path = file(tmp_path, "samples.csv", "response,references\nbackground,Not in background.\n")
+    assert numbers(tmp_path, "score", "squad_v2", path)["means"]["f1"]["value"] == 0
+    text = numbers(tmp_path, "score", "squad_v2", path, "--no-answer", "nothing")
+    assert text["means"]["f1"]["value"] == 0.5
+    quac = file(tmp_path, "quac.csv", "response,references\nI don't know.,I don't know.\nI don't know.,Rome\n")
+    assert numbers(tmp_path, "score", "quac", quac, "--no-answer", "I don't know.")["means"]["f1"]["value"] == 0.5
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    rows = [{"said": "b", "gold one": "a", "gold two": "b", "passage": str(i // 2)} for i in range(4)]
+    path = file(tmp_path, "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    named = ("--column", "response=said", "--column", "references=gold one", "--column", "references=gold two")
+    found = numbers(tmp_path, "score", "accuracy", path, *named, "--column", "cluster=passage")
+    assert found["columns"]["references"] == ["gold one", "gold two"]
+    assert found["columns"]["cluster"] == "passage"
+    assert found["means"]["accuracy"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "value"),
+    [("any", "max over alternatives", 1), ("all", "all parts required", 0), ("first", "first", 0)],
+)
+def test_the_rule_for_references_is_in_the_output(tmp_path: Path, rule: str, name: str, value: int) -> None:
+    path = file(tmp_path, "samples.jsonl", '{"response": "b", "references": ["a", "b"]}\n')
+    found = numbers(tmp_path, "score", "accuracy", path, "--references", rule)
+    assert (found["references"], found["means"]["accuracy"]["value"]) == (name, value)
+    assert f"references: {name}" in run("evaluate", "score", "accuracy", path, "--references", rule)[1]
+
+
+def test_rows_without_a_score_are_counted_and_named(tmp_path: Path) -> None:
+    path = file(tmp_path, "samples.csv", PUBLISHED + "5,sft,zeroshot\n6,sft,zeroshot,Q: who?,,Ann\n")
+    found = numbers(tmp_path, "score", "accuracy", path)
+    assert (found["rows"], found["scored"]) == (7, 5)
+    assert found["not_scored"] == [
+        {"line": 7, "reason": "3 cells where the header has 6"},
+        {"line": 8, "reason": "no reference"},
+    ]
+    assert [(g["scored"], g["not_scored"]) for g in found["groups"]] == [(2, 0), (2, 0), (1, 1)]
+    _, said = run("evaluate", "score", "accuracy", path)
+    assert "rows: 7, scored 5, not scored 2" in said
+    assert "1 x no reference (line 8)" in said
+
+
+def test_squad_answers_as_the_hub_has_them(tmp_path: Path) -> None:
+    rows = [
+        {"prediction": "Rome", "answers": {"text": ["Paris", "Rome"], "answer_start": [1, 2]}},
+        {"prediction": "", "answers": {"text": [], "answer_start": []}},
+    ]
+    path = file(tmp_path, "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert numbers(tmp_path, "score", "squad_v2", path)["means"]["exact"]["value"] == 1
+
+
+def test_bleu_is_of_each_groups_corpus(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    text = "the cat sat on the mat today"
+    rows = [f"x,{text},{text}", f"y,no word of these is right,{text}", "y,,"]
+    found = numbers(tmp_path, "score", "bleu", file(tmp_path, "s.csv", "model,sample,ref_text\n" + "\n".join(rows) + "\n"))
+    assert [round(g["means"]["bleu"]["value"]) for g in found["groups"]] == [100, 0]
+    assert [g["not_scored"] for g in found["groups"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["squad_v2", "none.csv"], ["there is no file none.csv"]),
+        (["choice", "samples.csv"], ["no column that is known to hold the logprobs", "--column logprobs=NAME"]),
+        (["drop", "samples.csv", "--column", "respnse=sample"], ["this names no column", "respnse=sample"]),
+        (["drop", "samples.csv", "--column", "response=smaple"], ["has no column 'smaple'", "'sample'"]),
+        (["drop", "samples.csv", "--column", "response=sample", "--column", "response=context"], ["named twice"]),
+        (["entropy", "samples.csv", "--column", "logprobs=sample"], ["no row could be scored", "samples.csv:2"]),
+        (["quac", "samples.csv", "--references", "all"], ["quac cannot join references so"]),
+        (["squad", "samples.csv"], ["invalid choice"]),
+    ],
+)
+def test_a_mistake_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], words: Sequence[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    file(tmp_path, "samples.csv", PUBLISHED)
+    code, said = run("evaluate", "score", *arguments)
+    assert code == 2
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+
+
+def test_a_hundred_thousand_rows_in_seconds(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 9},the {i % 97} red houses,red houses|{i % 89} houses\n" for i in range(100_000))
+    path = file(tmp_path, "samples.csv", "model,sample,ref_text\n" + rows)
+    started = time.process_time()
+    assert numbers(tmp_path, "score", "squad_v2", path)["scored"] == 100_000
+    assert time.process_time() - started < 20
+
+
+def test_the_help_names_every_task() -> None:
+    choices = get_args(get_type_hints(EvaluateScore)["task"])
+    assert choices == METRICS
+
+
+# ------------------------------------------------------------------------------------------- power
+
+
+def test_power_gives_the_fewest_prompts(tmp_path: Path) -> None:
+    """The same as the function, whose power is measured in tests/statistics/test_power.py; and one prompt less is too few."""
+    found = numbers(tmp_path, "power", "--difference", 0.1, "--labelers", 12, "--labelers-per-prompt", 2, "--tie-rate", 0.2)
+    shares = VarianceShares(prompt=0.2, labeler=0.03)
+    study = prompts_needed(0.6, shares, num_labelers=12, labelers_per_prompt=2, tie_rate=0.2)
+    (answer,) = found["studies"]
+    assert (answer["prompts"], answer["comparisons"]) == (study.num_prompts, 2 * study.num_prompts)
+    fewer = study_power(0.6, shares, num_prompts=study.num_prompts - 1, num_labelers=12, labelers_per_prompt=2, tie_rate=0.2)
+    assert fewer < 0.8 <= answer["power"]
+
+
+def test_power_says_how_many_labelers_are_missing(tmp_path: Path) -> None:
+    """With k labelers who differ, prompts without end leave the labelers' share / k of the variance."""
+    (answer,) = numbers(tmp_path, "power", "--difference", 0.05, "--labelers", 5)["studies"]
+    assert answer["prompts"] is None
+    fewest = answer["fewest_labelers"]
+    code, said = run("evaluate", "power", "--difference", 0.05, "--labelers", 5)
+    assert (code, f"55 % needs at least {fewest} labelers" in said) == (0, True)
+    for labelers, enough in ((fewest - 1, False), (fewest, True)):
+        (again,) = numbers(tmp_path, "power", "--difference", 0.05, "--labelers", labelers)["studies"]
+        assert (again["prompts"] is not None) == enough
+
+
+def test_power_from_an_earlier_study(tmp_path: Path) -> None:
+    """All of the variance is the labelers': each always says the same. A tie on one prompt of four."""
+    verdict = {"ann": "model_a", "bob": "model_b", "eve": "model_a", "joe": "model_b"}
+    rows = [f"x,y,{'tie' if p == 0 else v},{who},{p}" for p in range(4) for who, v in verdict.items()]
+    path = file(tmp_path, "votes.csv", "model_a,model_b,winner,judge,prompt\nx,z,tie,ann,9\n" + "\n".join(rows) + "\n")
+    found = numbers(tmp_path, "power", "--from", path, "--difference", 0.3)
+    assert found["tie_rate"] == 0.25
+    assert found["labeler_share"] > 0.5 > found["prompt_share"]
+    assert numbers(tmp_path, "power", "--from", path, "--difference", 0.3, "--labeler-share", 0.01)["labeler_share"] == 0.01
+    assert "from 16 votes on x against y in votes.csv" in run("evaluate", "power", "--from", path)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--difference", "0.6"], "not a difference from 50 %"),
+        (["--power", "80"], "no such power"),
+        (["--labelers", "1"], "no such study"),
+        (["--prompt-share", "0.9", "--labeler-share", "0.2"], "no shares of a variance"),
+        (["--from", "none.csv"], "there is no file none.csv"),
+    ],
+)
+def test_a_study_that_is_none_exits_with_2(arguments: Sequence[str], words: str) -> None:
+    code, said = run("evaluate", "power", *arguments)
+    assert (code, words in said) == (2, True), said
+
+
+# ------------------------------------------------------------------------------------------- without the extras
+
+
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    path = file(tmp_path, "samples.csv", PUBLISHED)
+    for arguments in (("score", "squad_v2", path), ("power", "--difference", 0.1)):
+        done = light("evaluate", *arguments)
+        assert done.returncode == 0, done.stderr
