@@ -426,6 +426,8 @@ def test_an_answer_is_corrected_or_sent_back(site: Site) -> None:
     assert "Look again" in browser.get(f"/tasks/{number}").text
     browser.post(f"/tasks/{number}/submit", hidden(browser.get(f"/tasks/{number}").text) | changed)
     assert stored(site, number).state == "answered"
+    record = researcher.get(prompt).text  # the two earlier answers stay, and only the last can be sent back
+    assert (record.count('class="badge">replaced '), record.count("Send it back")) == (2, 1)
 
 
 def test_skip_needs_a_reason_and_goes_on(site: Site) -> None:
