@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -197,8 +198,35 @@ def _finite(digits: str) -> float:
     return number
 
 
-JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-"""JSON as the standard has it: no NaN, no Infinity, and no number that would become infinite (``1e400``)."""
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice in one object")
+    return found
+
+
+JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_each_key_once)
+"""JSON without NaN, Infinity, numbers that would become infinite (``1e400``), and objects that hold a key twice."""
+
+DEEPEST = 100
+"""Most levels of lists and objects in one row. Whatever writes or shows a deeper row later would run out of stack."""
+
+_TOO_DEEP = f"lists and objects nested more than {DEEPEST} levels deep"
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether lists and objects are nested more than ``DEEPEST`` levels deep."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [part for each in level for part in _parts(each)]
+        if not level:
+            return False
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def _parts(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +256,20 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         text = text.strip()
         if not text:
             continue
-        try:
-            yield Row(number, value=JSON_DECODER.decode(text))
-        except (ValueError, RecursionError) as error:
-            yield Row(number, problem=f"not JSON: {error}", raw=text)
+        yield row_of_text(number, text)
+
+
+def row_of_text(number: int, text: str) -> Row:
+    """A line of JSONL as a row."""
+    try:
+        value = JSON_DECODER.decode(text)
+    except RecursionError:
+        return Row(number, problem=_TOO_DEEP, raw=text)
+    except ValueError as error:
+        return Row(number, problem=f"not JSON: {error}", raw=text)
+    if text.count("[") + text.count("{") > DEEPEST and is_too_deep(value):
+        return Row(number, problem=_TOO_DEEP, raw=text)
+    return Row(number, value=value)
 
 
 def rows_of_file(path: Path) -> Iterator[Row]:
@@ -265,10 +303,12 @@ def _array_elements(path: Path) -> Iterator[Row]:
                 position = _skip_space(text, position + 1)
             line, counted = line + text.count("\n", counted, position), position
             value, position = JSON_DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise _broken_array(path, _TOO_DEEP) from None
+        except ValueError as error:
             raise _broken_array(path, str(error)) from None
         first = False
-        yield Row(line, value=value)
+        yield Row(line, problem=_TOO_DEEP, raw=repr(value)[:200]) if is_too_deep(value) else Row(line, value=value)
 
 
 def _broken_array(path: Path, got: str) -> DataError:
@@ -351,7 +391,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
                 while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
                     line = file.readline(LONGEST_LINE + 1) or b"\n"
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, zlib.error, OSError) as error:
         raise DataError(
             f"{path.name} cannot be read",
             expected="a whole text or gzip file",

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
 
 from heedful.errors import DataError, MissingError
-from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, rows_of_file, what_is_there
+from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, is_too_deep, rows_of_file, what_is_there
 
-_LISTS = ("messages", "conversations", "history", "responses", "completions", "models", "ratings", "scores", "ranks")
-"""Columns of a CSV file whose cells may hold a JSON list."""
+_JSON_COLUMNS = """
+messages conversations history chat_history conversation_history responses completions outputs answers generations
+candidates models model_names ratings scores ranks summaries summary info
+"""
+"""Columns of a CSV file whose cells may hold a JSON list or object."""
+
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(?P<quote>['"])(role|content|from|value)(?P=quote)\s*:""")
+"""The start of a list of chat messages. Cells of any column may hold one."""
 
 
 def rows_of_any_file(path: Path) -> Iterator[Row]:
@@ -44,7 +51,7 @@ def _table_rows(path: Path) -> Iterator[Row]:
                 elif not all(map(is_encodable, cells.values())):
                     yield Row(line, problem="not UTF-8", raw=repr(cells))
                 else:
-                    yield Row(line, value={name: _cell(name, cell) for name, cell in cells.items() if cell != ""})
+                    yield _row_of_cells(line, cells)
         except csv.Error as error:
             raise DataError(
                 f"{path.name} cannot be read as a table",
@@ -61,18 +68,27 @@ def _delimiter(header: str) -> str:
 def _check_columns(path: Path, names: list[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DataError(
-            f"{path.name} has two columns of one name", expected="each name once", got=repr(twice), where=f"{path}:1"
-        )
+        raise DataError(f"{path.name} has two columns of one name", expected="each name once", got=repr(twice), where=path)
+
+
+def _row_of_cells(line: int, cells: Mapping[str, str]) -> Row:
+    try:
+        return Row(line, value={name: _cell(name, cell) for name, cell in cells.items() if cell != ""})
+    except ValueError as error:
+        return Row(line, problem=str(error), raw=repr(cells))
 
 
 def _cell(name: str, cell: str) -> object:
-    if name in _LISTS and cell.lstrip().startswith("["):
-        try:
-            return JSON_DECODER.decode(cell.strip())
-        except (ValueError, RecursionError):
-            return cell
-    return cell
+    """The cell's text, or the JSON list or object in it. Raises ValueError for one that is broken."""
+    if not _MESSAGES.match(cell) and not (name in _JSON_COLUMNS.split() and cell.lstrip()[:1] in ("[", "{")):
+        return cell
+    try:
+        value = JSON_DECODER.decode(cell.strip())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the column {name!r} starts like JSON and is not JSON: {error}") from None
+    if is_too_deep(value):
+        raise ValueError(f"the column {name!r} is nested too deep")
+    return value
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -90,8 +106,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1_000):
-                for value in batch.to_pylist():
+                for value in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     yield _parquet_row(number, value)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

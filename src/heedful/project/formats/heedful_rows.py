@@ -33,7 +33,7 @@ def read_record(row: object, labeler: str | None) -> Draft:
     kind = _kind(row)
     shown_keys = {"ranking": ("prompt", "responses"), "demonstration": ("prompt",)}.get(kind, ())
     task = {key: row.pop(key) for key in shown_keys if key in row}
-    if kind == "ranking" and _not_filled_in(row.get("ranks")):
+    if kind == "ranking" and "response_ids" in row and _not_filled_in(row.get("ranks")):
         raise SkippedRow("a ranking task that is not filled in")
     if kind == "demonstration" and "text" in row and row["text"] is None:
         raise SkippedRow("a demonstration task that is not filled in")
@@ -52,7 +52,7 @@ def read_record(row: object, labeler: str | None) -> Draft:
 def _kind(row: dict[str, Any]) -> Kind:
     """The kind that a row names, or the one that its keys fit."""
     named = row.get("kind")
-    if named in RECORD_TYPES:
+    if isinstance(named, str) and named in RECORD_TYPES:
         return cast("Kind", named)
     if named is not None:
         meant = nearest(str(named), RECORD_TYPES)

@@ -53,13 +53,15 @@ def read_instruction(row: object, labeler: str | None) -> Draft:
     """
     row = an_object(row)
     labeler = labeler or "alpaca"
-    if row.get("label") is False:
-        raise BadRow("'label' is false: an answer that was judged bad is no demonstration")
+    label = row["label"] if isinstance(row.get("label"), str | int | float) else None
+    if str(label).lower() in ("false", "0", "0.0", "no", "bad"):
+        raise BadRow(f"'label' is {label}: an answer that was judged bad is no demonstration")
+    good = ("label",) if str(label).lower() in ("true", "1", "1.0", "yes", "good") else ()
     question = _without_template(row) or asked(row)
     if question is None:
         raise BadRow("no key 'instruction', nor 'prompt' or 'question', or it is empty")
     prompt = new_prompt(question.turns, user=user_of(row))
-    draft = Draft([prompt], unused_keys(row, (*question.used, *_ANSWERS, *USER_KEYS, "chosen", "rejected", "label")))
+    draft = Draft([prompt], unused_keys(row, (*question.used, *_ANSWERS, *USER_KEYS, *good, "chosen", "rejected")))
     answer = given_key(row, _ANSWERS)
     if answer is not None:
         draft.records.append(new_demonstration(prompt, question.answer(_answer_text(row, answer)), labeler))

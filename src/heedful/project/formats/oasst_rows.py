@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from heedful.conversation import Turn, prompt_turns, response_text
+from heedful.project.formats.ranked_rows import number_of
 from heedful.project.formats.rows import (
     BadRow,
     Draft,
@@ -54,29 +55,31 @@ def tree_group(row: Any) -> str | None:
 
 def _tree_of_messages(messages: list[Any]) -> dict[str, Any]:
     """The root of a tree of single messages, with the others nested below it."""
-    nested = {message.get("message_id"): {**message, "replies": []} for message in messages}
+    nested = {text_of(message, "message_id"): {**_checked(message), "replies": []} for message in messages}
     if len(nested) != len(messages):
         raise BadRow("two messages of the tree have one message_id")
     roots = [message for message in nested.values() if message.get("parent_id") is None]
     if len(roots) != 1:
         raise BadRow(f"{len(roots)} messages of the tree have no parent_id, and not one")
     for message in nested.values():
-        parent = message.get("parent_id")
+        parent = optional_text(message, "parent_id")
         if parent is not None and parent not in nested:
             raise BadRow(f"the message {parent!r}, to which another replies, is not in the file")
         if parent is not None:
             nested[parent]["replies"].append(message)
+    if sum(1 for _ in _below(roots[0])) + 1 < len(nested):
+        raise BadRow("messages of the tree reply to each other in a circle")
     return {"prompt": roots[0], "tree_state": roots[0].get("tree_state")}
 
 
 def read_tree(row: object, labeler: str | None) -> Draft:
     """The records of one tree, given as a tree or as the list of its messages. Raises BadRow, SkippedRow."""
-    tree = _tree_of_messages(row) if isinstance(row, list) else an_object(row)
+    tree = _tree_of_messages([an_object(each) for each in row]) if isinstance(row, list) else an_object(row)
     if "role" in tree and "prompt" not in tree:  # the root message without the tree around it
         if "replies" not in tree:
             raise BadRow("a single message without replies: the file of trees is wanted, not the one of messages")
         tree = {"prompt": tree}
-    if tree.get("tree_state") in _CLOSED_STATES:
+    if str(tree.get("tree_state")) in _CLOSED_STATES:
         raise SkippedRow(f"tree_state is {tree['tree_state']}")
     root = tree.get("prompt")
     if not isinstance(root, dict) or "role" not in root:
@@ -106,8 +109,12 @@ def _checked(message: object) -> Message:
     text_of(message, "text")
     if message.get("role") not in ("prompter", "assistant"):
         raise BadRow(f"a message's role should be prompter or assistant and is {shown(message.get('role'))}")
-    if message.get("rank") is not None and type(message["rank"]) is not int:
-        raise BadRow(f"a rank should be a whole number and is {shown(message['rank'])}")
+    for key in ("deleted", "review_result", "synthetic"):
+        if message.get(key) not in (None, True, False):
+            raise BadRow(f"{key!r} should be true or false and is {shown(message[key])}")
+    number_of(message.get("rank"), "rank")
+    if not isinstance(message.get("labels") or {}, dict):
+        raise BadRow(f"'labels' should be an object and is {shown(message['labels'])}")
     return message
 
 
@@ -140,11 +147,12 @@ def _usable(messages: list[Message], draft: Draft) -> list[Message]:
 
 def _spam_label(message: Message) -> float:
     labels = message.get("labels") or {}
-    if isinstance(labels.get("name"), list):  # single messages have names and values as two lists
-        return dict(zip(labels["name"], labels.get("value") or [], strict=False)).get("spam") or 0.0
-    spam = labels.get("spam") or {}
-    value = spam.get("value") if isinstance(spam, dict) else spam
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    names, values = labels.get("name"), labels.get("value")
+    if isinstance(names, list) and isinstance(values, list):  # single messages have names and values as two lists
+        spam = next((value for name, value in zip(names, values, strict=False) if name == "spam"), None)
+    else:
+        spam = labels.get("spam")
+    return number_of(spam.get("value") if isinstance(spam, dict) else spam, "label for spam") or 0.0
 
 
 def _below(message: Message) -> Iterator[Message]:
@@ -179,7 +187,7 @@ def _answers(prompt: Prompt, replies: list[Message], labeler: str, draft: Draft)
             pairs.append((reply, response))
     draft.records += [response for _, response in pairs]
     draft.notes += ["replies written by a model, ranked but no demonstrations" for r, _ in pairs if r.get("synthetic")]
-    ranked = [(response, reply["rank"]) for reply, response in pairs if reply.get("rank") is not None]
+    ranked = [(response, _rank(reply)) for reply, response in pairs if reply.get("rank") is not None]
     if len(ranked) >= 2:
         draft.records.append(new_ranking(prompt, ranked, labeler))
         draft.notes += ["replies without a rank beside ranked ones, kept as responses"] * (len(pairs) - len(ranked))
@@ -193,4 +201,5 @@ def _answers(prompt: Prompt, replies: list[Message], labeler: str, draft: Draft)
 
 
 def _rank(reply: Message) -> float:
-    return float("inf") if reply.get("rank") is None else reply["rank"]
+    rank = number_of(reply.get("rank"), "rank")
+    return float("inf") if rank is None else rank

@@ -94,12 +94,21 @@ def _trl_draft(pair: Mapping[str, Any], question: Asked | None, labeler: str) ->
     chosen, rejected = text_of(pair, "chosen"), text_of(pair, "rejected")
     if question is not None:
         prompt = new_prompt(question.turns, user=user)
-        return Draft(new_pair(prompt, question.answer(chosen), question.answer(rejected), labeler))
+        chosen, rejected, notes = _without_prompt(prompt.text, chosen, rejected)
+        return Draft(new_pair(prompt, question.answer(chosen), question.answer(rejected), labeler), notes)
     if "prompt" in pair and pair["prompt"] is not None:
         raise BadRow("the prompt is empty")
     if chosen.lstrip().startswith("Human:"):
         return read_dialogue_pair({key: pair[key] for key in pair if key in _PAIR_KEYS}, labeler)
     return _cut_at_what_is_shared(pair, chosen, rejected, labeler)
+
+
+def _without_prompt(prompt: str, chosen: str, rejected: str) -> tuple[str, str, list[str]]:
+    """The responses without the prompt, if both repeat it. A prompt of one or two words may begin an answer by chance."""
+    for text in (prompt, prompt.strip()):
+        if len(text.split()) > 2 and chosen.startswith(text) and rejected.startswith(text):
+            return chosen[len(text) :], rejected[len(text) :], ["pairs that repeat the prompt before each response: read once"]
+    return chosen, rejected, []
 
 
 def _cut_at_what_is_shared(pair: Mapping[str, Any], chosen: str, rejected: str, labeler: str) -> Draft:

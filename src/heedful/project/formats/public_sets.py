@@ -49,6 +49,14 @@ def _asked(text: str) -> tuple[Turn, ...]:
     return prompt_turns([("user", text)])
 
 
+def _zero_or_one(row: Mapping[str, Any], key: str) -> float:
+    """0 or 1, also as text from a table. Raises BadRow."""
+    number = number_of(row.get(key), key)
+    if number not in (0, 1):
+        raise BadRow(f"{key!r} should be 0 or 1 and is {shown(row.get(key))}")
+    return number
+
+
 def read_ultrafeedback(row: object, labeler: str | None) -> Draft:
     """OpenBMB's UltraFeedback: an ``instruction`` and four ``completions``, each by a ``model``, with scores by GPT-4.
 
@@ -107,7 +115,7 @@ def read_helpsteer(row: object, labeler: str | None) -> Draft:
     Raises BadRow.
     """
     labeler = labeler or "helpsteer"
-    if isinstance(row, list):
+    if isinstance(row, list) and row:
         rows = [an_object(each) for each in row]
         given = [Given(text_of(each, "response"), None, None, number_of(each["helpfulness"], "rating")) for each in rows]
         used = ("prompt", "response", "helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -153,9 +161,7 @@ def read_shp(row: object, labeler: str | None) -> Draft:
     ``upvote_ratio`` say how clear that is and are not used. Raises BadRow.
     """
     row = an_object(row)
-    if row.get("labels") not in (0, 1):
-        raise BadRow(f"'labels' should be 1 (A is better) or 0 (B is) and is {shown(row.get('labels'))}")
-    first = bool(row["labels"])
+    first = _zero_or_one(row, "labels") == 1
     given = [Given(text_of(row, "human_ref_A"), "human", 2 - first), Given(text_of(row, "human_ref_B"), "human", 1 + first)]
     known = ("score_A", "score_B", "score_ratio", "seconds_difference", "upvote_ratio", "c_root_id_A", "c_root_id_B")
     used = ("history", "human_ref_A", "human_ref_B", "labels", "created_at_utc_A", "created_at_utc_B", *known)
@@ -169,9 +175,7 @@ def read_pku(row: object, labeler: str | None) -> Draft:
     for training put helpfulness first (SPEC 2.2). Raises BadRow.
     """
     row = an_object(row)
-    better = row.get("better_response_id")
-    if better not in (0, 1):
-        raise BadRow(f"'better_response_id' should be 0 or 1 and is {shown(better)}")
+    better = _zero_or_one(row, "better_response_id")
     given = [
         Given(text_of(row, f"response_{n}"), optional_text(row, f"response_{n}_source"), 1 + (n != better)) for n in (0, 1)
     ]
@@ -193,10 +197,12 @@ def read_summaries(row: object, labeler: str | None) -> Draft:
     who = optional_text(row, "worker") or labeler or "summarize-from-feedback"
     used = ("info", "summaries", "summary", "choice", "worker", "extra")
     if "summary" in row:
-        return _rated_summary(turns, an_object(row["summary"]), who)
-    summaries, choice = row.get("summaries"), row.get("choice")
-    if not isinstance(summaries, list) or len(summaries) != 2 or choice not in (0, 1):
-        raise BadRow("not two 'summaries' and 'choice' 0 or 1")
+        draft = _rated_summary(turns, an_object(row["summary"]), who)
+        draft.notes += unused_keys(row, used)
+        return draft
+    summaries, choice = row.get("summaries"), _zero_or_one(row, "choice")
+    if not isinstance(summaries, list) or len(summaries) != 2:
+        raise BadRow(f"'summaries' should be a list of two and is {shown(summaries)}")
     given = [
         Given(text_of(each, "text"), optional_text(each, "policy"), 1 + (place != choice))
         for place, each in enumerate(map(an_object, summaries))
@@ -209,6 +215,8 @@ def _rated_summary(turns: Sequence[Turn], summary: Mapping[str, Any], labeler: s
     response = new_response(prompt, response_text(prompt.turns, text_of(summary, "text")), optional_text(summary, "policy"))
     draft = Draft([prompt, response])
     overall = number_of(an_object(summary.get("axes")).get("overall"), "rating")
+    if overall is not None and not overall.is_integer():
+        raise BadRow(f"a rating should be a whole number and is {shown(overall)}")
     if overall is None:
         draft.notes.append("summaries without an overall rating: responses alone")
     else:

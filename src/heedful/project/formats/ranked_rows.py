@@ -50,11 +50,9 @@ def read_responses(row: object, labeler: str | None) -> Draft:
     question = asked(row)
     if question is None:
         raise BadRow("no key 'prompt', or it is empty")
-    judging = next((key for key in row if _JUDGING.intersection(key.lower().split("_")) and row[key] is not None), None)
-    if judging is not None:
-        raise BadRow(f"the key {judging!r} may say which response is better, and is not read: give 'ranks' or 'ratings'")
+    _refuse_judging(row)
     listed = given_key(row, _LISTS)
-    given, used = _listed(row, listed) if listed else _numbered(row)
+    given, used, notes = _listed(row, listed) if listed else _numbered(row)
     if not given:
         raise BadRow("no key 'responses'")
     question = replace(question, turns=prompt_turns(question.turns), exact=False)  # no TRL row: the answer has its own line
@@ -62,11 +60,18 @@ def read_responses(row: object, labeler: str | None) -> Draft:
     answers = [answer._replace(text=question.answer(answer.text)) for answer in given]
     who = given_key(row, _LABELERS)
     draft = ranked(prompt, answers, (text_of(row, who) if who else labeler) or "responses")
-    draft.notes += unused_keys(row, (*question.used, *used, *USER_KEYS, *_LABELERS))
+    draft.notes += notes + unused_keys(row, (*question.used, *used, *USER_KEYS, *_LABELERS))
     return draft
 
 
-def _listed(row: Mapping[str, Any], key: str) -> tuple[list[Given], list[str]]:
+def _refuse_judging(row: Mapping[str, Any]) -> None:
+    for key, value in row.items():
+        if _JUDGING.intersection(key.lower().split("_")) and value not in (None, "", [], {}):
+            raise BadRow(f"the key {key!r} may say which response is better, and is not read: give 'ranks' or 'ratings'")
+
+
+def _listed(row: Mapping[str, Any], key: str) -> tuple[list[Given], list[str], list[str]]:
+    """The responses of a list, the keys that were read, and notes on those of the responses that were not."""
     responses = row[key]
     if not isinstance(responses, list):
         raise BadRow(f"{key!r} should be a list and is {shown(responses)}")
@@ -78,30 +83,38 @@ def _listed(row: Mapping[str, Any], key: str) -> tuple[list[Given], list[str]]:
             raise BadRow(f"{key!r} has {len(responses)} elements, and {name!r} is no list of as many: {shown(values)}")
         columns.append(values)
     given: list[Given] = []
+    notes: list[str] = []
     for response, model, rank, rating in zip(responses, *columns, strict=True):
         if isinstance(response, dict):
-            text = given_key(response, _TEXTS)
+            text, scored = given_key(response, _TEXTS), given_key(response, _RATINGS)
+            if text is None and not any(isinstance(response.get(name), str) for name in _TEXTS):
+                raise BadRow(f"a response has none of the keys {', '.join(_TEXTS)}: {shown(response)}")
+            _refuse_judging(response)
+            notes += unused_keys(response, (*_TEXTS, *_RATINGS, "model", "rank", "role", "from"))
             model = response.get("model", model)
-            rank, rating = response.get("rank", rank), response.get(given_key(response, _RATINGS) or "rating", rating)
+            rank, rating = response.get("rank", rank), response.get(scored or "rating", rating)
             response = "" if text is None else response[text]
         given.append(_given(response, model, rank, rating))
-    return given, [key, *(name for name in keys if name is not None)]
+    return given, [key, *(name for name in keys if name is not None)], notes
 
 
-def _numbered(row: Mapping[str, Any]) -> tuple[list[Given], list[str]]:
+def _numbered(row: Mapping[str, Any]) -> tuple[list[Given], list[str], list[str]]:
     """Responses in columns of their own: ``response_1``, ``model_1``, ``rating_1``, ..."""
     by_number: dict[str, dict[str, Any]] = {}
     used: list[str] = []
     for key in row:
         if match := _NUMBERED.fullmatch(key):
             what = {"completion": "response", "output": "response", "answer": "response", "score": "rating"}
-            by_number.setdefault(match["number"], {})[what.get(match["what"], match["what"])] = row[key]
+            parts = by_number.setdefault(match["number"], {})
+            if (part := what.get(match["what"], match["what"])) in parts:
+                raise BadRow(f"two keys give the {part} {match['number'].strip('_')}, one of them {key!r}: which one is meant?")
+            parts[part] = row[key]
             used.append(key)
     missing = next((number for number, parts in by_number.items() if "response" not in parts), None)
     if missing is not None:
         raise BadRow(f"no key 'response{missing}', though there is a model, rating or rank for it")
-    parts = [by_number[number] for number in by_number]
-    return [_given(each["response"], each.get("model"), each.get("rank"), each.get("rating")) for each in parts], used
+    given = [_given(each["response"], each.get("model"), each.get("rank"), each.get("rating")) for each in by_number.values()]
+    return given, used, []
 
 
 def _given(text: object, model: object, rank: object, rating: object) -> Given:

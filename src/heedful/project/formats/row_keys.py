@@ -22,7 +22,8 @@ from heedful.project.structure import shown
 
 _MEANING = """
 system preamble persona character instruction instructions prompt question query task input inputs context contexts
-passage passages document documents article background knowledge evidence reference references history conversation
+passage passages paragraph paragraphs snippet snippets excerpt document documents doc docs table tables schema facts story
+rules guidelines constraints target targets article background knowledge evidence reference references history conversation
 conversations dialog dialogue messages turns chat previous past tool tools function functions image images audio video
 prefix suffix prefill examples shots options choices
 """
@@ -35,6 +36,11 @@ num length len tokens words turn token fingerprint file filename line row batch 
 """
 """Last words of keys that say where a row comes from, or count something in it."""
 
+_NEVER_HARMLESS = frozenset(("image", "images", "audio", "video", "target", "targets"))
+"""``image_url`` is part of the question, and so is ``target_language``."""
+
+_MESSAGE_KEYS = ("role", "from", "content", "value", "weight", "train", "loss")
+
 UNUSED = "times the key "
 """How the note on an unused key begins."""
 
@@ -46,18 +52,33 @@ USER_KEYS = ("user", "user_id", "owner")
 
 
 def unused_keys(row: Mapping[str, Any], used: Iterable[str]) -> list[str]:
-    """A note for each key that the reader did not use. Raises BadRow if one of them changes what the prompt means."""
+    """A note for each key that the reader did not use. Raises BadRow if one of them changes what the prompt means.
+
+    Where a key that was used holds chat messages, the same goes for the keys of each message.
+    """
+    used = set(used)
+    notes = _unused(row, used, "")
+    for key in used & row.keys():
+        if isinstance(row[key], list):
+            notes += [note for part in row[key] if _is_message(part) for note in _unused(part, _MESSAGE_KEYS, " of a message")]
+    return sorted(notes)
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and ("role" in value or "from" in value)
+
+
+def _unused(row: Mapping[str, Any], used: Iterable[str], where: str) -> list[str]:
     notes: list[str] = []
     for key in row.keys() - set(used):
-        if _is_empty(row[key]):
-            continue
+        value = row[key]
         words = [word.lower() for word in re.findall(r"[^\W\d_][a-z]*|\d+", str(key))]
-        if not words or words[-1] in _HARMLESS.split():
+        if _is_empty(value) or not words or (words[-1] in _HARMLESS.split() and not _NEVER_HARMLESS.intersection(words)):
             continue
-        if set(words).intersection(_MEANING.split()):
-            raise BadRow(f"the key {key!r} may change what the prompt means, and this format does not read it")
-        notes.append(f"{UNUSED}{key!r} was not used")
-    return sorted(notes)
+        if set(words).intersection(_MEANING.split()) and (value is True or not isinstance(value, int | float)):
+            raise BadRow(f"the key {key!r}{where} may change what the prompt means, and this format does not read it")
+        notes.append(f"{UNUSED}{key!r}{where} was not used")
+    return notes
 
 
 def _is_empty(value: object) -> bool:

@@ -63,7 +63,7 @@ def new_demonstration(prompt: Prompt, text: str, labeler: str) -> Demonstration:
     return Demonstration(id=id, prompt_id=prompt.id, text=text, labeler=labeler)
 
 
-def new_ranking(prompt: Prompt, ranked: Sequence[tuple[Response, int]], labeler: str) -> Ranking:
+def new_ranking(prompt: Prompt, ranked: Sequence[tuple[Response, float]], labeler: str) -> Ranking:
     """A ranking in the order of the response ids, so that the best one does not always come first.
 
     Ranks are made dense (0, 2, 5 becomes 1, 2, 3): a weak order holds no distances.
@@ -131,6 +131,9 @@ def turns_of_messages(messages: object) -> list[Turn]:
     turns: list[Turn] = []
     for message in messages:
         message = an_object(message)
+        for key, other in (("role", "from"), ("content", "value")):
+            if message.get(key) is not None and message.get(other) is not None and message[key] != message[other]:
+                raise BadRow(f"a message has both {key!r} and {other!r}: which one is meant?")
         role = _ROLES.get(str(message.get("role", message.get("from"))))
         if role is None:
             raise BadRow(
@@ -142,14 +145,27 @@ def turns_of_messages(messages: object) -> list[Turn]:
         if message.get("tool_calls") or message.get("function_call"):
             raise BadRow("a message that calls a tool: only its text could be kept, and not the call")
         turns.append(Turn(role, _content(message)))
+    if turns[-1].role == "assistant" and any(messages[-1].get(key) in (0, "0") for key in _LEARNED):
+        raise BadRow("the last message is marked as one that no model should learn from")
     return turns
+
+
+_LEARNED = ("weight", "train", "loss")
+"""Keys of a message that say whether a model learns from it: 0 and false mean no."""
+
+
+_PART_KEYS = {"type", "text", "annotations", "cache_control"}
+"""Keys that a part of text may have. Another one, such as ``image_url``, would change what it says."""
 
 
 def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content", message.get("value"))
     if isinstance(content, list):
         parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content
+            part.get("text")
+            if isinstance(part, dict) and part.get("type", "text") == "text" and part.keys() <= _PART_KEYS
+            else None
+            for part in content
         ]
         if all(isinstance(part, str) for part in parts):
             return "".join(str(part) for part in parts)
