@@ -8,7 +8,7 @@
     │   ├── DataError               a file or row that is not in the expected form
     │   ├── MissingError            a file, folder, stage input or task does not exist
     │   ├── ModelError              a model folder or tokenizer that cannot be used
-    │   ├── BusyError               another process is working in the same project
+    │   ├── BusyError               another process is working in the same project or database
     │   ├── ConflictError           another person, or another page of the same person, was first
     │   └── RefusedError            this person may not do this
     │       └── ThrottledError      too many attempts: wait, then try again
@@ -81,7 +81,7 @@ class ModelError(UserError):
 
 
 class BusyError(UserError):
-    """Another process is working in the same project."""
+    """Another process is working in the same project, or has been writing to the database for a long time."""
 
 
 class ConflictError(UserError):

@@ -169,7 +169,7 @@ def the_story(admin: Any, server: Server, chromium: Any, *, name: str, offline_s
         page.wait_for_timeout(offline_seconds * 1000)
         assert "Not connected" in page.locator("#saved").inner_text()
         page.get_by_role("button", name="Submit, then stop").click()
-        page.get_by_text("The server cannot be reached, so nothing was sent.").wait_for()
+        page.get_by_text("The server does not answer, so nothing was sent.").wait_for()
         assert page.url.startswith(address), "submitting without a network left the page"
         # Pages come back before drafts can be sent (not by route(): a page's last words, fetch with keepalive, pass it by).
         cut = "window.fetch = () => Promise.reject(new TypeError())"

@@ -19,8 +19,8 @@ test("the browser's draft is shown when the server has nothing that this browser
 
 test("what an answer of the server means", () => {
   assert.deepEqual(
-    [200, 401, 403, 404, 409, 422, 500, 502, 429].map(meaningOf),
-    ["saved", "signed out", "signed out", "conflict", "conflict", "refused", "unreachable", "unreachable", "unreachable"],
+    [200, 401, 403, 404, 409, 422, 500, 502, 503, 429].map(meaningOf),
+    ["saved", "signed out", "signed out", "conflict", "conflict", "refused", "unreachable", "unreachable", "busy", "unreachable"],
   );
 });
 

@@ -21,6 +21,7 @@ from heedful.web.app import create_app
 from heedful.web.app_settings import Settings
 
 PASSWORD = "correct horse battery"
+REAL_HASHER = passwords.HASHER
 # Argon2's work is for attackers; the tests only need its form.
 passwords.HASHER = argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 

@@ -13,6 +13,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from heedful.errors import (
+    BusyError,
     ConflictError,
     DataError,
     HeedfulError,
@@ -28,11 +29,12 @@ from heedful.web.app_settings import Settings
 from heedful.web.console import admin, batch_pages, overview
 from heedful.web.label import pages
 from heedful.web.rendering import Rendering
-from heedful.web.routing import NobodyError, Routes, Visit, begin_visit
+from heedful.web.routing import RETRY_SECONDS, NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
 
 STATUS_OF: tuple[tuple[type[HeedfulError], int], ...] = (
     (ThrottledError, 429),
+    (BusyError, 503),
     (MissingError, 404),
     (ConflictError, 409),
     (RefusedError, 403),
@@ -55,6 +57,7 @@ TITLES = {
     422: "Something is missing or wrong",
     429: "Too many attempts",
     500: "Something went wrong",
+    503: "The server is busy",
 }
 MESSAGES = {
     400: "the request could not be read",
@@ -65,10 +68,12 @@ MESSAGES = {
     415: "forms are sent as application/x-www-form-urlencoded in UTF-8",
     413: "the request is too large",
     500: "this is our fault, not yours",
+    503: "the server has more changes to save than it can at this moment",
 }
 NEXT_STEPS = {
     401: "log in; if you were in the middle of something, use another tab: drafts stay in this browser",
     500: "try again; if it happens again, tell a researcher or admin what you were doing",
+    503: "wait a little, then try again; a task's page saves your work by itself as soon as it can",
 }
 
 NO_TELEMETRY: TelemetryConfig = {
@@ -171,6 +176,8 @@ def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HeedfulError)
     status = next(status for kind, status in STATUS_OF if isinstance(error, kind))
     headers = {"Retry-After": str(max(1, round(error.wait_seconds)))} if isinstance(error, ThrottledError) else None
+    if status == 503:
+        return _failure(request.app, request, status, headers={"Retry-After": str(RETRY_SECONDS)})
     if status >= 500:  # a full disk, say: what it says may name folders, so only the log has it
         log.error("failed: %s %s", request.method, request.url.path, exc_info=error)
         return _failure(request.app, request, status)

@@ -28,11 +28,14 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial, wraps
 from typing import Annotated, Any, Literal, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from heedful.errors import RefusedError
@@ -51,6 +54,13 @@ RANKS: Mapping[str, int] = {"public": 0, "labeler": 1, "researcher": 2, "admin":
 AnyResponse = TypeVar("AnyResponse", bound=Response)
 
 FLASH_LENGTH = 500
+
+CHANGES_AT_ONCE = 16
+"""How many changes are worked on at once. One that waits for the database keeps its thread; pages have threads of their own."""
+MOST_WAITING = 100
+"""How many further changes wait for such a thread; the rest are answered with 503."""
+RETRY_SECONDS = 5
+"""When to try again after a 503."""
 
 
 def network_of(host: str) -> str:
@@ -198,6 +208,7 @@ class Routes:
 
     def __init__(self, app: FastAPI, database: Database, settings: Settings) -> None:
         self._app, self._database, self._settings = app, database, settings
+        self._changing = CapacityLimiter(CHANGES_AT_ONCE)
 
     def get(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
         """A page to read; it changes nothing."""
@@ -224,12 +235,28 @@ class Routes:
         options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
         options["openapi_extra"] = {"x-who": who}
         guard = Depends(self._guard(who, changes=method != "GET", upload=upload))
+        handler = handler if method == "GET" else self._in_turn(handler)
         self._app.add_api_route(path, handler, methods=[method], dependencies=[guard], **options)
         self._app.routes[-1].heedful_who = who  # type: ignore[attr-defined]
 
+    def _in_turn(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """The handler of a change, run in one of the threads that changes have."""
+
+        @wraps(handler)
+        async def change(*values: Any, **named: Any) -> Any:
+            return await to_thread.run_sync(partial(handler, *values, **named), limiter=self._changing)
+
+        return change
+
     def _guard(self, who: Who, *, changes: bool, upload: bool) -> Callable[..., Any]:
         async def guard(request: Request) -> None:
-            visit = await run_in_threadpool(begin_visit, request, self._database, self._settings, changes)
+            begin = partial(begin_visit, request, self._database, self._settings, changes)
+            if not changes:
+                visit = await run_in_threadpool(begin)
+            elif self._changing.statistics().tasks_waiting < MOST_WAITING:
+                visit = await to_thread.run_sync(begin, limiter=self._changing)
+            else:
+                raise HTTPException(503, headers={"Retry-After": str(RETRY_SECONDS)})
             request.state.visit = visit
             if not visit.may(who):
                 if visit.somebody is None:

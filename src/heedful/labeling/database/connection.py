@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from heedful.errors import ConfigError, DataError, StorageError
+from heedful.errors import BusyError, ConfigError, DataError, StorageError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_SECONDS = 30
@@ -74,10 +74,18 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction: committed at the end, rolled back on an exception. Raises StorageError."""
+        """One transaction: committed at the end, rolled back on an exception.
+
+        Raises BusyError if SQLite's write lock does not become free in time, StorageError.
+        """
         if self.is_sqlite:
-            with self._one_writer, _storage_errors(self.url), self._writer.begin() as connection:
-                yield connection
+            if not self._one_writer.acquire(timeout=BUSY_SECONDS):
+                raise _busy(self.url)
+            try:
+                with _storage_errors(self.url), self._writer.begin() as connection:
+                    yield connection
+            finally:
+                self._one_writer.release()
         else:
             with _storage_errors(self.url), self._writer.begin() as connection:
                 yield connection
@@ -192,6 +200,8 @@ def _storage_errors(url: URL) -> Iterator[None]:
         if type(error).__name__ not in ("OperationalError", "DatabaseError") and not error.connection_invalidated:
             raise
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        if reason == "database is locked":
+            raise _busy(url) from None
         if reason == "file is not a database":
             raise DataError("this is no database", expected="a SQLite database", got=reason, where=str(url.database)) from None
         raise StorageError(
@@ -200,6 +210,15 @@ def _storage_errors(url: URL) -> Iterator[None]:
             got=reason,
             where=url.render_as_string(),
         ) from error
+
+
+def _busy(url: URL) -> BusyError:
+    return BusyError(
+        "the labeling database is busy: another change has been going on for a long time",
+        expected=f"a turn to write within {BUSY_SECONDS} s",
+        where=str(url.database),
+        next_step="wait until the import or the run that is writing has finished, then try again",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- migrations

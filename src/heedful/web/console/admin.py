@@ -1,4 +1,4 @@
-"""The admin's pages: people and invites, the audit log, backups. Batches of tasks are in ``batches.py``."""
+"""The admin's pages: people and invites, the audit log, backups. Batches of tasks are in ``batch_pages.py``."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def change_person(visit: Visiting, form: Form, person_id: Id) -> Response:
 
 
 def disable(visit: Visiting, person_id: Id) -> Response:
-    """Log a person out and let them in no more."""
+    """Disable an account and end its sessions."""
     try:
         with visit.database.write() as connection:
             accounts.disable(connection, person_id, by=visit.person.id)
@@ -123,7 +123,7 @@ def disable(visit: Visiting, person_id: Id) -> Response:
 
 
 def enable(visit: Visiting, person_id: Id) -> Response:
-    """Let a person in again."""
+    """Enable a disabled account again."""
     with visit.database.write() as connection:
         accounts.enable(connection, person_id, by=visit.person.id)
     return visit.go(f"/admin/people/{person_id}", flash="The account is enabled.")

@@ -29,7 +29,7 @@ export function meaningOf(status) {
   if (status === 401 || status === 403) return "signed out";
   if (status === 404 || status === 409 || status === 410) return "conflict";
   if (status === 413 || status === 422 || status === 400) return "refused";
-  return "unreachable";
+  return status === 503 ? "busy" : "unreachable";
 }
 
 /**

@@ -7,6 +7,7 @@ import { say } from "./page.js";
 
 const SAVE_AFTER = 2000; // ms after a change
 const ANSWER_WITHIN = 15000; // ms, then the server counts as out of reach
+const MOST_ATTEMPTS = 12; // sent without a reply: more than fit into the time in which a late one may still be stored
 
 /** What the form holds, in the shape in which drafts are stored: names with _ are the page's own, empty ones are left out. */
 export function fieldsOf(form) {
@@ -89,10 +90,9 @@ export function startDrafts(form, { makeRoom, onFilled }) {
     }, wait);
   }
 
-  function retry() {
+  function retry(why = "Not connected") {
     failures += 1;
-    const words = stored ? "Not connected: kept in this browser, trying again" : "Not connected: keep this page open, trying again";
-    show("waiting", words);
+    show("waiting", `${why}: ${stored ? "kept in this browser" : "keep this page open"}, trying again`);
     plan(waitAfter(failures) * 1000);
   }
 
@@ -120,7 +120,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
       if (line.dataset.state === "waiting" || line.dataset.state === "saving") show("saved", `Saved ${clockTime(new Date())}`);
       return "saved";
     }
-    attempts = [...attempts.filter((one) => one !== content), content].slice(-5);
+    attempts = [...attempts.filter((one) => one !== content), content].slice(-MOST_ATTEMPTS);
     keepHere(fields);
     if (line.dataset.state !== "waiting") show("saving", "Saving …");
     const body = new FormData(form);
@@ -181,7 +181,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
       tell(`The server does not take what you typed${why}. Once you change it, it is saved again.`);
       return "refused";
     }
-    retry();
+    retry(meaning === "busy" ? "The server is busy" : "Not connected");
     return "unreachable";
   }
 
@@ -280,7 +280,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
       retry();
     }
     if (line.dataset.state === "waiting") {
-      tell("The server cannot be reached, so nothing was sent. What you typed is kept in this browser. When the line above says “Saved”, press the button again.");
+      tell("The server does not answer, so nothing was sent. What you typed is kept in this browser. When the line above says “Saved”, press the button again.");
     }
     if (line.dataset.state === "waiting" || loggedOut) {
       document.getElementById("kept").scrollIntoView({ block: "center" });
