@@ -37,6 +37,8 @@ class CollectConfig:
     other_models_share: float = 0.25
     """Share of a prompt's outputs that come from earlier SFT candidates; the last candidate writes the rest (the paper's come
     mostly from SFT policies, SPEC 3.8; the share is ours)."""
+    max_response_tokens: int | None = None
+    """Longest output, in tokens (ours). None: as `[sft]` says."""
     agreement_labelers: int = 2
     """Simulated labelers of each group who rank the outputs of each validation prompt, to measure their agreement (SPEC
     2.4)."""
@@ -47,10 +49,11 @@ class CollectConfig:
             positive=("prompts", "validation_prompts", "smallest_k", "labelers_per_prompt", "agreement_labelers"),
             shares=("other_models_share",),
         )
-        if not 1 <= self.smallest_k <= self.largest_k:
+        _check_response_limit(self)
+        if not 2 <= self.smallest_k <= self.largest_k:
             raise ConfigError(
-                "CollectConfig: smallest_k is above largest_k",
-                expected="1 <= smallest_k <= largest_k",
+                "CollectConfig: smallest_k and largest_k are out of range",
+                expected="2 <= smallest_k <= largest_k: one output alone cannot be ranked",
                 got=f"{self.smallest_k} and {self.largest_k}",
             )
 
@@ -67,11 +70,19 @@ class EvaluateConfig:
     """Sampling temperature of all models (ours; benchmarks use 0, SPEC 4.2)."""
     benchmark_items: int = 500
     """Items of each benchmark."""
+    max_response_tokens: int | None = None
+    """Longest response of all models, in tokens (ours). None: as `[sft]` says. Changing it trains nothing again."""
     choice_prompts: int = 500
     """Validation prompts used to choose the SFT checkpoint and the few-shot prefix by RM score (SPEC 3.2, 3.7)."""
 
     def __post_init__(self) -> None:
         check_fields(self, positive=("prompts", "labelers_per_prompt", "benchmark_items", "choice_prompts"))
+        _check_response_limit(self)
+
+
+def _check_response_limit(config: CollectConfig | EvaluateConfig) -> None:
+    if config.max_response_tokens is not None:
+        check_fields(config, positive=("max_response_tokens",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +95,11 @@ class Preset:
     ppo: PPOConfig
     collect: CollectConfig
     evaluate: EvaluateConfig
+
+    def answering(self, table: Literal["collect", "evaluate"]) -> SFTConfig:
+        """SFT's limits and precision, which models answer under, with the table's own ``max_response_tokens`` if it has one."""
+        own: int | None = getattr(self, table).max_response_tokens
+        return self.sft if own is None else replace(self.sft, max_response_tokens=own)
 
 
 def paper(size: PaperSize = "1.3B") -> Preset:

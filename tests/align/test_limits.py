@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,20 @@ from tests.align.small_project import (
     run,
     set_config,
     write_base_model,
+    write_pretraining_text,
     write_rows,
 )
+from tests.tiny import plain, tiny_llama, tiny_tokenizer
+
+from heedful.align.before_training import check_before_training
+from heedful.align.inputs import fingerprint_inputs
+from heedful.align.settings import Setting, given_for, setting_of
+from heedful.align.stages import STAGES, stage
+from heedful.align.who_labels import labelers_of
+from heedful.errors import ConfigError
+from heedful.presets import resolved_preset
+from heedful.project.data_folder import Records
+from heedful.project.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +84,184 @@ def test_code_in_a_model_folder_is_never_run(project: Path, base: Path, tmp_path
     code, said = run("align", project)
     assert code == 0, said
     assert not ran.exists()
+
+
+def nothing_is_trained(project: Path) -> bool:
+    return not list((project / "runs").glob("*/"))
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "said"),
+    [
+        ("sft", "max_response_tokens = 8", "max_response_tokens = 1024", "[collect] max_response_tokens = 84"),
+        ("sft", "max_response_tokens = 8", "max_response_tokens = 1024", "[evaluate] max_response_tokens = 84"),
+        ("ppo", "max_response_tokens = 8", "max_response_tokens = 1024", "[ppo] max_response_tokens = 84"),
+        ("ppo", "ptx_context_length = 24", "ptx_context_length = 97", "[ppo] ptx_context_length = 96"),
+        ("evaluate", "prompts = 6", "prompts = 6\nmax_response_tokens = 90", "[evaluate] max_response_tokens = 84"),
+        ("collect", "smallest_k = 3", "smallest_k = 3\nmax_response_tokens = 90", "[collect] max_response_tokens = 84"),
+    ],
+)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_passes_the_context_window_is_refused_first(
+    base: Path, rotary: Path, tmp_path: Path, family: str, table: str, old: str, new: str, said: str
+) -> None:
+    model = {"gpt2": base, "llama": rotary}[family]
+    prompts, demonstrations = rows()
+    prompts[0]["text"] = "w9 " * 11 + "w9"
+    project = project_with(tmp_path / "mine", model, prompts, demonstrations)
+    write_pretraining_text(project)
+    set_in(project, table, old, new)
+    code, output = run("align", project)
+    output = " ".join(output.split())
+    assert code == 2, output
+    assert "some sequences do not fit a model's context window" in output
+    assert "at most 96 tokens for base_model" in output
+    assert said in output
+    assert nothing_is_trained(project)
+
+
+def set_in(project: Path, table: str, old: str, new: str) -> None:
+    file = project / "heedful.toml"
+    before, _, after = file.read_text().rpartition(f"\n[{table}]\n")
+    assert old in after
+    file.write_text(f"{before}\n[{table}]\n{after.replace(old, new, 1)}")
+
+
+@pytest.fixture(scope="module")
+def rotary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "rotary"
+    plain(tiny_llama(scale=0.15)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def setting_and_records(project: Path) -> tuple[Setting, Records]:
+    loaded = Project.load(project)
+    labelers = labelers_of(loaded)
+    records = labelers.known()
+    return setting_of(loaded, resolved_preset(loaded), labelers, records), records
+
+
+def test_limits_above_the_window_do_no_harm_to_short_texts(project: Path) -> None:
+    text = (project / "heedful.toml").read_text()
+    (project / "heedful.toml").write_text(text.replace("max_prompt_tokens = 12", "max_prompt_tokens = 1000"))
+    check_before_training(*setting_and_records(project))
+
+
+def test_a_prompt_as_long_as_the_limit_fills_the_window_exactly(base: Path, tmp_path: Path) -> None:
+    prompts, demonstrations = rows()
+    prompts[0]["text"] = "w9 " * 11 + "w9"
+    project = project_with(tmp_path / "mine", base, prompts, demonstrations)
+    set_in(project, "sft", "max_response_tokens = 8", "max_response_tokens = 84")
+    check_before_training(*setting_and_records(project))
+    set_in(project, "sft", "max_response_tokens = 84", "max_response_tokens = 85")
+    with pytest.raises(ConfigError, match="1 too many for base_model"):
+        check_before_training(*setting_and_records(project))
+
+
+def test_texts_are_measured_as_far_as_they_are_used(base: Path, tmp_path: Path) -> None:
+    prompts, demonstrations = rows()
+    demonstrations[0]["text"] = "w9 " * 200
+    setting, records = setting_and_records(project_with(tmp_path / "mine", base, prompts, demonstrations))
+    check_before_training(setting, records)  # cut at max_response_tokens
+    for table in ("sft", "initial_policy", "reward"):
+        preset = setting.preset
+        if table == "sft":  # the limit for demonstrations alone
+            preset = replace(
+                preset,
+                collect=replace(preset.collect, max_response_tokens=8),
+                evaluate=replace(preset.evaluate, max_response_tokens=8),
+            )
+        longer = replace(getattr(preset, table), max_response_tokens=150)
+        with pytest.raises(ConfigError, match=rf"\[{table}\]: 15\d tokens .*for base_model") as caught:
+            check_before_training(replace(setting, preset=replace(preset, **{table: longer})), records)
+        assert f"[{table}] max_response_tokens = 9" in str(caught.value)
+
+
+def test_the_smaller_window_of_the_small_model_counts(project: Path, tmp_path: Path) -> None:
+    small = write_base_model(tmp_path / "small")
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(config | {"n_positions": 12}))
+    set_config(project, "[project]", f'[project]\nsmall_model = "{small}"')
+    code, said = run("align", project)
+    assert (code, "too many for small_model" in " ".join(said.split())) == (2, True), said
+    assert nothing_is_trained(project)
+
+
+def test_answers_may_be_shorter_without_training_again(project: Path) -> None:
+    setting, records = setting_and_records(project)
+    preset = setting.preset
+    shorter = replace(setting, preset=replace(preset, evaluate=replace(preset.evaluate, max_response_tokens=4)))
+    assert shorter.preset.answering("evaluate").max_response_tokens == 4
+    assert shorter.preset.answering("collect") == preset.sft
+    earlier = {row.name: f"of {row.name}" for row in STAGES}
+
+    def inputs(setting: Setting, name: str) -> dict[str, object]:
+        return fingerprint_inputs(given_for(stage(name), setting, records, {}), records, earlier)
+
+    changed = [name for name in earlier if name != "data" and inputs(setting, name) != inputs(shorter, name)]
+    assert changed == ["choose_sft", "choose_prefix", "evaluate"]
+
+
+def test_a_model_that_could_not_be_used_later_is_refused_first(project: Path, tmp_path: Path) -> None:
+    def refused(name: str, folder: Path) -> str:
+        text = (project / "heedful.toml").read_text()
+        set_config(project, "[project]", f'[project]\n{name} = "{folder}"')
+        code, said = run("align", project)
+        (project / "heedful.toml").write_text(text)
+        assert (code, nothing_is_trained(project)) == (2, True), said
+        return " ".join(said.split())
+
+    cut = write_base_model(tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "the model's weights cannot be read" in refused("small_model", cut)
+    weights.unlink()
+    assert "no file of weights" in refused("reward_start", cut)
+
+    other = write_base_model(tmp_path / "other")
+    vocabulary = json.loads((other / "tokenizer.json").read_text())
+    words = vocabulary["model"]["vocab"]
+    words["w9"], words["w10"] = words["w10"], words["w9"]
+    (other / "tokenizer.json").write_text(json.dumps(vocabulary))
+    for name in ("small_model", "reward_start"):
+        assert f"{name} has another tokenizer than base_model" in refused(name, other)
+
+    endless = write_base_model(tmp_path / "endless")
+    tokens = json.loads((endless / "tokenizer_config.json").read_text())
+    (endless / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in tokens.items() if k != "eos_token"}))
+    assert "the tokenizer has no end-of-text token" in refused("small_model", endless)
+
+    few = write_base_model(tmp_path / "few")
+    config = json.loads((few / "config.json").read_text())
+    (few / "config.json").write_text(json.dumps(config | {"vocab_size": 20}))
+    assert "at most 20 tokens (rows of the model's embedding)" in refused("small_model", few)
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        (["train"], "there is no held-out prompt to evaluate on"),
+        (["valid", "test"], "there is no prompt to train on"),
+    ],
+)
+def test_empty_splits_are_refused_first(base: Path, tmp_path: Path, splits: list[str], said: str) -> None:
+    prompts, _ = rows()
+    kept = [prompt for prompt in prompts if prompt["split"] in splits]
+    project = project_with(tmp_path / "mine", base, kept, [])
+    code, output = run("align", project)
+    assert (code, said in output) == (2, True), output
+    assert nothing_is_trained(project)
+
+
+def test_demonstrations_of_held_out_prompts_alone_are_refused_first(base: Path, tmp_path: Path) -> None:
+    prompts, demonstrations = rows()
+    kept = [row for row in demonstrations if row["prompt_id"].startswith("valid")]
+    code, output = run("align", project_with(tmp_path / "mine", base, prompts, kept))
+    assert (code, "there is no demonstration to train on" in output) == (2, True), output
+
+
+def test_one_output_alone_cannot_be_ranked(project: Path) -> None:
+    set_config(project, "smallest_k = 3", "smallest_k = 1")
+    code, said = run("align", project)
+    assert (code, "2 <= smallest_k <= largest_k" in said) == (2, True), said

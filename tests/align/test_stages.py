@@ -69,7 +69,7 @@ def test_in_every_situation_what_a_stage_needs_is_done_before(situation: Situati
 
 
 def test_groups_of_simulated_labelers_and_of_people() -> None:
-    whole = Situation(simulated=True, small_model=True, text=True, prefixes=True, demonstrations=True, rankings=True)
+    whole = Situation(**{field.name: True for field in fields(Situation)})
 
     def groups(situation: Situation) -> list[list[str]]:
         done: list[str] = []
@@ -82,7 +82,7 @@ def test_groups_of_simulated_labelers_and_of_people() -> None:
     choosing, policies = ["choose_sft", "choose_prefix"], ["ppo", "ppo_ptx", "ppo_ptx_small"]
     initial = ["initial_policy", "initial_policy_small"]
     assert groups(whole) == [["data"], ["sft"], ["collect", *initial], ["reward"], choosing, policies, ["evaluate"]]
-    people = replace(whole, simulated=False)
+    people = replace(whole, data_is_invented=False, answers_at_once=False)
     assert groups(people) == [["sft"], ["reward"], choosing, initial, policies, ["evaluate"]]
     # People who have to rank do not wait for initial policies.
     assert groups(replace(people, rankings=False))[1] == ["collect"]

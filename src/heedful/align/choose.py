@@ -18,13 +18,13 @@ from heedful.model.inference import policy_for_inference, reward_model_for_infer
 from heedful.model.loading import load_tokenizer
 from heedful.model.template import encode
 from heedful.project.selection import prompts_of
-from heedful.records import Prompt, Response
+from heedful.records import Prompt, Response, Split
 
 
 def choose_sft(given: Given, *, folder: Path, console: Console) -> None:
     """The SFT checkpoint with the best mean RM score on validation prompts (SPEC 3.2)."""
     setting, records, sft_folder = given.setting, given.records, given.run_of("sft")
-    limits = setting.preset.sft
+    limits = setting.preset.answering("evaluate")
     reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
     rows: list[dict[str, Any]] = json.loads((sft_folder / "candidates.json").read_text(encoding="utf-8"))
     prompts = _choice_prompts(given, sft_folder / "model", console)
@@ -66,7 +66,7 @@ def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
 def choose_prefix(given: Given, *, folder: Path, console: Console) -> None:
     """The few-shot prefix whose answers have the best mean RM score on validation prompts (SPEC 3.7)."""
     setting, records = given.setting, given.records
-    limits = setting.preset.sft
+    limits = setting.preset.answering("evaluate")
     reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
     model, tokenizer = policy_for_inference(setting.base_model, limits.precision)
     prompts = _choice_prompts(given, setting.base_model, console)
@@ -103,7 +103,7 @@ def answer_with_prefix(
     A prompt that does not fit the context window together with the prefix is given without the examples, in the same format,
     or, if even the format leaves no room for a response, as it is.
     """
-    limits, evaluate = setting.preset.sft, setting.preset.evaluate
+    limits, evaluate = setting.preset.answering("evaluate"), setting.preset.evaluate
     given = texts_within_window(
         model, tokenizer, [p.text for p in prompts], prefix, max_response_tokens=limits.max_response_tokens, console=console
     )
@@ -141,10 +141,12 @@ def texts_within_window(
 
 
 def _choice_prompts(given: Given, model: Path, console: Console) -> list[Prompt]:
-    prompts = prompts_of(given.records, "valid") or prompts_of(given.records, "train")
-    fitting = prompts_within(
-        load_tokenizer(model), prompts, given.setting.preset.sft.max_prompt_tokens, console, given.setting.template
-    )
+    tokenizer, limit = load_tokenizer(model), given.setting.preset.sft.max_prompt_tokens
+    splits: tuple[Split, ...] = ("valid", "train")
+    fitting: list[Prompt] = []
+    for split in splits:
+        if not fitting:
+            fitting = prompts_within(tokenizer, prompts_of(given.records, split), limit, console, given.setting.template)
     if not fitting:
         raise DataError("no validation prompt is within the limit", expected="at least one", got="none")
     return fitting[: given.config.choice_prompts]

@@ -67,7 +67,7 @@ def _demonstration(prompt: Prompt) -> Task:
 
 def collect(given: Given, *, folder: Path, console: Console) -> None:
     """Ranking tasks: K outputs for each prompt, most by the SFT model, to be ranked side by side (SPEC 2.3, 3.8)."""
-    setting, config, limits = given.setting, given.config, given.setting.preset.sft
+    setting, config, limits = given.setting, given.config, given.setting.preset.answering("collect")
     tokenizer = load_tokenizer(given.run_of("sft") / "model")
     chosen: list[Prompt] = []
     numbers: Mapping[Split, int] = {"train": config.prompts, "valid": config.validation_prompts}

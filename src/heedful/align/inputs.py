@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from heedful.align.settings import Given
+from heedful.presets import CollectConfig, EvaluateConfig
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files, digest_of_records
 from heedful.project.selection import digest_of_demonstrations, digest_of_rankings
@@ -52,6 +54,8 @@ def fingerprint_inputs(
     inputs = {key: value(need) for key, need in stage.needs.items()}
     if given.config is None:
         return inputs
-    # Left out for plain, the only template of older versions: their stages stay done.
-    template = setting.template
-    return {**inputs, "config": given.config} | ({} if template == "plain" else {"template": template})
+    # What older versions did not have is left out while it is not set: their stages stay done.
+    template, config = setting.template, given.config
+    if isinstance(config, (CollectConfig, EvaluateConfig)):
+        config = {key: value for key, value in asdict(config).items() if (key, value) != ("max_response_tokens", None)}
+    return {**inputs, "config": config} | ({} if template == "plain" else {"template": template})

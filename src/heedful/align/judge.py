@@ -28,7 +28,7 @@ from heedful.project.selection import prompts_of
 from heedful.ranks.collectives import gather_in_order
 from heedful.ranks.rank_zero import barrier_without_timeout
 from heedful.ranks.world import world
-from heedful.records import Response
+from heedful.records import Prompt, Response, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,20 @@ def entrants(given: Given) -> Iterator[Entrant]:
 
 def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     """Sample, score and judge; writes responses.jsonl, rewards.json, models.json, benchmarks.json, and asks labelers."""
-    setting, records, limits = given.setting, given.records, given.setting.preset.sft
+    setting, records, limits = given.setting, given.records, given.setting.preset.answering("evaluate")
     config = given.config
-    test = prompts_of(records, "test") or prompts_of(records, "valid")
-    fitting = prompts_within(load_tokenizer(setting.base_model), test, limits.max_prompt_tokens, console, setting.template)
-    prompts = fitting[: config.prompts]
+    tokenizer = load_tokenizer(setting.base_model)
+    splits: tuple[Split, ...] = ("test", "valid")
+    prompts: list[Prompt] = []
+    for split in splits:
+        if not prompts:
+            fitting = prompts_within(tokenizer, prompts_of(records, split), limits.max_prompt_tokens, console, setting.template)
+            prompts = fitting[: config.prompts]
     if not prompts:
         raise DataError(
             "there is no held-out prompt to evaluate on",
             expected=f"a prompt of the split test or valid, of at most {limits.max_prompt_tokens:,} tokens",
-            got=f"{len(test):,} prompts in these splits",
+            got="none",
             where=setting.project.data / "prompts.jsonl",
             next_step="import more prompts: a tenth of them goes to valid and a tenth to test",
         )

@@ -47,6 +47,14 @@ class LabelingDatabase:
         return "people"
 
     @property
+    def invents_data(self) -> bool:
+        return False
+
+    @property
+    def answers_at_once(self) -> bool:
+        return False
+
+    @property
     def groups(self) -> Mapping[str, Group]:
         return {}
 

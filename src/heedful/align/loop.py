@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from heedful.align.assemble import assemble
+from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.processes import cores, import_ahead, peak_memory
 from heedful.align.running import FinishedStage, Job, Stages
@@ -59,6 +60,7 @@ def _align(project: Project, console: Console, partly: bool) -> Path | None:
     # Rank 0 takes people's answers; the others then read what it took.
     on_rank_zero(lambda: labelers.take(partly=partly))
     state = _State(project, preset, labelers, labelers.known())
+    on_rank_zero(lambda: check_before_training(state.setting, state.records))
     while group := next_group(state.situation, state.done):
         if group[0].name == "ppo" and not state.situation.text:
             console.print(f"no pretraining text in {project.pretraining_text}: ppo_ptx is left out", highlight=False)
@@ -76,7 +78,7 @@ def _align(project: Project, console: Console, partly: bool) -> Path | None:
                 return None
             if stage.asks or stage.name == "data":
                 state.records = labelers.known(state.folders().get("collect"))
-            if stage.asks and not state.situation.simulated and stage.when(state.situation):
+            if stage.asks and not state.situation.answers_at_once and stage.when(state.situation):
                 _say_waiting(console, stage, "no answer is about a training prompt yet")
                 return None
     raise AssertionError("the table of stages ends with the evaluation")
@@ -102,8 +104,8 @@ class _State:
 
     @property
     def situation(self) -> Situation:
-        prefixes = bool(prefixes_of(self.project, self.records))
-        return situation_of(self.project, self.preset, self.records, prefixes=prefixes)
+        prefixes = bool(prefixes_of(self.project, self.labelers, self.records))
+        return situation_of(self.project, self.preset, self.labelers, self.records, prefixes=prefixes)
 
     @property
     def setting(self) -> Setting:

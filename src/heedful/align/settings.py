@@ -98,14 +98,14 @@ def setting_of(project: Project, preset: Preset, labelers: Labelers, records: Re
         small_model=None if project.small_model is None else project.model_folder(project.small_model),
         reward_start=None if project.reward_start is None else project.model_folder(project.reward_start),
         labelers=labelers,
-        benchmarks=_benchmarks(preset.evaluate.benchmark_items) if project.labelers == "simulated" else (),
-        prefixes=prefixes_of(project, records),
+        benchmarks=_benchmarks(preset.evaluate.benchmark_items) if labelers.invents_data else (),
+        prefixes=prefixes_of(project, labelers, records),
     )
 
 
-def prefixes_of(project: Project, records: Records) -> tuple[str, ...]:
+def prefixes_of(project: Project, labelers: Labelers, records: Records) -> tuple[str, ...]:
     """Candidate few-shot prefixes: the miniature's own, or some of the project's demonstrations."""
-    if project.labelers == "simulated":
+    if labelers.invents_data:
         return _few_shot_prefixes(project.seed)
     return candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed)
 
@@ -129,9 +129,7 @@ def ask(given: Given, tasks: list[Task], folder: Path, console: Console) -> None
         with (folder / f"{kind}.jsonl").open(encoding="utf-8") as lines:
             count = sum(1 for _ in lines)
         marked = given.setting.labelers.marked
-        console.print(
-            f"{count:,} {kind} by {marked} labelers" if marked == "simulated" else f"{count:,} {kind}", highlight=False
-        )
+        console.print(f"{count:,} {kind}" if marked == "people" else f"{count:,} {kind} by {marked} labelers", highlight=False)
 
 
 def write_json(path: Path, value: Any) -> None:

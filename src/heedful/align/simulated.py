@@ -39,6 +39,14 @@ class SimulatedLabelers:
         return "simulated"
 
     @property
+    def invents_data(self) -> bool:
+        return True
+
+    @property
+    def answers_at_once(self) -> bool:
+        return True
+
+    @property
     def groups(self) -> Mapping[str, Group]:
         return self.panel.groups
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from heedful.evaluate import lineup
 from heedful.evaluate.lineup import Contender
@@ -20,6 +20,9 @@ from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
 from heedful.project.selection import training_rankings
+
+if TYPE_CHECKING:
+    from heedful.align.who_labels import Labelers
 
 Input = Literal[
     "seed",
@@ -46,8 +49,10 @@ INPUT_MODELS: Mapping[Input, Contender] = {"base_model": lineup.BASE, "small_mod
 class Situation:
     """What of a project decides which stages it has."""
 
-    simulated: bool
-    """The miniature's labelers: they invent prompts and demonstrations, and rank at once."""
+    data_is_invented: bool
+    """The labelers invent prompts and demonstrations, and rank in every run."""
+    answers_at_once: bool
+    """No answer ever waits."""
     small_model: bool
     text: bool
     """There is pretraining text, or the coefficient of PPO-ptx is 0: PPO-ptx can be trained."""
@@ -86,16 +91,16 @@ class Stage:
     """A sweep of this stage compares trials by this number; the better ones are lower or higher."""
 
 
-def _simulated(situation: Situation) -> bool:
-    return situation.simulated
+def _invented(situation: Situation) -> bool:
+    return situation.data_is_invented
 
 
 def _no_demonstrations(situation: Situation) -> bool:
-    return not situation.simulated and not situation.demonstrations
+    return not situation.data_is_invented and not situation.demonstrations
 
 
 def _collects(situation: Situation) -> bool:
-    return situation.simulated or not situation.rankings
+    return situation.data_is_invented or not situation.rankings
 
 
 def _has_prefixes(situation: Situation) -> bool:
@@ -117,7 +122,7 @@ def _small_and_text(situation: Situation) -> bool:
 _BY_REWARD: tuple[str, Literal["higher"]] = ("validation_reward", "higher")
 
 STAGES: tuple[Stage, ...] = (
-    Stage(name="data", needs={"seed": "seed"}, when=_simulated, apart=False),
+    Stage(name="data", needs={"seed": "seed"}, when=_invented, apart=False),
     Stage(name="demonstrate", needs={"prompts": "prompts"}, asks="demonstrations", when=_no_demonstrations, apart=False),
     Stage(
         name="sft",
@@ -198,7 +203,7 @@ def next_group(situation: Situation, done: Collection[str]) -> list[Stage]:
     left = [row for row in due(situation) if row.name not in done]
     group = left[:1]
     # People who have to rank now should not wait for a policy that is needed later.
-    if group and (group[0].asks is None or situation.simulated):
+    if group and (group[0].asks is None or situation.answers_at_once):
         for row in left[1:]:
             if row.beside in [other.name for other in group]:
                 group.append(row)
@@ -214,13 +219,13 @@ def config_of(row: Stage, preset: Preset) -> Any:
     return replace(config, ptx_coefficient=0.0) if without_text else config
 
 
-def situation_of(project: Project, preset: Preset, records: Records, *, prefixes: bool) -> Situation:
+def situation_of(project: Project, preset: Preset, labelers: Labelers, records: Records, *, prefixes: bool) -> Situation:
     """How a project stands. ``prefixes``: whether it has candidate few-shot prefixes."""
-    simulated = project.labelers == "simulated"
     return Situation(
-        simulated=simulated,
+        data_is_invented=labelers.invents_data,
+        answers_at_once=labelers.answers_at_once,
         small_model=project.small_model is not None,
-        text=simulated or project.pretraining_text.exists() or not preset.ppo.ptx_coefficient,
+        text=labelers.invents_data or project.pretraining_text.exists() or not preset.ppo.ptx_coefficient,
         prefixes=prefixes,
         demonstrations=bool(records.demonstrations),
         rankings=bool(training_rankings(records, "train")),

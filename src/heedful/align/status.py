@@ -38,7 +38,7 @@ def show_status(project: Project, console: Console) -> None:
     """Print records, stages and what comes next. Raises DataError for a broken data folder."""
     labelers = labelers_of(project)
     records = known_records(project, labelers)
-    stages = stage_statuses(project, records)
+    stages = stage_statuses(project, labelers, records)
     console.print(project.name, style="bold", markup=False, highlight=False)
     console.print(_record_table(records))
     console.print(_stage_table(project, stages))
@@ -57,9 +57,9 @@ def known_records(project: Project, labelers: Labelers) -> Records:
     return Records(**{f"{kind}s": records.by_kind(kind) | known.by_kind(kind) for kind in RECORD_TYPES})
 
 
-def stage_statuses(project: Project, records: Records) -> list[StageStatus]:
+def stage_statuses(project: Project, labelers: Labelers, records: Records) -> list[StageStatus]:
     """Every stage that the project has or will have, in order."""
-    expected = due(_situation(project, records))
+    expected = due(_situation(project, labelers, records))
     found: list[StageStatus] = []
     for row in STAGES:
         folders = stage_folders(project.runs, row.name)
@@ -86,7 +86,7 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
     if begun:
         return f"{begun[0]} is not finished: run {command}, it continues"
     done = {stage.name for stage in stages if stage.done}
-    for row in due(_situation(project, records)):
+    for row in due(_situation(project, labelers, records)):
         waiting = labelers.waiting(row) if row.asks and row.name in done else None
         if waiting and row is not STAGES[-1]:
             return waiting
@@ -106,11 +106,11 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
     return f"done: the report is {report}" if waiting is None else f"the report is {report}; for its win rates {waiting}"
 
 
-def _situation(project: Project, records: Records) -> Situation:
+def _situation(project: Project, labelers: Labelers, records: Records) -> Situation:
     prefixes = not records.demonstrations or bool(
         candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed)
     )
-    return situation_of(project, resolved_preset(project), records, prefixes=prefixes)
+    return situation_of(project, resolved_preset(project), labelers, records, prefixes=prefixes)
 
 
 def _record_table(records: Records) -> Table:

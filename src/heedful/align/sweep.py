@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful import __version__
+from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.running import FinishedStage, Stages
 from heedful.align.settings import Given, given_for, setting_of, write_json
@@ -68,7 +69,10 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
     labelers = labelers_of(project)
     records = labelers.known(None if collected is None else collected.folder)
     runs = {name: finished.folder for name, finished in earlier.items()}
-    given = given_for(row, setting_of(project, preset, labelers, records), records, runs)
+    setting = setting_of(project, preset, labelers, records)
+    for config in configs.values():
+        check_before_training(replace(setting, preset=replace(preset, **{str(row.config): config})), records)
+    given = given_for(row, setting, records, runs)
     validation = _VALIDATION[metric](given, console)
     fingerprints = {name: finished.fingerprint for name, finished in earlier.items()}
     inputs = fingerprint_inputs(given, records, fingerprints)

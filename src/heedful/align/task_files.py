@@ -36,6 +36,14 @@ class TaskFiles:
         return "people"
 
     @property
+    def invents_data(self) -> bool:
+        return False
+
+    @property
+    def answers_at_once(self) -> bool:
+        return False
+
+    @property
     def groups(self) -> Mapping[str, Group]:
         return {}
 

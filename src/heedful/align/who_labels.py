@@ -33,6 +33,16 @@ class Labelers(Protocol):
         ...
 
     @property
+    def invents_data(self) -> bool:
+        """Whether they also make up the prompts, the demonstrations and the pretraining text."""
+        ...
+
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether a stage that asks them has all answers when it ends, so that nothing ever waits."""
+        ...
+
+    @property
     def groups(self) -> Mapping[str, Group]:
         """Group of each labeler by name; empty if only their work tells (SPEC 2.4)."""
         ...

@@ -156,14 +156,7 @@ def unembedding(model: PreTrainedModel) -> torch.Tensor:
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | Path) -> None:
     """Refuse a tokenizer that can produce ids which the model does not have. Raises ModelError."""
     rows = cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]
-    if len(tokenizer) > rows:
-        raise ModelError(
-            "the tokenizer does not match the model",
-            expected=f"at most {rows} tokens (rows of the model's embedding)",
-            got=f"{len(tokenizer)} tokens",
-            where=where,
-            next_step="use the tokenizer that the model was trained with, or resize the model's embeddings",
-        )
+    check_vocabulary(rows, tokenizer, where)
     ends = config_end_tokens(model)
     if ends and tokenizer.eos_token_id not in ends:
         raise ModelError(
@@ -172,6 +165,47 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             got=f"{tokenizer.eos_token_id} ({tokenizer.eos_token!r})",
             where=where,
             next_step="use the tokenizer that the model was trained with",
+        )
+
+
+def check_vocabulary(rows: int, tokenizer: PreTrainedTokenizerBase, where: str | Path) -> None:
+    """Refuse a tokenizer with more tokens than the model's embedding has rows. Raises ModelError."""
+    if len(tokenizer) > rows:
+        raise ModelError(
+            "the tokenizer does not match the model",
+            expected=f"at most {rows} tokens (rows of the model's embedding)",
+            got=f"{len(tokenizer)} tokens",
+            where=where,
+            next_step="use the tokenizer that the model was trained with, or resize the model's embeddings",
+        )
+
+
+def check_architecture(config: PretrainedConfig, where: str | Path, *, scalar: bool = False) -> None:
+    """Refuse an architecture that Heedful cannot compute with, from its configuration alone. Raises ModelError.
+
+    scalar: whether a reward model is to be made of it too.
+    """
+    try:
+        with torch.device("meta"):
+            model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+            judge = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config)) if scalar else None
+    except Exception as error:  # what an unfit configuration raises depends on the architecture
+        raise ModelError(
+            "this architecture is not supported",
+            expected="one for which transformers has a ForCausalLM and a ForSequenceClassification class",
+            got=f"{type(config).__name__}: {str(error).partition(chr(10))[0]}",
+            where=where,
+            next_step="use a model of another family: docs/families.md lists them",
+        ) from error
+    _refuse_unsupported(model, where)
+    use_heedful_attention(model)
+    if judge is not None and not isinstance(getattr(judge, "score", None), torch.nn.Linear):
+        raise ModelError(
+            "no reward model can be made from this architecture",
+            expected="a ForSequenceClassification class with a linear layer `score`",
+            got=type(judge).__name__,
+            where=where,
+            next_step="use a model of another family: docs/families.md lists them",
         )
 
 

@@ -1,0 +1,124 @@
+"""What is certain to fail later is refused before anything is trained: models, splits, lengths. It takes seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from heedful.align.limits import check_lengths
+from heedful.align.settings import Setting
+from heedful.errors import DataError, ModelError
+from heedful.model.encoding import encode_prompts
+from heedful.model.loading import check_architecture, check_vocabulary, load_configuration, load_tokenizer
+from heedful.project.data_folder import Records
+from heedful.project.selection import demonstrations_of, prompts_of
+from heedful.records import Prompt
+
+
+def check_before_training(setting: Setting, records: Records) -> None:
+    """Raises ModelError, DataError or ConfigError for what would stop a later stage."""
+    folders = {"base_model": setting.base_model, "small_model": setting.small_model, "reward_start": setting.reward_start}
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    configurations = {name: load_configuration(folder) for name, folder in given.items()}
+    tokenizer = load_tokenizer(setting.base_model)
+    judge = "base_model" if setting.reward_start is None else "reward_start"
+    for name, folder in given.items():
+        check_architecture(configurations[name], folder, scalar=name == judge)
+        _check_model(name, folder, configurations[name], tokenizer)
+    check_lengths(setting, records, configurations, tokenizer)
+    if records.prompts and not setting.labelers.invents_data:
+        _check_splits(setting, records, tokenizer)
+
+
+def _check_model(name: str, folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A model's weights can be read, and it has the base model's tokenizer."""
+    check_vocabulary(config.get_text_config().vocab_size, tokenizer, folder)
+    _check_weights(folder)
+    has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
+    if name == "reward_start" and not has_tokenizer:  # it is trained with the SFT model's
+        return
+    own = load_tokenizer(folder)
+    if own.get_vocab() != tokenizer.get_vocab() or own.eos_token_id != tokenizer.eos_token_id:
+        raise ModelError(
+            f"{name} has another tokenizer than base_model",
+            expected=f"base_model's {len(tokenizer):,} tokens and end-of-text token: one reward model reads all responses",
+            got=f"{len(own):,} tokens, end-of-text {own.eos_token!r}",
+            where=folder,
+            next_step=f"set {name} to a model of the same family, or leave it out",
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    """All files of weights are there and whole, as far as their sizes tell."""
+    files = {path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")}
+    for index in folder.glob("*.index.json"):
+        files |= set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    problem = None if files else "no file of weights"
+    for name in sorted(files):
+        try:
+            if name.endswith(".safetensors"):
+                with safe_open(folder / name, framework="pt"):
+                    pass
+            elif not (folder / name).is_file():
+                problem = f"no {name}"
+        except Exception as error:  # safetensors has a class of its own for a damaged file
+            problem = f"{name}: {str(error).partition(chr(10))[0]}"
+    if problem:
+        raise ModelError(
+            "the model's weights cannot be read",
+            expected="the files model.safetensors or those that its index lists, whole",
+            got=problem,
+            where=folder,
+            next_step="download or copy the model again",
+        )
+
+
+def _check_splits(setting: Setting, records: Records, tokenizer: PreTrainedTokenizerBase) -> None:
+    """There are prompts to train on, and others to evaluate on; if there are demonstrations, some can train."""
+    preset, where = setting.preset, setting.project.data / "prompts.jsonl"
+    train, valid, test = (prompts_of(records, split) for split in ("train", "valid", "test"))
+
+    def some_fit(prompts: Sequence[Prompt], limit: int) -> bool:
+        parts = (prompts[i : i + 100] for i in range(0, len(prompts), 100))
+        return any(encode_prompts(tokenizer, part, max_tokens=limit, template=setting.template)[0] for part in parts)
+
+    split = "import prompts of several users, or split them by prompt: `heedful import ... --split-by prompt`"
+    for table in ("sft", "ppo"):
+        limit = getattr(preset, table).max_prompt_tokens
+        if not some_fit(train, limit):
+            raise DataError(
+                "there is no prompt to train on",
+                expected=f"a prompt of the split train, of at most {limit:,} tokens ([{table}] max_prompt_tokens)",
+                got=f"{len(train):,} prompts in this split",
+                where=where,
+                next_step=split if not train else f"raise [{table}] max_prompt_tokens, or import shorter prompts",
+            )
+    limit = preset.sft.max_prompt_tokens
+    if not some_fit(test, limit) and not some_fit(valid, limit):
+        raise DataError(
+            "there is no held-out prompt to evaluate on",
+            expected=f"a prompt of the split test or valid, of at most {limit:,} tokens ([sft] max_prompt_tokens)",
+            got=f"{len(test) + len(valid):,} prompts in these splits",
+            where=where,
+            next_step=split,
+        )
+    if preset.ppo.validate_every and not some_fit(valid, preset.ppo.max_prompt_tokens):
+        raise DataError(
+            "there is no prompt to validate PPO on",
+            expected="prompts of the split valid for [ppo] validate_every > 0",
+            got=f"{len(valid):,} prompts in this split, none within max_prompt_tokens",
+            where=where,
+            next_step="add prompts of the split valid, or set [ppo] validate_every = 0",
+        )
+    if records.demonstrations and not demonstrations_of(records, "train"):
+        raise DataError(
+            "there is no demonstration to train on",
+            expected="a demonstration of a prompt of the split train, for training and not by a held-out labeler",
+            got=f"{len(records.demonstrations):,} demonstrations, none of which may train",
+            where=setting.project.data / "demonstrations.jsonl",
+            next_step=split,
+        )
