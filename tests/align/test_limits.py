@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,30 @@ def test_code_in_a_model_folder_is_never_run(project: Path, base: Path, tmp_path
     code, said = run("align", project)
     assert code == 0, said
     assert not ran.exists()
+
+
+def test_damaged_outputs_of_a_finished_stage_are_named(project: Path) -> None:
+    assert run("align", project)[0] == 0
+    folder = project / "runs" / "sft-1"
+    weights = folder / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4] + b"oops")
+    for command in (["align", project], ["sweep", "reward", "learning_rate", "--values", "1e-3", "--project", project]):
+        code, said = run(*command)
+        said = "".join(said.split())
+        assert (code, "anoutputofthefinishedstagesftisdamaged" in said, str(weights) in said) == (2, True, True), said
+    weights.write_bytes(whole)
+    code, said = run("align", project)
+    assert (code, "sft: done before" in said) == (0, True), said
+    shutil.rmtree(folder)
+    code, said = run("align", project)
+    assert (code, "sft: done before" in said) == (0, False), said
+    assert weights.read_bytes() == whole
+    state = json.loads((folder / "stage.json").read_text())
+    del state["outputs"]  # as an older version wrote it
+    (folder / "stage.json").write_text(json.dumps(state))
+    weights.write_bytes(whole[:-4] + b"oops")
+    assert "sft: done before" in run("align", project)[1]
 
 
 def nothing_is_trained(project: Path) -> bool:

@@ -18,6 +18,7 @@ from heedful.align.processes import Cost, run_in_processes
 from heedful.errors import StorageError
 from heedful.project.files import write_atomically
 from heedful.project.fingerprints import as_json, fingerprint_of
+from heedful.project.outputs import OUTPUTS, check_outputs, described_outputs
 from heedful.project.runs import STAGE_FILE, stage_folders, stage_state
 from heedful.ranks.rank_zero import barrier_without_timeout, on_rank_zero
 from heedful.ranks.world import world
@@ -139,11 +140,13 @@ class Stages:
         return fingerprint, str(folder), state
 
     def _folder(self, name: str, fingerprint: str) -> tuple[Path, dict[str, Any]]:
-        """The stage's newest folder with this fingerprint, or the next free one."""
+        """The stage's newest folder with this fingerprint, or the next free one. Raises DataError for damaged outputs."""
         numbered = stage_folders(self.runs, name)
         for number in sorted(numbered, reverse=True):
             state = stage_state(numbered[number])
             if state.get("fingerprint") == fingerprint:
+                if state.get("done"):
+                    check_outputs(name, numbered[number], state)
                 return numbered[number], state
         return self.runs / f"{name}-{max(numbered, default=0) + 1}", {}
 
@@ -179,6 +182,8 @@ class _Begun:
         if not world().is_rank_zero:
             return
         state = {**self.row, "done": done, "seconds": self.spent + seconds}
+        if done:  # described once, though the seconds may be corrected later
+            state[OUTPUTS] = stage_state(self.folder).get(OUTPUTS) or described_outputs(self.folder)
         write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=as_json))
 
 

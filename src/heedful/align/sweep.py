@@ -34,6 +34,7 @@ from heedful.model.loading import load_tokenizer
 from heedful.presets import resolved_preset
 from heedful.project.fingerprints import digest_of_records
 from heedful.project.lock import alone_in
+from heedful.project.outputs import check_outputs
 from heedful.project.project import Project
 from heedful.project.runs import newest_done, stage_state
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
@@ -240,11 +241,12 @@ def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folde
 
 
 def _newest_done(project: Project, name: str) -> FinishedStage | None:
-    """The newest run of a stage that is done."""
+    """The newest run of a stage that is done. Raises DataError for damaged outputs."""
     folder = newest_done(project.runs, name)
     if folder is None:
         return None
     state = stage_state(folder)
+    check_outputs(name, folder, state)
     return FinishedStage(name, folder, state["fingerprint"], float(state["seconds"]))
 
 
