@@ -14,6 +14,7 @@ from heedful.align.prefixes import cut_answer, with_prefix
 from heedful.align.settings import Given, Setting, write_json
 from heedful.errors import DataError
 from heedful.model.answering import Answerer, mean_reward, prompts_within
+from heedful.model.context_window import context_window
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_tokenizer
 from heedful.model.template import encode
@@ -123,7 +124,7 @@ def texts_within_window(
     model: Any, tokenizer: Any, texts: Sequence[str], prefix: str, *, max_response_tokens: int, console: Console
 ) -> list[str]:
     """Each prompt in the longest form that leaves room for a response: behind the prefix, in its format alone, or as it is."""
-    window = getattr(model.config, "max_position_embeddings", None)
+    window = context_window(model)
     with_examples, bare = [with_prefix(prefix, text) for text in texts], [with_prefix("", text) for text in texts]
     if window is None:
         return with_examples

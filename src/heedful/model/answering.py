@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import DataError
+from heedful.model.context_window import context_window
 from heedful.model.encoding import encode_prompts, encode_response
 from heedful.model.end_tokens import end_tokens, response_end, spoken_tokens
 from heedful.model.engine.sampling import Sampling, request_seeds
@@ -70,7 +71,7 @@ class Answerer:
             tokens = prompt_tokens(self.tokenizer, prompts, self.template)
         else:
             tokens = encode(self.tokenizer, texts)
-            window = getattr(self.model.config, "max_position_embeddings", None)
+            window = context_window(self.model)
             limit = None if window is None else window - self.limits.max_response_tokens
         for prompt, row in zip(prompts, tokens, strict=True):
             if limit is not None and len(row) > limit:

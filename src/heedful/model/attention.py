@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from heedful.errors import ModelError
+from heedful.model.context_window import refuse_sequences_past_the_switch
 from heedful.model.fast.explicit_attention import explicit_attention
 from heedful.model.fast.last_layer import compute_only_what_is_read, note_rows
 
@@ -190,5 +191,6 @@ def use_heedful_attention(model: PreTrainedModel) -> PreTrainedModel:
             got=type(model).__name__,
             next_step="use a model of another family: docs/families.md lists them",
         )
+    refuse_sequences_past_the_switch(model, ATTENTION_NAME)
     compute_only_what_is_read(model)
     return model

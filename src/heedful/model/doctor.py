@@ -18,8 +18,15 @@ from typing import cast
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from heedful.errors import CheckError, HeedfulError
-from heedful.model.doctor_examples import Examples, context_window, decoding_prompts, examples_of, full_examples
+from heedful.errors import CheckError, HeedfulError, ModelError
+from heedful.model.doctor_examples import (
+    Examples,
+    decoding_prompts,
+    examples_of,
+    examples_past_the_switch,
+    full_examples,
+    window_of,
+)
 from heedful.model.engine.sampling import Sampling
 from heedful.model.engine.scheduler import generate
 from heedful.model.inference import first_device
@@ -149,6 +156,7 @@ def _all_checks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prec
     yield from _padding_checks(model, examples, reference, limits, "float32")
     if not is_scalar(model):
         yield from _decoding_check(model, decoded, new_tokens, limits, "float32")
+    yield from _switch_check(model)
     yield from _saving_check(model, tokenizer, examples)
     if precision == "float32":
         return
@@ -177,6 +185,20 @@ def _layout_checks(
     yield from _compared("packed with others", together, reference, limits, precision)
     shared = _read(model, pack_shared(examples.prompts, examples.responses))
     yield from _compared("shared prompt", shared, reference, limits, precision)
+
+
+def _switch_check(model: PreTrainedModel) -> Iterator[Check]:
+    """A short sequence beside one past LongRoPE's original window: refused, or else it must not change."""
+    examples = examples_past_the_switch(model)
+    if examples is None:
+        return
+    with plain_attention(model):
+        reference, scale = plain_readings(model, examples)
+    try:
+        together = _read(model, pack([p for p, _ in examples.pairs], [r for _, r in examples.pairs]))
+    except ModelError:
+        together = reference
+    yield from _compared("past the original window", together, reference, _limits(scale), "float32")
 
 
 def _order_checks(
@@ -209,7 +231,7 @@ def _decoding_check(
     model: PreTrainedModel, prompts: list[list[int]], new_tokens: int, limits: dict[str, float], precision: Precision
 ) -> Iterator[Check]:
     """Sampled tokens' log-probs from the cache against a plain forward of the whole text, in the same type."""
-    room = context_window(model) - max(map(len, prompts))
+    room = window_of(model) - max(map(len, prompts))
     if room < 1:
         return
     sampling = Sampling(max_tokens=min(new_tokens, room))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import UserError
+from heedful.model.context_window import context_window
 from heedful.model.engine.runner import Drawn, Request, Runner
 from heedful.model.engine.sampling import Sampling
 
@@ -154,7 +155,7 @@ def check_fits(model: PreTrainedModel, prompt: Sequence[int], sampling: Sampling
     """Raise ValueError for an empty prompt, UserError if it and max_tokens together exceed the model's context window."""
     if len(prompt) == 0:
         raise ValueError("a prompt is empty")
-    window = getattr(model.config, "max_position_embeddings", None)
+    window = context_window(model)
     if window is not None and len(prompt) + sampling.max_tokens > window:
         raise UserError(
             "prompt and response do not fit the model's context window",

@@ -1,0 +1,56 @@
+"""How long a sequence may be: the context window, and where LongRoPE changes its frequencies.
+
+LongRoPE (Phi-3) turns positions by other frequencies if the longest sequence of a batch is past the original window. A short
+sequence in the same row would change with it, and so would the keys that decoding has already cached. Sequences past the
+original window are therefore refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from heedful.errors import ModelError
+
+
+def context_window(model: PreTrainedModel) -> int | None:
+    """Tokens that prompt and response may have together: at most LongRoPE's original window. None if there is no limit."""
+    window = cast(int | None, getattr(model.config, "max_position_embeddings", None))
+    switch = rope_switch(model)
+    return switch if window is None else window if switch is None else min(window, switch)
+
+
+def rope_switch(model: PreTrainedModel) -> int | None:
+    """LongRoPE's original window, in tokens: a longer sequence uses other frequencies. None without LongRoPE."""
+    config = cast(Any, model.config)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    default = getattr(config, "original_max_position_embeddings", None)
+    windows = [kind.get("original_max_position_embeddings", default) for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min((window for window in windows if window is not None), default=None)
+
+
+def refuse_sequences_past_the_switch(model: PreTrainedModel, attention: str) -> None:
+    """Raise ModelError whenever this attention function is in use and a sequence is past LongRoPE's original window."""
+    switch = rope_switch(model)
+    if switch is None or "heedful_refuses_past_switch" in vars(model):
+        return
+
+    def check(rotary: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        assert isinstance(positions, Tensor)
+        longest = int(positions.max()) + 1
+        if rotary.config._attn_implementation == attention and longest > switch:
+            raise ModelError(
+                "a sequence is past the original window of LongRoPE",
+                expected=f"at most {switch} tokens in prompt and response: past them, all sequences of a row would change",
+                got=f"{longest} tokens",
+                next_step="lower max_prompt_tokens, max_response_tokens or the context length in heedful.toml",
+            )
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            module.register_forward_pre_hook(check, with_kwargs=True)
+    vars(model)["heedful_refuses_past_switch"] = True
