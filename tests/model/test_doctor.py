@@ -18,11 +18,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from heedful.errors import CheckError, ModelError, NumericalError
 from heedful.functional.fast import kernels
-from heedful.model import attention, doctor, examine, layouts, save_model, scalar_model_from_causal
+from heedful.model import attention, dense_blocks, doctor, examine, layouts, save_model, scalar_model_from_causal
 from heedful.model.attention import use_heedful_attention
 from heedful.model.doctor import quick_check
 from heedful.model.encoding import Example, RankedPrompt
-from heedful.model.fast import ranges
 from heedful.model.fast.ranges import RangesLayout
 from heedful.model.precision import frozen
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
@@ -129,7 +128,7 @@ def test_a_quick_check_leaves_everything_as_it_was_and_costs_little(training: bo
 
 def show_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "usable", lambda _: False)
-    monkeypatch.setattr(ranges, "_causal", lambda length: torch.ones(length, length, dtype=torch.bool)[None, None])
+    monkeypatch.setattr(dense_blocks, "_causal", lambda length: torch.ones(length, length, dtype=torch.bool)[None, None])
 
 
 def test_a_mask_that_shows_the_future_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
