@@ -724,7 +724,15 @@ def test_prompts_of_one_user_are_said_to_be_in_one_split_and_can_be_split_by_pro
     assert again.merged == 120
 
 
-@pytest.mark.parametrize("users", [[None] * 3, ["a"], ["a", "b", "a"]])
+def test_a_few_users_who_all_land_in_train_give_the_warning_too(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Q{n}", "output": "x", "user": user} for n, user in enumerate("aba")]
+    report, _ = take("alpaca", tmp_path, rows, split_shares=(1, 0, 0))
+    assert "all 3 prompts belong to 2 users who are in train: there is nothing to evaluate on" in str(report)
+    report, _ = take("alpaca", tmp_path, [{"instruction": "Q", "output": "x", "user": "c"}], split_shares=(0, 0, 1))
+    assert report.one_split is None
+
+
+@pytest.mark.parametrize("users", [[None] * 3, ["a"], ["a", None, "a"]])
 def test_other_projects_are_not_warned_of_one_user(tmp_path: Path, users: list[str | None]) -> None:
     rows = [{"instruction": f"Q{n}", "output": "x", "user": user} for n, user in enumerate(users)]
     report, _ = take("alpaca", tmp_path, rows, split_shares=(1, 0, 0))

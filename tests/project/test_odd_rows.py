@@ -15,9 +15,10 @@ import pytest
 from heedful.errors import DataError
 from heedful.project.data_folder import Records
 from heedful.project.files import DEEPEST, Row
+from heedful.project.fitting_formats import draft_of, groups_of
 from heedful.project.formats import FORMATS
 from heedful.project.formats.rows import BadRow, SkippedRow
-from heedful.project.importing import _draft, _groups, import_file
+from heedful.project.importing import import_file
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -136,12 +137,12 @@ def with_other(value: Any, place: tuple[Any, ...], other: object) -> Any:
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_part_of_a_row_may_be_anything(format: str) -> None:
     for good in GOOD[format]:
-        assert _draft(format, _groups(format, [Row(1, value=good)])[0], None).records
+        assert draft_of(format, groups_of(format, [Row(1, value=good)])[0], None).records
         for place in places(good):
             for odd in ODD:
                 with suppress(BadRow, SkippedRow):
-                    for group in _groups(format, [Row(1, value=with_other(good, place, odd))]):
-                        _draft(format, group, None)
+                    for group in groups_of(format, [Row(1, value=with_other(good, place, odd))]):
+                        draft_of(format, group, None)
 
 
 def take(format: str, tmp_path: Path, name: str, content: bytes | str) -> tuple[Any, Records]:

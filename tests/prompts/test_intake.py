@@ -337,3 +337,15 @@ def test_a_file_that_changes_between_the_readings(
     with pytest.raises(DataError, match="changed while it was read"):
         take_in(begin(tmp_path, ALL_TRAIN), rows)
     assert not (tmp_path / "data" / "prompts.jsonl").exists()
+
+
+def test_prompts_of_few_owners_in_one_split_give_the_warning(tmp_path: Path) -> None:
+    folder = begin(tmp_path, ALL_TRAIN)
+    report, _ = take_in(folder, [{"prompt": "Name a river in Europe.", "owner": "a"}])
+    assert report.one_split is None
+    report, _ = take_in(folder, [{"prompt": "Name a lake in Asia.", "owner": "a"}])
+    assert "all 2 prompts belong to one user, so all are in train" in str(report.one_split)
+    report, _ = take_in(folder, [{"prompt": "Count to ten, slowly.", "owner": "b"}])
+    assert "all 3 prompts belong to 2 users who are in train" in str(report.one_split)
+    report, _ = take_in(folder, [{"prompt": "Write a poem on rain."}])
+    assert report.one_split is None

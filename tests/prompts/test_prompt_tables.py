@@ -72,12 +72,34 @@ def test_counts(tables: Tables) -> None:
     assert tables.use_cases["RM"] == {"chat": 1}
     assert tables.sizes["SFT"] == {("train", "customer"): 1, ("train", "labeler"): 1}
     assert tables.sizes["RM"] == {("train", "customer"): 1}  # two labelers' rankings of one prompt
-    assert tables.sizes["PPO"] == {("train", "customer"): 1, ("valid", "customer"): 1}  # b has no demonstration
+    # Only b of a, b and c has no demonstration. That is less than half, so PPO uses all three, as ``prompts_for_policy`` does.
+    assert tables.sizes["PPO"] == {("train", "customer"): 2, ("train", "labeler"): 1, ("valid", "customer"): 1}
     assert tables.metadata == {"ambiguous": (1, 2), "closed_domain": (0, 1)}
     assert tables.languages == {"en": 2, "de": 1, "not given": 1, "unknown": 1}
     assert tables.needs_review == 1
     assert tables.owners["all", "train"] == OwnerShares(owners=2, prompts=3, mean=1.5, median=1.5, max=2, top_ten=1.0)
     assert ("all", "valid") not in tables.owners
+
+
+def test_only_labels_that_may_train_count(tmp_path: Path) -> None:
+    """d and e have labels, but no model may learn from them. b has no demonstration: half of a and b, so PPO uses it alone."""
+    records = Records.of(
+        [
+            *(prompt for prompt in PROMPTS if prompt.id != "c"),
+            Response(id="r", prompt_id="d", text="x"),
+            Demonstration(id="1", prompt_id="a", text=words(3), labeler="k"),
+            Demonstration(id="2", prompt_id="b", text=words(9), labeler="k", phase="screening"),
+            Demonstration(id="3", prompt_id="d", text=words(9), labeler="k", phase="evaluation"),
+            Demonstration(id="4", prompt_id="e", text=words(9), labeler="k", metadata={"group": "held_out"}),
+            Ranking(id="5", prompt_id="d", response_ids=("r",), ranks=(1,), labeler="k", phase="evaluation"),
+        ]
+    )
+    records.save(tmp_path)
+    tables = prompt_tables(tmp_path)
+    assert tables.sizes["SFT"] == {("train", "customer"): 1}
+    assert tables.sizes["RM"] == {}
+    assert tables.sizes["PPO"] == {("train", "customer"): 1, ("valid", "customer"): 1}
+    assert tables.by_source["demonstration", "customer"].count == 1
 
 
 def test_lengths(tables: Tables) -> None:

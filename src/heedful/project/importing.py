@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from heedful.conversation import continuation, opening
-from heedful.errors import ConfigError, DataError
+from heedful.errors import ConfigError
 from heedful.project.data_folder import RECORD_TYPES, Kind, Record, Records, broken_reference, kind_of
 from heedful.project.files import Row, locked, read_jsonl, write_jsonl
+from heedful.project.fitting_formats import draft_of, format_that_fits, groups_of, nothing_usable
 from heedful.project.formats import FORMATS
-from heedful.project.formats.row_keys import UNUSED
-from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id, reason_of
+from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id
 from heedful.project.owners import Forgotten
 from heedful.project.selection import all_in_one_split
-from heedful.project.storable import unstorable
 from heedful.project.structure import nearest
 from heedful.project.table_files import rows_of_any_file
 from heedful.records import Demonstration, Prompt, Response, Split
@@ -38,7 +37,6 @@ REJECTED = "rejected.jsonl"
 AUTO = "auto"
 """Stands for the format that fits the file's rows."""
 
-_TRIED_FOR_HINT = 20
 _SHOWN_REASONS = 5
 
 
@@ -121,18 +119,8 @@ def import_file(
     path, folder = Path(path), Path(project_data_folder)
     rows = list(rows_of_any_file(path))
     if format == AUTO:
-        format = _format_that_fits(path, rows)
-    drafts: list[tuple[list[Row], Draft]] = []
-    rejected: list[tuple[Row, str]] = []
-    skipped: Counter[str] = Counter()
-    for group in _groups(format, rows):
-        try:
-            drafts.append((group, _draft(format, group, labeler)))
-        except BadRow as bad:
-            rejected += [(row, str(bad)) for row in group]
-        except SkippedRow as skip:
-            skipped[str(skip)] += len(group)
-    drafts.sort(key=lambda each: _first_kind(each[1]))  # rows may come in any order: dependencies first, otherwise in theirs
+        format = format_that_fits(path, rows)
+    drafts, rejected, skipped = _drafts_of(format, rows, labeler)
     with locked(folder):
         merge = _Merge(Records.load(folder), split_shares, split_by, seed, Forgotten(folder))
         accepted = 0
@@ -144,7 +132,7 @@ def import_file(
             except BadRow as bad:
                 rejected += [(row, str(bad)) for row in group]
         if len(rejected) + sum(skipped.values()) == len(rows):
-            raise _nothing_usable(format, path, rows, rejected, skipped)
+            raise nothing_usable(format, path, rows, rejected, skipped)
         rejected.sort(key=lambda each: each[0].line)
         _keep_aside(folder, path, rejected)
         if accepted:
@@ -190,30 +178,22 @@ def _check_shares(shares: tuple[float, float, float]) -> None:
 # ---------------------------------------------------------------------------------------------------- rows
 
 
-def _groups(format: str, rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that a format reads together, in the order of their first rows; each other row by itself."""
-    group_of = FORMATS[format].group
-    groups: dict[object, list[Row]] = {}
-    for row in rows:
-        name = group_of(row.value) if group_of is not None and isinstance(row.value, dict) else None
-        groups.setdefault(("row", row.line, id(row)) if name is None else name, []).append(row)
-    return list(groups.values())
-
-
-def _draft(format: str, group: Sequence[Row], labeler: str | None) -> Draft:
-    first = group[0]
-    if first.problem is not None:
-        raise BadRow(first.problem)
-    reader = FORMATS[format]
-    grouped = reader.group is not None and isinstance(first.value, dict) and reader.group(first.value) is not None
-    try:
-        draft = reader.read([row.value for row in group] if grouped else first.value, labeler)
-    except DataError as error:  # a record refused its value
-        raise BadRow(reason_of(error)) from None
-    for record in draft.records:
-        if problem := unstorable(record):
-            raise BadRow(f"the {kind_of(record)} cannot be stored: {problem}")
-    return draft
+def _drafts_of(
+    format: str, rows: Sequence[Row], labeler: str | None
+) -> tuple[list[tuple[list[Row], Draft]], list[tuple[Row, str]], Counter[str]]:
+    """The rows as drafts, dependencies first; the rejected rows with reasons; the skipped rows counted by reason."""
+    drafts: list[tuple[list[Row], Draft]] = []
+    rejected: list[tuple[Row, str]] = []
+    skipped: Counter[str] = Counter()
+    for group in groups_of(format, rows):
+        try:
+            drafts.append((group, draft_of(format, group, labeler)))
+        except BadRow as bad:
+            rejected += [(row, str(bad)) for row in group]
+        except SkippedRow as skip:
+            skipped[str(skip)] += len(group)
+    drafts.sort(key=lambda each: _first_kind(each[1]))
+    return drafts, rejected, skipped
 
 
 def _first_kind(draft: Draft) -> int:
@@ -345,7 +325,7 @@ def _split(group: str, shares: tuple[float, float, float], seed: int) -> Split:
     return "train" if draw < shares[0] else "valid" if draw < shares[0] + shares[1] else "test"
 
 
-# ---------------------------------------------------------------------------------------------------- what did not work
+# ---------------------------------------------------------------------------------------------------- kept aside
 
 
 def _keep_aside(folder: Path, path: Path, rejected: Iterable[tuple[Row, str]]) -> None:
@@ -361,61 +341,3 @@ def _keep_aside(folder: Path, path: Path, rejected: Iterable[tuple[Row, str]]) -
     new = [row for row in rows if json.dumps(row, sort_keys=True) not in known]
     if new:
         write_jsonl(file, there + new)
-
-
-def _nothing_usable(
-    format: str, path: Path, rows: list[Row], rejected: list[tuple[Row, str]], skipped: Mapping[str, int]
-) -> DataError:
-    if not rows:
-        return DataError(f"{path.name} holds no rows", expected=FORMATS[format].sample, got="an empty file", where=path)
-    reasons = Counter(reason for _, reason in rejected) + Counter(skipped)
-    why, count = reasons.most_common(1)[0]
-    first = rows[0]
-    if isinstance(first.value, Mapping):
-        got = "a first row with the keys " + ", ".join(map(str, first.value))
-    else:
-        got = f"a first row that is {first.problem or 'no object but a ' + type(first.value).__name__}"
-    fits = next((name for name in _fitting(rows) if name != format), None)
-    return DataError(
-        f"no row of {path.name} is usable as {format}: {why} ({count} of {len(rows)} rows)",
-        expected=FORMATS[format].sample,
-        got=got,
-        where=f"{path}:{first.line}",
-        next_step=f"it looks like the format {fits}: import it as that"
-        if fits
-        else f"bring the rows into one of: {', '.join(FORMATS)}",
-    )
-
-
-def _format_that_fits(path: Path, rows: list[Row]) -> str:
-    """The format of a file whose user does not know it. Raises DataError if there is none."""
-    if fitting := _fitting(rows):
-        return fitting[0]
-    first = next((row for row in rows if isinstance(row.value, Mapping)), None)
-    raise DataError(
-        f"{path.name} has the rows of no format that import reads",
-        expected="; ".join(f"{name}: {format.sample}" for name, format in FORMATS.items()),
-        got="no object" if first is None else "a row with the keys " + ", ".join(map(str, first.value)),  # type: ignore[arg-type]
-        where=path if first is None else f"{path}:{first.line}",
-        next_step="bring the rows into one of these forms",
-    )
-
-
-def _fitting(rows: list[Row]) -> list[str]:
-    """The formats that can read most of the first rows; first the one that uses most of their keys, then the narrower one."""
-    tried = rows[:_TRIED_FOR_HINT]
-    unused: dict[str, int] = {}
-    for format in FORMATS:
-        drafts: list[Draft] = []
-        usable = 0
-        for group in _groups(format, tried):
-            try:
-                drafts.append(_draft(format, group, "anyone"))
-                usable += len(group)
-            except SkippedRow:
-                usable += len(group)
-            except BadRow:
-                pass
-        if 2 * usable > len(tried):
-            unused[format] = sum(note.startswith(UNUSED) for draft in drafts for note in draft.notes)
-    return sorted(unused, key=lambda format: unused[format])

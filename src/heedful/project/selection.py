@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_records
@@ -70,14 +70,19 @@ def may_train(label: Demonstration | Ranking) -> bool:
 
 
 def all_in_one_split(prompts: Iterable[Prompt]) -> str | None:
-    """The warning that all prompts are in one split because they belong to one user, or None."""
+    """The warning that all prompts are in one split because they belong to few users, or None."""
     found = list(prompts)
-    users, splits = {prompt.user for prompt in found}, {prompt.split for prompt in found}
-    if len(found) < 2 or len(splits) != 1 or len(users) != 1 or None in users:
+    return one_split_warning(len(found), {prompt.user for prompt in found}, {prompt.split for prompt in found})
+
+
+def one_split_warning(number: int, users: Set[str | None], splits: Set[Split]) -> str | None:
+    """As :func:`all_in_one_split`, for a number of prompts with these users and splits."""
+    if number < 2 or len(splits) != 1 or None in users:
         return None
     (split,) = splits
     missing = {"train": "evaluate on", "valid": "train on", "test": "train on"}[split]
+    whose = "belong to one user, so all" if len(users) == 1 else f"belong to {len(users):,} users who"
     return (
-        f"all {len(found):,} prompts belong to one user, so all are in {split}: there is nothing to {missing}. "
-        "Import the file into a new project with --split-by prompt"
+        f"all {number:,} prompts {whose} are in {split}: there is nothing to {missing}. "
+        "Add prompts of other users, or import the file into a new project by `heedful import` with --split-by prompt"
     )

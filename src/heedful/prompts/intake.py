@@ -28,6 +28,7 @@ from heedful.project.files import Row, locked, read_jsonl, write_jsonl
 from heedful.project.formats.rows import BadRow, content_id
 from heedful.project.importing import REJECTED
 from heedful.project.owners import OwnerKey
+from heedful.project.selection import one_split_warning
 from heedful.project.structure import nearest
 from heedful.project.table_files import rows_of_any_file
 from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key, spoken_text
@@ -110,6 +111,8 @@ class IntakeReport:
     rejected_file: str
     notes: Mapping[str, int]
     """Keys of readable rows that were not used."""
+    one_split: str | None
+    """Why nothing can be evaluated: all prompts of the project are in one split because they belong to few users."""
 
 
 def import_prompts(
@@ -158,6 +161,11 @@ def import_prompts(
         reasons=tuple(f"line {out.line}: {out.reason}" for out in first),
         rejected_file=str(data / REJECTED),
         notes=dict(found.notes),
+        one_split=one_split_warning(
+            stored.number + len(found.table),
+            stored.owners | written.owners | ({None} if written.without_owner else set[str | None]()),
+            {*stored.splits.values(), *(split for split in _SPLITS if written.splits[split])},
+        ),
     )
 
 

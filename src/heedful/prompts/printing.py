@@ -58,6 +58,8 @@ def show_intake(report: IntakeReport, console: Console) -> None:
         _print(console, f"note: {report.without_owner:,} new prompts have no owner: split by their text, under no cap")
     if report.flagged:
         _print(console, f"note: {report.flagged:,} new prompts outside of train hold personal data: kept, flagged for review")
+    if report.one_split is not None:
+        _print(console, f"warning: {report.one_split}")
 
 
 def show_forgotten(report: ForgetReport, console: Console) -> None:

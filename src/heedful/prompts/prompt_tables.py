@@ -1,7 +1,8 @@
 """The paper's statistics of its data, for a project's data (SPEC 1.4 to 1.6; Tables 1 and 6 to 11, and languages).
 
-The data sets are those that ``heedful align`` makes of the records: SFT, prompts with a demonstration; RM, prompts with a
-ranking; PPO, for training the prompts without a demonstration (or all, if each has one), for validation all of the split valid.
+The data sets are those that ``heedful align`` makes of the records. SFT: prompts with a demonstration. RM: prompts with a
+ranking. Labels that no model may learn from (for evaluation or screening, or by held-out labelers) do not count. PPO: for
+training the prompts without a demonstration, or all if those are less than half; for validation all of the split valid.
 A prompt may be in several, or in none yet, so their sizes do not add up to "all".
 """
 
@@ -111,16 +112,17 @@ def prompt_tables(data: str | Path, *, length: Callable[[str], int] = count_word
     place = {id: number for number, id in enumerate(prompts.ids)}
     demonstrated, ranked = np.zeros(len(place), dtype=bool), np.zeros(len(place), dtype=bool)
     answers: dict[tuple[str, str], list[int]] = {}
-    for row in _rows(data, "demonstration"):
+    for row in filter(_may_train, _rows(data, "demonstration")):
         number = place[row["prompt_id"]]
         demonstrated[number] = True
         answers.setdefault(("demonstration", prompts.sources[number]), []).append(length(row["text"]))
-    for row in _rows(data, "ranking"):
+    for row in filter(_may_train, _rows(data, "ranking")):
         ranked[place[row["prompt_id"]]] = True
     lengths = np.array(prompts.lengths, dtype=np.int64)
     splits, sources, use_cases = map(np.array, (prompts.splits, prompts.sources, prompts.use_cases))
     free = ~demonstrated & (splits == "train")
-    ppo = (free if free.any() else splits == "train") | (splits == "valid")
+    enough = 2 * free.sum() >= (splits == "train").sum()
+    ppo = (free if enough else splits == "train") | (splits == "valid")
     members = {"SFT": demonstrated, "RM": ranked, "PPO": ppo, "all": np.ones(len(place), dtype=bool)}
     owners = np.array(prompts.owners, dtype=np.int64)
     by_split = {(name, split): members[name] & (splits == split) for name in DATA_SETS for split in get_args(Split)}
@@ -224,6 +226,11 @@ def _owner_shares(owners: npt.NDArray[np.int64]) -> OwnerShares:
         max=int(counts[0]),
         top_ten=float(counts[:10].sum() / counts.sum()),
     )
+
+
+def _may_train(row: Mapping[str, Any]) -> bool:
+    """As ``selection.may_train``, for a stored label."""
+    return row.get("phase", "training") == "training" and (row.get("metadata") or {}).get("group") != "held_out"
 
 
 def _ordered(counts: Counter[str], order: tuple[str, ...]) -> dict[str, int]:

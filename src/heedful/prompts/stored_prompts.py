@@ -31,6 +31,8 @@ class StoredPrompts:
     """Prompts by owner."""
     splits: dict[int, Split] = field(default_factory=dict[int, Split])
     """Split by hash of the owner or, without one, of the conversation's opening. Once given, it stays."""
+    number: int = 0
+    owners: set[str | None] = field(default_factory=set[str | None])
 
     @classmethod
     def read(cls, data: Path) -> StoredPrompts:
@@ -41,6 +43,8 @@ class StoredPrompts:
             stored.identities.add(identity_of(plain_text(turns), owner))
             stored.prefixes.setdefault(prefix_key(spoken_text(turns)), row["id"])
             stored.splits.setdefault(hash_of(_group(turns, owner)), row.get("split", "train"))
+            stored.number += 1
+            stored.owners.add(owner)
             if owner is not None:
                 stored.counts[owner] += 1
         return stored
