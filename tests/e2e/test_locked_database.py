@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 from tests.e2e.conftest import Server
-from tests.e2e.test_labeling import person, start
+from tests.e2e.test_labeling import invite, person, start
 from tests.web.work import add_tasks
 
 TYPED = ("Whales are mammals.", " They breathe air.", " They sing.", " That is all.")
 
 
-def draft_while_locked(server: Server, chromium: Any, *, seconds: int) -> None:
-    add_tasks(server.database, "demonstrate", prompt="Tell me about whales.")
+@pytest.fixture(scope="module")
+def admin(server: Server, chromium: Any) -> Iterator[Any]:
+    """The first admin, joined by the link that the first start printed."""
     with person(chromium, server.admin_link, "Ada") as page:
+        yield page
+
+
+def draft_while_locked(admin: Any, server: Server, chromium: Any, *, name: str, seconds: int) -> None:
+    add_tasks(server.database, "demonstrate", prompt="Tell me about whales.")
+    with person(chromium, invite(admin, server)[0], name) as page:
         start(page, server, "demonstrate")
         seen = page.evaluate_handle(
             """() => {
@@ -47,11 +55,11 @@ def draft_while_locked(server: Server, chromium: Any, *, seconds: int) -> None:
         page.get_by_text("Thank you. Your answer is kept.").wait_for()
 
 
-def test_a_draft_waits_for_a_short_write(server: Server, chromium: Any) -> None:
-    draft_while_locked(server, chromium, seconds=4)
+def test_a_draft_waits_for_a_short_write(admin: Any, server: Server, chromium: Any) -> None:
+    draft_while_locked(admin, server, chromium, name="Olga", seconds=4)
 
 
 @pytest.mark.long
-def test_a_draft_waits_for_a_write_of_forty_seconds(server: Server, chromium: Any) -> None:
+def test_a_draft_waits_for_a_write_of_forty_seconds(admin: Any, server: Server, chromium: Any) -> None:
     """Longer than the page waits for a reply (15 s) and than the server waits for the lock (30 s)."""
-    draft_while_locked(server, chromium, seconds=40)
+    draft_while_locked(admin, server, chromium, name="Minna", seconds=40)
