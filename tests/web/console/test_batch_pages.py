@@ -56,6 +56,22 @@ def test_a_batch_of_every_kind_is_made_in_the_browser(site: Site, kind: TaskKind
     assert kinds == [kind] * (1 if kind == "review_personal_data" else 2)
 
 
+@pytest.mark.parametrize("order_only", [True, False])
+def test_more_tasks_ask_for_what_their_batch_asks_for(site: Site, order_only: bool) -> None:
+    """The batch says whether labelers only give the order: the form for more tasks cannot change it."""
+    browser = site.browser(site.person("researcher"))
+    made = browser.post("/batches/new/rank", fields("rank", tasks="1", **({"order_only": "yes"} if order_only else {})))
+    address = made.headers["location"]
+    form = browser.get(f"{address}/more").text
+    assert ("This batch asks for the order alone" in form) == order_only
+    assert 'type="checkbox" name="order_only"' not in form
+    sent = {"tasks": "2", "fresh": "yes"} if order_only else {"tasks": "2", "fresh": "yes", "order_only": "yes"}
+    assert browser.post(f"{address}/more", sent).status_code == 303
+    with site.database.read() as connection:
+        payloads = connection.execute(select(task.c.payload)).scalars().all()
+    assert payloads == [{"order_only": True} if order_only else {}] * 3
+
+
 def test_what_is_found_in_a_prompt_is_marked_for_its_reviewer(site: Site) -> None:
     browser = site.browser(site.person("researcher"))
     browser.post("/batches/new/review_personal_data", fields("review_personal_data"))

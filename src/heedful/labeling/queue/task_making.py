@@ -111,6 +111,13 @@ def get_batch(connection: Connection, batch_id: int) -> Batch:
     return found[0]
 
 
+def asks_order_alone(connection: Connection, batch_id: int) -> bool:
+    """Whether a batch of ranking tasks asks for the order alone, without ratings and flags: its last task says so."""
+    last = select(task.c.payload).where(task.c.batch_id == batch_id).order_by(task.c.id.desc()).limit(1)
+    payload = connection.execute(last).scalar_one_or_none()
+    return payload is not None and payload.get("order_only") is True
+
+
 def _batches(connection: Connection, batch_id: int | None) -> list[Batch]:
     chosen = select(batch).order_by(batch.c.closed.is_not(None), batch.c.id.desc())
     counts = select(task.c.batch_id, task.c.state, func.count()).group_by(task.c.batch_id, task.c.state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast, get_args
 
 from starlette.responses import Response
@@ -111,7 +111,8 @@ def show_more(visit: Visiting, batch_id: Id) -> Response:
     """The form for more tasks of a batch."""
     with visit.database.read() as connection:
         batch = task_making.get_batch(connection, batch_id)
-    return _new_page(visit, batch.kind, {}, batch=batch)
+        values = {"order_only": "yes"} if task_making.asks_order_alone(connection, batch_id) else {}
+    return _new_page(visit, batch.kind, values, batch=batch)
 
 
 def make_more(visit: Visiting, form: Form, batch_id: Id) -> Response:
@@ -139,6 +140,11 @@ def _make(visit: Visit, form: FormValues, kind: TaskKind, batch: task_making.Bat
     values = {name: form.text(name) for name in form.names() if name != "csrf"}
     try:
         plan = _plan(kind, form, batch)
+        if batch is not None and kind == "rank":
+            with visit.database.read() as connection:
+                plan = replace(
+                    plan, payloads=[{"order_only": True} if task_making.asks_order_alone(connection, batch.id) else {}]
+                )
         task_making.check_plan(plan)
         prompt_ids = fitting(visit, plan)
         if form.has("count"):
