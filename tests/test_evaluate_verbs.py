@@ -9,12 +9,29 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from sqlalchemy import update
 from tests.align.small_project import run
+from tests.labeling.labeling import add_person, add_ranking_tasks, rank_answer
 from tests.test_cli import light
 
 from heedful.cli.evaluate_verbs import EvaluateScore
 from heedful.evaluate.scoring import METRICS
-from heedful.statistics import VarianceShares, prompts_needed, study_power
+from heedful.evaluate.votes import votes_from_table
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.database.tables import response
+from heedful.labeling.exchange.labels import exported_records
+from heedful.labeling.queue import leases
+from heedful.project.files import write_jsonl
+from heedful.project.importing import import_file
+from heedful.project.project import init_project
+from heedful.statistics import (
+    VarianceShares,
+    bradley_terry,
+    prompts_needed,
+    relative_difference,
+    study_power,
+    two_way_win_rate,
+)
 
 PUBLISHED = """\
 ,model_type,prompt_type,context,ref_text,sample
@@ -162,6 +179,189 @@ def test_the_help_names_every_task() -> None:
     assert choices == METRICS
 
 
+# ------------------------------------------------------------------------------------------- votes
+
+
+LABELERS = ("ann", "bob", "eve", "joe", "kim")
+
+
+def votes_table(folder: Path) -> Path:
+    """x beats y in 7 of 10 votes with one tie more, y beats z in 6 of 10; the longer response wins every other vote."""
+    rows = ["model_a,model_b,winner,labeler,prompt,length_a,length_b"]
+    for number in range(50):
+        winner = "tie" if number % 10 == 9 else "a" if number % 10 < 7 else "b"
+        longer = "90,30" if (winner == "a") == (number % 4 != 0) else "30,90"
+        rows.append(f"x,y,{winner},{LABELERS[number % 5]},{number // 5},{longer}")
+        rows.append(f"y,z,{'a' if number % 10 < 6 else 'b'},{LABELERS[number % 5]},{number // 5},{longer}")
+    return file(folder, "votes.csv", "\n".join(rows) + "\n")
+
+
+def test_votes_of_a_table(tmp_path: Path) -> None:
+    """Win rates by hand: (35 + 5 / 2) / 50 and 30 / 50. Intervals and scores are those of the functions."""
+    path = votes_table(tmp_path)
+    found = numbers(tmp_path, "votes", path)
+    assert found["models"] == ["x", "y", "z"]
+    assert [(p["model"], p["other"], p["votes"], p["ties"]) for p in found["pairs"]] == [("x", "y", 50, 5), ("y", "z", 50, 0)]
+    rates = [p["win_rate"] for p in found["pairs"]]
+    assert [rate["two_way"]["value"] for rate in rates] == [0.75, 0.6]
+    votes = votes_from_table(path)
+    expected = two_way_win_rate(*votes.against("x", "y"))
+    for name in ("two_way", "by_prompt", "by_labeler", "naive"):
+        assert rates[0][name]["low"] == pytest.approx(getattr(expected, name).low, rel=1e-5)
+        assert rates[0][name]["high"] == pytest.approx(getattr(expected, name).high, rel=1e-5)
+    scores = bradley_terry(*votes.columns()).scores
+    for model in "xyz":
+        assert found["scores"]["scores"][model]["value"] == pytest.approx(scores[model].value, rel=1e-5)
+        assert found["scores"]["scores"][model]["high"] == pytest.approx(scores[model].high, rel=1e-5)
+    _, said = run("evaluate", "votes", path)
+    assert "100 votes (5 ties) on 3 models, 10 prompts, by 5 labelers" in said
+    assert "75.0 %" in said
+    assert "some pairs have only 5 labelers or 10 prompts" in said
+
+
+def test_votes_against_a_baseline(tmp_path: Path) -> None:
+    """z against y is y against z turned round, and x minus z is 0.75 - 0.4 where both were judged."""
+    found = numbers(tmp_path, "votes", votes_table(tmp_path), "--baseline", "y")
+    rates = [(p["model"], p["other"], p["win_rate"]["naive"]["value"]) for p in found["pairs"]]
+    assert rates == [("x", "y", 0.75), ("z", "y", 0.4)]
+    (difference,) = found["differences"]
+    assert (difference["model"], difference["other"]) == ("x", "z")
+    assert difference["two_way"]["value"] == pytest.approx(0.35, abs=1e-6)
+
+
+def test_votes_at_equal_length(tmp_path: Path) -> None:
+    path = votes_table(tmp_path)
+    found = numbers(tmp_path, "votes", path, "--length-control")["at_equal_length"]
+    votes = votes_from_table(path)
+    lengths = [vote.lengths or (0, 0) for vote in votes.votes]
+    length = relative_difference([a for a, _ in lengths], [b for _, b in lengths])
+    expected = bradley_terry(*votes.columns(), covariates={"length": length})
+    assert found["scores"]["x"]["value"] == pytest.approx(expected.scores["x"].value, rel=1e-5)
+    assert found["effects"]["length"]["value"] == pytest.approx(expected.effects["length"].value, rel=1e-5)
+    twice = expected.effects["length"].value * float(relative_difference([2], [1])[0])
+    assert f"twice as long as the other: {twice:+.3f} log-odds" in run("evaluate", "votes", path, "--length-control")[1]
+
+
+def test_scores_that_would_be_infinite_leave_the_win_rates(tmp_path: Path) -> None:
+    path = file(tmp_path, "votes.csv", "winner,loser\nx,y\nx,y\ny,z\nz,y\n")
+    found = numbers(tmp_path, "votes", path)
+    assert found["scores"] is None
+    assert any("some scores would be infinite" in note for note in found["notes"])
+    assert [p["win_rate"]["two_way"]["value"] for p in found["pairs"]] == [1, 0.5]
+    assert found["pairs"][0]["win_rate"]["two_way"]["low"] is None
+    assert "n/a" in run("evaluate", "votes", path)[1]
+
+
+RECORDS: list[dict[str, Any]] = [
+    {"kind": "prompt", "id": "p", "text": "Why?"},
+    *({"kind": "response", "id": f"r{model}", "prompt_id": "p", "text": model, "model": model} for model in "xyz"),
+    *(
+        {"kind": "ranking", "id": f"k-{who}", "prompt_id": "p", "response_ids": ["rx", "ry", "rz"], "ranks": ranks}
+        | {"labeler": who, "phase": phase, "metadata": {"group": group, "batch": "one"}}
+        for who, ranks, phase, group in (
+            ("ann", [1, 2, 2], "evaluation", "held_out"),
+            ("bob", [2, 1, 3], "evaluation", "training"),
+            ("eve", [3, 2, 1], "training", "training"),
+        )
+    ),
+    *(
+        {"kind": "rating", "id": f"q-{id}", "prompt_id": "p", "response_id": id, "labeler": "ann", "overall": overall}
+        | {"phase": "evaluation"}
+        for id, overall in (("rx", 2), ("ry", 6))
+    ),
+]
+
+
+def records_file(folder: Path) -> Path:
+    return file(folder, "labels.jsonl", "".join(json.dumps(row) + "\n" for row in RECORDS))
+
+
+def outcomes(found: Any) -> dict[tuple[str, str], float]:
+    return {(p["model"], p["other"]): p["win_rate"]["naive"]["value"] for p in found["pairs"]}
+
+
+def test_votes_of_exported_records(tmp_path: Path) -> None:
+    """Ann: x before y and z, which are tied. Bob: y, x, z. Eve's ranking is for training."""
+    path = records_file(tmp_path)
+    found = numbers(tmp_path, "votes", path)
+    assert outcomes(found) == {("x", "y"): 0.5, ("x", "z"): 1, ("y", "z"): 0.75}
+    assert outcomes(numbers(tmp_path, "votes", path, "--phase", "training")) == {("z", "y"): 1, ("z", "x"): 1, ("y", "x"): 1}
+    assert outcomes(numbers(tmp_path, "votes", path, "--group", "held_out"))["x", "y"] == 1
+    assert outcomes(numbers(tmp_path, "votes", path, "--answers", "ratings")) == {("y", "x"): 1}
+    assert any("rows of other kinds were not used: 1 prompt" in note for note in found["notes"])
+    code, said = run("evaluate", "votes", path, "--batch", "two")
+    assert (code, "2 of phase evaluation, group held_out" in said or "1 of phase evaluation, group held_out" in said) == (
+        2,
+        True,
+    )
+
+
+def test_votes_of_a_projects_own_file_find_the_responses_beside_it(tmp_path: Path) -> None:
+    for kind in ("response", "ranking"):
+        rows = [{key: value for key, value in row.items() if key != "kind"} for row in RECORDS if row["kind"] == kind]
+        file(tmp_path, f"{kind}s.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with (tmp_path / "rankings.jsonl").open("a") as rankings:
+        rankings.write('{"id": "broken", "response_ids": [], "ranks": []}\n')
+    found = numbers(tmp_path, "votes", tmp_path / "rankings.jsonl")
+    assert outcomes(found)["x", "y"] == 0.5
+    assert [bad["where"] for bad in found["bad"]] == ["line 4"]
+
+
+def test_votes_of_a_project_count_an_answer_once(tmp_path: Path) -> None:
+    """The answers are in the labeling database, and imported into the records too."""
+    folder = tmp_path / "mine"
+    project = init_project(folder, base_model="x")
+    database = open_database(folder / "labels.sqlite")
+    with database.write() as connection:
+        who = add_person(connection, "labeler-1", group="held_out")
+        ids = add_ranking_tasks(connection, 1, phase="evaluation", outputs=3)
+        for letter, model in zip("abc", "xyz", strict=True):
+            connection.execute(update(response).where(response.c.id == f"first-0-{letter}").values(model=model))
+        view = leases.claim(connection, who, now=0.0)
+        assert view is not None
+        answer = rank_answer([output.id for output in view.outputs])  # a best, then b and c tied
+        leases.submit(connection, view.id, who, token=view.token, answer=answer, seconds_spent=1.0, now=0.0)
+    expected = {("x", "y"): 1, ("x", "z"): 1, ("y", "z"): 0.5}
+    assert len(ids) == 1
+    assert outcomes(numbers(tmp_path, "votes", "--project", folder)) == expected
+    with database.read() as connection:
+        write_jsonl(tmp_path / "labels.jsonl", exported_records(connection))
+    database.close()
+    import_file("heedful", tmp_path / "labels.jsonl", project.data)
+    found = numbers(tmp_path, "votes", "--project", folder)
+    assert (outcomes(found), found["votes"]) == (expected, 3)
+    (folder / "labels.sqlite").unlink()
+    assert outcomes(numbers(tmp_path, "votes", "--project", folder)) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "votes come from one place"),
+        (["votes.csv", "--project", "."], "votes come from one place"),
+        (["none.csv"], "there is no file none.csv"),
+        (["votes.csv", "--baseline", "w"], "the baseline has no votes"),
+        (["votes.csv", "--confidence", "95"], "no such confidence"),
+        (["votes.csv", "--column", "winner"], "this names no column"),
+        (["votes.csv", "--phase", "training"], "is a table of votes"),
+        (["labels.jsonl", "--column", "winner=labeler"], "holds records"),
+        (["plain.csv", "--length-control"], "no vote has the lengths"),
+        (["empty.csv"], "there is no vote"),
+        (["--project", "nowhere"], "there is no labeling database"),
+    ],
+)
+def test_votes_that_are_none_exit_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    votes_table(tmp_path)
+    records_file(tmp_path)
+    file(tmp_path, "plain.csv", "winner,loser\nx,y\ny,x\n")
+    file(tmp_path, "empty.csv", "winner,loser\n")
+    code, said = run("evaluate", "votes", *arguments)
+    assert (code, words in said) == (2, True), said
+
+
 # ------------------------------------------------------------------------------------------- power
 
 
@@ -220,6 +420,6 @@ def test_a_study_that_is_none_exits_with_2(arguments: Sequence[str], words: str)
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:
     path = file(tmp_path, "samples.csv", PUBLISHED)
-    for arguments in (("score", "squad_v2", path), ("power", "--difference", 0.1)):
+    for arguments in (("score", "squad_v2", path), ("votes", records_file(tmp_path)), ("power", "--difference", 0.1)):
         done = light("evaluate", *arguments)
         assert done.returncode == 0, done.stderr

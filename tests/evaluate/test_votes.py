@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ def table(folder: Path, content: str, name: str = "votes.csv") -> Path:
     return path
 
 
-def vote(prompt: str, labeler: str, a: str, b: str, outcome: float) -> Vote:
-    return Vote(prompt=prompt, labeler=labeler, model_a=a, model_b=b, outcome=outcome)
+def vote(prompt: str, labeler: str, a: str, b: str, outcome: float, lengths: tuple[float, float] | None = None) -> Vote:
+    return Vote(prompt=prompt, labeler=labeler, model_a=a, model_b=b, outcome=outcome, lengths=lengths)
 
 
 def test_winner_loser_tie(tmp_path: Path) -> None:
@@ -53,9 +54,32 @@ def test_columns_named_in_the_call(tmp_path: Path) -> None:
         votes_from_table(path)
 
 
+def test_lengths_of_texts_messages_and_columns_of_lengths(tmp_path: Path) -> None:
+    """A text that looks like a number is a text of so many characters."""
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "abc"}, {"role": "assistant", "content": "de"}]
+    rows: list[dict[str, object]] = [
+        {"response_a": "1234", "response_b": talk},
+        {"response_a": "", "response_b": None},
+    ]
+    lines = "".join(json.dumps({"winner": "a", "model_a": "x", "model_b": "y"} | row) + "\n" for row in rows)
+    assert [one.lengths for one in votes_from_table(table(tmp_path, lines, "votes.jsonl")).votes] == [(4, 5), None]
+    path = table(tmp_path, "winner,loser,winner_length,loser_length\nx,y,1234,7\nx,y,nan,7\n")
+    assert [one.lengths for one in votes_from_table(path).votes] == [(1234, 7), None]
+
+
+def test_some_columns_named_and_the_others_usual(tmp_path: Path) -> None:
+    path = table(tmp_path, "model_a,model_b,best,who\nx,y,b,ann\n")
+    found = votes_from_table(path, named={"winner": "best", "labeler": "who"})
+    assert found.votes == (vote("line 2", "ann", "x", "y", 0),)
+    with pytest.raises(ConfigError, match="no column 'bset'"):
+        votes_from_table(path, named={"winner": "bset"})
+    with pytest.raises(ConfigError, match="nothing in a vote is called 'winer'"):
+        votes_from_table(path, named={"winer": "best"})
+
+
 RESPONSES = {
-    name: Response(id=name, prompt_id="p", text=name, model=model)
-    for name, model in (("r1", "x"), ("r2", "y"), ("r3", "z"), ("r4", "x"), ("r5", None))
+    name: Response(id=name, prompt_id="p", text=name * length, model=model)
+    for length, (name, model) in enumerate((("r1", "x"), ("r2", "y"), ("r3", "z"), ("r4", "x"), ("r5", None)), start=1)
 }
 
 
@@ -63,7 +87,11 @@ def test_rankings() -> None:
     ranking = Ranking(id="k", prompt_id="p", response_ids=("r1", "r2", "r3"), ranks=(2, 1, 2), labeler="ann")
     again = Ranking(id="l", prompt_id="p", response_ids=("r1", "r4", "r5"), ranks=(1, 2, 3), labeler="ann")
     found = votes_from_rankings([ranking, again], RESPONSES)
-    assert found.votes == (vote("p", "ann", "x", "y", 0), vote("p", "ann", "x", "z", 0.5), vote("p", "ann", "y", "z", 1))
+    assert found.votes == (
+        vote("p", "ann", "x", "y", 0, (2, 4)),
+        vote("p", "ann", "x", "z", 0.5, (2, 6)),
+        vote("p", "ann", "y", "z", 1, (4, 6)),
+    )
     assert [bad.where for bad in found.bad] == ["ranking l"] * 3
 
 
@@ -75,7 +103,11 @@ def test_ratings() -> None:
         )
     ]
     found = votes_from_ratings(ratings, RESPONSES)
-    assert found.votes == (vote("p", "ann", "x", "y", 1), vote("p", "ann", "x", "z", 1), vote("p", "ann", "y", "z", 0.5))
+    assert found.votes == (
+        vote("p", "ann", "x", "y", 1, (2, 4)),
+        vote("p", "ann", "x", "z", 1, (2, 6)),
+        vote("p", "ann", "y", "z", 0.5, (4, 6)),
+    )
     assert [bad.where for bad in found.bad] == ["rating 4"]
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from heedful.cli.options import optional, say, subcommand
-from heedful.errors import DataError
+from heedful.cli.options import DatabaseOption, Flag, optional, say, subcommand
+from heedful.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from heedful.evaluate.scoring import SampleScores
@@ -83,6 +83,73 @@ class EvaluateScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateVotes:
+    """Compare models from people's votes: win rates and scores, with intervals.
+
+    - FILE: a table of votes (winner and loser, or model_a, model_b and winner;
+      labeler and prompt if they are there), or records of rankings or ratings.
+    - --project: the answers in a project's labeling database and records.
+    - Report the two-way interval: it speaks of other prompts and other labelers.
+    - For example: heedful evaluate votes votes.csv --baseline sft
+    """
+
+    file: Annotated[Path | None, tyro.conf.Positional, optional("[FILE]")] = None
+    """The votes: .csv, .tsv, .jsonl, .json."""
+    project: Annotated[Path | None, optional("PROJECT")] = None
+    """A project's folder, instead of a file."""
+    database: DatabaseOption = None
+    column: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, optional("USE=COLUMN")] = ()
+    """Which column holds what. USE: winner, loser, tie, model_a, model_b, prompt, labeler, response_a or response_b."""
+    baseline: Annotated[str | None, optional("MODEL")] = None
+    """Compare all models with this one only."""
+    length_control: Flag = False
+    """Also score the models at equal length of their responses."""
+    answers: Annotated[Literal["rankings", "ratings"] | None, optional("{rankings,ratings}")] = None
+    """Which records are votes (else rankings, or ratings if there are none)."""
+    phase: Literal["evaluation", "training"] = "evaluation"
+    """What the records are for."""
+    group: Annotated[Literal["training", "held_out"] | None, optional("{training,held_out}")] = None
+    """Only the records of this group of labelers."""
+    batch: Annotated[str | None, optional("NAME")] = None
+    """Only the records of this batch of tasks."""
+    confidence: float = 0.95
+    """Of all intervals."""
+    json: Annotated[Path | None, _JSON] = None
+
+    def run(self, console: Console) -> None:
+        """Print the tables. Raises ConfigError, MissingError, DataError, StorageError."""
+        from heedful.evaluate import model_comparison
+        from heedful.evaluate.results import save_numbers
+
+        votes = self._votes()
+        say(Console(), votes.summary())
+        comparison = model_comparison.compare_models(
+            votes, baseline=self.baseline, length_control=self.length_control, confidence=self.confidence
+        )
+        say(Console(), model_comparison.in_words(comparison))
+        if self.json is not None:
+            save_numbers(self.json, model_comparison.as_numbers(comparison, votes))
+            say(console, f"numbers: {self.json}")
+
+    def _votes(self) -> Votes:
+        from heedful.evaluate.vote_sources import Selection, votes_of_file, votes_of_project
+
+        selection = Selection(answers=self.answers, phase=self.phase, group=self.group, batch=self.batch)
+        if (self.file is None) == (self.project is None and self.database is None):
+            raise ConfigError(
+                "votes come from one place",
+                expected="a file, or --project (with --database if it is elsewhere)",
+                got="neither" if self.file is None else "both",
+                next_step="heedful evaluate votes votes.csv, or heedful evaluate votes --project FOLDER",
+            )
+        if self.file is not None:
+            return votes_of_file(self.file, selection, _named(self.column))
+        if self.column:
+            raise ConfigError("a project's records have no columns to name", got=f"--column {self.column[0]}")
+        return votes_of_project(self.project or Path(), self.database, selection)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluatePower:
     """Show how many comparisons find a difference, before anybody is paid.
 
@@ -124,11 +191,12 @@ class EvaluatePower:
         """Print a row for each difference. Raises ConfigError, MissingError, DataError."""
         from heedful.evaluate import study_plan
         from heedful.evaluate.results import save_numbers
+        from heedful.evaluate.vote_sources import Selection, votes_of_file
         from heedful.statistics import VarianceShares
 
         shares, tie_rate = study_plan.USUAL_SHARES, study_plan.USUAL_TIE_RATE
         if self.earlier is not None:
-            found = study_plan.earlier_study(_votes_of_file(self.earlier).votes)
+            found = study_plan.earlier_study(votes_of_file(self.earlier, Selection(), {}).votes)
             shares, tie_rate = found.shares, found.tie_rate
             say(Console(), f"from {found.num_votes:,} votes on {found.model} against {found.other} in {self.earlier.name}")
         setting = study_plan.Setting(
@@ -151,15 +219,17 @@ class EvaluatePower:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Score stored samples with official rules; plan a study with people.
+    """Score stored samples, compare models from votes, plan a study.
 
     - score  stored samples of a benchmark, with the official rules
+    - votes  people's comparisons: win rates and scores, with intervals
     - power  how many comparisons find a difference, before anybody is paid
     - `heedful evaluate score --help` and so on tell more.
     """
 
     action: (
         Annotated[EvaluateScore, subcommand(EvaluateScore, "score")]
+        | Annotated[EvaluateVotes, subcommand(EvaluateVotes, "votes")]
         | Annotated[EvaluatePower, subcommand(EvaluatePower, "power")]
     )
 
@@ -168,10 +238,12 @@ class Evaluate:
         self.action.run(console)
 
 
-def _votes_of_file(path: Path) -> Votes:
-    from heedful.evaluate.votes import votes_from_table
-
-    return votes_from_table(path)
+def _named(entries: tuple[str, ...]) -> dict[str, str]:
+    """Entries "use=column" by use. Raises ConfigError."""
+    for entry in entries:
+        if "=" not in entry:
+            raise ConfigError("this names no column", expected="USE=COLUMN, such as winner=preferred", got=repr(entry))
+    return {use: column for use, _, column in (entry.partition("=") for entry in entries)}
 
 
 def _scores_as_json(scores: SampleScores, no_answer: tuple[str, ...]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def in_words(answers: Sequence[Answer], setting: Setting) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.4g} %"
+    return f"{100 * share:.3g} %"
 
 
 def as_numbers(answers: Sequence[Answer], setting: Setting) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ class Vote:
     model_a: str
     model_b: str
     outcome: float
+    lengths: tuple[float, float] | None = None
+    """Characters of both responses, if they are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadVote:
-    """A row, rating or ranking that gave no vote: where it is, and why."""
+    """What gave no vote: where a row, rating or pair of a ranking is, and why."""
 
     where: str
     reason: str
@@ -92,10 +95,11 @@ class Votes:
     def summary(self) -> str:
         """A few lines for people."""
         models = {model for vote in self.votes for model in (vote.model_a, vote.model_b)}
+        prompts, labelers = {vote.prompt for vote in self.votes}, {vote.labeler for vote in self.votes}
         ties = sum(vote.outcome == 0.5 for vote in self.votes)
         lines = [
-            f"{len(self.votes)} votes ({ties} ties) on {len(models)} models, {len({v.prompt for v in self.votes})} prompts, "
-            f"by {len({v.labeler for v in self.votes})} labelers; {len(self.bad)} rows gave none"
+            f"{len(self.votes):,} votes ({ties:,} ties) on {len(models):,} models, {len(prompts):,} prompts, "
+            f"by {len(labelers):,} labelers; {len(self.bad):,} rows gave none"
         ]
         for reason, count in Counter(bad.reason for bad in self.bad).most_common(_SHOWN):
             places = [bad.where for bad in self.bad if bad.reason == reason][:_SHOWN]
@@ -120,6 +124,10 @@ class VoteColumns:
     """Without it, or in an empty cell, every row is a prompt of its own."""
     labeler: str | None = None
     """Without it all rows are by one unknown labeler, and intervals over labelers are unknown."""
+    response_a: str | None = None
+    """The response of ``model_a``, or of the winner: a text or chat messages; a number if "length" is in its name."""
+    response_b: str | None = None
+    """The response of ``model_b``, or of the loser."""
 
 
 _USUAL: Mapping[str, tuple[str, ...]] = {
@@ -130,14 +138,17 @@ _USUAL: Mapping[str, tuple[str, ...]] = {
     "model_b": ("model_b", "right", "model_2", "model2", "b"),
     "prompt": ("prompt_id", "question_id", "prompt", "task", "instruction_id", "question"),
     "labeler": ("labeler", "worker", "judge", "annotator", "user", "rater"),
+    "response_a": ("response_a", "output_a", "answer_a", "conversation_a", "length_a", "winner_response", "winner_length"),
+    "response_b": ("response_b", "output_b", "answer_b", "conversation_b", "length_b", "loser_response", "loser_length"),
 }
 
 
-def votes_from_table(path: str | Path, columns: VoteColumns | None = None) -> Votes:
+def votes_from_table(path: str | Path, columns: VoteColumns | None = None, *, named: Mapping[str, str] | None = None) -> Votes:
     """Votes of a CSV, TSV or JSONL file. Without ``columns`` the usual names are looked for in the first row that can be read.
 
-    Every other row is named in ``bad``. Raises ConfigError if the usual names are not there, MissingError or DataError for a
-    file that cannot be read at all.
+    ``named``: columns by what they hold (a field of ``VoteColumns``), in place of the usual ones. A row that gives no vote is
+    named in ``bad``. Raises ConfigError if a named column or the usual ones are not there, MissingError or DataError for a file
+    that cannot be read at all.
     """
     votes: list[Vote] = []
     bad: list[BadVote] = []
@@ -148,7 +159,7 @@ def votes_from_table(path: str | Path, columns: VoteColumns | None = None) -> Vo
             continue
         cells: Any = row.value
         if columns is None:
-            columns = _usual_columns(cells, path)
+            columns = _usual_columns(cells, path, named or {})
         try:
             votes.append(_vote(cells, columns, where))
         except _NoVote as reason:
@@ -164,8 +175,8 @@ def votes_from_rankings(rankings: Iterable[Ranking], responses: Mapping[str, Res
         for (one, rank), (other, other_rank) in combinations(zip(ranking.response_ids, ranking.ranks, strict=True), 2):
             where = f"ranking {ranking.id}"
             try:
-                a, b = _model_of(one, responses), _model_of(other, responses)
-                votes.append(_between(ranking.prompt_id, ranking.labeler, a, b, float(other_rank - rank)))
+                better_by = float(other_rank - rank)
+                votes.append(_of_responses(ranking.prompt_id, ranking.labeler, one, other, responses, better_by))
             except _NoVote as reason:
                 bad.append(BadVote(where, str(reason)))
     return Votes(votes=tuple(votes), bad=tuple(bad))
@@ -186,8 +197,8 @@ def votes_from_ratings(ratings: Iterable[Rating], responses: Mapping[str, Respon
             bad.append(BadVote(f"rating {next(iter(rated.values())).id}", "no other response of the prompt by this labeler"))
         for one, other in combinations(rated.values(), 2):
             try:
-                a, b = _model_of(one.response_id, responses), _model_of(other.response_id, responses)
-                votes.append(_between(prompt, labeler, a, b, float(one.overall - other.overall)))
+                better_by = float(one.overall - other.overall)
+                votes.append(_of_responses(prompt, labeler, one.response_id, other.response_id, responses, better_by))
             except _NoVote as reason:
                 bad.append(BadVote(f"ratings {one.id} and {other.id}", str(reason)))
     return Votes(votes=tuple(votes), bad=tuple(bad))
@@ -197,30 +208,42 @@ class _NoVote(Exception):
     """The row gives no vote; ``str()`` says why."""
 
 
-def _between(prompt: str, labeler: str, model_a: str, model_b: str, better_by: float) -> Vote:
+def _between(
+    prompt: str, labeler: str, model_a: str, model_b: str, better_by: float, lengths: tuple[float, float] | None
+) -> Vote:
     if model_a == model_b:
         raise _NoVote("both responses are the same model's")
     outcome = 0.5 if better_by == 0 else float(better_by > 0)
-    return Vote(prompt=prompt, labeler=labeler, model_a=model_a, model_b=model_b, outcome=outcome)
+    return Vote(prompt=prompt, labeler=labeler, model_a=model_a, model_b=model_b, outcome=outcome, lengths=lengths)
 
 
-def _model_of(response_id: str, responses: Mapping[str, Response]) -> str:
-    response = responses.get(response_id)
-    if response is None or response.model is None:
-        raise _NoVote("a response that is not there" if response is None else "a response without a model")
-    return response.model
+def _of_responses(prompt: str, labeler: str, one: str, other: str, responses: Mapping[str, Response], better_by: float) -> Vote:
+    """The vote between two responses, by their ids."""
+    first, second = responses.get(one), responses.get(other)
+    if first is None or second is None:
+        raise _NoVote("a response that is not there")
+    if first.model is None or second.model is None:
+        raise _NoVote("a response without a model")
+    lengths = (float(len(first.text)), float(len(second.text)))
+    return _between(prompt, labeler, first.model, second.model, better_by, lengths)
 
 
-def _usual_columns(cells: Mapping[str, Any], path: str | Path) -> VoteColumns:
+def _usual_columns(cells: Mapping[str, Any], path: str | Path, named: Mapping[str, str]) -> VoteColumns:
+    for use, name in named.items():
+        if use not in _USUAL or name not in cells:
+            what = f"{Path(path).name} has no column {name!r}" if use in _USUAL else f"nothing in a vote is called {use!r}"
+            expected = ", ".join(map(repr, cells)) if use in _USUAL else ", ".join(_USUAL)
+            raise ConfigError(what, expected=f"one of {expected}", got=f"{use}={name}", where=path)
     lower = {name.strip().lower(): name for name in cells}
     found = {use: next((lower[name] for name in names if name in lower), None) for use, names in _USUAL.items()}
+    found |= dict(named)
     if found["winner"] is None or (found["loser"] is None and (found["model_a"] is None or found["model_b"] is None)):
         raise ConfigError(
             f"{Path(path).name} has none of the usual columns of votes",
             expected="winner and loser, or model_a, model_b and winner",
             got=", ".join(cells),
             where=path,
-            next_step="name the columns: VoteColumns(winner=..., loser=...)",
+            next_step="name them: --column winner=NAME, or VoteColumns(winner=..., loser=...)",
         )
     return VoteColumns(**{use: name for use, name in found.items() if name is not None})
 
@@ -242,7 +265,29 @@ def _vote(cells: Mapping[str, Any], columns: VoteColumns, where: str) -> Vote:
     labeler = _cell(cells, columns.labeler) if columns.labeler is not None else "unknown"
     if not labeler:
         raise _NoVote(f"column {columns.labeler!r} is empty")
-    return _between(prompt or where, labeler, model_a, model_b, better_by)
+    return _between(prompt or where, labeler, model_a, model_b, better_by, _lengths(cells, columns))
+
+
+def _lengths(cells: Mapping[str, Any], columns: VoteColumns) -> tuple[float, float] | None:
+    """Characters of both responses; None if a response is not there."""
+    if columns.response_a is None or columns.response_b is None:
+        return None
+    first, second = (_length(cells.get(name), name) for name in (columns.response_a, columns.response_b))
+    return None if first is None or second is None else (first, second)
+
+
+def _length(cell: object, name: str) -> float | None:
+    if "length" in name.lower():
+        try:
+            number = float(str(cell))
+        except ValueError:
+            return None
+        return number if 0 <= number < math.inf else None
+    if not isinstance(cell, list):
+        return None if cell is None else float(len(str(cell)))
+    messages: list[Any] = cell
+    texts = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "assistant"]
+    return float(sum(len(str(text)) for text in texts)) if texts else None
 
 
 def _which(winner: str, model_a: str, model_b: str) -> float:

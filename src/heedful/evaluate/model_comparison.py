@@ -1,0 +1,250 @@
+"""Models compared by votes: win rates of pairs with four intervals, and Bradley-Terry scores; in words and as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from heedful.errors import ConfigError, DataError
+from heedful.evaluate.plain_table import plain_table
+from heedful.evaluate.votes import Vote, Votes
+from heedful.statistics import (
+    BradleyTerry,
+    ClusteredEstimate,
+    Estimate,
+    bradley_terry,
+    relative_difference,
+    two_way_difference,
+    two_way_win_rate,
+)
+
+_FEW_LABELERS, _FEW_PROMPTS = 5, 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two models that were compared; ``win_rate`` is the first one's, ties half a win."""
+
+    model: str
+    other: str
+    num_votes: int
+    num_ties: int
+    win_rate: ClusteredEstimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How much more often one model beats the baseline than the other does, on the same prompts by the same labelers."""
+
+    model: str
+    other: str
+    value: ClusteredEstimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelComparison:
+    """What votes say of models."""
+
+    models: tuple[str, ...]
+    """Best first: by score or, without scores, by share of wins."""
+    baseline: str | None
+    confidence: float
+    pairs: tuple[Pair, ...]
+    """Every pair that was compared, or only those with the baseline."""
+    differences: tuple[Difference, ...]
+    """Of each model and the next worse one, with a baseline only."""
+    scores: BradleyTerry | None
+    at_equal_length: BradleyTerry | None
+    """Scores with the relative difference of lengths as a covariate, if asked for."""
+    notes: tuple[str, ...]
+
+
+def compare_models(votes: Votes, *, baseline: str | None, length_control: bool, confidence: float) -> ModelComparison:
+    """All numbers. Scores that cannot be fitted are absent, and a note says why.
+
+    Raises DataError without votes, ConfigError for a baseline without votes, for lengths that no vote has, and for a confidence
+    that is not between 0 and 1.
+    """
+    if not votes.votes:
+        raise DataError("there is no vote", expected="comparisons of two models", got=votes.summary())
+    if not 0 < confidence < 1:
+        raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(confidence))
+    names = sorted({name for vote in votes.votes for name in (vote.model_a, vote.model_b)})
+    if baseline is not None and baseline not in names:
+        raise ConfigError("the baseline has no votes", expected=f"one of {', '.join(names)}", got=repr(baseline))
+    notes: list[str] = []
+    scores = _fitted(votes, {}, confidence, notes)
+    models = tuple(scores.scores) if scores is not None else _by_wins(names, votes.votes)
+    pairs = _pairs(votes.votes, models, baseline, confidence)
+    if any(math.isnan(pair.win_rate.two_way.low) for pair in pairs):
+        notes.append("n/a: with one labeler or one prompt, nothing is known of others")
+    num_labelers = min(pair.win_rate.num_labelers for pair in pairs)
+    num_prompts = min(pair.win_rate.num_prompts for pair in pairs)
+    if num_labelers < _FEW_LABELERS or num_prompts < _FEW_PROMPTS:
+        notes.append(
+            f"some pairs have only {num_labelers} labelers or {num_prompts} prompts: trust two-way intervals from about "
+            f"{_FEW_LABELERS} labelers and {_FEW_PROMPTS} prompts"
+        )
+    return ModelComparison(
+        models=models,
+        baseline=baseline,
+        confidence=confidence,
+        pairs=pairs,
+        differences=() if baseline is None else _differences(votes, models, baseline, confidence),
+        scores=scores,
+        at_equal_length=_at_equal_length(votes, confidence, notes) if length_control else None,
+        notes=tuple(notes),
+    )
+
+
+def _fitted(votes: Votes, covariates: Mapping[str, Any], confidence: float, notes: list[str]) -> BradleyTerry | None:
+    try:
+        return bradley_terry(*votes.columns(), covariates=covariates, confidence=confidence)
+    except DataError as error:
+        notes.append(f"no scores{' at equal length' if covariates else ''}: {error.message} ({error.got})")
+        return None
+
+
+def _at_equal_length(votes: Votes, confidence: float, notes: list[str]) -> BradleyTerry | None:
+    known = [vote for vote in votes.votes if vote.lengths is not None]
+    if not known:
+        raise ConfigError(
+            "no vote has the lengths of both responses",
+            expected="columns with both responses, or with their lengths",
+            got="neither",
+            next_step="name them: --column response_a=NAME --column response_b=NAME, or leave out --length-control",
+        )
+    if len(known) < len(votes.votes):
+        notes.append(f"at equal length: without {len(votes.votes) - len(known):,} votes whose lengths are unknown")
+    lengths = [vote.lengths or (0.0, 0.0) for vote in known]
+    length = relative_difference([one for one, _ in lengths], [other for _, other in lengths])
+    return _fitted(Votes(votes=tuple(known), bad=()), {"length": length}, confidence, notes)
+
+
+def _by_wins(names: Sequence[str], votes: Sequence[Vote]) -> tuple[str, ...]:
+    won, met = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    for vote in votes:
+        won[vote.model_a] += vote.outcome
+        won[vote.model_b] += 1 - vote.outcome
+        met[vote.model_a] += 1
+        met[vote.model_b] += 1
+    return tuple(sorted(names, key=lambda name: (-won[name] / met[name], name)))
+
+
+def _pairs(votes: Sequence[Vote], models: Sequence[str], baseline: str | None, confidence: float) -> tuple[Pair, ...]:
+    place = {name: number for number, name in enumerate(models)}
+    found: dict[tuple[str, str], list[Vote]] = {}
+    for vote in votes:
+        first, second = sorted((vote.model_a, vote.model_b), key=place.__getitem__)
+        if baseline is None or second == baseline:
+            found.setdefault((first, second), []).append(vote)
+        elif first == baseline:
+            found.setdefault((second, first), []).append(vote)
+    pairs: list[Pair] = []
+    for (model, other), own in sorted(found.items(), key=lambda pair: (place[pair[0][0]], place[pair[0][1]])):
+        outcomes = [vote.outcome if vote.model_a == model else 1 - vote.outcome for vote in own]
+        prompts, labelers = [vote.prompt for vote in own], [vote.labeler for vote in own]
+        pairs.append(
+            Pair(
+                model=model,
+                other=other,
+                num_votes=len(own),
+                num_ties=outcomes.count(0.5),
+                win_rate=two_way_win_rate(outcomes, prompts, labelers, confidence=confidence),
+            )
+        )
+    return tuple(pairs)
+
+
+def _differences(votes: Votes, models: Sequence[str], baseline: str, confidence: float) -> tuple[Difference, ...]:
+    others = [model for model in models if model != baseline]
+    found: list[Difference] = []
+    for model, other in pairwise(others):
+        first, second, prompts, labelers = votes.paired(model, other, baseline)
+        if first:
+            value = two_way_difference(first, second, prompts, labelers, confidence=confidence)
+            found.append(Difference(model=model, other=other, value=value))
+    return tuple(found)
+
+
+# ---------------------------------------------------------------------------------------------------- in words
+
+
+def in_words(comparison: ModelComparison) -> str:
+    """Tables of win rates and scores, and the notes."""
+    sure = f"{100 * comparison.confidence:.4g} %"
+    rows = [["model", "against", "votes", "ties", "win rate", "two-way", "by prompt", "by labeler", "naive"]]
+    for pair in comparison.pairs:
+        rate = pair.win_rate
+        ends = [_percents(one) for one in (rate.two_way, rate.by_prompt, rate.by_labeler, rate.naive)]
+        rows.append([pair.model, pair.other, f"{pair.num_votes:,}", f"{pair.num_ties:,}", f"{100 * rate.value:.1f} %", *ends])
+    lines = [f"win rates, ties as half a win, with {sure} intervals (report two-way):", *plain_table(rows, left=2)]
+    if comparison.differences:
+        rows = [["model", "minus", "both judged", "difference", "two-way"]]
+        for one in comparison.differences:
+            value = one.value.two_way
+            rows.append([one.model, one.other, f"{value.count:,}", f"{100 * value.value:+.1f} %", _percents(value)])
+        lines += [f"win rates against {comparison.baseline}, model by model:", *plain_table(rows, left=2)]
+    if comparison.scores is not None:
+        lines += [f"Bradley-Terry scores, log-odds against the average model, with {sure} two-way intervals:"]
+        lines += _scores_in_words(comparison.scores, comparison.baseline)
+    if comparison.at_equal_length is not None:
+        lines += ["the same at equal length of the responses:"]
+        lines += _scores_in_words(comparison.at_equal_length, comparison.baseline)
+        effect = comparison.at_equal_length.effects["length"]
+        lines += [f"  a response twice as long as the other: {effect.value / 3:+.3f} log-odds{_ends(effect, 1 / 3)}"]
+    return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes)])
+
+
+def _scores_in_words(fitted: BradleyTerry, baseline: str | None) -> list[str]:
+    against = baseline if baseline in fitted.models else None
+    rows = [["model", "votes", "score", "two-way", *([f"wins against {against}"] if against else [])]]
+    for model, score in fitted.scores.items():
+        row = [model, f"{score.count:,}", f"{score.value:+.3f}", _ends(score).strip(" ()") or "n/a"]
+        if against is not None:
+            rate = None if model == against else fitted.win_rate(model, against)
+            row.append("" if rate is None else f"{100 * rate.value:.1f} % ({_percents(rate)})")
+        rows.append(row)
+    return plain_table(rows)
+
+
+def _percents(estimate: Estimate) -> str:
+    return "n/a" if math.isnan(estimate.low) else f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def _ends(estimate: Estimate, scale: float = 1.0) -> str:
+    return "" if math.isnan(estimate.low) else f" ({scale * estimate.low:+.3f} to {scale * estimate.high:+.3f})"
+
+
+# ---------------------------------------------------------------------------------------------------- as numbers
+
+
+def as_numbers(comparison: ModelComparison, votes: Votes) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        "votes": len(votes.votes),
+        "bad": [asdict(bad) for bad in votes.bad],
+        "notes": [*votes.notes, *comparison.notes],
+        "models": list(comparison.models),
+        "baseline": comparison.baseline,
+        "confidence": comparison.confidence,
+        "pairs": [
+            {"model": p.model, "other": p.other, "votes": p.num_votes, "ties": p.num_ties, "win_rate": asdict(p.win_rate)}
+            for p in comparison.pairs
+        ],
+        "differences": [{"model": d.model, "other": d.other, **asdict(d.value)} for d in comparison.differences],
+        "scores": _scores_as_numbers(comparison.scores),
+        "at_equal_length": _scores_as_numbers(comparison.at_equal_length),
+    }
+
+
+def _scores_as_numbers(fitted: BradleyTerry | None) -> dict[str, Any] | None:
+    if fitted is None:
+        return None
+    return {
+        "scores": {model: asdict(score) for model, score in fitted.scores.items()},
+        "effects": {name: asdict(effect) for name, effect in fitted.effects.items()},
+    }
