@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
+from typing import TextIO
 
 from heedful.errors import DataError, MissingError
 from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, is_too_deep, rows_of_file, what_is_there
@@ -34,31 +35,38 @@ def rows_of_any_file(path: Path) -> Iterator[Row]:
 
 
 def _table_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table with a header. Columns are separated by commas, semicolons or tabs, as in the header."""
     _check_is_file(path)
-    csv.field_size_limit(LONGEST_LINE)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        header = file.readline(LONGEST_LINE)
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=_delimiter(header), strict=True)
-        end = 1
-        try:
-            _check_columns(path, list(reader.fieldnames or ()))
-            for cells in reader:
-                line, end = end + 1, reader.line_num
-                if None in cells or None in cells.values():
-                    yield Row(line, problem="more or fewer cells than the header has", raw=repr(cells))
-                elif not all(map(is_encodable, cells.values())):
-                    yield Row(line, problem="not UTF-8", raw=repr(cells))
-                else:
-                    yield _row_of_cells(line, cells)
-        except csv.Error as error:
-            raise DataError(
-                f"{path.name} cannot be read as a table",
-                expected="CSV with a header line; cells with separators or line ends in double quotes",
-                got=str(error),
-                where=f"{path}:{reader.line_num}",
-            ) from None
+        yield from rows_of_table(file, path)
+
+
+def rows_of_table(file: TextIO, path: Path) -> Iterator[Row]:
+    """The rows of a table with a header. Columns are separated by commas, semicolons or tabs, as in the header.
+
+    ``path`` names the table in messages. Raises DataError for a table that cannot be read at all.
+    """
+    csv.field_size_limit(LONGEST_LINE)
+    header = file.readline(LONGEST_LINE)
+    file.seek(0)
+    reader = csv.DictReader(file, delimiter=_delimiter(header), strict=True)
+    end = 1
+    try:
+        _check_columns(path, list(reader.fieldnames or ()))
+        for cells in reader:
+            line, end = end + 1, reader.line_num
+            if None in cells or None in cells.values():
+                yield Row(line, problem="more or fewer cells than the header has", raw=repr(cells))
+            elif not all(map(is_encodable, cells.values())):
+                yield Row(line, problem="not UTF-8", raw=repr(cells))
+            else:
+                yield _row_of_cells(line, cells)
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name} cannot be read as a table",
+            expected="CSV with a header line; cells with separators or line ends in double quotes",
+            got=str(error),
+            where=f"{path}:{reader.line_num}",
+        ) from None
 
 
 def _delimiter(header: str) -> str:

@@ -52,11 +52,35 @@ def test_json_lines_a_json_list_and_csv_are_read() -> None:
         ("[" * 100_000, "JSON"),
         ('{"prompt": "a"', "row 1"),
         ("[]", "nothing"),
+        ('{"prompt": "a", "prompt": "c", "responses": ["b"]}', "row 1.*twice"),
+        ('{"prompt": "a", "responses": ["b", {"text": "c", "score": 1e400}]}', "row 1"),
+        ('{"prompt": "a", "responses": [{"text": "b", "rating": 3}]}', "rating"),
+        ('{"prompt": "a", "responses": ["b"], "winner": "b"}', "winner"),
+        ('{"prompt": "a", "responses": ["b"], "docs": ["c"]}', "docs"),
+        ('{"prompt": "a", "responses": ["b"], "shade": "c"}', "shade.*not known here"),
+        ('{"prompt": "a", "responses": [{"message": "b"}]}', "none of the keys text"),
+        ('{"prompt": "a", "responses": {"m": "b"}}', "should be a list"),
+        ("prompt,response,response\na,b,c", "two columns"),
+        ("prompt,response,response_1\na,b,c", "row 2.*each once"),
+        ("prompt,response\na,b,c", "row 2.*cells"),
     ],
 )
 def test_a_mistake_is_named(text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read(text)
+
+
+def test_rows_are_read_as_import_reads_them() -> None:
+    """Unicode's line separators are characters of a text; history, system message and owner are read; equal outputs are one."""
+    odd = {"prompt": "a\u2028b\x85c", "responses": ["x\u2029y\x0bz", "w"], "owner": "mia"}
+    later = {"system": "Be brief.", "history": [["one", "two"]], "question": "three", "responses": ["x", "x", "y"]}
+    first, second = read("\r\n".join(json.dumps(row, ensure_ascii=False) for row in (odd, later)))
+    assert first.prompt.turns == (Turn("user", "a\u2028b\x85c\n"),)
+    assert first.prompt.user == "mia"
+    assert [one.text for one in first.responses] == ["x\u2029y\x0bz", "w"]
+    assert [turn.text for turn in second.prompt.turns] == ["Be brief.", "one", "two", "three"]
+    assert [one.text for one in second.responses] == ["x", "y"]
+    assert len(second.notes) == 1
 
 
 def test_a_file_is_shown_first_and_then_stored(site: Site) -> None:

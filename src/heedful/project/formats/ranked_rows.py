@@ -16,6 +16,8 @@ from heedful.records import Prompt, Response
 
 SAMPLE = '{"prompt": "…", "responses": ["…", "…", "…"], "models": ["a", "b", "c"], "ratings": [6, 3, 3]}, or "ranks"'
 
+NO_RANKING = "prompts with fewer than two ranked or rated responses: no ranking"
+
 _LISTS = ("responses", "completions", "outputs", "answers", "generations", "candidates")
 _TEXTS = ("text", "response", "content", "output", "completion", "answer")
 _MODELS = ("models", "model_names", "model")
@@ -160,5 +162,5 @@ def ranked(prompt: Prompt, given: Sequence[Given], labeler: str) -> Draft:
             len(pairs) - len(ranks)
         )
     else:
-        draft.notes.append("prompts with fewer than two ranked or rated responses: no ranking")
+        draft.notes.append(NO_RANKING)
     return draft

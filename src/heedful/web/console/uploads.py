@@ -10,27 +10,33 @@ CSV: a column ``prompt`` and columns ``response``, ``response_2``, ``response 3`
 
 from __future__ import annotations
 
-import csv
 import io
-import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast, get_args
+from pathlib import Path
+from typing import cast, get_args
 
 from starlette.responses import Response as Page
 
-from heedful.conversation import prompt_turns, response_text, trimmed
 from heedful.errors import DataError
 from heedful.labeling.database import events
 from heedful.labeling.queue import items
-from heedful.labeling.queue.kinds import refuse_unstorable
-from heedful.project.formats.rows import BadRow, an_object, new_prompt, new_response, optional_text, turns_of_messages
+from heedful.project.files import Row, row_of_text
+from heedful.project.formats.ranked_rows import NO_RANKING, read_responses
+from heedful.project.formats.row_keys import UNUSED
+from heedful.project.formats.rows import BadRow, an_object, optional_text
+from heedful.project.storable import unstorable
+from heedful.project.table_files import rows_of_table
 from heedful.records import Prompt, Response, Split
 from heedful.web.routing import Form, Routes, Upload, Visit, Visiting
 
 MOST_ROWS = 5_000
 SHOWN = 5
 """Rows of the preview."""
+
+_JUDGED = re.compile(r"ranks?(_|\d|$)|ratings?(_|\d|$)|scores?(_|\d|$)")
 
 
 def routes(add: Routes) -> None:
@@ -46,6 +52,8 @@ class Uploaded:
 
     prompt: Prompt
     responses: tuple[Response, ...]
+    notes: tuple[str, ...]
+    """What was left out of the row."""
 
 
 def show(visit: Visiting) -> Page:
@@ -90,87 +98,85 @@ def store(visit: Visiting, form: Form) -> Page:
 def read(text: str) -> list[Uploaded]:
     """The rows of an upload. Raises DataError that names the first row which cannot be read."""
     found: list[Uploaded] = []
-    for number, row in _rows(text):
-        if number > MOST_ROWS:
+    for row in _rows(text.removeprefix("\ufeff")):
+        if len(found) == MOST_ROWS:
             raise DataError("the file is too long", expected=f"at most {MOST_ROWS:,} rows", next_step="upload it in parts")
         try:
-            found.append(_uploaded(row))
+            if row.problem is not None:
+                raise BadRow(row.problem)
+            found.append(_uploaded(row.value))
         except BadRow as error:
-            raise DataError(f"row {number} cannot be read: {error}", next_step="correct the row, then upload again") from None
+            raise DataError(
+                f"row {row.line} cannot be read: {error}"[:300], next_step="correct the row, then upload again"
+            ) from None
     if not found:
-        raise DataError("there is nothing in it", expected='rows such as {"prompt": "…", "responses": ["…", "…"]}')
+        expected = (
+            'rows such as {"prompt": "…", "responses": ["…", "…"]}, or CSV with the columns prompt, response, response_2 …'
+        )
+        raise DataError("there is nothing in it", expected=expected)
     return found
 
 
-def _rows(text: str) -> Iterator[tuple[int, object]]:
-    text = text.removeprefix("\ufeff")
-    if text.lstrip()[:1] not in ("{", "["):
-        yield from _csv_rows(text)
-        return
-    if text.lstrip().startswith("["):
-        yield from enumerate(_json(text, "the file"), start=1)
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield number, _json(line, f"row {number}")
+def _rows(text: str) -> Iterator[Row]:
+    start = text.lstrip()[:1]
+    if start == "{":
+        return (row_of_text(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return _rows_of_list(text) if start == "[" else _rows_of_table(text)
 
 
-def _json(text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+def _rows_of_list(text: str) -> Iterator[Row]:
+    whole = row_of_text(1, text.strip())
+    if not isinstance(whole.value, list):
         raise DataError(
-            f"{what} is not JSON: {error}"[:200], expected="one JSON object on each line, a JSON list, or CSV"
-        ) from None
-
-
-def _csv_rows(text: str) -> Iterator[tuple[int, object]]:
-    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    names = [name for name in reader.fieldnames or [] if name.lower().replace(" ", "_").startswith("response")]
-    if "prompt" not in (reader.fieldnames or []) or not names:
-        expected = "columns named prompt, response, response_2 …"
-        raise DataError(
-            "the first line names no columns to read", expected=expected, got=text.split("\n", 1)[0][:80] or "nothing"
+            f"the file is not JSON: {whole.problem}"[:200], expected="one JSON object on each line, a JSON list, or CSV"
         )
-    try:
-        for number, row in enumerate(reader, start=2):
-            yield number, {"prompt": row["prompt"], "responses": [row[name] for name in names if row[name]]}
-    except csv.Error as error:
-        raise DataError(f"the file is not CSV: {error}") from None
+    return (Row(number, value=value) for number, value in enumerate(whole.value, start=1))
 
 
-def _uploaded(row: object) -> Uploaded:
-    given = an_object(row)
-    unknown = sorted(set(given) - {"prompt", "messages", "responses", "language"})
-    if unknown:
-        raise BadRow(f"the keys {', '.join(map(str, unknown))[:80]} are not known here")
-    if ("prompt" in given) == ("messages" in given):
-        raise BadRow("it should have either 'prompt' or 'messages'")
-    said = given["prompt"] if "prompt" in given else given["messages"]
-    turns = prompt_turns(turns_of_messages(said) if isinstance(said, list) else [("user", _text(said, "prompt"))])
-    responses = given.get("responses")
-    if not isinstance(responses, list) or not responses:
-        raise BadRow("'responses' should be a list of texts")
-    prompt = new_prompt(turns, language=optional_text(given, "language"))
-    made: dict[str, Response] = {}
-    for one in responses:
-        text, model = (one.get("text"), one.get("model")) if isinstance(one, dict) else (one, None)
-        if model is not None and not isinstance(model, str):
-            raise BadRow("the model's name should be text")
-        response = new_response(prompt, response_text(prompt.turns, trimmed(_text(text, "response"))), model)
-        made[response.id] = response
-    try:
-        refuse_unstorable([prompt.text, *(response.text for response in made.values())], "the row")
-    except DataError as error:
-        raise BadRow(error.message) from None
-    return Uploaded(prompt=prompt, responses=tuple(made.values()))
+def _rows_of_table(text: str) -> Iterator[Row]:
+    for row in rows_of_table(io.StringIO(text, newline=""), Path("the file")):
+        if not isinstance(row.value, dict):
+            yield row
+            continue
+        cells = {_column(str(name)): cell for name, cell in row.value.items()}
+        if "prompt" not in cells or len(cells) < len(row.value):
+            yield Row(row.line, problem="it should have the columns prompt, response, response_2 …, each once")
+        else:
+            yield Row(row.line, value=cells)
 
 
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise BadRow(f"the {what} should be text")
-    return value
+def _column(name: str) -> str:
+    """``Response 2`` is ``response_2``, and ``response`` is the first of them."""
+    name = name.strip().lower().replace(" ", "_")
+    return "response_1" if name == "response" else name
+
+
+def _uploaded(value: object) -> Uploaded:
+    """A row as the import format ``responses`` reads it. Ranks, ratings and unknown keys have no place here. Raises BadRow."""
+    row = dict(an_object(value))
+    if "messages" in row:
+        if "prompt" in row:
+            raise BadRow("it should have either 'prompt' or 'messages'")
+        row["prompt"] = row.pop("messages")
+    parts = (
+        [part for part in row.get("responses") or () if isinstance(part, dict)]
+        if isinstance(row.get("responses"), list)
+        else []
+    )
+    judged = next((key for each in (row, *parts) for key in each if _JUDGED.match(key)), None)
+    if judged is not None:
+        raise BadRow(f"the key {judged!r} has no place here: `heedful import responses` reads ranks and ratings")
+    draft = read_responses(row, None)
+    notes = [note for note in draft.notes if note != NO_RANKING]
+    unused = next((note for note in notes if note.startswith(UNUSED)), None)
+    if unused is not None:
+        raise BadRow(f"the key {unused.removeprefix(UNUSED).split(chr(39))[1]!r} is not known here")
+    prompt = next(record for record in draft.records if isinstance(record, Prompt))
+    prompt = replace(prompt, language=optional_text(row, "language"))
+    responses = tuple(record for record in draft.records if isinstance(record, Response))
+    if problem := next(filter(None, map(unstorable, (prompt, *responses))), None):
+        raise BadRow(problem)
+    return Uploaded(prompt=prompt, responses=responses, notes=tuple(notes))
 
 
 def _decoded(content: bytes) -> str:
@@ -187,6 +193,7 @@ def _page(visit: Visit, text: str, *, found: list[Uploaded] | None = None, probl
         rows=text,
         found=found,
         outputs=sum(len(row.responses) for row in found or []),
+        notes=Counter(note for row in found or [] for note in row.notes),
         shown=SHOWN,
         splits=get_args(Split),
         problem=problem,
