@@ -198,3 +198,8 @@ def test_what_the_user_may_get_wrong(data: Path, tmp_path: Path) -> None:
         export_file("trl-sft", tmp_path / "none", tmp_path / "out.jsonl")
     with pytest.raises(StorageError):
         export_file("trl-sft", data, data / "prompts.jsonl" / "out.jsonl")
+
+
+def test_a_folder_is_no_file_to_write(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a file"):
+        export_file("heedful", data, tmp_path)

@@ -177,6 +177,7 @@ QUESTION = {"instruction": "q", "output": "a"}
         ("responses", {"prompt": "q", "responses": [{"text": "a", "system": "s"}, "b"]}, "system"),
         ("responses", {"prompt": "q", "response_1": "a", "answer_1": "z"}, "answer_1"),
         ("oasst", {**FLAT, "deleted": "False"}, "deleted"),
+        ("heedful", {"kind": "demonstration", "prompt_id": "p", "text": " ", "labeler": "l"}, "the answer is empty"),
         ("summarize-from-feedback", {**AXES, "summary": {"text": "s", "axes": {"overall": 6.5}}}, "6.5"),
     ],
 )
@@ -329,3 +330,9 @@ def test_a_row_of_responses_is_no_empty_task(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a response should be text") as refused:
         take("responses", tmp_path, "in.jsonl", json.dumps({"prompt": "q", "responses": ["a", None], "ranks": [1, None]}))
     assert "heedful" not in str(refused.value.next_step).split(":")[0]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv"])
+def test_an_empty_file_holds_no_rows(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="holds no rows"):
+        take("auto", tmp_path, name, "")

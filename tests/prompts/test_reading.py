@@ -119,3 +119,9 @@ def test_keys_that_change_the_meaning_are_turns_or_refused() -> None:
 def test_what_no_database_takes_is_refused(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadRow, match=reason):
         read_submission("prompts", {"prompt": "x", **change})
+
+
+@pytest.mark.parametrize("consent", ["nope", "n", 2, [], "unknown"])
+def test_consent_that_is_neither_yes_nor_no_is_refused(consent: object) -> None:
+    with pytest.raises(BadRow, match="'consent' should be true or false"):
+        read_submission("prompts", {"prompt": "Name a river.", "consent": consent})

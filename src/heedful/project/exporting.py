@@ -63,6 +63,8 @@ def export_file(format: str, data_folder: str | Path, path: str | Path, *, split
             got=repr(format),
             next_step=f"did you mean {meant!r}?" if meant else None,
         )
+    if Path(path).is_dir():
+        raise ConfigError("the export needs a file to write", expected="a file's name", got="a folder", where=str(path))
     records = Records.load(data_folder)
     if split is not None:
         records = _of_split(records, split)

@@ -73,6 +73,8 @@ def format_that_fits(path: Path, rows: list[Row]) -> str:
     """The format of a file whose user does not know it. Raises DataError if there is none."""
     if fitting := _fitting(rows):
         return fitting[0]
+    if not rows:
+        raise DataError(f"{path.name} holds no rows", expected="rows of a format that import reads", got="no row", where=path)
     first = next((row for row in rows if isinstance(row.value, Mapping)), None)
     raise DataError(
         f"{path.name} has the rows of no format that import reads",

@@ -139,7 +139,10 @@ def _asked(turns: list[Turn]) -> list[Turn]:
 
 
 def _submission(turns: list[Turn], row: Mapping[str, Any], used: Sequence[str], **metadata: str) -> Submission:
-    if str(row.get("consent", True)).strip().lower() in ("false", "no", "0"):  # a table has it as text
+    consent = str(True if row.get("consent") is None else row["consent"]).strip().lower()  # a table has it as text
+    if consent not in ("true", "yes", "1", "false", "no", "0"):
+        raise BadRow(f"'consent' should be true or false and is {shown(row['consent'])}")
+    if consent in ("false", "no", "0"):
         raise LeftOut("no consent", "no consent: the owner did not agree that it may be used")
     if not turns[-1].text.strip():
         raise BadRow("the prompt is empty")

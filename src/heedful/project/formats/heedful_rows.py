@@ -37,6 +37,8 @@ def read_record(row: object, labeler: str | None) -> Draft:
         raise SkippedRow("a ranking task that is not filled in")
     if kind == "demonstration" and "text" in row and row["text"] is None:
         raise SkippedRow("a demonstration task that is not filled in")
+    if kind == "demonstration" and isinstance(row.get("text"), str) and not row["text"].strip():
+        raise BadRow("the answer is empty")
     if labeler is not None and kind in ("demonstration", "ranking", "rating") and not row.get("labeler"):
         row["labeler"] = labeler
     if row.get("id") is None:
