@@ -114,8 +114,10 @@ def test_rankings_without_any_comparison_are_refused() -> None:
     for useless in ([ranking(0, "p0", "a", 1)], [ranking(0, "p0", "ab", 1, 1)], []):
         with pytest.raises(DataError, match="no ranking can be used"):
             encode_rankings(TOKENIZER, prompts("w9"), RESPONSES, useless, max_prompt_tokens=3, max_response_tokens=3)
-        limits = {"max_prompt_tokens": 3, "max_response_tokens": 3}
-        assert encode_rankings(TOKENIZER, prompts("w9"), RESPONSES, useless, may_be_empty=True, **limits)[0] == []
+        encoded, _ = encode_rankings(
+            TOKENIZER, prompts("w9"), RESPONSES, useless, max_prompt_tokens=3, max_response_tokens=3, may_be_empty=True
+        )
+        assert encoded == []
 
 
 @pytest.mark.parametrize("phase", ["evaluation", "screening"])

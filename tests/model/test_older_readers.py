@@ -79,7 +79,8 @@ def phi3_longrope() -> PreTrainedModel:
 
 
 def neox_rotary() -> PreTrainedModel:
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**_SIZE, rotary_pct=0.5, rotary_emb_base=50_000))
+    rotary: dict[str, Any] = {"rotary_pct": 0.5, "rotary_emb_base": 50_000}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**_SIZE, **rotary))
 
 
 def gemma3_rotary() -> PreTrainedModel:

@@ -21,7 +21,7 @@ from heedful.project.selection import (
 from heedful.records import Demonstration, Prompt, Ranking, Response
 
 PROMPTS = [
-    Prompt(id=f"{split}{i}", turns=turns_of(f"Ask {split}{i}."), split=split)  # type: ignore[arg-type]
+    Prompt(id=f"{split}{i}", turns=turns_of(f"Ask {split}{i}."), split=split)
     for split in ("train", "valid", "test")
     for i in range(2)
 ]

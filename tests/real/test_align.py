@@ -26,7 +26,7 @@ SOURCES = {
     "oasst": REAL / "oasst_en100" / "en_100_tree.jsonl",
     "hh-rlhf": REAL / "hh_harmless" / "pairs.jsonl.gz",
 }
-LIMITS = {"max_prompt_tokens": 320, "max_response_tokens": 96}
+LIMITS: Any = {"max_prompt_tokens": 320, "max_response_tokens": 96}
 STEP = "\n".join(f"{name} = {value}" for name, value in LIMITS.items())
 SMALL = f"""
 [sft]

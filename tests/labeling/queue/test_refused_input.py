@@ -53,7 +53,8 @@ BROKEN: dict[str, Callable[[Connection], Any]] = {
 
 
 def make_batch(connection: Connection, **rules: Any) -> int:
-    return items.make_batch(connection, **({"name": "new", "kind": "rank", "phase": "training"} | rules))
+    usual: dict[str, Any] = {"name": "new", "kind": "rank", "phase": "training"}
+    return items.make_batch(connection, **(usual | rules))
 
 
 def add_task(connection: Connection, kind: Any, **about: Any) -> None:

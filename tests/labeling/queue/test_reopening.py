@@ -172,9 +172,11 @@ def test_a_batch_is_edited_later(connection: Connection) -> None:
     assert [tuple(row) for row in rows] == [("open", 1, 0), ("done", 1, 1)]
     before = connection.execute(select(event.c.before).where(event.c.action == "edit_batch").order_by(event.c.id)).scalars()
     assert list(before)[1] == {"overlap": 2}
+    usual: dict[str, Any] = {"overlap": 1} | rules
     for wrong in ({"overlap": 0}, {"name": " "}, {"lease_seconds": 1.0}, {"per_labeler_limit": 0}):
+        changed: dict[str, Any] = {**usual, **wrong}
         with pytest.raises(DataError):
-            items.edit_batch(connection, batch_id, **({"overlap": 1} | rules | wrong))
+            items.edit_batch(connection, batch_id, **changed)
 
 
 def test_fewer_labelers_for_each_task_send_nobody_away(connection: Connection) -> None:
