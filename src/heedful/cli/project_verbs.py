@@ -68,7 +68,8 @@ class Import:
     - hh-rlhf         HH-RLHF pairs (chosen, rejected): rankings of two
     - responses       prompt with several responses, ranked, rated or neither
     - oasst           Open-Assistant trees: demonstrations and rankings
-    - ultrafeedback, nectar, helpsteer, shp, pku-saferlhf, summarize-from-feedback: these data sets' files
+    - ultrafeedback, nectar, helpsteer, shp, pku-saferlhf,
+      summarize-from-feedback: these data sets' files
     - heedful         our own records, and filled-in tasks from tasks/
     - Importing the same file again adds nothing.
     - Rows that cannot be used are counted and kept in data/rejected.jsonl.
