@@ -107,7 +107,7 @@ def test_no_project(tmp_path: Path) -> None:
         ("[reward]\nbatch", "[rewards]\nbatch", "did you mean [reward]?"),
         ("seed = 0", "sede = 0", "did you mean 'seed'?"),
         ("kl_coefficient = 0.02", 'kl_coefficient = "low"', "'kl_coefficient' of the configuration has the wrong type"),
-        ("smallest_k = 3", "smallest_k = 5", "smallest_k is above largest_k"),
+        ("smallest_k = 3", "smallest_k = 5", "smallest_k and largest_k are out of range"),
         ('preset = "paper-1.3B"', 'preset = "paper-13B"', "there is no such preset"),
         ("[project]", "[project", "is not TOML"),
     ],
@@ -147,7 +147,7 @@ def test_a_base_model_folder_that_holds_something_else(project: Path, base: Path
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])  # a download that was cut
     message = fails("align", project)
-    assert "the model cannot be loaded as a causal language model" in message
+    assert "the model's weights cannot be read" in message
     assert str(other) in message
 
 
@@ -172,8 +172,9 @@ def test_prompts_over_the_limit(project: Path) -> None:
     assert "prompts over 4 tokens are left out" in said
     set_config(project, "max_prompt_tokens = 4", "max_prompt_tokens = 1")
     message = fails("align", project)
-    assert "no demonstration can be used" in message
-    assert "12 left out: prompt over the limit" in message
+    assert "there is no prompt to train on" in message
+    assert "of at most 1 tokens ([sft] max_prompt_tokens)" in message
+    assert "24 prompts in this split" in message
 
 
 def test_a_tokenizer_file_that_is_missing(project: Path, base: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.align.small_project import write_base_model, write_rows
 
 from heedful.align.train_stages import pretraining_text
+from heedful.errors import DataError
 from heedful.model import load_tokenizer
 from heedful.training.pretraining_text import encode_documents
 
@@ -45,6 +46,8 @@ def test_where_there_are_both_files_each_is_its_part(base: Path, tmp_path: Path,
         if ending == "txt":
             (tmp_path / f"{part}.jsonl").unlink()
             (tmp_path / f"{part}.txt").write_text(text)
-    write_rows(tmp_path / "notes.jsonl", [{"text": "w9"}])
     assert tokens(base, tmp_path, "train") == encoded(base, ["w1 w2"])
     assert tokens(base, tmp_path, "valid") == encoded(base, ["w3 w4"])
+    write_rows(tmp_path / "notes.jsonl", [{"text": "w9"}])
+    with pytest.raises(DataError, match="beside train and valid there is other pretraining text"):
+        tokens(base, tmp_path, "train")

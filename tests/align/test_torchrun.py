@@ -26,8 +26,8 @@ from tests.align.small_project import (
 )
 from tests.ports import free_port
 
-ROUNDED = 2e-5
-"""Results have six digits: numbers that are nearly the same may be rounded to neighbours."""
+ROUNDED = 2e-5 * (1 + 1e-9)
+"""Results have six digits: numbers that are nearly the same may be rounded to neighbours. (2.08122 - 2.0812 is above 2e-5.)"""
 
 Heedful = Callable[..., list[tuple[int, str]]]
 
@@ -144,7 +144,7 @@ def test_after_a_lost_rank_the_same_command_goes_on(heedful: Heedful, projects: 
     (code, said), lost = heedful("align", project, trouble="kill_the_last")
     assert lost == (-1, "")
     assert code == 1
-    assert said.count("rank 0 of 2 lost the connection to another one") == 1
+    assert said.count("rank 0 of 2 lost the connection to another rank") == 1
     (code, said), other = heedful("align", project)
     assert (code, other) == (0, (0, "")), said
     assert "ppo_ptx: continuing at step" in said

@@ -138,7 +138,7 @@ def test_what_is_typed_outlives_the_network_the_tab_and_the_session(browser: Any
     let_it_save(page)
     page.wait_for_selector("#saved[data-state=waiting]")
     page.click("text=Submit, then stop")
-    page.wait_for_selector("#kept:has-text('cannot be reached')")
+    page.wait_for_selector("#kept:has-text('does not answer')")
     assert page.url == task
     page.close()
     assert draft() == "with the network"

@@ -18,7 +18,7 @@ from tests.tiny import END, tiny_gpt2, tiny_tokenizer
 from tests.training.interrupting import quiet
 from tests.training.test_reward import likes_sevens
 
-from heedful.model import loading, scalar_model_from_causal
+from heedful.model import saving, scalar_model_from_causal
 from heedful.model.encoding import Example
 from heedful.training import ppo, pretrain, reward, sft
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
@@ -131,7 +131,7 @@ def run(loop: str, folder: str, kill_at: int | None) -> None:
     for module in (pretrain, sft, reward, ppo):
         moments.watch(module, "apply_gradients")
     moments.watch(Run, "log")
-    moments.watch(loading, "_exchange")
+    moments.watch(saving, "_exchange")
     for name in ("fsync", "rename", "replace", "truncate", "unlink", "rmdir"):
         moments.watch(os, name)
     moments.watch(shutil, "rmtree")
