@@ -26,8 +26,8 @@ from tests.align.small_project import (
 )
 from tests.ports import free_port
 
-ROUNDED = 2e-5 * (1 + 1e-9)
-"""Results have six digits: numbers that are nearly the same may be rounded to neighbours. (2.08122 - 2.0812 is above 2e-5.)"""
+ROUNDED = 2e-5
+"""Results have six digits: numbers that are nearly the same may be rounded to neighbours."""
 
 Heedful = Callable[..., list[tuple[int, str]]]
 

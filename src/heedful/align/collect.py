@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rich.console import Console
@@ -133,12 +133,13 @@ def tasks_by_prompt(
     people: int,
     labelers: Callable[[Prompt], Mapping[Group, int]],
 ) -> Iterator[Task]:
-    """A ranking task for each prompt, with its responses in their order."""
+    """A ranking task for each prompt: by split, then in the order of the data, whatever the order of the responses is."""
     of_prompt: dict[str, list[Response]] = {}
     for response in responses:
         of_prompt.setdefault(response.prompt_id, []).append(response)
-    for prompt_id, shown in of_prompt.items():
-        prompt = records.prompts[prompt_id]
+    asked = [prompt for prompt in records.prompts.values() if prompt.id in of_prompt]
+    for prompt in sorted(asked, key=lambda prompt: get_args(Split).index(prompt.split)):
+        shown = of_prompt[prompt.id]
         yield Task(
             kind="rank",
             phase=phase,
