@@ -78,16 +78,19 @@ class LabelingDatabase:
         left = (one for one in tasks if not imported.intersection(response.id for response in one.responses))
         try:
             asking.add_tasks(database, left, name=f"{self.project.name}: {folder.name}")
-            return self._take(database, _stage_of(folder), folder, partly=partly)
+            return self._take(database, _stage_of(folder), folder, imported, partly=partly)
         finally:
             database.close()
 
     def take(self, *, partly: bool = False) -> None:
         with if_there(self.project.folder) as database:
+            if database is None:
+                return
+            imported = self._imported()
             for stage in STAGES[:-1]:
                 folder = newest_done(self.project.runs, stage.name) if stage.asks else None
-                if database is not None and folder is not None:
-                    self._take(database, stage, folder, partly=partly)
+                if folder is not None:
+                    self._take(database, stage, folder, imported, partly=partly)
 
     def waiting(self, stage: Stage) -> str | None:
         folder = newest_done(self.project.runs, stage.name)
@@ -129,10 +132,10 @@ class LabelingDatabase:
             with database.read() as connection:
                 yield connection
 
-    def _take(self, database: Database, stage: Stage, folder: Path, *, partly: bool) -> str | None:
+    def _take(self, database: Database, stage: Stage, folder: Path, imported: Collection[str], *, partly: bool) -> str | None:
         """Write the answers to the stage's folder if they are to be used; what still waits, in words."""
         with database.read() as connection:
-            progress = _progress(connection, stage, folder, self._imported())
+            progress = _progress(connection, stage, folder, imported)
             if not progress.tasks:
                 return None
             if progress.open == 0 or (partly and progress.answered):

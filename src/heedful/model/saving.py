@@ -58,7 +58,7 @@ ASIDE = ".aside-"
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill left of :func:`write_folder` in a folder and below; nobody else may be writing there."""
+    """Remove what a kill left of :func:`write_folder` in a folder and below; no other process may be writing there."""
     for path in sorted(folder.rglob(f"{ASIDE}*")):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -201,7 +201,7 @@ def _check_connected(names: Sequence[str], first: IntArray, second: IntArray, ou
     beats = _reachable(won)
     if bool(beats.all()):
         return
-    # The one with the longest reach, and all that reach it too, were beaten by nobody else.
+    # The one with the longest reach, and all that reach it too, were beaten by no other model.
     leader = int(beats.sum(axis=1).argmax())
     unbeaten = [name for name, reaches in zip(names, beats[:, leader].tolist(), strict=True) if reaches]
     raise DataError(

@@ -92,7 +92,7 @@ def set_wanted(connection: Connection, batch_id: int, before: int, wanted: int) 
 
 
 def add_skip(connection: Connection, before: Counters, *, leased: bool, set_aside: bool) -> str:
-    """Somebody skips the task; the task's state after it. ``set_aside``: whether it may be set aside."""
+    """A labeler skips the task; returns the task's state afterwards. ``set_aside``: whether it may be set aside."""
     skipped = before.skipped + 1
     often = skipped >= SKIPS_BEFORE_ASIDE and skipped > before.answered
     state = "set_aside" if set_aside and often and before.state == "open" else before.state

@@ -83,7 +83,7 @@ def _answered(connection: Connection, assignment_id: int) -> dict[str, Any]:
 def _open_again(
     connection: Connection, row: Mapping[str, Any], action: str, *, by: int, seconds: float, note: str | None, at: float
 ) -> None:
-    if phase_of(row) != row["phase"]:  # the answer would be lost: nobody could submit it again (SPEC 2.4)
+    if phase_of(row) != row["phase"]:  # the answer would be lost: no one could submit it again (SPEC 2.4)
         raise ConflictError("this answer stays as it is: its labeler was moved to another group")
     before = counters.lock(connection, row["task_id"])
     if before.state == "withdrawn":
