@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -201,16 +202,36 @@ with ThreadPoolExecutor(100) as threads:
 """A process of a hundred people who guess passwords at once, and of a labeler who looks at a page meanwhile."""
 
 
+class HeldHasher:
+    """The real hasher, which waits until an attempt was refused: a slow client would never fill the queue."""
+
+    def __init__(self) -> None:
+        self.refused = threading.Event()
+
+    def verify(self, password_hash: str, password: str) -> bool:
+        self.refused.wait(60)
+        return REAL_HASHER.verify(password_hash, password)
+
+    def hash(self, password: str) -> str:
+        return REAL_HASHER.hash(password)
+
+
 def test_a_hundred_logins_at_once_delay_no_page(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the hashes as they are: further logins are refused at once, and a page waits for at most a second."""
-    monkeypatch.setattr(passwords, "HASHER", REAL_HASHER)
+    hasher = HeldHasher()
+    monkeypatch.setattr(passwords, "HASHER", hasher)
     monkeypatch.setattr(sessions, "ADDRESS_ATTEMPTS", 1_000)
     session_token = site.browser(site.person()).client.cookies["heedful_session"]
     seconds: list[float] = []
 
     async def timed(scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            if message.get("status") in {429, 503}:
+                hasher.refused.set()
+            await send(message)
+
         began = time.perf_counter()
-        await site.app(scope, receive, send)
+        await site.app(scope, receive, sent)
         if scope["path"] == "/history":
             seconds.append(time.perf_counter() - began)
 
