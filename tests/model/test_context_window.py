@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.model.test_older_readers import ROTARY, _made, phi3_longrope
 from tests.tiny import CONTEXT, plain, tiny_gpt2, tiny_tokenizer
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from heedful.errors import ModelError, UserError
 from heedful.model import Sampling, examine, generate, pack, save_model
@@ -62,3 +63,35 @@ def test_the_self_check_crosses_the_switch(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("heedful.model.attention.refuse_sequences_past_the_switch", lambda *_: None)
     checks = [check for check in examine(tmp_path / "model", "float32") if check.name == "past the original window"]
     assert not any(check.passed for check in checks if check.quantity == "log-prob")
+
+
+def dynamic() -> PreTrainedModel:
+    """Dynamic NTK scaling: past the window, all positions turn by frequencies that depend on the longest sequence."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        **sizes, vocab_size=64, max_position_embeddings=SWITCH, rope_parameters=rope, bos_token_id=0, eos_token_id=0
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return use_heedful_attention(model)
+
+
+def test_dynamic_scaling_past_its_window_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dynamic()
+    assert context_window(model) == rope_switch(model) == SWITCH
+    past_it = [1 + i % 60 for i in range(SWITCH - 4)], [7, 8, 9, 10, 11]
+    with pytest.raises(ModelError, match="past the original window of dynamic rotary positions"):
+        target_logprobs(model, pack([SHORT[0], past_it[0]], [SHORT[1], past_it[1]]))
+
+    def names(failed: bool) -> set[str]:
+        return {check.name for check in examine(tmp_path / "model", "float32") if check.passed is not failed}
+
+    save_model(model, tiny_tokenizer(), tmp_path / "model")
+    assert "past the original window" in names(failed=False)
+    assert names(failed=True) == set()
+    monkeypatch.setattr("heedful.model.attention.refuse_sequences_past_the_switch", lambda *_: None)
+    assert "past the original window" in names(failed=True)

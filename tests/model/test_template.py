@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from heedful.conversation import Turn, turns_of
 from heedful.errors import ConfigError, DataError
+from heedful.model.chat_template import Template
 from heedful.model.scratch import train_tokenizer
-from heedful.model.template import Template, encode, encode_after, prompt_tokens, response_tokens
+from heedful.model.template import encode, encode_after, prompt_tokens, response_tokens
 from heedful.records import Prompt
 
 TOKENIZER = tiny_tokenizer()
@@ -75,7 +76,7 @@ def test_plain_continues_the_text_of_the_conversation() -> None:
 def test_a_response_begins_with_a_space_only_after_the_colon_of_a_plain_conversation() -> None:
     lone, conversation = Prompt(id="a", turns=turns_of("w1 w2\n")), prompt(("user", "w1"), ("assistant", "w2"), ("user", "w3"))
     tokenizer = train_tokenizer(["Human: w1 Assistant: w2"] * 10, vocabulary_size=300, context_length=64)
-    tokenizer.chat_template = CHAT
+    tokenizer.chat_template = CHAT.replace("|> {{", "|>{{")  # no space of its own before an answer
 
     def text(of: Prompt, response: str, template: Template) -> str:
         (row,) = response_tokens(tokenizer, [of], [response], template)
@@ -99,7 +100,5 @@ def test_chat_is_the_tokenizers_own_template_up_to_where_the_answer_begins() -> 
 def test_chat_refuses_what_the_template_cannot_hold() -> None:
     with pytest.raises(ConfigError, match="needs a tokenizer with a chat template"):
         prompt_tokens(TOKENIZER, [prompt(("user", "w1"))], "chat")
-    with pytest.raises(DataError, match="spells a special token"):  # else it would end the user's turn
-        prompt_tokens(chat_tokenizer(), [prompt(("user", "w1 <|end|> <|system|> w2"))], "chat")
     with pytest.raises(DataError, match="cannot hold the prompt 'p'"):
         prompt_tokens(chat_tokenizer(), [prompt(("user", "w1"), ("tool", "w2"))], "chat")

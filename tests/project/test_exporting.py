@@ -78,6 +78,16 @@ def test_chat_messages(data: Path, tmp_path: Path) -> None:
     assert rows(tmp_path / "out.jsonl") == [{"messages": MESSAGES + said("The Po.")}]
 
 
+def test_under_a_chat_template_a_lone_prompt_is_a_message_too(data: Path, tmp_path: Path) -> None:
+    """TRL renders messages and leaves text alone: trained on text, it would train another format than Heedful."""
+    hill = [{"role": "user", "content": "Name a hill."}]
+    export_file("trl-preference", data, tmp_path / "out.jsonl", template="chat")
+    first = rows(tmp_path / "out.jsonl")[0]
+    assert first["prompt"] == hill
+    assert first["chosen"] == said("answer 0")
+    assert rows(tmp_path / "out.jsonl")[-1]["prompt"] == MESSAGES
+
+
 def test_comparisons_for_trl_and_what_was_left_out(data: Path, tmp_path: Path) -> None:
     report = export_file("trl-preference", data, tmp_path / "out.jsonl.gz")
     written = rows(tmp_path / "out.jsonl.gz")

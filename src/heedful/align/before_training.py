@@ -12,6 +12,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from heedful.align.limits import check_lengths
 from heedful.align.settings import Setting
 from heedful.errors import DataError, ModelError
+from heedful.model.chat_template import jinja_of
+from heedful.model.doctor_template import refuse_wrong_template
 from heedful.model.encoding import encode_prompts
 from heedful.model.loading import check_architecture, check_vocabulary, load_configuration, load_tokenizer
 from heedful.project.data_folder import Records
@@ -29,6 +31,7 @@ def check_before_training(setting: Setting, records: Records) -> None:
     for name, folder in given.items():
         check_architecture(configurations[name], folder, scalar=name == judge)
         _check_model(name, folder, configurations[name], tokenizer)
+    _check_template(setting, tokenizer)
     check_lengths(setting, records, configurations, tokenizer)
     if records.prompts and not setting.labelers.invents_data:
         _check_splits(setting, records, tokenizer)
@@ -50,6 +53,23 @@ def _check_model(name: str, folder: Path, config: PretrainedConfig, tokenizer: P
             where=folder,
             next_step=f"set {name} to a model of the same family, or leave it out",
         )
+
+
+def _check_template(setting: Setting, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The chat template, if one is used, gives training the same text as generation, and both base models have the same one."""
+    if setting.template == "plain":
+        return
+    refuse_wrong_template(tokenizer, setting.template, setting.project.config_file)
+    if setting.small_model is not None and setting.template == "chat":
+        small = load_tokenizer(setting.small_model)
+        if jinja_of(small, "chat") != jinja_of(tokenizer, "chat"):
+            raise ModelError(
+                "small_model has another chat template than base_model",
+                expected="the same template: one reward model reads all responses",
+                got="two templates",
+                where=setting.small_model,
+                next_step="write one of them to a file and set template = FILE in heedful.toml",
+            )
 
 
 def _check_weights(folder: Path) -> None:

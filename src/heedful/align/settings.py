@@ -18,8 +18,8 @@ from heedful.evaluate.benchmarks import Benchmark
 from heedful.labeling.exchange.asking import Task
 from heedful.miniature.benchmark_items import benchmarks
 from heedful.miniature.tasks import few_shot_prefixes
+from heedful.model.chat_template import Template
 from heedful.model.engine.vllm_engine import generator
-from heedful.model.template import Template
 from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.files import write_atomically
@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def template(self) -> Template:
-        """How a conversation becomes tokens."""
+        """How a conversation becomes tokens: plain, chat, or the text of a Jinja template."""
         return self.project.template
 
 

@@ -18,6 +18,7 @@ from heedful.align.models import loading_precision, placed_for_training, policy_
 from heedful.align.pretraining import VALIDATION_EVERY
 from heedful.align.settings import Given, Setting, write_json
 from heedful.errors import DataError
+from heedful.model.chat_template import keep_template
 from heedful.model.encoding import Example, encode_demonstrations, encode_prompts, encode_rankings
 from heedful.model.loading import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer
 from heedful.model.saving import remove_leftovers
@@ -37,6 +38,7 @@ def sft(given: Given, *, folder: Path, console: Console) -> None:
         return
     config = given.config
     model, tokenizer = policy_for_training(given.setting.base_model, loading_precision(config))
+    keep_template(tokenizer, given.setting.template)
     examples, validation = _demonstrations(tokenizer, given, console)
     train_sft(model, tokenizer, SFTData(examples, validation), config, folder, console=console)
 
@@ -61,6 +63,7 @@ def reward(given: Given, *, folder: Path, console: Console) -> None:
         return
     config, records, sft_folder = given.config, given.records, given.run_of("sft")
     tokenizer = load_tokenizer(sft_folder / "model")
+    keep_template(tokenizer, given.setting.template)
     start = given.setting.reward_start
     causal = load_causal_model(start or sft_folder / "model", loading_precision(config))
     check_tokenizer(causal, tokenizer, start or sft_folder)
@@ -105,6 +108,7 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
     where = torch.device("cpu") if config.lora_rank else None
     start = initial_policy_folder(given.run_of("initial"))
     policy, tokenizer = policy_for_training(start, loading_precision(config), where=where)
+    keep_template(tokenizer, given.setting.template)
     reward_folder = given.run_of("reward") / "model"
     reward_model = placed_for_training(load_scalar_model(reward_folder, loading_precision(config)), where)
     limit = {"max_tokens": config.max_prompt_tokens, "template": given.setting.template}
@@ -172,6 +176,7 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
     start = {"base_model": setting.base_model, "small_model": setting.small_model}[str(given.stage.needs["base"])]
     assert start is not None
     model, tokenizer = policy_for_training(start, loading_precision(config))
+    keep_template(tokenizer, setting.template)
     examples, validation = _demonstrations(tokenizer, given, console)
     text = pretraining_text(setting, "train") if config.pretraining_share else None
     text_validation = pretraining_text(setting, "valid") if text is not None else None

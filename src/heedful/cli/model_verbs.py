@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from heedful.cli.options import Flag, say
+from heedful.cli.options import Flag, optional, say
+
+if TYPE_CHECKING:
+    from heedful.model.doctor_template import TemplateCheck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,8 @@ class Doctor:
     - Log-probs, scores and values must not depend on the batch, its order,
       padding or layout; cached decoding must equal the full forward pass; a
       saved model must load unchanged.
+    - Its chat template, if it has one: prompts must begin conversations, with
+      begin-of-text once, and answers must end with a token that ends them.
     - Prints the largest differences and their limits; exit code 1 if one fails.
     - Training runs the quick checks first, and does not start if one fails.
     """
@@ -88,12 +93,18 @@ class Doctor:
     """A causal language model or reward model in Hugging Face format."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """The type to compute in; float32 is always checked too."""
+    template: Annotated[Path | None, optional("FILE")] = None
+    """A chat template in Jinja to check instead of the tokenizer's own."""
 
     def run(self, console: Console) -> None:
         """Print a row for each check. Raises CheckError if one fails."""
         from heedful.model.doctor import examine, refuse_failed
+        from heedful.model.doctor_template import examine_template, refuse_failed_template
+        from heedful.project.project import template_text
 
-        checks = examine(self.model, self.precision)
+        of_template = examine_template(self.model, template_text(str(self.template)) if self.template else "chat")
+        _print_template_checks(of_template)
+        checks = examine(self.model, self.precision, console)
         table = Table(box=None, pad_edge=False)
         for heading in ("type", "check", "of", "difference", "limit", ""):
             table.add_column(heading, justify="right" if heading in ("difference", "limit") else "left", no_wrap=True)
@@ -101,5 +112,15 @@ class Doctor:
             numbers = (f"{check.difference:.1e}", f"{check.limit:.1e}")
             table.add_row(check.precision, check.name, check.quantity, *numbers, "ok" if check.passed else "FAILED")
         Console().print(table, highlight=False)
+        refuse_failed_template(of_template, self.template or self.model)
         refuse_failed(checks, self.model)
-        say(console, f"{self.model}: all {len(checks)} checks passed")
+        say(console, f"{self.model}: all {len(checks) + len(of_template)} checks passed")
+
+
+def _print_template_checks(checks: list[TemplateCheck]) -> None:
+    output = Console()
+    if not checks:
+        say(output, "chat template: none")
+    for check in checks:
+        mark = "FAILED" if check.failed else "note" if check.found else "ok"
+        say(output, f"chat template: {check.name:<35} {mark}" + (f": {check.found}" if check.found else ""))

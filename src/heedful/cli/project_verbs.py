@@ -24,16 +24,24 @@ class Init:
     """The folder to create."""
     base_model: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """A causal language model in Hugging Face format; it is never downloaded."""
+    template: Annotated[str | None, optional("plain|chat|FILE")] = None
+    """How a conversation becomes tokens: plain, chat (the model's own chat template)
+    or a Jinja file (else chat if the model has a template)."""
 
     def run(self, console: Console) -> None:
-        """Create the folder; warn if the model is not there yet. Raises ConfigError if it holds a project already."""
-        from heedful.project.project import init_project
+        """Create the folder; warn if the model is not there yet. Raises ConfigError (a project is there, a bad template)."""
+        from heedful.project.project import has_chat_template, init_project
 
         given = self.base_model.strip()
         # People give a path relative to the current folder. The file gets the absolute path, so align works from any folder.
         base_model = Path(given).expanduser().absolute() if given else None
-        project = init_project(self.project, base_model="" if base_model is None else str(base_model))
+        template = self.template or ("chat" if base_model is not None and has_chat_template(base_model) else "plain")
+        if template not in ("plain", "chat"):
+            template = str(Path(template).expanduser().absolute())
+        project = init_project(self.project, base_model="" if base_model is None else str(base_model), template=template)
         say(console, f"made the project {project.folder}")
+        if base_model is not None:
+            _show_template(base_model, project.template, console)
         if base_model is not None and not (base_model / "config.json").is_file():
             console.print("warning:", style="bold yellow", end=" ")
             say(
@@ -42,6 +50,34 @@ class Init:
                 f"put it there, or change base_model in {project.config_file}",
             )
         say(console, f"next: heedful import FORMAT FILE --project {project.folder}, then heedful align {project.folder}")
+
+
+def _show_template(base_model: Path, template: str, console: Console) -> None:
+    """Say which template was chosen, with one example as the model reads it: special tokens are visible."""
+    from importlib.util import find_spec
+
+    from heedful.errors import HeedfulError
+
+    if template == "plain":
+        say(console, "template: plain (the model continues the text of a conversation)")
+        return
+    own = template == "chat"
+    say(console, "template: " + ("chat (the one in the model's folder)" if own else "the one in the file"))
+    if find_spec("transformers") is None or not (base_model / "config.json").is_file():
+        return
+    from heedful.model.encoding import rendered_example
+    from heedful.model.loading import load_tokenizer
+
+    try:
+        prompt, response = rendered_example(load_tokenizer(base_model), template)
+    except HeedfulError as error:
+        console.print("warning:", style="bold yellow", end=" ")
+        say(console, f"the template cannot be used yet: {error}")
+        return
+    say(console, "an example, as the model reads it:")
+    for line in prompt.splitlines():
+        say(console, f"  | {line}")
+    say(console, f"and the response that it learns from, with the token that ends it: {response!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,5 +176,6 @@ class Export:
         """Write the file and print the counts."""
         from heedful.project.exporting import export_file
 
-        report = export_file(self.format, load_project(self.project).data, self.file, split=self.split)
+        project = load_project(self.project)
+        report = export_file(self.format, project.data, self.file, split=self.split, template=project.template)
         say(Console(), report.summary())

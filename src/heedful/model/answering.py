@@ -11,13 +11,14 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import DataError
+from heedful.model.chat_template import Template
 from heedful.model.context_window import context_window
 from heedful.model.encoding import encode_prompts, encode_response
 from heedful.model.end_tokens import end_tokens, response_end, spoken_tokens
 from heedful.model.engine.sampling import Sampling, request_seeds
 from heedful.model.engine.vllm_engine import EngineName, generator
 from heedful.model.readout import score
-from heedful.model.template import Template, decode_after, encode, prompt_tokens, response_tokens
+from heedful.model.template import decode_after, encode, prompt_tokens, response_tokens
 from heedful.progress import progress_line
 from heedful.ranks.batch_shares import own_indices
 from heedful.ranks.collectives import gather_in_order
@@ -83,7 +84,7 @@ class Answerer:
                     if texts is None
                     else "lower max_prompt_tokens or max_response_tokens in heedful.toml: the context window holds no more",
                 )
-        ends = end_tokens(self.model, self.tokenizer)
+        ends = end_tokens(self.model, self.tokenizer, self.template)
         sampling = Sampling(max_tokens=self.limits.max_response_tokens, temperature=temperature, stop_tokens=ends)
         seeds = [request_seeds(seed, stream=f"answer {identifier}", count=1)[0] for identifier in ids]
         mine = own_indices([len(row) for row in tokens])
@@ -101,7 +102,8 @@ class Answerer:
         barrier_without_timeout()  # one rank may take longer than a collective would wait
         generations = gather_in_order(zip(mine, own, strict=True))
         spoken = [spoken_tokens(generation.tokens, ends) for generation in generations]
-        decoded = decode_after(self.tokenizer, tokens, spoken)
+        template = self.template if texts is None else "plain"
+        decoded = decode_after(self.tokenizer, tokens, spoken, template)
         return [
             Response(id=identifier, prompt_id=prompt.id, text=text, model=name, finished=generation.finished)
             for identifier, prompt, text, generation in zip(ids, prompts, decoded, generations, strict=True)

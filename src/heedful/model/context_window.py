@@ -1,8 +1,8 @@
-"""How long a sequence may be: the context window, and where LongRoPE changes its frequencies.
+"""How long a sequence may be: the context window, and where scaled rotary positions change their frequencies.
 
-LongRoPE (Phi-3) turns positions by other frequencies if the longest sequence of a batch is past the original window. A short
-sequence in the same row would change with it, and so would the keys that decoding has already cached. Sequences past the
-original window are therefore refused.
+LongRoPE (Phi-3) and dynamic NTK scaling turn positions by other frequencies if the longest sequence of a batch is past the
+original window. A short sequence in the same row would change with it, and so would the keys that decoding has already cached.
+Sequences past the original window are therefore refused. Linear, YaRN and Llama 3's scaling are the same at every length.
 """
 
 from __future__ import annotations
@@ -16,27 +16,37 @@ from heedful.errors import ModelError
 
 
 def context_window(model: PreTrainedModel) -> int | None:
-    """Tokens that prompt and response may have together: at most LongRoPE's original window. None if there is no limit."""
+    """Tokens that prompt and response may have together: at most the original window. None if there is no limit."""
     window = cast(int | None, getattr(model.config, "max_position_embeddings", None))
     switch = rope_switch(model)
     return switch if window is None else window if switch is None else min(window, switch)
 
 
 def rope_switch(model: PreTrainedModel) -> int | None:
-    """LongRoPE's original window, in tokens: a longer sequence uses other frequencies. None without LongRoPE."""
+    """The original window of LongRoPE or dynamic scaling, in tokens: a longer sequence uses other frequencies."""
+    return min((window for _, window in _switches(model)), default=None)
+
+
+def _switches(model: PreTrainedModel) -> list[tuple[str, int]]:
+    """Each kind of rotary positions that changes with the length, and the longest sequence that does not change it."""
     config = cast(Any, model.config)
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     default = getattr(config, "original_max_position_embeddings", None)
-    windows = [kind.get("original_max_position_embeddings", default) for kind in kinds if kind.get("rope_type") == "longrope"]
-    return min((window for window in windows if window is not None), default=None)
+    found: list[tuple[str, int | None]] = []
+    for kind in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if kind.get("rope_type") == "longrope":
+            found.append(("LongRoPE", kind.get("original_max_position_embeddings", default)))
+        elif "dynamic" in str(kind.get("rope_type")):
+            found.append(("dynamic rotary positions", getattr(config, "max_position_embeddings", None)))
+    return [(name, window) for name, window in found if window is not None]
 
 
 def refuse_sequences_past_the_switch(model: PreTrainedModel, attention: str) -> None:
-    """Raise ModelError whenever this attention function is in use and a sequence is past LongRoPE's original window."""
-    switch = rope_switch(model)
-    if switch is None or "heedful_refuses_past_switch" in vars(model):
+    """Raise ModelError whenever this attention function is in use and a sequence is past the original window."""
+    switches = _switches(model)
+    if not switches or "heedful_refuses_past_switch" in vars(model):
         return
+    name, switch = min(switches, key=lambda found: found[1])
 
     def check(rotary: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
@@ -44,7 +54,7 @@ def refuse_sequences_past_the_switch(model: PreTrainedModel, attention: str) -> 
         longest = int(positions.max()) + 1
         if rotary.config._attn_implementation == attention and longest > switch:
             raise ModelError(
-                "a sequence is past the original window of LongRoPE",
+                f"a sequence is past the original window of {name}",
                 expected=f"at most {switch} tokens in prompt and response: past them, all sequences of a row would change",
                 got=f"{longest} tokens",
                 next_step="lower max_prompt_tokens, max_response_tokens or the context length in heedful.toml",

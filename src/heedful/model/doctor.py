@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from rich.console import Console
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import CheckError, HeedfulError, ModelError
@@ -25,6 +26,7 @@ from heedful.model.doctor_examples import (
     examples_of,
     examples_past_the_switch,
     full_examples,
+    short_examples,
     window_of,
 )
 from heedful.model.engine.sampling import Sampling
@@ -41,11 +43,14 @@ from heedful.model.plain_reference import (
     padded_readings,
     plain_attention,
     plain_readings,
+    reversed_order,
+    selected,
 )
 from heedful.model.precision import Precision, frozen
 from heedful.model.readout import scalars, target_logprobs
 from heedful.model.saving import save_model
 from heedful.model.scalar_models import scalar_model_from_causal
+from heedful.progress import ProgressLine, progress_line
 
 # float32: how far sums in another order may round, as a share of the largest logit (scalar head: of its largest sum).
 _FLOAT32_LIMIT = 5e-5
@@ -114,50 +119,68 @@ def refuse_failed(checks: Sequence[Check], where: str | Path) -> None:
 
 
 @torch.no_grad()
-def examine(folder: str | Path, precision: Precision) -> list[Check]:
+def examine(folder: str | Path, precision: Precision, console: Console | None = None) -> list[Check]:
     """All checks of a model folder, causal or reward model: in float32 and, if asked for, in bfloat16 too.
 
-    A causal model is also tried as a reward and value model, with a random head. Runs on the first GPU if there is one.
+    A causal model is also tried as a reward and value model, with a random head; its body has passed the long sequences by
+    then, so these are short. Runs on the first GPU if there is one. Progress goes to the console, if one is given.
     Raises MissingError, ModelError (a folder that cannot be loaded at all), CheckError (a forward that fails), StorageError.
     """
     tokenizer = load_tokenizer(folder)
     device = first_device()
-    if _is_reward_folder(folder):
-        return _examine_model(load_scalar_model(folder).to(device), tokenizer, precision)  # pyright: ignore[reportArgumentType]
-    model = load_causal_model(folder)
-    check_tokenizer(model, tokenizer, folder)
-    checks = _examine_model(model.to(device), tokenizer, precision)  # pyright: ignore[reportArgumentType]
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        # The weights may be rounded to bfloat16 by now, which does not matter: the new model is compared with itself.
-        scalar = scalar_model_from_causal(model, pad_token_id=cast(int | None, tokenizer.pad_token_id), eos_token_id=end)
-    del model
-    scalar.float()
-    return checks + _examine_model(scalar.to(device), tokenizer, precision)  # pyright: ignore[reportArgumentType]
+    scalar_folder = _is_reward_folder(folder)
+    total = _num_checks(scalar_folder, precision)
+    with progress_line("self-check", total, unit="checks", console=console or Console(quiet=True)) as progress:
+        if scalar_folder:
+            model = load_scalar_model(folder).to(device)  # pyright: ignore[reportArgumentType]
+            return _examined(model, tokenizer, precision, full_examples(model), progress)
+        model = load_causal_model(folder)
+        check_tokenizer(model, tokenizer, folder)
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
+        checks = _examined(model, tokenizer, precision, full_examples(model), progress)
+        end = tokenizer.eos_token_id
+        assert isinstance(end, int)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            # The weights may be rounded to bfloat16 by now, which does not matter: the new model is compared with itself.
+            scalar = scalar_model_from_causal(model, pad_token_id=cast(int | None, tokenizer.pad_token_id), eos_token_id=end)
+        del model
+        scalar = scalar.float().to(device)  # pyright: ignore[reportArgumentType]
+        return checks + _examined(scalar, tokenizer, precision, short_examples(scalar), progress)
 
 
-def _examine_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> list[Check]:
+def _num_checks(scalar: bool, precision: Precision) -> int:
+    """How many checks there are; models with LongRoPE have a few more."""
+    of_causal, of_scalar = (8, 14) if precision == "float32" else (15, 26)
+    return of_scalar if scalar else of_causal + of_scalar
+
+
+def _examined(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: Precision,
+    examples: Examples,
+    progress: ProgressLine,
+) -> list[Check]:
     """Checks in float32 and then, if ``precision`` is bfloat16, in that (the model is cast in place)."""
+    checks: list[Check] = []
     with _explained(model):
-        return [*_all_checks(model, tokenizer, precision)]
+        for check in _all_checks(model, tokenizer, precision, examples):
+            checks.append(check)
+            progress.advance()
+    return checks
 
 
-def _all_checks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> Iterator[Check]:
+def _all_checks(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: Precision, examples: Examples
+) -> Iterator[Check]:
     model.eval()
-    examples = full_examples(model)
-    decoded, new_tokens = decoding_prompts(model)
     with plain_attention(model):
         reference, scale = plain_readings(model, examples)
     limits = _limits(scale)
-    yield from _order_checks(model, examples, reference, limits, "float32")
-    yield from _layout_checks(model, examples, reference, limits, "float32")
-    yield from _padding_checks(model, examples, reference, limits, "float32")
-    if not is_scalar(model):
-        yield from _decoding_check(model, decoded, new_tokens, limits, "float32")
+    yield from _checks_in(model, examples, reference, limits, "float32")
     yield from _switch_check(model)
-    yield from _saving_check(model, tokenizer, examples)
+    yield from _saving_check(model, tokenizer)
     if precision == "float32":
         return
     model = frozen(model, "bfloat16")
@@ -167,11 +190,20 @@ def _all_checks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prec
         quantity: max(_BFLOAT16_FLOOR, _BFLOAT16_LIMIT * largest_difference(rounded[quantity], exact))
         for quantity, exact in reference.items()
     }
-    yield from _order_checks(model, examples, reference, limits, "bfloat16")
-    yield from _layout_checks(model, examples, reference, limits, "bfloat16")
-    yield from _padding_checks(model, examples, reference, limits, "bfloat16")
+    yield from _checks_in(model, examples, reference, limits, "bfloat16")
+
+
+def _checks_in(
+    model: PreTrainedModel, examples: Examples, reference: Reading, limits: dict[str, float], precision: Precision
+) -> Iterator[Check]:
+    short = short_examples(model)
+    of_short = selected(reference, examples, short)
+    yield from _alone_check(model, examples, reference, limits, precision)
+    yield from _order_check(model, short, of_short, limits, precision)
+    yield from _layout_checks(model, examples, reference, limits, precision)
+    yield from _padding_checks(model, short.firsts, selected(of_short, short, short.firsts), limits, precision)
     if not is_scalar(model):
-        yield from _decoding_check(model, decoded, new_tokens, limits, "bfloat16")
+        yield from _decoding_check(model, *decoding_prompts(model), limits, precision)
 
 
 # ---------------------------------------------------------------- the checks
@@ -201,20 +233,21 @@ def _switch_check(model: PreTrainedModel) -> Iterator[Check]:
     yield from _compared("past the original window", together, reference, _limits(scale), "float32")
 
 
-def _order_checks(
+def _alone_check(
     model: PreTrainedModel, examples: Examples, reference: Reading, limits: dict[str, float], precision: Precision
 ) -> Iterator[Check]:
-    """Other batches of the same sequences: each by itself, and all in reverse order."""
-    pairs = examples.pairs
-    alone = [_read(model, pack([p], [r])) for p, r in pairs]
+    """Each sequence by itself."""
+    alone = [_read(model, pack([p], [r])) for p, r in examples.pairs]
     yield from _compared("one sequence alone", joined(alone), reference, limits, precision)
-    backwards = _read(model, pack([p for p, _ in pairs[::-1]], [r for _, r in pairs[::-1]]))
-    tokens, scores = [len(r) for _, r in pairs[::-1]], [1] * len(pairs)
-    restored = {
-        quantity: torch.cat(numbers.split(scores if quantity == "score" else tokens)[::-1])
-        for quantity, numbers in backwards.items()
-    }
-    yield from _compared("packed in reverse order", restored, reference, limits, precision)
+
+
+def _order_check(
+    model: PreTrainedModel, examples: Examples, reference: Reading, limits: dict[str, float], precision: Precision
+) -> Iterator[Check]:
+    """The same sequences in one row, in reverse order."""
+    pairs = examples.pairs[::-1]
+    backwards = _read(model, pack([p for p, _ in pairs], [r for _, r in pairs]))
+    yield from _compared("packed in reverse order", reversed_order(backwards, examples), reference, limits, precision)
 
 
 def _padding_checks(
@@ -244,9 +277,10 @@ def _decoding_check(
     yield from _compared("cached decoding", decoded, reference, limits, precision)
 
 
-def _saving_check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Examples) -> Iterator[Check]:
+def _saving_check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Check]:
     """Written to a temporary folder and loaded again: the same bits."""
     load = load_scalar_model if is_scalar(model) else load_causal_model
+    examples = short_examples(model)
     batch = pack_shared(examples.prompts, examples.responses)
     before = _read(model, batch)
     with tempfile.TemporaryDirectory(prefix="heedful-doctor-") as folder:

@@ -23,6 +23,11 @@ class Examples:
     responses: list[list[list[int]]]
 
     @property
+    def firsts(self) -> Examples:
+        """Each prompt with its first response."""
+        return Examples(self.prompts, [group[:1] for group in self.responses])
+
+    @property
     def pairs(self) -> list[tuple[list[int], list[int]]]:
         return [(p, r) for p, group in zip(self.prompts, self.responses, strict=True) for r in group]
 
@@ -54,9 +59,16 @@ def examples_of(
 
 def full_examples(model: PreTrainedModel) -> Examples:
     """Short and long ones: past the size at which attention takes another kernel, and past the sliding window."""
+    short = short_examples(model)
+    if window_of(model) < 700:
+        return short
+    long = examples_of(model, [520], [[6, 16]])
+    return Examples([*short.prompts, *long.prompts], [*short.responses, *long.responses])
+
+
+def short_examples(model: PreTrainedModel) -> Examples:
+    """Those that are no longer than what they have to show: lengths from 1 on, and past the sliding window."""
     prompts, responses = [1, 7, 40], [[5], [1, 24, 9], [16, 3, 11, 2]]
-    if window_of(model) >= 700:
-        prompts, responses = [*prompts, 560], [*responses, [30, 70]]
     window = getattr(model.config, "sliding_window", None)
     if window is not None and window <= _LARGEST_WINDOW and window + 24 <= window_of(model):
         prompts, responses = [*prompts, window + 8], [*responses, [6, 16]]
@@ -64,11 +76,12 @@ def full_examples(model: PreTrainedModel) -> Examples:
 
 
 def examples_past_the_switch(model: PreTrainedModel) -> Examples | None:
-    """A short sequence beside one past LongRoPE's original window; None for a model without such a switch."""
-    switch, window = rope_switch(model), getattr(model.config, "max_position_embeddings", None) or 0
-    if switch is None or switch > _LARGEST_WINDOW or switch + 4 > window:
+    """A short sequence beside one past the original window of scaled rotary positions; None if they never change."""
+    switch = rope_switch(model)
+    if switch is None or switch > _LARGEST_WINDOW:
         return None
-    return examples_of(model, [5, switch], [[3], [4]], room=window)
+    # The short one last: dynamic scaling keeps the frequencies of a long sequence until a shorter one comes.
+    return examples_of(model, [switch, 5], [[4], [3]], room=switch + 4)
 
 
 def decoding_prompts(model: PreTrainedModel) -> tuple[list[list[int]], int]:

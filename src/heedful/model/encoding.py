@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from heedful.conversation import Turn
 from heedful.errors import DataError
+from heedful.model.chat_template import Template, special_tokens
 from heedful.model.end_tokens import response_end
-from heedful.model.template import Template, prompt_tokens, response_tokens, special_tokens
+from heedful.model.template import prompt_tokens, response_tokens
 from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 
@@ -84,6 +86,17 @@ def encode_prompts(
 
 def _spelt(special: set[str], *texts: str) -> bool:
     return any(token in text for token in special for text in texts)
+
+
+def rendered_example(tokenizer: PreTrainedTokenizerBase, template: Template) -> tuple[str, str]:
+    """A prompt and a response as the model reads them, special tokens included."""
+    prompt = Prompt(id="example", turns=(Turn("user", "Name a river.\n"),))
+    (before,), (after,) = (
+        prompt_tokens(tokenizer, [prompt], template),
+        response_tokens(tokenizer, [prompt], ["The Rhine."], template),
+    )
+    start, whole = tokenizer.decode(before), tokenizer.decode([*before, *after, response_end(tokenizer, template)])
+    return str(start), str(whole)[len(str(start)) :]
 
 
 def encode_response(ids: list[int], *, end: int, finished: bool, max_tokens: int) -> tuple[list[int], bool]:

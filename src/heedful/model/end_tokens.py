@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from typing import cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from heedful.model.template import Template
-
-_SAID = "xyz"
+from heedful.model.chat_template import Template, answer_frame
 
 
 def response_end(tokenizer: PreTrainedTokenizerBase, template: Template = "plain") -> int:
     """The token that ends a response in training and scoring.
 
-    ``plain``: end-of-text. ``chat``: the first special token that the chat template writes after an answer, or end-of-text if
-    it writes none.
+    ``plain``: end-of-text. With a chat template: the first special token that it writes after an answer, or end-of-text if it
+    writes none.
     """
-    turn_end = _turn_end(tokenizer) if template == "chat" else None
+    turn_end = None if template == "plain" else _turn_end(tokenizer, template)
     return _end_of_text(tokenizer) if turn_end is None else turn_end
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template = "chat") -> tuple[int, ...]:
     """All tokens that end a response, end-of-text first.
 
-    They are the tokenizer's end-of-text, the chat template's end of a turn, and every ``eos_token_id`` in the model's
-    ``config.json`` and ``generation_config.json``: chat models list several.
+    They are the tokenizer's end-of-text, the chat template's end of a turn (under ``plain`` that of the tokenizer's own
+    template), and every ``eos_token_id`` in ``config.json`` and ``generation_config.json``: chat models list several.
     """
-    turn_end = _turn_end(tokenizer)
+    turn_end = _turn_end(tokenizer, "chat" if template == "plain" else template)
     found = [_end_of_text(tokenizer), *([] if turn_end is None else [turn_end]), *model_end_tokens(model)]
     return tuple(dict.fromkeys(found))
 
@@ -64,16 +61,7 @@ def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     return end
 
 
-def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def _turn_end(tokenizer: PreTrainedTokenizerBase, template: Template) -> int | None:
     """The first special token that the chat template writes after an answer; None without a template or such a token."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAID}]
-    try:
-        text = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
-    except TemplateError:
-        return None
-    added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
-    after = text.rpartition(_SAID)[2]
-    places = {after.find(token): token for token in sorted(added, key=len) if token in after}
-    return added[places[min(places)]] if places else None
+    frame = answer_frame(tokenizer, template)
+    return None if frame is None or frame.end is None else cast(int, tokenizer.convert_tokens_to_ids(frame.end))

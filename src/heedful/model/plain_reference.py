@@ -42,14 +42,13 @@ def plain_readings(model: PreTrainedModel, examples: Examples) -> tuple[Reading,
     scale = 1.0
     for prompt, response in examples.pairs:
         ids = torch.tensor([[*prompt, *response]], device=model.device)
-        with _head_in_its_own_type(model):
+        with _head_in_its_own_type(model), _hidden_states(model) as hidden:
             output = cast(Any, model)(input_ids=ids, use_cache=False)
         before = slice(len(prompt) - 1, ids.shape[1] - 1)
         if is_scalar(model):
-            hidden = cast(Any, model.base_model)(input_ids=ids, use_cache=False).last_hidden_state[0]
             reward = output.logits[0].float() + scalar_offset(model)
-            readings.append({"value": _plain_scalars(model, hidden)[before], "score": reward})
-            size = hidden.float().abs() @ scalar_head(model).weight[0].float().abs()
+            readings.append({"value": _plain_scalars(model, hidden[-1][0])[before], "score": reward})
+            size = hidden[-1][0].float().abs() @ scalar_head(model).weight[0].float().abs()
         else:
             logits = output.logits[0, before].float()
             readings.append({"log-prob": _gathered(logits, response)})
@@ -107,6 +106,29 @@ def joined(readings: Sequence[Reading]) -> Reading:
     return {quantity: torch.cat([reading[quantity] for reading in readings]) for quantity in readings[0]}
 
 
+def selected(reading: Reading, examples: Examples, wanted: Examples) -> Reading:
+    """The numbers of those examples that are wanted; both have them in one order."""
+    left = [*wanted.pairs]
+    kept: list[bool] = []
+    for pair in examples.pairs:
+        kept.append(bool(left) and pair == left[0])
+        left = left[kept[-1] :]
+    assert not left
+    pieces = {quantity: _split(quantity, numbers, examples) for quantity, numbers in reading.items()}
+    return {q: torch.cat([piece for piece, keep in zip(rows, kept, strict=True) if keep]) for q, rows in pieces.items()}
+
+
+def reversed_order(reading: Reading, examples: Examples) -> Reading:
+    """A reading of the examples from the last to the first, in their own order."""
+    backwards = Examples([p for p, _ in examples.pairs[::-1]], [[r] for _, r in examples.pairs[::-1]])
+    return {quantity: torch.cat(_split(quantity, numbers, backwards)[::-1]) for quantity, numbers in reading.items()}
+
+
+def _split(quantity: str, numbers: Tensor, examples: Examples) -> list[Tensor]:
+    """The numbers of each sequence: one for each token of the response, or a single score."""
+    return list(numbers.split([1 if quantity == "score" else len(response) for _, response in examples.pairs]))
+
+
 def largest_difference(got: Tensor, want: Tensor) -> float:
     """The largest absolute difference; NaN if a number is."""
     return float((got - want).abs().max())
@@ -132,6 +154,17 @@ def moved_by_rounding(model: PreTrainedModel, examples: Examples, reference: Rea
         for hook in hooks:
             hook.remove()
     return {quantity: largest_difference(other[quantity], want) for quantity, want in reference.items()}
+
+
+@contextmanager
+def _hidden_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """The last hidden states of each forward pass of the body."""
+    found: list[Tensor] = []
+    hook = cast(torch.nn.Module, model.base_model).register_forward_hook(lambda body, given, output: found.append(output[0]))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 @contextmanager

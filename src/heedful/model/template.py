@@ -3,23 +3,31 @@
 A project has one template, and training, rollouts, scoring and evaluation all use it:
 
 - ``plain``: the model continues the prompt's text (:func:`heedful.conversation.plain_text`);
-- ``chat``: the model answers in the format of the tokenizer's own chat template.
+- ``chat``: the model answers in the format of the tokenizer's own chat template;
+- the text of a Jinja template: the same with this template (:mod:`heedful.model.chat_template`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from heedful.conversation import continuation, messages_of, said
-from heedful.errors import ConfigError, DataError
+from heedful.conversation import continuation, said
+from heedful.model.chat_template import (
+    MARK,
+    Template,
+    answer_frame,
+    answer_text,
+    marked,
+    rendered_prompts,
+    special_tokens,
+    unmarked,
+    without_frame,
+)
 from heedful.records import Prompt
-
-Template = Literal["plain", "chat"]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -40,25 +48,32 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, befores: Sequence[str], tex
     break. The text before keeps the tokens that it has by itself, because a model that answers is given those. If a token of
     the whole text would span the boundary, the text is tokenised as if it followed a line break instead.
     """
-    return _tokens_after(tokenizer, befores, texts, _text_tokens(tokenizer, befores), split_special=True)
+    before_ids, whole = _text_tokens(tokenizer, befores), _text_tokens(tokenizer, _joined(befores, texts))
+    return [_rest(tokenizer, *row) for row in zip(before_ids, whole, texts, strict=True)]
 
 
-def decode_after(tokenizer: PreTrainedTokenizerBase, befores: Sequence[list[int]], rows: Sequence[list[int]]) -> list[str]:
+def decode_after(
+    tokenizer: PreTrainedTokenizerBase,
+    befores: Sequence[list[int]],
+    rows: Sequence[list[int]],
+    template: Template = "plain",
+) -> list[str]:
     """The texts of token ids that follow others, without special tokens: the opposite of :func:`encode_after`.
 
     SentencePiece drops a space at the start of what it decodes; the tokens before are decoded too, so that it is kept.
+    template: what a chat template writes around an answer (a space, an empty block of reasoning) is left out.
     """
+    frame = answer_frame(tokenizer, template)
+    return [without_frame(text, frame) for text in _decoded_after(tokenizer, befores, rows)]
+
+
+def _decoded_after(tokenizer: PreTrainedTokenizerBase, befores: Sequence[list[int]], rows: Sequence[list[int]]) -> list[str]:
     (space,) = encode_after(tokenizer, ["a"], [" a"])
     if tokenizer.decode(space, skip_special_tokens=True) != "a":
         return [str(text) for text in tokenizer.batch_decode(list(rows), skip_special_tokens=True)]
     before = tokenizer.batch_decode(list(befores), skip_special_tokens=True)
     whole = tokenizer.batch_decode([[*b, *row] for b, row in zip(befores, rows, strict=True)], skip_special_tokens=True)
     return [str(text)[len(start) :] for text, start in zip(whole, before, strict=True)]
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """How the tokenizer's special tokens are spelt. In data they stay text, which is rarely what was meant: it is counted."""
-    return {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 
 def prompt_tokens(
@@ -71,77 +86,43 @@ def prompt_tokens(
     """
     if template == "plain":
         return encode(tokenizer, [prompt.text for prompt in prompts])
-    return _ids(tokenizer, _rendered(tokenizer, prompts), split_special=False)
+    return _chat_tokens(tokenizer, [text for _, text in rendered_prompts(tokenizer, template, prompts)])
 
 
 def response_tokens(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], texts: Sequence[str], template: Template = "plain"
 ) -> list[list[int]]:
-    """Token ids of a response's text to each prompt, as it follows the prompt. The caller adds what ends the response."""
+    """Token ids of a response's text to each prompt, as it follows the prompt. The caller adds what ends the response.
+
+    With a chat template they are those of the whole conversation's text after the prompt, up to the token that ends the answer.
+    """
     if template == "plain":
         texts = [continuation(prompt.turns, text) for prompt, text in zip(prompts, texts, strict=True)]
         return encode_after(tokenizer, [prompt.text for prompt in prompts], texts)
-    texts = [said(prompt.turns, text) for prompt, text in zip(prompts, texts, strict=True)]
-    befores = _rendered(tokenizer, prompts)
-    return _tokens_after(tokenizer, befores, texts, _ids(tokenizer, befores, split_special=False), split_special=False)
+    frame, special = answer_frame(tokenizer, template), special_tokens(tokenizer)
+    asked = rendered_prompts(tokenizer, template, prompts)
+    answers = [
+        answer_text(tokenizer, template, messages, before, marked(said(prompt.turns, text), special), frame)
+        for prompt, (messages, before), text in zip(prompts, asked, texts, strict=True)
+    ]
+    befores = [before for _, before in asked]
+    before_ids, whole = _chat_tokens(tokenizer, befores), _chat_tokens(tokenizer, _joined(befores, answers))
+    return [_rest(tokenizer, *row) for row in zip(before_ids, whole, map(unmarked, answers), strict=True)]
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
-    """Each prompt in the format of the tokenizer's chat template, up to where the answer begins."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            'the template "chat" needs a tokenizer with a chat template',
-            expected="chat_template in the model's folder",
-            got="none",
-            next_step='use a chat model, or set template = "plain" in heedful.toml',
-        )
-    special = special_tokens(tokenizer)
-    return [_rendered_prompt(tokenizer, prompt, special) for prompt in prompts]
+# ---------------------------------------------------------------- the tokenizer
 
 
-def _rendered_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, special: set[str]) -> str:
-    # The rendered text is tokenised as a whole, so a special token in a turn would be one: it could end the turn.
-    if spelt := sorted(token for token in special if any(token in turn.text for turn in prompt.turns)):
-        raise DataError(
-            f"the prompt {prompt.id!r} spells a special token of the chat template",
-            expected="turns without special tokens",
-            got=", ".join(spelt),
-            next_step='reword or remove the prompt, or set template = "plain" in heedful.toml',
-        )
-    try:
-        text = tokenizer.apply_chat_template(messages_of(prompt.turns), add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise DataError(
-            f"the chat template cannot hold the prompt {prompt.id!r}",
-            expected="roles in the order that the tokenizer's chat template allows",
-            got=f"{', '.join(turn.role for turn in prompt.turns)} ({error})",
-            next_step='change its turns, or set template = "plain" in heedful.toml',
-        ) from error
-    return cast(str, text)
+def _joined(befores: Sequence[str], texts: Sequence[str]) -> list[str]:
+    return [before + text for before, text in zip(befores, texts, strict=True)]
 
 
-def _tokens_after(
-    tokenizer: PreTrainedTokenizerBase,
-    befores: Sequence[str],
-    texts: Sequence[str],
-    before_ids: Sequence[list[int]],
-    *,
-    split_special: bool,
-) -> list[list[int]]:
-    """:func:`encode_after`; special tokens in the texts before are text (split_special) or, in a rendered chat, themselves."""
-    whole_texts = [before + text for before, text in zip(befores, texts, strict=True)]
-    if split_special:
-        special, whole_ids = set[str](), _text_tokens(tokenizer, whole_texts)
-    else:
-        special, whole_ids = special_tokens(tokenizer), _ids(tokenizer, whole_texts, split_special=False)
-    rows: list[list[int]] = []
-    for text, before, whole in zip(texts, before_ids, whole_ids, strict=True):
-        fits = whole[: len(before)] == before and not any(token in text for token in special)
-        rows.append(whole[len(before) :] if fits else _tokens_after_line_break(tokenizer, text))
-    return rows
+def _rest(tokenizer: PreTrainedTokenizerBase, before: list[int], whole: list[int], text: str) -> list[int]:
+    """The tokens of a text: what follows those of the text before it, if no token spans the boundary."""
+    return whole[len(before) :] if whole[: len(before)] == before else _after_line_break(tokenizer, text)
 
 
-def _tokens_after_line_break(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _after_line_break(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     line_break, whole, alone = _text_tokens(tokenizer, ["\n", f"\n{text}", text])
     return whole[len(line_break) :] if whole[: len(line_break)] == line_break else alone
 
@@ -151,6 +132,24 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     given = tokenizer("a", return_special_tokens_mask=True, verbose=False)
     ids, added = cast(list[int], given["input_ids"]), cast(list[int], given["special_tokens_mask"])
     return ids[: [*added, 0].index(0)]
+
+
+def _chat_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of rendered conversations. A special token is one where the template writes it; in a turn it is marked: text."""
+    return [
+        _marked_tokens(tokenizer, text) if MARK in text else row
+        for text, row in zip(texts, _ids(tokenizer, texts, split_special=False), strict=True)
+    ]
+
+
+def _marked_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    first, *others = text.split(MARK)
+    line_break, *rows = _ids(tokenizer, ["\n", *(f"\n{piece}" for piece in others)], split_special=False)
+    tokens = _ids(tokenizer, [first], split_special=False)[0]
+    for piece, row in zip(others, rows, strict=True):
+        follows = row[: len(line_break)] == line_break
+        tokens += row[len(line_break) :] if follows else _ids(tokenizer, [piece], split_special=False)[0]
+    return tokens
 
 
 def _text_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -4,7 +4,8 @@
 - ``trl-preference``: ``{"prompt", "chosen", "rejected"}``, one row per comparison of a ranking; ties are no comparisons.
 - ``messages``: ``{"messages": [{"role", "content"}, …]}``, one row per demonstration.
 
-  In TRL's formats a lone prompt is text, and a conversation is a list of messages. The first three formats are for training:
+  In TRL's formats a conversation is a list of messages, to which TRL applies the chat template. A lone prompt is text under the
+  template ``plain``, and a list of one message under a chat template. The first three formats are for training:
   labels for evaluation or screening and those of held-out labelers are left out and counted.
 - ``heedful``: every record with its ``kind``, dependencies first; importing it elsewhere gives the same records.
 """
@@ -49,8 +50,12 @@ class ExportReport:
     __str__ = summary
 
 
-def export_file(format: str, data_folder: str | Path, path: str | Path, *, split: Split | None = None) -> ExportReport:
+def export_file(
+    format: str, data_folder: str | Path, path: str | Path, *, split: Split | None = None, template: str = "plain"
+) -> ExportReport:
     """Write the records of a data folder (of one split, if given) to ``path``, compressed if it ends in ``.gz``.
+
+    template: the project's; under another one than ``plain`` a lone prompt is a message for TRL, so that it is rendered too.
 
     Raises ConfigError for an unknown format, MissingError for no folder, DataError if there is nothing to export,
     StorageError for a full disk.
@@ -69,7 +74,7 @@ def export_file(format: str, data_folder: str | Path, path: str | Path, *, split
     if split is not None:
         records = _of_split(records, split)
     notes: Counter[str] = Counter()
-    rows = list(EXPORTS[format](records, notes))
+    rows = list(EXPORTS[format](records, notes, template == "plain"))
     if not rows:
         raise DataError(
             f"there is nothing to export as {format}",
@@ -100,28 +105,30 @@ def _of_split(records: Records, split: Split) -> Records:
     return replace(records, prompts=prompts, **kept)
 
 
-def _trl_sft(records: Records, notes: Counter[str]) -> Rows:
+def _trl_sft(records: Records, notes: Counter[str], lone_as_text: bool) -> Rows:
     for demonstration in _for_training(records.demonstrations.values(), "demonstrations", notes):
         prompt = records.prompts[demonstration.prompt_id]
-        yield {"prompt": _trl_prompt(prompt), "completion": _trl_response(prompt, demonstration.text)}
+        as_text = lone_as_text and is_lone(prompt.turns)
+        yield {"prompt": _trl_prompt(prompt, as_text), "completion": _trl_response(prompt, demonstration.text, as_text)}
 
 
-def _messages(records: Records, notes: Counter[str]) -> Rows:
+def _messages(records: Records, notes: Counter[str], lone_as_text: bool) -> Rows:
     for demonstration in _for_training(records.demonstrations.values(), "demonstrations", notes):
         prompt = records.prompts[demonstration.prompt_id]
         yield {"messages": messages_of(prompt.turns) + _message(prompt, demonstration.text)}
 
 
-def _trl_preference(records: Records, notes: Counter[str]) -> Rows:
+def _trl_preference(records: Records, notes: Counter[str], lone_as_text: bool) -> Rows:
     for ranking in _for_training(records.rankings.values(), "rankings", notes):
         if len(ranking.ranks) == 1:
             notes["rankings of one response, which hold no comparison"] += 1
         prompt = records.prompts[ranking.prompt_id]
+        as_text = lone_as_text and is_lone(prompt.turns)
         for better, worse in comparisons(ranking):
             yield {
-                "prompt": _trl_prompt(prompt),
-                "chosen": _trl_response(prompt, records.responses[better].text),
-                "rejected": _trl_response(prompt, records.responses[worse].text),
+                "prompt": _trl_prompt(prompt, as_text),
+                "chosen": _trl_response(prompt, records.responses[better].text, as_text),
+                "rejected": _trl_response(prompt, records.responses[worse].text, as_text),
             }
         ties = sum(count * (count - 1) // 2 for count in Counter(ranking.ranks).values())
         if ties:
@@ -136,12 +143,12 @@ def _for_training(labels: Iterable[Label], what: str, notes: Counter[str]) -> It
             notes[f"{what} that no model may learn from: for evaluation or screening, or by held-out labelers"] += 1
 
 
-def _trl_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
-    return prompt.text if is_lone(prompt.turns) else messages_of(prompt.turns)
+def _trl_prompt(prompt: Prompt, as_text: bool) -> str | list[dict[str, str]]:
+    return prompt.text if as_text else messages_of(prompt.turns)
 
 
-def _trl_response(prompt: Prompt, text: str) -> str | list[dict[str, str]]:
-    return text if is_lone(prompt.turns) else _message(prompt, text)
+def _trl_response(prompt: Prompt, text: str, as_text: bool) -> str | list[dict[str, str]]:
+    return text if as_text else _message(prompt, text)
 
 
 def _message(prompt: Prompt, response: str) -> list[dict[str, str]]:
@@ -155,12 +162,12 @@ def comparisons(ranking: Ranking) -> Iterator[tuple[str, str]]:
             yield (first, second) if rank < other else (second, first)
 
 
-def _heedful(records: Records, notes: Counter[str]) -> Rows:
+def _heedful(records: Records, notes: Counter[str], lone_as_text: bool) -> Rows:
     for record in records.all():
         yield {"kind": kind_of(record), **record_to_json(record)}
 
 
-EXPORTS: Mapping[str, Callable[[Records, Counter[str]], Rows]] = {
+EXPORTS: Mapping[str, Callable[[Records, Counter[str], bool], Rows]] = {
     "trl-sft": _trl_sft,
     "trl-preference": _trl_preference,
     "messages": _messages,

@@ -38,9 +38,9 @@ pretraining_text = "data/pretraining"
 # What generates: Heedful's own engine, or "vllm" (needs the extra heedful[vllm]).
 # engine = "heedful"
 
-# How a conversation becomes tokens: "plain" (the model continues its text, as GPT-3 does), or "chat" (the tokenizer's own chat
-# template, for a base model that has one).
-# template = "plain"
+# How a conversation becomes tokens: "plain" (the model continues its text, as GPT-3 does), "chat" (the tokenizer's own chat
+# template, for a base model that has one), or a file with a chat template in Jinja, absolute or relative to this file.
+{template}
 
 # Who demonstrates, ranks and rates: "people" in their browsers (`heedful web`), people who fill in "files" of tasks, or
 # "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
@@ -108,9 +108,9 @@ class ProjectSection:
     engine: Literal["heedful", "vllm"] = "heedful"
     """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
     own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
-    template: Literal["plain", "chat"] = "plain"
-    """How a conversation becomes tokens, in training and answers alike: plain (the model continues its text, as GPT-3 does), or
-    chat (the tokenizer's own chat template)."""
+    template: str = "plain"
+    """How a conversation becomes tokens, in training and answers alike: plain (the model continues its text, as GPT-3 does),
+    chat (the tokenizer's own chat template), or a file with a chat template in Jinja, absolute or relative to the project."""
     labelers: Labelers = "people"
     """Who demonstrates, ranks and rates: `people` at work in the labeling database (`heedful web`), people who fill in
     `files` of tasks, or the miniature's `simulated` labelers, who can judge only its own prompts."""
@@ -141,7 +141,8 @@ class Project:
     small_model: str | None = None
     reward_start: str | None = None
     engine: Literal["heedful", "vllm"] = "heedful"
-    template: Literal["plain", "chat"] = "plain"
+    template: str = "plain"
+    """plain, chat, or the text of the file that heedful.toml names."""
     labelers: Labelers = "people"
     database: str | None = None
     preset: str = "paper-1.3B"
@@ -206,7 +207,7 @@ class Project:
             small_model=section.small_model,
             reward_start=section.reward_start,
             engine=section.engine,
-            template=section.template,
+            template=template_text(section.template, folder),
             labelers=section.labelers,
             database=section.database,
             preset=section.preset,
@@ -216,8 +217,12 @@ class Project:
         )
 
 
-def init_project(path: str | Path, *, base_model: str) -> Project:
-    """Make a project in a new or existing folder. Raises ConfigError if it holds one already, StorageError if it cannot."""
+def init_project(path: str | Path, *, base_model: str, template: str = "plain") -> Project:
+    """Make a project in a new or existing folder.
+
+    template: plain, chat, or the path of a Jinja file, absolute or relative to the folder.
+    Raises ConfigError if the folder holds a project already or the template is no file, StorageError if it cannot be written.
+    """
     folder = Path(path)
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(
@@ -229,6 +234,7 @@ def init_project(path: str | Path, *, base_model: str) -> Project:
         )
     if not base_model.strip():
         raise ConfigError("no base model", expected="a folder or name of a pretrained model", got=repr(base_model))
+    template_text(template, folder)
     try:
         for name in ("data", "runs", "tasks"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -241,8 +247,51 @@ def init_project(path: str | Path, *, base_model: str) -> Project:
         ) from error
     # Last, so that a folder where this failed half-way holds no project and init can be run again.
     name = folder.resolve().name or "project"
-    write_atomically(folder / CONFIG_FILE, TEMPLATE.format(name=_toml_string(name), base_model=_toml_string(base_model)))
+    line = f"template = {_toml_string(template)}"
+    text = TEMPLATE.format(
+        name=_toml_string(name),
+        base_model=_toml_string(base_model),
+        template=f"# {line}" if template == "plain" else line,
+    )
+    write_atomically(folder / CONFIG_FILE, text)
     return Project.load(folder)
+
+
+def has_chat_template(model: Path) -> bool:
+    """Whether the tokenizer in a model's folder has a chat template."""
+    if (model / "chat_template.jinja").is_file():
+        return True
+    try:
+        settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
+
+
+def template_text(given: str, folder: Path = Path()) -> str:
+    """The template itself: plain, chat, or the text of a file, absolute or relative to the folder. Raises ConfigError."""
+    if given in ("plain", "chat"):
+        return given
+    file = folder / Path(given).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "the template cannot be read",
+            expected='template = "plain", "chat" or a text file with a chat template in Jinja',
+            got=f"{given!r}: {getattr(error, 'strerror', None) or error}",
+            where=file,
+            next_step="write the template there, or set template in heedful.toml to plain or chat",
+        ) from error
+    if "{" not in text:
+        raise ConfigError(
+            "the template is not a chat template",
+            expected="Jinja, with {{ }} or {% %}, which writes the messages",
+            got=repr(text[:80]),
+            where=file,
+            next_step="docs/templates.md has examples",
+        )
+    return text
 
 
 def _toml_string(text: str) -> str:
