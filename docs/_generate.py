@@ -108,6 +108,7 @@ UNITS: Mapping[str, str] = {
     "name": "text",
     "base_model": "folder",
     "pretraining_text": "folder",
+    "pretraining_encoding": "name",
     "small_model": "folder",
     "reward_start": "folder",
     "labelers": "word",

@@ -186,6 +186,19 @@ def test_a_tokenizer_file_that_is_missing(project: Path, base: Path, tmp_path: P
     assert "tokenizer.save_pretrained(FOLDER)" in message
 
 
+def test_a_small_model_that_is_damaged_stops_nothing_halfway(project: Path, base: Path, tmp_path: Path) -> None:
+    """It is needed after hours of training, and looked at before."""
+    other = tmp_path / "small"
+    shutil.copytree(base, other)
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    set_config(project, "[project]", f'[project]\nsmall_model = "{other}"')
+    message = fails("align", project)
+    assert "the model's weights cannot be read" in message
+    assert f"where:    {other}" in message
+    assert not list((project / "runs").glob("*-*"))
+
+
 # ------------------------------------------------------------------------------------------- numbers and disks
 
 
@@ -197,9 +210,10 @@ def test_a_base_model_of_numbers_that_are_none(project: Path, base: Path, tmp_pa
     shutil.copytree(base, other)
     model.save_pretrained(other)
     set_base(project, base, other)
-    message = fails("align", project, code=1)
-    assert "the model's own outputs are not finite numbers" in message
-    assert "look for NaN in its weights" in message
+    message = fails("align", project)
+    assert "the model's weights are not all finite numbers" in message
+    assert "NaN or infinity in transformer.h.1.mlp.c_fc.weight" in message
+    assert str(other) in message
     assert not (project / "runs" / "sft-1" / "model").exists()
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from tests.align.small_project import write_base_model, write_rows
 
+from heedful.align.inputs import fingerprint_inputs
 from heedful.align.train_stages import pretraining_text
 from heedful.errors import DataError
 from heedful.model import load_tokenizer
+from heedful.project.data_folder import Records
 from heedful.training.pretraining_text import encode_documents
 
 
@@ -20,8 +22,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base_model(tmp_path_factory.mktemp("models") / "base")
 
 
-def tokens(base: Path, folder: Path, part: str) -> list[int]:
-    setting: Any = SimpleNamespace(project=SimpleNamespace(pretraining_text=folder), base_model=base)
+def tokens(base: Path, folder: Path, part: str, encoding: str = "utf-8") -> list[int]:
+    setting: Any = SimpleNamespace(
+        project=SimpleNamespace(pretraining_text=folder, pretraining_encoding=encoding), base_model=base
+    )
     text = pretraining_text(setting, part)
     assert text is not None
     return list(text.tokens)
@@ -51,3 +55,22 @@ def test_where_there_are_both_files_each_is_its_part(base: Path, tmp_path: Path,
     write_rows(tmp_path / "notes.jsonl", [{"text": "w9"}])
     with pytest.raises(DataError, match="beside train and valid there is other pretraining text"):
         tokens(base, tmp_path, "train")
+
+
+@pytest.mark.parametrize("names", [("train", "valid"), ("web", "books")])
+def test_text_in_the_encoding_that_the_project_names(base: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / f"{name}.txt").write_bytes("w1 w2 w3".encode("utf-16"))
+    assert tokens(base, tmp_path, "train", "utf-16") == encoded(base, ["w1 w2 w3"] * (1 if "train" in names else 2))
+    with pytest.raises(DataError, match="not UTF-8"):
+        tokens(base, tmp_path, "train")
+
+
+@pytest.mark.parametrize(("encoding", "want"), [("utf-8", "d"), ("UTF8", "d"), ("windows-1252", ["d", "windows-1252"])])
+def test_another_encoding_is_another_input(tmp_path: Path, encoding: str, want: object) -> None:
+    """A stage that read UTF-8, as all did in older versions, keeps its fingerprint."""
+    project = SimpleNamespace(pretraining_text=tmp_path, pretraining_encoding=encoding)
+    given: Any = SimpleNamespace(
+        setting=SimpleNamespace(project=project), stage=SimpleNamespace(needs={"text": "pretraining_text"}), config=None
+    )
+    assert fingerprint_inputs(given, Records(), {}, lambda path: "d") == {"text": want}

@@ -71,3 +71,22 @@ def test_prompts_over_the_limit_are_left_out_and_counted() -> None:
     console = quiet()
     assert prompts_within(TOKENIZER, [*PROMPTS, Prompt(id="x", turns=turns_of("w1 w2 w3"))], 2, console) == PROMPTS
     assert "1 prompts over 2 tokens are left out" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_responses_that_are_cut_before_they_are_scored_are_counted() -> None:
+    torch.manual_seed(0)
+    reward_model = scalar_model_from_causal(tiny_gpt2(), pad_token_id=None, eos_token_id=END)
+    prompts = {p.id: p for p in PROMPTS}
+    responses = [
+        Response(id="long", prompt_id="p1", text="w5 w6 w7 w8"),
+        Response(id="fits", prompt_id="p1", text="w5 w6"),
+        Response(id="unfinished", prompt_id="p1", text="w5 w6 w7", finished=False),
+    ]
+    console = quiet()
+    got = score_responses(reward_model, TOKENIZER, prompts, responses, max_response_tokens=3, console=console)
+    want = score(reward_model, [[1, 2]] * 3, [[5, 6, 7], [5, 6, END], [5, 6, 7]]).tolist()
+    assert list(got.values()) == want
+    said = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert said == "1 of 3 responses are scored at token 3: they are longer\n"
+    mean_reward(reward_model, TOKENIZER, prompts, responses[1:], max_response_tokens=3, console=console)
+    assert console.file.getvalue() == said  # pyright: ignore[reportAttributeAccessIssue]

@@ -194,6 +194,29 @@ def test_one_split_alone(data: Path, tmp_path: Path) -> None:
     assert list(Records.load(tmp_path / "back").prompts) == ["q"]
 
 
+def test_a_file_for_each_split(data: Path, tmp_path: Path) -> None:
+    report = export_file("trl-preference", data, tmp_path / "my.pairs.jsonl.gz", split="each")
+    train, test = tmp_path / "my.pairs.train.jsonl.gz", tmp_path / "my.pairs.test.jsonl.gz"
+    assert report.rows == {str(train): 5, str(test): 1}
+    assert report.mixed is None
+    assert [len(rows(train)), len(rows(test))] == [5, 1]
+    assert {row["prompt"] for row in rows(train)} == {"Name a hill.\n"}
+    assert sorted(path.name for path in tmp_path.glob("*pairs*")) == [test.name, train.name]  # none for valid
+    assert f"5 rows in {train}\n" in report.summary()
+    # Together the files hold what one file would.
+    export_file("trl-preference", data, tmp_path / "all.jsonl")
+    assert rows(train) + rows(test) == rows(tmp_path / "all.jsonl")
+    assert list(export_file("messages", data, tmp_path / "chats", split="each").rows) == [str(tmp_path / "chats.test")]
+
+
+def test_one_file_with_several_splits_is_reported(data: Path, tmp_path: Path) -> None:
+    report = export_file("trl-preference", data, tmp_path / "out.jsonl")
+    assert "mixes rankings of several splits (1 of train, 3 of test)" in str(report.mixed)
+    assert "--split each" in report.summary()
+    for format, split in (("trl-preference", "train"), ("trl-sft", None), ("heedful", None)):
+        assert export_file(format, data, tmp_path / "out.jsonl", split=split).mixed is None  # type: ignore[arg-type]
+
+
 def test_nothing_to_export_is_an_error_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to export as trl-sft") as caught:
         export_file("trl-sft", data, tmp_path / "out.jsonl", split="valid")

@@ -127,7 +127,9 @@ def test_text_in_another_encoding_is_refused_with_its_place(tmp_path: Path, cont
     with pytest.raises(DataError, match="not UTF-8") as caught:
         list(read_documents(tmp_path))
     assert str(caught.value.got).endswith(f"at offset {offset}")
-    assert caught.value.where == str(tmp_path / name)
+    line = content[:offset].count(b"\n") + 1
+    assert caught.value.where == f"{tmp_path / name}:{line}"
+    assert "pretraining_encoding" in str(caught.value.next_step)
 
 
 def test_a_text_that_no_tokenizer_takes_is_refused(tmp_path: Path) -> None:
@@ -135,3 +137,54 @@ def test_a_text_that_no_tokenizer_takes_is_refused(tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_text(f'{{"text": "{text}"}}')
         with pytest.raises(DataError, match="cannot be read"):
             list(read_documents(tmp_path))
+
+
+FRENCH = "Un café, s'il vous plaît.\n<|endoftext|>\nÉté après été: où êtes-vous?\r\nÀ bientôt."
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("encoding", ["windows-1252", "utf-16", "utf-16-le", "latin-1", "cp850", "UTF8", "utf-8-sig"])
+def test_text_in_the_encoding_that_is_named(tmp_path: Path, name: str, encoding: str) -> None:
+    documents = ["Un café, s'il vous plaît.", "Été après été: où êtes-vous?\nÀ bientôt."]
+    as_rows = "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents)
+    content = (as_rows if "jsonl" in name else FRENCH).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert list(read_documents(tmp_path, encoding=encoding)) == documents
+
+
+def test_a_byte_order_mark_is_no_text_in_any_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffété".encode("utf-16-be"))
+    assert list(read_documents(tmp_path, encoding="utf-16-be")) == ["été"]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "line", "got"),
+    [
+        ("ok\n日本\n".encode("shift_jis") + b"\x81", "shift_jis", 3, "incomplete multibyte sequence at offset 8"),
+        ("ok\nétéété été\n".encode(), "windows-1252", 2, "text that reads as UTF-8"),
+        ("ok\nétéété été\n".encode("utf-16-le"), "windows-1252", 1, "a NUL character"),
+        ("ok\nça\n".encode("latin-1"), "ascii", 2, "ordinal not in range(128) at offset 3"),
+        (b"ok\nod", "utf-16-le", 2, "truncated data at offset 4"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_text_that_is_not_in_the_encoding_that_is_named(
+    tmp_path: Path, content: bytes, encoding: str, line: int, got: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"not in the encoding {encoding}") as caught:
+        list(read_documents(tmp_path, encoding=encoding))
+    assert got in str(caught.value.got)
+    assert caught.value.where == f"{tmp_path / name}:{line}"
+
+
+def test_a_broken_row_in_another_encoding_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"text": "é"}\n\n{"text": "é}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        list(read_documents(tmp_path, encoding="latin-1"))
+    assert caught.value.where == f"{tmp_path / 'a.jsonl'}:3"
+
+
+def test_a_few_characters_that_could_be_utf8_are_no_proof(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Â© 1998".encode("latin-1"))  # these two bytes are "©" in UTF-8
+    assert list(read_documents(tmp_path, encoding="latin-1")) == ["Â© 1998"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import safe_open
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.align.limits import check_lengths
 from heedful.align.settings import Setting
@@ -16,6 +14,7 @@ from heedful.model.chat_template import jinja_of
 from heedful.model.doctor_template import refuse_wrong_template
 from heedful.model.encoding import encode_prompts
 from heedful.model.loading import check_architecture, check_vocabulary, load_configuration, load_tokenizer
+from heedful.model.weight_files import check_weight_files
 from heedful.project.data_folder import Records
 from heedful.project.selection import demonstrations_of, prompts_of
 from heedful.records import Prompt
@@ -28,19 +27,21 @@ def check_before_training(setting: Setting, records: Records) -> None:
     configurations = {name: load_configuration(folder) for name, folder in given.items()}
     tokenizer = load_tokenizer(setting.base_model)
     judge = "base_model" if setting.reward_start is None else "reward_start"
+    described: dict[Path, PreTrainedModel] = {}
     for name, folder in given.items():
-        check_architecture(configurations[name], folder, scalar=name == judge)
-        _check_model(name, folder, configurations[name], tokenizer)
+        described[folder] = check_architecture(configurations[name], folder, scalar=name == judge)
+        check_vocabulary(configurations[name].get_text_config().vocab_size, tokenizer, folder)
+        _check_own_tokenizer(name, folder, tokenizer)
     _check_template(setting, tokenizer)
     check_lengths(setting, records, configurations, tokenizer)
+    for folder, model in described.items():
+        check_weight_files(folder, model)
     if records.prompts and not setting.labelers.invents_data:
         _check_splits(setting, records, tokenizer)
 
 
-def _check_model(name: str, folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A model's weights can be read, and it has the base model's tokenizer."""
-    check_vocabulary(config.get_text_config().vocab_size, tokenizer, folder)
-    _check_weights(folder)
+def _check_own_tokenizer(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A model has the base model's tokenizer."""
     has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
     if name == "reward_start" and not has_tokenizer:  # it is trained with the SFT model's
         return
@@ -70,31 +71,6 @@ def _check_template(setting: Setting, tokenizer: PreTrainedTokenizerBase) -> Non
                 where=setting.small_model,
                 next_step="write one of them to a file and set template = FILE in heedful.toml",
             )
-
-
-def _check_weights(folder: Path) -> None:
-    """All files of weights are there and whole, as far as their sizes tell."""
-    files = {path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")}
-    for index in folder.glob("*.index.json"):
-        files |= set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-    problem = None if files else "no file of weights"
-    for name in sorted(files):
-        try:
-            if name.endswith(".safetensors"):
-                with safe_open(folder / name, framework="pt"):
-                    pass
-            elif not (folder / name).is_file():
-                problem = f"no {name}"
-        except Exception as error:  # safetensors has a class of its own for a damaged file
-            problem = f"{name}: {str(error).partition(chr(10))[0]}"
-    if problem:
-        raise ModelError(
-            "the model's weights cannot be read",
-            expected="the files model.safetensors or those that its index lists, whole",
-            got=problem,
-            where=folder,
-            next_step="download or copy the model again",
-        )
 
 
 def _check_splits(setting: Setting, records: Records, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -46,6 +46,7 @@ def choose_sft(given: Given, *, folder: Path, console: Console) -> None:
             responses,
             max_response_tokens=limits.max_response_tokens,
             template=setting.template,
+            console=console,
         )
     best = max(range(len(rows)), key=lambda i: rows[i]["reward"])
     for i, row in enumerate(rows):
@@ -82,6 +83,7 @@ def choose_prefix(given: Given, *, folder: Path, console: Console) -> None:
                 responses,
                 max_response_tokens=limits.max_response_tokens,
                 template=setting.template,
+                console=console,
             )
         )
         console.print(f"prefix {number + 1}: mean reward {scores[-1]:+.3f}", highlight=False)

@@ -12,6 +12,7 @@ from heedful.presets import CollectConfig, EvaluateConfig
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files, digest_of_records
 from heedful.project.selection import digest_of_demonstrations, digest_of_rankings
+from heedful.project.text_encoding import is_utf8
 
 
 def fingerprint_inputs(
@@ -36,8 +37,12 @@ def fingerprint_inputs(
                 folder = getattr(setting, need)
                 return None if folder is None else digest(folder)
             case "pretraining_text":
-                text, unused = setting.project.pretraining_text, getattr(given.config, "ptx_coefficient", None) == 0
-                return None if unused or not text.exists() else digest(text)
+                project, unused = setting.project, getattr(given.config, "ptx_coefficient", None) == 0
+                if unused or not project.pretraining_text.exists():
+                    return None
+                read = digest(project.pretraining_text)
+                # Older versions read UTF-8 only: their stages stay done.
+                return read if is_utf8(project.pretraining_encoding) else [read, project.pretraining_encoding]
             case "prompts":
                 return digest_of_records(records.prompts.values())
             case "demonstrations":

@@ -110,6 +110,7 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
         responses,
         max_response_tokens=limits.max_response_tokens,
         template=setting.template,
+        console=console,
     )
     if not world().is_rank_zero:
         return

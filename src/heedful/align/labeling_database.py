@@ -73,12 +73,13 @@ class LabelingDatabase:
         return records
 
     def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> str | None:
+        records = Records.load(self.project.data)
         database = open_database(database_of(self.project.folder, None))
-        imported = self._imported()
+        imported = _ranked_in_files(records)
         left = (one for one in tasks if not imported.intersection(response.id for response in one.responses))
         try:
             asking.add_tasks(database, left, name=f"{self.project.name}: {folder.name}")
-            return self._take(database, _stage_of(folder), folder, imported, partly=partly)
+            return self._take(database, _stage_of(folder), folder, records, partly=partly)
         finally:
             database.close()
 
@@ -86,18 +87,18 @@ class LabelingDatabase:
         with if_there(self.project.folder) as database:
             if database is None:
                 return
-            imported = self._imported()
+            records = Records.load(self.project.data)
             for stage in STAGES[:-1]:
                 folder = newest_done(self.project.runs, stage.name) if stage.asks else None
                 if folder is not None:
-                    self._take(database, stage, folder, imported, partly=partly)
+                    self._take(database, stage, folder, records, partly=partly)
 
     def waiting(self, stage: Stage) -> str | None:
         folder = newest_done(self.project.runs, stage.name)
         if folder is None:
             return None
         with self._reading() as connection:
-            progress = _progress(connection, stage, folder, self._imported())
+            progress = _progress(connection, stage, folder, _ranked_in_files(Records.load(self.project.data)))
             if progress.open:
                 return self._in_words(stage, progress)
             if not progress.tasks:
@@ -132,25 +133,20 @@ class LabelingDatabase:
             with database.read() as connection:
                 yield connection
 
-    def _take(self, database: Database, stage: Stage, folder: Path, imported: Collection[str], *, partly: bool) -> str | None:
+    def _take(self, database: Database, stage: Stage, folder: Path, records: Records, *, partly: bool) -> str | None:
         """Write the answers to the stage's folder if they are to be used; what still waits, in words."""
         with database.read() as connection:
-            progress = _progress(connection, stage, folder, imported)
+            progress = _progress(connection, stage, folder, _ranked_in_files(records))
             if not progress.tasks:
                 return None
             if progress.open == 0 or (partly and progress.answered):
-                self._write(connection, stage, folder)
+                self._write(connection, stage, folder, records)
         return self._in_words(stage, progress) if progress.open or not progress.answered else None
 
-    def _imported(self) -> set[str]:
-        """Responses that people ranked in files, not in the database. People are not asked about them again."""
-        rankings = Records.load(self.project.data).rankings.values()
-        return {i for ranking in rankings if "task_id" not in ranking.metadata for i in ranking.response_ids}
-
-    def _write(self, connection: Connection, stage: Stage, folder: Path) -> None:
+    def _write(self, connection: Connection, stage: Stage, folder: Path, records: Records) -> None:
         answers = list(_answers(connection, stage, folder))
         if stage.asks != "evaluation by people":
-            self._write_others(connection, answers, folder)
+            _write_others(connection, answers, folder, records)
         kind = "demonstrations" if stage.asks == "demonstrations" else "rankings"
         write_jsonl(folder / f"{kind}.jsonl", map(record_to_json, answers))
         if kind == "rankings":
@@ -158,15 +154,6 @@ class LabelingDatabase:
             ranked = {i for one in answers if isinstance(one, Ranking) for i in one.response_ids}
             ratings = (one for one in asking.ratings(connection, phase) if one.response_id in ranked)
             write_jsonl(folder / "ratings.jsonl", map(record_to_json, ratings))
-
-    def _write_others(self, connection: Connection, answers: Iterable[Demonstration | Ranking], folder: Path) -> None:
-        """What researchers' own tasks were about may be in no file of the project yet."""
-        records = with_records(Records.load(self.project.data), folder, ("response",))
-        answers = list(answers)
-        prompts = {one.prompt_id for one in answers} - records.prompts.keys()
-        shown = {i for one in answers if isinstance(one, Ranking) for i in one.response_ids} - records.responses.keys()
-        write_jsonl(folder / OTHERS / "prompts.jsonl", map(record_to_json, asking.stored_prompts(connection, prompts)))
-        write_jsonl(folder / OTHERS / "responses.jsonl", map(record_to_json, asking.stored_responses(connection, shown)))
 
     def _in_words(self, stage: Stage, progress: Progress) -> str:
         where, words = self.project.folder, _WORDS[_asks(stage)]
@@ -178,6 +165,20 @@ class LabelingDatabase:
         if stage.asks == "evaluation by people":
             return said
         return f"{said}; align goes on when all are, or with the answers so far: `heedful align {where} --with-what-is-there`"
+
+
+def _ranked_in_files(records: Records) -> set[str]:
+    """Responses that people ranked in files, not in the database. People are not asked about them again."""
+    return {i for ranking in records.rankings.values() if "task_id" not in ranking.metadata for i in ranking.response_ids}
+
+
+def _write_others(connection: Connection, answers: Sequence[Demonstration | Ranking], folder: Path, records: Records) -> None:
+    """What researchers' own tasks were about may be in no file of the project yet."""
+    records = with_records(records, folder, ("response",))
+    prompts = {one.prompt_id for one in answers} - records.prompts.keys()
+    shown = {i for one in answers if isinstance(one, Ranking) for i in one.response_ids} - records.responses.keys()
+    write_jsonl(folder / OTHERS / "prompts.jsonl", map(record_to_json, asking.stored_prompts(connection, prompts)))
+    write_jsonl(folder / OTHERS / "responses.jsonl", map(record_to_json, asking.stored_responses(connection, shown)))
 
 
 def _asks(stage: Stage) -> Asked:

@@ -233,6 +233,7 @@ def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folde
         responses,
         max_response_tokens=limits.max_response_tokens,
         template=setting.template,
+        console=console,
     )
     write_json(folder / "validation.json", {"validation_reward": reward, "prompts": len(prompts)})
 

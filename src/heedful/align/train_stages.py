@@ -148,7 +148,7 @@ def trained_before(folder: Path, title: str, console: Console) -> bool:
 
 def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
     """The project's plain text. Without files ``train.*`` and ``valid.*``, every 50th document is for validation."""
-    folder = setting.project.pretraining_text
+    folder, encoding = setting.project.pretraining_text, setting.project.pretraining_encoding
     if not folder.exists():
         return None
     tokenizer = load_tokenizer(setting.base_model)
@@ -164,8 +164,9 @@ def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
                 next_step="rename or move the others",
             )
         files = [file for file, name in names.items() if name == part]
-        return encode_documents(tokenizer, chain.from_iterable(map(read_documents, files)))
-    documents = list(read_documents(folder))
+        documents = chain.from_iterable(read_documents(file, encoding=encoding) for file in files)
+        return encode_documents(tokenizer, documents)
+    documents = list(read_documents(folder, encoding=encoding))
     kept_out = range(VALIDATION_EVERY - 1, len(documents), VALIDATION_EVERY)
     chosen = [d for i, d in enumerate(documents) if (i in kept_out) == (part == "valid")]
     return encode_documents(tokenizer, chosen or documents)

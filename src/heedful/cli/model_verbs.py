@@ -29,6 +29,8 @@ class Pretrain:
     """A .txt or .jsonl file, or a folder of them."""
     output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Run folder to write; the model will be in FOLDER/model."""
+    encoding: str = "utf-8"
+    """The text's encoding, such as windows-1252."""
     layers: int = 4
     """Transformer layers."""
     width: int = 256
@@ -52,7 +54,7 @@ class Pretrain:
 
     def run(self, console: Console) -> None:
         """Train, and name the model's folder. Raises MissingError, DataError, ConfigError."""
-        from heedful.align.pretraining import pretrain_from_text
+        from heedful.align.pretraining import Shape, pretrain_from_text
         from heedful.training.config import PretrainConfig
 
         config = PretrainConfig(
@@ -63,16 +65,8 @@ class Pretrain:
             seed=self.seed,
             tensorboard=self.tensorboard,
         )
-        folder = pretrain_from_text(
-            self.text,
-            self.output,
-            config,
-            layers=self.layers,
-            width=self.width,
-            heads=self.heads,
-            vocabulary=self.vocabulary,
-            console=console,
-        )
+        shape = Shape(layers=self.layers, width=self.width, heads=self.heads, vocabulary=self.vocabulary)
+        folder = pretrain_from_text(self.text, self.output, config, shape, encoding=self.encoding, console=console)
         say(console, f"model: {folder}")
 
 

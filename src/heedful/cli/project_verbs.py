@@ -169,8 +169,8 @@ class Export:
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file to write."""
     project: ProjectFolder = Path()
-    split: Annotated[Literal["train", "valid", "test"] | None, optional("SPLIT")] = None
-    """Only this split: train, valid or test (else all)."""
+    split: Annotated[Literal["train", "valid", "test", "each"] | None, optional("SPLIT")] = None
+    """Only train, valid or test; each: a file for each of them (else all in one)."""
 
     def run(self, console: Console) -> None:
         """Write the file and print the counts."""

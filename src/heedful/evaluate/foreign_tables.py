@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from heedful.errors import DataError, MissingError
-from heedful.project.files import Row, rows_of_file, what_is_there
+from heedful.project.files import Row, what_is_there
+from heedful.project.json_arrays import rows_of_file
 
 _LARGEST_CELL = 2**31 - 1
 

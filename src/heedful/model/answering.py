@@ -118,17 +118,25 @@ def score_responses(
     *,
     max_response_tokens: int,
     template: Template = "plain",
+    console: Console | None = None,
 ) -> dict[str, float]:
-    """Reward of each response by its id. The text is tokenised again, in the same way as in the reward model's training."""
+    """Reward of each response by its id. The text is tokenised again, in the same way as in the reward model's training.
+
+    A response over the limit is scored at its last token within it, as in training; the console says how many there are.
+    """
     answered = [prompts[response.prompt_id] for response in responses]
     end = response_end(tokenizer, template)
-    rows = [
-        encode_response(ids, end=end, finished=response.finished, max_tokens=max_response_tokens)[0]
-        for ids, response in zip(
-            response_tokens(tokenizer, answered, [r.text for r in responses], template), responses, strict=True
-        )
+    texts = response_tokens(tokenizer, answered, [response.text for response in responses], template)
+    encoded = [
+        encode_response(ids, end=end, finished=response.finished, max_tokens=max_response_tokens)
+        for ids, response in zip(texts, responses, strict=True)
     ]
-    rewards = score(reward_model, prompt_tokens(tokenizer, answered, template), rows)
+    if console is not None and (over := sum(cut for _, cut in encoded)):
+        console.print(
+            f"{over:,} of {len(responses):,} responses are scored at token {max_response_tokens:,}: they are longer",
+            highlight=False,
+        )
+    rewards = score(reward_model, prompt_tokens(tokenizer, answered, template), [row for row, _ in encoded])
     return {response.id: float(reward) for response, reward in zip(responses, rewards, strict=True)}
 
 
@@ -140,10 +148,17 @@ def mean_reward(
     *,
     max_response_tokens: int,
     template: Template = "plain",
+    console: Console | None = None,
 ) -> float:
     """Mean reward of responses: checkpoints, few-shot prefixes and a sweep's policies are compared by it."""
     rewards = score_responses(
-        reward_model, tokenizer, prompts, responses, max_response_tokens=max_response_tokens, template=template
+        reward_model,
+        tokenizer,
+        prompts,
+        responses,
+        max_response_tokens=max_response_tokens,
+        template=template,
+        console=console,
     )
     return float(np.mean(list(rewards.values())))
 

@@ -1,9 +1,10 @@
 """The self-check: does a model compute here what it computes in plain transformers?
 
-Log-probs of responses, scores and values must not depend on batch size, order, padding or layout, cached decoding must be the
-full forward, and a saved model must come back. :func:`examine` proves it for one model and compute type (``heedful doctor``);
-:func:`quick_check` is the small part of it that every training step runs before it starts. The reference is the plain model:
-transformers' own eager attention and head, one sequence at a time, float32 (for cached decoding: in the same type).
+Log-probs of responses, scores and values must not depend on batch size, order, padding or layout. Cached decoding must give
+what a full forward pass gives, and a saved model must load unchanged. :func:`examine` checks all this for one model and compute
+type (``heedful doctor``); :func:`quick_check` is the small part that every training step runs before it starts. The reference
+is the plain model: transformers' own eager attention and head, one sequence at a time, in float32 (for cached decoding: in the
+same type).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """False also if the difference is not a number."""
+        """Not if the difference is NaN."""
         return self.difference <= self.limit
 
 
@@ -85,8 +86,8 @@ class Check:
 def quick_check(model: PreTrainedModel) -> None:
     """Compare a few tokens through the loaded model (causal or scalar) with plain transformers.
 
-    Ten forward passes of at most 22 tokens; weights, mode and random numbers stay as they are. Raises CheckError,
-    which says which layout is how far off, and NumericalError if the plain model itself gives NaN.
+    Ten forward passes of at most 22 tokens; weights, mode and random numbers stay as they are. Raises CheckError
+    with the layout and its difference, and NumericalError if the plain model itself gives NaN.
     """
     precision: Precision = "bfloat16" if model.dtype == torch.bfloat16 else "float32"
     examples = examples_of(model, [5, 3], [[3, 4], [2]])
@@ -278,7 +279,7 @@ def _decoding_check(
 
 
 def _saving_check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Check]:
-    """Written to a temporary folder and loaded again: the same bits."""
+    """A model that is written to a temporary folder and loaded again gives the same bits."""
     load = load_scalar_model if is_scalar(model) else load_causal_model
     examples = short_examples(model)
     batch = pack_shared(examples.prompts, examples.responses)

@@ -40,7 +40,7 @@ def window_of(model: PreTrainedModel) -> int:
 def examples_of(
     model: PreTrainedModel, prompts: Sequence[int], responses: Sequence[Sequence[int]], *, room: int | None = None
 ) -> Examples:
-    """Random tokens of these lengths, cut to the context window (or room). The padding token would move a score: left out."""
+    """Random tokens of these lengths, cut to the context window (or room), without the padding token: it would move a score."""
     rng = random.Random(0)
     rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     vocabulary = [t for t in range(min(rows, model.config.vocab_size)) if t != model.config.pad_token_id]
@@ -58,7 +58,7 @@ def examples_of(
 
 
 def full_examples(model: PreTrainedModel) -> Examples:
-    """Short and long ones: past the size at which attention takes another kernel, and past the sliding window."""
+    """Short and long examples: past the size at which attention takes another kernel, and past the sliding window."""
     short = short_examples(model)
     if window_of(model) < 700:
         return short
@@ -67,7 +67,7 @@ def full_examples(model: PreTrainedModel) -> Examples:
 
 
 def short_examples(model: PreTrainedModel) -> Examples:
-    """Those that are no longer than what they have to show: lengths from 1 on, and past the sliding window."""
+    """Short examples, of one token and more, and one past the sliding window."""
     prompts, responses = [1, 7, 40], [[5], [1, 24, 9], [16, 3, 11, 2]]
     window = getattr(model.config, "sliding_window", None)
     if window is not None and window <= _LARGEST_WINDOW and window + 24 <= window_of(model):

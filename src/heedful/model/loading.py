@@ -180,10 +180,10 @@ def check_vocabulary(rows: int, tokenizer: PreTrainedTokenizerBase, where: str |
         )
 
 
-def check_architecture(config: PretrainedConfig, where: str | Path, *, scalar: bool = False) -> None:
-    """Refuse an architecture that Heedful cannot compute with, from its configuration alone. Raises ModelError.
+def check_architecture(config: PretrainedConfig, where: str | Path, *, scalar: bool = False) -> PreTrainedModel:
+    """Refuse an architecture that Heedful cannot compute with, from its configuration alone; returns it without weights.
 
-    scalar: whether a reward model is to be made of it too.
+    scalar: whether a reward model is to be made of it too. Raises ModelError.
     """
     try:
         with torch.device("meta"):
@@ -207,6 +207,7 @@ def check_architecture(config: PretrainedConfig, where: str | Path, *, scalar: b
             where=where,
             next_step="use a model of another family: docs/families.md lists them",
         )
+    return model
 
 
 def _model_folder(path: str | Path) -> Path:
@@ -245,6 +246,7 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
             where=folder,
             next_step="give the folder of a model of this kind, saved whole",
         )
+    _refuse_numbers_that_are_none(model, folder)
     model.eval()
     _align(model)
     note_adapter(model, folder)
@@ -252,10 +254,27 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
     return model
 
 
-def _align(model: PreTrainedModel) -> None:
-    """Move the weights to where new tensors begin, one at a time: those of a mapped file may begin anywhere.
+def _refuse_numbers_that_are_none(model: PreTrainedModel, folder: Path) -> None:
+    """Refuse NaN and infinity: in one row of an embedding, only the batches that hold this token would show it."""
+    broken = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.numel() and not torch.isfinite(torch.stack(torch.aminmax(parameter.detach()))).all()
+    ]
+    if broken:
+        raise ModelError(
+            "the model's weights are not all finite numbers",
+            expected="numbers",
+            got=f"NaN or infinity in {', '.join(broken[:3])}" + (f" and {len(broken) - 3} more" if len(broken) > 3 else ""),
+            where=folder,
+            next_step="download or copy the model again; if it was trained, use an earlier checkpoint",
+        )
 
-    Products of the same numbers then round otherwise (MKL): a loaded model would not give the bits of the one that was saved.
+
+def _align(model: PreTrainedModel) -> None:
+    """Align the weights in memory as those of new tensors are, one at a time: in a mapped file they may start at any address.
+
+    MKL would then round the same products differently, and a loaded model would not give the bits of the one that was saved.
     """
     for parameter in model.parameters():
         if parameter.data_ptr() % _ALIGNMENT:

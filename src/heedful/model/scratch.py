@@ -14,6 +14,19 @@ from heedful.model.attention import use_heedful_attention
 
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
+SMALLEST_VOCABULARY = 258
+"""Tokens of 256 bytes, end-of-text and padding."""
+
+
+def check_shape(*, layers: int, width: int, heads: int, vocabulary: int, context: int) -> None:
+    """Refuse sizes that no GPT-2 model or tokenizer can have, before any text is read. Raises ConfigError."""
+    smallest = {"layers": (layers, 1), "width": (width, 1), "heads": (heads, 1)}
+    smallest |= {"vocabulary": (vocabulary, SMALLEST_VOCABULARY), "context length": (context, 2)}
+    for name, (size, least) in smallest.items():
+        if size < least:
+            raise ConfigError(f"{name} is too small", expected=f"at least {least}", got=str(size))
+    if width % heads:
+        raise ConfigError("width is not a multiple of heads", expected="heads of equal width", got=f"{width} and {heads}")
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context_length: int) -> PreTrainedTokenizerBase:
@@ -51,12 +64,7 @@ def tokenizer_from_json(text: str, *, context_length: int) -> PreTrainedTokenize
 def new_gpt2(
     tokenizer: PreTrainedTokenizerBase, *, layers: int, width: int, heads: int, context_length: int, seed: int = 0
 ) -> PreTrainedModel:
-    """A GPT-2 model with random weights, in fp32 with Heedful's attention.
-
-    Raises ConfigError if heads do not divide width.
-    """
-    if width % heads:
-        raise ConfigError("width is not a multiple of heads", expected="heads of equal width", got=f"{width} and {heads}")
+    """A GPT-2 model with random weights, in fp32 with Heedful's attention."""
     config = GPT2Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         n_positions=context_length,

@@ -3,11 +3,13 @@
 - ``trl-sft``: ``{"prompt", "completion"}``, one row per demonstration.
 - ``trl-preference``: ``{"prompt", "chosen", "rejected"}``, one row per comparison of a ranking; ties are no comparisons.
 - ``messages``: ``{"messages": [{"role", "content"}, …]}``, one row per demonstration.
-
-  In TRL's formats a conversation is a list of messages, to which TRL applies the chat template. A lone prompt is text under the
-  template ``plain``, and a list of one message under a chat template. The first three formats are for training:
-  labels for evaluation or screening and those of held-out labelers are left out and counted.
 - ``heedful``: every record with its ``kind``, dependencies first; importing it elsewhere gives the same records.
+
+In TRL's formats a conversation is a list of messages, to which TRL applies the chat template. A lone prompt is text under the
+template ``plain``, and a list of one message under a chat template. The first three formats are for training: labels for
+evaluation or screening and those of held-out labelers are left out and counted. A model that trains on the splits valid and
+test cannot be evaluated on them: one file can hold one split, several files one split each, and a file that mixes them is
+reported.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from heedful.conversation import is_lone, messages_of, said, trimmed
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import Records, kind_of, record_to_json
-from heedful.project.files import write_jsonl
+from heedful.project.files import write_jsonl_files
 from heedful.project.selection import may_train
 from heedful.project.structure import nearest
 from heedful.records import Demonstration, Prompt, Ranking, Split
@@ -36,25 +38,39 @@ class ExportReport:
     """What was written, and what was not."""
 
     format: str
-    file: str
-    written: int
-    """Rows."""
+    rows: Mapping[str, int]
+    """Rows of each file."""
     notes: Mapping[str, int]
     """What the format cannot hold, by reason."""
+    mixed: str | None = None
+    """The warning that one file for training holds several splits."""
+
+    @property
+    def written(self) -> int:
+        """Rows of all files."""
+        return sum(self.rows.values())
 
     def summary(self) -> str:
         """A few lines for people."""
-        lines = [f"{self.format} export: {self.written} rows in {self.file}"]
-        return "\n".join(lines + [f"  note: {count} {note}" for note, count in self.notes.items()])
+        lines = [f"{self.format} export: {count} rows in {file}" for file, count in self.rows.items()]
+        lines += [f"  note: {count} {note}" for note, count in self.notes.items()]
+        return "\n".join(lines if self.mixed is None else [*lines, f"  warning: {self.mixed}"])
 
     __str__ = summary
 
 
 def export_file(
-    format: str, data_folder: str | Path, path: str | Path, *, split: Split | None = None, template: str = "plain"
+    format: str,
+    data_folder: str | Path,
+    path: str | Path,
+    *,
+    split: Split | Literal["each"] | None = None,
+    template: str = "plain",
 ) -> ExportReport:
-    """Write the records of a data folder (of one split, if given) to ``path``, compressed if it ends in ``.gz``.
+    """Write the records of a data folder to ``path``, compressed if it ends in ``.gz``.
 
+    split: only the records of this split; with ``each``, one file for each split, ``rows.train.jsonl`` and so on if ``path`` is
+    ``rows.jsonl`` (none for a split without rows). All files are written, or none.
     template: the project's; under another one than ``plain`` a lone prompt is a message for TRL, so that it is rendered too.
 
     Raises ConfigError for an unknown format, MissingError for no folder, DataError if there is nothing to export,
@@ -68,24 +84,34 @@ def export_file(
             got=repr(format),
             next_step=f"did you mean {meant!r}?" if meant else None,
         )
-    if Path(path).is_dir():
+    path = Path(path)
+    if path.is_dir():
         raise ConfigError("the export needs a file to write", expected="a file's name", got="a folder", where=str(path))
     records = Records.load(data_folder)
-    if split is not None:
-        records = _of_split(records, split)
+    parts = {path: records} if split is None else {path: _of_split(records, split)} if split != "each" else {}
+    if split == "each":
+        parts = {_file_of(path, one): _of_split(records, one) for one in get_args(Split)}
     notes: Counter[str] = Counter()
-    rows = list(EXPORTS[format](records, notes, template == "plain"))
+    rows: dict[str | Path, list[dict[str, Any]]] = {}
+    for file, part in parts.items():
+        if found := list(EXPORTS[format](part, notes, template == "plain")):
+            rows[file] = found
     if not rows:
         raise DataError(
             f"there is nothing to export as {format}",
             expected=f"at least one {_WANTED[format]}",
             got=f"{len(records.prompts)} prompts, {len(records.demonstrations)} demonstrations, "
-            f"{len(records.rankings)} rankings" + (f" in the split {split}" if split else ""),
+            f"{len(records.rankings)} rankings" + (f", none of the split {split}" if split not in (None, "each") else ""),
             where=data_folder,
             next_step="import or collect some first",
         )
-    write_jsonl(path, rows)
-    return ExportReport(format=format, file=str(path), written=len(rows), notes=dict(notes))
+    write_jsonl_files(rows)
+    return ExportReport(
+        format=format,
+        rows={str(file): len(found) for file, found in rows.items()},
+        notes=dict(notes),
+        mixed=_mixed(format, records) if split is None else None,
+    )
 
 
 _WANTED = {
@@ -103,6 +129,28 @@ def _of_split(records: Records, split: Split) -> Records:
         for name in ("responses", "demonstrations", "rankings", "ratings")
     }
     return replace(records, prompts=prompts, **kept)
+
+
+def _file_of(path: Path, split: Split) -> Path:
+    """``pairs.jsonl.gz`` becomes ``pairs.train.jsonl.gz``; a name without an ending gets the split as its ending."""
+    endings = "".join(path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:])
+    return path.with_name(f"{path.name.removesuffix(endings)}.{split}{endings}")
+
+
+def _mixed(format: str, records: Records) -> str | None:
+    """The warning that a file for training holds several splits, or None."""
+    if format == "heedful":
+        return None
+    kind = "rankings" if format == "trl-preference" else "demonstrations"
+    labels: Mapping[str, Demonstration | Ranking] = getattr(records, kind)
+    counts = Counter(records.prompts[label.prompt_id].split for label in labels.values() if may_train(label))
+    if len(counts) < 2:
+        return None
+    said = ", ".join(f"{counts[split]:,} of {split}" for split in get_args(Split) if counts[split])
+    return (
+        f"the file mixes {kind} of several splits ({said}). No model that trains on all of it can be evaluated on valid "
+        "or test: write one split with --split train, or a file for each with --split each"
+    )
 
 
 def _trl_sft(records: Records, notes: Counter[str], lone_as_text: bool) -> Rows:

@@ -212,7 +212,7 @@ JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_fi
 DEEPEST = 100
 """Most levels of lists and objects in one row. Whatever writes or shows a deeper row later would run out of stack."""
 
-_TOO_DEEP = f"lists and objects nested more than {DEEPEST} levels deep"
+TOO_DEEP = f"lists and objects nested more than {DEEPEST} levels deep"
 
 
 def is_too_deep(value: object) -> bool:
@@ -264,67 +264,12 @@ def row_of_text(number: int, text: str) -> Row:
     try:
         value = JSON_DECODER.decode(text)
     except RecursionError:
-        return Row(number, problem=_TOO_DEEP, raw=text)
+        return Row(number, problem=TOO_DEEP, raw=text)
     except ValueError as error:
         return Row(number, problem=f"not JSON: {error}", raw=text)
     if text.count("[") + text.count("{") > DEEPEST and is_too_deep(value):
-        return Row(number, problem=_TOO_DEEP, raw=text)
+        return Row(number, problem=TOO_DEEP, raw=text)
     return Row(number, value=value)
-
-
-def rows_of_file(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file, or the elements of a file that is one JSON array."""
-    rows = read_rows(path)
-    first = next(rows, None)
-    if first is None:
-        return
-    opens_array = (first.problem is not None and first.raw.startswith("[")) or isinstance(first.value, list)
-    if opens_array:
-        yield from _array_elements(path)
-    else:
-        yield first
-        yield from rows
-
-
-def _array_elements(path: Path) -> Iterator[Row]:
-    text = read_text(path)
-    position, counted, line = text.index("[") + 1, 0, 1
-    first = True
-    while True:
-        position = _skip_space(text, position)
-        if text[position : position + 1] == "]":
-            if text[position + 1 :].strip():
-                raise _broken_array(path, "more text after the array's end")
-            return
-        try:
-            if not first:
-                if text[position : position + 1] != ",":
-                    raise json.JSONDecodeError("',' or ']' expected", text, position)
-                position = _skip_space(text, position + 1)
-            line, counted = line + text.count("\n", counted, position), position
-            value, position = JSON_DECODER.raw_decode(text, position)
-        except RecursionError:
-            raise _broken_array(path, _TOO_DEEP) from None
-        except ValueError as error:
-            raise _broken_array(path, str(error)) from None
-        first = False
-        yield Row(line, problem=_TOO_DEEP, raw=repr(value)[:200]) if is_too_deep(value) else Row(line, value=value)
-
-
-def _broken_array(path: Path, got: str) -> DataError:
-    return DataError(
-        f"{path.name} is not a whole JSON array",
-        expected="a JSON array of objects, or JSONL: one object per line",
-        got=got,
-        where=path,
-        next_step="correct the file; nothing was imported from it",
-    )
-
-
-def _skip_space(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
-        position += 1
-    return position
 
 
 def bad_character(text: str) -> str | None:

@@ -23,7 +23,7 @@ from heedful.project.files import Row, locked, read_jsonl, write_jsonl
 from heedful.project.fitting_formats import draft_of, format_that_fits, groups_of, nothing_usable
 from heedful.project.formats import FORMATS
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id
-from heedful.project.owners import Forgotten
+from heedful.project.owners import Forgotten, composed, split_name
 from heedful.project.selection import all_in_one_split
 from heedful.project.structure import nearest
 from heedful.project.table_files import rows_of_any_file
@@ -279,6 +279,8 @@ class _Merge:
         if kept is not None:
             self.same_as[prompt.id] = kept
             return None
+        if prompt.user is not None:
+            prompt = replace(prompt, user=composed(prompt.user))
         group = self._group(prompt)
         if not draft.split_given:
             return replace(prompt, split=self.split_of.get(group) or _split(group, self.shares, self.seed))
@@ -288,7 +290,7 @@ class _Merge:
 
     def _group(self, prompt: Prompt) -> str:
         by_user = self.split_by == "user" and prompt.user is not None
-        return f"user {prompt.user}" if by_user else f"text {opening(prompt.turns)}"
+        return f"user {split_name(prompt.user or '')}" if by_user else f"text {opening(prompt.turns)}"
 
     def _label(self, record: Record) -> Record | None:
         assert not isinstance(record, Prompt)

@@ -1,4 +1,4 @@
-"""One process at a time in a project's ``runs/`` folder: two would write into each other's checkpoints and logs."""
+"""One process at a time in a folder of runs: two would write into each other's checkpoints and logs."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def _busy(path: Path) -> BusyError:
     except (OSError, ValueError, KeyError, TypeError):  # it has the lock and has not written yet
         who = "another process"
     return BusyError(
-        "another process is at work in this project",
-        expected="one `heedful align` or `heedful sweep` at a time in a project's runs",
+        "another process is at work in this folder",
+        expected="one `heedful align`, `sweep` or `pretrain` at a time in a folder of runs",
         got=who,
         where=path.parent,
         next_step="wait until it is done, or stop it and run this again: it continues from the last checkpoint",

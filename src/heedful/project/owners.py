@@ -1,15 +1,16 @@
 """Owners of prompts: the split that each keeps forever, and the tombstones of those who asked to be forgotten.
 
 ``data/owners.json`` holds a secret key and the shares of the splits, both written once. An owner's split is a keyed hash of the
-owner's id. It depends on no other owner, so it stays when others come or go (SPEC 1.3). ``data/forgotten.jsonl`` holds one
-tombstone per forgotten owner: keyed hashes of the owner's id and of the prompts' ids, the time, and how many records were
-erased.
+owner's id. It depends on no other owner, so it stays when others come or go (SPEC 1.3). Ids that differ only in case share it.
+``data/forgotten.jsonl`` holds one tombstone per forgotten owner: keyed hashes of the owner's id and of the prompts' ids, the
+time, and how many records were erased.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -24,6 +25,25 @@ OWNERS = "owners.json"
 FORGOTTEN = "forgotten.jsonl"
 SHARES = (0.8, 0.1, 0.1)
 """Shares of train, valid and test in a new data folder (ours: the paper does not say)."""
+
+
+def composed(owner: str) -> str:
+    """The id in Unicode's composed form: one file may spell "é" as one character, another as two. It is one owner."""
+    return unicodedata.normalize("NFC", owner)
+
+
+def spellings(owner: str) -> list[str]:
+    """The forms in which records of older versions may hold the id."""
+    return list(dict.fromkeys([composed(owner), owner, unicodedata.normalize("NFD", owner)]))
+
+
+def split_name(owner: str) -> str:
+    """What decides an owner's split: the id without regard to case, character width and spaces around it.
+
+    "Anna" and "anna" may be one person, whose prompts must not be trained on and tested on (SPEC 1.3). They may also be two:
+    so they share nothing but the split, neither the cap nor what is forgotten.
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", owner).casefold()).strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +124,8 @@ class Forgotten:
 
     def owner(self, owner: str | None) -> bool:
         """Whether this owner was forgotten."""
-        return owner is not None and self._key is not None and self._key.hashed(owner) in self._owners
+        key = self._key
+        return owner is not None and key is not None and any(key.hashed(form) in self._owners for form in spellings(owner))
 
     def prompt(self, prompt_id: str) -> bool:
         """Whether a prompt with this id was a forgotten owner's (another owner may have written the same text)."""

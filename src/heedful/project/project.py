@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from heedful.errors import ConfigError, MissingError, StorageError
 from heedful.project.files import write_atomically
 from heedful.project.structure import from_mapping
+from heedful.project.text_encoding import check_encoding
 
 CONFIG_FILE = "heedful.toml"
 
@@ -28,6 +29,9 @@ base_model = {base_model}
 # A folder of plain text (.txt, .jsonl) like the text the base model was pretrained on, relative to this file: mixed into PPO
 # (PPO-ptx), it keeps the model from unlearning what it knew.
 pretraining_text = "data/pretraining"
+
+# The encoding of that text, if it is not UTF-8.
+# pretraining_encoding = "windows-1252"
 
 # A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model.
 # small_model = "models/smaller"
@@ -100,6 +104,8 @@ class ProjectSection:
     """Folder of the pretrained model, absolute or relative to the project."""
     pretraining_text: str = "data/pretraining"
     """Folder of pretraining text, relative to the project."""
+    pretraining_encoding: str = "utf-8"
+    """Encoding of all files of pretraining text: a name that Python knows, such as windows-1252."""
     small_model: str | None = None
     """A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model (SPEC 3.3)."""
     reward_start: str | None = None
@@ -126,6 +132,7 @@ class ProjectSection:
     With models of a few million parameters two do nearly twice the work of one; each needs memory of its own."""
 
     def __post_init__(self) -> None:
+        check_encoding(self.pretraining_encoding, "[project] pretraining_encoding")
         if self.processes < 1:
             raise ConfigError("[project] processes is out of range", expected="1 or more", got=str(self.processes))
 
@@ -138,6 +145,7 @@ class Project:
     name: str
     base_model: str
     pretraining_text: Path
+    pretraining_encoding: str = "utf-8"
     small_model: str | None = None
     reward_start: str | None = None
     engine: Literal["heedful", "vllm"] = "heedful"
@@ -204,6 +212,7 @@ class Project:
             name=section.name,
             base_model=section.base_model,
             pretraining_text=folder / section.pretraining_text,
+            pretraining_encoding=section.pretraining_encoding,
             small_model=section.small_model,
             reward_start=section.reward_start,
             engine=section.engine,

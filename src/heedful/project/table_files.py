@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TextIO
 
 from heedful.errors import DataError, MissingError
-from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, is_too_deep, rows_of_file, what_is_there
+from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, is_too_deep, what_is_there
+from heedful.project.json_arrays import rows_of_file
 
 _JSON_COLUMNS = """
 messages conversations history chat_history conversation_history responses completions outputs answers generations

@@ -28,7 +28,7 @@ from heedful.project.data_folder import RECORD_TYPES, Kind, file_name, turns_in
 from heedful.project.files import locked, read_jsonl, remove_leftovers, write_jsonl
 from heedful.project.formats.rows import content_id
 from heedful.project.importing import REJECTED
-from heedful.project.owners import OwnerKey, owner_key, read_tombstones, write_tombstones
+from heedful.project.owners import OwnerKey, composed, owner_key, read_tombstones, spellings, split_name, write_tombstones
 from heedful.project.project import Project
 from heedful.project.runs import STAGE_FILE
 
@@ -62,6 +62,8 @@ class ForgetReport:
     files: tuple[Path, ...]
     """Files outside of ``data/``, ``tasks/`` and run folders that hold the text (a report, say), and backups of the labeling
     database that could not be opened."""
+    similar: tuple[str, ...]
+    """Owners whose ids differ only in case or the like, and whose prompts are still there."""
 
 
 def forget_owner(project: Project, owner: str, *, database: Database | None = None) -> ForgetReport:
@@ -76,8 +78,10 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
     with locked(data):
         key = owner_key(data)
         tombstones = read_tombstones(data)
-        known = tombstones.get(key.hashed(owner))
-        traces = _traces(data, owner, key.hashed(owner))
+        hashes = [key.hashed(form) for form in spellings(owner)]
+        owner = composed(owner)
+        known = next((tombstones[hashed] for hashed in hashes if hashed in tombstones), None)
+        traces = _traces(data, owner, set(hashes))
         erased = _erased(project, traces)
         stored = erasing.forget_owner(database, owner) if database is not None else {}
         if known is None and not erased and not stored:
@@ -86,7 +90,9 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
                 expected="the id of an owner (the key user in prompts.jsonl)",
                 got=repr(owner),
                 where=data / file_name("prompt"),
-                next_step="check the id: it must be the same to the letter",
+                next_step=f"did you mean {traces.similar[0]!r}?"
+                if traces.similar
+                else "check the id: it must be the same to the letter",
             )
         runs, files = _runs(project, traces) if traces.ids else (_known_runs(project, known), ())
         tombstone = _tombstone(key, owner, traces, erased, known)
@@ -108,7 +114,8 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
         **{f"{name} (labeling database)": count for name, count in stored.items()},
         **{f"{name} (its backups)": count for name, count in in_copies.items()},
     }
-    return ForgetReport(time=tombstone["time"], erased=counts, runs=runs, files=(*files, *left))
+    similar = tuple(traces.similar)
+    return ForgetReport(time=tombstone["time"], erased=counts, runs=runs, files=(*files, *left), similar=similar)
 
 
 # ---------------------------------------------------------------------------------------------------- what is the owner's
@@ -119,8 +126,10 @@ class _Traces:
     """What identifies the owner's records and texts."""
 
     owner: str
-    hashed: str
-    """The owner as rejected rows of the prompt pipeline name it."""
+    hashes: set[str]
+    """The owner as rejected rows of the prompt pipeline may name it."""
+    similar: list[str] = field(default_factory=list[str])
+    """Other owners' ids that differ only in case or the like."""
     ids: set[str] = field(default_factory=set[str])
     """Of prompts."""
     contents: set[str] = field(default_factory=set[str])
@@ -144,11 +153,11 @@ class _Traces:
 
     def in_rejected(self, row: Mapping[str, Any]) -> bool:
         """Whether a rejected row is the owner's, or holds any of the texts; the prompt pipeline keeps no text in them."""
-        return row.get("owner") == self.hashed or ("row" in row and self._inside(row["row"]))
+        return row.get("owner") in self.hashes or ("row" in row and self._inside(row["row"]))
 
     def _inside(self, value: object) -> bool:
         if isinstance(value, Mapping):
-            named = any(str(value[key]) == self.owner for key in _OWNER_KEYS if key in value)
+            named = any(composed(str(value[key])) == self.owner for key in _OWNER_KEYS if key in value)
             return named or any(map(self._inside, value.values()))
         if isinstance(value, list):
             return any(map(self._inside, value))
@@ -162,17 +171,22 @@ def _spellings(text: str) -> tuple[str, ...]:
     return tuple({text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], html.escape(text)})
 
 
-def _traces(data: Path, owner: str, hashed: str) -> _Traces:
-    traces = _Traces(owner, hashed)
+def _traces(data: Path, owner: str, hashes: set[str]) -> _Traces:
+    traces = _Traces(owner, hashes)
+    similar: dict[str, None] = {}
     times: list[datetime | None] = []
     for row in _rows(data / file_name("prompt")):
-        if row.get("user") == owner:
+        user = row.get("user")
+        if user is not None and composed(user) == owner:
             traces.ids.add(row["id"])
             turns = turns_in(row)
             traces.contents.add(content_id("prompt", plain_text(turns)))
             traces.texts.add(plain_text(turns).strip())
             traces.texts |= {turn.text.strip() for turn in turns if turn.role != "assistant"}
             times.append(_time(row.get("metadata", {}).get("imported")))
+        elif user is not None and split_name(user) == split_name(owner):
+            similar[user] = None
+    traces.similar = list(similar)
     known = [time for time in times if time is not None]
     traces.since = min(known) if known and len(known) == len(times) else None
     kinds: tuple[Kind, ...] = ("response", "demonstration")

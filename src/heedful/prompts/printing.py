@@ -72,6 +72,7 @@ def show_forgotten(report: ForgetReport, console: Console) -> None:
         ("these runs hold the text; delete them, `heedful align` makes new ones without it:", holding),
         ("these runs ended after the text had come in, so their models may have learned from it:", others),
         ("these files hold the text, or could not be read; delete them, or make them again:", report.files),
+        ("these owners' ids are almost the same; if it is one person, forget them too:", report.similar),
     ):
         if paths:
             _print(console, title)

@@ -120,10 +120,7 @@ def prompt_tables(data: str | Path, *, length: Callable[[str], int] = count_word
         ranked[place[row["prompt_id"]]] = True
     lengths = np.array(prompts.lengths, dtype=np.int64)
     splits, sources, use_cases = map(np.array, (prompts.splits, prompts.sources, prompts.use_cases))
-    free = ~demonstrated & (splits == "train")
-    enough = 2 * free.sum() >= (splits == "train").sum()
-    ppo = (free if enough else splits == "train") | (splits == "valid")
-    members = {"SFT": demonstrated, "RM": ranked, "PPO": ppo, "all": np.ones(len(place), dtype=bool)}
+    members = {"SFT": demonstrated, "RM": ranked, "PPO": _for_ppo(demonstrated, splits), "all": np.ones(len(place), dtype=bool)}
     owners = np.array(prompts.owners, dtype=np.int64)
     by_split = {(name, split): members[name] & (splits == split) for name in DATA_SETS for split in get_args(Split)}
     by_split = {key: mask for key, mask in by_split.items() if mask.any()}
@@ -159,6 +156,13 @@ def prompt_tables(data: str | Path, *, length: Callable[[str], int] = count_word
         lengths=lengths,
         needs_review=prompts.needs_review,
     )
+
+
+def _for_ppo(demonstrated: npt.NDArray[np.bool_], splits: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
+    """PPO's prompts, by the rule of ``project.selection.prompts_for_policy``, and those that it is validated on."""
+    train = splits == "train"
+    free = ~demonstrated & train
+    return (free if 2 * free.sum() >= train.sum() else train) | (splits == "valid")
 
 
 NOT_GIVEN = "not given"

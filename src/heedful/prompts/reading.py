@@ -22,6 +22,7 @@ from heedful.project.formats.row_keys import (
     unused_keys,
 )
 from heedful.project.formats.rows import BadRow, an_object, optional_text, text_of, turns_of_messages
+from heedful.project.owners import composed
 from heedful.project.storable import unstorable
 from heedful.project.structure import shown
 from heedful.records import Prompt, Source, UseCase
@@ -175,7 +176,7 @@ def _id(row: Mapping[str, Any], key: str) -> str | None:
     if type(value) is int:
         return str(value)
     text = optional_text(row, key)
-    return text.strip() or None if text else None
+    return composed(text.strip()) or None if text else None
 
 
 def _one_of(row: Mapping[str, Any], key: str, options: tuple[str, ...]) -> Any:

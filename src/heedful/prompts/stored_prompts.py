@@ -13,7 +13,7 @@ from heedful.conversation import Turn, opening, plain_text
 from heedful.errors import DataError
 from heedful.project.data_folder import file_name, turns_in
 from heedful.project.files import read_jsonl
-from heedful.project.owners import Forgotten, OwnerKey, owner_key
+from heedful.project.owners import Forgotten, OwnerKey, composed, owner_key, split_name
 from heedful.prompts.duplicates import prefix_key, spoken_text
 from heedful.records import Split
 
@@ -40,6 +40,7 @@ class StoredPrompts:
         path = data / file_name("prompt")
         for line, row in read_jsonl(path) if path.exists() else ():
             turns, owner = _stored_turns(row, f"{path}:{line}"), row.get("user")
+            owner = None if owner is None else composed(owner)
             stored.identities.add(identity_of(plain_text(turns), owner))
             stored.prefixes.setdefault(prefix_key(spoken_text(turns)), row["id"])
             stored.splits.setdefault(hash_of(_group(turns, owner)), row.get("split", "train"))
@@ -63,7 +64,7 @@ def _stored_turns(row: Any, where: str) -> tuple[Turn, ...]:
 
 
 def _group(turns: Sequence[Turn], owner: str | None) -> str:
-    return f"user {owner}" if owner is not None else f"text {opening(turns)}"
+    return f"user {split_name(owner)}" if owner is not None else f"text {opening(turns)}"
 
 
 def hash_of(*parts: str) -> int:

@@ -6,6 +6,7 @@ other sizes and for the built-in miniature.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -82,6 +83,18 @@ class PretrainConfig(StepConfig):
             positive=("num_tokens", "batch_tokens", "context_length", "learning_rate"),
             shares=("final_learning_rate_share", "warmup_share"),
         )
+        if self.context_length < 2:
+            raise ConfigError(
+                "PretrainConfig: context_length is out of range",
+                expected="at least 2: the second token is the first that can be predicted",
+                got=str(self.context_length),
+            )
+        if self.shortest_context is not None and not 2 <= self.shortest_context <= self.context_length:
+            raise ConfigError(
+                "PretrainConfig: shortest_context is out of range",
+                expected=f"a number from 2 to context_length ({self.context_length:,})",
+                got=str(self.shortest_context),
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +291,8 @@ def check_fields(
         value = getattr(config, field.name)
         if field.name == "lora_rank" and value < 0:
             raise ConfigError(f"{name}: lora_rank is out of range", expected="0 or more", got=repr(value))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}: {field.name} is out of range", expected="a finite number", got=repr(value))
         if field.name in positive and not value > 0:
             raise ConfigError(f"{name}: {field.name} is out of range", expected="a number above 0", got=repr(value))
         if field.name in not_negative and not value >= 0:

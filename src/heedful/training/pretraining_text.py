@@ -6,8 +6,10 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from heedful.errors import DataError, MissingError
 from heedful.model.template import encode
-from heedful.project.files import bad_character, read_rows
+from heedful.project.files import Row, bad_character, read_rows, row_of_text
+from heedful.project.text_encoding import UTF8, is_utf8
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
@@ -119,18 +122,18 @@ def _kind(file: Path) -> str | None:
             return None
 
 
-def read_documents(path: Path) -> Iterator[str]:
+def read_documents(path: Path, *, encoding: str = UTF8) -> Iterator[str]:
     """Plain text from a file or all files of a folder: ``.jsonl`` with a "text" key on each line, or ``.txt``.
 
     In a .txt file documents are separated by a line ``<|endoftext|>``; without one the whole file is one document. A byte order
-    mark is removed. Raises MissingError; DataError for what is not UTF-8, naming file and place.
+    mark is removed. Raises MissingError; DataError for what is not text in this encoding, naming file and line.
     """
     for file in pretraining_files(path):
-        yield from _documents_of_rows(file) if _kind(file) == "jsonl" else _split_documents(file)
+        yield from _documents_of_rows(file, encoding) if _kind(file) == "jsonl" else _split_documents(file, encoding)
 
 
-def _documents_of_rows(file: Path) -> Iterator[str]:
-    for row in read_rows(file):
+def _documents_of_rows(file: Path, encoding: str) -> Iterator[str]:
+    for row in read_rows(file) if is_utf8(encoding) else _rows_in(file, encoding):
         text = row.value.get("text") if isinstance(row.value, dict) else None
         problem = row.problem or (bad_character(text) if isinstance(text, str) else f"{str(row.value)[:80]}: no text")
         if problem is not None:
@@ -139,15 +142,21 @@ def _documents_of_rows(file: Path) -> Iterator[str]:
                 expected='a JSON object with the key "text" and a string',
                 got=problem,
                 where=f"{file}:{row.line}",
-                next_step="correct or remove the line",
+                next_step="correct or remove the line" if "not UTF-8" not in problem else _how_to_convert(file),
             )
         assert isinstance(text, str)
         yield text
 
 
-def _split_documents(file: Path) -> Iterator[str]:
+def _rows_in(file: Path, encoding: str) -> Iterator[Row]:
+    for number, line in enumerate(_whole_text(file, encoding).split("\n"), start=1):
+        if line.strip():
+            yield row_of_text(number, line.strip())
+
+
+def _split_documents(file: Path, encoding: str) -> Iterator[str]:
     lines: list[str] = []
-    for line in _text_lines(file):
+    for line in _text_lines(file) if is_utf8(encoding) else io.StringIO(_whole_text(file, encoding)):
         if line.strip() == DOCUMENT_SEPARATOR:
             yield "".join(lines).strip("\n")
             lines = []
@@ -157,29 +166,93 @@ def _split_documents(file: Path) -> Iterator[str]:
 
 
 def _text_lines(file: Path) -> Iterator[str]:
-    """The lines of a text file, each with one newline at its end."""
-    offset = 0
+    """The lines of a UTF-8 file, each with one newline at its end. Only one line is in memory."""
+    offset, number = 0, 0
+    with _opened(file) as content:
+        for line in content:
+            number += 1
+            try:
+                text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(file, number, offset + error.start, f"the byte 0x{line[error.start]:02x}") from None
+            if "\0" in text:
+                raise _not_utf8(file, number, offset + line.index(b"\0"), "a NUL byte, as UTF-16 has them")
+            offset += len(line)
+            yield from io.StringIO(_with_newlines(text))
+
+
+def _whole_text(file: Path, encoding: str) -> str:
+    """The text of a file in another encoding than UTF-8. Raises DataError for text that is not in it, as far as this shows.
+
+    Most encodings of one byte per character read any bytes: UTF-8 among them is noticed, a mistake between two of them is not.
+    """
+    with _opened(file) as content:
+        data = content.read()
+    try:
+        text = data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _not_in(file, encoding, line, f"{error.reason} at offset {error.start:,}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise _not_in(file, encoding, line, "a NUL character, as text in UTF-16 has if it is read as something else")
+    if (line := _line_in_utf8(data)) is not None:
+        raise _not_in(file, encoding, line, "text that reads as UTF-8")
+    return _with_newlines(text)
+
+
+_TELLING = 5
+"""Characters beyond ASCII that do not come out as UTF-8 by chance."""
+
+
+def _line_in_utf8(data: bytes) -> int | None:
+    """The first line with characters beyond ASCII, if all of the data reads as UTF-8 and holds some; else None."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    beyond = [place for place, character in enumerate(text) if not character.isascii()] if not text.isascii() else []
+    return text.count("\n", 0, beyond[0]) + 1 if len(beyond) >= _TELLING else None
+
+
+def _with_newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[gzip.GzipFile | BinaryIO]:
+    """The file's bytes, unpacked if its name ends in ``.gz``. Raises DataError for one that cannot be read."""
     try:
         with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as content:
-            for line in content:
-                text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
-                if "\0" in text:
-                    raise _not_utf8(file, offset + line.index(b"\0"), "a NUL byte, as UTF-16 has them")
-                offset += len(line)
-                yield from io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"))
-    except UnicodeDecodeError as error:
-        raise _not_utf8(file, offset + error.start, f"the byte 0x{error.object[error.start]:02x}") from None
+            yield content
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{file.name} cannot be read", expected="a whole file", got=str(error), where=file) from None
 
 
-def _not_utf8(file: Path, offset: int, got: str) -> DataError:
+def _not_utf8(file: Path, line: int, offset: int, got: str) -> DataError:
     return DataError(
         "a file of pretraining text is not UTF-8",
         expected="UTF-8",
         got=f"{got} at offset {offset:,}",
-        where=file,
-        next_step=f"convert it, for example: iconv -f WINDOWS-1252 -t UTF-8 {file.name} > converted.txt",
+        where=f"{file}:{line}",
+        next_step=_how_to_convert(file),
+    )
+
+
+def _how_to_convert(file: Path) -> str:
+    return (
+        "if all files are in another encoding, name it: [project] pretraining_encoding in heedful.toml, or --encoding of "
+        f"`heedful pretrain`; else convert this one, for example: iconv -f WINDOWS-1252 -t UTF-8 {file.name} > converted.txt"
+    )
+
+
+def _not_in(file: Path, encoding: str, line: int, got: str) -> DataError:
+    return DataError(
+        f"a file of pretraining text is not in the encoding {encoding}",
+        expected=f"{encoding} (pretraining_encoding in heedful.toml, or --encoding), in all files alike",
+        got=got,
+        where=f"{file}:{line}",
+        next_step="name another encoding, or convert the files to UTF-8 and name none",
     )
 
 

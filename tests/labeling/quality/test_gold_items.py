@@ -12,7 +12,7 @@ from heedful.errors import DataError
 from heedful.labeling.database.connection import Database
 from heedful.labeling.database.tables import event, task, task_response
 from heedful.labeling.quality import gold_items
-from heedful.labeling.queue import items, task_making
+from heedful.labeling.queue import changes, task_making
 from heedful.labeling.queue.task_making import Choice, Made, Plan
 
 NUM_PROMPTS = 8
@@ -104,7 +104,7 @@ def test_what_is_known_and_what_would_give_a_gold_task_away(stored: Database) ->
         # q0: another researcher's newer answer. q1: a candidate was given the prompt. q2: withdrawn.
         make.rank(1, sue, "3", "012", at=NOW)
         make.assignment(make.task(flags, "q1"), carl, "released")
-        items.withdraw_task(connection, 3, person_id=None)
+        changes.withdraw_task(connection, 3, person_id=None)
         # q3: a labeler's. q4: of another kind. q5: fewer outputs than the prompt has. q6: in another batch.
         make.rank(4, ann, "0", "123")
         make.answer(make.task(flags, "q4"), sue, {"sensitive": True})

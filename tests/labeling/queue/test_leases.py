@@ -21,7 +21,7 @@ from heedful.labeling.database.tables import (
     rating,
     task,
 )
-from heedful.labeling.queue import items, leases
+from heedful.labeling.queue import changes, items, leases
 from heedful.labeling.queue.claims import candidate_query
 from heedful.labeling.queue.kinds import KINDS, WITH_OUTPUTS, Phase
 
@@ -223,11 +223,11 @@ def test_answer_to_a_withdrawn_task_is_kept_as_surplus(database: Database) -> No
         ann, bob = add_person(connection, "ann"), add_person(connection, "bob")
         [task_id] = add_ranking_tasks(connection, 1, wanted=2)
         view = claimed(connection, ann, now=0.0)
-        items.withdraw_task(connection, task_id, person_id=None)
+        changes.withdraw_task(connection, task_id, person_id=None)
         assert leases.claim(connection, bob, now=1.0) is None
         assert submitted(connection, view, ann, now=2.0) == leases.Submitted(late=False, surplus=True)
         assert count_broken(connection) == []
-        items.reopen_task(connection, task_id, person_id=None)
+        changes.reopen_task(connection, task_id, person_id=None)
         assert claimed(connection, bob, now=3.0).task_id == task_id
 
 
@@ -357,7 +357,7 @@ def test_what_was_begun_comes_before_new_work(database: Database) -> None:
         add_ranking_tasks(connection, 50)
         view = claimed(connection, ann, now=0.0)
         leases.save_draft(connection, view.id, ann, token=view.token, draft={"a": 1}, version=0, now=1.0)
-        items.set_priority(connection, view.batch_id, 5, person_id=None)
+        changes.set_priority(connection, view.batch_id, 5, person_id=None)
         add_ranking_tasks(connection, 3, name="urgent", priority=9)
         again = claimed(connection, ann, now=500.0)
         assert (again.id, again.draft) == (view.id, {"a": 1})
@@ -392,10 +392,10 @@ def test_what_many_skip_is_set_aside(database: Database) -> None:
             leases.skip(connection, view.id, who, token=view.token, reason="unclear", now=1.0)
         assert connection.execute(select(task.c.state)).scalar_one() == "set_aside"
         assert leases.claim(connection, people[3], now=2.0) is None
-        items.reopen_task(connection, task_id, person_id=None)
+        changes.reopen_task(connection, task_id, person_id=None)
         assert claimed(connection, people[3], now=3.0).task_id == task_id
         with pytest.raises(ConflictError, match="not taken out"):
-            items.reopen_task(connection, task_id, person_id=None)
+            changes.reopen_task(connection, task_id, person_id=None)
         assert count_broken(connection) == []
 
 
@@ -515,11 +515,11 @@ def test_closed_batches_are_not_served(database: Database) -> None:
         ann, bob = add_person(connection, "ann"), add_person(connection, "bob")
         add_ranking_tasks(connection, 3)
         view = claimed(connection, ann, now=0.0)
-        items.close_batch(connection, view.batch_id, person_id=None, closed=True)
+        changes.close_batch(connection, view.batch_id, person_id=None, closed=True)
         assert leases.claim(connection, bob, now=0.0) is None
         assert leases.waiting(connection, bob, 0.0) == []
         submitted(connection, view, ann, now=1.0)
-        items.close_batch(connection, view.batch_id, person_id=None, closed=False)
+        changes.close_batch(connection, view.batch_id, person_id=None, closed=False)
         assert leases.claim(connection, bob, now=0.0) is not None
 
 

@@ -19,7 +19,7 @@ from tests.labeling.labeling import add_person, add_ranking_tasks, answer_for, c
 from heedful.errors import ConflictError
 from heedful.labeling.database.connection import Database, open_database
 from heedful.labeling.database.tables import assignment, demonstration, event, task
-from heedful.labeling.queue import items, leases
+from heedful.labeling.queue import changes, leases
 
 PEOPLE = 4
 
@@ -116,7 +116,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 4), withdrawn=st.booleans())
     def researchers_change_a_task(self, number: int, withdrawn: bool) -> None:
-        change = items.withdraw_task if withdrawn else items.reopen_task
+        change = changes.withdraw_task if withdrawn else changes.reopen_task
         try:
             change(self.connection, self.tasks[number], person_id=None, now=self.now)
         except ConflictError:

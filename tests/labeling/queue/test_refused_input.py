@@ -16,7 +16,7 @@ from heedful.labeling.console import explorer
 from heedful.labeling.database.connection import Database
 from heedful.labeling.database.tables import prompt, response, task
 from heedful.labeling.exchange import labels
-from heedful.labeling.queue import items, leases
+from heedful.labeling.queue import changes, items, leases
 from heedful.project.files import write_jsonl
 from heedful.project.project import init_project
 from heedful.records import Prompt, Response
@@ -37,7 +37,7 @@ BROKEN: dict[str, Callable[[Connection], Any]] = {
     "an endless lease": lambda c: make_batch(c, lease_seconds=float("inf")),
     "NUL in a name": lambda c: make_batch(c, name="a\x00b"),
     "12 digits of wanted": lambda c: add_task(c, "demonstrate", wanted=123_456_789_012),
-    "12 digits of a new priority": lambda c: items.set_priority(c, 1, 123_456_789_012, person_id=None),
+    "12 digits of a new priority": lambda c: changes.set_priority(c, 1, 123_456_789_012, person_id=None),
     "topics that are a number": lambda c: add_task(c, "self_assess", payload={"topics": 7}),
     "no topics": lambda c: add_task(c, "self_assess", payload={}),
     "topics that are lists": lambda c: add_task(c, "self_assess", payload={"topics": [["a"]]}),

@@ -15,7 +15,7 @@ from heedful.labeling.console import prompt_record
 from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.tables import batch, event, person, ranking, rating, superseded_answer, task
 from heedful.labeling.exchange import labels
-from heedful.labeling.queue import items, leases, reopening
+from heedful.labeling.queue import changes, leases, reopening
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_surplus_answer_and_one_to_a_withdrawn_task_stay_closed(connection: Co
     who = add_person(connection, "p")
     add_ranking_tasks(connection, 1)
     view = answered(connection, who)
-    items.withdraw_task(connection, view.task_id, person_id=None)
+    changes.withdraw_task(connection, view.task_id, person_id=None)
     with pytest.raises(ConflictError):
         reopening.correct(connection, view.id, who, now=101.0)
     assert number(connection, ranking) == 1
@@ -150,11 +150,11 @@ def test_a_surplus_answer_and_one_to_a_withdrawn_task_stay_closed(connection: Co
 def test_a_task_is_set_aside_and_served_again(connection: Connection) -> None:
     who = add_person(connection, "p")
     (only,) = add_ranking_tasks(connection, 1)
-    items.set_task_aside(connection, only, person_id=None)
+    changes.set_task_aside(connection, only, person_id=None)
     assert leases.claim(connection, who) is None
     with pytest.raises(ConflictError):
-        items.set_task_aside(connection, only, person_id=None)
-    items.reopen_task(connection, only, person_id=None)
+        changes.set_task_aside(connection, only, person_id=None)
+    changes.reopen_task(connection, only, person_id=None)
     assert leases.claim(connection, who) is not None
 
 
@@ -164,10 +164,10 @@ def test_a_batch_is_edited_later(connection: Connection) -> None:
     answered(connection, who)
     (batch_id,) = connection.execute(select(batch.c.id)).scalars()
     rules: dict[str, Any] = {"name": "New", "per_labeler_limit": None, "lease_seconds": 600.0, "person_id": None}
-    items.edit_batch(connection, batch_id, overlap=2, **rules)
+    changes.edit_batch(connection, batch_id, overlap=2, **rules)
     rows = connection.execute(select(task.c.state, task.c.wanted, task.c.answered).order_by(task.c.answered)).all()
     assert [tuple(row) for row in rows] == [("open", 2, 0), ("open", 2, 1)]
-    items.edit_batch(connection, batch_id, overlap=1, **rules)
+    changes.edit_batch(connection, batch_id, overlap=1, **rules)
     rows = connection.execute(select(task.c.state, task.c.wanted, task.c.answered).order_by(task.c.answered)).all()
     assert [tuple(row) for row in rows] == [("open", 1, 0), ("done", 1, 1)]
     before = connection.execute(select(event.c.before).where(event.c.action == "edit_batch").order_by(event.c.id)).scalars()
@@ -176,7 +176,7 @@ def test_a_batch_is_edited_later(connection: Connection) -> None:
     for wrong in ({"overlap": 0}, {"name": " "}, {"lease_seconds": 1.0}, {"per_labeler_limit": 0}):
         changed: dict[str, Any] = {**usual, **wrong}
         with pytest.raises(DataError):
-            items.edit_batch(connection, batch_id, **changed)
+            changes.edit_batch(connection, batch_id, **changed)
 
 
 def test_fewer_labelers_for_each_task_send_nobody_away(connection: Connection) -> None:
@@ -187,7 +187,7 @@ def test_fewer_labelers_for_each_task_send_nobody_away(connection: Connection) -
     working = [leases.claim(connection, who, now=100.0) for who in (bob, cem)]
     (batch_id,) = connection.execute(select(batch.c.id)).scalars()
     rules: dict[str, Any] = {"name": "New", "per_labeler_limit": None, "lease_seconds": 100.0, "person_id": None}
-    items.edit_batch(connection, batch_id, overlap=1, **rules)
+    changes.edit_batch(connection, batch_id, overlap=1, **rules)
     assert counts(connection) == ("open", 3, 1)
     assert count_broken(connection) == []
     for view, who in zip(working, (bob, cem), strict=True):

@@ -8,6 +8,7 @@ import pytest
 from tests.web.site import Site
 
 from heedful.labeling.queue import items
+from heedful.labeling.queue.changes import set_priority
 from heedful.web.console.audit_words import ACTIONS, GROUPS, changes
 
 
@@ -15,7 +16,7 @@ def test_events_are_sentences_and_can_be_filtered(site: Site) -> None:
     admin = site.browser(site.person("admin"))
     with site.database.write() as connection:
         batch_id = items.make_batch(connection, name="First <b>", kind="demonstrate", phase="training")
-        items.set_priority(connection, batch_id, 7, person_id=admin.person_id)
+        set_priority(connection, batch_id, 7, person_id=admin.person_id)
     page = admin.get("/admin/audit").text
     assert "changed a batch&#39;s priority" in page or "changed a batch's priority" in page
     assert f'<a href="/batches/{batch_id}">batch {batch_id}</a>' in page

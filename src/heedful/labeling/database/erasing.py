@@ -22,6 +22,7 @@ from heedful.labeling.database.tables import (
     task,
     task_response,
 )
+from heedful.project.owners import spellings
 
 
 def forget_owner(database: Database, owner: str) -> dict[str, int]:
@@ -30,7 +31,7 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
     The audit keeps the prompts' ids and that they were erased; events hold no text. If someone is working on one of the
     prompts, the page says that the task is gone. Raises StorageError.
     """
-    prompts = select(prompt.c.id).where(prompt.c.owner == owner)
+    prompts = select(prompt.c.id).where(prompt.c.owner.in_(spellings(owner)))
     tasks = select(task.c.id).where(task.c.prompt_id.in_(prompts))
     assignments = select(assignment.c.id).where(assignment.c.task_id.in_(tasks))
     of_answer = {
@@ -46,7 +47,7 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
         (assignment.name, assignment.c.task_id.in_(tasks)),
         (task.name, task.c.prompt_id.in_(prompts)),
         (response.name, response.c.prompt_id.in_(prompts)),
-        (prompt.name, prompt.c.owner == owner),
+        (prompt.name, prompt.c.owner.in_(spellings(owner))),
     ]
     erased: dict[str, int] = {}
     with database.write() as connection:

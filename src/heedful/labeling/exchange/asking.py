@@ -1,7 +1,7 @@
 """Tasks that ``heedful align`` puts to the people in the labeling database, and their answers.
 
-Labelers are at work meanwhile: tasks are added in short transactions with pauses in between, and answers are read from a
-snapshot, which holds no lock. A task that is there already is not added again, so a killed ``align`` leaves no doubles.
+Labelers work at the same time: tasks are added in short transactions with pauses between them, and answers are read from a
+snapshot, which holds no lock. A task that is already there is not added again, so a killed ``align`` leaves no duplicates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Progress:
 
 
 def add_tasks(database: Database, tasks: Iterable[Task], *, name: str, pause: Callable[[float], None] = time.sleep) -> int:
-    """Add the tasks that are not there yet, to a batch of this name; how many were new. Raises DataError, StorageError.
+    """Add the tasks that are not there yet to a batch of this name; how many were new. Raises DataError, StorageError.
 
     People of the held-out group get the tasks of the phase evaluation, those of the training group the others.
     """

@@ -64,38 +64,21 @@ def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def demonstration_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Demonstration:
     """A demonstration as it continues its prompt."""
-    return Demonstration(
-        id=row["id"],
-        prompt_id=row["prompt_id"],
-        text=response_text(stored_turns(row["prompt_text"], row["prompt_turns"]), row["text"]),
-        labeler=row["labeler"],
-        phase=row["phase"] or "training",
-        metadata=metadata,
-    )
+    text = response_text(stored_turns(row["prompt_text"], row["prompt_turns"]), row["text"])
+    return Demonstration(**_of_answer(row, metadata), text=text)
 
 
 def ranking_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Ranking:
     """A ranking."""
-    return Ranking(
-        id=row["id"],
-        prompt_id=row["prompt_id"],
-        response_ids=tuple(row["response_ids"]),
-        ranks=tuple(row["ranks"]),
-        labeler=row["labeler"],
-        phase=row["phase"] or "training",
-        metadata=metadata,
-    )
+    return Ranking(**_of_answer(row, metadata), response_ids=tuple(row["response_ids"]), ranks=tuple(row["ranks"]))
 
 
 def rating_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Rating:
     """A rating of one output."""
-    return Rating(
-        id=row["id"],
-        prompt_id=row["prompt_id"],
-        response_id=row["response_id"],
-        labeler=row["labeler"],
-        overall=row["overall"],
-        flags=row["flags"],
-        phase=row["phase"] or "training",
-        metadata=metadata,
-    )
+    return Rating(**_of_answer(row, metadata), response_id=row["response_id"], overall=row["overall"], flags=row["flags"])
+
+
+def _of_answer(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What the records of all answers have."""
+    phase = row["phase"] or "training"  # an answer that no task asked for
+    return {name: row[name] for name in ("id", "prompt_id", "labeler")} | {"phase": phase, "metadata": metadata}

@@ -84,8 +84,8 @@ def import_project(
 ) -> Imported:
     """Bring a project in: its prompts and responses, and tasks of those that ``heedful align`` left in ``tasks/``.
 
-    ``demonstrations``: also make this many tasks to demonstrate train prompts that nobody has demonstrated. What is there is
-    not added again. Raises DataError naming file and line for a broken row or an id that is taken by another text.
+    ``demonstrations``: also make this many tasks to demonstrate train prompts without a demonstration. What is already there
+    is not added again. Raises DataError naming file and line for a broken row or an id that another text already has.
     """
     data = project.data
     prompts = items.add_prompts(connection, _read(data, "prompt"), now=now)

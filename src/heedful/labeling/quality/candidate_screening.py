@@ -65,7 +65,7 @@ class Screening:
     """Codes of undecided candidates, and of declined ones, who may still be selected."""
     declined: frozenset[str]
     topics: tuple[str, ...]
-    """That self-assessment asked about."""
+    """Topics that the self-assessment asked about."""
     decisions: tuple[Decision, ...]
     """Newest first, selections included."""
     unscored: int
@@ -83,7 +83,7 @@ def code_of(secret: bytes, person_id: int, candidacy: int) -> str:
 
 
 def screening(connection: Connection, secret: bytes) -> Screening:
-    """Everything about the present candidates, under codes, in the order of the codes."""
+    """Everything about the present candidates, under codes and sorted by them."""
     codes = _codes(connection, secret)
     ids = list(codes)
     sensitive = _sensitive(connection, ids)

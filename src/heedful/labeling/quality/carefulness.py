@@ -63,7 +63,7 @@ class GoldReport:
     other: Mapping[str, Estimate]
     """Share of known fields of all other kinds (use case, yes or no) that are the researchers'."""
     missed: Sequence[MissedGold]
-    """Gold rankings that most labelers got wrong: there the gold may be."""
+    """Gold rankings that most labelers got wrong: perhaps the gold itself is wrong."""
 
     @property
     def labelers(self) -> list[str]:

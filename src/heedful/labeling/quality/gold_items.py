@@ -51,7 +51,7 @@ def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | Non
             task.c.state != "withdrawn",
             task.c.prompt_id.is_not(None),
             assignment.c.state == "answered",
-            # Said by the next line too; from the few researchers on, the database finds their answers without reading all.
+            # The next condition implies this one. But from the few researchers the database finds their answers quickly.
             assignment.c.person_id.in_(select(person.c.id).where(person.c.role != "labeler")),
             ~seen_by_a_labeler,
         )

@@ -1,8 +1,8 @@
 """From stored answers to heedful.statistics: agreement, alpha, kappa, tau-b (SPEC 2.4).
 
-Everyone stands under a pseudonym. Answers of screening are left out: they are
-:mod:`heedful.labeling.quality.candidate_screening`'s, under codes. Of many answers only the newest count (``MAX_RANKINGS``
-and so on), so that a page stays quick; the export has all of them.
+People appear under their pseudonyms. Answers from screening are left out:
+:mod:`heedful.labeling.quality.candidate_screening` shows them under codes. Only the newest answers count (``MAX_RANKINGS`` and
+so on), so that a page stays quick; the export has all of them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ MAX_RANKINGS = 5_000
 """Newest rankings that agreement is computed from, unless asked otherwise."""
 MAX_RATINGS = 20_000
 LOOKED_THROUGH = 100_000
-"""Newest answers among which those are looked for that can be held against another's."""
+"""Newest answers that are searched for those that can be compared with another person's."""
 RESEARCHERS = "researchers"
-"""The group under which researchers and admins stand, whatever group they are in."""
+"""The group in which researchers and admins are listed, whatever their own is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Which answers are looked at."""
+    """Which answers count."""
 
     batch_id: int | None = None
     phase: Literal["training", "evaluation"] | None = None
@@ -52,15 +52,15 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgreementReport:
-    """How labelers agree; shares from 0 to 1, coefficients up to 1. Researchers are in nothing but what says so."""
+    """How labelers agree; shares from 0 to 1, coefficients up to 1. Researchers count only in the fields that name them."""
 
     rankings: int
     ratings: int
     """Of outputs and prompts that two or more people judged; the others say nothing about agreement."""
     prompts: int
-    """Prompts that two or more ranked."""
+    """Prompts that two or more labelers ranked."""
     newest_only: bool
-    """Whether there are more answers than were looked at."""
+    """Whether there are older answers that do not count."""
     comparisons: Estimate
     """Among all labelers, over comparisons; the paper's 72.6 ± 1.5 %."""
     by_group: Mapping[tuple[str, str], Estimate]
@@ -76,7 +76,7 @@ class AgreementReport:
     rating_alpha_interval: Estimate
     flags: Mapping[str, FlagAgreement]
     groups: Mapping[str, str]
-    """Of each labeler."""
+    """Each labeler's group."""
 
 
 def agreement(
@@ -95,7 +95,7 @@ def agreement(
 def agreement_report(
     rankings: Sequence[Ranking], ratings: Sequence[Rating], groups: Mapping[str, str], *, newest_only: bool = False
 ) -> AgreementReport:
-    """From records to numbers; ``groups`` gives each labeler's, ``RESEARCHERS`` being the researchers."""
+    """From records to numbers; ``groups`` gives each person's group, which is ``RESEARCHERS`` for researchers."""
     own = [record for record in rankings if groups[record.labeler] != RESEARCHERS]
     own_ratings = [record for record in ratings if groups[record.labeler] != RESEARCHERS]
     researchers = [labeler for labeler, group in groups.items() if group == RESEARCHERS]
@@ -149,7 +149,7 @@ def compared_ratings(connection: Connection, scope: Scope, *, limit: int | None 
 
 
 def not_screening() -> ColumnElement[bool]:
-    """Said of answers joined to person, assignment and task: neither a candidate's nor made in screening by a labeler."""
+    """The condition that an answer (joined to person, assignment, task) is no candidate's and no labeler's from screening."""
     return and_(
         person.c.group_name != "candidate",
         or_(task.c.phase.is_(None), task.c.phase != "screening", person.c.role != "labeler"),

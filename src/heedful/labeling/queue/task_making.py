@@ -228,13 +228,7 @@ def make_tasks(
     check_plan(plan)
     draw = random.Random(seed)
     if not prompt_ids and plan.kind not in WITHOUT_PROMPT:
-        raise DataError(
-            "no prompt fits",
-            expected="stored prompts"
-            + (f" with at least {plan.choice.smallest_k} outputs" if plan.kind in WITH_OUTPUTS else ""),
-            got="none that are not in such a task already" if plan.choice.fresh else "none",
-            next_step="choose less strictly, or import prompts and outputs first",
-        )
+        raise _nothing_fits(plan)
     gold = _drawn_gold(connection, plan, prompt_ids, draw) if plan.gold else {}
     chosen: list[str | None] = [None] * plan.tasks
     if plan.kind not in WITHOUT_PROMPT:
@@ -269,6 +263,16 @@ def make_tasks(
     )
     made = add_tasks(connection, batch_id, new, created_by=by, seed=seed)
     return Made(batch_id=batch_id, tasks=len(made), gold=len(gold))
+
+
+def _nothing_fits(plan: Plan) -> DataError:
+    outputs = f" with at least {plan.choice.smallest_k} outputs" if plan.kind in WITH_OUTPUTS else ""
+    return DataError(
+        "no prompt fits",
+        expected=f"stored prompts{outputs}",
+        got="none that are not in such a task already" if plan.choice.fresh else "none",
+        next_step="choose less strictly, or import prompts and outputs first",
+    )
 
 
 def fitting_gold(connection: Connection, plan: Plan, prompt_ids: Sequence[str]) -> dict[str, Known]:

@@ -15,7 +15,7 @@ from heedful.labeling.console import audit
 from heedful.labeling.database import events as store_events
 from heedful.labeling.exchange import labels
 from heedful.labeling.people import accounts
-from heedful.labeling.queue import items, task_making
+from heedful.labeling.queue import changes, items, task_making
 from heedful.labeling.queue.items import LEASE_SECONDS
 from heedful.labeling.queue.kinds import Phase, TaskKind
 from heedful.records import Source, Split, UseCase
@@ -140,14 +140,14 @@ def make_batch(visit: Visiting, sent: NewBatch) -> task_making.Made:
 def close_batch(visit: Visiting, batch_id: Id) -> Done:
     """Close a batch: no more of its tasks are given out. Tasks that labelers already hold can still be answered."""
     with visit.database.write() as connection:
-        items.close_batch(connection, batch_id, person_id=visit.person.id, closed=True)
+        changes.close_batch(connection, batch_id, person_id=visit.person.id, closed=True)
     return Done()
 
 
 def open_batch(visit: Visiting, batch_id: Id) -> Done:
     """Open a closed batch again."""
     with visit.database.write() as connection:
-        items.close_batch(connection, batch_id, person_id=visit.person.id, closed=False)
+        changes.close_batch(connection, batch_id, person_id=visit.person.id, closed=False)
     return Done()
 
 

@@ -212,7 +212,7 @@ def back_up(visit: Visiting) -> Response:
 
 
 def download(visit: Visiting, file: str) -> Response:
-    """A backup's file. Who took it is in the audit, so this is no GET."""
+    """A backup's file. The audit records who took it, so a GET will not do."""
     there = {path.name: path for path in _backups(visit)}
     if file not in there:
         raise MissingError("there is no such backup")

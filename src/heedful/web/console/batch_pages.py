@@ -1,4 +1,4 @@
-"""Batches of tasks: make them of prompts and outputs in the store, see how far they are, close them."""
+"""Batches of tasks: make them from stored prompts and outputs, see how far they are, close them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from heedful.errors import DataError, HeedfulError, MissingError
 from heedful.labeling.exchange import labels
 from heedful.labeling.quality.gold_items import GOLD_KINDS, batches_of_answers
-from heedful.labeling.queue import items, task_making
+from heedful.labeling.queue import changes, task_making
 from heedful.labeling.queue.kinds import KINDS, PHASES, WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind
 from heedful.project.project import Project
 from heedful.prompts.personal import find_personal_data
@@ -79,7 +79,7 @@ def reopen(visit: Visiting, batch_id: Id) -> Response:
 
 def _set_closed(visit: Visit, batch_id: int, closed: bool, flash: str) -> Response:
     with visit.database.write() as connection:
-        items.close_batch(connection, batch_id, person_id=visit.person.id, closed=closed)
+        changes.close_batch(connection, batch_id, person_id=visit.person.id, closed=closed)
     return visit.go(f"/batches/{batch_id}", flash=flash)
 
 
@@ -90,7 +90,7 @@ def edit(visit: Visiting, form: Form, batch_id: Id) -> Response:
         if not -1_000 <= priority <= 1_000:
             raise DataError("the priority is not valid", expected="-1000 to 1000", got=str(priority))
         with visit.database.write() as connection:
-            items.edit_batch(
+            changes.edit_batch(
                 connection,
                 batch_id,
                 name=form.text("name"),
@@ -99,7 +99,7 @@ def edit(visit: Visiting, form: Form, batch_id: Id) -> Response:
                 lease_seconds=60.0 * (form.whole("lease_minutes", 30) or 0),
                 person_id=visit.person.id,
             )
-            items.set_priority(connection, batch_id, priority, person_id=visit.person.id)
+            changes.set_priority(connection, batch_id, priority, person_id=visit.person.id)
     except DataError as error:
         with visit.database.read() as connection:
             found = task_making.get_batch(connection, batch_id)
@@ -136,7 +136,7 @@ def make(visit: Visiting, form: Form, kind: str) -> Response:
 
 
 def _make(visit: Visit, form: FormValues, kind: TaskKind, batch: task_making.Batch | None) -> Response:
-    """Make tasks, in a new batch or in one that is there."""
+    """Make tasks, in a new batch or in an existing one."""
     values = {name: form.text(name) for name in form.names() if name != "csrf"}
     try:
         plan = _plan(kind, form, batch)
@@ -157,7 +157,7 @@ def _make(visit: Visit, form: FormValues, kind: TaskKind, batch: task_making.Bat
 
 
 def fitting(visit: Visit, plan: task_making.Plan) -> Sequence[str]:
-    """The ids of the prompts that a plan's tasks can be made of; kinds without prompts need none."""
+    """The ids of the prompts that a plan's tasks can be about; kinds without prompts need none."""
     if plan.kind in WITHOUT_PROMPT:
         return ()
     with visit.database.read() as connection:  # may look at every prompt; no writer waits for it
@@ -177,7 +177,7 @@ def make_planned(
 
 
 def _fitting_gold(visit: Visit, plan: task_making.Plan, prompt_ids: Sequence[str]) -> int | None:
-    """How many of the prompts can be gold; none where there is no such thing."""
+    """How many of the prompts can be gold; None for kinds without gold."""
     if plan.kind not in GOLD_KINDS or plan.phase == "screening":
         return None
     with visit.database.read() as connection:
@@ -185,7 +185,7 @@ def _fitting_gold(visit: Visit, plan: task_making.Plan, prompt_ids: Sequence[str
 
 
 def _said(plan: task_making.Plan, made: task_making.Made) -> str:
-    """What came of a plan, in a sentence or three."""
+    """What was made, in up to three sentences."""
     said = f"Made {made.tasks} {'task' if made.tasks == 1 else 'tasks'}"
     said += f", {made.gold} of them gold." if plan.gold else "."
     if made.tasks < plan.tasks:
@@ -241,7 +241,7 @@ def _new_page(
 
 
 def _plan(kind: TaskKind, form: FormValues, batch: task_making.Batch | None) -> task_making.Plan:
-    """What the form asks for; the rules of a batch that is there are its own."""
+    """What the form asks for; an existing batch keeps its own rules."""
     phase = form.text("phase") if batch is None else batch.phase
     if phase not in PHASES:
         raise DataError("the phase is not valid", expected=", ".join(PHASES), got=repr(phase[:40]))

@@ -23,7 +23,7 @@ from heedful.records import USE_CASE_SHARES
 from heedful.web.routing import Form, Routes, Visiting
 
 FIELDS = ("kind", "text", "use_case", "source", "split", "labeler", "batch", "since", "until")
-"""Of the search form; an address holds those that are not empty."""
+"""Fields of the search form; the page's address holds those that are not empty."""
 
 
 def routes(add: Routes) -> None:
@@ -46,7 +46,7 @@ def search_of(asked: Mapping[str, str]) -> Search:
         use_case=given["use_case"] or None,
         source=given["source"] or None,
         split=given["split"] or None,
-        # The form has the field for every kind; where it means nothing it is passed over.
+        # The form sends this field for every kind; it counts only for some.
         labeler=(given["labeler"] or None) if kind not in ("prompt", "response") else None,
         batch_id=int(batch) if batch else None,
         since=start_of(given["since"]),
@@ -113,7 +113,7 @@ def show_prompt(visit: Visiting, prompt_id: str) -> Response:
 
 
 def export(visit: Visiting, form: Form) -> Response:
-    """All that a search finds, as JSONL; who took what out is written down."""
+    """All that a search finds, as JSONL; the audit records who exported what."""
     asked = {name: form.text(name, "") for name in FIELDS}
     search = search_of(asked)
     with visit.database.write() as connection:

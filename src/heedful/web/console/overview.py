@@ -1,4 +1,4 @@
-"""The researchers' console: where the work stands, who works, what labelers ask. More pages are in the console_… modules."""
+"""The researchers' console: how far the work is, who works, what labelers ask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 from heedful.errors import DataError, MissingError
 from heedful.labeling.console import queue_progress
 from heedful.labeling.people import problems, surveys
-from heedful.labeling.queue import items, reopening
+from heedful.labeling.queue import changes, reopening
 from heedful.web.console import data_pages, instruction_pages, quality_pages
 from heedful.web.console.kept import kept_of
 from heedful.web.label.words import SKIP_REASONS
@@ -17,7 +17,7 @@ from heedful.web.routing import Form, Id, Routes, Visiting
 from heedful.web.security import safe_next
 
 QUESTIONS = 30
-"""On a page."""
+"""Questions on a page."""
 
 
 def routes(add: Routes) -> None:
@@ -62,7 +62,7 @@ def overview(visit: Visiting) -> Response:
 
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:
-    """One batch: how far it is, and which tasks were skipped. It is closed, opened and given priority under Batches."""
+    """One batch: how far it is, and which tasks were skipped. The pages under Batches close, open and prioritise it."""
 
     def compute() -> tuple[list[queue_progress.Queue], list[queue_progress.SkippedTask]]:
         with visit.database.read() as connection:
@@ -81,11 +81,11 @@ def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
     do = form.text("do")
     with visit.database.write() as connection:
         if do == "withdraw":
-            items.withdraw_task(connection, task_id, person_id=visit.person.id)
+            changes.withdraw_task(connection, task_id, person_id=visit.person.id)
         elif do == "set_aside":
-            items.set_task_aside(connection, task_id, person_id=visit.person.id)
+            changes.set_task_aside(connection, task_id, person_id=visit.person.id)
         elif do == "reopen":
-            items.reopen_task(connection, task_id, person_id=visit.person.id)
+            changes.reopen_task(connection, task_id, person_id=visit.person.id)
         else:
             raise DataError("there is no such thing to do", expected="withdraw, set_aside or reopen", got=do[:20])
     state = {"withdraw": "withdrawn", "set_aside": "set aside", "reopen": "served again"}[do]
@@ -97,7 +97,7 @@ def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
 
 
 def send_back(visit: Visiting, form: Form, assignment_id: Id) -> Response:
-    """Ask a labeler to do an answer again."""
+    """Send an answer back to its labeler, with a note."""
     with visit.database.write() as connection:
         reopening.send_back(connection, assignment_id, form.text("note"), by=visit.person.id)
     return visit.go(
@@ -143,7 +143,7 @@ def show_questions(visit: Visiting) -> Response:
 
 
 def answer_question(visit: Visiting, form: Form, problem_id: Id) -> Response:
-    """Answer a question; who asked is told on their pages."""
+    """Answer a question; the labeler who asked sees the answer on the start page."""
     with visit.database.write() as connection:
         problems.answer(connection, problem_id, form.text("answer"), answered_by=visit.person.id)
     return visit.go("/console/questions", flash="Answered. The labeler sees it on the start page.")

@@ -138,5 +138,5 @@ def make_scoring_tasks(visit: Visiting, form: Form) -> Response:
 
 
 def _secret(visit: Visit) -> bytes:
-    """Of codes only: from the application's key, which no page shows."""
+    """What candidates' codes are made with: derived from the application's key, which no page shows."""
     return hmac.digest(visit.settings.key, b"screening codes", hashlib.sha256)
