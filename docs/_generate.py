@@ -96,6 +96,7 @@ UNITS: Mapping[str, str] = {
     "engine": "word",
     "template": "word",
     "database": "word",
+    "model_server": "word",
     "prompts": "prompts",
     "validation_prompts": "prompts",
     "smallest_k": "outputs",

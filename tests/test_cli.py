@@ -28,6 +28,8 @@ VERBS = (
     "prompts",
     "export",
     "web",
+    "serve",
+    "up",
     "store",
     "report",
     "evaluate",

@@ -45,6 +45,7 @@ HEAVY = (
     "psutil",
     "peft",
     "accelerate",
+    "prometheus_client",
 )
 IMPORT_ALL_OF = """
 import importlib, pkgutil, sys

@@ -22,9 +22,10 @@ from heedful.cli.options import say, subcommand
 from heedful.cli.plan_verb import Plan
 from heedful.cli.project_verbs import Export, Import, Init, Status
 from heedful.cli.prompt_verbs import Prompts
+from heedful.cli.serve_verbs import Serve, Up
 from heedful.errors import HeedfulError, MissingError, StorageError, UserError
 
-VERBS = (Align, Init, Status, Import, Prompts, Export, Web, Store, Report, Evaluate, Pretrain, Plan, Sweep, Doctor)
+VERBS = (Align, Init, Status, Import, Prompts, Export, Web, Serve, Up, Store, Report, Evaluate, Pretrain, Plan, Sweep, Doctor)
 """In the order of the help."""
 INTERRUPTED = 130
 
@@ -36,7 +37,8 @@ Teach a language model to follow instructions from human feedback: InstructGPT.
   heedful prompts import api LOG --project mine  ... users' prompts,
   heedful web mine                           ... people label here,
   heedful align mine                         ... as far as the data allow,
-  heedful status mine                        ... what is there, what is missing"""
+  heedful status mine                        ... what is there, what is missing,
+  heedful up mine                            ... and its models in the browser"""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -53,6 +53,9 @@ labelers = "people"
 # Where people's work is kept, if not in labels.sqlite in this folder: another file, or a PostgreSQL address.
 # database = "postgresql+psycopg://USER@HOST/NAME"
 
+# Where the application finds models to talk to: the address of `heedful serve`, or of any other server with OpenAI's API.
+# model_server = "http://127.0.0.1:8001/v1"
+
 # Where the values come from that the tables below do not set: "paper-1.3B", "paper-6B", "paper-175B" or "miniature".
 preset = "paper-1.3B"
 
@@ -123,6 +126,9 @@ class ProjectSection:
     database: str | None = None
     """The labeling database: a file, absolute or relative to the project, or a PostgreSQL address. Without it: `$DATABASE_URL`,
     else `labels.sqlite` in the project."""
+    model_server: str | None = None
+    """Address of the models that people talk to in the application: `heedful serve`, or any server with OpenAI's API. Without
+    it: `$HEEDFUL_MODEL_SERVER`. An API key for it: `$HEEDFUL_MODEL_SERVER_KEY`."""
     preset: str = "paper-1.3B"
     """Where the values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
     seed: int = 0
@@ -153,6 +159,7 @@ class Project:
     """plain, chat, or the text of the file that heedful.toml names."""
     labelers: Labelers = "people"
     database: str | None = None
+    model_server: str | None = None
     preset: str = "paper-1.3B"
     seed: int = 0
     processes: int = 1
@@ -219,6 +226,7 @@ class Project:
             template=template_text(section.template, folder),
             labelers=section.labelers,
             database=section.database,
+            model_server=section.model_server,
             preset=section.preset,
             seed=section.seed,
             processes=section.processes,

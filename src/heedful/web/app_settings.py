@@ -6,8 +6,10 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from heedful.errors import DataError, StorageError
+from heedful.errors import ConfigError, DataError, StorageError
+from heedful.project.project import CONFIG_FILE, Project
 
 KEY_BYTES = 32
 
@@ -28,8 +30,37 @@ class Settings:
     """Folder for backups of the database; none: pages offer none."""
     project: Path | None = None
     """Folder of the project that prompts come from; none: there is none."""
+    model_server: str | None = None
+    """Address of the models that people talk to, with OpenAI's API (``http://127.0.0.1:8001/v1``); none: there are none."""
+    model_server_key: str | None = None
+    """API key for the model server."""
     max_body_bytes: int = 2_000_000
     """Largest request that is read."""
+
+
+def model_server_of(project: Path, given: str | None) -> str | None:
+    """The address of the model server: ``given``, else as heedful.toml says, else $HEEDFUL_MODEL_SERVER.
+
+    Raises ConfigError for an address that is none, or a bad heedful.toml.
+    """
+    configured = Project.load(project).model_server if given is None and (project / CONFIG_FILE).is_file() else None
+    address = given or configured or os.environ.get("HEEDFUL_MODEL_SERVER")
+    if not address:
+        return None
+    try:
+        parts = urlsplit(address)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # half of an IPv6 address
+        is_valid = False
+    if not is_valid:
+        raise ConfigError(
+            "the address of the model server is not valid",
+            expected="http://127.0.0.1:8001/v1",
+            got=address,
+            where=project / CONFIG_FILE if configured else "HEEDFUL_MODEL_SERVER",
+            next_step="give the address that `heedful serve` prints",
+        )
+    return address.rstrip("/")
 
 
 def secret_key(file: Path) -> bytes:

@@ -26,7 +26,7 @@ from heedful.labeling.people.accounts import first_admin_token
 from heedful.labeling.people.instruction_versions import publish_first_versions
 from heedful.project.project import CONFIG_FILE
 from heedful.web.app import create_app
-from heedful.web.app_settings import Settings, secret_key
+from heedful.web.app_settings import Settings, model_server_of, secret_key
 
 KEY_FILE = "web-key"
 BACKUPS_FOLDER = "backups"
@@ -133,8 +133,18 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def serve(folder: Path, listening: Listening, *, database_url: str | None, say: Callable[[str], None]) -> None:
-    """Serve the labeling application until interrupted. Raises UserError, StorageError where it cannot."""
+def serve(
+    folder: Path,
+    listening: Listening,
+    *,
+    database_url: str | None,
+    say: Callable[[str], None],
+    model_server: str | None = None,
+) -> None:
+    """Serve the labeling application until interrupted. Raises UserError, StorageError where it cannot.
+
+    model_server: address of the models that people talk to, if not as heedful.toml or the environment says.
+    """
     if not folder.is_dir():
         raise MissingError(
             "there is no such folder",
@@ -143,12 +153,13 @@ def serve(folder: Path, listening: Listening, *, database_url: str | None, say: 
             where=folder,
             next_step=f"make it (mkdir {folder}), or make a project there (heedful init {folder} --base-model MODEL)",
         )
+    model_server = model_server_of(folder, model_server)
     listener = _listen(listening.host, listening.port)
     try:
         listening = replace(listening, port=listener.getsockname()[1])  # 0: the system has chosen one
         database = open_database(database_of(folder, database_url))
         try:
-            _serve(database, folder, listening, listener, say)
+            _serve(database, folder, listening, listener, model_server, say)
         finally:
             database.close()
     finally:
@@ -160,7 +171,14 @@ def _end(signal_number: int, frame: object) -> None:
     raise SystemExit(128 + signal_number)
 
 
-def _serve(database: Database, folder: Path, listening: Listening, listener: socket.socket, say: Callable[[str], None]) -> None:
+def _serve(
+    database: Database,
+    folder: Path,
+    listening: Listening,
+    listener: socket.socket,
+    model_server: str | None,
+    say: Callable[[str], None],
+) -> None:
     signal.signal(signal.SIGTERM, _end)
     settings = Settings(
         key=secret_key(folder / KEY_FILE),
@@ -168,6 +186,8 @@ def _serve(database: Database, folder: Path, listening: Listening, listener: soc
         secure=listening.secure,
         backups=folder / BACKUPS_FOLDER,
         project=folder if (folder / CONFIG_FILE).is_file() else None,
+        model_server=model_server,
+        model_server_key=os.environ.get("HEEDFUL_MODEL_SERVER_KEY"),
     )
     app = create_app(database, settings)
     config = uvicorn.Config(

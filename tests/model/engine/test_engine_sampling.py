@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from heedful.model import Engine, Sampling, generate
 from heedful.model.engine.sampling import Drawing, request_seeds, uniform
+from heedful.model.engine.scheduler import Step
 
 
 def some_logits(rows: int, vocabulary: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
@@ -281,3 +283,77 @@ def test_request_seeds_depend_on_seed_and_stream_but_not_on_their_number() -> No
     assert request_seeds(3, stream="rollouts 0", count=10) == seeds[:10]
     others = [request_seeds(4, stream="rollouts 0", count=50), request_seeds(3, stream="rollouts 1", count=50)]
     assert len({*seeds, *others[0], *others[1]}) == 150
+
+
+# ---------------------------------------------------------------- penalties, likeliest tokens
+
+
+def test_penalties_lower_the_logits_of_tokens_that_were_drawn() -> None:
+    """By hand: a token drawn three times loses presence + 3 x frequency, one drawn once presence + frequency."""
+    logits = torch.tensor([[2.0, 1.9, 0.0, 1.0]])
+    sampling = Sampling(max_tokens=9, temperature=0, presence_penalty=0.5, frequency_penalty=0.2)
+
+    def drawn(history: list[int]) -> int:
+        return int(Drawing([sampling], torch.tensor([1]), torch.tensor([len(history)]), [history]).draw(logits)[0])
+
+    assert drawn([]) == 0
+    assert drawn([0]) == 1  # 2.0 - 0.7 < 1.9
+    assert drawn([0, 1]) == 0  # 1.3 > 1.2
+    assert drawn([0, 0, 0, 1]) == 1  # 0.9 < 1.2
+    assert drawn([0, 0, 0, 1, 1, 1]) == 3  # 0.9 and 0.8 < 1.0
+    raised = Sampling(max_tokens=9, temperature=0, presence_penalty=-2.0)
+    assert int(Drawing([raised], torch.tensor([1]), torch.tensor([1]), [[2]]).draw(logits)[0]) == 0
+    assert int(Drawing([raised], torch.tensor([1]), torch.tensor([1]), [[3]]).draw(logits)[0]) == 3
+
+
+def test_penalties_follow_what_the_engine_draws() -> None:
+    """A frequency penalty of 100 at temperature 0 lets no token come twice; other requests are not touched."""
+    model = tiny_gpt2(1)
+    engine = Engine(model, slots=4)
+    penalised = Sampling(max_tokens=40, temperature=0, frequency_penalty=100.0)
+    (first,) = engine.submit([3, 4], penalised, [1])
+    (other,) = engine.submit([3, 4], Sampling(max_tokens=40, temperature=0), [1])
+    tokens: dict[int, list[int]] = {first: [], other: []}
+    while engine.num_unfinished:
+        for step in engine.step():
+            tokens[step.number].append(step.token)
+    assert len(set(tokens[first])) == 40
+    assert tokens[other] == generate(model, [[3, 4]], Sampling(max_tokens=40, temperature=0), [1])[0].tokens
+
+
+def test_the_likeliest_tokens_come_with_each_step_of_who_asks() -> None:
+    """Against one plain forward pass over the whole sequence; the tokens drawn are the same with and without."""
+    model = tiny_gpt2(2)
+    engine = Engine(model, slots=4)
+    (asking,) = engine.submit([3, 4], Sampling(max_tokens=6, top_logprobs=5), [7])
+    (quiet,) = engine.submit([3, 4], Sampling(max_tokens=6), [7])
+    steps: dict[int, list[Step]] = {asking: [], quiet: []}
+    while engine.num_unfinished:
+        for step in engine.step():
+            steps[step.number].append(step)
+    tokens = [step.token for step in steps[asking]]
+    assert tokens == [step.token for step in steps[quiet]]
+    assert all(step.likeliest == () for step in steps[quiet])
+    hidden = last_hidden(plain(model), [3, 4, *tokens[:-1]])[1:]
+    expected = torch.log_softmax(hidden @ model.get_output_embeddings().weight.T, -1)  # pyright: ignore
+    for step, row in zip(steps[asking], expected, strict=True):
+        values, ids = row.topk(5)
+        assert [token for token, _ in step.likeliest] == ids.tolist()
+        np.testing.assert_allclose([value for _, value in step.likeliest], values.detach(), rtol=0, atol=1e-5)
+
+
+def test_values_that_mean_nothing_are_refused() -> None:
+    for name, value in (("presence_penalty", math.nan), ("frequency_penalty", math.inf), ("top_logprobs", -1)):
+        wrong: dict[str, Any] = {name: value}
+        with pytest.raises(ValueError, match=r"penalties|top_logprobs"):
+            Sampling(max_tokens=1, **wrong)
+
+
+def test_several_requests_are_cancelled_at_once() -> None:
+    engine = Engine(tiny_gpt2(1), slots=2)
+    numbers = engine.submit([3], Sampling(max_tokens=50), [1, 2]) + engine.submit([4], Sampling(max_tokens=50), [3, 4])
+    engine.step()
+    engine.cancel(numbers[0], numbers[2], numbers[3])
+    assert engine.num_unfinished == 1
+    engine.cancel(*numbers)
+    assert engine.num_unfinished == 0

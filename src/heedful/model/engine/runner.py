@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heedful.model.engine.sampling import SEED_MASK, Drawing, Sampling
+from heedful.model.engine.sampling import SEED_MASK, Drawing, Likeliest, Sampling
 from heedful.model.engine.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 from heedful.model.fast.gpt2_forward import gpt2_forward
 from heedful.model.fast.packed_linear import PackedLinear, product_rows
@@ -32,13 +32,14 @@ _PREFILL_STEP = 32
 
 @dataclass(slots=True)
 class Request:
-    """An unfinished response: the request, and the tokens drawn so far with their log-probs."""
+    """An unfinished response: the request, the tokens drawn so far, their log-probs, and the likeliest tokens if asked for."""
 
     number: int
     sampling: Sampling
     seed: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    likeliest: list[Likeliest] = field(default_factory=list)
 
 
 Drawn = tuple[Request, int, float]
@@ -240,10 +241,15 @@ def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:
     samplings: list[Sampling] = []
     seeds: list[int] = []
     steps: list[int] = []
+    histories: list[list[int]] = []
+    likeliest: list[list[Likeliest]] = []
     plain = Sampling(max_tokens=1)
     for group in groups:
         filler = group.slots.rows - len(group.requests)
         samplings += [request.sampling for request in group.requests] + [plain] * filler
         seeds += [request.seed & SEED_MASK for request in group.requests] + [0] * filler
         steps += [len(request.tokens) for request in group.requests] + [0] * filler
-    return Drawing(samplings, torch.tensor(seeds, device=device), torch.tensor(steps, device=device))
+        histories += [request.tokens for request in group.requests] + [[]] * filler
+        likeliest += [request.likeliest for request in group.requests] + [[]] * filler
+    at = torch.tensor(seeds, device=device), torch.tensor(steps, device=device)
+    return Drawing(samplings, *at, histories, likeliest)

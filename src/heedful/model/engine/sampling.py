@@ -1,4 +1,4 @@
-"""Drawing tokens: temperature, top-k, top-p, logit bias, and random numbers that belong to one request.
+"""Drawing tokens: temperature, top-k, top-p, logit bias, penalties, and random numbers that belong to one request.
 
 A token is drawn by inverting the cumulative distribution at one uniform number. That number depends only on the request's
 seed and on the token's position in the response. Rows never mix, so the rest of the batch does not matter.
@@ -22,6 +22,9 @@ _NUMBERS_AHEAD = 32  # uniform numbers are made for this many steps at once
 _CHUNK_NUMBERS = 2**20  # logits held in fp32 at the same time
 SEED_MASK = 2**63 - 1  # the bits of a request's seed that are used
 
+Likeliest = list[tuple[int, float]]
+"""The likeliest tokens at one place with their log-probs under the model's own distribution, likeliest first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -30,7 +33,9 @@ class Sampling:
     max_tokens: at most this many new tokens. temperature: logits are divided by it; 0 takes the likeliest token. The paper
     samples rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: only
     the k likeliest tokens; top_p: then only the likeliest ones whose probabilities before them sum to less than top_p. Tokens
-    as likely as the last one kept are kept too. stop_tokens: the response ends after any of these
+    as likely as the last one kept are kept too. presence_penalty: subtracted from the logits of tokens that the response
+    already holds; frequency_penalty: subtracted once for each time it holds them. top_logprobs: each token comes with the
+    log-probs of this many likeliest tokens at its place. stop_tokens: the response ends after any of these
     (:mod:`heedful.model.end_tokens`), which is part of it. stop: the response ends with the token that completes one of these
     strings. Raises ValueError on values out of range.
     """
@@ -40,6 +45,9 @@ class Sampling:
     top_k: int | None = None
     top_p: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int = 0
     stop_tokens: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
 
@@ -52,35 +60,64 @@ class Sampling:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be over 0 and at most 1, got {self.top_p}")
+        if not (math.isfinite(self.presence_penalty) and math.isfinite(self.frequency_penalty)):
+            raise ValueError("penalties must be finite numbers")
+        if self.top_logprobs < 0:
+            raise ValueError(f"top_logprobs must be 0 or more, got {self.top_logprobs}")
         if any(not text for text in self.stop):
             raise ValueError("a stop string is empty")
 
     @property
     def is_plain(self) -> bool:
         """Whether tokens are drawn from the model's own distribution, unchanged."""
-        return self.temperature == 1 and self.top_k is None and self.top_p == 1 and not self.logit_bias
+        return self._drawn_by == _PLAIN
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the tokens drawn so far change how the next one is drawn."""
+        return self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def _drawn_by(self) -> tuple[object, ...]:
+        """Everything that decides how a token is drawn."""
+        penalties = (self.presence_penalty, self.frequency_penalty)
+        return self.temperature, self.top_k, self.top_p, *penalties, tuple(sorted(self.logit_bias.items()))
+
+
+_PLAIN = (1, None, 1, 0, 0, ())
 
 
 class Drawing:
     """Draws one token for each row. Make a new one when the rows' requests change.
 
-    samplings: one per row. seeds, steps: [rows] int64, the request's seed and the number of tokens drawn so far.
+    samplings: one per row. seeds, steps: [rows] int64, the request's seed and the number of tokens drawn so far. histories: the
+    tokens that each row has drawn; the caller adds each new one before the next draw (only penalties read them). likeliest: for
+    each row a list that gets the likeliest tokens and their log-probs at each draw, if its sampling asks for them.
     """
 
-    def __init__(self, samplings: Sequence[Sampling], seeds: Tensor, steps: Tensor) -> None:
+    def __init__(
+        self,
+        samplings: Sequence[Sampling],
+        seeds: Tensor,
+        steps: Tensor,
+        histories: Sequence[Sequence[int]] = (),
+        likeliest: Sequence[list[Likeliest]] = (),
+    ) -> None:
         self._seeds, self._steps = seeds, steps
         self._numbers: list[Tensor] = []
         # Rows that are drawn in the same way. None: from the model's own distribution, unchanged.
-        kinds: list[tuple[Sampling | None, list[int]]] = []
+        ways = {id(sampling): sampling._drawn_by for sampling in {id(sampling): sampling for sampling in samplings}.values()}
+        kinds: dict[tuple[object, ...], list[int]] = {}
         for row, sampling in enumerate(samplings):
-            wanted = None if sampling.is_plain else sampling
-            for kind, rows in kinds:
-                if kind is wanted or kind == wanted:
-                    rows.append(row)
-                    break
-            else:
-                kinds.append((wanted, [row]))
-        self._kinds = [(kind, torch.tensor(rows, device=seeds.device)) for kind, rows in kinds]
+            kinds.setdefault(ways[id(sampling)], []).append(row)
+        self._kinds: list[tuple[Sampling | None, Tensor, list[Sequence[int]]]] = []
+        for rows in kinds.values():
+            sampling = samplings[rows[0]]
+            read = [histories[row] for row in rows] if sampling.penalised else []
+            self._kinds.append((None if sampling.is_plain else sampling, torch.tensor(rows, device=seeds.device), read))
+        asking = [row for row, sampling in enumerate(samplings) if sampling.top_logprobs]
+        self._asking = torch.tensor(asking, device=seeds.device)
+        self._answers = [(samplings[row].top_logprobs, likeliest[row]) for row in asking]
 
     def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """[rows, vocabulary] -> each row's next token [rows] and its log-prob [rows] under the model's own distribution.
@@ -92,27 +129,42 @@ class Drawing:
             self._numbers = list(uniform(self._seeds, self._steps + ahead).flip(0))
             self._steps = self._steps + _NUMBERS_AHEAD
         numbers = self._numbers.pop()
+        if self._answers:
+            self._answer(logits[self._asking])
         if len(self._kinds) == 1:
-            return _draw(logits, numbers, self._kinds[0][0])
+            sampling, _, histories = self._kinds[0]
+            return _draw(logits, numbers, sampling, histories)
         tokens, logprobs = torch.empty_like(self._seeds), torch.empty(len(logits), device=logits.device)
-        for sampling, rows in self._kinds:
-            tokens[rows], logprobs[rows] = _draw(logits[rows], numbers[rows], sampling)
+        for sampling, rows, histories in self._kinds:
+            tokens[rows], logprobs[rows] = _draw(logits[rows], numbers[rows], sampling, histories)
         return tokens, logprobs
 
+    def _answer(self, logits: Tensor) -> None:
+        """Add the likeliest tokens, of the rows that ask for them, to their lists."""
+        most = min(max(count for count, _ in self._answers), logits.shape[1])
+        values, tokens = torch.log_softmax(logits.float(), -1).topk(most)
+        for (count, answer), row, ids in zip(self._answers, values.tolist(), tokens.tolist(), strict=True):
+            answer.append(list(zip(ids, row, strict=True))[:count])
 
-def _draw(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+
+def _draw(
+    logits: Tensor, numbers: Tensor, sampling: Sampling | None, histories: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
     """Tokens and log-probs of rows that are all drawn in the same way. None is the model's own distribution."""
     if sampling is None and kernels.usable(logits):
         return kernels.draw(logits, numbers)
     rows, vocabulary = logits.shape
     chunk = max(16, _CHUNK_NUMBERS // vocabulary)
     if rows <= chunk:
-        return _draw_chunk(logits, numbers, sampling)
-    parts = [_draw_chunk(logits[i : i + chunk], numbers[i : i + chunk], sampling) for i in range(0, rows, chunk)]
+        return _draw_chunk(logits, numbers, sampling, histories)
+    places = [slice(i, i + chunk) for i in range(0, rows, chunk)]
+    parts = [_draw_chunk(logits[place], numbers[place], sampling, histories[place]) for place in places]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-def _draw_chunk(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+def _draw_chunk(
+    logits: Tensor, numbers: Tensor, sampling: Sampling | None, histories: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
     scores = _padded(logits)
     highest = scores.amax(-1, keepdim=True)
     # exp2, because on a CPU it is four to six times faster than exp or softmax (docs/log.md).
@@ -126,6 +178,9 @@ def _draw_chunk(logits: Tensor, numbers: Tensor, sampling: Sampling | None) -> t
         changed = scores.clone()
         for token, bias in sampling.logit_bias.items():
             changed[:, token] += bias
+        for row, history in enumerate(histories):
+            seen, times = torch.tensor(history, dtype=torch.int64, device=logits.device).unique(return_counts=True)
+            changed[row, seen] -= sampling.presence_penalty + sampling.frequency_penalty * times
         if sampling.temperature == 0:
             drawn = _argmax(changed)
         else:

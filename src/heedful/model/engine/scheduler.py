@@ -37,12 +37,16 @@ class Generation:
 
 
 class Step(NamedTuple):
-    """One request's new token; ``generation`` is the whole of it if this token was its last."""
+    """One request's new token; ``generation`` is the whole of it if this token was its last.
+
+    likeliest: the likeliest tokens at this place, if the request asked for them.
+    """
 
     number: int
     token: int
     logprob: float
     generation: Generation | None
+    likeliest: Sequence[tuple[int, float]] = ()
 
 
 class Engine:
@@ -91,12 +95,13 @@ class Engine:
             self._waiting.append((tuple(prompt), requests[first : first + self._num_slots]))
         return numbers
 
-    def cancel(self, number: int) -> None:
-        """End a request without a result and free its slot at once; a number that is not unfinished is ignored."""
+    def cancel(self, *numbers: int) -> None:
+        """End requests without a result and free their slots at once; numbers that are not unfinished are ignored."""
+        gone = set(numbers)
         for _, requests in self._waiting:
-            requests[:] = [request for request in requests if request.number != number]
+            requests[:] = [request for request in requests if request.number not in gone]
         self._waiting = deque(entry for entry in self._waiting if entry[1])
-        self._runner.remove({number})
+        self._runner.remove(gone)
 
     def step(self) -> list[Step]:
         """Decode one token for each request that holds a slot, then admit waiting ones and draw their first tokens."""
@@ -135,7 +140,8 @@ class Engine:
                 generation = Generation(request.tokens, request.logprobs, True, stop)
             elif len(request.tokens) == sampling.max_tokens:
                 generation = Generation(request.tokens, request.logprobs, False)
-            steps.append(Step(request.number, token, logprob, generation))
+            likeliest = request.likeliest[-1] if sampling.top_logprobs else ()
+            steps.append(Step(request.number, token, logprob, generation, likeliest))
         return steps
 
     def _stop_string(self, request: Request) -> str | None:

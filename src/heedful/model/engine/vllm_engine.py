@@ -97,6 +97,8 @@ class VLLMEngine:
             raise ValueError(f"expected a seed for each of {len(prompts)} prompts, got {len(seeds)}")
         if tokenizer is None:
             raise ValueError("vLLM needs the tokenizer")
+        if sampling.penalised or sampling.top_logprobs:
+            raise ValueError("penalties and top_logprobs are only for Heedful's own engine")
         for prompt in prompts:
             check_fits(model, prompt, sampling)
         if not prompts:

@@ -1,0 +1,122 @@
+"""``heedful serve`` and ``heedful up``: models behind OpenAI's API, and the application with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from heedful.cli.align_verbs import MINIATURE_FOLDER
+from heedful.cli.options import load_project, optional, say
+
+if TYPE_CHECKING:
+    from heedful.serve.served_models import ModelSource
+
+NEW_FOLDER = Path("playground")
+"""Where `heedful up` keeps people's work if there is no project."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve models behind OpenAI's API: completions, chat, log-probs, scores.
+
+    - MODEL is a folder in Hugging Face format, NAME=FOLDER, or a project, which
+      stands for its base, SFT, PPO and reward models.
+    - Any client for OpenAI's API works: its base URL is the address with /v1.
+    - Reached from other machines, it needs an API key: --api-keys, or the
+      variable HEEDFUL_API_KEY.
+    - SIGTERM and Ctrl-C finish what runs and refuse what comes.
+    - docs/serving.md tells more.
+    """
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
+    """Folders of models, NAME=FOLDER, or projects."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0: every address of this machine."""
+    port: int = 8001
+    """Port to listen on; 0: any free port."""
+    api_keys: Annotated[Path | None, optional("FILE")] = None
+    """File of API keys: KEY, or KEY MODEL ..., on each line."""
+    template: Annotated[Literal["plain", "chat"] | None, optional("{plain,chat}")] = None
+    """How conversations become tokens (else as the model's project says, else chat where the tokenizer has a template)."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """The type to compute in."""
+    slots: int = 64
+    """Responses that each model writes at the same time."""
+    waiting: int = 512
+    """Responses that may wait for a slot; further requests are refused with status 429."""
+    seconds: float = 600.0
+    """How long a request may take."""
+    drain_seconds: float = 60.0
+    """How long requests may still run after SIGTERM."""
+
+    def run(self, console: Console) -> None:
+        """Serve until told to stop. Raises UserError, MissingError, ModelError."""
+        from heedful.errors import ConfigError
+        from heedful.serve.served_models import sources_of
+        from heedful.serve.server import Address, serve
+        from heedful.serve.serving_state import Limits
+
+        sources = sources_of(self.models, self.template)
+        if not sources:
+            raise ConfigError("no model to serve", expected="MODEL ...", got="none", next_step="name a model's folder")
+        limits = Limits(slots=self.slots, waiting=self.waiting, seconds=self.seconds, drain_seconds=self.drain_seconds)
+        serve(
+            sources,
+            Address(host=self.host, port=self.port),
+            limits,
+            key_file=self.api_keys,
+            precision=self.precision,
+            say=lambda message: say(console, message),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Up:
+    """Start the application and the models that people talk to, in one command.
+
+    - With PROJECT: its base, SFT and PPO models, as far as they are finished.
+    - Without: the models of ./miniature if it is there (`heedful align`), else the
+      small base models that ship with Heedful.
+    - The first start prints a link to join as admin.
+    - Only this machine reaches it; for a team: `heedful serve` and `heedful web`.
+    """
+
+    project: Annotated[Path | None, tyro.conf.Positional, optional("[PROJECT]")] = None
+    """A project's folder (else ./miniature, or what ships with Heedful)."""
+    port: int = 8000
+    """Port of the application; 0: any free port."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """The type that the models compute in."""
+
+    def run(self, console: Console) -> None:
+        """Serve both until interrupted. Raises UserError, MissingError, ModelError."""
+        from heedful.serve.server import serving
+        from heedful.serve.serving_state import Limits
+        from heedful.web.serving import Listening, serve
+
+        def tell(message: str) -> None:
+            say(console, message)
+
+        folder, sources = _to_compare(self.project)
+        with serving(sources, Limits(), precision=self.precision, say=tell) as address:
+            tell(f"the models answer at {address}")
+            serve(folder, Listening(port=self.port), database_url=None, say=tell, model_server=address)
+
+
+def _to_compare(project: Path | None) -> tuple[Path, list[ModelSource]]:
+    """The folder for labels, and the models. Raises MissingError, ConfigError."""
+    from heedful.miniature.preparation import base_model_folder
+    from heedful.project.project import CONFIG_FILE
+    from heedful.serve.served_models import ModelSource, project_models
+
+    if project is None and (MINIATURE_FOLDER / CONFIG_FILE).is_file():
+        project = MINIATURE_FOLDER
+    if project is not None:
+        return project, project_models(load_project(project))
+    NEW_FOLDER.mkdir(exist_ok=True)
+    sizes = ("small", "medium")
+    return NEW_FOLDER, [ModelSource(name=f"base-{size}", folder=base_model_folder(size), template="plain") for size in sizes]

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server over Heedful's engine: ``heedful serve``."""

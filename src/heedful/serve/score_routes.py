@@ -1,0 +1,62 @@
+"""POST /v1/score: the reward model's opinion of responses; and rewards for best-of-n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from heedful.conversation import Turn, turns_of
+from heedful.model.readout import score
+from heedful.model.template import prompt_tokens, response_tokens
+from heedful.records import Prompt
+from heedful.serve.api_errors import too_long
+from heedful.serve.generating import Written, envelope, usage, while_connected
+from heedful.serve.messages import turns_of_messages
+from heedful.serve.request_bodies import ScoreBody, read_body
+from heedful.serve.served_models import ServedModel
+from heedful.serve.serving_state import ServingState
+
+
+async def score_responses(request: Request) -> Response:
+    """The reward of each response to a conversation, or to a text."""
+    state: ServingState = request.app.state.serving
+    body = await read_body(request, ScoreBody)
+    judge = state.model_for(request, body.model, scores=True)
+    turns = turns_of(body.prompt) if body.prompt is not None else turns_of_messages(body.messages or [])
+    texts = [body.response] if isinstance(body.response, str) else body.response
+    rewards, num_tokens = await while_connected(request, _rewards(state, judge, turns, texts, [body.finished] * len(texts)))
+    data = [{"index": i, "object": "score", "score": reward} for i, reward in enumerate(rewards)]
+    return JSONResponse({**envelope("list", "score", judge.name), "data": data, "usage": usage(num_tokens, 0)})
+
+
+async def reward_all(state: ServingState, judge: ServedModel, turns: tuple[Turn, ...], written: Sequence[Written]) -> None:
+    """Give each response its reward. Raises ApiError."""
+    texts, finished = [one.text for one in written], [one.ending == "stop" for one in written]
+    rewards, _ = await _rewards(state, judge, turns, texts, finished)
+    for one, reward in zip(written, rewards, strict=True):
+        one.reward = reward
+
+
+async def _rewards(
+    state: ServingState, judge: ServedModel, turns: tuple[Turn, ...], texts: Sequence[str], finished: Sequence[bool]
+) -> tuple[list[float], int]:
+    """Rewards, and the number of tokens that were read. The texts are tokenised as in the reward model's training."""
+    before, rows = await state.tokenize(lambda: _tokens(judge, turns, texts, finished))
+    for row in rows:
+        if judge.window is not None and len(before) + len(row) > judge.window:
+            raise too_long(judge.window, len(before), len(row), "response")
+    # One at a time: a reward does not depend on what is scored with it, and generation goes on in between.
+    rewards = [float((await state.thread.compute(lambda row=row: score(judge.model, [before], [row])))[0]) for row in rows]
+    return rewards, len(before) + sum(map(len, rows))
+
+
+def _tokens(
+    judge: ServedModel, turns: tuple[Turn, ...], texts: Sequence[str], finished: Sequence[bool]
+) -> tuple[list[int], list[list[int]]]:
+    prompt = Prompt(id="messages", turns=turns)
+    before = prompt_tokens(judge.tokenizer, [prompt], judge.template)[0]
+    after = response_tokens(judge.tokenizer, [prompt] * len(texts), texts, judge.template)
+    end = judge.response_end
+    return before, [[*row, end] if done or not row else row for row, done in zip(after, finished, strict=True)]

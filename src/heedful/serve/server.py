@@ -1,0 +1,186 @@
+"""The work of ``heedful serve``: load the models, listen, and end well: what runs is finished, what comes is refused."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from heedful.errors import ConfigError, HeedfulError, UserError
+from heedful.model.precision import Precision
+from heedful.serve.access_keys import AccessKey, read_keys
+from heedful.serve.served_models import ModelSource, ServedModel, load
+from heedful.serve.serving_app import create_serving_app
+from heedful.serve.serving_state import Limits, ServingState
+
+KEY_VARIABLE = "HEEDFUL_API_KEY"
+_BACKLOG = 1_024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where to listen; port 0 is any free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that, told to stop, first finishes the requests that it has. Told twice, it stops at once."""
+
+    def __init__(self, config: uvicorn.Config, state: ServingState) -> None:
+        super().__init__(config)
+        self._state, self._told = state, 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM and Ctrl-C: the process then ends with exit code 0."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Refuse new requests from now on, and end when there are none left, or their time is over."""
+        if self._state.draining:
+            self.should_exit = self.force_exit = True
+        self._state.draining, self._told = True, time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Uvicorn calls this ten times a second."""
+        if self._state.draining:
+            late = time.monotonic() - self._told > self._state.limits.drain_seconds
+            self.should_exit = self.should_exit or late or self._state.num_requests == 0
+        return await super().on_tick(counter)
+
+
+def serve(
+    sources: Sequence[ModelSource],
+    address: Address,
+    limits: Limits,
+    *,
+    key_file: Path | None,
+    precision: Precision,
+    say: Callable[[str], None],
+) -> None:
+    """Serve models until told to stop. Raises UserError, ConfigError, MissingError, ModelError."""
+    keys = read_keys(key_file, os.environ.get(KEY_VARIABLE), [source.name for source in sources])
+    _refuse_open(address.host, keys)
+    listener = listen(address)
+    try:
+        models = load_all(sources, precision, say)
+        server = make_server(models, limits, keys)
+        say(f"the server is at {url_of(listener)}/v1: {', '.join(models)}")
+        say("stop it with Ctrl-C")
+        server.run(sockets=[listener])
+        say("stopped")
+    finally:
+        listener.close()
+
+
+@contextmanager
+def serving(
+    sources: Sequence[ModelSource], limits: Limits, *, precision: Precision, say: Callable[[str], None]
+) -> Iterator[str]:
+    """Serve models beside what else this process does, on a free port of this machine only; gives the address."""
+    listener = listen(Address(port=0))
+    try:
+        server = make_server(load_all(sources, precision, say), limits, ())
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="heedful-serve")
+        thread.start()
+        try:
+            yield f"{url_of(listener)}/v1"
+        finally:
+            server.stop()
+            thread.join()
+    finally:
+        listener.close()
+
+
+def make_server(models: dict[str, ServedModel], limits: Limits, keys: Sequence[AccessKey]) -> DrainingServer:
+    """A server over loaded models, which has not begun to listen."""
+    logging.getLogger("heedful.serve").setLevel(logging.INFO)
+    app = create_serving_app(models, limits, keys)
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,  # after the requests have had their time
+    )
+    return DrainingServer(config, app.state.serving)
+
+
+def load_all(sources: Sequence[ModelSource], precision: Precision, say: Callable[[str], None]) -> dict[str, ServedModel]:
+    """Load the models. Raises MissingError, ModelError, ConfigError."""
+    models: dict[str, ServedModel] = {}
+    for source in sources:
+        models[source.name] = load(source, precision)
+        say(f"{source.name}: {source.folder}")
+    return models
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address at which a socket listens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _refuse_open(host: str, keys: Sequence[AccessKey]) -> None:
+    if keys or is_this_machine(host):
+        return
+    raise UserError(
+        "without an API key, everybody on the network could use the models",
+        expected="a key, to listen beyond this machine",
+        got=f"--host {host} without one",
+        next_step=f"set the variable {KEY_VARIABLE}, or give --api-keys FILE",
+    )
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def listen(address: Address) -> socket.socket:
+    """A listening socket, made before the models are loaded: a port that is taken is known at once. Raises UserError."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _no_address(address, str(error)) from error
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port {address.port} is in use",
+                expected="a port that nothing listens on",
+                got=f"something listens on {address.host}:{address.port}",
+                next_step=f"stop it, or give another port: --port {address.port + 1}",
+            ) from None
+        raise _no_address(address, error.strerror or str(error)) from None
+    return listener
+
+
+def _no_address(address: Address, reason: str) -> HeedfulError:
+    return ConfigError(
+        "that address cannot be listened on",
+        expected="an address of this machine, and a port up to 65535",
+        got=f"{address.host}:{address.port} ({reason})",
+    )

@@ -1,0 +1,84 @@
+"""``heedful up``: the application and the models in one command, and where the application finds its models."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from heedful.errors import ConfigError
+from heedful.project.project import init_project
+from heedful.web.app_settings import model_server_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_newcomer_gets_application_and_models(tmp_path: Path) -> None:
+    """No project, no miniature: the base models that ship; one signal ends both."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "heedful.cli", "up", "--port", "0"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "DATABASE_URL"}
+        | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    guard = threading.Timer(240, process.kill)
+    guard.start()
+    try:
+        said = ""
+        assert process.stderr is not None
+        for line in process.stderr:
+            said += line
+            if "stop it with Ctrl-C" in line:
+                break
+        models = re.search(r"the models answer at (\S+)", said)
+        application = re.search(r"the labeling application is at (\S+)", said)
+        assert models, said
+        assert application, said
+        names = [model["id"] for model in httpx.get(f"{models[1]}/models", timeout=60).json()["data"]]
+        assert names == ["base-small", "base-medium"]
+        for name in names:
+            body = {"model": name, "messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 8, "stream": True}
+            answer = httpx.post(f"{models[1]}/chat/completions", json=body, timeout=120)
+            assert '"finish_reason":' in answer.text
+            assert answer.text.endswith("data: [DONE]\n\n")
+        # The application begins to listen right after it has said so.
+        transport = httpx.HTTPTransport(retries=20)
+        with httpx.Client(transport=transport, timeout=60) as http:
+            assert http.get(f"{application[1]}/health").status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 0
+        assert (tmp_path / "playground" / "labels.sqlite").is_file()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{models[1]}/models")
+    finally:
+        guard.cancel()
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def test_where_the_application_finds_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEEDFUL_MODEL_SERVER", raising=False)
+    assert model_server_of(tmp_path, None) is None
+    monkeypatch.setenv("HEEDFUL_MODEL_SERVER", "http://127.0.0.1:1/v1/")
+    assert model_server_of(tmp_path, None) == "http://127.0.0.1:1/v1"
+    file = init_project(tmp_path, base_model="x").config_file
+    assert model_server_of(tmp_path, None) == "http://127.0.0.1:1/v1"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(
+        text.replace('# model_server = "http://127.0.0.1:8001/v1"', 'model_server = "http://127.0.0.1:2/v1"'), "utf-8"
+    )
+    assert model_server_of(tmp_path, None) == "http://127.0.0.1:2/v1"
+    assert model_server_of(tmp_path, "http://127.0.0.1:3/v1") == "http://127.0.0.1:3/v1"
+    for wrong in ("127.0.0.1:8001", "ftp://x", "http://", "http://["):
+        with pytest.raises(ConfigError, match="not valid"):
+            model_server_of(tmp_path, wrong)
