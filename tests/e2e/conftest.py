@@ -42,6 +42,7 @@ class Server:
     installed: Path
     folder: Path
     database_url: str | None = None
+    model_server: str | None = None
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     said: str = ""
@@ -66,6 +67,8 @@ class Server:
         command = [str(self.installed / "bin" / "heedful"), "web", str(self.folder), "--port", str(self.port)]
         if self.database_url is not None:
             command += ["--database", self.database_url]
+        if self.model_server is not None:
+            command += ["--model-server", self.model_server]
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
                 command, stdout=stream, stderr=subprocess.STDOUT, env=environment(self.installed), cwd=self.folder

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from bench.console_database import build
 from sqlalchemy import Connection, select
+from tests.labeling.usage.talk import ALPHA, BETA, a_key, answer_all, begin, compare
 from tests.web.work import HOSTILE, OUTPUTS, add_tasks
 
 from heedful.labeling.database.connection import Database
@@ -14,6 +15,8 @@ from heedful.labeling.database.tables import assignment, batch, person, prompt
 from heedful.labeling.people import accounts, instruction_versions, problems, sessions
 from heedful.labeling.queue import leases
 from heedful.labeling.queue.kinds import TaskKind
+from heedful.labeling.usage import admission, blind_votes, consent, conversations, feedback
+from heedful.labeling.usage.admission import Outcome
 from heedful.web.app import create_app
 from heedful.web.app_settings import Settings
 
@@ -90,7 +93,18 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         assert current is not None
         some_batch = connection.execute(select(batch.c.id).where(batch.c.kind == "rank").limit(1)).scalar_one()
         some_prompt = _an_answered_prompt(connection)
+        talks, shared = _conversations(connection, who["labeler"])
+        key_id, secret = a_key(connection, who["labeler"], name=f"Tests {HOSTILE}")
+    admitted = admission.admit(database, secret, "chat")
+    asked = [{"role": "user", "content": HOSTILE}]
+    outcome = Outcome(status=200, model="m", request=asked, response=[HOSTILE], flags=["personal data: email"])
+    admission.finish(database, admitted, outcome)
     return {
+        "/playground": [("labeler", "/playground"), ("held_out", "/playground"), ("labeler", "/playground?use_case=chat")],
+        "/playground/{conversation_id}": [("labeler", f"/playground/{number}") for number in talks],
+        "/playground/shared/{token}": [("public", f"/playground/shared/{shared}")],
+        "/keys": [("labeler", "/keys"), ("held_out", "/keys")],
+        "/keys/{key_id}": [("labeler", f"/keys/{key_id}")],
         "/login": [("public", "/login"), ("public", "/login?next=/history")],
         "/join/{token}": [("public", f"/join/{join}"), ("public", "/join/nothing")],
         "/reset/{token}": [("public", f"/reset/{reset}")],
@@ -129,6 +143,24 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         "/api/v1/batches/{batch_id}": [("researcher", f"/api/v1/batches/{some_batch}")],
         "/static/{version}/{name:path}": [("public", "/static/0/style.css")],
     }
+
+
+def _conversations(connection: Connection, person_id: int) -> tuple[list[int], str]:
+    """Conversations in every state, and the token of a shared one."""
+    waiting = begin(connection, person_id, HOSTILE, layout="compare", models=(ALPHA, BETA))
+    open_vote = compare(connection, person_id, HOSTILE, "The Nile.")
+    voted = compare(connection, person_id, "I am alpha-7b.", "", system="Be brief.", use_case="chat")
+    blind_votes.vote(connection, voted.turns[0].id, person_id, choice="answer", position=1)
+    ranking = begin(connection, person_id, layout="rank", models=(ALPHA, BETA), num_answers=5)
+    answer_all(connection, ranking, *"ABCDE")
+    single = answer_all(connection, begin(connection, person_id, "Mail anna@example.org", training=False), HOSTILE)
+    feedback.keep(connection, single.turns[0].answers[0].id, person_id, kind="critique", text=HOSTILE)
+    failed = answer_all(connection, begin(connection, person_id), "", state="failed")
+    conversations.share(connection, voted.id, person_id, shared=True)
+    consent.withdraw_turn(connection, open_vote.turns[0].id, person_id)
+    token = conversations.own(connection, voted.id, person_id).share_token
+    assert token is not None
+    return [one.id for one in (waiting, open_vote, voted, ranking, single, failed)], token
 
 
 def _an_answered_prompt(connection: Connection) -> str:

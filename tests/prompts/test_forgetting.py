@@ -289,8 +289,8 @@ def test_whatever_the_texts(pairs: list[tuple[str, str]]) -> None:
 def test_the_order_of_erasing_is_what_keeps_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen red: with prompts first, a kill leaves labels that name nothing."""
     project = filled(tmp_path)
-    monkeypatch.setattr(forgetting, "_LABELS_FIRST", forgetting._LABELS_FIRST[::-1])
-    rewrite, done = forgetting._rewrite, list[str]()
+    monkeypatch.setattr(forgetting, "LABELS_FIRST", forgetting.LABELS_FIRST[::-1])
+    rewrite, done = forgetting.rewrite, list[str]()
 
     def killed(path: Path, keep: Any) -> None:
         if "prompts.jsonl" in done:
@@ -298,7 +298,7 @@ def test_the_order_of_erasing_is_what_keeps_it_whole(tmp_path: Path, monkeypatch
         rewrite(path, keep)
         done.append(path.name)
 
-    monkeypatch.setattr(forgetting, "_rewrite", killed)
+    monkeypatch.setattr(forgetting, "rewrite", killed)
     with pytest.raises(Killed):
         forget_owner(project, "ada-0815")
     with pytest.raises(DataError):

@@ -13,12 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import update
+from tests.labeling.usage.talk import ALPHA, BETA, a_key, answer_all, begin
 from tests.web.site import PASSWORD
 from tests.web.world import XSS, World
 
+from heedful.labeling.database.usage_tables import conversation
 from heedful.labeling.people import instruction_versions, problems
 from heedful.labeling.quality import candidate_screening
 from heedful.labeling.queue import leases
+from heedful.labeling.usage import admission, blind_votes, conversations, feedback
+from heedful.labeling.usage.admission import Outcome
 from heedful.records import RATING_FLAGS
 
 
@@ -120,7 +125,88 @@ def _a_backup(world: World) -> None:
     (folder / "labels-20260101-000000.sqlite").write_bytes(b"x")
 
 
+def _conversation(world: World, layout: str, **more: Any) -> None:
+    models = (ALPHA, BETA) if layout == "compare" else (ALPHA,)
+    with world.site.database.write() as connection:
+        view = begin(connection, world.owner, f"Name a river. {XSS}", layout=layout, models=models, **more)
+        answer_all(connection, view, f"The Rhine. {XSS}", f"The Nile. {XSS}")
+        feedback.keep(connection, view.turns[0].answers[0].id, world.owner, kind="critique", text=XSS)
+        conversations.share(connection, view.id, world.owner, shared=True)
+        connection.execute(update(conversation).values(share_token="shared"))
+
+
+def _a_comparison(world: World) -> None:
+    _conversation(world, "compare")
+
+
+def _a_ranking(world: World) -> None:
+    _conversation(world, "rank", num_answers=4)
+
+
+def _a_single_answer(world: World) -> None:
+    _conversation(world, "single")
+
+
+def _a_vote(world: World) -> None:
+    _a_comparison(world)
+    with world.site.database.write() as connection:
+        blind_votes.vote(connection, 1, world.owner, choice="tie", position=None)
+
+
+def _a_question_to_a_model(world: World) -> None:
+    with world.site.database.write() as connection:
+        begin(connection, world.owner, XSS)
+
+
+def _an_api_key(world: World) -> None:
+    with world.site.database.write() as connection:
+        _, secret = a_key(connection, world.owner, name=f"Key {XSS}")
+    admitted = admission.admit(world.site.database, secret, "chat")
+    asked = [{"role": "user", "content": XSS}]
+    admission.finish(world.site.database, admitted, Outcome(status=200, model=XSS, flags=[XSS], request=asked, response=[XSS]))
+
+
+PLAYGROUND: Mapping[str, Any] = {"conversation_id": 1, "turn_id": 1, "answer_id": 1}
+KEY: Mapping[str, Any] = {"key_id": 1, "request_id": 1}
+
+
+def _of_playground(prepare: Callable[[World], None] = _a_comparison, **fields: Any) -> Example:
+    return Example(owned=True, path=lambda w: PLAYGROUND, prepare=prepare, fields=lambda w: fields)
+
+
+def _of_key(**fields: Any) -> Example:
+    return Example(owned=True, path=lambda w: KEY, prepare=_an_api_key, fields=lambda w: fields)
+
+
 EXAMPLES: Mapping[str, Example] = {
+    # ------------------------------------------------------------------------------------ the playground
+    "POST /playground": Example(fields=lambda w: {"model": ALPHA, "text": "Name a river.", "layout": "single"}),
+    "GET /playground/shared/{token}": Example(path=lambda w: {"token": "shared"}, prepare=_a_comparison),
+    "GET /playground/{conversation_id}": _of_playground(),
+    "POST /playground/{conversation_id}/turns": _of_playground(_a_single_answer, text="More"),
+    "POST /playground/{conversation_id}/share": _of_playground(do="share"),
+    "POST /playground/{conversation_id}/withdraw": _of_playground(),
+    "POST /playground/{conversation_id}/delete": _of_playground(),
+    "POST /playground/turns/{turn_id}/withdraw": _of_playground(),
+    "POST /playground/turns/{turn_id}/vote": _of_playground(vote="tie"),
+    "POST /playground/turns/{turn_id}/rank": _of_playground(_a_ranking),
+    "POST /playground/answers/{answer_id}/feedback": _of_playground(kind="edit", text="Better"),
+    "POST /playground/answers/{answer_id}/stream": _of_playground(_a_question_to_a_model),
+    # ------------------------------------------------------------------------------------ keys of the public API
+    "GET /keys": Example(prepare=_an_api_key),
+    "GET /keys/{key_id}": _of_key(),
+    "POST /keys/{key_id}/revoke": _of_key(),
+    "POST /keys/{key_id}/withdraw": _of_key(),
+    "POST /keys/{key_id}/delete-texts": _of_key(),
+    "POST /keys/{key_id}/requests/{request_id}/withdraw": _of_key(),
+    "GET /admin/keys": Example(prepare=_an_api_key),
+    "GET /console/usage": Example(prepare=_an_api_key),
+    "GET /console/votes": Example(prepare=_a_vote),
+    "POST /console/votes/export": Example(fields=lambda w: {"blind": "yes"}, prepare=_a_vote),
+    "POST /admin/keys": Example(
+        fields=lambda w: {"person_id": str(w.owner), "name": XSS, "scope": "chat", "purpose": "playground", "per_minute": "5"}
+    ),
+    "POST /admin/keys/{key_id}/revoke": Example(path=lambda w: KEY, prepare=_an_api_key, fields=lambda w: {}),
     # ------------------------------------------------------------------------------------ accounts
     "GET /static/{version}/{name:path}": Example(),
     "POST /login": Example(fields=lambda w: {"email": "person3@example.org", "password": PASSWORD}),

@@ -36,6 +36,8 @@ def test_every_page_is_there_for_those_who_may_see_it(site: Site, path: str) -> 
         ("/batches/new/rank", "Research", "Batches"),
         ("/console/prompts/a/b", "Research", "Data"),
         ("/admin/people/3", "Administration", "Accounts"),
+        ("/playground/3", "Work", "Playground"),
+        ("/keys/3", "Work", "Your API keys"),
         ("/account", "Work", None),
     ],
 )
@@ -48,5 +50,12 @@ def test_where_a_page_belongs(path: str, section: str, page: str | None) -> None
 def test_a_labeler_sees_the_pages_alone() -> None:
     sections, pages = links("/", {"labeler": True, "researcher": False, "admin": False})
     assert sections == []
-    assert [one.label for one in pages] == ["Tasks", "Instructions", "Your questions", "Your answers"]
+    assert [one.label for one in pages] == [
+        "Tasks",
+        "Instructions",
+        "Your questions",
+        "Your answers",
+        "Playground",
+        "Your API keys",
+    ]
     assert links("/login", {"labeler": False, "researcher": False, "admin": False}) == ([], [])

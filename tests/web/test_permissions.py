@@ -20,7 +20,7 @@ from tests.web.world import World, dump, keep, make_world, restore
 from heedful.labeling.database.connection import Database
 from heedful.web.app import create_app
 from heedful.web.app_settings import Settings
-from heedful.web.routing import RANKS
+from heedful.web.routing import KEY_HOLDERS, RANKS
 from heedful.web.security import CONTENT_SECURITY_POLICY
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
@@ -28,9 +28,11 @@ PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 
 def _routes() -> list[tuple[str, Any]]:
     app = create_app(cast("Database", None), Settings(key=b"", public_url="", secure=False))
+    # Routes of the public API have keys instead of people: tests/web/public/test_proxy.py calls them all.
     return [
         (f"{method} {route.path}", route)
         for route in cast("list[Any]", app.routes)
+        if getattr(route, "heedful_who", None) != KEY_HOLDERS
         for method in sorted(getattr(route, "methods", None) or {"?"})
     ]
 

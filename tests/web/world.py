@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.web.fake_models import FakeModels
 from tests.web.site import Site, make_site
 
 from heedful.conversation import turns_of
@@ -43,6 +44,7 @@ class World:
 def make_world(folder: Path) -> World:
     """A filled database and its application."""
     site = make_site(folder, project=init_project(folder / "project", base_model="none").folder)
+    site.app.state.model_server = FakeModels().in_process()
     world = World(
         site=site,
         admin=site.person("admin", name="Ada"),

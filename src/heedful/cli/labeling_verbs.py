@@ -12,9 +12,6 @@ from rich.console import Console
 from heedful.cli.options import DatabaseOption, Flag, ProjectFolder, load_project, optional, say, subcommand
 from heedful.errors import ConfigError, StorageError
 
-LABELS_FILE = "labels.jsonl"
-"""The labelers' answers as records, in the project's folder: what `heedful store export` wrote last."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Web:
@@ -44,6 +41,8 @@ class Web:
     """The certificate's key."""
     tls_proxy: Annotated[str | None, optional("ADDRESS")] = None
     """Address of a reverse proxy that speaks TLS with browsers; its X-Forwarded-For is believed."""
+    model_server: Annotated[str | None, optional("URL")] = None
+    """OpenAI-compatible server that playground and public API ask (else heedful.toml, else $HEEDFUL_MODEL_SERVER)."""
     send_passwords_unencrypted: Flag = False
     """Serve other machines without TLS: everybody on the network can read passwords and labels."""
 
@@ -60,7 +59,13 @@ class Web:
             tls_proxy=self.tls_proxy,
             unencrypted=self.send_passwords_unencrypted,
         )
-        serve(self.project, listening, database_url=self.database, say=lambda message: say(console, message))
+        serve(
+            self.project,
+            listening,
+            database_url=self.database,
+            model_server=self.model_server,
+            say=lambda message: say(console, message),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +239,7 @@ class StoreExport:
         from heedful.labeling.exchange.superseded import remove_superseded
         from heedful.project.files import write_jsonl
         from heedful.project.importing import import_file
+        from heedful.prompts.withdrawing import LABELS_FILE, apply_withdrawals
 
         if self.screening and self.file is None:
             raise ConfigError(
@@ -246,9 +252,12 @@ class StoreExport:
         project = load_project(self.project) if self.file is None else None
         target = self.file if project is None else project.folder / LABELS_FILE
         assert target is not None
-        with existing(database_of(self.project, self.database)) as database, database.read() as connection:
-            write_jsonl(target, exported_records(connection, surplus=self.surplus, screening=self.screening))
-            removed = 0 if project is None else remove_superseded(connection, project.data)
+        with existing(database_of(self.project, self.database)) as database:
+            if project is not None:
+                apply_withdrawals(database, project)
+            with database.read() as connection:
+                write_jsonl(target, exported_records(connection, surplus=self.surplus, screening=self.screening))
+                removed = 0 if project is None else remove_superseded(connection, project.data)
         if project is None:
             print(f"labels: {target}")
         elif target.stat().st_size == 0:

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from heedful.cli.options import Flag, PositionalProject, ProjectFolder, load_project, optional, say, subcommand
-from heedful.errors import MissingError, ModelError
+from heedful.cli.options import DatabaseOption, Flag, PositionalProject, ProjectFolder, load_project, optional, say, subcommand
+from heedful.errors import ConfigError, MissingError, ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,9 @@ class PromptsImport:
 
     - prompts  rows with prompt and owner (JSONL, CSV, TSV, Parquet)
     - chat     conversations: the prompt is all up to the user's last turn
-    - api      the log of the public API: only requests with consent
+    - api      the log of the public API: only requests with consent. Without a
+               FILE: requests and playground turns of this installation's own
+               labeling database
     - Left out, each with its reason in data/rejected.jsonl: personal data in
       train, duplicates, prompts that are too long or over an owner's cap.
     - All prompts of one owner go to one split and stay there.
@@ -29,9 +31,10 @@ class PromptsImport:
 
     format: Annotated[Literal["prompts", "chat", "api"], tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")]
     """What the file is: prompts, chat or api."""
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The file (.jsonl, .json, also .gz; .csv, .tsv, .parquet)."""
+    file: Annotated[Path | None, tyro.conf.Positional, optional("[FILE]")] = None
+    """The file (.jsonl, .json, also .gz; .csv, .tsv, .parquet). Without one: the labeling database (api only)."""
     project: ProjectFolder = Path()
+    database: DatabaseOption = None
     source: Literal["customer", "labeler", "imported"] = "imported"
     """Where the prompts come from, if a row does not say (api: customers)."""
     tokenizer: Annotated[Path | None, optional("FOLDER")] = None
@@ -47,9 +50,12 @@ class PromptsImport:
 
     def run(self, console: Console) -> None:
         """Add what is new and print what was left out, and why. Raises MissingError, DataError, ConfigError."""
+        from heedful.labeling.database.locating import database_of, existing
         from heedful.prompts.intake import Cleaning, count_words, import_prompts
         from heedful.prompts.personal import names_finder
         from heedful.prompts.printing import show_intake
+        from heedful.prompts.row_sources import of_database
+        from heedful.prompts.withdrawing import apply_withdrawals
 
         project = load_project(self.project)
         cleaning = Cleaning(
@@ -60,7 +66,26 @@ class PromptsImport:
             region=self.region,
             names=names_finder() if self.names else None,
         )
-        show_intake(import_prompts(self.format, self.file, project.data, source=self.source, cleaning=cleaning), Console())
+        if self.file is not None:
+            show_intake(import_prompts(self.format, self.file, project.data, source=self.source, cleaning=cleaning), Console())
+            return
+        if self.format != "api":
+            raise ConfigError(
+                f"prompts of the format {self.format} come from a file",
+                expected=f"heedful prompts import {self.format} FILE",
+                got="no file",
+                next_step="name the file; only `heedful prompts import api` can read the labeling database instead",
+            )
+        with existing(database_of(project.folder, self.database)) as database:
+            withdrawn = apply_withdrawals(database, project)
+            if any(withdrawn.erased.values()):
+                erased = ", ".join(f"{count} {kind}" for kind, count in withdrawn.erased.items())
+                say(Console(), f"erased, because users took it back: {erased}")
+            with of_database(database) as rows:
+                if not any(True for _ in rows.rows()):
+                    say(Console(), "the labeling database holds no requests or turns that may become prompts")
+                    return
+                show_intake(import_prompts("api", rows, project.data, cleaning=cleaning), Console())
 
 
 @dataclass(frozen=True, kw_only=True)

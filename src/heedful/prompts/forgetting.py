@@ -34,7 +34,7 @@ from heedful.project.runs import STAGE_FILE
 
 _TELLING = 12
 """A shorter text must be equal, not contained: "Hello" is in too many places."""
-_LABELS_FIRST: tuple[Kind, ...] = tuple(reversed(list(RECORD_TYPES)))
+LABELS_FIRST: tuple[Kind, ...] = tuple(reversed(list(RECORD_TYPES)))
 """What names others before what is named."""
 _OWNER_KEYS = ("owner", "user", "user_id", "organization")
 _SEARCHED = (".jsonl", ".json", ".html", ".txt", ".csv")
@@ -94,18 +94,19 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
                 if traces.similar
                 else "check the id: it must be the same to the letter",
             )
-        runs, files = _runs(project, traces) if traces.ids else (_known_runs(project, known), ())
+        runs = runs_that_used(project, traces) if traces.ids else _known_runs(project, known)
+        files = _files_that_hold(project, traces) if traces.ids else ()
         tombstone = _tombstone(key, owner, traces, erased, known)
         tombstone["runs"] = [
             {"folder": str(run.folder.relative_to(project.folder)), "holds_text": run.holds_text} for run in runs
         ]
         write_tombstones(data, {**tombstones, tombstone["owner"]: tombstone})
         remove_leftovers(data)
-        for file in _task_files(project):
-            _rewrite(file, lambda row: not traces.in_task(row))
-        _rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
-        for kind in _LABELS_FIRST:  # what names others before what is named
-            _rewrite(data / file_name(kind), traces.others(kind))
+        for file in task_files(project):
+            rewrite(file, lambda row: not traces.in_task(row))
+        rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
+        for kind in LABELS_FIRST:  # what names others before what is named
+            rewrite(data / file_name(kind), traces.others(kind))
         in_copies, left = erasing.forget_in_copies(project.folder, owner)
         if database is not None:
             erasing.leave_no_bytes(database)
@@ -122,7 +123,7 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
 
 
 @dataclass(slots=True)
-class _Traces:
+class Traces:
     """What identifies the owner's records and texts."""
 
     owner: str
@@ -148,6 +149,12 @@ class _Traces:
         """Whether a row of a kind is not of the owner's prompts."""
         return lambda row: not self.of(kind, row)
 
+    def look_for_texts(self) -> None:
+        """Look for the longer ones of the texts in files, in every spelling."""
+        self.texts.discard("")
+        telling = [text for text in self.texts if len(text) >= _TELLING]
+        self.needles = tuple({needle for text in telling for needle in _spellings(text)})
+
     def in_task(self, row: Any) -> bool:
         return isinstance(row, dict) and row.get("prompt_id") in self.ids
 
@@ -171,11 +178,11 @@ def _spellings(text: str) -> tuple[str, ...]:
     return tuple({text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], html.escape(text)})
 
 
-def _traces(data: Path, owner: str, hashes: set[str]) -> _Traces:
-    traces = _Traces(owner, hashes)
+def _traces(data: Path, owner: str, hashes: set[str]) -> Traces:
+    traces = Traces(owner, hashes)
     similar: dict[str, None] = {}
     times: list[datetime | None] = []
-    for row in _rows(data / file_name("prompt")):
+    for row in read_rows(data / file_name("prompt")):
         user = row.get("user")
         if user is not None and composed(user) == owner:
             traces.ids.add(row["id"])
@@ -183,7 +190,7 @@ def _traces(data: Path, owner: str, hashes: set[str]) -> _Traces:
             traces.contents.add(content_id("prompt", plain_text(turns)))
             traces.texts.add(plain_text(turns).strip())
             traces.texts |= {turn.text.strip() for turn in turns if turn.role != "assistant"}
-            times.append(_time(row.get("metadata", {}).get("imported")))
+            times.append(time_of(row.get("metadata", {}).get("imported")))
         elif user is not None and split_name(user) == split_name(owner):
             similar[user] = None
     traces.similar = list(similar)
@@ -191,25 +198,23 @@ def _traces(data: Path, owner: str, hashes: set[str]) -> _Traces:
     traces.since = min(known) if known and len(known) == len(times) else None
     kinds: tuple[Kind, ...] = ("response", "demonstration")
     for kind in kinds:
-        traces.texts |= {row["text"].strip() for row in _rows(data / file_name(kind)) if traces.of(kind, row)}
-    traces.texts.discard("")
-    telling = [text for text in traces.texts if len(text) >= _TELLING]
-    traces.needles = tuple({needle for text in telling for needle in _spellings(text)})
+        traces.texts |= {row["text"].strip() for row in read_rows(data / file_name(kind)) if traces.of(kind, row)}
+    traces.look_for_texts()
     return traces
 
 
-def _erased(project: Project, traces: _Traces) -> Counter[str]:
+def _erased(project: Project, traces: Traces) -> Counter[str]:
     """How much will be erased. Every file is read here, so that a broken one stops it before anything is changed."""
     erased: Counter[str] = Counter()
     for kind in RECORD_TYPES:
-        erased[f"{kind}s"] = sum(traces.of(kind, row) for row in _rows(project.data / file_name(kind)))
-    erased["tasks"] = sum(traces.in_task(row) for file in _task_files(project) for row in _rows(file))
-    erased["rejected rows"] = sum(map(traces.in_rejected, _rows(project.data / REJECTED)))
+        erased[f"{kind}s"] = sum(traces.of(kind, row) for row in read_rows(project.data / file_name(kind)))
+    erased["tasks"] = sum(traces.in_task(row) for file in task_files(project) for row in read_rows(file))
+    erased["rejected rows"] = sum(map(traces.in_rejected, read_rows(project.data / REJECTED)))
     return +erased
 
 
 def _tombstone(
-    key: OwnerKey, owner: str, traces: _Traces, erased: Mapping[str, int], known: Mapping[str, Any] | None
+    key: OwnerKey, owner: str, traces: Traces, erased: Mapping[str, int], known: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """If this finishes an earlier, interrupted call, that call's time and counts stay."""
     begun = known or {"time": datetime.now(UTC).isoformat(timespec="seconds"), "erased": dict(erased), "prompts": []}
@@ -220,8 +225,8 @@ def _tombstone(
 # ---------------------------------------------------------------------------------------------------- runs
 
 
-def _runs(project: Project, traces: _Traces) -> tuple[tuple[UsedRun, ...], tuple[Path, ...]]:
-    """Runs that used the text, and other files of the project that hold it."""
+def runs_that_used(project: Project, traces: Traces) -> tuple[UsedRun, ...]:
+    """Runs that hold the text or name the prompts, and runs that ended after the text was imported."""
     needles = (*traces.needles, *traces.ids)
     runs: list[UsedRun] = []
     for stage in sorted(project.folder.rglob(STAGE_FILE)):
@@ -229,8 +234,14 @@ def _runs(project: Project, traces: _Traces) -> tuple[tuple[UsedRun, ...], tuple
         ended = datetime.fromtimestamp(stage.stat().st_mtime, UTC)
         if holds or traces.since is None or ended >= traces.since:
             runs.append(UsedRun(folder=stage.parent, holds_text=holds))
+    return tuple(runs)
+
+
+def _files_that_hold(project: Project, traces: Traces) -> tuple[Path, ...]:
+    """Other files of the project that hold the text."""
+    needles = (*traces.needles, *traces.ids)
     beside = [file for file in project.folder.iterdir() if file.is_file() and file.suffix in _SEARCHED]
-    return tuple(runs), tuple(sorted(file for file in beside if _holds(file, needles)))
+    return tuple(sorted(file for file in beside if _holds(file, needles)))
 
 
 def _known_runs(project: Project, known: Mapping[str, Any] | None) -> tuple[UsedRun, ...]:
@@ -253,7 +264,8 @@ def _holds(file: Path, needles: Iterable[str]) -> bool:
     return any(needle in content for needle in needles)
 
 
-def _time(text: object) -> datetime | None:
+def time_of(text: object) -> datetime | None:
+    """A moment as records have it; None for anything else."""
     try:
         return datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
@@ -263,18 +275,20 @@ def _time(text: object) -> datetime | None:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _task_files(project: Project) -> list[Path]:
+def task_files(project: Project) -> list[Path]:
+    """The files of tasks for labelers."""
     return sorted(project.tasks.glob("*.jsonl")) if project.tasks.is_dir() else []
 
 
-def _rows(path: Path) -> Iterator[Any]:
+def read_rows(path: Path) -> Iterator[Any]:
+    """The rows of a file, none if there is no such file. Raises DataError for a row that is no object."""
     for line, row in read_jsonl(path) if path.exists() else ():
         if not isinstance(row, dict):
             raise DataError("a row is no object", expected="a JSON object", got=type(row).__name__, where=f"{path}:{line}")
         yield row
 
 
-def _rewrite(path: Path, keep: Callable[[Any], bool]) -> None:
+def rewrite(path: Path, keep: Callable[[Any], bool]) -> None:
     """Rewrite the file without the rows to erase, if it has any."""
-    if not all(map(keep, _rows(path))):
-        write_jsonl(path, filter(keep, _rows(path)))
+    if not all(map(keep, read_rows(path))):
+        write_jsonl(path, filter(keep, read_rows(path)))

@@ -30,11 +30,11 @@ from heedful.project.importing import REJECTED
 from heedful.project.owners import OwnerKey
 from heedful.project.selection import one_split_warning
 from heedful.project.structure import nearest
-from heedful.project.table_files import rows_of_any_file
 from heedful.prompts.duplicates import PREFIX_LENGTH, prefix_key, spoken_text
 from heedful.prompts.language import language_of_turns
 from heedful.prompts.personal import Finder, check_region, personal_data_in
 from heedful.prompts.reading import INTAKES, LeftOut, Submission, owner_of, read_submission
+from heedful.prompts.row_sources import RowSource, of_file
 from heedful.prompts.stored_prompts import StoredPrompts, hash_of, identity_of
 from heedful.records import Prompt, Source, Split
 
@@ -116,9 +116,14 @@ class IntakeReport:
 
 
 def import_prompts(
-    format: str, path: str | Path, data: str | Path, *, source: Source = "imported", cleaning: Cleaning | None = None
+    format: str,
+    path: str | Path | RowSource,
+    data: str | Path,
+    *,
+    source: Source = "imported",
+    cleaning: Cleaning | None = None,
 ) -> IntakeReport:
-    """Add the prompts of a file to a data folder; importing it again adds nothing.
+    """Add the prompts of a file, or other rows, to a data folder; importing it again adds nothing.
 
     source: for rows that do not name one (requests to the API are from customers). Raises ConfigError for an unknown format,
     MissingError for a missing file, DataError if no row is readable or the data folder is broken, StorageError for a full
@@ -132,24 +137,25 @@ def import_prompts(
             got=repr(format),
             next_step=f"did you mean {meant!r}?" if meant else None,
         )
-    path, data, cleaning = Path(path), Path(data), cleaning or Cleaning()
+    rows = path if isinstance(path, RowSource) else of_file(Path(path))
+    data, cleaning = Path(data), cleaning or Cleaning()
     with locked(data):
         stored = StoredPrompts.read(data)
-        found = _read_once(format, path, stored, cleaning)
-        _refuse_unreadable(format, path, found)
+        found = _read_once(format, rows, stored, cleaning)
+        _refuse_unreadable(format, rows, found)
         already_there = _choose(found, stored, cleaning.max_per_owner)
-        _keep_aside(data, path, found.left_out, stored.key)
+        _keep_aside(data, rows, found.left_out, stored.key)
         written = _Written()
         if len(found.table):
             prompts = data / file_name("prompt")
             there = (row for _, row in read_jsonl(prompts)) if prompts.exists() else ()
-            new = _new_prompts(format, path, found, source, written)
+            new = _new_prompts(format, rows, found, source, written)
             write_jsonl(prompts, chain(there, map(record_to_json, new)))
     categories = Counter(out.category for out in found.left_out)
     first = sorted(found.left_out, key=lambda out: (out.line, out.reason))[:_SHOWN_REASONS]
     return IntakeReport(
         format=format,
-        file=str(path),
+        file=rows.where,
         read=found.read,
         added=len(found.table),
         already_there=already_there,
@@ -224,15 +230,17 @@ class _Found:
         return (_Candidate(*self.table[number].item()) for number in order)
 
 
-def _read_once(format: str, path: Path, stored: StoredPrompts, cleaning: Cleaning) -> _Found:
+def _read_once(format: str, rows: RowSource, stored: StoredPrompts, cleaning: Cleaning) -> _Found:
     found = _Found()
-    found.table = np.fromiter(_candidates_of(format, path, stored, cleaning, found), dtype=_CANDIDATES)
+    found.table = np.fromiter(_candidates_of(format, rows, stored, cleaning, found), dtype=_CANDIDATES)
     return found
 
 
-def _candidates_of(format: str, path: Path, stored: StoredPrompts, cleaning: Cleaning, found: _Found) -> Iterator[_Candidate]:
+def _candidates_of(
+    format: str, rows: RowSource, stored: StoredPrompts, cleaning: Cleaning, found: _Found
+) -> Iterator[_Candidate]:
     """The candidates in a file; all other rows go to ``found.left_out``."""
-    for place, row in enumerate(rows_of_any_file(path)):
+    for place, row in enumerate(rows.rows()):
         found.read += 1
         try:
             if row.problem is not None:
@@ -273,18 +281,18 @@ def _checked(submission: Submission, stored: StoredPrompts, cleaning: Cleaning) 
     return split, personal
 
 
-def _refuse_unreadable(format: str, path: Path, found: _Found) -> None:
+def _refuse_unreadable(format: str, rows: RowSource, found: _Found) -> None:
     sample = INTAKES[format].sample
     if not found.read:
-        raise DataError(f"{path.name} holds no rows", expected=sample, got="an empty file", where=path)
+        raise DataError(f"{rows.name} holds no rows", expected=sample, got="nothing", where=rows.where)
     unreadable = Counter(out.reason for out in found.left_out if out.category == "unreadable")
     if unreadable.total() == found.read:
         reason, count = unreadable.most_common(1)[0]
         raise DataError(
-            f"no row of {path.name} is usable as {format}",
+            f"no row of {rows.name} is usable as {format}",
             expected=sample,
             got=f"{reason} ({count} of {found.read} rows)",
-            where=f"{path}:{found.left_out[0].line}",
+            where=f"{rows.where}:{found.left_out[0].line}",
             next_step=f"bring the rows into one of: {', '.join(INTAKES)}",
         )
 
@@ -338,17 +346,17 @@ class _Written:
     flagged: int = 0
 
 
-def _new_prompts(format: str, path: Path, found: _Found, source: Source, written: _Written) -> Iterator[Prompt]:
+def _new_prompts(format: str, rows: RowSource, found: _Found, source: Source, written: _Written) -> Iterator[Prompt]:
     """Read the file a second time, and make the prompts that were chosen."""
     imported = datetime.now(UTC).isoformat(timespec="seconds")
     chosen = found.candidates(range(len(found.table)))
     candidate = next(chosen, None)
-    for place, row in enumerate(rows_of_any_file(path)):
+    for place, row in enumerate(rows.rows()):
         if candidate is None or place != candidate.place:
             continue
         submission = _read_again(format, row, candidate)
         if submission is None:
-            raise _changed(path)
+            raise _changed(rows)
         metadata: dict[str, Any] = {**submission.metadata, "imported": imported}
         if personal := found.personal.get(place):
             metadata |= {"personal_data": list(personal), "needs_review": True}
@@ -370,7 +378,7 @@ def _new_prompts(format: str, path: Path, found: _Found, source: Source, written
         )
         candidate = next(chosen, None)
     if candidate is not None:
-        raise _changed(path)
+        raise _changed(rows)
 
 
 def _read_again(format: str, row: Row, candidate: _Candidate) -> Submission | None:
@@ -382,13 +390,13 @@ def _read_again(format: str, row: Row, candidate: _Candidate) -> Submission | No
     return submission if identity_of(submission.text, submission.owner) == candidate.identity else None
 
 
-def _changed(path: Path) -> DataError:
-    return DataError(f"{path.name} changed while it was read", where=path, next_step="import it again")
+def _changed(rows: RowSource) -> DataError:
+    return DataError(f"{rows.name} changed while it was read", where=rows.where, next_step="import it again")
 
 
-def _keep_aside(data: Path, path: Path, left_out: Iterable[_Out], key: OwnerKey) -> None:
+def _keep_aside(data: Path, rows: RowSource, left_out: Iterable[_Out], key: OwnerKey) -> None:
     """Add to ``rejected.jsonl`` what is not in it yet: no text, and the owner only as a keyed hash (to be forgotten by)."""
-    file, name = data / REJECTED, str(path.resolve())
+    file, name = data / REJECTED, str(Path(rows.where).resolve()) if Path(rows.where).exists() else rows.where
     there = (row for _, row in read_jsonl(file)) if file.exists() else ()
     known = {hash_of(str(row.get("file")), str(row.get("line")), str(row.get("reason"))) for row in there}
     outs = [out for out in left_out if hash_of(name, str(out.line), out.reason) not in known]

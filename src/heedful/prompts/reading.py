@@ -128,7 +128,9 @@ def _read_request(row: Mapping[str, Any]) -> Submission:
         turns, used = _asked(joined(earlier_turns(row), turns_of_messages(row["messages"]))), (*_FRONT, "messages")
     else:
         turns, used = _question(row), _QUESTION
-    return _submission(turns, {"source": "customer", **row}, (*used, "time", "model"), time=time, model=model)
+    usage = optional_text(row, "usage")  # of a row from the labeling database: what it is withdrawn by
+    known = {"time": time, "model": model} | ({} if usage is None else {"usage": usage})
+    return _submission(turns, {"source": "customer", **row}, (*used, "time", "model", "usage"), **known)
 
 
 def _asked(turns: list[Turn]) -> list[Turn]:

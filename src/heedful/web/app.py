@@ -26,8 +26,11 @@ from heedful.labeling.database.connection import Database
 from heedful.web import login
 from heedful.web.api import api_docs, labeler_api, researcher_api
 from heedful.web.app_settings import Settings
-from heedful.web.console import admin, batch_pages, overview
+from heedful.web.console import admin, batch_pages, overview, usage_pages
 from heedful.web.label import pages
+from heedful.web.model_server import ModelServer, base_address
+from heedful.web.playground import feedback_pages, playground_pages, streaming
+from heedful.web.public import key_pages, proxy
 from heedful.web.rendering import Rendering
 from heedful.web.routing import RETRY_SECONDS, NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
@@ -76,6 +79,12 @@ NEXT_STEPS = {
     503: "wait a little, then try again; a task's page saves your work by itself as soon as it can",
 }
 
+MODULES = (
+    *(login, pages, overview, batch_pages, admin, usage_pages, playground_pages, feedback_pages, streaming, key_pages, proxy),
+    *(labeler_api, researcher_api, api_docs),
+)
+"""Each adds its routes."""
+
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -94,11 +103,14 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
     )
     app.state.database, app.state.settings = database, settings
+    app.state.model_server = (
+        None if settings.model_server is None else ModelServer(base_address(settings.model_server), settings.model_server_key)
+    )
     app.state.rendering = Rendering(title=settings.title)
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")
     routes.get("/health", _health, who="public")
-    for module in (login, pages, overview, batch_pages, admin, labeler_api, researcher_api, api_docs):
+    for module in MODULES:
         module.routes(routes)
     app.add_exception_handler(HeedfulError, _on_error)
     app.add_exception_handler(NobodyError, _on_nobody)
@@ -149,6 +161,9 @@ def _failure(
     message = message or MESSAGES.get(status) or HTTPStatus(status).phrase.lower()
     next_step = next_step or NEXT_STEPS.get(status)
     title = TITLES.get(status) or HTTPStatus(status).phrase
+    if request.url.path.startswith("/v1/"):
+        said = "; ".join(part for part in (message, next_step) if part)
+        return proxy.error_response(status, said, headers=headers)
     if request.url.path.startswith("/api/"):
         problem = {"title": title, "status": status, "detail": message, "expected": expected, "got": got, "next": next_step}
         content = {key: value for key, value in (problem | more).items() if value is not None}

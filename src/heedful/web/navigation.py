@@ -8,7 +8,14 @@ from dataclasses import dataclass
 SECTIONS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "Work": (
         "labeler",
-        (("Tasks", "/"), ("Instructions", "/instructions"), ("Your questions", "/questions"), ("Your answers", "/history")),
+        (
+            ("Tasks", "/"),
+            ("Instructions", "/instructions"),
+            ("Your questions", "/questions"),
+            ("Your answers", "/history"),
+            ("Playground", "/playground"),
+            ("Your API keys", "/keys"),
+        ),
     ),
     "Research": (
         "researcher",
@@ -21,11 +28,21 @@ SECTIONS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
             ("Quality", "/console/quality"),
             ("Screening", "/console/screening"),
             ("Data", "/console/data"),
+            ("Votes", "/console/votes"),
+            ("API usage", "/console/usage"),
             ("Edit instructions", "/console/instructions"),
             ("Surveys", "/console/surveys"),
         ),
     ),
-    "Administration": ("admin", (("Accounts", "/admin/people"), ("Audit", "/admin/audit"), ("Backups", "/admin/backups"))),
+    "Administration": (
+        "admin",
+        (
+            ("Accounts", "/admin/people"),
+            ("All API keys", "/admin/keys"),
+            ("Audit", "/admin/audit"),
+            ("Backups", "/admin/backups"),
+        ),
+    ),
 }
 """A section's name to who sees it and its pages, by name and path."""
 

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, wraps
+from inspect import iscoroutinefunction
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -50,6 +51,9 @@ Who = Literal["public", "labeler", "researcher", "admin"]
 
 RANKS: Mapping[str, int] = {"public": 0, "labeler": 1, "researcher": 2, "admin": 3}
 """Who may do everything that those before may."""
+
+KEY_HOLDERS = "key"
+"""What a route of the public API says instead of a role."""
 
 AnyResponse = TypeVar("AnyResponse", bound=Response)
 
@@ -235,9 +239,15 @@ class Routes:
         options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
         options["openapi_extra"] = {"x-who": who}
         guard = Depends(self._guard(who, changes=method != "GET", upload=upload))
-        handler = handler if method == "GET" else self._in_turn(handler)
+        if method != "GET" and not iscoroutinefunction(handler):  # one that awaits takes a thread only for what it stores
+            handler = self._in_turn(handler)
         self._app.add_api_route(path, handler, methods=[method], dependencies=[guard], **options)
         self._app.routes[-1].heedful_who = who  # type: ignore[attr-defined]
+
+    def keyed(self, method: str, path: str, handler: Callable[..., Any]) -> None:
+        """A route of the public API: its handler looks at the request's API key itself, cookies mean nothing to it."""
+        self._app.add_api_route(path, handler, methods=[method], response_model=None, include_in_schema=False)
+        self._app.routes[-1].heedful_who = KEY_HOLDERS  # type: ignore[attr-defined]
 
     def _in_turn(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """The handler of a change, run in one of the threads that changes have."""

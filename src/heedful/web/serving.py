@@ -27,6 +27,7 @@ from heedful.labeling.people.instruction_versions import publish_first_versions
 from heedful.project.project import CONFIG_FILE
 from heedful.web.app import create_app
 from heedful.web.app_settings import Settings, model_server_of, secret_key
+from heedful.web.public.expiry import texts_expire
 
 KEY_FILE = "web-key"
 BACKUPS_FOLDER = "backups"
@@ -222,8 +223,13 @@ def _serve(
         say("warning: passwords and labels cross the network unencrypted")
     if token is not None:
         say(f"join as its first admin, once, within a week: {settings.public_url}/join/{token}")
+    if model_server is not None:
+        say(f"playground and public API ask the model server at {model_server}")
     say("stop it with Ctrl-C")
-    with suppress(KeyboardInterrupt):  # uvicorn has finished what it was answering, and says again what stopped it
+    with (
+        texts_expire(database),
+        suppress(KeyboardInterrupt),
+    ):  # uvicorn has finished what it was answering, and says again what stopped it
         uvicorn.Server(config).run(sockets=[listener])
     say("stopped")
 

@@ -15,7 +15,8 @@ from tests.labeling.labeling import add_person, number_of
 from heedful.errors import ConfigError, DataError, HeedfulError, StorageError
 from heedful.labeling.database import events, maintenance
 from heedful.labeling.database.connection import Database, database_url, open_database
-from heedful.labeling.database.tables import event, metadata, person
+from heedful.labeling.database.tables import event, person
+from heedful.labeling.database.usage_tables import metadata
 
 
 def test_migrations_give_the_tables(database: Database) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 
 from heedful.errors import HeedfulError, StorageError
 from heedful.labeling.database import events
@@ -13,6 +13,7 @@ from heedful.labeling.database.tables import (
     annotation,
     assignment,
     demonstration,
+    person,
     problem,
     prompt,
     ranking,
@@ -21,6 +22,15 @@ from heedful.labeling.database.tables import (
     superseded_answer,
     task,
     task_response,
+)
+from heedful.labeling.database.usage_tables import (
+    answer_feedback,
+    api_key,
+    api_request,
+    conversation,
+    conversation_turn,
+    model_vote,
+    turn_answer,
 )
 from heedful.project.owners import spellings
 
@@ -31,7 +41,14 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
     The audit keeps the prompts' ids and that they were erased; events hold no text. If someone is working on one of the
     prompts, the page says that the task is gone. Raises StorageError.
     """
-    prompts = select(prompt.c.id).where(prompt.c.owner.in_(spellings(owner)))
+    with database.write() as connection:
+        erased = _erase_usage(connection, owner)
+        return erased | erase_prompts(connection, prompt.c.owner.in_(spellings(owner)))
+
+
+def erase_prompts(connection: Connection, wanted: ColumnElement[bool]) -> dict[str, int]:
+    """Delete the prompts that meet a condition, with their outputs, tasks and answers; how many rows of each kind."""
+    prompts = select(prompt.c.id).where(wanted)
     tasks = select(task.c.id).where(task.c.prompt_id.in_(prompts))
     assignments = select(assignment.c.id).where(assignment.c.task_id.in_(tasks))
     of_answer = {
@@ -47,16 +64,38 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
         (assignment.name, assignment.c.task_id.in_(tasks)),
         (task.name, task.c.prompt_id.in_(prompts)),
         (response.name, response.c.prompt_id.in_(prompts)),
-        (prompt.name, prompt.c.owner.in_(spellings(owner))),
+        (prompt.name, wanted),
     ]
     erased: dict[str, int] = {}
-    with database.write() as connection:
-        for prompt_id in connection.execute(prompts).scalars().all():
-            events.record(connection, person_id=None, action="forget", subject="prompt", subject_id=prompt_id)
-        for name, condition in doomed:
-            if count := connection.execute(delete(prompt.metadata.tables[name]).where(condition)).rowcount:
-                erased[name] = count
+    for prompt_id in connection.execute(prompts).scalars().all():
+        events.record(connection, person_id=None, action="forget", subject="prompt", subject_id=prompt_id)
+    for name, condition in doomed:
+        if count := connection.execute(delete(prompt.metadata.tables[name]).where(condition)).rowcount:
+            erased[name] = count
     return erased
+
+
+def _erase_usage(connection: Connection, owner: str) -> dict[str, int]:
+    """Delete a person's conversations, and the texts of the requests of their keys; counts of requests stay."""
+    people = select(person.c.id).where(person.c.pseudonym == owner)
+    conversations = select(conversation.c.id).where(conversation.c.person_id.in_(people))
+    turns = select(conversation_turn.c.id).where(conversation_turn.c.conversation_id.in_(conversations))
+    answers = select(turn_answer.c.id).where(turn_answer.c.turn_id.in_(turns))
+    keys = select(api_key.c.id).where(api_key.c.person_id.in_(people))
+    of_keys = api_request.c.api_key_id.in_(keys)
+    texts = of_keys & (api_request.c.request.is_not(None) | api_request.c.response.is_not(None))
+    no_text = {"request": None, "response": None}
+    erased = {"api_request": connection.execute(update(api_request).where(texts).values(no_text)).rowcount}
+    connection.execute(update(api_request).where(of_keys).values(training=False))
+    for table, condition in (
+        (answer_feedback, answer_feedback.c.answer_id.in_(answers)),
+        (model_vote, model_vote.c.turn_id.in_(turns)),
+        (turn_answer, turn_answer.c.turn_id.in_(turns)),
+        (conversation_turn, conversation_turn.c.conversation_id.in_(conversations)),
+        (conversation, conversation.c.person_id.in_(people)),
+    ):
+        erased[table.name] = connection.execute(delete(table).where(condition)).rowcount
+    return {name: count for name, count in erased.items() if count}
 
 
 def leave_no_bytes(database: Database) -> None:

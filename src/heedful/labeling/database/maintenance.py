@@ -21,12 +21,12 @@ from heedful.labeling.database.tables import (
     annotation,
     assignment,
     demonstration,
-    metadata,
     ranking,
     rating,
     task,
     task_response,
 )
+from heedful.labeling.database.usage_tables import metadata  # all tables: importing it brings its own
 from heedful.labeling.queue.answer_rows import Answered, rows_of_answer
 from heedful.labeling.queue.items import batched
 

@@ -46,6 +46,8 @@ from heedful.labeling.exchange.label_records import demonstration_of, ranking_of
 from heedful.labeling.quality.candidate_screening import code_of
 from heedful.labeling.queue import items
 from heedful.labeling.queue.kinds import PHASES, Phase, TaskKind
+from heedful.labeling.usage.consent import PLAYGROUND
+from heedful.labeling.usage.usage_export import playground_rows
 from heedful.project.data_folder import file_name, kind_of, record_from_json, record_to_json
 from heedful.project.files import read_jsonl
 from heedful.project.project import Project
@@ -194,9 +196,15 @@ def exported_records(connection: Connection, *, surplus: bool = False, screening
     """
     phases = PHASES if screening else EXPORTED
     kinds: tuple[Kind, ...] = ("prompt", "response")
+    of_playground = set[str]()
     for kind in kinds:
         for row in _named(connection, prompt if kind == "prompt" else response, phases, surplus):
-            yield {"kind": kind, **record_of(kind, row)}
+            record = {"kind": kind, **record_of(kind, row)}
+            if row["id"].startswith(PLAYGROUND):
+                of_playground.add(row["id"])
+                if kind == "prompt" and record.get("split") != "test":
+                    record.pop("split", None)  # the import gives it its owner's
+            yield record
     secret = secrets.token_bytes(32)
 
     def answers(table: Table) -> Iterator[Mapping[str, Any]]:
@@ -216,6 +224,7 @@ def exported_records(connection: Connection, *, surplus: bool = False, screening
     for row in answers(annotation):
         if row["annotation_kind"] != "write_prompt" and row["response_id"] is None:  # one row for the whole answer
             yield annotation_row(row)
+    yield from playground_rows(connection, of_playground)
     if surplus:
         yield from map(annotation_row, _superseded(connection, phases, secret))
 

@@ -87,6 +87,17 @@ def claim(
     return None if found is None else view_assignment(connection, _lease(connection, person_id, found, at), person_id)
 
 
+def claim_task(connection: Connection, person_id: int, task_id: int, *, now: float | None = None) -> int:
+    """Lease this very task to a person, or renew their lease; the assignment's id. An answered one is only looked up."""
+    at = _now(now)
+    locked_worker(connection, person_id)
+    mine = (assignment.c.task_id == task_id, assignment.c.person_id == person_id)
+    found = connection.execute(select(assignment.c.id, assignment.c.state).where(*mine)).one_or_none()
+    if found is not None and found.state in _TAKEN:
+        return found.id
+    return _lease(connection, person_id, task_id, at)
+
+
 def give_back_expired(connection: Connection, *, now: float | None = None) -> int:
     """Give back leases whose time is over (at most 200 at once, the oldest first): others can have the tasks. How many."""
     at = _now(now)

@@ -40,6 +40,13 @@ ACTIONS: Mapping[str, str] = {
     "download_backup": "downloaded a backup",
     "ask": "asked a question",
     "answer_problem": "answered a question",
+    "withdraw": "opted text out of training",
+    "delete_conversation": "deleted a conversation",
+    "make_key": "made an API key",
+    "revoke_key": "revoked an API key",
+    "delete_texts": "deleted the texts of an API key's requests",
+    "export_votes": "exported votes",
+    "forget": "erased a prompt",
 }
 """Other actions are named by their own words."""
 
@@ -54,6 +61,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Labelers' work": (
         "claim", "renew", "draft", "submit", "correct", "send_back", "skip", "release", "expire", "ask", "answer_problem",
+    ),
+    "Playground and API": (
+        "withdraw", "delete_conversation", "make_key", "revoke_key", "delete_texts", "export_votes", "forget",
     ),
     "Backups": ("backup", "download_backup"),
 }  # fmt: skip

@@ -1,0 +1,139 @@
+"""The OpenAI-compatible server that answers in the playground and behind the public API: Heedful's own, vLLM or any other."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from heedful.errors import StorageError
+
+CONNECT_SECONDS = 10.0
+SILENT_SECONDS = 300.0
+"""How long the server may take until its next token."""
+LIST_SECONDS = 10.0
+"""How long a list of models is kept."""
+LONGEST_LINE = 4_000_000
+
+
+class ModelServerError(StorageError):
+    """The model server does not answer, or not in the way that it should. ``status``: what it answered, if it did."""
+
+    def __init__(self, message: str, *, got: str | None = None, status: int | None = None, body: Any = None) -> None:
+        super().__init__(message, got=got, next_step="look at the model server, or try again in a while")
+        self.status, self.body = status, body
+
+
+def base_address(address: str) -> str:
+    """The address that requests begin with: the given one, with ``/v1`` if it has no path of its own."""
+    address = address.strip().rstrip("/")
+    return address if urlsplit(address).path else f"{address}/v1"
+
+
+@dataclass(slots=True)
+class ModelServer:
+    """How to reach the server."""
+
+    address: str
+    key: str | None = None
+    transport: httpx.AsyncBaseTransport | None = None
+    """Another way than the network, for tests."""
+    _listed: tuple[float, list[str]] = field(default=(0.0, []), init=False)
+
+    @asynccontextmanager
+    async def post(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+        """The beginning of an answer, whose body is read by the caller. Raises ModelServerError if there is none.
+
+        An answer with an error's status is an answer: the caller looks at it.
+        """
+        timeout = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+        async with self._client(timeout) as client:
+            request = client.build_request("POST", self.address + path, json=dict(body))
+            try:
+                response = await client.send(request, stream=True)
+            except httpx.HTTPError as error:
+                raise _silent(error) from None
+            try:
+                yield response
+            except httpx.HTTPError as error:
+                raise _silent(error) from None
+            finally:
+                await response.aclose()
+
+    async def models(self) -> list[str]:
+        """The names of the models, in the server's order. Raises ModelServerError."""
+        listed_at, names = self._listed
+        if names and time.monotonic() - listed_at < LIST_SECONDS:
+            return names
+        try:
+            async with self._client(httpx.Timeout(CONNECT_SECONDS)) as client:
+                response = await client.get(self.address + "/models")
+            if response.status_code != 200:
+                raise _refusal(response.status_code, response.text)
+            rows = response.json()["data"]
+            names = [row["id"] for row in rows if isinstance(row["id"], str) and row["id"]]
+        except httpx.HTTPError as error:
+            raise _silent(error) from None
+        except (ValueError, KeyError, TypeError):
+            raise ModelServerError("the model server does not say which models it has", got="no list of models") from None
+        self._listed = (time.monotonic(), names)
+        return names
+
+    def _client(self, timeout: httpx.Timeout) -> httpx.AsyncClient:
+        headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        # No proxy of the environment stands between two servers of one installation.
+        return httpx.AsyncClient(timeout=timeout, headers=headers, verify=_tls(), trust_env=False, transport=self.transport)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def refusal_of(response: httpx.Response) -> ModelServerError:
+    """What the server said instead of answering."""
+    text = (await response.aread()).decode(errors="replace")
+    return _refusal(response.status_code, text)
+
+
+def _refusal(status: int, text: str) -> ModelServerError:
+    try:
+        body = json.loads(text)
+        said = str(body["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        body, said = None, text[:200]
+    return ModelServerError("the model server refused", got=f"{status}: {said[:500]}", status=status, body=body)
+
+
+def _silent(error: httpx.HTTPError) -> ModelServerError:
+    return ModelServerError("the model server does not answer", got=type(error).__name__)
+
+
+async def events(response: httpx.Response) -> AsyncIterator[str]:
+    """The data of server-sent events, one after the other; a server that never ends a line is cut off."""
+    buffer = b""
+    async for piece in response.aiter_bytes():
+        buffer += piece
+        *lines, buffer = buffer.split(b"\n")
+        if len(buffer) > LONGEST_LINE:
+            raise ModelServerError("the model server does not send events", got="a line without an end")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip().decode(errors="replace")
+    if buffer.startswith(b"data:"):
+        yield buffer[5:].strip().decode(errors="replace")
+
+
+def piece_of(choice: Mapping[str, Any]) -> str:
+    """The text of one choice of a chunk or answer: of a chat or of a completion."""
+    delta = choice.get("delta") or choice.get("message") or {}
+    text = delta.get("content") if isinstance(delta, Mapping) and "text" not in choice else choice.get("text")
+    return text if isinstance(text, str) else ""

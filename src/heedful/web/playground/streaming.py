@@ -1,0 +1,130 @@
+"""An answer on its way from the model server to the page: server-sent events, kept in the database when it ends.
+
+Events: ``{"text": "…"}`` for each piece; then ``{"state": "finished", "finish_reason": "stop"}``, or ``{"state": "failed",
+"message": "…"}``. No event names the model. If the page is closed or its stop button pressed, what there is so far is kept. A
+browser without JavaScript gets the page again when the answer is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from anyio import CancelScope
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from heedful.conversation import messages_of
+from heedful.errors import HeedfulError, MissingError
+from heedful.labeling.database.connection import Database
+from heedful.labeling.usage import conversations
+from heedful.labeling.usage.conversations import Ask, State
+from heedful.web.closing_stream import ClosingStream
+from heedful.web.model_server import ModelServer, ModelServerError, events, piece_of, refusal_of
+from heedful.web.playground.playground_pages import server_of
+from heedful.web.routing import Id, Routes, Visit, Visiting
+from heedful.web.security import log
+
+EVENT_STREAM = "text/event-stream"
+LONGEST_ANSWER = 400_000
+"""Characters; a model that does not end is stopped there."""
+
+
+def routes(add: Routes) -> None:
+    """Answers."""
+    add.post("/playground/answers/{answer_id}/stream", stream, who="labeler")
+
+
+async def stream(visit: Visiting, request: Request, answer_id: Id) -> Response:
+    """Let the model write an answer that waits for it."""
+    server = server_of(visit)
+    if server is None:
+        raise MissingError("no model server is set", next_step="ask an admin")
+    conversation_id, ask = await run_in_threadpool(_begin, visit, answer_id)
+    writing = _written(server, visit.database, ask)
+    if EVENT_STREAM in request.headers.get("accept", ""):
+        return ClosingStream(_as_events(writing))
+    async for _ in writing:
+        pass
+    return visit.go(f"/playground/{conversation_id}#answer-{answer_id}")
+
+
+def _begin(visit: Visit, answer_id: int) -> tuple[int, Ask]:
+    with visit.database.write() as connection:
+        ask = conversations.begin_answer(connection, answer_id, visit.person.id)
+        view, *_ = conversations.turn_of_answer(connection, answer_id, visit.person.id)
+    return view.id, ask
+
+
+async def _as_events(writing: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(writing):
+        async for event in writing:
+            yield b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+def request_body(ask: Ask) -> tuple[str, dict[str, Any]]:
+    """Path and body of the request for an answer."""
+    body: dict[str, Any] = {"model": ask.model, "stream": True, **ask.sampling}
+    if ask.mode == "completion":
+        return "/completions", body | {"prompt": ask.turns[-1].text}
+    return "/chat/completions", body | {"messages": messages_of(ask.turns)}
+
+
+async def _written(server: ModelServer, database: Database, ask: Ask) -> AsyncGenerator[dict[str, Any], None]:
+    """The events of an answer. However this ends, the answer's row says how, and holds what was written."""
+    pieces: list[str] = []
+    length = 0
+    state: State = "stopped"
+    reason: str | None = None
+    last: dict[str, Any] | None = None
+    try:
+        path, body = request_body(ask)
+        async with server.post(path, body) as response:
+            if response.status_code != 200:
+                raise await refusal_of(response)
+            async for data in events(response):
+                if data == "[DONE]":
+                    break
+                text, reason = _piece(data, reason)
+                length += len(text)
+                if text:
+                    pieces.append(text)
+                    yield {"text": text}
+                if length > LONGEST_ANSWER:
+                    reason = "length"
+                    break
+        state = "finished"
+        last = {"state": state, "finish_reason": reason}
+    except ModelServerError as error:
+        state = "failed"
+        last = {"state": state, "message": "The model server could not answer. Try again, or tell an admin."}
+        log.error("an answer failed: %s %s", error.message, error.got)
+    except HeedfulError:
+        state = "failed"
+        raise
+    finally:
+        with CancelScope(shield=True):
+            await run_in_threadpool(_keep, database, ask, "".join(pieces)[:LONGEST_ANSWER], state, reason)
+    if last is not None:
+        yield last
+
+
+def _piece(data: str, reason: str | None) -> tuple[str, str | None]:
+    """The text of an event, and why the answer ends, if it does."""
+    try:
+        chunk = json.loads(data)
+        if "error" in chunk:
+            raise ModelServerError("the model server broke off", got=str(chunk["error"])[:200])
+        choice = chunk["choices"][0] if chunk["choices"] else {}
+        said = choice.get("finish_reason")
+        return piece_of(choice), str(said)[:40] if said else reason
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise ModelServerError("the model server's answer cannot be read", got="an event of another form") from None
+
+
+def _keep(database: Database, ask: Ask, text: str, state: State, reason: str | None) -> None:
+    with database.write() as connection:
+        conversations.end_answer(connection, ask, text, state=state, finish_reason=reason)

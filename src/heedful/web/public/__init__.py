@@ -1,0 +1,1 @@
+"""The public API: OpenAI-compatible routes behind keys, and the pages about keys and their usage."""

@@ -1,0 +1,37 @@
+"""After an opt-out: the project's records are cleaned at once, and the page says what came of it."""
+
+from __future__ import annotations
+
+from heedful.errors import HeedfulError
+from heedful.labeling.usage import consent
+from heedful.project.project import Project
+from heedful.prompts.withdrawing import apply_withdrawals
+from heedful.web.routing import Visit
+from heedful.web.security import log
+
+
+def clean_project(visit: Visit) -> str:
+    """Erase from the project's records what was withdrawn; the words for the page. What fails is done by the next import."""
+    if visit.settings.project is None:
+        with visit.database.read() as connection:
+            keys = consent.pending(connection)
+        if keys:
+            with visit.database.write() as connection:
+                consent.applied(connection, {key: {"erased": {}, "runs": []} for key in keys})
+        return "It will not be used for training, and nothing that was made from it."
+    try:
+        report = apply_withdrawals(visit.database, Project.load(visit.settings.project))
+    except HeedfulError as error:
+        log.error("withdrawals could not be applied: %s", error.message)
+        return (
+            "It will not be taken for training any more. The project's records could not be cleaned yet: "
+            "this is done before the next import."
+        )
+    erased = ", ".join(f"{count} {kind}" for kind, count in report.erased.items() if count)
+    said = ["It will not be used for training, and nothing that was made from it."]
+    if erased:
+        said.append(f"Erased from the project's records: {erased}.")
+    if report.runs:
+        names = ", ".join(run.name for run in report.runs)
+        said.append(f"It may have been used already by: {names}. Tell the researchers if these models should be made again.")
+    return " ".join(said)
