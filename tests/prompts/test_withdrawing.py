@@ -65,7 +65,7 @@ def test_no_file_is_needed(project: Project, database: Database) -> None:
     request(database, production, "A customer's secret")
     bring(project)
     found = {row["text"]: row for row in rows(project, "data/prompts.jsonl")}
-    assert set(found) == {"Name a whale, please.\n", "Why is the sea salty?\n", "Once upon a time"}
+    assert set(found) == {"Name a whale, please.\n", "Why is the sea salty?\n", "Once upon a time\n"}
     whale = found["Name a whale, please.\n"]
     assert (whale["user"], whale["source"], whale["use_case"]) == ("p-1", "customer", "open_qa")
     assert len(whale["metadata"]["usage"]) == 24

@@ -160,7 +160,7 @@ def _a_question_to_a_model(world: World) -> None:
 
 def _an_api_key(world: World) -> None:
     with world.site.database.write() as connection:
-        _, secret = a_key(connection, world.owner, name=f"Key {XSS}")
+        _, secret = a_key(connection, world.owner, name=f"Key {XSS[:90]}")
     admitted = admission.admit(world.site.database, secret, "chat")
     asked = [{"role": "user", "content": XSS}]
     admission.finish(world.site.database, admitted, Outcome(status=200, model=XSS, flags=[XSS], request=asked, response=[XSS]))
@@ -204,7 +204,7 @@ EXAMPLES: Mapping[str, Example] = {
     "GET /console/votes": Example(prepare=_a_vote),
     "POST /console/votes/export": Example(fields=lambda w: {"blind": "yes"}, prepare=_a_vote),
     "POST /admin/keys": Example(
-        fields=lambda w: {"person_id": str(w.owner), "name": XSS, "scope": "chat", "purpose": "playground", "per_minute": "5"}
+        fields=lambda w: {"person_id": str(w.owner), "name": XSS[:90], "scope": "chat", "purpose": "playground", "per_minute": "5"}
     ),
     "POST /admin/keys/{key_id}/revoke": Example(path=lambda w: KEY, prepare=_an_api_key, fields=lambda w: {}),
     # ------------------------------------------------------------------------------------ accounts
