@@ -204,7 +204,13 @@ EXAMPLES: Mapping[str, Example] = {
     "GET /console/votes": Example(prepare=_a_vote),
     "POST /console/votes/export": Example(fields=lambda w: {"blind": "yes"}, prepare=_a_vote),
     "POST /admin/keys": Example(
-        fields=lambda w: {"person_id": str(w.owner), "name": XSS[:90], "scope": "chat", "purpose": "playground", "per_minute": "5"}
+        fields=lambda w: {
+            "person_id": str(w.owner),
+            "name": XSS[:90],
+            "scope": "chat",
+            "purpose": "playground",
+            "per_minute": "5",
+        }
     ),
     "POST /admin/keys/{key_id}/revoke": Example(path=lambda w: KEY, prepare=_an_api_key, fields=lambda w: {}),
     # ------------------------------------------------------------------------------------ accounts

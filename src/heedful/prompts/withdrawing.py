@@ -92,8 +92,7 @@ def _traces(data: Path, keys: set[str]) -> tuple[dict[str, str], Traces]:
 
 def _named(data: Path, id: str) -> bool:
     """Whether a label names a prompt that is not there itself."""
-    kinds = (kind for kind in RECORD_TYPES if kind != "prompt")
-    return any(row.get("prompt_id") == id for kind in kinds for row in read_rows(data / file_name(kind)))
+    return any(row.get("prompt_id") == id for kind in LABELS_FIRST for row in read_rows(data / file_name(kind)))
 
 
 def _is_of(row: Any, ids: Mapping[str, str]) -> bool:
