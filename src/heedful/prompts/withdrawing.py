@@ -71,7 +71,7 @@ def apply_withdrawals(database: Database, project: Project) -> WithdrawalReport:
 def _traces(data: Path, keys: set[str]) -> tuple[dict[str, str], Traces]:
     """Ids of the withdrawn prompts to what they were withdrawn by, and what identifies their texts."""
     ids = {consent.stored_prompt_id(key): key for key in keys}
-    traces = Traces("", "")
+    traces = Traces("", set())
     times: list[datetime | None] = []
     there: set[str] = set()
     for row in read_rows(data / file_name("prompt")):
