@@ -13,7 +13,7 @@ from tests.tiny import END, VOCABULARY, tiny_gpt2, tiny_llama, tiny_tokenizer
 from transformers import GenerationConfig, PreTrainedModel
 
 from heedful.conversation import turns_of
-from heedful.evaluate.benchmarks import score_items
+from heedful.evaluate.benchmarks.abilities import score_items
 from heedful.model import Sampling, generate, load_causal_model, save_model
 from heedful.model.answering import Answerer, score_responses
 from heedful.model.encoding import encode_demonstrations, encode_rankings

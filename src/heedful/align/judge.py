@@ -15,7 +15,7 @@ from heedful.align.settings import Given, ask, write_json
 from heedful.align.stages import INPUT_MODELS, makers
 from heedful.errors import DataError
 from heedful.evaluate import lineup
-from heedful.evaluate.benchmarks import Benchmark, benchmark_result, score_items
+from heedful.evaluate.benchmarks.abilities import Benchmark, benchmark_result, score_items
 from heedful.evaluate.results import Group, Model
 from heedful.labeling.exchange.asking import Task
 from heedful.model.answering import Answerer, prompts_within, score_responses

@@ -14,7 +14,7 @@ from rich.console import Console
 from heedful.align.prefixes import candidate_prefixes
 from heedful.align.stages import Stage, config_of
 from heedful.align.who_labels import Labelers, the_miniature
-from heedful.evaluate.benchmarks import Benchmark
+from heedful.evaluate.benchmarks.abilities import Benchmark
 from heedful.labeling.exchange.asking import Task
 from heedful.miniature.benchmark_items import benchmarks
 from heedful.miniature.tasks import few_shot_prefixes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from heedful.cli.benchmark_verb import EvaluateBenchmarks
 from heedful.cli.options import DatabaseOption, Flag, optional, say, subcommand
 from heedful.errors import ConfigError, DataError
 
@@ -219,8 +220,9 @@ class EvaluatePower:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Score stored samples, compare models from votes, plan a study.
+    """Measure models on benchmarks, score stored samples, compare models from votes, plan a study.
 
+    - benchmarks  models on public benchmarks, in the paper's formats
     - score  stored samples of a benchmark, with the official rules
     - votes  people's comparisons: win rates and scores, with intervals
     - power  how many comparisons find a difference, before anybody is paid
@@ -228,7 +230,8 @@ class Evaluate:
     """
 
     action: (
-        Annotated[EvaluateScore, subcommand(EvaluateScore, "score")]
+        Annotated[EvaluateBenchmarks, subcommand(EvaluateBenchmarks, "benchmarks")]
+        | Annotated[EvaluateScore, subcommand(EvaluateScore, "score")]
         | Annotated[EvaluateVotes, subcommand(EvaluateVotes, "votes")]
         | Annotated[EvaluatePower, subcommand(EvaluatePower, "power")]
     )

@@ -1,8 +1,9 @@
 """Benchmarks of the pretraining abilities, in the corpus's own formats, to measure the alignment tax (SPEC 4.2).
 
-The paper's few-shot counts are 0 to 15; here they are as many as a context of 256 tokens holds. ``evaluate.benchmarks``
-scores "choice" by the highest mean log-probability per token of a choice after the context, "completion" by greedy decoding,
-cut at the first newline, and "bias" by the entropy over the choices in bits (SPEC 4.3).
+The paper's few-shot counts are 0 to 15; here they are as many as a context of 256 tokens holds.
+``evaluate.benchmarks.abilities`` scores "choice" by the highest mean log-probability per token of a choice after the
+context, "completion" by greedy decoding, cut at the first newline, and "bias" by the entropy over the choices in bits
+(SPEC 4.3).
 """
 
 from __future__ import annotations

@@ -1,0 +1,322 @@
+"""Runs of ``heedful evaluate benchmarks`` on tiny models: the same numbers at any batch size, after kills, and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.align.small_project import heedful, run
+from tests.evaluate.benchmarks.data_sets import jsonl, rte, write_data_sets
+
+from heedful.errors import ConfigError
+from heedful.evaluate.benchmarks import benchmark_run, item_results
+from heedful.evaluate.benchmarks.asking_models import asked, choice_logprobs, sampled
+from heedful.evaluate.benchmarks.benchmark_run import contestants
+from heedful.evaluate.benchmarks.task_table import TASKS, Item
+from heedful.model import save_model
+from heedful.model.inference import load_policy
+from heedful.model.scratch import new_gpt2, train_tokenizer
+
+TEXT = [
+    "The red cat sleeps. A blue dog barks at night. Question: who paints a house? Answer: the man. Passage: it was sold.",
+    "Yes, it is positive. No, it is negative. Title: Cold Sea. Background: The sea is cold. Label: positive",
+]
+
+
+def write_model(folder: Path, seed: int, context_length: int = 512) -> Path:
+    tokenizer = train_tokenizer(TEXT, vocabulary_size=400, context_length=context_length)
+    model = new_gpt2(tokenizer, layers=2, width=32, heads=2, context_length=context_length, seed=seed)
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return [write_model(folder / name, seed) for seed, name in enumerate(("base", "tuned"))]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data_sets(tmp_path_factory.mktemp("data"))
+
+
+FAST = ("--precision", "float32", "--limit", "4")
+SMALL = (*FAST, "--tasks", "rte", "wsc", "crows_pairs", "--settings", "zero-shot", "basic")
+
+
+def results(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+def values(out: Path) -> dict[tuple[str, str, str], float]:
+    return {(s["model"], s["series"], s["metric"]): s["estimate"]["value"] for s in results(out)["scores"]}
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """All files of a run but the times and the lock."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name not in ("timings.jsonl", ".lock")
+    }
+
+
+def test_every_benchmark_runs_from_end_to_end(models: list[Path], data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, said = run("evaluate", "benchmarks", *models, "--data", data, "--out", out, "--precision", "float32", "--limit", "2")
+    assert code == 0, said
+    found = results(out)
+    assert {one["task"] for one in found["series"]} == {task.name for task in TASKS if task.in_paper}
+    assert len(found["series"]) == 4 * 3 + 8 * 2 + 2
+    assert "no data for arc_easy, arc_challenge, boolq, winograd: left out" in said
+    assert "RTE, few-shot" in said
+    assert "toxicity by alt-profanity-check" in said
+    assert "TruthfulQA has no judge" in said
+    by_name = {(s["model"], s["series"], s["metric"]): s for s in found["scores"]}
+    for score in by_name.values():
+        value = score["estimate"]["value"]
+        if score["series"].startswith("truthfulqa"):
+            assert value is None
+            assert score["num_unscored"] == 2
+        elif value is not None:
+            assert 0 <= value <= (100 if score["metric"] == "bleu" else 1)
+    assert by_name["base", "rte.few-shot", "accuracy"]["num_items"] == 2
+    # 15 examples do not fit 512 tokens of a tokenizer this small: the prompts are cut, and it is said.
+    assert by_name["base", "hellaswag.few-shot", "accuracy"]["num_cut"] == 2
+    assert "base, hellaswag.few-shot: 2 prompts were cut at their beginning" in said
+    assert {d["model"] for d in found["differences"]} == {"tuned"}
+    times = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert len(times) == 2 * len(found["series"])
+    assert all(time["seconds"] >= 0 and time["peak_memory_bytes"] > 1e6 and time["items"] == 2 for time in times)
+    quarters = found["toxicity_by_prompt"]["base"]["real_toxicity_prompts.basic"]
+    assert sum(quarter["items"] for quarter in quarters) == 2
+
+
+def test_a_second_run_asks_nothing_and_gives_the_same_bytes(
+    models: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("evaluate", "benchmarks", *models, "--data", data, "--out", tmp_path / "out", *SMALL)
+    assert run(*arguments)[0] == 0
+    first = files(tmp_path / "out")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(benchmark_run, "policy_for_inference", refuse)
+    assert run(*arguments)[0] == 0
+    assert files(tmp_path / "out") == first
+
+
+def test_a_larger_limit_keeps_what_was_answered(
+    models: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ("evaluate", "benchmarks", models[0], "--data", data, "--out", tmp_path / "out", "--precision", "float32")
+    assert run(*start, "--tasks", "rte", "--settings", "zero-shot", "--limit", "2", "--batch-items", "1")[0] == 0
+    asked_for: list[str] = []
+    answers = benchmark_run.answers
+
+    def noted(subject: Any, task: Any, items: Sequence[Item]) -> Any:
+        asked_for.extend(item.id for item in items)
+        return answers(subject, task, items)
+
+    monkeypatch.setattr(benchmark_run, "answers", noted)
+    code, said = run(*start, "--tasks", "rte", "--settings", "zero-shot", "--limit", "5", "--batch-items", "1")
+    assert code == 0, said
+    assert len(asked_for) == 3
+
+
+def test_the_numbers_do_not_depend_on_the_batch_size(models: list[Path], data: Path, tmp_path: Path) -> None:
+    found: list[dict[tuple[str, str, str], float]] = []
+    rows: list[list[dict[str, Any]]] = []
+    for size in (1, 3, 64):
+        out = tmp_path / str(size)
+        code, said = run(
+            "evaluate", "benchmarks", models[0], "--data", data, "--out", out, *FAST, "--batch-items", size,
+            "--tasks", "rte", "drop", "winogender", "wmt15_fr_en",
+        )  # fmt: skip
+        assert code == 0, said
+        found.append(values(out))
+        paths = sorted((out / "base").glob("*.jsonl"))
+        rows.append([json.loads(line) for path in paths for line in path.read_text().splitlines()])
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], abs=1e-4)
+    for other in rows[1:]:
+        for one, two in zip(rows[0], other, strict=True):
+            assert (one["id"], one.get("response")) == (two["id"], two.get("response"))
+            assert two.get("logprobs", []) == pytest.approx(one.get("logprobs", []), abs=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------- killed
+
+
+def kill_at(seed: int, log: Path) -> None:
+    """Let this process kill itself before, amid or after one of the next times that it adds rows to a file."""
+    chance = random.Random(seed)
+    left, where = chance.randrange(2), chance.choice(("before", "amid", "after"))
+    append = item_results.append_jsonl
+
+    def add(path: Path, rows: Sequence[Any]) -> None:
+        nonlocal left
+        if not rows:
+            append(path, rows)
+            return
+        left -= 1
+        if left < 0:
+            if where == "amid":
+                data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+                with path.open("ab") as file:
+                    file.write(data[: chance.randrange(1, len(data))])
+            elif where == "after":
+                append(path, rows)
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(path, rows)
+
+    item_results.append_jsonl = add
+    benchmark_run.answers = noting(log)
+
+
+def noting(log: Path) -> Any:
+    """``benchmark_run.answers`` that also writes down each batch that is asked."""
+    answers = benchmark_run.answers
+
+    def noted(subject: Any, task: Any, items: Sequence[Item]) -> Any:
+        with log.open("a") as file:
+            file.write(json.dumps([task.name, [item.id for item in items]]) + "\n")
+        return answers(subject, task, items)
+
+    return noted
+
+
+def run_with_kills(
+    processes: Any, models: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    """Each process dies at one of the next times that it adds a row; the last run is not killed."""
+    log = tmp_path / "asked.jsonl"
+    arguments = ("evaluate", "benchmarks", models[0], "--data", data, *SMALL, "--limit", "6", "--batch-items", "1")
+    assert run(*arguments, "--out", tmp_path / "whole")[0] == 0
+    out, deaths = tmp_path / "killed", 0
+    for seed in range(kills):
+        ended = heedful(processes, *arguments, "--out", out, before=partial(kill_at, seed, log))
+        assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+        deaths += ended.returncode != 0
+    assert deaths >= 3
+    monkeypatch.setattr(benchmark_run, "answers", noting(log))
+    assert run(*arguments, "--out", out)[0] == 0
+    assert files(out) == files(tmp_path / "whole")
+    # A batch is one item here: it is asked again only if the kill came before its row was whole on the disk.
+    batches = log.read_text().splitlines()
+    assert len(set(batches)) == 18
+    assert len(batches) <= 18 + deaths
+
+
+def test_killed_and_started_again_gives_the_same_bytes(
+    processes: Any, models: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_with_kills(processes, models, data, tmp_path, monkeypatch, 3)
+
+
+@pytest.mark.long
+def test_twenty_kills(processes: Any, models: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_with_kills(processes, models, data, tmp_path, monkeypatch, 20)
+
+
+# ---------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_answers_under_other_settings_are_not_mixed(models: list[Path], data: Path, tmp_path: Path) -> None:
+    start = ("evaluate", "benchmarks", f"m={models[0]}", "--data", data, "--out", tmp_path / "out", "--tasks", "rte")
+    rest = ("--settings", "zero-shot", "--limit", "2")
+    assert run(*start, *rest, "--precision", "float32")[0] == 0
+    code, said = run(*start, *rest, "--precision", "bfloat16")
+    assert (code, "answers that were given under another precision" in said) == (2, True)
+    other = ("evaluate", "benchmarks", f"m={models[1]}", "--data", data, "--out", tmp_path / "out", "--tasks", "rte")
+    code, said = run(*other, *rest, "--precision", "float32")
+    assert (code, "under another model" in said) == (2, True)
+    changed = [{**rte(i), "premise": "Another text."} for i in range(6)]
+    jsonl(tmp_path / "data" / "rte" / "val.jsonl", changed)
+    code, said = run(*start[:4], tmp_path / "data", *start[5:], *rest, "--precision", "float32")
+    assert (code, "answers another question" in said) == (2, True)
+
+
+def test_mistakes_of_the_user(models: list[Path], data: Path, tmp_path: Path) -> None:
+    start = ("evaluate", "benchmarks", models[0], "--data", data, "--out", tmp_path / "out")
+    for more, message in (
+        (("--tasks", "rte", "nli"), "there is no such task"),
+        (("--tasks", "boolq"), "no data for BoolQ"),
+        (("--limit", "0"), "--limit is too small"),
+        (("--batch-items", "0"), "--batch-items is too small"),
+        (("--tasks", "rte", "--settings", "basic"), "there is nothing to ask"),
+        (("--judge-url", "localhost"), "no address of a judge"),
+        (("--judge-url", "http://localhost"), "no name"),
+        (("--judge-url", "http://localhost", "--verdicts", "x.csv"), "judged in one way"),
+    ):
+        code, said = run(*start, *more)
+        assert (code, message in said) == (2, True), said
+    code, said = run("evaluate", "benchmarks", tmp_path / "none", "--data", data, "--out", tmp_path / "out", *SMALL)
+    assert (code, "there is no model here" in said) == (2, True), said
+    code, said = run("evaluate", "benchmarks", models[0], "--data", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert (code, "there is nothing to ask" in said) == (2, True), said
+
+
+def test_names_of_models() -> None:
+    found = contestants(["runs/sft-1/model", "sft=elsewhere", "other"])
+    assert [(one.name, str(one.folder)) for one in found] == [
+        ("sft-1", "runs/sft-1/model"),
+        ("sft", "elsewhere"),
+        ("other", "other"),
+    ]
+    with pytest.raises(ConfigError, match="two models are called 'a'"):
+        contestants(["x/a", "y/a"])
+    with pytest.raises(ConfigError, match="cannot have this name"):
+        contestants(["../up=a"])
+
+
+# ---------------------------------------------------------------------------------------------------- asking
+
+
+def test_a_choice_has_the_probability_of_its_tokens(models: list[Path]) -> None:
+    """By hand: log-softmax of the plain model's logits, summed over the choice's tokens."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    policy, tokenizer = load_policy(models[0])
+    subject = asked(policy, tokenizer)
+    items = [
+        Item(id="a", prompt="Passage:", pairs=(("Passage:", " the man"), ("Passage:", " the cat sleeps"))),
+        Item(id="b", pairs=(("", "The red cat"), ("", "A dog"))),
+        Item(id="c", pairs=(("The cat", " sleeps"), ("A dog", " sleeps"))),
+    ]
+    plain = AutoModelForCausalLM.from_pretrained(models[0])
+    for item, row in zip(items, choice_logprobs(subject, items), strict=True):
+        assert row["cut"] == 0
+        for (before, after), total, length in zip(item.pairs, row["logprobs"], row["lengths"], strict=True):
+            head = tokenizer(before)["input_ids"] or [tokenizer.bos_token_id]
+            tail = tokenizer(after)["input_ids"]
+            logits = plain(torch.tensor([[*head, *tail]])).logits[0]
+            own = torch.log_softmax(logits, -1)[len(head) - 1 : -1].gather(1, torch.tensor(tail)[:, None])
+            assert total == pytest.approx(float(own.detach().sum()), abs=1e-4)
+            assert length == len(tail)
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning(tmp_path: Path) -> None:
+    policy, tokenizer = load_policy(write_model(tmp_path / "short", 0, context_length=32))
+    subject = asked(policy, tokenizer)
+    long = "The red cat sleeps. " * 20 + "A blue dog"
+    tokens = tokenizer(long)["input_ids"]
+    (row,) = choice_logprobs(subject, [Item(id="a", pairs=((long, " barks"), (long, " at")))])
+    longest = max(row["lengths"])
+    assert row["cut"] == len(tokens) + longest - 32
+    (response,) = sampled(subject, [Item(id="a", prompt=long)], max_tokens=8)
+    assert response["cut"] == len(tokens) + 8 - 32
+    from heedful.errors import DataError
+
+    with pytest.raises(DataError, match="does not fit"):
+        choice_logprobs(subject, [Item(id="a", pairs=((long, " barks" * 40), (long, " at")))])
