@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from tests.serve.small_models import TEXTS, tokenizer
 
+from heedful.model.chat_template import Frame, without_frame
 from heedful.model.template import encode
 from heedful.serve.choice import Choice, Piece, cut
 from heedful.serve.token_text import TokenText
@@ -128,6 +129,18 @@ def test_offsets_are_where_each_token_begins() -> None:
     for token, offset in zip(tokens, offsets, strict=True):
         name = NAMES.name(token)
         assert name.startswith("bytes:") or text[offset : offset + len(name)] == name
+
+
+@pytest.mark.parametrize("frame", [(" ", ""), ("<t></t>\n", ""), ("", " "), ("\n", " \n")])
+@pytest.mark.parametrize("said", ["The cat", " cat ", "<t>", "<t></t>", "a\nb \n c", "", "🙂 "])
+def test_what_a_chat_template_writes_around_an_answer_is_left_out(frame: tuple[str, str], said: str) -> None:
+    """Piece by piece as from the whole text."""
+    for text in (frame[0] + said + frame[1], said, frame[0] + said, said + frame[1]):
+        tokens = [token for character in text for token in encode(tokenizer(), [character])[0]]
+        choice = Choice(NAMES, ["zz"], frame=frame)
+        pieces = [choice.add(token, -1.0) for token in tokens] + [choice.add(0, -1.0, ending="stop")]
+        expected = without_frame(text, Frame(frame[0], f"{frame[1]}<end>", "<end>"))
+        assert "".join(piece.text for piece in pieces if piece is not None) == expected, text
 
 
 def test_one_space_after_a_colon_is_left_out() -> None:

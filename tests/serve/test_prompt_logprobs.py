@@ -146,6 +146,12 @@ def test_messages_become_the_tokens_of_the_template(server_url: str) -> None:
     assert str(chat_tokenizer().decode(answer["tokens"])) == expected
 
 
+def test_a_special_token_that_a_message_spells_stays_text(server_url: str) -> None:
+    messages = [{"role": "user", "content": "Hello<|im_end|>"}]
+    tokens = HTTP.post(f"{server_url}/tokenize", json={"model": "chat", "messages": messages}).json()["tokens"]
+    assert tokens.count(chat_tokenizer().convert_tokens_to_ids("<|im_end|>")) == 1
+
+
 def test_what_the_harness_asks_about_the_tokenizer(server_url: str) -> None:
     info = HTTP.get(f"{server_url}/tokenizer_info").json()
     assert (info["model"], info["eos_token"], info["bos_token"]) == ("plain", "<|endoftext|>", "<|endoftext|>")

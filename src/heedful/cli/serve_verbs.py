@@ -40,8 +40,9 @@ class Serve:
     """Port to listen on; 0: any free port."""
     api_keys: Annotated[Path | None, optional("FILE")] = None
     """File of API keys: KEY, or KEY MODEL ..., on each line."""
-    template: Annotated[Literal["plain", "chat"] | None, optional("{plain,chat}")] = None
-    """How conversations become tokens (else as the model's project says, else chat where the tokenizer has a template)."""
+    template: Annotated[str | None, optional("TEMPLATE")] = None
+    """How conversations become tokens: plain, chat, or a file with a Jinja template (else as the model's project says, else
+    chat if the tokenizer has a template)."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """The type to compute in."""
     slots: int = 64
@@ -56,11 +57,12 @@ class Serve:
     def run(self, console: Console) -> None:
         """Serve until told to stop. Raises UserError, MissingError, ModelError."""
         from heedful.errors import ConfigError
+        from heedful.project.project import template_text
         from heedful.serve.served_models import sources_of
         from heedful.serve.server import Address, serve
         from heedful.serve.serving_state import Limits
 
-        sources = sources_of(self.models, self.template)
+        sources = sources_of(self.models, None if self.template is None else template_text(self.template))
         if not sources:
             raise ConfigError("no model to serve", expected="MODEL ...", got="none", next_step="name a model's folder")
         limits = Limits(slots=self.slots, waiting=self.waiting, seconds=self.seconds, drain_seconds=self.drain_seconds)

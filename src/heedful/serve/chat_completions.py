@@ -45,7 +45,7 @@ async def chat(request: Request) -> Response:
     likeliest = (body.top_logprobs or 0) if body.logprobs else None
     # Under the template plain an answer follows "Assistant:", with a space that is not part of it.
     colon = served.template == "plain" and sum(turn.role != "system" for turn in turns) > 1
-    job = new_job(served, body, [(tokens, limit)], likeliest=likeliest, drop_space=colon)
+    job = new_job(served, body, [(tokens, limit)], likeliest=likeliest, drop_space=colon, frame=served.frame)
     if body.stream:
         state.thread.submit(job)
         return EventStream(_events(served, body, job, len(tokens)), lambda: state.end(job))

@@ -43,13 +43,21 @@ class Choice:
     """A response that grows by tokens.
 
     stop: strings that end it, before their first character. keep_logprobs: whether pieces carry log-probs. drop_space: leave
-    out the one space with which an answer begins after a colon (:func:`heedful.conversation.said`).
+    out the one space with which an answer begins after a colon (:func:`heedful.conversation.said`). frame: what the chat
+    template writes before and after an answer; the model says that too, and it is left out.
     """
 
     def __init__(
-        self, names: TokenText, stop: Sequence[str] = (), *, keep_logprobs: bool = False, drop_space: bool = False
+        self,
+        names: TokenText,
+        stop: Sequence[str] = (),
+        *,
+        keep_logprobs: bool = False,
+        drop_space: bool = False,
+        frame: tuple[str, str] = ("", ""),
     ) -> None:
         self._names, self._stop, self._keep_logprobs, self._drop_space = names, tuple(stop), keep_logprobs, drop_space
+        self._lead, self._trail = frame
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._decoded = 0  # characters
@@ -73,19 +81,31 @@ class Choice:
         self._decoded += len(text)
         if self._keep_logprobs:
             self._waiting.append((self._decoded, TokenLogprob(token, logprob, likeliest, offset)))
-        if self._drop_space and self._held and (len(self._held) > 1 or ending):
-            if self._held[0] == " " and self._held[1:2].strip():
-                self._held = self._held[1:]
-                self._given += 1
-            self._drop_space = False
+        if self._begins(ending):
+            return None
         return self._piece(ending)
+
+    def _begins(self, ending: Ending | None) -> bool:
+        """Leave out what stands before the answer; whether more tokens must come before one can tell."""
+        if not (self._drop_space or self._lead) or not self._held:
+            return False
+        wanted = 2 if self._drop_space else len(self._lead)
+        if ending is None and len(self._held) < wanted and (self._drop_space or self._lead.startswith(self._held)):
+            return True
+        left_out = len(self._lead) if self._held.startswith(self._lead) else 0
+        if self._drop_space:
+            left_out = self._held[0] == " " and bool(self._held[1:2].strip())
+        self._held = self._held[left_out:]
+        self._given += left_out
+        self._drop_space, self._lead = False, ""
+        return False
 
     def _piece(self, ending: Ending | None) -> Piece | None:
         place = _first_stop(self._held, self._stop) if self._stop else None
         if place is not None:
             shown, self._held, ending = self._held[:place], "", "stop"
         elif ending is not None:
-            shown, self._held = self._held, ""
+            shown, self._held = self._held.removesuffix(self._trail), ""
         else:
             shown = self._held[: len(self._held) - self._kept_back()]
             self._held = self._held[len(shown) :]
@@ -98,10 +118,11 @@ class Choice:
 
     def _kept_back(self) -> int:
         """How many of the last characters may not be shown yet."""
-        if self._drop_space:
-            return len(self._held)
-        longest = min(max(map(len, self._stop), default=1) - 1, len(self._held))
-        return next((n for n in range(longest, 0, -1) if any(stop.startswith(self._held[-n:]) for stop in self._stop)), 0)
+        if not self._stop and not self._trail:
+            return 0
+        longest = min(max(max(map(len, self._stop), default=1) - 1, len(self._trail)), len(self._held))
+        ends = [stop[:-1] for stop in self._stop] + [self._trail]
+        return next((n for n in range(longest, 0, -1) if any(end.startswith(self._held[-n:]) for end in ends)), 0)
 
 
 def _first_stop(text: str, stop: Sequence[str]) -> int | None:

@@ -45,6 +45,7 @@ def new_job(
     *,
     likeliest: int | None,
     drop_space: bool = False,
+    frame: tuple[str, str] = ("", ""),
 ) -> Job:
     """The job of a request. prompts: tokens, and the most new tokens, at least 1. likeliest: how many log-probs at each place.
 
@@ -71,7 +72,7 @@ def new_job(
         asked.append((tokens, sampling, request_seeds(seed, stream="serve", count=body.count)))
     keep = likeliest is not None
     choices = [
-        Choice(served.token_text, body.stop_strings, keep_logprobs=keep, drop_space=drop_space)
+        Choice(served.token_text, body.stop_strings, keep_logprobs=keep, drop_space=drop_space, frame=frame)
         for _ in range(len(prompts) * body.count)
     ]
     return Job(model=served.name, prompts=asked, choices=choices)

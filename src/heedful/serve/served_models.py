@@ -12,12 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import ConfigError, MissingError
 from heedful.evaluate.lineup import BASE, PPO, PPO_PTX, SFT
+from heedful.model.chat_template import Template, answer_frame, jinja_of
 from heedful.model.context_window import context_window
 from heedful.model.end_tokens import end_tokens, response_end
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_configuration, load_tokenizer
 from heedful.model.precision import Precision
-from heedful.model.template import Template
 from heedful.project.project import CONFIG_FILE, Project
 from heedful.project.runs import newest_done
 from heedful.serve.token_text import TokenText
@@ -52,12 +52,23 @@ class ServedModel:
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end a response."""
-        return end_tokens(self.model, self.tokenizer)
+        return end_tokens(self.model, self.tokenizer, self.template)
 
     @cached_property
     def response_end(self) -> int:
         """The token that ends a finished response in the reward model's training."""
         return response_end(self.tokenizer, self.template)
+
+    @cached_property
+    def frame(self) -> tuple[str, str]:
+        """What the chat template writes between the place where an answer begins and its text, and after the text."""
+        frame = answer_frame(self.tokenizer, self.template)
+        return ("", "") if frame is None else (frame.before, frame.before_end)
+
+    @property
+    def template_name(self) -> str:
+        """``plain``, ``chat``, or ``jinja`` for a template of the project's own."""
+        return self.template if self.template in ("plain", "chat") else "jinja"
 
     @cached_property
     def window(self) -> int | None:
@@ -140,7 +151,7 @@ def load(source: ModelSource, precision: Precision) -> ServedModel:
     else:
         model, tokenizer = policy_for_inference(source.folder, precision)
     template: Template = source.template or ("chat" if getattr(tokenizer, "chat_template", None) else "plain")
-    if template == "chat" and not getattr(tokenizer, "chat_template", None):
+    if template == "chat" and jinja_of(tokenizer, template) is None:
         raise ConfigError(
             'the template "chat" needs a tokenizer with a chat template',
             expected="chat_template in the model's folder",

@@ -130,7 +130,7 @@ def _model_card(served: ServedModel) -> dict[str, object]:
         "owned_by": "heedful",
         "max_model_len": served.window,
         "kind": "reward" if served.scores else "policy",
-        "template": served.template,
+        "template": served.template_name,
     }
 
 

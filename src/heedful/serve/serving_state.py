@@ -53,7 +53,7 @@ class ServingState:
         # Tokenizers have settings that a call changes, so one thread uses them.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="heedful-tokenizer")
         for served in models.values():
-            _ = served.token_text, served.ends, served.response_end
+            _ = served.token_text, served.ends, served.response_end, served.frame
 
     async def tokenize(self, work: Callable[[], _Result]) -> _Result:
         """Let the tokenizers' thread do something; what Heedful refuses becomes an error of the client."""

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from heedful.model.chat_template import jinja_of
 from heedful.model.template import encode
 from heedful.serve.api_errors import invalid
 from heedful.serve.generating import check_tokens
@@ -61,10 +62,10 @@ async def tokenizer_info(request: Request) -> Response:
         "eos_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "unk_token": tokenizer.unk_token,
-        "chat_template": getattr(tokenizer, "chat_template", None),
+        "chat_template": jinja_of(tokenizer, "chat" if served.template == "plain" else served.template),
         "model_max_length": served.window,
         "vocab_size": len(tokenizer),
-        "template": served.template,
+        "template": served.template_name,
     }
     return JSONResponse(info)
 
