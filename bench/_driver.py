@@ -66,8 +66,10 @@ class Case:
     ratios: bool = True
 
 
-def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespace:
-    """The flags of every benchmark."""
+def options(
+    name: str, *, sizes: Sequence[str] = ("S", "M"), more: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """The flags of every benchmark, and those that ``more`` adds."""
     parser = argparse.ArgumentParser(prog=f"bench/{name}.py")
     parser.add_argument("--sizes", default=",".join(sizes), help="XS, S and M, separated by commas")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each contender")
@@ -75,6 +77,8 @@ def options(name: str, *, sizes: Sequence[str] = ("S", "M")) -> argparse.Namespa
     parser.add_argument("--quick", action="store_true", help="one small run to see that everything works; not a measurement")
     parser.add_argument("--only-ours", action="store_true", help="leave TRL out")
     parser.add_argument("--out", type=Path, default=None, help="folder of the results (bench/results)")
+    if more is not None:
+        more(parser)
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.sizes, chosen.runs = "XS", 1

@@ -17,7 +17,8 @@ from _worker import Timing, keep_large_temporaries, serve
 
 FOLDER = Path(sys.argv[1])
 TOKENIZER: Any = AutoTokenizer.from_pretrained(FOLDER / "policy")
-END, PADDING = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
+END = TOKENIZER.eos_token_id
+PADDING = END if TOKENIZER.pad_token_id is None else TOKENIZER.pad_token_id
 
 
 def run_generation(

@@ -1,17 +1,27 @@
-"""Generated tokens per second against ``transformers.generate``: ``python bench/generation.py --help``."""
+"""Generated tokens per second against ``transformers.generate``: ``python bench/generation.py --help``.
+
+With ``--model FOLDER``: a model of yours (a folder in Hugging Face format) instead of the random GPT-2 sizes.
+"""
 
 from __future__ import annotations
 
-from argparse import Namespace
+import json
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from _driver import Answer, Case, Contender, measure, options, show
 from _workload import PROMPT_TOKENS, SIZES, Size, generation_flop, prompts, save_models, write
 
 BATCHES = (8, 64, 256)
+MODEL_BATCHES = (1, 8, 32, 64)
+MODEL_PROMPT_TOKENS = (32, 64)
+MODEL_FIRST_TOKEN = 1_000
+"""Prompts of a model of yours are random tokens from this one on: those before are control tokens and single bytes."""
 MAX_TOKENS = 64
 PROMPTS = {"XS": 256, "S": 256, "M": 64}
 """Prompts per run, or one batch if that is more. Over several batches lengths even out, and requests join as others leave."""
@@ -26,11 +36,20 @@ QUICK_BEST = {name: BEST[name] for name in ("bf16, sorted", "bf16, static cache"
 
 
 def main() -> None:
-    chosen = options("generation")
-    batches = (8,) if chosen.quick else BATCHES
+    chosen = options("generation", more=_flags)
     best = QUICK_BEST if chosen.quick else BEST
-    result = measure("generation", "Generation against transformers.generate", cases(chosen, batches, MAX_TOKENS, best), chosen)
+    if chosen.model is not None:
+        chosen.suffix = f"-{chosen.model.resolve().name}"
+        found = model_cases(chosen, chosen.model.resolve(), tuple(map(int, chosen.requests.split(","))), best)
+    else:
+        found = cases(chosen, (8,) if chosen.quick else BATCHES, MAX_TOKENS, best)
+    result = measure("generation", "Generation against transformers.generate", found, chosen)
     show(result, chosen.out)
+
+
+def _flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, default=None, help="folder of a model, instead of the sizes")
+    parser.add_argument("--requests", default=",".join(map(str, MODEL_BATCHES)), help="requests at once, with --model")
 
 
 def cases(
@@ -48,30 +67,88 @@ def cases(
                 request |= {"count": len(rows)}
                 # Compiled code may be compiled again at its second batch.
                 warm_up = {"count": min(2 * batch_size, len(rows))}
-                other = {"default": request | {"settings": {}, "allocator": False}} | {
-                    label: request | {"settings": settings, "allocator": True} for label, settings in best.items()
-                }
-                contenders = [Contender("Heedful", "heedful", "_worker_heedful_generation.py", request, warm_up=warm_up)]
-                contenders += [
-                    Contender(
-                        f"transformers {label}",
-                        "default" if label == "default" else "best",
-                        "_worker_transformers.py",
-                        settings,
-                        warm_up=warm_up,
-                    )
-                    for label, settings in other.items()
-                ]
                 yield Case(
                     size=name,
                     label=f"batch {batch_size}, {'random stops' if stop else f'{max_tokens} tokens'}",
                     unit="new tokens/s",
-                    contenders=contenders,
+                    contenders=_contenders(request, best, warm_up),
                     prepare=partial(_prepare, SIZES[name], rows),
                     work=_new_tokens,
                     flop=partial(_flop, SIZES[name], [len(row) for row in rows]),
                     agree={} if stop else {"greedy": 0.0, "greedy_logprob": 1e-3},
                 )
+
+
+def model_cases(
+    chosen: Namespace, folder: Path, batches: tuple[int, ...], best: dict[str, dict[str, Any]] = BEST
+) -> Iterator[Case]:
+    """A whole batch of requests at once, for each size of batch; four single requests, one after the other."""
+    config = json.loads((folder / "config.json").read_text())
+    padded = {
+        label: settings | {"pad_to": MODEL_PROMPT_TOKENS[1]} if "pad_to" in settings else settings
+        for label, settings in best.items()
+    }
+    for batch_size in batches:
+        rows = model_prompts(config["vocab_size"], max(4, batch_size))
+        request = {"do": "generation", "batch_size": batch_size, "max_tokens": MAX_TOKENS, "stop": False, "seed": 1}
+        request |= {"count": len(rows)}
+        yield Case(
+            size=folder.name,
+            label=f"{batch_size} requests, {MAX_TOKENS} tokens",
+            unit="new tokens/s",
+            contenders=_contenders(request, padded, {})[: 1 if chosen.only_ours else None],
+            prepare=partial(_prepare_model, folder, rows),
+            work=_new_tokens,
+            flop=partial(_model_flop, config, [len(row) for row in rows]),
+            agree={"greedy": 0.0, "greedy_logprob": 1e-3},
+        )
+
+
+def model_prompts(vocabulary: int, count: int, *, seed: int = 5) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    low, high = MODEL_PROMPT_TOKENS
+    return [rng.integers(MODEL_FIRST_TOKEN, vocabulary, rng.integers(low, high + 1)).tolist() for _ in range(count)]
+
+
+def model_flop(config: dict[str, Any], lengths: list[tuple[int, int]]) -> float:
+    """Useful FLOP of a decoder with gated feed-forward blocks for (prompt, new tokens) lengths.
+
+    All tokens but the last go through the blocks once; new tokens need logits.
+    """
+    width, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
+    head_width = config.get("head_dim") or width // heads
+    key_heads = config.get("num_key_value_heads") or heads
+    weights = layers * width * (head_width * (2 * heads + 2 * key_heads) + 3 * config["intermediate_size"])
+    tokens = sum(prompt + new - 1 for prompt, new in lengths)
+    attended = sum((prompt + new - 1) * (prompt + new) // 2 for prompt, new in lengths)
+    unembedded = sum(new for _, new in lengths)
+    return 2.0 * (weights * tokens + width * config["vocab_size"] * unembedded) + 4.0 * layers * heads * head_width * attended
+
+
+def _model_flop(config: dict[str, Any], prompt_lengths: list[int], answer: Answer) -> float:
+    mean = round(sum(prompt_lengths) / len(prompt_lengths))
+    return model_flop(config, [(mean, new) for new in answer["lengths"]])
+
+
+def _prepare_model(source: Path, rows: list[list[int]], folder: Path) -> None:
+    (folder / "policy").symlink_to(source, target_is_directory=True)
+    write(folder, prompts=rows)
+
+
+def _contenders(request: dict[str, Any], best: dict[str, dict[str, Any]], warm_up: dict[str, Any]) -> list[Contender]:
+    other = {"default": request | {"settings": {}, "allocator": False}} | {
+        label: request | {"settings": settings, "allocator": True} for label, settings in best.items()
+    }
+    return [Contender("Heedful", "heedful", "_worker_heedful_generation.py", request, warm_up=warm_up)] + [
+        Contender(
+            f"transformers {label}",
+            "default" if label == "default" else "best",
+            "_worker_transformers.py",
+            settings,
+            warm_up=warm_up,
+        )
+        for label, settings in other.items()
+    ]
 
 
 def _new_tokens(answer: Answer) -> float:

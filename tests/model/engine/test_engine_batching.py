@@ -18,6 +18,7 @@ from heedful.functional.fast import kernels
 from heedful.model import Engine, Generation, Sampling, generate
 from heedful.model.dropout import set_residual_dropout
 from heedful.model.engine import runner
+from heedful.model.engine.paged_runner import PagedRunner
 from heedful.model.engine.slots import Slots, groups_of
 from heedful.model.fast.gpt2_forward import gpt2_forward
 from heedful.model.fast.packed_linear import PackedLinear, product_rows
@@ -117,7 +118,14 @@ def recorded_prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         computed.extend(prompts)
         return pack(prompts, responses, **more)
 
+    compute = PagedRunner._compute
+
+    def recording_pages(self: PagedRunner, prompts: Sequence[tuple[int, ...]], pages: list[list[int]]) -> torch.Tensor:
+        computed.extend(prompts)
+        return compute(self, prompts, pages)
+
     monkeypatch.setattr(runner, "pack", recording)
+    monkeypatch.setattr(PagedRunner, "_compute", recording_pages)
     return computed
 
 

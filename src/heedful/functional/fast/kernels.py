@@ -17,13 +17,17 @@ import subprocess
 import tempfile
 from ctypes import c_float, c_int64, c_void_p
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "packed_attention.cpp", "packed_product.cpp"))
-_HEADER = Path(__file__).with_name("common.h")
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("kernels.cpp", "packed_attention.cpp", "packed_product.cpp", "decoder.cpp")
+)
+_HEADERS = tuple(
+    Path(__file__).with_name(name) for name in ("common.h", "activations.h", "dot_pairs.h", "paged_attention.h", "products.h")
+)
 # The compiler may reorder sums to vectorise them. The order is the same in every call.
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _SUMS = ("-fno-signed-zeros", "-fassociative-math")
@@ -91,6 +95,16 @@ class Ranges(NamedTuple):
 def usable(tensor: Tensor) -> bool:
     """Whether the compiled loops can be used for this tensor (on a CPU, in fp32 or bf16)."""
     return tensor.device.type == "cpu" and tensor.dtype in _NAMES and _library() is not None
+
+
+def kind(tensor: Tensor) -> str:
+    """What functions for this type of number end with."""
+    return _NAMES[tensor.dtype]
+
+
+def function(name: str) -> Any:
+    """A compiled function, or None if it is left out on this processor."""
+    return getattr(_loaded(), name, None)
 
 
 def attend(
@@ -278,7 +292,7 @@ def _library() -> ctypes.CDLL | None:
 def _compiled(compiler: str) -> Path:
     """The shared library for this machine, compiled if it does not exist yet. Raises OSError, SubprocessError."""
     options = [*_OPTIONS, *_SUMS, *(_X86 if platform.machine() == "x86_64" else ())]
-    texts = [file.read_text(encoding="utf-8") for file in (*SOURCES, _HEADER)]
+    texts = [file.read_text(encoding="utf-8") for file in (*SOURCES, *_HEADERS)]
     identity = "\0".join([compiler, *options, _processor(), *texts])
     folder = _cache_folder() or Path(tempfile.mkdtemp(prefix="heedful-"))  # without a cache, every process compiles
     file = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"

@@ -7,53 +7,17 @@
 
 #include <algorithm>
 
-#include "common.h"
+#include "activations.h"
+#include "dot_pairs.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-#include <immintrin.h>
-#endif
+#if HAS_FLOAT32_PRODUCTS
 
 namespace {
-
-enum Activation { NONE, GELU, GELU_TANH, RELU };  // as in kernels.py
 
 constexpr int64_t COLUMNS = 32;  // per panel: two registers
 constexpr int64_t TILE = 12;     // rows per tile: 24 registers of sums
 constexpr int64_t BLOCK_BYTES = 262144;  // of rows that stay in the second-level cache while panels stream past
 constexpr int64_t AHEAD = 16384;          // bytes of the weight to prefetch
-
-// x * (1 + erf(x / sqrt(2))) / 2, with erf as a quotient of polynomials, within 2e-7.
-inline float gelu(float x) {
-    const float far = 3.92572478f, half = 0.5f * x;
-    float z = x * 0.707106781f;
-    z = z > far ? far : z < -far ? -far : z;
-    const float square = z * z;
-    float above = 2.29050659e-4f;
-    above = above * square + 3.40829101e-3f;
-    above = above * square + 5.09556951e-2f;
-    above = above * square + 1.85208322e-1f;
-    above = above * square + 1.12837914f;
-    float below = -1.17916030e-7f;
-    below = below * square + 2.35479665e-5f;
-    below = below * square + 1.01796253e-3f;
-    below = below * square + 1.40704702e-2f;
-    below = below * square + 1.10985052e-1f;
-    below = below * square + 4.97469251e-1f;
-    below = below * square + 1.0f;
-    return z <= -far ? 0.0f : half + half * (z * above / below);  // the true value is below 1e-7 there
-}
-
-inline float gelu_tanh(float x) {
-    const float twice = 1.59576912f * (x + 0.044715f * x * x * x);  // x * (1 + tanh(twice / 2)) / 2
-    const float small = exponential(-std::fabs(twice));
-    return x * (twice > 0 ? 1.0f : small) / (1 + small);
-}
-
-}  // namespace
-
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-
-namespace {
 
 // One function for every number of rows: the same instructions, the same bits.
 __attribute__((noinline)) void activate(float *sums, int64_t activation) {
@@ -68,42 +32,6 @@ __attribute__((noinline)) void activate(float *sums, int64_t activation) {
         for (int64_t i = 0; i < COLUMNS; i++) sums[i] = sums[i] > 0 ? sums[i] : 0;
     }
 }
-
-// Multiplies 32 bits of a row (one fp32 input or two bf16 inputs) by 16 columns of the weight.
-template <typename T>
-struct Number;
-
-template <>
-struct Number<float> {
-    static __m512 add(__m512 sum, const char *input, __m512i weight) {
-        float value;
-        std::memcpy(&value, input, sizeof value);
-        return _mm512_fmadd_ps(_mm512_set1_ps(value), _mm512_castsi512_ps(weight), sum);
-    }
-    static void store(float *to, __m512 left, __m512 right, __mmask32 kept) {
-        _mm512_mask_storeu_ps(to, static_cast<__mmask16>(kept), left);
-        _mm512_mask_storeu_ps(to + 16, static_cast<__mmask16>(kept >> 16), right);
-    }
-};
-
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-#define HAS_BFLOAT16 1
-template <>
-struct Number<bfloat16> {
-    static __m512 add(__m512 sum, const char *input, __m512i weight) {
-        int32_t pair;
-        std::memcpy(&pair, input, sizeof pair);
-        return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)weight);
-    }
-    static void store(bfloat16 *to, __m512 left, __m512 right, __mmask32 kept) {
-        const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(right, left);
-        if (kept == ~0u)
-            _mm512_storeu_si512(to, rounded);
-        else
-            _mm512_mask_storeu_epi16(to, kept, rounded);  // slow on some processors
-    }
-};
-#endif
 
 struct Panel {
     int64_t steps, columns;  // steps of 32 bits of input; columns that are outputs (the rest is filler)
@@ -187,10 +115,10 @@ extern "C" {
               int64_t activation, T *output) {                                                                                         \
         packed_product(count, inputs, outputs, rows, stride, weight, bias, activation, output);                                        \
     }
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#if HAS_FLOAT32_PRODUCTS
 PACKED_PRODUCT(packed_product_float32, float)
 #endif
-#if HAS_BFLOAT16
+#if HAS_BFLOAT16_PRODUCTS
 PACKED_PRODUCT(packed_product_bfloat16, bfloat16)
 #endif
 }

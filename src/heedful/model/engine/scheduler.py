@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import UserError
 from heedful.model.context_window import context_window
+from heedful.model.engine.paged_runner import paged_runner
 from heedful.model.engine.runner import Drawn, Request, Runner
 from heedful.model.engine.sampling import Sampling
 
@@ -70,7 +71,7 @@ class Engine:
         if not 0 <= admit_at <= 1:
             raise ValueError(f"admit_at must be a share from 0 to 1, got {admit_at}")
         self._model, self._tokenizer, self._num_slots, self._admit_at = model, tokenizer, slots, admit_at
-        self._runner = Runner(model)
+        self._runner = paged_runner(model) or Runner(model)
         self._waiting: deque[tuple[tuple[int, ...], list[Request]]] = deque()
         self._next_number = 0
 

@@ -1,0 +1,146 @@
+"""The engine's tensors where a model runs as one compiled pass: its weights, pages of keys and values, one new token at a time.
+
+It does for the scheduler what :class:`heedful.model.engine.runner.Runner` does for every other model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from heedful.functional.fast.decoder import PAGE, Decoder
+from heedful.model.engine.pages import Pages
+from heedful.model.engine.runner import Drawn, Request
+from heedful.model.engine.sampling import SEED_MASK, Drawing
+from heedful.model.fast.rotary_decoder import rotary_decoder
+
+# More at once is not faster, and what they work in would leave the processor's caches.
+_TOKENS_PER_PREFILL = 512
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A request, its pages, and how many tokens they hold."""
+
+    request: Request
+    pages: list[int]
+    length: int
+
+
+class PagedRunner:
+    """Decodes the requests that were given slots."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._pages = Pages(decoder.page_bytes)
+        self._sequences: list[_Sequence] = []
+        # For each sequence: the last token drawn, its position, its number, and its pages; and how to draw the next token.
+        self._last_tokens = self._positions = self._numbers = self._table = torch.empty(0, dtype=torch.int64)
+        self._drawing: Drawing | None = None
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._sequences)
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]], requests: Sequence[list[Request]]) -> list[Drawn]:
+        """Compute each prompt once for all its requests, and draw their first tokens.
+
+        :meth:`remove` must follow, with the requests that are already finished.
+        """
+        pages = [self._pages.take(-(-len(prompt) // PAGE)) for prompt in prompts]
+        logits = self._compute(prompts, pages)
+        prompt_of = [i for i, members in enumerate(requests) for _ in members]
+        if len(prompt_of) > len(prompts):
+            logits = logits.index_select(0, torch.tensor(prompt_of))
+        joined: list[_Sequence] = []
+        for prompt, own, members in zip(prompts, pages, requests, strict=True):
+            held = [own, *(self._pages.share(own, len(prompt)) for _ in members[1:])]
+            joined += [_Sequence(request, part, len(prompt)) for request, part in zip(members, held, strict=True)]
+        tokens, logprobs = _drawing(joined).draw(logits)
+        self._sequences += joined
+        self._drawing = None
+        return list(zip([s.request for s in joined], tokens.tolist(), logprobs.tolist(), strict=True))
+
+    def decode(self) -> list[Drawn]:
+        """Decode one more token for each request; :meth:`advance` must follow, with the requests that it finished."""
+        if self._drawing is None:
+            self._prepare()
+        assert self._drawing is not None
+        self._make_room()
+        logits = self._decoder(self._last_tokens, self._positions, self._numbers, self._table)
+        self._last_tokens, logprobs = self._drawing.draw(logits)
+        requests = [sequence.request for sequence in self._sequences]
+        return list(zip(requests, self._last_tokens.tolist(), logprobs.tolist(), strict=True))
+
+    def advance(self, finished: set[int]) -> None:
+        """Count the tokens just decoded, and free the slots of finished requests (by number)."""
+        for sequence in self._sequences:
+            sequence.length += 1
+        self._positions += 1
+        if finished:
+            self.remove(finished)
+
+    def remove(self, numbers: set[int]) -> None:
+        """Free the slots of these requests; numbers without a slot are ignored."""
+        gone = [sequence for sequence in self._sequences if sequence.request.number in numbers]
+        if gone:
+            self._sequences = [sequence for sequence in self._sequences if sequence.request.number not in numbers]
+            for sequence in gone:
+                self._pages.give_back(sequence.pages)
+            self._drawing = None
+
+    def _compute(self, prompts: Sequence[tuple[int, ...]], pages: list[list[int]]) -> Tensor:
+        """Put the prompts' keys and values into their pages; returns the logits after each prompt [prompts, vocabulary]."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ends = lengths.cumsum(0)
+        tokens = torch.tensor([token for prompt in prompts for token in prompt])
+        numbers = torch.repeat_interleave(torch.arange(len(prompts)), lengths)
+        positions = torch.arange(len(tokens)) - (ends - lengths)[numbers]
+        table = _page_table(pages)
+        logits: list[Tensor] = []
+        for first in range(0, len(tokens), _TOKENS_PER_PREFILL):
+            part = slice(first, first + _TOKENS_PER_PREFILL)
+            wanted = ends - 1 - first
+            wanted = wanted[(wanted >= 0) & (wanted < len(tokens[part]))]
+            logits.append(self._decoder(tokens[part], positions[part], numbers[part], table, wanted))
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def _prepare(self) -> None:
+        """Rebuild what depends on which requests hold slots."""
+        self._last_tokens = torch.tensor([sequence.request.tokens[-1] for sequence in self._sequences])
+        self._positions = torch.tensor([sequence.length for sequence in self._sequences])
+        self._numbers = torch.arange(len(self._sequences))
+        self._table = _page_table([sequence.pages for sequence in self._sequences])
+        self._drawing = _drawing(self._sequences)
+
+    def _make_room(self) -> None:
+        """Give a new page to each sequence whose pages are full."""
+        for row, sequence in enumerate(self._sequences):
+            if sequence.length == len(sequence.pages) * PAGE:
+                sequence.pages += self._pages.take(1)
+                if len(sequence.pages) > self._table.shape[1]:
+                    self._table = _page_table([sequence.pages for sequence in self._sequences])
+                self._table[row, len(sequence.pages) - 1] = sequence.pages[-1]
+
+
+def paged_runner(model: PreTrainedModel) -> PagedRunner | None:
+    """A runner for this model as one compiled pass, or None if its class must run."""
+    decoder = rotary_decoder(model)
+    return None if decoder is None else PagedRunner(decoder)
+
+
+def _page_table(pages: Sequence[Sequence[int]]) -> Tensor:
+    """[sequences, most pages], filled up with zeros."""
+    most = max(map(len, pages))
+    return torch.tensor([[*row, *[0] * (most - len(row))] for row in pages])
+
+
+def _drawing(sequences: Sequence[_Sequence]) -> Drawing:
+    seeds = torch.tensor([sequence.request.seed & SEED_MASK for sequence in sequences])
+    steps = torch.tensor([len(sequence.request.tokens) for sequence in sequences])
+    return Drawing([sequence.request.sampling for sequence in sequences], seeds, steps)
