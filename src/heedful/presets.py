@@ -105,11 +105,13 @@ class Preset:
 def paper(size: PaperSize = "1.3B") -> Preset:
     """The paper's constants for one size (SPEC 3.2-3.6). Raises ConfigError for another size.
 
-    The policy's learning rate in PPO is our choice. The paper scans 2.55e-6 to 2.55e-5 and says that rates above 8.05e-6
-    diverge without ptx; we use 8.05e-6.
+    The policy's learning rate in PPO is our choice. At 1.3B and 6B the paper scans 2.55e-6 to 2.55e-5 and says that rates above
+    8.05e-6 diverge without ptx; we use 8.05e-6. At 175B it tried 2.55e-6 and 3.74e-6 and does not say which one it kept; we use
+    the smaller one. The initial policy's 10 % of pretraining data are a share of the loss (the paper does not say of what).
     """
     sft_rates = {"1.3B": 9.65e-6, "6B": 9.65e-6, "175B": 5.03e-6}
     initial_rates = {"1.3B": 5e-6, "6B": 1.04e-5, "175B": 2.45e-6}
+    policy_rates = {"1.3B": 8.05e-6, "6B": 8.05e-6, "175B": 2.55e-6}
     if size not in sft_rates:
         raise ConfigError("there is no such preset", expected="paper-1.3B, paper-6B or paper-175B", got=f"paper-{size}")
     batch = 8 if size == "175B" else 32
@@ -121,11 +123,12 @@ def paper(size: PaperSize = "1.3B") -> Preset:
             learning_rate=initial_rates[size],
             batch_size=batch,
             pretraining_share=0.1,
+            pretraining_share_of="loss",
             residual_dropout=0.2,
             candidates=2,
         ),
         reward=RewardConfig(),
-        ppo=PPOConfig(value_learning_rate=5e-6 if size == "175B" else 9e-6),
+        ppo=PPOConfig(learning_rate=policy_rates[size], value_learning_rate=5e-6 if size == "175B" else 9e-6),
         collect=CollectConfig(),
         evaluate=EvaluateConfig(),
     )

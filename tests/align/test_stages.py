@@ -113,3 +113,30 @@ def test_an_old_project_has_the_same_fingerprints(tmp_path: Path) -> None:
         assert fingerprint_of({"heedful": __version__, "stage": name, **inputs}) == OLD[name]["fingerprint"], name
         earlier[name] = OLD[name]["fingerprint"]
     assert miniature(0).collect.prompts == OLD["collect"]["inputs"]["config"]["prompts"]
+
+
+def test_a_setting_that_older_versions_did_not_have_counts_once_it_is_set(tmp_path: Path) -> None:
+    project = miniature_project(tmp_path / "miniature", seed=0)
+    project.pretraining_text.mkdir(parents=True)
+    project = replace(
+        project, settings={"initial_policy": {"pretraining_share_of": "loss"}, "ppo": {"whiten_over": "minibatch"}}
+    )
+    setting = setting_of(project, resolved_preset(project), labelers_of(project), Records())
+    earlier = {name: old["fingerprint"] for name, old in OLD.items()}
+    changed: list[str] = []
+    for row in (stage("sft"), stage("initial_policy"), stage("ppo")):
+        given = given_for(row, setting, Records(), {})
+        inputs = fingerprint_inputs(given, Records(), earlier, lambda _: "files")
+        if set(inputs["config"]) != set(OLD[row.name]["inputs"]["config"]):
+            changed.append(row.name)
+    assert changed == ["initial_policy", "ppo"]
+
+
+def test_an_initial_policy_of_before_the_paper_presets_named_a_unit_stays_done(tmp_path: Path) -> None:
+    project = replace(miniature_project(tmp_path / "miniature", seed=0), preset="paper-1.3B")
+    project.pretraining_text.mkdir(parents=True)
+    setting = setting_of(project, resolved_preset(project), labelers_of(project), Records())
+    given = given_for(stage("initial_policy"), setting, Records(), {})
+    assert given.config.pretraining_share_of == "loss"
+    inputs = fingerprint_inputs(given, Records(), {}, lambda _: "files")
+    assert set(inputs["config"]) == set(OLD["initial_policy"]["inputs"]["config"])

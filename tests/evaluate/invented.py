@@ -23,6 +23,31 @@ def _rate(model: str, group: str, value: float, half: float, **more: Any) -> dic
     }
 
 
+def _expected(name: str, label: str, value: float, kl: float | None) -> dict[str, Any]:
+    rate = {"win_rate": value, "low": value - 0.02, "high": value + 0.02}
+    return {"name": name, "label": label, **rate, "ties": 0.21, "faultless": value / 2, "utility": 5 * value, "kl": kl}
+
+
+def _expected_preference() -> dict[str, Any]:
+    return {
+        "baseline": "sft",
+        "num_prompts": 400,
+        "num_labelers": 6,
+        "rows": [
+            _expected("base", "Base", 0.08, None),
+            _expected("sft", "SFT", 0.5, None),
+            _expected("ppo", "PPO", 0.68, 4.1),
+            _expected("ppo_ptx", "PPO-ptx", 0.66, 3.2),
+            _expected("sft_greedy", "SFT at temperature 0", 0.58, None),
+            *[
+                _expected(f"sft_best_of_{n}", f"SFT, best of {n} by the reward model", 0.48 + 0.02 * n, n / 4)
+                for n in (1, 2, 4, 8)
+            ],
+            _expected("faultless", "An always faultless answer", 0.81, None),
+        ],
+    }
+
+
 def _estimate(value: float, half: float, count: int) -> dict[str, float]:
     return {"value": value, "low": value - half, "high": value + half, "count": count}
 
@@ -131,6 +156,7 @@ def invented_results(labelers: str = "simulated") -> Results:
                     for index, case in enumerate(USE_CASE_SHARES)
                 ],
             },
+            **({"expected_preference": _expected_preference()} if labelers == "simulated" else {}),
             "ratings": _ratings("held_out", 0.0) + _ratings("training", 0.1),
             "reward_model": {
                 "accuracy": 0.715,

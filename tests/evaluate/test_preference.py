@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from tests.evaluate.invented import minimal_results
 
 from heedful.conversation import turns_of
 from heedful.errors import DataError
-from heedful.evaluate.preference import Judgement, judgements_from_rankings, preference_section, ratings_section
+from heedful.evaluate.preference import (
+    Judgement,
+    closed_domain_section,
+    judgements_from_rankings,
+    preference_section,
+    ratings_section,
+)
 from heedful.evaluate.results import Group, Results, check_results
 from heedful.records import Prompt, Ranking, Rating, Response
 
@@ -140,6 +147,27 @@ def test_ratings_by_hand() -> None:
         ratings_section([_rating("1", "p9-ppo", "bo", 7)], RESPONSES, GROUPS)
 
 
+def test_hallucination_counts_on_closed_domain_prompts() -> None:
+    """p2 is an extraction, so closed domain; p1 is a chat, unless labelers said so of it."""
+    ratings = [
+        _rating("1", "p1-ppo", "bo", 7, hallucination=True),
+        _rating("2", "p2-ppo", "bo", 7, hallucination=False),
+        _rating("3", "p2-ppo", "bo", 3, hallucination=True),
+        _rating("4", "p2-ppo", "ann", 3),  # did not say
+        _rating("5", "p2-base", "al", 2, hallucination=True),
+    ]
+    rows = closed_domain_section(ratings, RESPONSES, PROMPTS, GROUPS)
+    assert [(row["model"], row["group"], row["rate"]["value"], row["rate"]["count"]) for row in rows] == [
+        ("base", "training", 1.0, 1),
+        ("ppo", "held_out", 0.5, 2),
+    ]
+    said = {**PROMPTS, "p1": replace(PROMPTS["p1"], metadata={"closed_domain": True})}
+    said["p2"] = replace(PROMPTS["p2"], metadata={"closed_domain": False})
+    rows = closed_domain_section(ratings, RESPONSES, said, GROUPS)
+    assert [(row["model"], row["rate"]["value"], row["rate"]["count"]) for row in rows] == [("ppo", 1.0, 1)]
+    assert closed_domain_section([], RESPONSES, PROMPTS, GROUPS) == []
+
+
 def test_the_sections_fit_the_schema() -> None:
     results: Results = minimal_results()
     results["models"] = [{"name": name, "label": name, "size": "", "parameters": 1} for name in ("base", "sft", "ppo")]
@@ -147,4 +175,6 @@ def test_the_sections_fit_the_schema() -> None:
         judgements_from_rankings(RANKINGS, RESPONSES, PROMPTS, GROUPS, PAIRS), "sft", 1.0
     )
     results["ratings"] = ratings_section([_rating("1", "p1-ppo", "bo", 7, hallucination=False)], RESPONSES, GROUPS)
+    rated = [_rating("1", "p2-ppo", "bo", 7, hallucination=False)]
+    results["closed_domain_hallucination"] = closed_domain_section(rated, RESPONSES, PROMPTS, GROUPS)
     assert check_results(results) == results

@@ -13,7 +13,7 @@ from tests.evaluate.invented import HOSTILE, invented_results, invented_timings,
 from heedful.errors import DataError
 from heedful.evaluate import plots, report
 from heedful.evaluate.report import comparisons, findings, headline, ordered_models, render_report, write_report
-from heedful.evaluate.results import Results, TranscriptResponse
+from heedful.evaluate.results import Estimate, Results, TranscriptResponse
 
 
 class _Page(HTMLParser):
@@ -109,7 +109,7 @@ def test_ids_are_unique_and_every_reference_resolves(html: str, page: _Page) -> 
 
 def test_figures_and_tables_are_described(page: _Page) -> None:
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(drawings) == 21
+    assert len(drawings) == 22
     assert all(attributes.get("role") == "img" and attributes.get("aria-labelledby") for attributes in drawings)
     tables = [tag for tag, _ in page.tags if tag == "table"]
     assert len(tables) == len([tag for tag, _ in page.tags if tag == "caption"]) > 8
@@ -159,9 +159,10 @@ def test_the_contrast_is_enough_in_light_dark_and_print(html: str) -> None:
 def test_simulated_labelers_are_marked_at_the_top_and_on_every_judged_figure(html: str, page: _Page) -> None:
     assert html.index("Simulated labelers.") < html.index("<h1>")
     judged = [svg for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL) if "judged by simulated labelers" in svg]
-    assert len(judged) == 3  # win rates, head to head, reward model: also when a figure is copied out of the page
+    # Win rates, head to head, win rate against KL, reward model: also when a figure is copied out of the page.
+    assert len(judged) == 4
     figures = re.findall(r"<figcaption>.*?</figcaption>", html, flags=re.DOTALL)
-    assert len([caption for caption in figures if "simulated labelers</span>" in caption]) == 3
+    assert len([caption for caption in figures if "simulated labelers</span>" in caption]) == 4
 
 
 def test_people_are_not_called_simulated() -> None:
@@ -199,7 +200,7 @@ def test_what_is_missing_is_said_with_what_to_do() -> None:
     ],
 )
 def test_any_section_may_be_absent(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "curve", lambda *_: "<svg></svg>")  # the many curves would take most of the time
+    monkeypatch.setattr(plots, "curve", lambda *_, **__: "<svg></svg>")  # the many curves would take most of the time
     results = invented_results()
     del results[section]
     assert _Page(render_report(results, None)).open == []
@@ -230,9 +231,32 @@ def _with_rate(low: float, high: float) -> Results:
 
 def test_the_headline_says_what_the_interval_says() -> None:
     expected = "Held-out simulated labelers prefer PPO-ptx to SFT in 67\u00a0% of 640 comparisons (95 % interval 64–70\u00a0%)."
-    assert headline(invented_results()) == expected
+    assert headline(invented_results()).startswith(expected)
     assert "see no clear difference" in headline(_with_rate(0.45, 0.55))
     assert "prefer SFT to PPO-ptx" in headline(_with_rate(0.30, 0.40))
+    assert headline(invented_results("people")) == expected.replace(" simulated", "")
+
+
+def test_the_headline_says_what_the_win_rate_is_worth() -> None:
+    worth = " Without the luck of their noise PPO-ptx wins 66\u00a0% (64–68\u00a0%);"
+    worth += " an always faultless answer would win 81\u00a0%."
+    assert headline(invented_results()).endswith(
+        f"{worth} That is more than SFT gains by answering at temperature 0 (58\u00a0%)."
+    )
+    for greedy, said in ((0.67, "wins about as much: 67\u00a0%."), (0.75, "wins more than that: 75\u00a0%.")):
+        results = invented_results()
+        assert "expected_preference" in results
+        for row in results["expected_preference"]["rows"]:
+            if row["name"] == "sft_greedy":
+                row["win_rate"], row["low"], row["high"] = greedy, greedy - 0.02, greedy + 0.02
+        assert headline(results).endswith(f"{worth} SFT alone, answering at temperature 0, {said}")
+
+
+def test_expected_win_rates_are_shown_beside_the_controls(page: _Page) -> None:
+    assert "Without the luck of noise" in page.text
+    for label in ("PPO-ptx 1.6M", "SFT at temperature 0", "SFT, best of 8 by the reward model", "An always faultless answer"):
+        assert label in page.text
+    assert "Without the luck of noise" not in _Page(render_report(invented_results("people"), None)).text
 
 
 def test_the_findings_can_come_out_either_way() -> None:
@@ -263,6 +287,16 @@ def test_this_run_stands_beside_the_papers_numbers() -> None:
     assert lines["Agreement among held-out labelers"] == ("71.8\u00a0% (70.1–73.5\u00a0%)", "77.3 ± 1.3 % (3.4)")
     assert lines["Reward model, held-out labelers"][1] == "69.6 ± 0.9 % (4.1, E.2)"
     assert lines["Hallucination, base model"] == ("22.9\u00a0%", "41 % (1, 4.1)")  # (6 - 2.1) / 17, by the held-out group
+    results = invented_results()
+    training: Estimate = {"value": 0.3, "low": 0.2, "high": 0.4, "count": 80}
+    held_out: Estimate = {"value": 0.4, "low": 0.3, "high": 0.5, "count": 80}
+    results["closed_domain_hallucination"] = [
+        {"model": "base", "group": "training", "rate": training},
+        {"model": "base", "group": "held_out", "rate": held_out},
+    ]
+    lines = {line.what: (line.ours, line.paper) for line in comparisons(results)}
+    assert lines["Hallucination on closed-domain prompts, base model"] == ("40.0\u00a0% (30.0–50.0\u00a0%)", "41 % (1, 4.1)")
+    assert "Hallucination, PPO-ptx" in lines
 
 
 def test_the_command_to_reproduce_it_is_one_that_works() -> None:

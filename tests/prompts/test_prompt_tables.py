@@ -30,7 +30,7 @@ PROMPTS = [
         use_case="chat",
         source="customer",
         language="en",
-        metadata={"ambiguous": True, "closed_domain": False},
+        metadata={"ambiguous": True, "closed_domain": False, "requests_advice": True, "requests_moral_judgment": False},
     ),
     Prompt(
         id="b",
@@ -39,7 +39,7 @@ PROMPTS = [
         use_case="chat",
         source="customer",
         language="de",
-        metadata={"ambiguous": False},
+        metadata={"ambiguous": False, "requests_opinion": True},
     ),
     Prompt(id="c", turns=turns_of(words(2)), user="bob", use_case="extract", source="labeler", language="en"),
     Prompt(id="d", turns=turns_of(words(6)), source="customer", split="valid", metadata={"needs_review": True}),
@@ -74,7 +74,14 @@ def test_counts(tables: Tables) -> None:
     assert tables.sizes["RM"] == {("train", "customer"): 1}  # two labelers' rankings of one prompt
     # Only b of a, b and c has no demonstration. That is less than half, so PPO uses all three, as ``prompts_for_policy`` does.
     assert tables.sizes["PPO"] == {("train", "customer"): 2, ("train", "labeler"): 1, ("valid", "customer"): 1}
-    assert tables.metadata == {"ambiguous": (1, 2), "closed_domain": (0, 1)}
+    # Three fields; b has the one mark that earlier versions had for them.
+    assert tables.metadata == {
+        "ambiguous": (1, 2),
+        "closed_domain": (0, 1),
+        "requests_advice": (1, 1),
+        "requests_moral_judgment": (0, 1),
+        "requests_opinion": (1, 1),
+    }
     assert tables.languages == {"en": 2, "de": 1, "not given": 1, "unknown": 1}
     assert tables.needs_review == 1
     assert tables.owners["all", "train"] == OwnerShares(owners=2, prompts=3, mean=1.5, median=1.5, max=2, top_ten=1.0)

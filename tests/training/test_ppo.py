@@ -33,7 +33,7 @@ from heedful.model.engine.sampling import request_seeds
 from heedful.model.engine.vllm_engine import generator
 from heedful.model.precision import MasterWeights, frozen
 from heedful.model.scalar_models import scalar_head
-from heedful.training import ppo
+from heedful.training import ppo, ppo_gradients
 from heedful.training.config import PPOConfig
 from heedful.training.ppo import PPOData, prompt_order, train_ppo
 from heedful.training.pretraining_text import PretrainingText
@@ -246,6 +246,34 @@ def test_advantages_are_whitened_over_the_response_tokens() -> None:
     assert float(inside.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(inside.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
     assert rollouts.advantages[~rollouts.mask].eq(0).all()
+
+
+def test_advantages_can_be_whitened_over_each_minibatch() -> None:
+    """As lm-human-preferences: the minibatch's tokens get mean 0 and variance 1, and other episodes have no part in it."""
+    by_batch = judged(policy_model(1), policy_model(2), settings(whiten_over="batch"))
+    config = settings(whiten_over="minibatch")
+    rollouts = judged(policy_model(1), policy_model(2), config)
+    assert not torch.allclose(rollouts.advantages, by_batch.advantages)  # not whitened yet
+    assert torch.equal(rollouts.returns, by_batch.returns)
+    members = [0, 2, 5]
+    advantages = ppo_gradients.minibatch_advantages(rollouts, members, config)
+    inside = advantages[members][rollouts.mask[members]]
+    assert float(inside.mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(inside.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
+    # By hand, from the raw advantages.
+    raw = rollouts.advantages[members][rollouts.mask[members]]
+    torch.testing.assert_close(inside, (raw - raw.mean()) / raw.std(correction=0), rtol=0, atol=1e-4)
+    # Whitened over the batch, they are taken as they are.
+    assert ppo_gradients.minibatch_advantages(by_batch, members, settings()) is by_batch.advantages
+
+
+def test_a_minibatch_of_whitened_advantages_trains(tmp_path: Path) -> None:
+    ends = []
+    for over in ("batch", "minibatch"):
+        policy = policy_model()
+        train(settings(whiten_over=over), tmp_path / over, policy)
+        ends.append(snapshot(policy))
+    assert largest_difference(*ends) > 1e-6
 
 
 def test_a_response_without_end_of_text_gets_the_reward_for_it() -> None:

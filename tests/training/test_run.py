@@ -133,6 +133,18 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     assert state is not None
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_continued_with_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path)
+    older = {key: value for key, value in run._identity["configuration"].items() if key != "pretraining_share_of"}
+    monkeypatch.setitem(run._identity, "configuration", older)
+    run.save(1)
+    assert make(tmp_path).resume() is not None
+    with pytest.raises(ConfigError, match="pretraining_share_of = loss"):
+        make(tmp_path, pretraining_share_of="loss").resume()
+
+
 def test_a_checkpoint_of_another_step_is_refused(tmp_path: Path) -> None:
     make(tmp_path).save(1)
     with pytest.raises(ConfigError, match="checkpoints of another run"):

@@ -186,6 +186,31 @@ def test_the_share_of_pretraining_text(batch_size: int, share: float, total: int
     assert all(e.prompt[0] >= 50 and 1 <= len(e.response) <= 7 for batch in batches for e in batch)
 
 
+@pytest.mark.parametrize("tokens", [16, 16_384])
+def test_text_gets_its_share_of_the_loss(tokens: int) -> None:
+    """0.9 times the demonstrations' mean per token and 0.1 times the text's, however long either is."""
+    config = settings(pretraining_share=0.1, pretraining_share_of="loss", tokens_per_microbatch=tokens)
+    demonstrations, sequences = uneven(7), [Example([50], [1, 5, END, 51, 2, 5, END]), Example([52], [3, 5, END])]
+    model = tiny_gpt2(scale=0.3)
+    twin = plain(model)
+    expected = 0.9 * plain_loss(twin, demonstrations) + 0.1 * plain_loss(twin, sequences)
+    expected.backward()
+    loss = sft.mixed_gradients(MasterWeights(model, "float32"), demonstrations, sequences, config)
+    assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert largest_difference(parameter_gradients(model), parameter_gradients(twin)) < 1e-5
+    # As a share of the examples, all tokens weigh the same.
+    together = sft.mixed_gradients(MasterWeights(tiny_gpt2(scale=0.3), "float32"), demonstrations, sequences, settings())
+    assert together == pytest.approx(float(plain_loss(twin, [*demonstrations, *sequences]).detach()), abs=1e-5)
+    assert together != pytest.approx(loss, abs=1e-3)
+
+
+def test_as_a_share_of_the_loss_text_is_in_every_batch() -> None:
+    config = settings(batch_size=4, pretraining_share=0.1, pretraining_share_of="loss")
+    assert [len(batch) for batch in sft.pretraining_batches(text(), config, 20, 8)] == [1] * 20
+    config = settings(batch_size=18, pretraining_share=0.1, pretraining_share_of="loss")
+    assert [len(batch) for batch in sft.pretraining_batches(text(), config, 20, 8)] == [2] * 20
+
+
 def test_pretraining_text_is_mixed_in_and_its_loss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     accumulate = sft.accumulate_gradients

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from heedful import __version__
+from heedful.align.judge import EXPECTED_FILE
 from heedful.align.settings import Setting
 from heedful.evaluate import lineup
-from heedful.evaluate.preference import judgements_from_rankings, preference_section, ratings_section
+from heedful.evaluate.preference import (
+    closed_domain_section,
+    judgements_from_rankings,
+    preference_section,
+    ratings_section,
+)
 from heedful.evaluate.results import AlignmentTax, Curves, Group, Model, Results, RewardModel, Transcript, as_estimate
 from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.model.encoding import encode_rankings
@@ -116,6 +122,8 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path]) -> Re
         found = _read(prefix / "prefix.json")
         pairs = zip(found["candidates"], found["scores"], strict=True)
         results["prefix"] = {"candidates": [{"text": t, "score": s} for t, s in pairs], "chosen": found["chosen"]}
+    if (evaluation / EXPECTED_FILE).is_file():  # evaluations of earlier versions have none
+        results["expected_preference"] = _read(evaluation / EXPECTED_FILE)
     benchmarks: list[BenchmarkResult] = _read(evaluation / "benchmarks.json")
     if benchmarks:
         results["benchmarks"] = benchmarks
@@ -129,6 +137,8 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path]) -> Re
         judgements = judgements_from_rankings(judged_rankings, responses, records.prompts, groups, pairs)
         results["preference"] = preference_section(judgements, baseline, setting.preset.evaluate.temperature)
         results["ratings"] = ratings_section(ratings, responses, groups)
+        if closed := closed_domain_section(ratings, responses, records.prompts, groups):
+            results["closed_domain_hallucination"] = closed
         for rating in ratings:
             overall.setdefault(rating.response_id, []).append(rating.overall)
     results["transcripts"] = _transcripts(records, responses, rewards, overall, names)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from heedful.align.settings import Given
-from heedful.presets import CollectConfig, EvaluateConfig
+from heedful.presets import CollectConfig, EvaluateConfig, preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files, digest_of_records
 from heedful.project.selection import digest_of_demonstrations, digest_of_rankings
 from heedful.project.text_encoding import is_utf8
+from heedful.training.config import PPOConfig, SFTConfig
 
 
 def fingerprint_inputs(
@@ -59,8 +60,18 @@ def fingerprint_inputs(
     inputs = {key: value(need) for key, need in stage.needs.items()}
     if given.config is None:
         return inputs
-    # What older versions did not have is left out while it is not set: their stages stay done.
+    # What older versions did not have is left out while it is as the preset has it: their stages stay done.
     template, config = setting.template, given.config
-    if isinstance(config, (CollectConfig, EvaluateConfig)):
-        config = {key: value for key, value in asdict(config).items() if (key, value) != ("max_response_tokens", None)}
+    if newer := _NEWER.get(type(config)):
+        own = getattr(preset(setting.project.preset), str(stage.config))
+        config = {name: value for name, value in asdict(config).items() if name not in newer or value != getattr(own, name)}
     return {**inputs, "config": config} | ({} if template == "plain" else {"template": template})
+
+
+_NEWER: Mapping[type, tuple[str, ...]] = {
+    CollectConfig: ("max_response_tokens",),
+    EvaluateConfig: ("max_response_tokens",),
+    SFTConfig: ("pretraining_share_of",),
+    PPOConfig: ("whiten_over",),
+}
+"""Settings that older versions did not have."""

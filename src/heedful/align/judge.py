@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from heedful.align import controls
 from heedful.align.choose import answer_with_prefix, chosen_prefix, chosen_sft
 from heedful.align.collect import tasks_by_prompt
 from heedful.align.settings import Given, ask, write_json
@@ -29,6 +30,8 @@ from heedful.ranks.collectives import gather_in_order
 from heedful.ranks.rank_zero import barrier_without_timeout
 from heedful.ranks.world import world
 from heedful.records import Prompt, Response, Split
+
+EXPECTED_FILE = "expected.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,10 @@ def entrants(given: Given) -> Iterator[Entrant]:
 
 
 def evaluate(given: Given, *, folder: Path, console: Console) -> None:
-    """Sample, score and judge; writes responses.jsonl, rewards.json, models.json, benchmarks.json, and asks labelers."""
+    """Sample, score and judge; writes responses.jsonl, rewards.json, models.json, benchmarks.json, and asks labelers.
+
+    With simulated labelers also expected.json: what they would say on average, beside controls.
+    """
     setting, records, limits = given.setting, given.records, given.setting.preset.answering("evaluate")
     config = given.config
     tokenizer = load_tokenizer(setting.base_model)
@@ -84,10 +90,12 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     reward_model = reward_model_for_inference(given.runs["reward"] / "model", limits.precision)
     responses: list[Response] = []
     models: list[Model] = []
+    folders: dict[str, Path] = {}
     item_scores: dict[str, list[tuple[str, list[float]]]] = {b.name: [] for b in setting.benchmarks}
     for entrant in entrants(given):
         model, tokenizer = policy_for_inference(entrant.folder, limits.precision)
         if entrant.prefix is None:
+            folders[entrant.model.name] = entrant.folder
             responses += Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
                 prompts,
                 name=entrant.model.name,
@@ -102,6 +110,8 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
             responses += answer_with_prefix(setting, model, tokenizer, prompts, entrant.prefix, entrant.model.name, console)
         size = sum(p.numel() for p in model.parameters())
         models.append({"name": entrant.model.name, "label": entrant.model.label, "size": size_name(size), "parameters": size})
+    simulated = setting.labelers.marked == "simulated"
+    sampled = controls.sample(given, prompts, responses, folders, reward_model, console) if simulated else None
     responses = setting.labelers.named(responses, folder.name)
     rewards = score_responses(
         reward_model,
@@ -119,6 +129,8 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     write_json(folder / "models.json", models)
     sections = [benchmark_result(b, item_scores[b.name], seed=setting.seed) for b in setting.benchmarks]
     write_json(folder / "benchmarks.json", sections)
+    if sampled is not None:
+        write_json(folder / EXPECTED_FILE, controls.expected_preference(given, sampled))
     ask(given, list(_tasks(given, responses)), folder, console)
 
 

@@ -196,8 +196,10 @@ def reward_model(section: RewardModel, mark: str) -> str:
         return _svg(figure, "reward-model", "Reward model, labelers and length rules", said, mark)
 
 
-def curve(name: str, title: str, x_label: str, series: Sequence[Series], marked_x: float | None = None) -> str:
-    """One training curve per model; ``marked_x`` rings the points at that x (the chosen checkpoint)."""
+def curve(
+    name: str, title: str, x_label: str, series: Sequence[Series], marked_x: float | None = None, mark: str | None = None
+) -> str:
+    """One curve per model; ``marked_x`` rings the points at that x (the chosen checkpoint), ``mark`` says who judged."""
     with _style():
         figure = Figure(figsize=(300 / 72, 190 / 72), layout="constrained")
         axes = figure.add_subplot()
@@ -218,7 +220,7 @@ def curve(name: str, title: str, x_label: str, series: Sequence[Series], marked_
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 0.97), ncols=2, handlelength=2.4)
         said = "; ".join(f"{one.label} from {one.y[0]:.3g} to {one.y[-1]:.3g}" for one in series if len(one.y))
-        return _svg(figure, name, title, said)
+        return _svg(figure, name, title, said, mark)
 
 
 def alignment_tax(rows: Sequence[AlignmentTax], benchmarks: Sequence[Benchmark], models: Mapping[str, Model]) -> str:

@@ -11,9 +11,18 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
 from heedful.errors import DataError
-from heedful.evaluate.results import Group, HeadToHead, Preference, Ratings, UseCaseWinRate, WinRate
-from heedful.records import RATING_FLAGS, Prompt, Ranking, Rating, Response
-from heedful.statistics import bootstrap_mean, win_rate
+from heedful.evaluate.results import (
+    ClosedDomainHallucination,
+    Group,
+    HeadToHead,
+    Preference,
+    Ratings,
+    UseCaseWinRate,
+    WinRate,
+    as_estimate,
+)
+from heedful.records import RATING_FLAGS, Prompt, Ranking, Rating, Response, UseCase
+from heedful.statistics import bootstrap_mean, proportion, win_rate
 
 Row = TypeVar("Row")
 Key = TypeVar("Key", bound=tuple[Any, ...])
@@ -127,6 +136,36 @@ def ratings_section(ratings: Iterable[Rating], responses: Mapping[str, Response]
         if response.model is not None:
             rows.append((response.model, group, rating))
     return [_rated(model, group, [row[2] for row in found]) for (model, group), found in _grouped(rows, lambda row: row[:2])]
+
+
+CLOSED_DOMAIN_USE_CASES: tuple[UseCase, ...] = ("summarization", "closed_qa", "extract")
+"""Use cases whose answers may say nothing that is not in the prompt (SPEC 4.5)."""
+
+
+def is_closed_domain(prompt: Prompt) -> bool:
+    """What labelers said of the prompt (Table 7's field), else by its use case."""
+    said = prompt.metadata.get("closed_domain")
+    return said if isinstance(said, bool) else prompt.use_case in CLOSED_DOMAIN_USE_CASES
+
+
+def closed_domain_section(
+    ratings: Iterable[Rating], responses: Mapping[str, Response], prompts: Mapping[str, Prompt], groups: Mapping[str, Group]
+) -> list[ClosedDomainHallucination]:
+    """How often each model hallucinates on closed-domain prompts, by group of labelers; empty if none was rated on that.
+
+    DataError if a rating names an unknown response, prompt or labeler.
+    """
+    rows: list[tuple[str, Group, str, bool]] = []
+    for rating in ratings:
+        response = _found(responses, rating.response_id, "response", rating.id)
+        prompt = _found(prompts, rating.prompt_id, "prompt", rating.id)
+        group = _found(groups, rating.labeler, "labeler", rating.id)
+        if response.model is not None and "hallucination" in rating.flags and is_closed_domain(prompt):
+            rows.append((response.model, group, prompt.id, rating.flags["hallucination"]))
+    return [
+        {"model": model, "group": group, "rate": as_estimate(proportion([row[3] for row in found], [row[2] for row in found]))}
+        for (model, group), found in _grouped(rows, lambda row: row[:2])
+    ]
 
 
 class _Wins(TypedDict):

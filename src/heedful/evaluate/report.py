@@ -20,6 +20,7 @@ from markupsafe import Markup
 from heedful.evaluate import lineup, paper, plots
 from heedful.evaluate.lineup import BASE, PPO, PPO_PTX, PPO_PTX_SMALL, PROMPTED_BASE, SFT
 from heedful.evaluate.results import (
+    ExpectedPreference,
     HeadToHead,
     Model,
     PpoPoint,
@@ -141,6 +142,9 @@ def figures(results: Results, models: Mapping[str, Model], mark: str) -> dict[st
         rewards = plots.Series("mean reward", SFT.name, epochs, [row["reward"] for row in checkpoints])
         made["sft_loss"] = plots.curve("sft-loss", "Validation loss (nats per token)", "epoch", [losses], chosen)
         made["sft_reward"] = plots.curve("sft-reward", "Mean reward on validation prompts", "epoch", [rewards], chosen)
+    if "expected_preference" in results:
+        points = _against_kl(results["expected_preference"])
+        made["win_rate_kl"] = plots.curve("win-rate-kl", "Win rate against SFT", "KL (nats per response)", points, mark=mark)
     made.update(_training_curves(results, models))
     return made
 
@@ -185,12 +189,40 @@ def headline(results: Results) -> str:
         who = who.replace("held-out", "training")
     baseline = _label(results, preference["baseline"])
     share = f"{percent(row['win_rate'], 0)} of {row['num_comparisons']:,} comparisons (95 % interval {interval(row, 0)})"
-    model = _label(results, row["model"])
+    model, beside = _label(results, row["model"]), _beside_controls(results, row)
     if row["low"] > 0.5:
-        return f"{who.capitalize()} prefer {model} to {baseline} in {share}."
+        return f"{who.capitalize()} prefer {model} to {baseline} in {share}.{beside}"
     if row["high"] < 0.5:
-        return f"{who.capitalize()} prefer {baseline} to {model}: {model} wins only {share}. Alignment did not help here."
-    return f"{who.capitalize()} see no clear difference between {model} and {baseline}: {model} wins {share}."
+        return (
+            f"{who.capitalize()} prefer {baseline} to {model}: {model} wins only {share}. Alignment did not help here.{beside}"
+        )
+    return f"{who.capitalize()} see no clear difference between {model} and {baseline}: {model} wins {share}.{beside}"
+
+
+def _beside_controls(results: Results, row: WinRate) -> str:
+    """What the model's win rate is worth: beside the ceiling, and beside SFT without sampling."""
+    section = results.get("expected_preference")
+    rows = {} if section is None else {one["name"]: one for one in section["rows"]}
+    if not {row["model"], "faultless", "sft_greedy"} <= set(rows):
+        return ""
+    model, ceiling, greedy = rows[row["model"]], rows["faultless"], rows["sft_greedy"]
+    said = f" Without the luck of their noise {_label(results, row['model'])} wins {percent(model['win_rate'], 0)}"
+    said += f" ({interval(model, 0)}); an always faultless answer would win {percent(ceiling['win_rate'], 0)}."
+    if model["low"] > greedy["high"]:
+        return f"{said} That is more than SFT gains by answering at temperature 0 ({percent(greedy['win_rate'], 0)})."
+    if model["high"] < greedy["low"]:
+        return f"{said} SFT alone, answering at temperature 0, wins more than that: {percent(greedy['win_rate'], 0)}."
+    return f"{said} SFT alone, answering at temperature 0, wins about as much: {percent(greedy['win_rate'], 0)}."
+
+
+def _against_kl(section: ExpectedPreference) -> list[plots.Series]:
+    """Win rates with a KL: the best of n of SFT's answers as one line, each PPO policy as a point."""
+    best = [row for row in section["rows"] if row["name"].startswith("sft_best_of_")]
+    found = [_series("best of n", SFT.name, best, "kl", "win_rate")]
+    for name in (PPO.name, PPO_PTX.name):
+        own = [row for row in section["rows"] if row["name"] == name]
+        found += [_series(row["label"], name, [row], "kl", "win_rate") for row in own if row["kl"] is not None]
+    return [series for series in found if series.y]
 
 
 def findings(results: Results) -> list[Finding]:
@@ -236,15 +268,27 @@ def comparisons(results: Results) -> list[Comparison]:
             said = "not measured" if estimate is None else f"{percent(estimate['value'])} ({interval(estimate)})"
             note = "The paper cross-validates over five groups of labelers." if theirs is paper.REWARD_MODEL_ACCURACY else ""
             lines.append(Comparison(name.format(GROUP_LABELS[group].lower()), said, _theirs(theirs[group]), note))
-    rated = {row["model"]: row for row in reversed(_sorted_by_group(results.get("ratings", [])))}
-    for name, value in paper.HALLUCINATION.items():
-        rate = rated[name]["flags"].get("hallucination") if name in rated else None
-        said = "not measured" if rate is None else percent(rate)
-        note = "All prompts here; closed-domain tasks in the paper."
-        lines.append(
-            Comparison(f"Hallucination, {'PPO-ptx' if name == PPO_PTX.name else 'base model'}", said, _theirs(value), note)
-        )
+    lines += [_hallucination(results, name, value) for name, value in paper.HALLUCINATION.items()]
     return lines
+
+
+def _hallucination(results: Results, name: str, theirs: paper.PaperValue) -> Comparison:
+    """On closed-domain prompts, as in the paper; results of earlier versions have only the rate over all prompts."""
+    what = f"Hallucination on closed-domain prompts, {'PPO-ptx' if name == PPO_PTX.name else 'base model'}"
+    closed = [row for row in results.get("closed_domain_hallucination", []) if row["model"] == name]
+    if closed:
+        rate = min(closed, key=lambda row: row["group"] != "held_out")["rate"]
+        return Comparison(what, f"{percent(rate['value'])} ({interval(rate)})", _theirs(theirs))
+    rated = {row["model"]: row for row in reversed(_sorted_by_group(results.get("ratings", [])))}
+    rate = rated[name]["flags"].get("hallucination") if name in rated else None
+    if rate is None:
+        return Comparison(what, "not measured", _theirs(theirs))
+    return Comparison(
+        what.replace(" on closed-domain prompts", ""),
+        percent(rate),
+        _theirs(theirs),
+        "All prompts here; closed-domain tasks in the paper.",
+    )
 
 
 def _order_finding(rates: Mapping[str, WinRate]) -> Finding:

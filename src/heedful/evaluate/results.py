@@ -93,6 +93,37 @@ class Preference(TypedDict):
     by_use_case: list[UseCaseWinRate]
 
 
+class ExpectedRow(TypedDict):
+    """A model or a control against the baseline, as the labelers would judge it on average.
+
+    ``ties``: share of ties. ``faultless``: share of answers with nothing to complain about. ``utility``: the labelers' mean, in
+    their own units. ``kl``: nats per response: of PPO from the initial policy, of the best of n from SFT; null for all others.
+    """
+
+    name: str
+    label: str
+    win_rate: float
+    low: float
+    high: float
+    ties: float
+    faultless: float
+    utility: float
+    kl: float | None
+
+
+class ExpectedPreference(TypedDict):
+    """Win rates in closed form, from held-out simulated labelers' utilities and noise, for several answers to each prompt.
+
+    The first rows are models, by their names; then come the controls ``sft_greedy`` (temperature 0), ``sft_best_of_<n>`` (the
+    best of n answers by the reward model) and ``faultless`` (an always faultless answer: the ceiling).
+    """
+
+    baseline: str
+    num_prompts: int
+    num_labelers: int
+    rows: list[ExpectedRow]
+
+
 class Ratings(TypedDict):
     """Mean overall quality (1-7) with its interval (null where unknown), and the rate of each Table 3 flag (SPEC 2.3)."""
 
@@ -102,6 +133,14 @@ class Ratings(TypedDict):
     low: float | None
     high: float | None
     flags: dict[str, float]
+
+
+class ClosedDomainHallucination(TypedDict):
+    """Share of ratings that mark a hallucination, on prompts whose answer may say nothing that is not in them (SPEC 4.5)."""
+
+    model: str
+    group: Group
+    rate: Estimate
 
 
 class RewardModel(TypedDict):
@@ -267,7 +306,9 @@ class Results(_RunKeys, total=False):
 
     data: DataCounts
     preference: Preference
+    expected_preference: ExpectedPreference
     ratings: list[Ratings]
+    closed_domain_hallucination: list[ClosedDomainHallucination]
     reward_model: RewardModel
     prefix: Prefix
     sft_checkpoints: list[SftCheckpoint]
@@ -453,6 +494,7 @@ def _mentioned_models(results: Results) -> set[str]:
         mentioned |= {name for row in preference["head_to_head"] for name in (row["model"], row["against"])}
         mentioned |= {row["model"] for row in preference["by_use_case"]}
     mentioned |= {row["model"] for row in results.get("ratings", [])}
+    mentioned |= {row["model"] for row in results.get("closed_domain_hallucination", [])}
     mentioned |= {score["model"] for benchmark in results.get("benchmarks", []) for score in benchmark["scores"]}
     mentioned |= {response["model"] for row in results.get("transcripts", []) for response in row["responses"]}
     return mentioned

@@ -32,12 +32,18 @@ PROMPT_METADATA: Mapping[str, str] = {
     "identity_dependent": "identity dependent",
     "closed_domain": "closed domain",
     "continuation_style": "continuation style",
-    "requests_opinion": "requests opinion, advice or moral judgment",
+    "requests_opinionated_content": "requests opinionated content",
+    "requests_advice": "requests advice",
+    "requests_moral_judgment": "requests moral judgment",
+    "requests_opinion": "requests opinion, advice or moral judgment (one mark)",
     "explicit_safety_constraints": "explicit safety constraints",
     "other_explicit_constraints": "other explicit constraints",
     "intent_unclear": "intent unclear",
 }
-"""The yes/no fields about a prompt (SPEC 1.6, Table 7): key in a prompt's metadata, and words."""
+"""The yes/no fields about a prompt (SPEC 1.6, Table 7): key in a prompt's metadata, and words.
+
+Earlier versions had one mark for opinionated content, advice and moral judgment: a row of its own, for prompts that have it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

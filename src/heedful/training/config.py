@@ -115,7 +115,12 @@ class SFTConfig(StepConfig):
     residual_dropout: float = 0.2
     """Dropout on the residual branches (SPEC 3.2)."""
     pretraining_share: float = 0.0
-    """Share of a batch's examples that are pretraining text (SPEC 3.4: 0.1)."""
+    """Share of pretraining text that is mixed in (SPEC 3.4: 0.1)."""
+    pretraining_share_of: Literal["examples", "loss"] = "examples"
+    """What `pretraining_share` is a share of; the paper does not say (SPEC 3.4). examples: of a batch's examples, whose tokens
+    all weigh the same, so long pretraining sequences can take most of the loss. loss: of the loss, which is then this share
+    times the text's mean per token, and the rest times the demonstrations'; the paper's presets use this. A batch holds the
+    same share of examples either way, but with `loss` at least one."""
     candidates: int = 16
     """Models kept, evenly spaced over the epochs, to choose from by RM score; the last is always kept (SPEC 3.2)."""
     max_prompt_tokens: int = 1_024
@@ -204,6 +209,9 @@ class PPOConfig(StepConfig):
     """gamma_RL of generalized advantage estimation (SPEC 3.5: no discount)."""
     gae_lambda: float = 0.95
     """lambda of generalized advantage estimation (lm-human-preferences; the paper is silent)."""
+    whiten_over: Literal["batch", "minibatch"] = "batch"
+    """Over which tokens advantages get mean 0 and variance 1 (the paper is silent). batch: all of the iteration, so that an
+    episode's advantage does not depend on the minibatch it falls into (ours). minibatch: as lm-human-preferences does."""
     temperature: float = 1.0
     """Sampling temperature of rollouts (SPEC 3.5)."""
     average_decay: float = 0.992

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heedful.functional import clipped_policy_loss, clipped_value_loss
+from heedful.functional import clipped_policy_loss, clipped_value_loss, masked_whiten
 from heedful.model.layouts import pack_documents
 from heedful.model.precision import MasterWeights
 from heedful.model.readout import scalars, target_logprobs, target_logprobs_and_entropy
@@ -21,6 +21,7 @@ from heedful.training.rollouts import Rollouts, episode_microbatches, pack_episo
 def policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
     """Add the gradient of one minibatch's clipped policy loss (mean over its tokens)."""
     count = sum(len(rollouts.generations[i].tokens) for i in members)
+    advantages = minibatch_advantages(rollouts, members, config)
     sums: dict[str, float] = {}
     for part, factor in episode_microbatches(rollouts.prompts, rollouts.generations, members, config):
         batch = pack_episodes(rollouts.prompts, rollouts.generations, part).to(weights.compute.device)
@@ -30,7 +31,7 @@ def policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[in
         loss, statistics = clipped_policy_loss(
             batch.pad(logprobs),
             rollouts.logprobs[rows, :width],
-            rollouts.advantages[rows, :width],
+            advantages[rows, :width],
             rollouts.mask[rows, :width],
             clip_ratio=config.clip_ratio,
             normalizer=count,
@@ -82,3 +83,13 @@ def pretraining_gradient(weights: MasterWeights, sequences: Sequence[Any], confi
 
 def _add(sums: dict[str, float], name: str, value: Tensor) -> None:
     sums[name] = sums.get(name, 0.0) + float(value)
+
+
+def minibatch_advantages(rollouts: Rollouts, members: list[int], config: PPOConfig) -> Tensor:
+    """The batch's advantages, in which those of this minibatch are whitened: over the batch, or over the minibatch alone."""
+    if config.whiten_over == "batch":
+        return rollouts.advantages
+    rows = torch.tensor(members, device=rollouts.mask.device)
+    advantages = rollouts.advantages.clone()
+    advantages[rows] = masked_whiten(rollouts.advantages[rows], rollouts.mask[rows])
+    return advantages

@@ -53,7 +53,8 @@ class Rollouts:
     """One iteration's episodes. Tensors are right-padded [episodes, longest response]; mask is True at response tokens.
 
     logprobs: of the sampled tokens under the policy that sampled them, computed in the layout that trains it. values: of the
-    states before each token. score: the reward model's, [episodes]. advantages: whitened over all tokens of the batch.
+    states before each token. score: the reward model's, [episodes]. advantages: whitened over all tokens of the batch, unless
+    each minibatch whitens its own (``whiten_over``).
     """
 
     prompts: list[list[int]]
@@ -166,7 +167,7 @@ def with_advantages(prompts: list[list[int]], generations: list[Generation], jud
         reference_logprobs=judged.reference_logprobs,
         values=judged.values,
         score=judged.score,
-        advantages=masked_whiten(advantages, judged.mask),
+        advantages=masked_whiten(advantages, judged.mask) if config.whiten_over == "batch" else advantages,
         returns=returns,
     )
 

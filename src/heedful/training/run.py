@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -208,7 +208,9 @@ class Run:
 
     def _refuse_another(self, made_with: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise ConfigError if a checkpoint was made with another configuration or other inputs than this run has."""
-        was = {**made_with["configuration"], **made_with["inputs"]}
+        # A setting that is newer than the checkpoint: until then its default was the only way.
+        defaults = {field.name: field.default for field in fields(self.config)}
+        was = {**defaults, **made_with["configuration"], **made_with["inputs"]}
         now = {**self._identity["configuration"], **self._identity["inputs"]}
         other = [name for name in {**was, **now} if was.get(name) != now.get(name) and name not in _MAY_CHANGE]
         if other:

@@ -110,7 +110,8 @@ def train_sft(
     """Train ``model`` (fp32, changed in place) on responses only, and keep candidates in ``folder/candidates/epoch-N``.
 
     The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`).
-    The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first.
+    The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first,
+    or with a share of the loss (``pretraining_share_of``).
     Raises CheckError, ConfigError, LostRankError, NumericalError, StorageError.
     """
     if config.pretraining_share and data.pretraining is None:
@@ -173,12 +174,11 @@ def step(training: Training, number: int) -> float:
     epoch, place = divmod(number, training.steps_per_epoch)
     order = epoch_order(config.seed, epoch, len(examples))
     batch = [examples[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
-    if training.text is not None:
-        batch = batch + training.text[number]
+    text = [] if training.text is None else training.text[number]
     rate = config.learning_rate * cosine(number, training.steps, final_share=config.final_learning_rate_share)
     set_learning_rate(training.optimizer, rate)
     weights.train()
-    loss = accumulate_gradients(weights, batch, config)
+    loss = mixed_gradients(weights, batch, text, config)
     norm = apply_gradients(training.optimizer, weights.master, config.max_gradient_norm)
     weights.refresh()
     training.run.log(number, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
@@ -228,12 +228,24 @@ def lowest_losses(candidates: Sequence[Candidate]) -> Candidate:
     return min(candidates, key=lambda c: c.validation_loss + (c.pretraining_loss or 0.0))
 
 
-def accumulate_gradients(weights: MasterWeights, batch: Sequence[Example], config: SFTConfig) -> float:
-    """Add up the gradients of the batch's mean loss per target token; returns that loss."""
+def mixed_gradients(weights: MasterWeights, batch: Sequence[Example], text: Sequence[Example], config: SFTConfig) -> float:
+    """Add up the gradients of the loss on demonstrations and the pretraining text that is mixed in; returns that loss.
+
+    One mean over the target tokens of both, or a mean of each with its share of the loss (``pretraining_share_of``).
+    """
+    if text and config.pretraining_share_of == "loss":
+        share = config.pretraining_share
+        demonstrated = accumulate_gradients(weights, batch, config, share=1 - share)
+        return demonstrated + accumulate_gradients(weights, text, config, share=share)
+    return accumulate_gradients(weights, [*batch, *text], config)
+
+
+def accumulate_gradients(weights: MasterWeights, batch: Sequence[Example], config: SFTConfig, *, share: float = 1.0) -> float:
+    """Add up the gradients of ``share`` times the batch's mean loss per target token; returns that loss."""
     count = sum(len(e.response) for e in batch)
     summed = 0.0
     for logprobs, factor in _logprobs(weights.compute, batch, config.tokens_per_microbatch):
-        loss = factor * -logprobs.sum() / count
+        loss = share * factor * -logprobs.sum() / count
         loss.backward()
         summed += float(loss.detach())
     return sum_over_ranks(summed)
@@ -264,8 +276,13 @@ def _losses(validation_loss: float, pretraining_loss: float | None) -> dict[str,
 
 
 def pretraining_batches(text: PretrainingText, config: SFTConfig, steps: int, context_length: int) -> list[list[Example]]:
-    """For each step the pretraining sequences that make up ``pretraining_share`` of its examples, fixed by the seed."""
+    """For each step the pretraining sequences that make up ``pretraining_share`` of its examples, fixed by the seed.
+
+    As a share of the loss, text is in every batch: at least one sequence.
+    """
     per_step = config.batch_size * config.pretraining_share / (1 - config.pretraining_share)
+    if config.pretraining_share_of == "loss":
+        per_step = max(1.0, per_step)
     needed = math.ceil(per_step * steps)
     sequences: list[Example] = []
     epoch = 0

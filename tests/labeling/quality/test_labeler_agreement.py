@@ -116,6 +116,25 @@ def test_gold_of_other_kinds_counts_its_known_fields() -> None:
     assert report.rankings == {}
 
 
+def test_gold_of_a_former_field_is_not_asked_of_newer_answers() -> None:
+    """Table 7's opinion, advice and moral judgment were one mark; gold from then may hold it."""
+    gold = {"use_case": "chat", "flags": {"requests_opinion": True, "ambiguous": False}}
+    newer = {"use_case": "chat", "flags": {"requests_advice": True, "ambiguous": False}}
+    older = {"use_case": "chat", "flags": {"requests_opinion": False, "ambiguous": False}}
+    report = gold_report(
+        [
+            GoldAnswer(task_id=1, kind="review_prompt", gold=gold, answer=newer, labeler="ann"),
+            GoldAnswer(task_id=1, kind="review_prompt", gold=gold, answer=older, labeler="bea"),
+            GoldAnswer(
+                task_id=2, kind="review_prompt", gold={"flags": {"requests_opinion": True}}, answer=newer, labeler="cem"
+            ),
+        ]
+    )
+    assert report.other["ann"].value == 1
+    assert report.other["bea"].value == pytest.approx(2 / 3)
+    assert "cem" not in report.other
+
+
 def test_gold_that_most_miss_is_named() -> None:
     gold = {"groups": [["a"], ["b"]]}
     wrong, right = {"groups": [["b"], ["a"]]}, {"groups": [["a"], ["b"]]}

@@ -59,10 +59,11 @@ def score_items(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benc
     """A score for each item: 1 or 0 if there is a right answer, the entropy in bits for paired bias."""
     if benchmark.kind == "completion":
         return _complete(model, tokenizer, benchmark.items)
-    means = choice_logprobs(model, tokenizer, benchmark.items)
-    if benchmark.kind == "bias":
-        return [_entropy(row) for row in means]
-    return [float(row.index(max(row)) == item.answer) for row, item in zip(means, benchmark.items, strict=True)]
+    bias = benchmark.kind == "bias"
+    scores = choice_logprobs(model, tokenizer, benchmark.items, per_token=not bias)
+    if bias:
+        return [_entropy(row) for row in scores]
+    return [float(row.index(max(row)) == item.answer) for row, item in zip(scores, benchmark.items, strict=True)]
 
 
 def benchmark_result(benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[float]]], *, seed: int = 0) -> BenchmarkResult:
@@ -81,8 +82,10 @@ def benchmark_result(benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[
 
 
 @torch.no_grad()
-def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[list[float]]:
-    """Mean log-probability per token of each choice after its context; the context is computed once for all choices.
+def choice_logprobs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, per_token: bool = True
+) -> list[list[float]]:
+    """Log-probability of each choice after its context: the mean per token, or the total. The context is computed once.
 
     The paper says that the choice with the *lowest* average wins; it means the highest (SPEC 8).
     """
@@ -94,10 +97,10 @@ def choice_logprobs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         batch = pack_shared(contexts, choices).to(model.device)
         logprobs = target_logprobs(model, batch)
         sums = torch.zeros(batch.num_sequences, device=logprobs.device).index_add_(0, batch.row, logprobs.float())
-        means = (sums / batch.lengths).tolist()
+        values = (sums / batch.lengths if per_token else sums).tolist()
         place = 0
         for item in part:
-            found.append(means[place : place + len(item.choices)])
+            found.append(values[place : place + len(item.choices)])
             place += len(item.choices)
     return found
 
@@ -119,9 +122,9 @@ def _normalised(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip().casefold()
 
 
-def _entropy(means: Sequence[float]) -> float:
-    """H = -sum P log2 P over the normalised choices (SPEC 4.3)."""
-    largest = max(means)
-    weights = [math.exp(value - largest) for value in means]
+def _entropy(logprobs: Sequence[float]) -> float:
+    """H = -sum P log2 P over the choices, P proportional to the total probability of each (SPEC 4.3, D.1)."""
+    largest = max(logprobs)
+    weights = [math.exp(value - largest) for value in logprobs]
     total = sum(weights)
     return -sum(w / total * math.log2(w / total) for w in weights if w > 0)

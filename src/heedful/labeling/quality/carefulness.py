@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from heedful.labeling.database.tables import assignment, person, prompt, response, task, task_response
 from heedful.labeling.quality.labeler_agreement import Scope
+from heedful.labeling.queue.kinds import FORMER_PROMPT_FLAGS
 from heedful.records import Ranking, Rating
 from heedful.statistics import (
     CarelessnessRow,
@@ -147,8 +148,11 @@ def gold_report(answers: Sequence[GoldAnswer]) -> GoldReport:
         known_fields = {
             key: value for key, value in _flat(given.gold).items() if given.kind not in ("rank", "rate", "toxicity")
         }
+        own_fields = _flat(given.answer)
+        # A field that the form no longer has is not asked of newer answers.
+        former = {f"flags.{name}" for name in FORMER_PROMPT_FLAGS} - set(own_fields)
+        known_fields = {key: value for key, value in known_fields.items() if key not in former}
         if known_fields:
-            own_fields = _flat(given.answer)
             right = sum(own_fields.get(key) == value for key, value in known_fields.items())
             fields[given.labeler].append((given.task_id, right, len(known_fields)))
     flags = {item: known for item, known in flags.items() if known}

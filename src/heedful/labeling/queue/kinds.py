@@ -42,12 +42,16 @@ PROMPT_FLAGS: tuple[str, ...] = (
     "identity_dependent",
     "closed_domain",
     "continuation_style",
-    "requests_opinion",
+    "requests_opinionated_content",
+    "requests_advice",
+    "requests_moral_judgment",
     "explicit_safety_constraints",
     "other_explicit_constraints",
     "intent_unclear",
 )
 """The yes/no fields about a prompt (SPEC 1.6, Table 7), by the keys they have in a prompt's metadata."""
+FORMER_PROMPT_FLAGS: tuple[str, ...] = ("requests_opinion",)
+"""Fields of earlier versions: one mark for opinionated content, advice and moral judgment. Kept in old answers and prompts."""
 
 LONGEST_TEXT = 200_000
 """Characters of one text in an answer."""

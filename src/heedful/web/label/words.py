@@ -51,7 +51,12 @@ PROMPT_FLAG_WORDS: Mapping[str, tuple[str, str]] = {
     "identity_dependent": ("Depends on identity", "a good answer depends on who asks"),
     "closed_domain": ("Closed domain", "everything the answer may say is in the prompt"),
     "continuation_style": ("Continuation style", "a text to be continued rather than an instruction"),
-    "requests_opinion": ("Requests opinion, advice or moral judgment", ""),
+    "requests_opinionated_content": (
+        "Requests opinionated content",
+        "it asks for an opinion, or for a text that argues for one",
+    ),
+    "requests_advice": ("Requests advice", "it asks what to do"),
+    "requests_moral_judgment": ("Requests moral judgment", "it asks what is right or wrong, or whether an act was right"),
     "explicit_safety_constraints": ("Explicit safety constraints", "it asks the model to avoid something harmful"),
     "other_explicit_constraints": ("Other explicit constraints", "length, format, style, words to use or avoid"),
     "intent_unclear": ("Intent unclear", "it is not clear what is wanted"),

@@ -1,0 +1,73 @@
+"""What simulated labelers would say on average, in closed form: comparisons without the luck of their noise.
+
+A labeler orders responses by utility plus normal noise, and ties those that lie closer than the just noticeable difference. So
+the chances of a win, a tie and a loss follow from two utilities. They hold for two responses alone; in an order of many, a
+response is tied with the best of its rank, which changes a few ties.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heedful.miniature.invented_world import World
+from heedful.miniature.judging import judge
+from heedful.miniature.labelers import JUST_NOTICEABLE, Labeler, utility
+from heedful.records import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A response in the eyes of some labelers."""
+
+    text: str
+    utilities: tuple[float, ...]
+    """Without noise, one for each labeler."""
+    faultless: bool
+
+    @property
+    def utility(self) -> float:
+        """The labelers' mean."""
+        return sum(self.utilities) / len(self.utilities)
+
+
+def judged(world: World, labelers: Sequence[Labeler], prompt: Prompt, text: str, *, finished: bool = True) -> Judged:
+    """What each labeler thinks of a response, without noise."""
+    found = judge(world, prompt, text, finished)
+    return Judged(text, tuple([utility(labeler, found) for labeler in labelers]), found.perfect)
+
+
+def chances(difference: float, noise: float) -> tuple[float, float]:
+    """Chance that a labeler prefers a response, and that both are tied; ``difference`` is its utility minus the other's.
+
+    The noises of both are independent, so their difference has the standard deviation sqrt(2) * noise.
+    """
+    if noise == 0:
+        win, loss = float(difference >= JUST_NOTICEABLE), float(-difference >= JUST_NOTICEABLE)
+    else:
+        win, loss = (_normal((sign * difference - JUST_NOTICEABLE) / (math.sqrt(2) * noise)) for sign in (1, -1))
+    return win, 1 - win - loss
+
+
+def _normal(z: float) -> float:
+    """The standard normal distribution function."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def preference(labelers: Sequence[Labeler], one: Judged, other: Judged) -> tuple[float, float]:
+    """Share of judgements that ``one`` wins, a tie counted half, and share of ties. Equal texts are tied."""
+    if one.text == other.text:
+        return 0.5, 1.0
+    pairs = zip(labelers, one.utilities, other.utilities, strict=True)
+    found = [chances(first - second, labeler.noise) for labeler, first, second in pairs]
+    return sum(win + tie / 2 for win, tie in found) / len(found), sum(tie for _, tie in found) / len(found)
+
+
+def mean_preference(labelers: Sequence[Labeler], ones: Sequence[Judged], others: Sequence[Judged]) -> tuple[float, float]:
+    """The mean over all pairs of responses to one prompt. If both are the same responses, none is compared with itself."""
+    same = ones is others
+    found = [preference(labelers, a, b) for i, a in enumerate(ones) for j, b in enumerate(others) if not (same and i == j)]
+    if not found:
+        return 0.5, 1.0
+    return sum(win for win, _ in found) / len(found), sum(tie for _, tie in found) / len(found)
