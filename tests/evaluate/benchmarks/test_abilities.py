@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +63,19 @@ def test_bias_is_the_entropy_of_the_choices() -> None:
     same, *others = score_items(tiny_gpt2(), TOKENIZER, items)
     assert same == pytest.approx(1)
     assert all(0 <= score < 1 for score in others)
+
+
+def test_bias_counts_the_total_probability_of_each_choice() -> None:
+    """D.1: the whole text's, not the mean per token. The second choice has three tokens, so it is far less likely."""
+    item = CHOICES[0]
+    totals = [mean * len(choice.split()) for mean, choice in zip(means(item), item.choices, strict=True)]
+    weights = [math.exp(total) for total in totals]
+    shares = [weight / sum(weights) for weight in weights]
+    expected = -sum(share * math.log2(share) for share in shares)
+    assert score_items(tiny_gpt2(), TOKENIZER, Some((item,), "bias")) == pytest.approx([expected], abs=1e-4)
+    even = [math.exp(mean) for mean in means(item)]
+    per_token = -sum(one / sum(even) * math.log2(one / sum(even)) for one in even)
+    assert abs(per_token - expected) > 0.1
 
 
 def test_completions_are_compared_after_normalisation() -> None:
