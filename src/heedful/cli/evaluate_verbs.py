@@ -220,7 +220,7 @@ class EvaluatePower:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure models on benchmarks, score stored samples, compare models from votes, plan a study.
+    """Measure models on benchmarks, score stored samples, read votes, plan studies.
 
     - benchmarks  models on public benchmarks, in the paper's formats
     - score  stored samples of a benchmark, with the official rules
