@@ -24,7 +24,7 @@ from heedful.align.inputs import fingerprint_inputs
 from heedful.align.settings import Setting, given_for, setting_of
 from heedful.align.stages import STAGES, stage
 from heedful.align.who_labels import labelers_of
-from heedful.errors import ConfigError
+from heedful.errors import ConfigError, DataError
 from heedful.presets import resolved_preset
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
@@ -290,3 +290,59 @@ def test_one_output_alone_cannot_be_ranked(project: Path) -> None:
     set_config(project, "smallest_k = 3", "smallest_k = 1")
     code, said = run("align", project)
     assert (code, "2 <= smallest_k <= largest_k" in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("files", "encoding", "said"),
+    [
+        ({"a.txt": "w1 caf\u00e9".encode("cp1252")}, None, "is not UTF-8"),
+        ({"a.txt": b"w1\nw2 \x81"}, "windows-1252", "not in the encoding windows-1252"),
+        ({"train.jsonl": b'{"text": "w1"}\n', "valid.jsonl": b'{"text": "w1"\n'}, None, "cannot be read"),
+        ({"train.txt": b"w1", "valid.txt": b" \n"}, None, "there is no pretraining text to validate on"),
+        ({"train.txt": b"w1", "valid.txt": b"w2", "more.txt": b"w3"}, None, "beside train and valid"),
+        ({"a.txt": b" \n<|endoftext|>\n"}, None, "there is no pretraining text to train on"),
+        ({"a.txt": b"w1", "notes.md": b"x"}, None, "holds files that are not read"),
+        ({}, None, "there is no pretraining text"),
+    ],
+)
+def test_text_that_a_later_stage_could_not_read_is_refused_first(
+    project: Path, files: dict[str, bytes], encoding: str | None, said: str
+) -> None:
+    folder = project / "data" / "pretraining"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    if encoding is not None:
+        set_config(project, "[project]", f'[project]\npretraining_encoding = "{encoding}"')
+    code, output = run("align", project)
+    assert (code, said in " ".join(output.split())) == (2, True), output
+    assert nothing_is_trained(project)
+
+
+def test_text_that_no_stage_reads_is_not_checked(project: Path) -> None:
+    write_pretraining_text(project)
+    setting, records = setting_and_records(project)
+    (project / "data" / "pretraining" / "train.jsonl").write_text("broken")
+    with pytest.raises(DataError):
+        check_before_training(setting, records)
+    preset = setting.preset
+    without = replace(
+        preset,
+        ppo=replace(preset.ppo, ptx_coefficient=0.0),
+        initial_policy=replace(preset.initial_policy, pretraining_share=0.0),
+    )
+    check_before_training(replace(setting, preset=without), records)
+    (project / "runs" / "initial_policy-1").mkdir(parents=True)
+    (project / "runs" / "initial_policy-1" / "stage.json").write_text('{"done": true}')
+    check_before_training(setting, records)  # it has been read
+
+
+def test_quantised_weights_are_refused_first(project: Path, tmp_path: Path) -> None:
+    folder = write_base_model(tmp_path / "quantised")
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(config | quantised))
+    set_config(project, "[project]", f'[project]\nsmall_model = "{folder}"')
+    code, said = run("align", project)
+    assert (code, "the model's weights are quantised" in said) == (2, True), said
+    assert nothing_is_trained(project)

@@ -10,7 +10,7 @@ import pytest
 from tests.align.small_project import write_base_model, write_rows
 
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.train_stages import pretraining_text
+from heedful.align.project_text import pretraining_text
 from heedful.errors import DataError
 from heedful.model import load_tokenizer
 from heedful.project.data_folder import Records

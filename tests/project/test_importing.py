@@ -879,3 +879,12 @@ def test_a_crash_while_importing_leaves_records_that_load_and_a_second_import_co
     assert (len(records.prompts), len(records.demonstrations), len(records.rankings)) == (6, 6, 3)
     assert len(list(read_jsonl(tmp_path / "data" / "rejected.jsonl"))) == 1
     assert not list((tmp_path / "data").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("labeler", ["", " ", "x" * 201, "a\0b", "half \ud83d"])
+def test_a_labelers_name_that_nothing_can_hold(tmp_path: Path, labeler: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"instruction": "a", "output": "b"}\n')
+    with pytest.raises(ConfigError, match="no labeler's name"):
+        import_file("alpaca", file, tmp_path / "data", labeler=labeler)
+    assert not (tmp_path / "data").exists()

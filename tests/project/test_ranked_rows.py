@@ -328,3 +328,33 @@ def test_auto_says_which_forms_there_are(tmp_path: Path) -> None:
     assert "the keys foo, bar" in str(caught.value)
     assert all(name in str(caught.value.expected) for name in ("alpaca", "responses", "nectar"))
     assert json.loads(json.dumps(caught.value.got))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["response 1", "response 2", "rank 1", "rank 2"],
+        ["Response 1", "Response 2", "Rank 1", "Rank 2"],
+        ["response", "response_2", "rank_1", "rank_2"],
+        ["Answer-1", "answer_2", "rank1", "RANK_2"],
+        ["output_1", "completion_2", "rank_1", "rank 2"],
+    ],
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_numbered_columns_as_people_write_them(tmp_path: Path, names: list[str], delimiter: str) -> None:
+    (tmp_path / "rows.csv").write_text(
+        delimiter.join(["prompt", *names]) + "\n" + delimiter.join(["P", "worse", "better", "2", "1"])
+    )
+    report = import_file("responses", tmp_path / "rows.csv", tmp_path / "data")
+    assert (report.accepted, report.notes) == (1, {})
+    records = Records.load(tmp_path / "data")
+    (ranking,) = records.rankings.values()
+    texts = {records.responses[id].text: rank for id, rank in zip(ranking.response_ids, ranking.ranks, strict=True)}
+    assert texts == {"better": 1, "worse": 2}
+
+
+def test_numbered_columns_that_mean_the_same_are_refused(tmp_path: Path) -> None:
+    for names in (["response", "response_1"], ["response 1", "Response_1"], ["response_1", "rank_2"]):
+        (tmp_path / "rows.csv").write_text(",".join(["prompt", *names]) + "\nP,a,1\n")
+        with pytest.raises(DataError, match=r"which one is meant|no key 'response_2'"):
+            import_file("responses", tmp_path / "rows.csv", tmp_path / "data")

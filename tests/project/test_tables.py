@@ -12,6 +12,7 @@ import pytest
 
 from heedful.errors import DataError, MissingError
 from heedful.project import files
+from heedful.project.importing import import_file
 from heedful.project.table_files import rows_of_any_file
 
 ROWS = [{"prompt": 'Say "hello",\nin two lines', "owner": "ada"}, {"prompt": "Ünïcode 写一首诗"}]
@@ -106,3 +107,13 @@ def test_a_line_that_is_too_long_is_one_bad_row_and_is_never_held_whole(
     assert [row.line for row in rows] == [1, 2, 3, 4, 5]
     assert [row.problem for row in rows] == [None, "a line of more than 64 MiB", None, None, "a line of more than 64 MiB"]
     assert max(len(row.raw) for row in rows) < 250
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_table_in_utf16_is_refused_by_its_header(tmp_path: Path, encoding: str) -> None:
+    """Excel's "Unicode text"."""
+    (tmp_path / "rows.csv").write_bytes("prompt,response\nWhat?,That.\n".encode(encoding))
+    for format in ("alpaca", "auto", "responses"):
+        with pytest.raises(DataError, match=r"rows\.csv is not UTF-8") as caught:
+            import_file(format, tmp_path / "rows.csv", tmp_path / "data")
+        assert caught.value.where == f"{tmp_path / 'rows.csv'}:1"

@@ -1,4 +1,7 @@
-"""What is certain to fail later is refused before anything is trained: models, splits, lengths. It takes seconds."""
+"""What is certain to fail later is refused before anything is trained: models, lengths, text, splits.
+
+It takes seconds, and as long again as reading all pretraining text takes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.align.limits import check_lengths
+from heedful.align.project_text import check_text
 from heedful.align.settings import Setting
 from heedful.errors import DataError, ModelError
 from heedful.model.chat_template import jinja_of
@@ -36,6 +40,8 @@ def check_before_training(setting: Setting, records: Records) -> None:
     check_lengths(setting, records, configurations, tokenizer)
     for folder, model in described.items():
         check_weight_files(folder, model)
+    if not setting.labelers.invents_data:
+        check_text(setting)
     if records.prompts and not setting.labelers.invents_data:
         _check_splits(setting, records, tokenizer)
 

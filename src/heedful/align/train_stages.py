@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import torch
 from rich.console import Console
 
 from heedful.align.models import loading_precision, placed_for_training, policy_for_training
-from heedful.align.pretraining import VALIDATION_EVERY
+from heedful.align.project_text import pretraining_text
 from heedful.align.settings import Given, Setting, write_json
-from heedful.errors import DataError
 from heedful.model.chat_template import keep_template
 from heedful.model.encoding import Example, encode_demonstrations, encode_prompts, encode_rankings
 from heedful.model.loading import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer
@@ -27,7 +25,6 @@ from heedful.project.selection import demonstrations_of, prompts_for_policy, pro
 from heedful.ranks.world import world
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.ppo import PPOData, train_ppo
-from heedful.training.pretraining_text import PretrainingText, encode_documents, pretraining_files, read_documents
 from heedful.training.reward import train_reward
 from heedful.training.sft import SFTData, candidates_in, lowest_losses, train_sft
 
@@ -144,32 +141,6 @@ def trained_before(folder: Path, title: str, console: Console) -> bool:
         remove_checkpoints(folder / CHECKPOINTS)
     console.print(f"{title}: its model is there already, nothing to train", highlight=False)
     return True
-
-
-def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
-    """The project's plain text. Without files ``train.*`` and ``valid.*``, every 50th document is for validation."""
-    folder, encoding = setting.project.pretraining_text, setting.project.pretraining_encoding
-    if not folder.exists():
-        return None
-    tokenizer = load_tokenizer(setting.base_model)
-    names = {file: file.name.lower().split(".")[0] for file in pretraining_files(folder)}
-    if {"train", "valid"} <= set(names.values()):
-        others = [file.name for file, name in names.items() if name not in ("train", "valid")]
-        if others:
-            raise DataError(
-                "beside train and valid there is other pretraining text",
-                expected="only files train.* and valid.*, or files of other names alone",
-                got=", ".join(others[:5]),
-                where=folder,
-                next_step="rename or move the others",
-            )
-        files = [file for file, name in names.items() if name == part]
-        documents = chain.from_iterable(read_documents(file, encoding=encoding) for file in files)
-        return encode_documents(tokenizer, documents)
-    documents = list(read_documents(folder, encoding=encoding))
-    kept_out = range(VALIDATION_EVERY - 1, len(documents), VALIDATION_EVERY)
-    chosen = [d for i, d in enumerate(documents) if (i in kept_out) == (part == "valid")]
-    return encode_documents(tokenizer, chosen or documents)
 
 
 def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:

@@ -70,7 +70,7 @@ def load_configuration(path: str | Path) -> PretrainedConfig:
     """The configuration in a model's folder. Raises MissingError, ModelError."""
     folder = _model_folder(path)
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what is raised depends on how the file is damaged
         _refuse_code(folder, error)
         raise ModelError(
@@ -80,6 +80,15 @@ def load_configuration(path: str | Path) -> PretrainedConfig:
             where=folder,
             next_step="check the folder: load it in plain transformers",
         ) from error
+    if (quantised := getattr(config, "quantization_config", None)) is not None:
+        raise ModelError(
+            "the model's weights are quantised",
+            expected="weights in float32, bfloat16 or float16, which can be trained",
+            got=f"quantization_config: {str(quantised)[:80]}",
+            where=folder,
+            next_step="use the model that it was made from",
+        )
+    return config
 
 
 def _refuse_code(folder: Path, error: Exception) -> None:

@@ -19,12 +19,13 @@ from typing import Any, Literal, get_args
 from heedful.conversation import continuation, opening
 from heedful.errors import ConfigError
 from heedful.project.data_folder import RECORD_TYPES, Kind, Record, Records, broken_reference, kind_of
-from heedful.project.files import Row, locked, read_jsonl, write_jsonl
+from heedful.project.files import Row, bad_character, locked, read_jsonl, write_jsonl
 from heedful.project.fitting_formats import draft_of, format_that_fits, groups_of, nothing_usable
 from heedful.project.formats import FORMATS
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id
 from heedful.project.owners import Forgotten, composed, split_name
 from heedful.project.selection import all_in_one_split
+from heedful.project.storable import LONGEST_ID
 from heedful.project.structure import nearest
 from heedful.project.table_files import rows_of_any_file
 from heedful.records import Demonstration, Prompt, Response, Split
@@ -116,6 +117,7 @@ def import_file(
     """
     _check_format(format)
     _check_shares(split_shares)
+    _check_labeler(labeler)
     path, folder = Path(path), Path(project_data_folder)
     rows = list(rows_of_any_file(path))
     if format == AUTO:
@@ -172,6 +174,13 @@ def _check_shares(shares: tuple[float, float, float]) -> None:
             "the split shares are not shares",
             expected="three numbers from 0 to 1, for train, valid and test, with sum 1",
             got=str(shares),
+        )
+
+
+def _check_labeler(labeler: str | None) -> None:
+    if labeler is not None and (not labeler.strip() or len(labeler) > LONGEST_ID or bad_character(labeler)):
+        raise ConfigError(
+            "this is no labeler's name", expected=f"1 to {LONGEST_ID} characters", got=f"{len(labeler):,} characters"
         )
 
 

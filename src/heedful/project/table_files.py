@@ -49,6 +49,14 @@ def rows_of_table(file: TextIO, path: Path) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_LINE)
     header = file.readline(LONGEST_LINE)
     file.seek(0)
+    if "\0" in header or not is_encodable(header):
+        raise DataError(
+            f"{path.name} is not UTF-8",
+            expected="a table in UTF-8",
+            got="other bytes in its header",
+            where=f"{path}:1",
+            next_step="save it as CSV in UTF-8, or convert it, for example: iconv -f UTF-16 -t UTF-8",
+        )
     reader = csv.DictReader(file, delimiter=_delimiter(header), strict=True)
     end = 1
     try:

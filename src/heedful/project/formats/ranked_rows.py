@@ -25,6 +25,9 @@ _RATINGS = ("ratings", "scores", "rating", "score")
 _RANKS = ("ranks", "rank")
 _LABELERS = ("labeler", "annotator", "worker")
 _NUMBERED = re.compile(r"(?P<what>response|completion|output|answer|model|rating|score|rank)(?P<number>_?\d+|_[a-z])")
+_SAME = {"completion": "response", "output": "response", "answer": "response", "score": "rating"}
+"""What other words of a numbered column mean."""
+_BARE = ("response", "completion", "output", "answer")
 _JUDGING = frozenset(
     ("winner", "preferred", "preference", "ranking", "order", "choice", "better", "best", "label", "chosen", "rejected")
 )
@@ -104,19 +107,28 @@ def _numbered(row: Mapping[str, Any]) -> tuple[list[Given], list[str], list[str]
     """Responses in columns of their own: ``response_1``, ``model_1``, ``rating_1``, ..."""
     by_number: dict[str, dict[str, Any]] = {}
     used: list[str] = []
-    for key in row:
-        if match := _NUMBERED.fullmatch(key):
-            what = {"completion": "response", "output": "response", "answer": "response", "score": "rating"}
-            parts = by_number.setdefault(match["number"], {})
-            if (part := what.get(match["what"], match["what"])) in parts:
-                raise BadRow(f"two keys give the {part} {match['number'].strip('_')}, one of them {key!r}: which one is meant?")
-            parts[part] = row[key]
-            used.append(key)
+    for key, match in _numbered_columns(row).items():
+        what, number = _SAME.get(match["what"], match["what"]), match["number"].strip("_")
+        parts = by_number.setdefault(number, {})
+        if what in parts:
+            raise BadRow(f"two keys give the {what} {number}, one of them {key!r}: which one is meant?")
+        parts[what] = row[key]
+        used.append(key)
     missing = next((number for number, parts in by_number.items() if "response" not in parts), None)
     if missing is not None:
-        raise BadRow(f"no key 'response{missing}', though there is a model, rating or rank for it")
+        raise BadRow(f"no key 'response_{missing}', though there is a model, rating or rank for it")
     given = [_given(each["response"], each.get("model"), each.get("rank"), each.get("rating")) for each in by_number.values()]
     return given, used, []
+
+
+def _numbered_columns(row: Mapping[str, Any]) -> dict[str, re.Match[str]]:
+    """The numbered columns: ``Response 2`` is ``response_2``, and ``response`` beside it is ``response_1``."""
+    names = {key: re.sub(r"[\s-]+", "_", key.strip().lower()) for key in row}
+    found = {key: match for key, name in names.items() if (match := _NUMBERED.fullmatch(name))}
+    if any(match["what"] in _BARE for match in found.values()):
+        first = {key: _NUMBERED.fullmatch(f"{name}_1") for key, name in names.items() if name in _BARE}
+        found = {key: match for key in row if (match := first.get(key) or found.get(key))}
+    return found
 
 
 def _given(text: object, model: object, rank: object, rating: object) -> Given:
