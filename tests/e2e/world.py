@@ -94,7 +94,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         some_batch = connection.execute(select(batch.c.id).where(batch.c.kind == "rank").limit(1)).scalar_one()
         some_prompt = _an_answered_prompt(connection)
         talks, shared = _conversations(connection, who["labeler"])
-        key_id, secret = a_key(connection, who["labeler"], name=f"Tests {HOSTILE}")
+        key_id, secret = a_key(connection, who["labeler"], name=f"Tests {HOSTILE[:80]}")
     admitted = admission.admit(database, secret, "chat")
     asked = [{"role": "user", "content": HOSTILE}]
     outcome = Outcome(status=200, model="m", request=asked, response=[HOSTILE], flags=["personal data: email"])
@@ -147,7 +147,7 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
 
 def _conversations(connection: Connection, person_id: int) -> tuple[list[int], str]:
     """Conversations in every state, and the token of a shared one."""
-    waiting = begin(connection, person_id, HOSTILE, layout="compare", models=(ALPHA, BETA))
+    waiting = begin(connection, person_id, HOSTILE, models=("endless",))
     open_vote = compare(connection, person_id, HOSTILE, "The Nile.")
     voted = compare(connection, person_id, "I am alpha-7b.", "", system="Be brief.", use_case="chat")
     blind_votes.vote(connection, voted.turns[0].id, person_id, choice="answer", position=1)

@@ -81,7 +81,7 @@ def test_a_conversation_streams_and_goes_on(site: Site, models: FakeModels) -> N
     ]
     sampling = {name: asked[name] for name in ("temperature", "top_p", "max_tokens", "seed", "stop", "stream")}
     assert sampling == {"temperature": 0.5, "top_p": 0.9, "max_tokens": 20, "seed": 7, "stop": ["END"], "stream": True}
-    assert me.post(f"/playground/{number}/turns", {"text": "Another?"}).status_code == 303
+    assert me.post(f"/playground/{number}/turns", {"text": "Another?", "training": "yes"}).status_code == 303
     answered(site, me, number)
     assert [message["content"] for message in models.asked[-1]["messages"]][1:] == [
         "Name a river.",
@@ -173,6 +173,8 @@ def test_opting_out(site: Site, models: FakeModels) -> None:
     number = start(me, training=None)
     page = me.get(f"/playground/{number}").text
     assert "not for training" in page
+    assert "Nothing more of this chat is used" in page
+    assert 'name="training"' not in page
     number = start(me)
     view = answered(site, me, number)
     assert view.turns[0].training
