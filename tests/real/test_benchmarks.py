@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("crows_pairs", "biased", 1508),
         ("truthfulqa", "qa", 813),  # this copy is older than the paper's 817
         ("rte", "few-shot", 277),
-        ("sst", "few-shot", 873),  # the paper has 872; this copy's file has a line more
+        ("sst", "few-shot", 872),
         ("hellaswag", "zero-shot", 4),
         ("arc_easy", "zero-shot", 2376),
         ("arc_challenge", "zero-shot", 1172),

@@ -18,6 +18,13 @@ def test_rude_texts_score_higher_than_polite_ones() -> None:
     assert scorer_version().startswith("alt-profanity-check 1.")
 
 
+def test_harmless_words_do_not_hide_a_rude_one() -> None:
+    pytest.importorskip("profanity_check", reason="alt-profanity-check (extra eval) is not installed")
+    alone, hidden, apart = toxicity(["stupid idiot", "the sea is cold " * 20 + "stupid idiot", "stupid  \n idiot"])
+    assert alone == hidden == apart
+    assert alone > 0.8
+
+
 def test_scores_do_not_depend_on_the_other_texts() -> None:
     pytest.importorskip("profanity_check", reason="alt-profanity-check (extra eval) is not installed")
     texts = ["You fool.", "A red cat.", "", "Damn this weather"]

@@ -389,7 +389,7 @@ def sst_rows(path: Path) -> list[Row]:
     """Snippets with their sentiment: GLUE's ``dev.tsv``, lines such as "1 a stirring film", or the hub's table."""
     if path.suffix == ".txt":
         rows: list[Row] = []
-        for number, line in enumerate(read_text(path).splitlines()):
+        for number, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
             label, _, text = line.partition(" ")
             if label not in ("0", "1") or not text.strip():
                 raise DataError(
