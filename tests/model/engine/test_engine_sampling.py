@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.tiny import END, last_hidden, plain, tiny_gpt2, tiny_tokenizer
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from tests.tiny import END, last_hidden, plain, tiny_gpt2, tiny_llama, tiny_tokenizer
+from transformers import LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from heedful.model import Engine, Sampling, generate
 from heedful.model.engine.sampling import Drawing, request_seeds, uniform
@@ -306,9 +307,10 @@ def test_penalties_lower_the_logits_of_tokens_that_were_drawn() -> None:
     assert int(Drawing([raised], torch.tensor([1]), torch.tensor([1]), [[3]]).draw(logits)[0]) == 3
 
 
-def test_penalties_follow_what_the_engine_draws() -> None:
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_penalties_follow_what_the_engine_draws(make: Callable[[int], PreTrainedModel]) -> None:
     """A frequency penalty of 100 at temperature 0 lets no token come twice; other requests are not touched."""
-    model = tiny_gpt2(1)
+    model = make(1)
     engine = Engine(model, slots=4)
     penalised = Sampling(max_tokens=40, temperature=0, frequency_penalty=100.0)
     (first,) = engine.submit([3, 4], penalised, [1])
@@ -321,9 +323,10 @@ def test_penalties_follow_what_the_engine_draws() -> None:
     assert tokens[other] == generate(model, [[3, 4]], Sampling(max_tokens=40, temperature=0), [1])[0].tokens
 
 
-def test_the_likeliest_tokens_come_with_each_step_of_who_asks() -> None:
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_the_likeliest_tokens_come_with_each_step_of_who_asks(make: Callable[[int], PreTrainedModel]) -> None:
     """Against one plain forward pass over the whole sequence; the tokens drawn are the same with and without."""
-    model = tiny_gpt2(2)
+    model = make(2)
     engine = Engine(model, slots=4)
     (asking,) = engine.submit([3, 4], Sampling(max_tokens=6, top_logprobs=5), [7])
     (quiet,) = engine.submit([3, 4], Sampling(max_tokens=6), [7])

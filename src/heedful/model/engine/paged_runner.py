@@ -143,4 +143,6 @@ def _page_table(pages: Sequence[Sequence[int]]) -> Tensor:
 def _drawing(sequences: Sequence[_Sequence]) -> Drawing:
     seeds = torch.tensor([sequence.request.seed & SEED_MASK for sequence in sequences])
     steps = torch.tensor([len(sequence.request.tokens) for sequence in sequences])
-    return Drawing([sequence.request.sampling for sequence in sequences], seeds, steps)
+    requests = [sequence.request for sequence in sequences]
+    histories, likeliest = [request.tokens for request in requests], [request.likeliest for request in requests]
+    return Drawing([request.sampling for request in requests], seeds, steps, histories, likeliest)
