@@ -84,6 +84,7 @@ UNITS: Mapping[str, str] = {
     "discount": "per token",
     "gae_lambda": "",
     "whiten_over": "word",
+    "whiten_rewards": "yes or no",
     "temperature": "",
     "average_decay": "per iteration",
     "ptx_coefficient": "",

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,25 @@ def test_a_minibatch_of_whitened_advantages_trains(tmp_path: Path) -> None:
         train(settings(whiten_over=over), tmp_path / over, policy)
         ends.append(snapshot(policy))
     assert largest_difference(*ends) > 1e-6
+
+
+def test_rewards_can_be_scaled_to_variance_one() -> None:
+    """By hand: with lambda 1 an episode's return is the sum of its rewards, all divided by their deviation over the batch."""
+    config = settings(gae_lambda=1.0, kl_coefficient=0.3)
+    plainly = judged(policy_model(1), policy_model(2), config)
+    scaled = judged(policy_model(1), policy_model(2), replace(config, whiten_rewards=True))
+    penalties = -0.3 * (plainly.logprobs - plainly.reference_logprobs)
+    rewards: list[list[float]] = []
+    for i, row in enumerate(penalties):
+        own = row[plainly.mask[i]].tolist()
+        own[-1] += float(plainly.score[i])
+        rewards.append(own)
+    every = torch.tensor([reward for own in rewards for reward in own])
+    factor, mean = 1 / float(every.std(correction=0)), float(every.mean())
+    for i, own in enumerate(rewards):
+        expected = sum((reward - mean) * factor + mean for reward in own)
+        assert float(scaled.returns[i, 0]) == pytest.approx(expected, abs=1e-3)
+    assert not torch.allclose(scaled.returns, plainly.returns, atol=1e-2)
 
 
 def test_a_response_without_end_of_text_gets_the_reward_for_it() -> None:

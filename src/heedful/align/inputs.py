@@ -72,6 +72,6 @@ _NEWER: Mapping[type, tuple[str, ...]] = {
     CollectConfig: ("max_response_tokens",),
     EvaluateConfig: ("max_response_tokens",),
     SFTConfig: ("pretraining_share_of",),
-    PPOConfig: ("whiten_over",),
+    PPOConfig: ("whiten_over", "whiten_rewards"),
 }
 """Settings that older versions did not have."""

@@ -212,6 +212,10 @@ class PPOConfig(StepConfig):
     whiten_over: Literal["batch", "minibatch"] = "batch"
     """Over which tokens advantages get mean 0 and variance 1 (the paper is silent). batch: all of the iteration, so that an
     episode's advantage does not depend on the minibatch it falls into (ours). minibatch: as lm-human-preferences does."""
+    whiten_rewards: bool = False
+    """Scale the batch's rewards, KL penalty included, to variance 1 and keep their mean (the paper is silent).
+    lm-human-preferences does so by default, in each minibatch; not done by default, because the value function would have to
+    learn another scale in each iteration (ours)."""
     temperature: float = 1.0
     """Sampling temperature of rollouts (SPEC 3.5)."""
     average_decay: float = 0.992

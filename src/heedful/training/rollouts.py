@@ -154,8 +154,10 @@ def judge(models: Models, prompts: list[list[int]], generations: list[Generation
 
 
 def with_advantages(prompts: list[list[int]], generations: list[Generation], judged: Judged, config: PPOConfig) -> Rollouts:
-    """Rollouts to learn from: rewards with the KL penalty on every token, then generalized advantage estimation (SPEC 3.5)."""
+    """Rollouts to learn from: rewards with the KL penalty on every token, then generalized advantages (SPEC 3.5)."""
     rewards = rewards_with_kl(judged.score, judged.logprobs, judged.reference_logprobs, judged.mask, beta=config.kl_coefficient)
+    if config.whiten_rewards:
+        rewards = masked_whiten(rewards, judged.mask, shift_mean=False)
     advantages, returns = generalized_advantage_estimation(
         rewards, judged.values, judged.mask, gamma=config.discount, lam=config.gae_lambda
     )
