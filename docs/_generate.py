@@ -18,6 +18,7 @@ from typing import Any
 
 from heedful import presets
 from heedful.cli.model_verbs import Pretrain
+from heedful.planning.rates_by_size import values_by_size
 from heedful.project.project import ProjectSection
 from heedful.records import USE_CASE_SHARES
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
@@ -98,6 +99,7 @@ UNITS: Mapping[str, str] = {
     "lora_rank": "",
     "engine": "word",
     "template": "word",
+    "skip_sft": "yes/no",
     "database": "word",
     "model_server": "word",
     "prompts": "prompts",
@@ -239,6 +241,18 @@ def _sizes() -> str:
     return _markdown(rows)
 
 
+def _rates_by_size() -> str:
+    """What depends on the size, for full fine-tuning; "~" marks what is not the paper's own value."""
+    sizes = (0.125e9, 0.35e9, 1.3e9, 3e9, 6e9, 13e9, 30e9, 70e9, 175e9)
+    columns = [values_by_size(size) for size in sizes]
+    rows = [["field", *(presets.sized_name(size) for size in sizes)]]
+    for table_name, key in columns[0]:
+        found = [column[table_name, key] for column in columns]
+        cells = [("" if one.source.startswith("the paper") else "~") + _value(one.value) for one in found]
+        rows.append([f"`[{table_name}] {key}`", *cells])
+    return _markdown(rows)
+
+
 def _base_models() -> str:
     base = importlib.import_module("heedful.miniature.base")
     rows = [["size", "layers", "width", "heads", "documents", "tokens trained on", "peak learning rate"]]
@@ -325,6 +339,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "PPOConfig": _stage(PPOConfig, "ppo"),
     "CollectConfig": _stage(presets.CollectConfig, "collect"),
     "EvaluateConfig": _stage(presets.EvaluateConfig, "evaluate"),
+    "Limits": lambda: table(presets.Limits, {"default": []}),
+    "rates by size": _rates_by_size,
     "PretrainConfig": _pretrain,
     "pretrain flags": _pretrain_flags,
     "sizes": _sizes,

@@ -108,7 +108,8 @@ def test_no_project(tmp_path: Path) -> None:
         ("seed = 0", "sede = 0", "did you mean 'seed'?"),
         ("kl_coefficient = 0.02", 'kl_coefficient = "low"', "'kl_coefficient' of the configuration has the wrong type"),
         ("smallest_k = 3", "smallest_k = 5", "smallest_k and largest_k are out of range"),
-        ('preset = "paper-1.3B"', 'preset = "paper-13B"', "there is no such preset"),
+        ('preset = "0.001B"', 'preset = "paper-13B"', "there is no such preset"),
+        ('preset = "0.001B"', 'preset = "13GB"', "or a number of parameters such as 0.5B, 7B or 7B-lora"),
         ("[project]", "[project", "is not TOML"),
     ],
 )

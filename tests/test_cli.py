@@ -237,7 +237,7 @@ def test_what_the_template_shows_commented_out_is_true(tmp_path: Path) -> None:
     shown = [line.removeprefix("# ") if line.startswith("# [") or " = " in line.split("#")[-1][:28] else line for line in lines]
     (tmp_path / "heedful.toml").write_text("\n".join(shown))
     project = Project.load(tmp_path)
-    assert set(project.settings) == {"sft", "initial_policy", "reward", "ppo", "collect", "evaluate"}
+    assert set(project.settings) == {"limits", "sft", "initial_policy", "reward", "ppo", "collect", "evaluate"}
     assert all(len(table) >= 2 for table in project.settings.values())
     assert project.small_model == "models/smaller"
     assert resolved_preset(project) == paper("1.3B")
@@ -257,9 +257,11 @@ def test_status_of_an_empty_project(tmp_path: Path) -> None:
     assert code == 0
     assert f"next: no demonstrations: import some with `heedful import FORMAT FILE --project {folder}`" in said
     assert "not started" in said
-    assert "ppo_ptx" not in said  # there is no pretraining text
+    assert "ppo_ptx: left out, there is no pretraining text" in said
     (folder / "data" / "pretraining").mkdir()
-    assert "ppo_ptx" in run("status", folder)[1]
+    said = run("status", folder)[1]
+    assert "ppo_ptx" in said
+    assert "left out" not in said
     (folder / "data" / "pretraining").rmdir()
     (folder / "data").rmdir()
     assert run("status", folder)[0] == 0

@@ -1,13 +1,18 @@
-"""Complete configurations: the paper's for its three sizes, the built-in miniature's, and a project's own. No torch here."""
+"""Complete configurations: the paper's for its three sizes, ours for any size, the built-in miniature's, and a project's own.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from heedful.errors import ConfigError
+from heedful.planning.rates_by_size import Sized, values_by_size
 from heedful.project.project import Project, config_from_mapping
 from heedful.project.structure import nearest
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig, check_fields
@@ -80,6 +85,27 @@ class EvaluateConfig:
         _check_response_limit(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The longest texts of all stages, in one place: `[sft]`, `[initial_policy]`, `[reward]` and `[ppo]` follow it."""
+
+    max_prompt_tokens: int | None = None
+    """Longest prompt in tokens; longer ones are left out and counted. None: as the preset says."""
+    max_response_tokens: int | None = None
+    """Longest response in tokens. None: as the preset says."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, positive=tuple(self.given()))
+
+    def given(self) -> dict[str, int]:
+        """The limits that are set."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+LIMITED = ("sft", "initial_policy", "reward", "ppo")
+"""The tables that follow ``[limits]`` where they do not say otherwise."""
+
+
 def _check_response_limit(config: CollectConfig | EvaluateConfig) -> None:
     if config.max_response_tokens is not None:
         check_fields(config, positive=("max_response_tokens",))
@@ -134,6 +160,42 @@ def paper(size: PaperSize = "1.3B") -> Preset:
     )
 
 
+_SIZED = re.compile(r"(\d+(?:\.\d+)?)([MB])(-lora)?")
+_SMALLEST = 1e6
+_PRESETS = "miniature, paper-1.3B, paper-6B, paper-175B, or a number of parameters such as 0.5B, 7B or 7B-lora"
+
+
+def sized(parameters: float, *, lora: bool = False) -> Preset:
+    """The paper's settings, with learning rates and batch sizes for a model with this many parameters.
+
+    lora: adapters are trained instead of the weights.
+    """
+    chosen = paper("1.3B")
+    parts = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    for (table, key), found in values_by_size(parameters, lora=lora).items():
+        kind = type(getattr(parts[table], key))
+        parts[table] = replace(parts[table], **{key: kind(found.value)})
+    return Preset(**parts)
+
+
+def sized_name(parameters: float, *, lora: bool = False) -> str:
+    """The name of the preset for a model with this many parameters: 0.135B, 7.24B-lora."""
+    return f"{max(parameters, _SMALLEST) / 1e9:.3g}B" + ("-lora" if lora else "")
+
+
+def sources(name: str) -> dict[tuple[str, str], Sized]:
+    """(table, key) -> value and source of what a preset by size chooses for the size; empty for other presets."""
+    found = _SIZED.fullmatch(name)
+    return {} if found is None else values_by_size(_parameters(found), lora=found[3] is not None)
+
+
+def _parameters(found: re.Match[str]) -> float:
+    parameters = float(found[1]) * {"M": 1e6, "B": 1e9}[found[2]]
+    if parameters < _SMALLEST:
+        raise ConfigError("there is no such preset", expected="at least 1M parameters", got=found[0])
+    return parameters
+
+
 def miniature(seed: int = 0) -> Preset:
     """The built-in miniature on two CPU cores: the same steps for models of 0.35M and 1.5M parameters.
 
@@ -184,19 +246,25 @@ def miniature(seed: int = 0) -> Preset:
 
 
 def preset(name: str, *, seed: int = 0) -> Preset:
-    """A preset by name: ``miniature``, ``paper-1.3B``, ``paper-6B``, ``paper-175B``. Raises ConfigError."""
+    """A preset by name: ``miniature``, ``paper-1.3B``, ``paper-6B``, ``paper-175B``, or by size: ``0.135B``, ``7B-lora``.
+
+    Raises ConfigError.
+    """
     if name == "miniature":
         return miniature(seed)
     if name.startswith("paper-"):
         chosen = paper(name.removeprefix("paper-"))  # pyright: ignore[reportArgumentType]
-        return replace(
-            chosen,
-            sft=replace(chosen.sft, seed=seed),
-            initial_policy=replace(chosen.initial_policy, seed=seed),
-            reward=replace(chosen.reward, seed=seed),
-            ppo=replace(chosen.ppo, seed=seed),
-        )
-    raise ConfigError("there is no such preset", expected="miniature, paper-1.3B, paper-6B or paper-175B", got=name)
+    elif found := _SIZED.fullmatch(name):
+        chosen = sized(_parameters(found), lora=found[3] is not None)
+    else:
+        raise ConfigError("there is no such preset", expected=_PRESETS, got=name)
+    return replace(
+        chosen,
+        sft=replace(chosen.sft, seed=seed),
+        initial_policy=replace(chosen.initial_policy, seed=seed),
+        reward=replace(chosen.reward, seed=seed),
+        ppo=replace(chosen.ppo, seed=seed),
+    )
 
 
 def resolved_preset(project: Project) -> Preset:
@@ -206,16 +274,18 @@ def resolved_preset(project: Project) -> Preset:
     except ConfigError as error:
         where = f"{project.config_file} [project]"
         raise ConfigError(error.message, expected=error.expected, got=error.got, where=where, next_step="correct it") from None
+    tables = ("limits", *SECTIONS)
     for name in project.settings:
-        if name not in SECTIONS:
-            close = nearest(name, SECTIONS)
+        if name not in tables:
+            close = nearest(name, tables)
             raise ConfigError(
                 f"heedful.toml has an unknown table [{name}]",
-                expected="[project] or " + ", ".join(f"[{s}]" for s in SECTIONS),
+                expected="[project] or " + ", ".join(f"[{s}]" for s in tables),
                 got=f"[{name}]",
                 where=project.config_file,
                 next_step=f"did you mean [{close}]?" if close else "remove it",
             )
+    limits = config_from_mapping(Limits, project.settings.get("limits", {}), f"{project.config_file} [limits]").given()
     parts: dict[str, Any] = {}
     for name in SECTIONS:
         given = project.settings.get(name, {})
@@ -225,5 +295,33 @@ def resolved_preset(project: Project) -> Preset:
         values = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
         if "engine" in values:
             values["engine"] = project.engine
-        parts[name] = config_from_mapping(type(base), {**values, **given}, f"{project.config_file} [{name}]")
+        parts[name] = config_from_mapping(
+            type(base), {**values, **(limits if name in LIMITED else {}), **given}, f"{project.config_file} [{name}]"
+        )
     return Preset(**parts)
+
+
+_SHOWN = {
+    "sft": ("epochs", "learning_rate", "batch_size"),
+    "initial_policy": ("epochs", "learning_rate", "pretraining_share"),
+    "reward": ("learning_rate", "batch_size"),
+    "ppo": ("episodes", "learning_rate", "value_learning_rate", "kl_coefficient", "ptx_coefficient"),
+    "collect": ("prompts", "smallest_k", "largest_k"),
+    "evaluate": ("prompts", "choice_prompts"),
+}
+"""What a new heedful.toml shows of each table, besides what the preset chooses for the size."""
+
+
+def tables_as_comments(name: str) -> str:
+    """The tables of a new heedful.toml, commented out: a preset's values, and where those for the size come from."""
+    chosen, found = preset(name), sources(name)
+    lines: list[str] = []
+    for table, keys in _SHOWN.items():
+        config = getattr(chosen, table)
+        lines += ["", f"# [{table}]"]
+        for key in dict.fromkeys((*keys, *(k for t, k in found if t == table))):
+            value = getattr(config, key)
+            lines.append(f"# {key} = {f'{value:_}' if isinstance(value, int) else repr(value)}")
+            if (table, key) in found:
+                lines.append(f"#   {found[table, key].source}")
+    return "\n".join(lines[1:]) + "\n"

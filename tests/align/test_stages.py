@@ -14,7 +14,7 @@ import pytest
 from heedful import __version__
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.settings import given_for, setting_of
-from heedful.align.stages import INPUT_MODELS, STAGES, Input, Situation, due, makers, next_group, stage
+from heedful.align.stages import INPUT_MODELS, STAGES, Input, Situation, due, left_out, makers, met_by, next_group, stage
 from heedful.align.steps import STEPS, TASKS
 from heedful.align.sweep import _METRICS, _VALIDATION, Step
 from heedful.align.who_labels import labelers_of
@@ -28,6 +28,8 @@ from heedful.project.fingerprints import as_json, digest_of_files, fingerprint_o
 NAMES = [row.name for row in STAGES]
 OLD: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("old_stages.json").read_text())
 """What the miniature's stage.json files said before there was a table, with seed 0."""
+NEWER = ("skip_sft", "one_candidate", "asked_by_template", "policy_repeats_sft")
+"""What a project may do without."""
 SITUATIONS = [
     Situation(**dict(zip([f.name for f in fields(Situation)], values, strict=True)))
     for values in itertools.product((False, True), repeat=len(fields(Situation)))
@@ -55,21 +57,55 @@ def test_every_model_of_the_evaluation_is_made_once_or_given() -> None:
         assert lineup.family(model.name) == model.name.removesuffix("_small")
 
 
-@pytest.mark.parametrize("situation", SITUATIONS, ids=str)
-def test_in_every_situation_what_a_stage_needs_is_done_before(situation: Situation) -> None:
-    # What people are asked for is there before align goes on.
-    answered = replace(situation, demonstrations=True, rankings=True)
-    done: list[str] = []
-    while group := next_group(answered, done):
-        for row in group:
-            assert {need for need in row.needs.values() if need in NAMES} <= set(done), row.name
-        done += [row.name for row in group]
-    assert done[-1] == "evaluate"
-    assert sorted(done) == sorted(row.name for row in due(answered))
+def test_in_every_situation_what_a_stage_needs_is_done_before() -> None:
+    """Or what stands for it: an earlier stage that was done, or a model that was given."""
+    for situation in SITUATIONS:
+        # What people are asked for is there before align goes on.
+        answered = replace(situation, demonstrations=True, rankings=True)
+        done: list[str] = []
+        while group := next_group(answered, done):
+            for row in group:
+                met = {met_by(need, [row.name for row in due(answered)]) for need in row.needs.values() if need in NAMES}
+                assert met <= {*done, "base_model", "small_model"}, (row.name, situation)
+            done += [row.name for row in group]
+        assert done[-1] == "evaluate"
+        assert sorted(done) == sorted(row.name for row in due(answered))
+
+
+def test_each_reason_for_doing_without_a_stage() -> None:
+    plain = Situation(**{field.name: field.name not in NEWER for field in fields(Situation)})
+    people = replace(plain, data_is_invented=False, answers_at_once=False)
+    assert left_out(people) == {}
+    assert left_out(replace(people, small_model=False)) == {}  # it goes without saying
+    given = left_out(replace(people, skip_sft=True))
+    assert set(given) == {"sft", "choose_sft", "initial_policy", "initial_policy_small"}
+    assert all("skip_sft in heedful.toml" in reason for reason in given.values())
+    for change, stages, words in (
+        ({"one_candidate": True}, {"choose_sft"}, "SFT keeps one model"),
+        ({"asked_by_template": True}, {"choose_prefix"}, "the chat template says how"),
+        ({"prefixes": False}, {"choose_prefix"}, "needs three short demonstrations"),
+        ({"policy_repeats_sft": True}, {"initial_policy"}, "would repeat SFT step for step"),
+        ({"text": False}, {"ppo_ptx", "ppo_ptx_small"}, "there is no pretraining text"),
+    ):
+        found = left_out(replace(people, **change))
+        assert set(found) == stages
+        assert all(words in reason for reason in found.values())
+    assert next_group(replace(people, skip_sft=True, demonstrations=False), [])[0].name == "reward"
+    assert next_group(replace(people, demonstrations=False), [])[0].name == "demonstrate"
+
+
+def test_what_stands_for_a_stage() -> None:
+    assert met_by("sft", ["sft"]) == "sft"
+    assert met_by("sft", []) == "base_model"
+    assert met_by("initial_policy", ["sft"]) == "sft"
+    assert met_by("initial_policy", []) == "base_model"
+    assert met_by("initial_policy_small", ["sft"]) == "small_model"
+    assert met_by("reward", []) == "reward"  # nothing does
+    assert met_by("base_model", []) == "base_model"
 
 
 def test_groups_of_simulated_labelers_and_of_people() -> None:
-    whole = Situation(**{field.name: True for field in fields(Situation)})
+    whole = Situation(**{field.name: field.name not in NEWER for field in fields(Situation)})
 
     def groups(situation: Situation) -> list[list[str]]:
         done: list[str] = []

@@ -303,7 +303,6 @@ def test_time() -> None:
     """SFT's operations at 40 % of an H100's 989e12 a second on 8 of them."""
     step = plan_of(Plan(model="gpt3-1.3b", gpus=8)).steps[0]
     assert step.seconds == pytest.approx(step.true.flops / (8 * 989e12 * 0.4))
-    assert plan_of(Plan(model="gpt3-1.3b", gpus=0)).steps[0].seconds is None
 
 
 # ------------------------------------------------------------------------------------------- what fits

@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from tests.tiny import tiny_gpt2
+from torch.distributed.checkpoint import CheckpointException
 
 from heedful.errors import StorageError
 from heedful.model.encoding import Example
@@ -158,6 +161,93 @@ def test_an_interruption_while_writing_leaves_the_previous_checkpoint(tmp_path: 
         save(tmp_path, 2)
     assert names(tmp_path) == ["step-1"]
     assert step_of(tmp_path) == 1
+
+
+class Refusing:
+    """A file whose second piece is not written: something happens instead."""
+
+    def __init__(self, path: Path, happens: Callable[[], None]) -> None:
+        self.file, self.happens, self.pieces = path.open("wb"), happens, 0
+
+    def __enter__(self) -> Refusing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, piece: Any) -> int:
+        self.pieces += 1
+        if self.pieces == 2:
+            self.happens()
+        return self.file.write(piece)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def happens() -> None:
+        raise error
+
+    return happens
+
+
+@pytest.mark.parametrize(
+    ("happens", "expected", "said"),
+    [
+        # torch's zip writer makes an error of its own of everything that happens while it writes.
+        (partial(signal.raise_signal, signal.SIGINT), KeyboardInterrupt, ""),
+        (raising(OSError(errno.ENOSPC, "No space left on device")), StorageError, "the disk refused to write"),
+        (raising(PermissionError(errno.EACCES, "Permission denied")), StorageError, "writing is not permitted here"),
+        (raising(OSError(errno.EROFS, "Read-only file system")), StorageError, "writing is not permitted here"),
+        (raising(MemoryError("no room")), MemoryError, "no room"),
+    ],
+    ids=["interruption", "full disk", "permission", "read-only", "memory"],
+)
+def test_what_stops_torch_while_it_writes_keeps_its_name(
+    happens: Callable[[], None], expected: type[BaseException], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(checkpoint, "open", lambda path, mode: Refusing(path, happens), raising=False)
+    try:
+        with pytest.raises(expected) as caught:
+            save(tmp_path, 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        monkeypatch.undo()
+    assert said in str(caught.value)
+    assert names(tmp_path) == ["step-1"]
+    assert step_of(tmp_path) == 1
+
+
+def test_a_bug_while_a_checkpoint_is_written_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def breaks(state: Any, file: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(checkpoint.torch, "save", breaks)
+    with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+        save(tmp_path, 2)
+    assert not isinstance(caught.value, StorageError)
+    assert names(tmp_path) == ["step-1"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], KeyboardInterrupt),
+        ([ValueError("a bug"), OSError(errno.ENOSPC, "full")], OSError),
+        ([ValueError("a bug")], CheckpointException),
+        ([ConnectionResetError("peer")], CheckpointException),  # a lost rank: who called explains it
+    ],
+)
+def test_ranks_that_are_stopped_while_they_write_say_by_what(
+    failures: list[BaseException], expected: type[BaseException]
+) -> None:
+    wrapped = CheckpointException("write", {rank: (failure, None) for rank, failure in enumerate(failures)})  # type: ignore[arg-type]
+    assert type(checkpoint._first_failure(wrapped)) is expected
 
 
 def test_it_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_candidates_are_kept_evenly_and_the_last_is_among_them(tmp_path: Path) -
     last, final = load_causal_model(candidates[-1].folder), load_causal_model(tmp_path / "model")
     assert largest_difference(snapshot(last), snapshot(final)) == 0.0
     logged = [row["validation_loss"] for row in metrics(tmp_path) if "validation_loss" in row]
-    assert logged == pytest.approx([c.validation_loss for c in candidates], abs=1e-6)
+    assert logged[1:] == pytest.approx([c.validation_loss for c in candidates], abs=1e-6)  # the first is before training
 
 
 def test_more_candidates_than_epochs_keep_every_epoch(tmp_path: Path) -> None:
@@ -269,6 +269,34 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(at: int, tmp_path: Path,
     ]
 
 
+def test_a_run_that_an_older_version_began_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It measured no loss before training, so none is reported."""
+    monkeypatch.setattr(sft, "CheckpointTimer", every(2))
+    config = settings(epochs=2, candidates=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(sft, "apply_gradients", interrupted_at(4, sft.apply_gradients))
+        patched.setattr(sft, "validate_before", lambda training: None)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_gpt2(), echo(1, 25), config, tmp_path)
+    console = quiet()
+    data = SFTData(echo(1, 25), echo(1, 25)[:4])
+    train_sft(tiny_gpt2(), TOKENIZER, data, config, tmp_path, console=console)
+    assert sft.loss_before_training(metrics(tmp_path)) is None
+    assert "before training" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_training_says_what_it_did_to_the_validation_loss(tmp_path: Path) -> None:
+    console = quiet()
+    data = SFTData(echo(1, 25), echo(1, 25)[:4])
+    model = tiny_gpt2()
+    before = demonstration_loss(model, data.validation)
+    (candidate,) = train_sft(model, TOKENIZER, data, settings(epochs=2), tmp_path, console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"sft: validation loss {before:.3f} before training, {candidate.validation_loss:.3f} after" in said
+    assert f"validation {before:.3f}" in said  # beside the loss in the first epoch
+    assert sft.loss_before_training(metrics(tmp_path)) == pytest.approx(before, abs=1e-6)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sft, "CheckpointTimer", every(1))
     calls = 0
@@ -315,10 +343,17 @@ def test_validation_at_chosen_steps_and_where_a_model_is_kept(tmp_path: Path) ->
     model = tiny_gpt2()
     (candidate,) = train(model, echo(1, 25), config, tmp_path, pretraining_validation=text(), context_length=8)
     rows = [row for row in metrics(tmp_path) if "validation_loss" in row]
-    assert [(row["step"], row.get("epoch")) for row in rows] == [(1, None), (3, None), (5, 2.0)]  # step 5 is logged once
+    assert [(row["step"], row.get("epoch")) for row in rows] == [
+        (0, 0.0),  # before training
+        (1, None),
+        (3, None),
+        (5, 2.0),  # step 5 is logged once
+    ]
     assert all("pretraining_loss" in row for row in rows)
     assert rows[-1]["validation_loss"] == pytest.approx(candidate.validation_loss, abs=1e-6)
-    assert len({row["validation_loss"] for row in rows}) == 3
+    assert len({row["validation_loss"] for row in rows}) == 4
+    before = demonstration_loss(tiny_gpt2(), echo(1, 25)[:4])
+    assert rows[0]["validation_loss"] == pytest.approx(before, abs=1e-6)
     unwatched = tiny_gpt2()
     train(unwatched, echo(1, 25), settings(epochs=2, residual_dropout=0.2), tmp_path / "without")
     assert largest_difference(snapshot(model), snapshot(unwatched)) == 0.0

@@ -17,7 +17,18 @@ from heedful.evaluate.preference import (
     preference_section,
     ratings_section,
 )
-from heedful.evaluate.results import AlignmentTax, Curves, Group, Model, Results, RewardModel, Transcript, as_estimate
+from heedful.evaluate.results import (
+    AlignmentTax,
+    Curves,
+    Group,
+    LossPoint,
+    Model,
+    Results,
+    RewardModel,
+    SftCheckpoint,
+    Transcript,
+    as_estimate,
+)
 from heedful.evaluate.results import Benchmark as BenchmarkResult
 from heedful.model.encoding import encode_rankings
 from heedful.model.inference import reward_model_for_inference
@@ -36,6 +47,7 @@ from heedful.statistics import (
     reward_agreement,
 )
 from heedful.training.reward import score_rankings
+from heedful.training.sft import loss_before_training
 
 _NUM_TRANSCRIPTS = 12
 _MOST_POINTS = 400
@@ -89,8 +101,11 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
     }
 
 
-def assemble(setting: Setting, records: Records, runs: Mapping[str, Path]) -> Results:
-    """All sections of results.json from what the stages left on disk; nothing in it depends on the clock or the speed."""
+def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_out: Mapping[str, str]) -> Results:
+    """All sections of results.json from what the stages left on disk; nothing in it depends on the clock or the speed.
+
+    left_out: name of a stage -> why the project does without it.
+    """
     evaluation, prefix = runs["evaluate"], runs.get("choose_prefix")
     models: list[Model] = _read(evaluation / "models.json")
     names = [m["name"] for m in models]
@@ -102,12 +117,13 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path]) -> Re
         "labelers": setting.labelers.marked,
         "project": setting.project.name,
         "models": models,
-        "sft_checkpoints": [
-            {"epoch": row["epoch"], "validation_loss": row["validation_loss"], "reward": row["reward"], "chosen": row["chosen"]}
-            for row in _read(runs["choose_sft"] / "choice.json")
-        ],
+        "sft_checkpoints": _sft_checkpoints(runs),
         "curves": _curves(runs),
     }
+    if left_out:
+        results["left_out"] = dict(left_out)
+    if not setting.labelers.invents_data and (validation := _sft_validation(runs)):  # the miniature's results keep their bytes
+        results["sft_validation"] = validation
     rankings = training_rankings(records, "train")
     results["data"] = {
         "prompts": len(records.prompts),
@@ -143,6 +159,25 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path]) -> Re
             overall.setdefault(rating.response_id, []).append(rating.overall)
     results["transcripts"] = _transcripts(records, responses, rewards, overall, names)
     return results
+
+
+def _sft_checkpoints(runs: Mapping[str, Path]) -> list[SftCheckpoint]:
+    """Those that were compared; none if there was nothing to choose."""
+    if "choose_sft" not in runs:
+        return []
+    rows = _read(runs["choose_sft"] / "choice.json")
+    return [
+        {"epoch": row["epoch"], "validation_loss": row["validation_loss"], "reward": row["reward"], "chosen": row["chosen"]}
+        for row in rows
+    ]
+
+
+def _sft_validation(runs: Mapping[str, Path]) -> list[LossPoint]:
+    """Validation losses of SFT, the first of which was measured before training; none if an older version trained it."""
+    rows = [row for _, row in read_jsonl(runs["sft"] / "metrics.jsonl")] if "sft" in runs else []
+    if loss_before_training(rows) is None:
+        return []
+    return [{"step": row["step"], "loss": row["validation_loss"]} for row in rows if "validation_loss" in row]
 
 
 def _labelers_records(

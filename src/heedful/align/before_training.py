@@ -39,7 +39,8 @@ def check_before_training(setting: Setting, records: Records) -> None:
     _check_template(setting, tokenizer)
     check_lengths(setting, records, configurations, tokenizer)
     for folder, model in described.items():
-        check_weight_files(folder, model)
+        if folder.is_dir():  # else a GGUF file
+            check_weight_files(folder, model)
     if not setting.labelers.invents_data:
         check_text(setting)
     if records.prompts and not setting.labelers.invents_data:

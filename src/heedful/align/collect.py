@@ -68,7 +68,7 @@ def _demonstration(prompt: Prompt) -> Task:
 def collect(given: Given, *, folder: Path, console: Console) -> None:
     """Ranking tasks: K outputs for each prompt, most by the SFT model, to be ranked side by side (SPEC 2.3, 3.8)."""
     setting, config, limits = given.setting, given.config, given.setting.preset.answering("collect")
-    tokenizer = load_tokenizer(given.run_of("sft") / "model")
+    tokenizer = load_tokenizer(given.model_of("sft"))
     chosen: list[Prompt] = []
     numbers: Mapping[Split, int] = {"train": config.prompts, "valid": config.validation_prompts}
     for split, number in numbers.items():
@@ -81,7 +81,7 @@ def collect(given: Given, *, folder: Path, console: Console) -> None:
     rng = np.random.default_rng([setting.seed, 5])
     ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
     wanted = [(prompt, i) for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
-    writers = _writers(given.run_of("sft"))
+    writers = _writers(given)
     # The last SFT model writes most outputs; the others share the rest.
     shares = [1 - config.other_models_share] + [config.other_models_share / max(1, len(writers) - 1)] * (len(writers) - 1)
     drawn = rng.choice(len(writers), size=len(wanted), p=np.array(shares) / sum(shares))
@@ -150,8 +150,11 @@ def tasks_by_prompt(
         )
 
 
-def _writers(sft_folder: Path) -> list[tuple[str, Path]]:
+def _writers(given: Given) -> list[tuple[str, Path]]:
     """Who writes outputs to rank: (name, folder); the last SFT model first, then its earlier candidates."""
+    sft_folder = given.made("sft")
+    if sft_folder is None:  # the base model is the SFT model
+        return [("sft", given.model_of("sft"))]
     rows: list[dict[str, Any]] = json.loads((sft_folder / "candidates.json").read_text(encoding="utf-8"))
     writers = [("sft", sft_folder / "model")]
     writers += [(f"sft epoch {row['epoch']}", sft_folder / row["folder"]) for row in rows[:-1]]

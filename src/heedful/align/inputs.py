@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heedful.align.settings import Given
+from heedful.align.stages import met_by
 from heedful.presets import CollectConfig, EvaluateConfig, preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files, digest_of_records
@@ -27,8 +28,10 @@ def fingerprint_inputs(
     setting, stage = given.setting, given.stage
 
     def value(need: str | None) -> Any:
-        if need is not None and need in earlier:
-            return earlier[need]
+        if need is not None:
+            need = met_by(need, earlier)
+            if need in earlier:
+                return earlier[need]
         match need:
             case None:
                 return None

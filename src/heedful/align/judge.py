@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +47,33 @@ def entrants(given: Given) -> Iterator[Entrant]:
     """The models that the project has, in the order of :data:`heedful.evaluate.lineup.CONTENDERS`."""
     base_model, small_model = given.setting.base_model, given.setting.small_model
     inputs = {INPUT_MODELS["base_model"]: base_model, INPUT_MODELS["small_model"]: small_model}
+    if "sft" not in given.runs:  # the base model takes part as the SFT model
+        inputs[INPUT_MODELS["base_model"]] = None
     made_by = makers()
     for model in lineup.CONTENDERS:
         if model in inputs:
             if (folder := inputs[model]) is not None:
                 yield Entrant(model, folder)
             continue
-        stage = made_by[model.name]
-        if stage.name not in given.runs:
+        if model == lineup.SFT:
+            yield _sft_entrant(given)
             continue
-        run = given.runs[stage.name]
+        run = given.runs.get(made_by[model.name].name)
+        if run is None:
+            continue
         if model == lineup.PROMPTED_BASE:
             yield Entrant(model, base_model, chosen_prefix(run))
-        elif model == lineup.SFT:
-            yield Entrant(model, chosen_sft(given.runs["sft"], run))
         else:
             yield Entrant(model, run / "model")
+
+
+def _sft_entrant(given: Given) -> Entrant:
+    """The SFT model: the checkpoint that was chosen, the only one, or the base model if the project has no SFT of its own."""
+    if "sft" not in given.runs:
+        return Entrant(replace(lineup.SFT, label=f"{lineup.SFT.label} (the base model as given)"), given.setting.base_model)
+    if "choose_sft" not in given.runs:
+        return Entrant(lineup.SFT, given.runs["sft"] / "model")
+    return Entrant(lineup.SFT, chosen_sft(given.runs["sft"], given.runs["choose_sft"]))
 
 
 def evaluate(given: Given, *, folder: Path, console: Console) -> None:

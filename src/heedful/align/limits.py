@@ -136,9 +136,12 @@ def _uses(setting: Setting, lengths: _Lengths) -> Iterator[_Use]:
             longest=lambda: lengths.longest_answered(limits),
         )
 
-    yield read("sft", preset.sft, ["base_model"], demonstrated)
+    trained = not setting.project.skip_sft
+    if trained:
+        yield read("sft", preset.sft, ["base_model"], demonstrated)
     yield answered("collect", "sft", preset.answering("collect"), ["base_model"])
-    yield read("initial_policy", preset.initial_policy, ["base_model", "small_model"], demonstrated)
+    if trained:
+        yield read("initial_policy", preset.initial_policy, ["base_model", "small_model"], demonstrated)
     yield read("reward", preset.reward, [judge], [*demonstrated, *ranked])
     yield answered("evaluate", "sft", preset.answering("evaluate"), everyone)
     yield answered("ppo", "ppo", preset.ppo, everyone)
@@ -149,7 +152,8 @@ def _text_uses(setting: Setting) -> Iterator[tuple[str, str]]:
     if not (setting.labelers.invents_data or setting.project.pretraining_text.exists()):
         return
     preset = setting.preset
-    shares = {"ppo": preset.ppo.ptx_coefficient, "initial_policy": preset.initial_policy.pretraining_share}
+    mixed_in = 0.0 if setting.project.skip_sft else preset.initial_policy.pretraining_share
+    shares = {"ppo": preset.ppo.ptx_coefficient, "initial_policy": mixed_in}
     for table in (table for table, share in shares.items() if share):
         yield from ((table, name) for name in ("base_model", "small_model"))
 

@@ -18,7 +18,7 @@ from heedful.align.inputs import fingerprint_inputs
 from heedful.align.processes import cores, import_ahead, peak_memory
 from heedful.align.running import FinishedStage, Job, Stages
 from heedful.align.settings import Given, Setting, given_for, prefixes_of, setting_of
-from heedful.align.stages import STAGES, Situation, Stage, due, next_group, situation_of
+from heedful.align.stages import STAGES, Situation, Stage, due, left_out, next_group, situation_of
 from heedful.align.steps import STEPS, TASKS
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import ConfigError
@@ -62,8 +62,7 @@ def _align(project: Project, console: Console, partly: bool) -> Path | None:
     state = _State(project, preset, labelers, labelers.known())
     on_rank_zero(lambda: check_before_training(state.setting, state.records))
     while group := next_group(state.situation, state.done):
-        if group[0].name == "ppo" and not state.situation.text:
-            console.print(f"no pretraining text in {project.pretraining_text}: ppo_ptx is left out", highlight=False)
+        _say_left_out(state, group[0], console)
         jobs = [state.job(stage) for stage in group]
         for finished in _run(stages, group, jobs, processes):
             state.done[finished.name] = finished
@@ -78,7 +77,7 @@ def _align(project: Project, console: Console, partly: bool) -> Path | None:
                 return None
             if stage.asks or stage.name == "data":
                 state.records = labelers.known(state.folders().get("collect"))
-            if stage.asks and not state.situation.answers_at_once and stage.when(state.situation):
+            if stage.asks and not state.situation.answers_at_once and stage.left_out(state.situation) is None:
                 _say_waiting(console, stage, "no answer is about a training prompt yet")
                 return None
     raise AssertionError("the table of stages ends with the evaluation")
@@ -101,6 +100,8 @@ class _State:
     records: Records
     done: dict[str, FinishedStage] = field(default_factory=dict[str, FinishedStage])
     digests: dict[Path, str] = field(default_factory=dict[Path, str])
+    said: set[str] = field(default_factory=set[str])
+    """Stages of which it was said that they are left out."""
 
     @property
     def situation(self) -> Situation:
@@ -152,6 +153,15 @@ def _refuse_adapters(preset: Preset) -> None:
         )
 
 
+def _say_left_out(state: _State, before: Stage, console: Console) -> None:
+    """Say of the stages before this one why the project does without them, each once."""
+    earlier = [row.name for row in STAGES[: STAGES.index(before)]]
+    for name, reason in left_out(state.situation).items():
+        if name in earlier and name not in state.said:
+            state.said.add(name)
+            console.print(f"{name}: left out, {reason}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
 def _say_waiting(console: Console, stage: Stage, waiting: str) -> None:
     console.print(f"waiting for {stage.asks}:", style="bold yellow", end=" ")
     console.print(waiting, markup=False, highlight=False, soft_wrap=True)
@@ -160,7 +170,7 @@ def _say_waiting(console: Console, stage: Stage, waiting: str) -> None:
 def _report(state: _State, stages: Stages, waiting: str | None, console: Console) -> Path:
     """Write results.json, timings.json and report.html; say what people can still add."""
     folder = state.project.folder
-    results = assemble(state.setting, state.records, state.folders())
+    results = assemble(state.setting, state.records, state.folders(), left_out(state.situation))
     timings = _timings(stages)
     report = folder / "report.html"
 

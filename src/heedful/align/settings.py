@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from heedful.align.prefixes import candidate_prefixes
-from heedful.align.stages import Stage, config_of
+from heedful.align.stages import Stage, config_of, met_by
 from heedful.align.who_labels import Labelers, the_miniature
 from heedful.evaluate.benchmarks.abilities import Benchmark
 from heedful.labeling.exchange.asking import Task
@@ -73,6 +73,20 @@ class Given:
         name = self.stage.needs[key]
         assert name is not None
         return self.runs[name]
+
+    def made(self, key: str) -> Path | None:
+        """The same, or None if the project does without that stage: then :meth:`model_of` says which model it uses."""
+        name = met_by(str(self.stage.needs[key]), self.runs)
+        return self.runs.get(name)
+
+    def model_of(self, key: str) -> Path:
+        """The folder of the model that an earlier stage made, or that stands for it."""
+        folder = self.made(key)
+        if folder is not None:
+            return folder / "model"
+        given: Path | None = getattr(self.setting, met_by(str(self.stage.needs[key]), self.runs))
+        assert given is not None
+        return given
 
 
 def given_for(stage: Stage, setting: Setting, records: Records, runs: Mapping[str, Path]) -> Given:

@@ -19,6 +19,7 @@ from heedful.evaluate.lineup import Contender
 from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
+from heedful.project.runs import newest_done, stage_state
 from heedful.project.selection import training_rankings
 
 if TYPE_CHECKING:
@@ -61,10 +62,18 @@ class Situation:
     demonstrations: bool
     rankings: bool
     """Rankings of training prompts, of the phase training."""
+    skip_sft: bool
+    """The base model is the SFT model, as heedful.toml says."""
+    one_candidate: bool
+    """SFT keeps one model."""
+    asked_by_template: bool
+    """The base model has a chat template of its own."""
+    policy_repeats_sft: bool
+    """The initial policy would be trained step for step as the SFT model is."""
 
 
-def _always(_: Situation) -> bool:
-    return True
+def _always_there(_: Situation) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +90,10 @@ class Stage:
     """The model that it adds to the evaluation."""
     asks: Asked | None = None
     """What labelers are asked for."""
-    when: Callable[[Situation], bool] = _always
-    """Whether a project has it."""
+    left_out: Callable[[Situation], str | None] = _always_there
+    """Why a project does without it, in words (empty: it goes without saying); None if the project has it."""
+    otherwise: str | None = None
+    """What stands for its model if it is left out: an earlier stage or an Input."""
     beside: str | None = None
     """The stage that it runs beside. If that one waits for people, or is not due, it runs at its own place in the table."""
     apart: bool = True
@@ -91,73 +102,117 @@ class Stage:
     """A sweep of this stage compares trials by this number; the better ones are lower or higher."""
 
 
-def _invented(situation: Situation) -> bool:
-    return situation.data_is_invented
+def _not_invented(situation: Situation) -> str | None:
+    return None if situation.data_is_invented else ""
 
 
-def _no_demonstrations(situation: Situation) -> bool:
-    return not situation.data_is_invented and not situation.demonstrations
+def _needs_no_demonstrations(situation: Situation) -> str | None:
+    if situation.data_is_invented:
+        return ""
+    if situation.demonstrations:
+        return "there are demonstrations"
+    return _GIVEN if situation.skip_sft else None
 
 
-def _collects(situation: Situation) -> bool:
-    return situation.data_is_invented or not situation.rankings
+def _sft_is_given(situation: Situation) -> str | None:
+    return _GIVEN if situation.skip_sft else None
 
 
-def _has_prefixes(situation: Situation) -> bool:
-    return situation.prefixes
+def _has_rankings(situation: Situation) -> str | None:
+    return "there are rankings" if situation.rankings and not situation.data_is_invented else None
 
 
-def _small(situation: Situation) -> bool:
-    return situation.small_model
+def _no_checkpoint_to_choose(situation: Situation) -> str | None:
+    if situation.skip_sft:
+        return _GIVEN
+    return "SFT keeps one model (candidates and epochs in [sft])" if situation.one_candidate else None
 
 
-def _text(situation: Situation) -> bool:
-    return situation.text
+def _no_prefix_to_choose(situation: Situation) -> str | None:
+    if situation.asked_by_template:
+        return "the chat template says how the base model is asked: it needs no few-shot prefix"
+    return None if situation.prefixes else "a few-shot prefix needs three short demonstrations of training prompts"
 
 
-def _small_and_text(situation: Situation) -> bool:
-    return situation.small_model and situation.text
+def _no_policy_to_train(situation: Situation) -> str | None:
+    if situation.skip_sft:
+        return f"{_GIVEN}, and PPO starts from it"
+    if situation.policy_repeats_sft:
+        return "without pretraining text it would repeat SFT step for step: PPO starts from SFT's model"
+    return None
 
 
+def _no_small_policy(situation: Situation) -> str | None:
+    if not situation.small_model:
+        return ""
+    return "skip_sft in heedful.toml: PPO starts from small_model as it is" if situation.skip_sft else None
+
+
+def _no_text(situation: Situation) -> str | None:
+    return None if situation.text else "there is no pretraining text"
+
+
+def _no_small_model_or_text(situation: Situation) -> str | None:
+    return _no_text(situation) if situation.small_model else ""
+
+
+_GIVEN = "the base model is the SFT model (skip_sft in heedful.toml)"
 _BY_REWARD: tuple[str, Literal["higher"]] = ("validation_reward", "higher")
 
 STAGES: tuple[Stage, ...] = (
-    Stage(name="data", needs={"seed": "seed"}, when=_invented, apart=False),
-    Stage(name="demonstrate", needs={"prompts": "prompts"}, asks="demonstrations", when=_no_demonstrations, apart=False),
+    Stage(name="data", needs={"seed": "seed"}, left_out=_not_invented, apart=False),
+    Stage(
+        name="demonstrate",
+        needs={"prompts": "prompts"},
+        asks="demonstrations",
+        left_out=_needs_no_demonstrations,
+        apart=False,
+    ),
     Stage(
         name="sft",
         needs={"base": "base_model", "data": "demonstrations"},
         config="sft",
+        left_out=_sft_is_given,
+        otherwise="base_model",
         apart=False,
         measure=("validation_loss", "lower"),
     ),
-    Stage(name="collect", needs={"sft": "sft"}, config="collect", asks="rankings", when=_collects),
+    Stage(name="collect", needs={"sft": "sft"}, config="collect", asks="rankings", left_out=_has_rankings),
     Stage(
         name="reward",
         needs={"sft": "sft", "start": "reward_start", "rankings": "rankings"},
         config="reward",
         measure=("validation_accuracy", "higher"),
     ),
-    Stage(name="choose_sft", needs={"sft": "sft", "reward": "reward"}, config="evaluate", makes=lineup.SFT),
+    Stage(
+        name="choose_sft",
+        needs={"sft": "sft", "reward": "reward"},
+        config="evaluate",
+        makes=lineup.SFT,
+        left_out=_no_checkpoint_to_choose,
+    ),
     Stage(
         name="choose_prefix",
         needs={"base": "base_model", "data": "demonstrations", "reward": "reward", "prefixes": "prefixes"},
         config="evaluate",
         makes=lineup.PROMPTED_BASE,
-        when=_has_prefixes,
+        left_out=_no_prefix_to_choose,
         beside="choose_sft",
     ),
     Stage(
         name="initial_policy",
         needs={"base": "base_model", "data": "demonstrations", "text": "pretraining_text"},
         config="initial_policy",
+        left_out=_no_policy_to_train,
+        otherwise="sft",
         beside="collect",
     ),
     Stage(
         name="initial_policy_small",
         needs={"base": "small_model", "data": "demonstrations", "text": "pretraining_text"},
         config="initial_policy",
-        when=_small,
+        left_out=_no_small_policy,
+        otherwise="small_model",
         beside="initial_policy",
     ),
     Stage(
@@ -172,7 +227,7 @@ STAGES: tuple[Stage, ...] = (
         needs={"initial": "initial_policy", "reward": "reward", "text": "pretraining_text"},
         config="ppo",
         makes=lineup.PPO_PTX,
-        when=_text,
+        left_out=_no_text,
         beside="ppo",
         measure=_BY_REWARD,
     ),
@@ -181,7 +236,7 @@ STAGES: tuple[Stage, ...] = (
         needs={"initial": "initial_policy_small", "reward": "reward", "text": "pretraining_text"},
         config="ppo",
         makes=lineup.PPO_PTX_SMALL,
-        when=_small_and_text,
+        left_out=_no_small_model_or_text,
         beside="ppo",
     ),
     Stage(name="evaluate", needs={"models": "models"}, config="evaluate", asks="evaluation by people", apart=False),
@@ -195,7 +250,24 @@ def stage(name: str) -> Stage:
 
 def due(situation: Situation) -> list[Stage]:
     """The stages that a project has, in order."""
-    return [row for row in STAGES if row.when(situation)]
+    return [row for row in STAGES if row.left_out(situation) is None]
+
+
+def left_out(situation: Situation) -> dict[str, str]:
+    """Name of a stage -> why the project does without it, as far as it is worth saying.
+
+    Stages that ask people are not among them: they may have asked before.
+    """
+    reasons = {row.name: row.left_out(situation) for row in STAGES if row.asks is None}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def met_by(need: str, done: Collection[str]) -> str:
+    """The stage that was done, or the Input, that meets a need: what stands for stages that were left out."""
+    names = {row.name: row for row in STAGES}
+    while need in names and need not in done and (other := names[need].otherwise) is not None:
+        need = other
+    return need
 
 
 def next_group(situation: Situation, done: Collection[str]) -> list[Stage]:
@@ -221,15 +293,34 @@ def config_of(row: Stage, preset: Preset) -> Any:
 
 def situation_of(project: Project, preset: Preset, labelers: Labelers, records: Records, *, prefixes: bool) -> Situation:
     """How a project stands. ``prefixes``: whether it has candidate few-shot prefixes."""
+    has_text = labelers.invents_data or project.pretraining_text.exists()
     return Situation(
         data_is_invented=labelers.invents_data,
         answers_at_once=labelers.answers_at_once,
         small_model=project.small_model is not None,
-        text=labelers.invents_data or project.pretraining_text.exists() or not preset.ppo.ptx_coefficient,
+        text=has_text or not preset.ppo.ptx_coefficient,
         prefixes=prefixes,
         demonstrations=bool(records.demonstrations),
         rankings=bool(training_rankings(records, "train")),
+        skip_sft=project.skip_sft,
+        one_candidate=len(preset.sft.epochs_kept) == 1 and not _done_before(project, "choose_sft"),
+        asked_by_template=project.template != "plain" and not _done_before(project, "choose_prefix"),
+        policy_repeats_sft=_repeats_sft(preset, has_text) and not _done_before(project, "initial_policy"),
     )
+
+
+def _repeats_sft(preset: Preset, has_text: bool) -> bool:
+    """Whether the initial policy would be trained with SFT's settings on SFT's data."""
+    policy = preset.initial_policy
+    return not (has_text and policy.pretraining_share) and replace(policy, pretraining_share=0.0) == preset.sft
+
+
+def _done_before(project: Project, name: str) -> bool:
+    """Whether an older version did a stage that this one leaves out: then it is kept, and with it what was made from it."""
+    folder = newest_done(project.runs, name)
+    if folder is None:
+        return False
+    return ("template" in stage_state(folder).get("inputs", {})) == (project.template != "plain")
 
 
 def makers(rows: Iterable[Stage] = STAGES) -> Mapping[str, Stage]:

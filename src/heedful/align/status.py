@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful.align.prefixes import candidate_prefixes
-from heedful.align.stages import STAGES, Situation, due, situation_of
+from heedful.align.stages import STAGES, Situation, due, left_out, situation_of
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import MissingError
 from heedful.presets import resolved_preset
@@ -42,6 +42,10 @@ def show_status(project: Project, console: Console) -> None:
     console.print(project.name, style="bold", markup=False, highlight=False)
     console.print(_record_table(records))
     console.print(_stage_table(project, stages))
+    begun = {stage.name for stage in stages if stage.folder is not None}
+    for name, reason in left_out(_situation(project, labelers, records)).items():
+        if name not in begun:
+            console.print(f"{name}: left out, {reason}", markup=False, highlight=False, soft_wrap=True)
     if (unused := labelers.unused(records)) is not None:
         console.print(unused, markup=False, highlight=False, soft_wrap=True)
     if (warning := all_in_one_split(records.prompts.values())) is not None:
@@ -108,9 +112,8 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
 
 
 def _situation(project: Project, labelers: Labelers, records: Records) -> Situation:
-    prefixes = not records.demonstrations or bool(
-        candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed)
-    )
+    asked_for = not records.demonstrations and not project.skip_sft
+    prefixes = asked_for or bool(candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed))
     return situation_of(project, resolved_preset(project), labelers, records, prefixes=prefixes)
 
 

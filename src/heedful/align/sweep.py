@@ -19,19 +19,20 @@ from heedful import __version__
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.running import FinishedStage, Stages
-from heedful.align.settings import Given, given_for, setting_of, write_json
-from heedful.align.stages import STAGES, config_of, stage
+from heedful.align.settings import Given, given_for, prefixes_of, setting_of, write_json
+from heedful.align.stages import STAGES, Stage, config_of, due, met_by, situation_of, stage
 from heedful.align.steps import STEPS
-from heedful.align.train_stages import initial_policy_folder
+from heedful.align.train_stages import initial_policy_of
 from heedful.align.trials import Spacing, trial_configs
-from heedful.align.who_labels import labelers_of
+from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import DataError, MissingError, NumericalError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
 from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_tokenizer
-from heedful.presets import resolved_preset
+from heedful.presets import Preset, resolved_preset
+from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_records
 from heedful.project.lock import alone_in
 from heedful.project.outputs import check_outputs
@@ -65,10 +66,10 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
     assert row.measure is not None
     metric, better = row.measure
     configs = trial_configs(config_of(row, preset), step, field, values)
-    earlier = {need: _done(project, need, step) for need in row.needs.values() if need in [other.name for other in STAGES]}
     collected = _newest_done(project, "collect")
     labelers = labelers_of(project)
     records = labelers.known(None if collected is None else collected.folder)
+    earlier = _earlier(project, row, preset, labelers, records)
     runs = {name: finished.folder for name, finished in earlier.items()}
     setting = setting_of(project, preset, labelers, records)
     for config in configs.values():
@@ -149,7 +150,7 @@ def _rankings(given: Given, console: Console) -> None:
 def _prompts(given: Given, console: Console) -> list[Prompt]:
     """The validation prompts that trials of PPO are compared on."""
     project, text = given.setting.project, given.setting.project.pretraining_text
-    start = initial_policy_folder(given.run_of("initial"))
+    start = initial_policy_of(given)
     held_out = prompts_of(given.records, "valid")
     _needs(held_out, "validation prompts", project)
     limits = given.setting.preset.ppo
@@ -249,6 +250,15 @@ def _newest_done(project: Project, name: str) -> FinishedStage | None:
     state = stage_state(folder)
     check_outputs(name, folder, state)
     return FinishedStage(name, folder, state["fingerprint"], float(state["seconds"]))
+
+
+def _earlier(project: Project, row: Stage, preset: Preset, labelers: Labelers, records: Records) -> dict[str, FinishedStage]:
+    """The newest runs of the stages that a step needs, or of those that stand for them. Raises MissingError."""
+    prefixes = bool(prefixes_of(project, labelers, records))
+    had = {other.name for other in due(situation_of(project, preset, labelers, records, prefixes=prefixes))}
+    names = {other.name for other in STAGES}
+    needs = {met_by(need, had) for need in row.needs.values() if need in names}
+    return {need: _done(project, need, row.name) for need in sorted(needs & names)}
 
 
 def _done(project: Project, name: str, step: str) -> FinishedStage:

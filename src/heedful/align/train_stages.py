@@ -28,6 +28,8 @@ from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.reward import train_reward
 from heedful.training.sft import SFTData, candidates_in, lowest_losses, train_sft
 
+_CHOSEN = "chosen.json"
+
 
 def sft(given: Given, *, folder: Path, console: Console) -> None:
     """Step 1: the base model on demonstrations; candidates for the choice by RM score (SPEC 3.2)."""
@@ -46,24 +48,33 @@ def initial_policy(given: Given, *, folder: Path, console: Console) -> None:
         _train_initial_policy(given, folder, console)
     best = lowest_losses(candidates_in(folder))
     console.print(f"initial policy: epoch {best.epoch}, demonstration loss {best.validation_loss:.3f}", highlight=False)
-    write_json(folder / "chosen.json", {"folder": str(best.folder.relative_to(folder)), "epoch": best.epoch})
+    write_json(folder / _CHOSEN, {"folder": str(best.folder.relative_to(folder)), "epoch": best.epoch})
 
 
-def initial_policy_folder(folder: Path) -> Path:
-    """The folder of the model that :func:`initial_policy` chose."""
-    return folder / json.loads((folder / "chosen.json").read_text(encoding="utf-8"))["folder"]
+def initial_policy_of(given: Given) -> Path:
+    """The folder of the model that PPO starts from.
+
+    It is the one that :func:`initial_policy` chose, or what stands for it: of SFT's candidates the one with the lowest loss, as
+    :func:`initial_policy` would choose, or a model that was given.
+    """
+    folder = given.made("initial")
+    if folder is None:
+        return given.model_of("initial")
+    if (folder / _CHOSEN).is_file():
+        return folder / json.loads((folder / _CHOSEN).read_text(encoding="utf-8"))["folder"]
+    return lowest_losses(candidates_in(folder)).folder
 
 
 def reward(given: Given, *, folder: Path, console: Console) -> None:
     """Step 2: the reward model, from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
     if trained_before(folder, given.stage.name, console):
         return
-    config, records, sft_folder = given.config, given.records, given.run_of("sft")
-    tokenizer = load_tokenizer(sft_folder / "model")
+    config, records, sft_model = given.config, given.records, given.model_of("sft")
+    tokenizer = load_tokenizer(sft_model)
     keep_template(tokenizer, given.setting.template)
-    start = given.setting.reward_start
-    causal = load_causal_model(start or sft_folder / "model", loading_precision(config))
-    check_tokenizer(causal, tokenizer, start or sft_folder)
+    start = given.setting.reward_start or sft_model
+    causal = load_causal_model(start, loading_precision(config))
+    check_tokenizer(causal, tokenizer, start)
     torch.manual_seed(config.seed)
     assert isinstance(tokenizer.eos_token_id, int)
     padding = tokenizer.pad_token_id
@@ -103,8 +114,7 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
     config, records = given.config, given.records
     # Loaded in main memory, two bases that are the same are found to be so, and the GPU has to hold only one.
     where = torch.device("cpu") if config.lora_rank else None
-    start = initial_policy_folder(given.run_of("initial"))
-    policy, tokenizer = policy_for_training(start, loading_precision(config), where=where)
+    policy, tokenizer = policy_for_training(initial_policy_of(given), loading_precision(config), where=where)
     keep_template(tokenizer, given.setting.template)
     reward_folder = given.run_of("reward") / "model"
     reward_model = placed_for_training(load_scalar_model(reward_folder, loading_precision(config)), where)

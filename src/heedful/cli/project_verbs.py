@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from heedful.cli.options import PositionalProject, ProjectFolder, load_project, optional, say
+from heedful.cli.options import Flag, PositionalProject, ProjectFolder, load_project, optional, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,13 @@ class Init:
     """How a conversation becomes tokens: plain, chat (the model's own chat template)
     or a Jinja file (else chat if the model has a template)."""
 
+    lora: Flag = False
+    """Settings for adapters (LoRA) instead of all weights."""
+
     def run(self, console: Console) -> None:
         """Create the folder; warn if the model is not there yet. Raises ConfigError (a project is there, a bad template)."""
+        from heedful.model_files import how_to_get, is_model, what_is_there
+        from heedful.presets import tables_as_comments
         from heedful.project.project import has_chat_template, init_project
 
         given = self.base_model.strip()
@@ -38,16 +43,24 @@ class Init:
         template = self.template or ("chat" if base_model is not None and has_chat_template(base_model) else "plain")
         if template not in ("plain", "chat"):
             template = str(Path(template).expanduser().absolute())
-        project = init_project(self.project, base_model="" if base_model is None else str(base_model), template=template)
+        preset, why = _preset_for(base_model, lora=self.lora)
+        project = init_project(
+            self.project,
+            base_model="" if base_model is None else str(base_model),
+            template=template,
+            preset=preset,
+            tables=tables_as_comments(preset),
+        )
         say(console, f"made the project {project.folder}")
+        say(console, why)
         if base_model is not None:
             _show_template(base_model, project.template, console)
-        if base_model is not None and not (base_model / "config.json").is_file():
+        if base_model is not None and not is_model(base_model):
             console.print("warning:", style="bold yellow", end=" ")
             say(
                 console,
-                f"there is no model in {base_model} yet (no config.json): "
-                f"put it there, or change base_model in {project.config_file}",
+                f"there is no model in {base_model} yet ({what_is_there(base_model)}): "
+                f"put it there, or change base_model in {project.config_file}; {how_to_get(given, base_model)}",
             )
         say(console, f"next: heedful import FORMAT FILE --project {project.folder}, then heedful align {project.folder}")
 
@@ -78,6 +91,22 @@ def _show_template(base_model: Path, template: str, console: Console) -> None:
     for line in prompt.splitlines():
         say(console, f"  | {line}")
     say(console, f"and the response that it learns from, with the token that ends it: {response!r}")
+
+
+def _preset_for(base_model: Path | None, *, lora: bool) -> tuple[str, str]:
+    """The preset for the model's size, and a sentence that says why."""
+    from heedful.model_files import count_parameters
+    from heedful.presets import sized_name
+
+    parameters = None if base_model is None else count_parameters(base_model)
+    if parameters is None:
+        known = sized_name(1.3e9, lora=True) if lora else "paper-1.3B"
+        return known, f'preset = "{known}": the size of the model is not known; set a preset for its size in heedful.toml'
+    name = sized_name(parameters, lora=lora)
+    return (
+        name,
+        f'preset = "{name}": {parameters:,} parameters; comments in heedful.toml say where its learning rates come from',
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,6 +163,7 @@ def _training_curves(results: Results, models: Mapping[str, Model]) -> dict[str,
             made[key] = plots.curve(f"curve-{key}", label, "iteration", series)
     for name, points, key, label in (
         ("training_sft", curves.get("sft", []), "loss", "SFT loss (nats per token)"),
+        ("validation_sft", results.get("sft_validation", []), "loss", "SFT: validation loss (nats per token)"),
         ("training_reward", curves.get("reward", []), "loss", "Reward model: loss"),
         ("training_accuracy", curves.get("reward", []), "accuracy", "Reward model: accuracy on its batch"),
     ):

@@ -312,6 +312,8 @@ class Results(_RunKeys, total=False):
     reward_model: RewardModel
     prefix: Prefix
     sft_checkpoints: list[SftCheckpoint]
+    left_out: dict[str, str]
+    sft_validation: list[LossPoint]
     benchmarks: list[Benchmark]
     alignment_tax: list[AlignmentTax]
     curves: Curves

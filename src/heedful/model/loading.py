@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ from heedful.model.fast.allocator import give_back_memory
 from heedful.model.lora import note_adapter, stored_tensor
 from heedful.model.precision import Precision
 from heedful.model.scalar_models import scalar_head
+from heedful.model.weight_files import check_all_there
+from heedful.model_files import how_to_get, is_gguf, what_is_there
 
 # Our own progress bars are enough: transformers would draw one for each small file that it writes.
 transformers.utils.logging.disable_progress_bar()
@@ -34,9 +37,9 @@ _ALIGNMENT = 64  # bytes, of a new tensor of torch
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises MissingError, ModelError (no end-of-text token)."""
-    folder = _model_folder(path)
+    folder, options = _source(path)
     try:
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
         tokenizer = cast(PreTrainedTokenizerBase, loaded)
     except Exception as error:  # tokenizers raises the bare class for a damaged file
         _refuse_code(folder, error)
@@ -44,7 +47,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             "the tokenizer cannot be loaded",
             expected="tokenizer files that transformers' AutoTokenizer reads",
             got=str(error).partition("\n")[0] or type(error).__name__,
-            where=folder,
+            where=path,
             next_step="save the tokenizer beside the model: tokenizer.save_pretrained(FOLDER)",
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # without its files transformers makes an empty one
@@ -52,7 +55,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             "the tokenizer cannot be loaded",
             expected="a vocabulary",
             got="special tokens only",
-            where=folder,
+            where=path,
             next_step="save the tokenizer beside the model: tokenizer.save_pretrained(FOLDER)",
         )
     if tokenizer.eos_token_id is None:
@@ -60,7 +63,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             "the tokenizer has no end-of-text token",
             expected="eos_token set in tokenizer_config.json: responses end with it",
             got="none",
-            where=folder,
+            where=path,
             next_step='set it, for example tokenizer.eos_token = "<|endoftext|>", and save the tokenizer again',
         )
     return tokenizer
@@ -68,17 +71,17 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 def load_configuration(path: str | Path) -> PretrainedConfig:
     """The configuration in a model's folder. Raises MissingError, ModelError."""
-    folder = _model_folder(path)
+    folder, options = _source(path)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # what is raised depends on how the file is damaged
         _refuse_code(folder, error)
         raise ModelError(
             "the model's configuration cannot be read",
             expected="a config.json that transformers reads",
             got=str(error).partition("\n")[0] or type(error).__name__,
-            where=folder,
-            next_step="check the folder: load it in plain transformers",
+            where=path,
+            next_step="check it: load it in plain transformers",
         ) from error
     if (quantised := getattr(config, "quantization_config", None)) is not None:
         raise ModelError(
@@ -219,32 +222,54 @@ def check_architecture(config: PretrainedConfig, where: str | Path, *, scalar: b
     return model
 
 
+def _source(path: str | Path) -> tuple[Path, dict[str, str]]:
+    """Where transformers reads a model from, and how: a folder in Hugging Face format, or a GGUF file in a folder.
+
+    The numbers of a quantised GGUF file are read as they are, into full tensors. Raises MissingError.
+    """
+    file = Path(path).expanduser()
+    if not is_gguf(file):
+        return _model_folder(path), {}
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise MissingError(
+            "reading a GGUF file needs packages that are not installed",
+            expected="the extra gguf",
+            got=f"no {' and no '.join(missing)}",
+            where=file,
+            next_step="pip install 'heedful[gguf]', or give the folder in Hugging Face format that the file was made from",
+        )
+    return file.parent, {"gguf_file": file.name}
+
+
 def _model_folder(path: str | Path) -> Path:
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         raise MissingError(
             "there is no model here",
-            expected="a folder in Hugging Face format with config.json",
-            got="no such folder" if not folder.exists() else "no config.json in it",
+            expected="a folder in Hugging Face format with config.json, or a GGUF file",
+            got="no such folder" if not folder.exists() else what_is_there(folder),
             where=folder,
-            next_step="give the path of a downloaded model (Heedful never downloads one by itself)",
+            next_step=how_to_get(str(path), folder),
         )
     return folder
 
 
 def _load(path: str | Path, load: Callable[..., object], kind: str, precision: Precision) -> PreTrainedModel:
-    folder = _model_folder(path)
+    folder, options = _source(path)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     try:
-        loaded = load(folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False)
+        if not options:
+            check_all_there(folder)
+        loaded = load(folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False, **options)
     except Exception as error:  # safetensors has a class of its own for a damaged file
         _refuse_code(folder, error)
         raise ModelError(
             f"the model cannot be loaded as {kind}",
             expected="weights and a configuration that transformers reads",
-            got=str(error).partition("\n")[0] or type(error).__name__,
-            where=folder,
-            next_step="check the folder: load it in plain transformers",
+            got=(error.got if isinstance(error, ModelError) else str(error).partition("\n")[0]) or type(error).__name__,
+            where=path,
+            next_step="check it: load it in plain transformers",
         ) from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if missing := sorted(info["missing_keys"]):  # transformers would make them up at random
@@ -252,13 +277,16 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
             f"the model cannot be loaded as {kind}",
             expected="a weight for each parameter",
             got=f"none for {', '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
-            where=folder,
+            where=path,
             next_step="give the folder of a model of this kind, saved whole",
         )
     _refuse_numbers_that_are_none(model, folder)
     model.eval()
     _align(model)
-    note_adapter(model, folder)
+    if options:
+        _forget_storage(model)
+    else:
+        note_adapter(model, folder)
     give_back_memory()  # what reading took
     return model
 
@@ -278,6 +306,16 @@ def _refuse_numbers_that_are_none(model: PreTrainedModel, folder: Path) -> None:
             where=folder,
             next_step="download or copy the model again; if it was trained, use an earlier checkpoint",
         )
+
+
+def _forget_storage(model: PreTrainedModel) -> None:
+    """The weights of a GGUF file are plain tensors now: a saved model must not say that they are stored otherwise."""
+    config: Any = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    for name, value in (("hf_quantizer", None), ("is_quantized", False)):
+        if hasattr(model, name):
+            setattr(model, name, value)
 
 
 def _align(model: PreTrainedModel) -> None:

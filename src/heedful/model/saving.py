@@ -7,6 +7,7 @@ kill nor a full disk leaves half a model.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -88,14 +89,28 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         # safetensors and torch wrap the operating system's error in their own classes.
         if isinstance(error, OSError) or "no space" in str(error).lower() or "i/o error" in str(error).lower():
-            raise StorageError(
-                "the disk refused to write",
-                expected="room for the whole folder",
-                got=str(error),
-                where=path,
-                next_step="free some space and run the same command again: the last checkpoint is untouched",
-            ) from error
+            raise _refusal(error, path) from error
         raise
+
+
+def _refusal(error: BaseException, path: Path) -> StorageError:
+    """What the system refused, by kind: permission is one thing, a full or failing disk another."""
+    again = "run the same command again: the last checkpoint is untouched"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(
+            "writing is not permitted here",
+            expected="a folder that this user may write to",
+            got=str(error),
+            where=path,
+            next_step=f"change its permissions, then {again}",
+        )
+    return StorageError(
+        "the disk refused to write",
+        expected="room for the whole folder",
+        got=str(error),
+        where=path,
+        next_step=f"free some space and {again}",
+    )
 
 
 def _exchange(new: Path, old: Path) -> None:

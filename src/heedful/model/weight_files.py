@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from safetensors import safe_open
@@ -10,17 +11,21 @@ from transformers import PreTrainedModel
 
 from heedful.errors import ModelError
 
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<ending>\.safetensors|\.bin)")
+_NAMED = 3
+"""How many missing files a message names."""
+
 
 def check_weight_files(folder: Path, model: PreTrainedModel) -> None:
     """Raises ModelError for a file that is missing or damaged, or a tensor of another shape than ``model``'s.
 
     ``model`` is what the configuration describes; its own weights do not matter.
     """
+    check_all_there(folder)
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-    if not files:
-        raise _unreadable(folder, "no file of weights")
     shapes = {path.name: _shapes(path) for path in files if path.suffix == ".safetensors"}
-    for index in sorted(folder.glob("*.index.json")):
+    ending = ".safetensors" if shapes else ".bin"
+    for index in sorted(folder.glob(f"*{ending}.index.json")):
         _check_index(index, {path.name for path in files}, shapes)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for file, found in shapes.items():
@@ -28,6 +33,25 @@ def check_weight_files(folder: Path, model: PreTrainedModel) -> None:
             want = wanted.get(name) or wanted.get(f"{model.base_model_prefix}.{name}")
             if want is not None and want != shape:
                 raise _unreadable(folder, f"{file}: {name} has the shape {shape}; config.json makes it {want}")
+
+
+def check_all_there(folder: Path) -> None:
+    """Raises ModelError if a file of weights is missing; missing shards are named."""
+    # transformers reads safetensors files if there are some, and does not look at others.
+    ending = ".safetensors" if next(folder.glob("*.safetensors*"), None) is not None else ".bin"
+    present = {path.name for path in folder.glob(f"*{ending}")}
+    indexes = sorted(folder.glob(f"*{ending}.index.json"))
+    wanted = {file for index in indexes for file in _listed(index).values()}
+    for shard in filter(None, map(_SHARD.fullmatch, present)):
+        digits, count = len(shard["count"]), int(shard["count"])
+        wanted |= {f"{shard['stem']}-{i:0{digits}d}-of-{shard['count']}{shard['ending']}" for i in range(1, count + 1)}
+    if missing := sorted(wanted - present):
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise _unreadable(folder, f"no {', '.join(missing[:_NAMED])}{more}")
+    if wanted and not indexes:
+        raise _unreadable(folder, f"shards without their index, model{ending}.index.json, which says what each of them holds")
+    if not present:
+        raise _unreadable(folder, "no file of weights")
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -39,13 +63,17 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise _unreadable(file.parent, f"{file.name}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _check_index(index: Path, files: set[str], shapes: dict[str, dict[str, tuple[int, ...]]]) -> None:
-    """Everything that an index lists is there."""
+def _listed(index: Path) -> dict[str, str]:
+    """Tensor -> file, as an index says."""
     try:
-        file_of = {str(name): str(file) for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
+        return {str(name): str(file) for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(index.parent, f"{index.name}: no JSON object with a weight_map ({error})") from None
-    for name, file in sorted(file_of.items()):
+
+
+def _check_index(index: Path, files: set[str], shapes: dict[str, dict[str, tuple[int, ...]]]) -> None:
+    """Everything that an index lists is there."""
+    for name, file in sorted(_listed(index).items()):
         if file not in files:
             raise _unreadable(index.parent, f"no {file}, which {index.name} lists")
         if file in shapes and name not in shapes[file]:

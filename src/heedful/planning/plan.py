@@ -1,6 +1,7 @@
 """The plan of SFT, reward model and PPO: memory on each GPU, operations, time, and what to change if a step does not fit.
 
-Computed from the model's sizes and the settings alone (docs/planning.md has the formulae); nothing is loaded or downloaded.
+Computed from the model's sizes and the settings alone (docs/planning.md has the formulae); nothing is loaded or downloaded. The
+time on a CPU follows from a measurement of its speed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 
 from heedful.errors import ConfigError
 from heedful.planning.compute import Lengths, Work, ppo_work, reward_work, sft_work
+from heedful.planning.cpu_speed import CpuSpeed
 from heedful.planning.memory import Memory, compute_bytes, peak, ppo_memory, reward_memory, sft_memory
 from heedful.planning.shapes import Shape
+from heedful.planning.text_lengths import LimitAdvice, TextLengths
 from heedful.presets import Preset
 from heedful.training.config import StepConfig
 
@@ -23,6 +26,9 @@ FULL_CONTEXT = 2_048
 DEMONSTRATIONS = 12_725
 """The paper's (SPEC 1.4: 11,295 by labelers and 1,430 by customers)."""
 _MOST_GPUS = 65_536
+UTILIZATION = {"gpu": 0.4, "cpu": 0.5}
+"""Share of the operations a second that training reaches, unless another is given: of a GPU's data sheet, and of a CPU's
+measured matrix products (docs/planning.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +56,16 @@ class Assumptions:
     """0: this machine's CPU and memory."""
     gpu: str
     utilization: float
-    """Share of the data sheet's operations a second that training reaches."""
+    """Share of the operations a second that training reaches: of a GPU's data sheet, or of what was measured on a CPU."""
+    cpu: CpuSpeed | None = None
+    """This machine's, if the plan is for a CPU. None: no time is estimated."""
     lengths: Lengths
     demonstrations: int
     rankings: int
     responses: float
     """Mean number of responses in a ranking, K (SPEC 2.3: 4 to 9)."""
+    skip_sft: bool = False
+    """The base model is the SFT model."""
 
     @property
     def memory(self) -> float:
@@ -65,7 +75,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """One step: memory on each GPU at each moment; operations, counted in both ways; seconds (None on a CPU)."""
+    """One step: memory on each GPU at each moment; operations, counted in both ways; seconds (None if not estimated)."""
 
     step: str
     moments: Mapping[str, Memory]
@@ -82,6 +92,15 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizedSetting:
+    """A setting that depends on the model's size, and where its value comes from."""
+
+    name: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The plan of all steps for one model."""
 
@@ -89,6 +108,12 @@ class Plan:
     reward: Shape
     assumptions: Assumptions
     steps: tuple[StepPlan, ...]
+    settings: tuple[SizedSetting, ...] = ()
+    """What depends on the model's size."""
+    lengths: TextLengths | None = None
+    """Of a project's texts."""
+    limits: LimitAdvice | None = None
+    """What a project's limits do to its texts."""
 
     @property
     def verdict(self) -> str:
@@ -126,12 +151,13 @@ def make_plan(policy: Shape, reward: Shape, preset: Preset, assumptions: Assumpt
         rollouts = _seconds(ppo[0].rollouts, a)
         assert rollouts is not None
         ppo_seconds += max(0.0, decoding - rollouts)
+    sft_step = _step("SFT", preset.sft, sft_memory_at, sft[0], sft[1], _seconds(sft[0], a), a)
     return Plan(
         policy=policy,
         reward=reward,
         assumptions=a,
         steps=(
-            _step("SFT", preset.sft, sft_memory_at, sft[0], sft[1], _seconds(sft[0], a), a),
+            *(() if a.skip_sft else (sft_step,)),
             _step("reward model", preset.reward, reward_memory_at, rm[0], rm[1], _seconds(rm[0], a), a),
             _step(
                 "PPO-ptx" if preset.ppo.ptx_coefficient else "PPO",
@@ -193,9 +219,15 @@ def _fewest_gpus(fits: Callable[[int], bool], more_than: int) -> int | None:
 
 
 def _seconds(work: Work, a: Assumptions) -> float | None:
+    speed = _speed(a)
+    return None if speed is None else work.flops / (speed.flops * a.utilization)
+
+
+def _speed(a: Assumptions) -> CpuSpeed | None:
+    """Of all GPUs together by their data sheet, or of the CPU as measured."""
     if a.gpus == 0:
-        return None
-    return work.flops / (a.gpus * GPUS[a.gpu].flops * a.utilization)
+        return a.cpu
+    return CpuSpeed(flops=a.gpus * GPUS[a.gpu].flops, bandwidth=a.gpus * GPUS[a.gpu].bandwidth)
 
 
 def _decoding_seconds(policy: Shape, preset: Preset, a: Assumptions) -> float | None:
@@ -203,14 +235,15 @@ def _decoding_seconds(policy: Shape, preset: Preset, a: Assumptions) -> float | 
 
     A batch takes as long as its longest response; weights and cache are split over the GPUs.
     """
-    if a.gpus == 0:
+    speed = _speed(a)
+    if speed is None:
         return None
     config, size = preset.ppo, compute_bytes(preset.ppo.precision)
     weights = policy.parameters * size * config.max_response_tokens
     seen = a.lengths.prompt + a.lengths.response / 2
     per_token = 2 * policy.layers * policy.key_width * size
     cache = config.batch_size * a.lengths.response * seen * per_token
-    return config.iterations * (weights + cache) / (a.gpus * GPUS[a.gpu].bandwidth)
+    return config.iterations * (weights + cache) / speed.bandwidth
 
 
 def _check(policy: Shape, preset: Preset, a: Assumptions) -> None:

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from heedful.planning.plan import GB, Plan, StepPlan
+from heedful.planning.text_lengths import PERCENTILES, TextLengths, percentile
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -34,6 +36,7 @@ def show_plan(plan: Plan, console: Console) -> None:
                 "" if number else step.step, moment, *(_gigabytes(part) for part in parts), style=style, end_section=last
             )
     console.print(memory)
+    _show_settings(plan, console)
     work = Table(title="petaflop/s-days and time", title_justify="left")
     work.add_column("step")
     for heading in ("tokens", "true count", "full context", "time"):
@@ -47,12 +50,57 @@ def show_plan(plan: Plan, console: Console) -> None:
             _time(step.seconds),
         )
     console.print(work)
+    if a.cpu is not None:
+        console.print(
+            f"the time assumes {a.utilization:.0%} of {a.cpu.flops / 1e9:,.0f} billion operations a second, measured just now "
+            f"with matrix products of this model's width, and {a.cpu.bandwidth / 1e9:,.1f} GB of memory a second",
+            highlight=False,
+            soft_wrap=True,
+        )
+    _show_lengths(plan, console)
     if a.gpus == 0:
         console.print(
             "not included: 0.4 GB for Python with torch, and holes in the heap (up to 28 % more in measurements)",
             highlight=False,
         )
     console.print(plan.verdict, highlight=False, soft_wrap=True, markup=False)
+
+
+def _show_settings(plan: Plan, console: Console) -> None:
+    if not plan.settings:
+        return
+    table = Table(title="settings for this size", title_justify="left")
+    table.add_column("setting")
+    table.add_column("value", justify="right")
+    table.add_column("source")
+    for setting in plan.settings:
+        table.add_row(escape(setting.name), f"{setting.value:g}", setting.source)
+    console.print(table)
+
+
+def _show_lengths(plan: Plan, console: Console) -> None:
+    """Percentiles of the texts' lengths, what the limits leave out, and better limits."""
+    if plan.lengths is not None and plan.lengths.kinds():
+        table = Table(title="lengths of the texts in tokens", title_justify="left")
+        table.add_column("texts")
+        for heading in ("measured", *(f"{percent} %" for percent in PERCENTILES), "longest"):
+            table.add_column(heading, justify="right")
+        for kind, lengths in plan.lengths.kinds().items():
+            cells = [percentile(lengths, percent) for percent in (*PERCENTILES, 100)]
+            table.add_row(kind, f"{len(lengths):,}", *(f"{cell:,}" for cell in cells))
+        console.print(table)
+    if plan.limits is not None:
+        for line in (*plan.limits.effects, plan.limits.proposal):
+            if line:
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _lengths_as_json(lengths: TextLengths) -> dict[str, Any]:
+    """By kind of text: how many were measured, percentiles, the longest."""
+    return {
+        kind: {"measured": len(found)} | {str(percent): percentile(found, percent) for percent in (*PERCENTILES, 100)}
+        for kind, found in lengths.kinds().items()
+    }
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
@@ -62,6 +110,9 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "reward_model": asdict(plan.reward) | {"scalar_parameters": plan.reward.scalar_parameters},
         "assumptions": asdict(plan.assumptions) | {"memory_bytes": int(plan.assumptions.memory)},
         "steps": [_step_as_json(step) for step in plan.steps],
+        "settings": [asdict(setting) for setting in plan.settings],
+        "lengths": None if plan.lengths is None else _lengths_as_json(plan.lengths),
+        "limits": None if plan.limits is None else asdict(plan.limits),
         "verdict": plan.verdict,
     }
 

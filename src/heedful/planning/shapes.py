@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, PretrainedConfig, PreTrainedModel
 
 from heedful.errors import MissingError, ModelError
 from heedful.miniature.base import CONTEXT_LENGTH, SIZES, VOCABULARY_SIZE
 from heedful.model.dropout import decoder_layers
+from heedful.model.loading import load_configuration
 from heedful.model.lora import linear_layers
+from heedful.model_files import how_to_get, is_model, what_is_there
 
 GPT3 = {"gpt3-1.3b": (24, 2_048, 16), "gpt3-6b": (32, 4_096, 32), "gpt3-175b": (96, 12_288, 96)}
 """Layers, width and heads (Brown et al. 2020, Table 2.1; its 24 heads of 128 at 1.3B do not fit a width of 2,048)."""
@@ -75,18 +77,14 @@ def shape_of(model: str) -> Shape:
         config = _gpt2(size.layers, size.width, size.heads, vocabulary=VOCABULARY_SIZE, context=CONTEXT_LENGTH)
         return shape_of_config(model, config)
     folder = Path(model).expanduser()
-    if not (folder / "config.json").is_file():
+    if not is_model(folder):
         raise MissingError(
             f"no model {model!r}",
-            expected=", ".join(KNOWN) + ", or a folder in Hugging Face format with config.json",
-            got="no config.json in that folder" if folder.is_dir() else "no such name or folder",
-            next_step="give one of these names, or the folder of a downloaded model (nothing is downloaded)",
+            expected=", ".join(KNOWN) + ", a folder in Hugging Face format with config.json, or a GGUF file",
+            got=what_is_there(folder),
+            next_step=f"give one of these names, or a downloaded model; {how_to_get(model, folder)}",
         )
-    try:
-        config = cast(PretrainedConfig, AutoConfig.from_pretrained(folder, local_files_only=True))
-    except Exception as error:
-        raise _unusable(folder, error) from error
-    return shape_of_config(folder.resolve().name, config, where=folder)
+    return shape_of_config(folder.resolve().name, load_configuration(folder), where=folder)
 
 
 def shape_of_config(name: str, config: PretrainedConfig, where: Path | None = None) -> Shape:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from heedful.errors import ConfigError, MissingError, StorageError
+from heedful.model_files import how_to_get, is_model, what_is_there
 from heedful.project.files import write_atomically
 from heedful.project.structure import from_mapping
 from heedful.project.text_encoding import check_encoding
@@ -46,6 +47,9 @@ pretraining_text = "data/pretraining"
 # template, for a base model that has one), or a file with a chat template in Jinja, absolute or relative to this file.
 {template}
 
+# Whether the base model follows instructions already: then it is the SFT model, and no demonstrations are needed.
+# skip_sft = false
+
 # Who demonstrates, ranks and rates: "people" in their browsers (`heedful web`), people who fill in "files" of tasks, or
 # "simulated" (the built-in miniature's labelers, who can judge only its own prompts).
 labelers = "people"
@@ -56,15 +60,25 @@ labelers = "people"
 # Where the application finds models to talk to: the address of `heedful serve`, or of any other server with OpenAI's API.
 # model_server = "http://127.0.0.1:8001/v1"
 
-# Where the values come from that the tables below do not set: "paper-1.3B", "paper-6B", "paper-175B" or "miniature".
-preset = "paper-1.3B"
+# Where the values come from that the tables below do not set: "paper-1.3B", "paper-6B", "paper-175B", "miniature", or learning
+# rates and batch sizes for a number of parameters: "0.5B", "7B"; "7B-lora" trains adapters.
+preset = {preset}
 
 # Seed of all stages.
 seed = 0
 
-# One table for each stage; the values shown are those of the preset paper-1.3B. All keys, with unit, default and source:
+# The longest texts of all stages, in tokens; longer prompts are left out and counted. `heedful plan` on this folder says what
+# your texts need.
+# [limits]
+# max_prompt_tokens = 1_024
+# max_response_tokens = 1_024
+
+# One table for each stage; the values shown are those of the preset. All keys, with unit, default and source:
 # docs/configuration.md, or heedful/training/config.py and heedful/presets.py.
 
+{tables}"""
+
+TABLES = """\
 # [sft]
 # epochs = 16
 # learning_rate = 9.65e-6
@@ -92,6 +106,7 @@ seed = 0
 # prompts = 1_000
 # choice_prompts = 500
 """
+"""The tables of the preset paper-1.3B."""
 
 Config = TypeVar("Config")
 Labelers = Literal["people", "files", "simulated"]
@@ -120,6 +135,9 @@ class ProjectSection:
     template: str = "plain"
     """How a conversation becomes tokens, in training and answers alike: plain (the model continues its text, as GPT-3 does),
     chat (the tokenizer's own chat template), or a file with a chat template in Jinja, absolute or relative to the project."""
+    skip_sft: bool = False
+    """Whether the base model is the SFT model: a chat model that follows instructions already begins where it is. Then there is
+    no SFT and no initial policy, and no demonstrations are needed."""
     labelers: Labelers = "people"
     """Who demonstrates, ranks and rates: `people` at work in the labeling database (`heedful web`), people who fill in
     `files` of tasks, or the miniature's `simulated` labelers, who can judge only its own prompts."""
@@ -130,7 +148,8 @@ class ProjectSection:
     """Address of the models that people talk to in the application: `heedful serve`, or any server with OpenAI's API. Without
     it: `$HEEDFUL_MODEL_SERVER`. An API key for it: `$HEEDFUL_MODEL_SERVER_KEY`."""
     preset: str = "paper-1.3B"
-    """Where the values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B or miniature."""
+    """Where the values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B, miniature, or learning rates
+    and batch sizes for a number of parameters, such as 0.5B, 7B, or 7B-lora for adapters."""
     seed: int = 0
     """Seed of all stages."""
     processes: int = 1
@@ -157,6 +176,7 @@ class Project:
     engine: Literal["heedful", "vllm"] = "heedful"
     template: str = "plain"
     """plain, chat, or the text of the file that heedful.toml names."""
+    skip_sft: bool = False
     labelers: Labelers = "people"
     database: str | None = None
     model_server: str | None = None
@@ -187,15 +207,15 @@ class Project:
         return self.folder / "tasks"
 
     def model_folder(self, name: str) -> Path:
-        """The folder of a base model that ``heedful.toml`` names. Raises MissingError if there is no model."""
+        """The folder (or GGUF file) of a model that ``heedful.toml`` names. Raises MissingError if there is no model."""
         folder = self.folder / Path(name).expanduser()
-        if not (folder / "config.json").is_file():
+        if not is_model(folder):
             raise MissingError(
                 "the base model is not there",
-                expected="a folder in Hugging Face format, with config.json",
-                got=f"{folder}: " + ("no config.json in it" if folder.is_dir() else "a file" if folder.exists() else "nothing"),
+                expected="a folder in Hugging Face format, with config.json, or a GGUF file",
+                got=f"{folder}: {what_is_there(folder)}",
                 where=self.config_file,
-                next_step="download the model first (Heedful never does it by itself), then set base_model to its folder",
+                next_step=how_to_get(name, folder),
             )
         return folder
 
@@ -224,6 +244,7 @@ class Project:
             reward_start=section.reward_start,
             engine=section.engine,
             template=template_text(section.template, folder),
+            skip_sft=section.skip_sft,
             labelers=section.labelers,
             database=section.database,
             model_server=section.model_server,
@@ -234,10 +255,13 @@ class Project:
         )
 
 
-def init_project(path: str | Path, *, base_model: str, template: str = "plain") -> Project:
+def init_project(
+    path: str | Path, *, base_model: str, template: str = "plain", preset: str = "paper-1.3B", tables: str = TABLES
+) -> Project:
     """Make a project in a new or existing folder.
 
     template: plain, chat, or the path of a Jinja file, absolute or relative to the folder.
+    tables: the tables of the stages in heedful.toml, as comments.
     Raises ConfigError if the folder holds a project already or the template is no file, StorageError if it cannot be written.
     """
     folder = Path(path)
@@ -269,6 +293,8 @@ def init_project(path: str | Path, *, base_model: str, template: str = "plain") 
         name=_toml_string(name),
         base_model=_toml_string(base_model),
         template=f"# {line}" if template == "plain" else line,
+        preset=_toml_string(preset),
+        tables=tables,
     )
     write_atomically(folder / CONFIG_FILE, text)
     return Project.load(folder)

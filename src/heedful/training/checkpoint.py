@@ -28,13 +28,15 @@ from heedful.training.sharding import read_sharded, whole_tensor, write_sharded
 
 CHECKPOINTS = "checkpoints"
 STATE_FILE, CHECKSUM_FILE = "state.pt", "SHA256SUMS"
+_ZIP_WRITER = ("PytorchStreamWriter", "inline_container")  # how its errors begin, or where they say they come from
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int, say: Callable[[str], None] = warnings.warn) -> None:
     """Write ``state`` to ``folder/step-N``, N being ``state["step"]``; then remove all but the ``keep`` newest checkpoints.
 
-    A kill at any moment leaves whole checkpoints only, old or new. Raises StorageError (disk full) and then leaves the previous
-    checkpoints untouched. A checkpoint that cannot be removed is no error, since nothing is lost: ``say`` reports it.
+    A kill at any moment leaves whole checkpoints only, old or new. Raises StorageError (a full disk, no permission) and then
+    leaves the previous checkpoints untouched; an interruption stays an interruption. A checkpoint that cannot be removed is no
+    error, since nothing is lost: ``say`` reports it.
     """
 
     if world().size > 1:
@@ -46,8 +48,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int, say: C
             with open(aside / STATE_FILE, "wb") as file:
                 torch.save(dict(state), file)
         except RuntimeError as error:
-            # torch.save reports a failing disk as an error of its zip writer; what the system said is that error's context.
-            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+            cause = _what_stopped(error)
+            if cause is error:
+                raise
+            raise cause from None
         (aside / CHECKSUM_FILE).write_text(f"{_checksum(aside / STATE_FILE)}  {STATE_FILE}\n", encoding="ascii")
 
     write_folder(folder / f"step-{state['step']}", write)
@@ -145,7 +149,13 @@ def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int, say: Ca
         write_part(broadcast(aside))
 
     def write_part(aside: Path) -> None:
-        write_sharded(aside, state)
+        try:
+            write_sharded(aside, state)
+        except CheckpointException as error:
+            cause = _first_failure(error)
+            if cause is error:
+                raise
+            raise cause from None
         # Each rank sums what it wrote itself: another machine may not see all of it yet.
         own = [file for file in aside.iterdir() if file.name.startswith(f"__{world().rank}_")]
         if world().is_rank_zero:
@@ -229,6 +239,31 @@ def _parts(value: Any) -> Iterable[bytes | memoryview]:
             yield repr(item).encode()
     else:
         yield repr(value).encode()
+
+
+def _what_stopped(error: RuntimeError) -> BaseException:
+    """What really stopped torch.save: its zip writer reports everything as an error of its own.
+
+    The real reason (an interruption, what the system said of the disk) is that error's context. Any other error is a bug and
+    stays what it is.
+    """
+    found = error.__context__
+    while found is not None:
+        if isinstance(found, OSError | MemoryError | KeyboardInterrupt | SystemExit):
+            return found
+        found = found.__context__
+    if any(name in str(error) for name in _ZIP_WRITER):
+        return OSError(str(error))
+    return error
+
+
+def _first_failure(error: CheckpointException) -> BaseException:
+    """What really stopped the ranks, if it was an interruption or the disk: torch wraps it in an error of its own."""
+    failures = [failure for failure, _ in error.failures.values()]
+    stopped = [failure for failure in failures if isinstance(failure, KeyboardInterrupt)]
+    # A lost connection is not the disk: it says that a rank has ended.
+    refused = [failure for failure in failures if isinstance(failure, OSError) and not isinstance(failure, ConnectionError)]
+    return next(iter([*stopped, *refused]), error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -131,6 +131,11 @@ class SFTConfig(StepConfig):
     """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights, as in the
     paper."""
 
+    @property
+    def epochs_kept(self) -> frozenset[int]:
+        """Epochs after which a candidate is kept."""
+        return frozenset(round(self.epochs * (i + 1) / self.candidates) for i in range(self.candidates)) - {0}
+
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
         check_fields(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ class Training:
     done: int
     text: list[list[Example]] | None
     timer: CheckpointTimer
+    validation_loss: float | None
+    """The last one that was measured."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,10 +126,11 @@ def train_sft(
     quick_check(model)
     run = Run(folder, config, title=title, console=console)
     training = prepare(model, tokenizer, data, config, run)
+    validate_before(training)
     with run.progress(training.steps, done=training.done) as progress:
         for number in range(training.done, training.steps):
             loss = step(training, number)
-            progress.advance(note=f"loss {loss:.3f}")
+            progress.advance(note=f"loss {loss:.3f}{_shown(training.validation_loss)}")
             record(training, number)
     return finish(training)
 
@@ -162,10 +165,28 @@ def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: SF
         done=done,
         text=None,
         timer=CheckpointTimer(config.checkpoint_seconds),
+        validation_loss=None,
     )
     if data.pretraining is not None:
         training.text = pretraining_batches(data.pretraining, config, training.steps, data.context_length)
     return training
+
+
+def validate_before(training: Training) -> None:
+    """Measure what the model as given loses on the validation set: training has to improve on it.
+
+    A run that continues goes on with the last loss that it measured.
+    """
+    if training.done == 0:
+        training.run.log(0, {"epoch": 0.0, **_losses(*_validate(training))})
+    else:
+        measured = [row["validation_loss"] for row in training.run.metrics() if "validation_loss" in row]
+        training.validation_loss = measured[-1] if measured else None
+
+
+def loss_before_training(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    """The validation loss of the model as given, in the lines of metrics.jsonl; None if an older version began the run."""
+    return next((row["validation_loss"] for row in metrics if row.get("epoch") == 0), None)
 
 
 def step(training: Training, number: int) -> float:
@@ -189,13 +210,12 @@ def record(training: Training, number: int) -> None:
     """After a step: keep a candidate at the end of some epochs, validate if it is time, write a checkpoint if it is due."""
     config, run = training.config, training.run
     epoch, place = divmod(number, training.steps_per_epoch)
-    keep_after = {round(config.epochs * (i + 1) / config.candidates) for i in range(config.candidates)} - {0}
-    if place == training.steps_per_epoch - 1 and epoch + 1 in keep_after:
+    if place == training.steps_per_epoch - 1 and epoch + 1 in config.epochs_kept:
         folder = run.folder / "candidates" / f"epoch-{epoch + 1}"
         save_whole(training.weights.master, training.tokenizer, folder)
-        candidate = Candidate(folder, epoch + 1, *_validate(training))
-        training.candidates.append(candidate)
-        run.log(number, {"epoch": float(epoch + 1), **_losses(candidate.validation_loss, candidate.pretraining_loss)})
+        losses = _validate(training)
+        training.candidates.append(Candidate(folder, epoch + 1, *losses))
+        run.log(number, {"epoch": float(epoch + 1), **_losses(*losses)})
     elif config.validates_after(number):
         run.log(number, _losses(*_validate(training)))
     if training.timer.due():
@@ -206,6 +226,9 @@ def record(training: Training, number: int) -> None:
 def finish(training: Training) -> list[Candidate]:
     """Write the list of candidates and the last model; returns the candidates."""
     run = training.run
+    before, after = loss_before_training(run.metrics()), training.validation_loss
+    if before is not None and after is not None:
+        run.console.print(f"{run.title}: validation loss {before:.3f} before training, {after:.3f} after", highlight=False)
     rows = [{**asdict(c), "folder": str(c.folder.relative_to(run.folder))} for c in training.candidates]
     run.write(CANDIDATES_FILE, rows)  # written before the model: if the model exists, everything else does
     save_whole(training.weights.master, training.tokenizer, run.model_folder)
@@ -267,12 +290,18 @@ def _validate(training: Training) -> tuple[float, float | None]:
         sequences = data.pretraining_validation.sequences(context_length=data.context_length, rng=np.random.default_rng(0))
         text = [Example(list(s[:1]), list(s[1:])) for _, s in zip(range(128), sequences, strict=False)]
         text_loss = demonstration_loss(model, text, tokens_per_microbatch=tokens)
+    training.validation_loss = loss
     return loss, text_loss
 
 
 def _losses(validation_loss: float, pretraining_loss: float | None) -> dict[str, float]:
     """A row of metrics."""
     return {"validation_loss": validation_loss} | ({} if pretraining_loss is None else {"pretraining_loss": pretraining_loss})
+
+
+def _shown(validation_loss: float | None) -> str:
+    """For the progress line."""
+    return "" if validation_loss is None else f"  validation {validation_loss:.3f}"
 
 
 def pretraining_batches(text: PretrainingText, config: SFTConfig, steps: int, context_length: int) -> list[list[Example]]:
