@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -28,7 +29,7 @@ def value(parameters: float, table: str, key: str, *, lora: bool = False) -> flo
         ("initial_policy", "learning_rate", 5e-6, 1.04e-5, 2.45e-6),
         ("initial_policy", "batch_size", 32, 32, 8),
         ("ppo", "value_learning_rate", 9e-6, 9e-6, 5e-6),
-        ("ppo", "learning_rate", 8.05e-6, 8.05e-6, 3.74e-6),
+        ("ppo", "learning_rate", 8.05e-6, 8.05e-6, 2.55e-6),
     ],
 )
 def test_at_the_papers_sizes_the_values_are_the_papers(
@@ -95,6 +96,8 @@ def test_adapters_learn_ten_times_as_fast() -> None:
 def test_a_preset_by_size_is_the_papers_but_for_what_depends_on_the_size() -> None:
     assert sized(1.3e9) == paper("1.3B")
     assert sized(6e9) == paper("6B")
+    large = paper("175B")  # its reward model has 6B
+    assert sized(175e9) == replace(large, reward=replace(large.reward, learning_rate=5e-6))
     small = sized(0.135e9)
     assert small.sft.learning_rate > paper("1.3B").sft.learning_rate
     assert small.collect == paper("1.3B").collect

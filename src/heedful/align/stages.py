@@ -312,7 +312,10 @@ def situation_of(project: Project, preset: Preset, labelers: Labelers, records: 
 def _repeats_sft(preset: Preset, has_text: bool) -> bool:
     """Whether the initial policy would be trained with SFT's settings on SFT's data."""
     policy = preset.initial_policy
-    return not (has_text and policy.pretraining_share) and replace(policy, pretraining_share=0.0) == preset.sft
+    if has_text and policy.pretraining_share:
+        return False
+    without_text = {"pretraining_share": 0.0, "pretraining_share_of": preset.sft.pretraining_share_of}
+    return replace(policy, **without_text) == preset.sft
 
 
 def _done_before(project: Project, name: str) -> bool:
