@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import subprocess
+import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.align.small_project import heedful
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from heedful.evaluate.results import load_results
@@ -59,9 +62,10 @@ pytestmark = [
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
 @pytest.mark.skipif(not (OASST.is_file() and HH.is_file()), reason=f"no real human data at {REAL}: set HEEDFUL_REAL_DATA")
-def test_a_chat_model_is_aligned_in_its_own_format(processes: Any, tmp_path: Path) -> None:
+def test_a_chat_model_is_aligned_in_its_own_format(tmp_path: Path) -> None:
     def do(*arguments: object) -> str:
-        done = heedful(processes, *arguments)
+        command = [sys.executable, "-m", "heedful.cli", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1_500, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -69,8 +73,15 @@ def test_a_chat_model_is_aligned_in_its_own_format(processes: Any, tmp_path: Pat
     said = do("init", project, "--base-model", MODEL)
     assert "  | Name a river.<|im_end|>" in said
     assert Project.load(project).template == "chat"
-    do("import", "oasst", OASST, "--project", project)
-    do("import", "hh-rlhf", HH, "--project", project)
+    trees, pairs = (
+        tmp_path / "trees.jsonl",
+        tmp_path / "pairs.jsonl",
+    )  # a part of each: the test is of the path, not of the data
+    trees.write_text("".join(OASST.open(encoding="utf-8").readlines()[:25]), encoding="utf-8")
+    with gzip.open(HH, "rt", encoding="utf-8") as lines:
+        pairs.write_text("".join(islice(lines, 120)), encoding="utf-8")
+    do("import", "oasst", trees, "--project", project)
+    do("import", "hh-rlhf", pairs, "--project", project)
     with (project / "heedful.toml").open("a") as config:
         config.write(SMALL)
     do("align", project)
@@ -90,7 +101,8 @@ def test_a_chat_model_is_aligned_in_its_own_format(processes: Any, tmp_path: Pat
     assert answer[-1] == end
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long  # 50 s of processor time
+@pytest.mark.timeout(900)
 def test_the_self_check_of_a_real_chat_model() -> None:
     assert not [check for check in examine_template(MODEL) if check.failed]
     with torch.random.fork_rng():
