@@ -27,12 +27,16 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.console_database import build  # noqa: E402
+from tests.web.fake_models import FakeModels  # noqa: E402
+from tests.web.served import served  # noqa: E402
 
 from heedful.conversation import turns_of  # noqa: E402
 from heedful.labeling.database.connection import Database, open_database  # noqa: E402
 from heedful.labeling.database.tables import person, prompt, response  # noqa: E402
 from heedful.labeling.people import accounts, instruction_versions, sessions  # noqa: E402
 from heedful.labeling.queue import items, leases  # noqa: E402
+from heedful.labeling.usage import admission, api_keys, blind_votes, conversations  # noqa: E402
+from heedful.labeling.usage.conversations import NewConversation  # noqa: E402
 from heedful.records import Prompt, Response  # noqa: E402
 
 FOLDER = Path(__file__).parent / "_static" / "screenshots"
@@ -94,12 +98,23 @@ def main() -> None:
         with database.write() as connection:
             _in_plain_words(connection)
         ranking, demonstration = _work(database)
+        conversation, key = _talk(database)
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
-        server = subprocess.Popen(
-            [sys.executable, "-m", "heedful.cli", "web", folder, "--port", str(port)], stdout=subprocess.DEVNULL
-        )
+        models = served(FakeModels().app)
+        command = [
+            sys.executable,
+            "-m",
+            "heedful.cli",
+            "web",
+            folder,
+            "--port",
+            str(port),
+            "--model-server",
+            models.__enter__(),
+        ]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(f"{url}/health")
@@ -127,10 +142,13 @@ def main() -> None:
                 picture("agreement", RESEARCHER, "/console/agreement")
                 picture("explorer", RESEARCHER, "/console/data?kind=ranking")
                 picture("people", ADMIN, "/admin/people")
+                picture("playground", LABELER, f"/playground/{conversation}")
+                picture("api_key", LABELER, f"/keys/{key}")
                 browser.close()
         finally:
             server.terminate()
             server.wait()
+            models.__exit__(None, None, None)
             database.close()
 
 
@@ -169,6 +187,29 @@ def _work(database: Database) -> tuple[int, int]:
             instruction_versions.acknowledge(connection, LABELER, current.id)
         accounts.invite_to_join(connection, role="labeler", group="training", created_by=ADMIN)
     return found[0], found[1]
+
+
+def _talk(database: Database) -> tuple[int, int]:
+    """A blind comparison after its vote, and a key that was used: their numbers."""
+    models = ("acme/alpha-7b", "acme/beta-2")
+    with database.write() as connection:
+        new = NewConversation(layout="compare", models=models, use_case="open_qa", training=True)
+        number = conversations.start(connection, LABELER, new)
+        turn = conversations.add_turn(connection, number, LABELER, PROMPTS[0], training=True)
+        for answer, text in zip(conversations.own(connection, number, LABELER).turns[0].answers, SKY[2:4], strict=True):
+            ask = conversations.begin_answer(connection, answer.id, LABELER)
+            conversations.end_answer(connection, ask, text, state="finished", finish_reason="stop")
+        blind_votes.vote(connection, turn, LABELER, choice="answer", position=0)
+        wanted = api_keys.NewKey(person_id=LABELER, name="Notebook", uses=("research",), per_day=1_000, keep_days=90)
+        key, secret = api_keys.make(connection, wanted, by=ADMIN)
+    for prompt_text in PROMPTS[:5]:
+        admitted = admission.admit(database, secret, "chat")
+        asked = [{"role": "user", "content": prompt_text}]
+        outcome = admission.Outcome(
+            status=200, model=models[0], prompt_tokens=14, completion_tokens=52, request=asked, response=[SKY[0]]
+        )
+        admission.finish(database, admitted, outcome)
+    return number, key
 
 
 def _write(page: Any) -> None:
