@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.align.small_project import heedful, run
 from tests.evaluate.benchmarks.data_sets import jsonl, rte, write_data_sets
+from tests.model.test_template import chat_tokenizer
+from tests.tiny import END, plain, tiny_gpt2
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM
 
-from heedful.errors import ConfigError
+from heedful.errors import ConfigError, DataError
 from heedful.evaluate.benchmarks import benchmark_run, item_results
 from heedful.evaluate.benchmarks.asking_models import asked, choice_logprobs, sampled
 from heedful.evaluate.benchmarks.benchmark_run import contestants
@@ -23,6 +28,7 @@ from heedful.evaluate.benchmarks.task_table import TASKS, Item
 from heedful.model import save_model
 from heedful.model.inference import load_policy
 from heedful.model.scratch import new_gpt2, train_tokenizer
+from heedful.model.template import encode, encode_after
 
 TEXT = [
     "The red cat sleeps. A blue dog barks at night. Question: who paints a house? Answer: the man. Passage: it was sold.",
@@ -284,9 +290,6 @@ def test_names_of_models() -> None:
 
 def test_a_choice_has_the_probability_of_its_tokens(models: list[Path]) -> None:
     """By hand: log-softmax of the plain model's logits, summed over the choice's tokens."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     policy, tokenizer = load_policy(models[0])
     subject = asked(policy, tokenizer)
     items = [
@@ -294,13 +297,13 @@ def test_a_choice_has_the_probability_of_its_tokens(models: list[Path]) -> None:
         Item(id="b", pairs=(("", "The red cat"), ("", "A dog"))),
         Item(id="c", pairs=(("The cat", " sleeps"), ("A dog", " sleeps"))),
     ]
-    plain = AutoModelForCausalLM.from_pretrained(models[0])
+    reference = AutoModelForCausalLM.from_pretrained(models[0])
     for item, row in zip(items, choice_logprobs(subject, items), strict=True):
         assert row["cut"] == 0
         for (before, after), total, length in zip(item.pairs, row["logprobs"], row["lengths"], strict=True):
             head = tokenizer(before)["input_ids"] or [tokenizer.bos_token_id]
             tail = tokenizer(after)["input_ids"]
-            logits = plain(torch.tensor([[*head, *tail]])).logits[0]
+            logits = reference(torch.tensor([[*head, *tail]])).logits[0]
             own = torch.log_softmax(logits, -1)[len(head) - 1 : -1].gather(1, torch.tensor(tail)[:, None])
             assert total == pytest.approx(float(own.detach().sum()), abs=1e-4)
             assert length == len(tail)
@@ -316,7 +319,44 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(tmp_path: Path) -> None:
     assert row["cut"] == len(tokens) + longest - 32
     (response,) = sampled(subject, [Item(id="a", prompt=long)], max_tokens=8)
     assert response["cut"] == len(tokens) + 8 - 32
-    from heedful.errors import DataError
-
     with pytest.raises(DataError, match="does not fit"):
         choice_logprobs(subject, [Item(id="a", pairs=((long, " barks" * 40), (long, " at")))])
+
+
+def test_a_cut_prompt_keeps_what_the_tokenizer_puts_in_front(tmp_path: Path) -> None:
+    """By hand: begin-of-text and the last 28 tokens of the prompt, then the choice."""
+    tokenizer: Any = train_tokenizer(TEXT, vocabulary_size=400, context_length=32)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.eos_token_id)]
+    )
+    model = new_gpt2(tokenizer, layers=1, width=32, heads=2, context_length=32, seed=2)
+    (choice,) = encode_after(tokenizer, ["A dog"], [" at"])
+    long = "The red cat sleeps. " * 20 + "A dog"
+    (whole,) = encode(tokenizer, [long])
+    (row,) = choice_logprobs(asked(model, tokenizer), [Item(id="a", pairs=((long, " at"),))])
+    assert row["cut"] == len(whole) + len(choice) - 32
+    kept = [whole[0], *whole[-(32 - len(choice) - 1) :], *choice]
+    assert len(kept) == 32
+    with torch.no_grad():
+        logits = plain(model)(torch.tensor([kept])).logits[0, 31 - len(choice) : -1]
+    total = float(torch.log_softmax(logits, -1).gather(1, torch.tensor(choice)[:, None]).sum())
+    assert row["logprobs"][0] == pytest.approx(total, abs=1e-4)
+
+
+def test_under_a_chat_template_a_choice_is_the_assistants_answer() -> None:
+    """The tokens of the rendered chat with the choice in it; a sentence without a prompt stays plain text."""
+    tokenizer, model = chat_tokenizer(), tiny_gpt2(vocabulary=128)
+    subject = asked(model, tokenizer, template="chat")
+    items = [Item(id="a", prompt="w1", pairs=(("w1 w2", " w3"), ("w1 w2", " w4 w5"))), Item(id="b", pairs=(("", "w6 w7"),))]
+    chat, bare = choice_logprobs(subject, items)
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "w1 w2"}], add_generation_prompt=True, tokenize=False)
+    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    for tail, total in zip(([3], [4, 5]), chat["logprobs"], strict=True):
+        with torch.no_grad():
+            logits = plain(model)(torch.tensor([[*head, *tail]])).logits[0, len(head) - 1 : -1]
+        own = float(torch.log_softmax(logits, -1).gather(1, torch.tensor(tail)[:, None]).sum())
+        assert total == pytest.approx(own, abs=1e-4)
+    with torch.no_grad():
+        logits = plain(model)(torch.tensor([[END, 6, 7]])).logits[0, :-1]
+    own = float(torch.log_softmax(logits, -1).gather(1, torch.tensor([[6], [7]])).sum())
+    assert bare["logprobs"][0] == pytest.approx(own, abs=1e-4)

@@ -272,6 +272,16 @@ def test_other_layouts_give_the_same_rows(tmp_path: Path) -> None:
     assert (item.pairs, item.answer) == ((("The cat", " ran."), ("The dog", " ran.")), 1)
 
 
+def test_the_hub_s_parquet_is_read(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow (extra prompts) is not installed")
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = [{"premise": "A.", "hypothesis": "B.", "label": 1, "idx": 5}]
+    (tmp_path / "rte").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rte" / "validation.parquet")
+    (item,) = series_of(task_named("rte"), "zero-shot", tmp_path).items
+    assert (item.id, item.answer) == ("5", 1)
+
+
 @pytest.mark.parametrize(
     ("read", "name", "text", "message"),
     [

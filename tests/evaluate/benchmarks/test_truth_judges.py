@@ -19,7 +19,7 @@ from tests.evaluate.benchmarks.data_sets import write_data_sets
 from tests.evaluate.benchmarks.test_benchmark_run import write_model
 from transformers import AutoModelForCausalLM
 
-from heedful.errors import DataError
+from heedful.errors import DataError, MissingError
 from heedful.evaluate.benchmarks.task_table import Item
 from heedful.evaluate.benchmarks.truth_judges import (
     EndpointJudge,
@@ -86,6 +86,24 @@ def test_a_model_judges_by_what_is_likelier(tmp_path: Path) -> None:
         expected.append(totals[0] > totals[1])
     assert [verdict.value for verdict in judge("true", responses)] == expected
     assert judge("informative", responses[:1]) == [Verdict(None, "no judge of informative")]
+    with pytest.raises(MissingError, match="no model here"):
+        model_judge(None, tmp_path / "nothing", "float32")
+
+
+def test_a_model_judges_from_the_command_line(tmp_path: Path) -> None:
+    data = write_data_sets(tmp_path / "data")
+    model, judge = write_model(tmp_path / "model", 0), write_model(tmp_path / "judge", 3)
+    arguments = (
+        "evaluate", "benchmarks", f"m={model}", "--data", data, "--out", tmp_path / "out", "--tasks", "truthfulqa",
+        "--settings", "qa", "--limit", "3", "--precision", "float32", "--truth-judge", judge,
+    )  # fmt: skip
+    code, said = run(*arguments)
+    assert code == 0, said
+    true, both = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
+    assert true["num_unscored"] == 0
+    # What is false is known not to be both; of what is true nobody said whether it is informative.
+    assert both["num_unscored"] == round(3 * true["estimate"]["value"])
+    assert f"judged by {judge}" in said
 
 
 # ---------------------------------------------------------------------------------------------------- an endpoint
