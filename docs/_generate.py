@@ -85,7 +85,7 @@ UNITS: Mapping[str, str] = {
     "discount": "per token",
     "gae_lambda": "",
     "whiten_over": "word",
-    "whiten_rewards": "yes or no",
+    "whiten_rewards": "yes/no",
     "temperature": "",
     "average_decay": "per iteration",
     "ptx_coefficient": "",
