@@ -24,6 +24,7 @@ from heedful.serve.choice import Choice, Piece
 from heedful.serve.served_models import ServedModel
 
 MOST_RETRY_SECONDS = 120
+_PROMPT_TOKENS_PER_STEP = 512  # more at once would let streams wait for new prompts
 _Result = TypeVar("_Result")
 log = logging.getLogger("heedful.serve")
 
@@ -203,7 +204,7 @@ class EngineThread:
     # ------------------------------------------------------------------------------------------ in the thread
 
     def _new(self, served: ServedModel) -> _Running:
-        return _Running(served, Engine(served.model, slots=self._slots, admit_at=0))
+        return _Running(served, Engine(served.model, slots=self._slots, admit_at=0, admit_tokens=_PROMPT_TOKENS_PER_STEP))
 
     def _run(self) -> None:
         try:

@@ -352,6 +352,25 @@ def test_values_that_mean_nothing_are_refused() -> None:
             Sampling(max_tokens=1, **wrong)
 
 
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_a_step_computes_no_more_prompt_tokens_than_it_may(make: Callable[[int], PreTrainedModel]) -> None:
+    """At most 10 in a step; equal prompts count once. The tokens drawn are those without a limit."""
+    model, sampling = make(1), Sampling(max_tokens=8)
+    prompts = [[3] * 6, [4] * 4, [5] * 30, [6] * 5, [6] * 5, [7] * 6]
+    engine = Engine(model, slots=9, admit_at=0, admit_tokens=10)
+    numbers = [engine.submit(prompt, sampling, [i])[0] for i, prompt in enumerate(prompts)]
+    tokens: dict[int, list[int]] = {number: [] for number in numbers}
+    begun: list[set[int]] = []
+    while engine.num_unfinished:
+        steps = engine.step()
+        begun.append({step.number for step in steps if not tokens[step.number]})
+        for step in steps:
+            tokens[step.number].append(step.token)
+    assert [len(new) for new in begun[:5]] == [2, 1, 2, 1, 0]
+    expected = generate(model, prompts, sampling, list(range(6)))
+    assert list(tokens.values()) == [generation.tokens for generation in expected]
+
+
 def test_several_requests_are_cancelled_at_once() -> None:
     engine = Engine(tiny_gpt2(1), slots=2)
     numbers = engine.submit([3], Sampling(max_tokens=50), [1, 2]) + engine.submit([4], Sampling(max_tokens=50), [3, 4])

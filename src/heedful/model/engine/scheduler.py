@@ -56,6 +56,8 @@ class Engine:
     slots: how many requests are decoded at the same time. tokenizer: needed by requests with stop strings.
     admit_at: requests that wait are admitted when this share of the slots is free, because prompts are cheaper to compute
     together; 0 admits each as soon as it fits, as serving needs. An idle engine always admits.
+    admit_tokens: a step computes at most this many tokens of prompts, or one longer prompt. Responses that are being written
+    then wait less for new prompts. None: no limit.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class Engine:
         slots: int = 512,
         tokenizer: PreTrainedTokenizerBase | None = None,
         admit_at: float = 0.25,
+        admit_tokens: int | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         if not 0 <= admit_at <= 1:
             raise ValueError(f"admit_at must be a share from 0 to 1, got {admit_at}")
         self._model, self._tokenizer, self._num_slots, self._admit_at = model, tokenizer, slots, admit_at
+        self._admit_tokens = admit_tokens
         self._runner = paged_runner(model) or Runner(model)
         self._waiting: deque[tuple[tuple[int, ...], list[Request]]] = deque()
         self._next_number = 0
@@ -118,7 +122,11 @@ class Engine:
         if live and free < self._admit_at * self._num_slots:
             return []
         admitted: dict[tuple[int, ...], list[Request]] = {}
+        size = 0
         while self._waiting and len(self._waiting[0][1]) <= free:
+            size += 0 if self._waiting[0][0] in admitted else len(self._waiting[0][0])
+            if admitted and self._admit_tokens is not None and size > self._admit_tokens:
+                break
             prompt, requests = self._waiting.popleft()
             admitted.setdefault(prompt, []).extend(requests)
             free -= len(requests)
