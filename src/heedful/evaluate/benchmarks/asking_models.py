@@ -196,13 +196,13 @@ def sampled(subject: Asked, items: Sequence[Item], *, max_tokens: int) -> list[d
     rows = prompt_tokens(subject.tokenizer, [_prompt(item.prompt) for item in items], subject.template)
     rows = [row or _beginning(subject.tokenizer) for row in rows]
     fitted = [_fitted(subject, row, max_tokens, item) for row, item in zip(rows, items, strict=True)]
-    ends = end_tokens(subject.model, subject.tokenizer)
+    ends = end_tokens(subject.model, subject.tokenizer, subject.template)
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0, stop_tokens=ends, stop=("\n",))
     prompts = [row for row, _ in fitted]
     seeds = [request_seeds(subject.seed, stream=f"benchmark {item.id}", count=1)[0] for item in items]
     generations = generated(subject.engine, prompts, sampling, seeds)
     spoken = [spoken_tokens(generation.tokens, ends) for generation in generations]
-    texts = decode_after(subject.tokenizer, prompts, spoken)
+    texts = decode_after(subject.tokenizer, prompts, spoken, subject.template)
     return [
         {
             "id": item.id,
