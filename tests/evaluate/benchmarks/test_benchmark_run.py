@@ -345,7 +345,8 @@ def test_a_cut_prompt_keeps_what_the_tokenizer_puts_in_front(tmp_path: Path) -> 
 
 def test_under_a_chat_template_a_choice_is_the_assistants_answer() -> None:
     """The tokens of the rendered chat with the choice in it; a sentence without a prompt stays plain text."""
-    tokenizer, model = chat_tokenizer(), tiny_gpt2(vocabulary=128)
+    tokenizer: Any = chat_tokenizer()
+    model = tiny_gpt2(vocabulary=128)
     subject = asked(model, tokenizer, template="chat")
     items = [Item(id="a", prompt="w1", pairs=(("w1 w2", " w3"), ("w1 w2", " w4 w5"))), Item(id="b", pairs=(("", "w6 w7"),))]
     chat, bare = choice_logprobs(subject, items)
