@@ -12,6 +12,7 @@ from rich.console import Console
 from tests.labeling.labeling import add_person
 from tests.labeling.usage.talk import a_key, answer_all, begin
 
+from heedful.align.labeling_database import LabelingDatabase
 from heedful.cli.labeling_verbs import StoreExport
 from heedful.cli.prompt_verbs import PromptsImport
 from heedful.errors import ConfigError
@@ -139,4 +140,16 @@ def test_the_import_does_what_the_page_could_not(
         consent.withdraw_turn(connection, view.turns[0].id, me)
     bring(project)
     assert "because users took it back: 1 prompts" in capsys.readouterr().out
+    assert [row["text"] for row in rows(project, "data/prompts.jsonl")] == ["What is the longest river of all?\n"]
+
+
+def test_align_does_it_too(project: Project, database: Database) -> None:
+    with database.write() as connection:
+        me = add_person(connection, "p-1")
+        view = answer_all(connection, begin(connection, me, "Name a whale, please."), "The orca.")
+        answer_all(connection, begin(connection, me, "What is the longest river of all?"), "The Nile.")
+    bring(project)
+    with database.write() as connection:
+        consent.withdraw_turn(connection, view.turns[0].id, me)
+    LabelingDatabase(project).take()
     assert [row["text"] for row in rows(project, "data/prompts.jsonl")] == ["What is the longest river of all?\n"]

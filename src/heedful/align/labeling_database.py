@@ -25,6 +25,7 @@ from heedful.project.data_folder import Records, record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.project import Project
 from heedful.project.runs import newest_done, records_in, stage_folders, with_records
+from heedful.prompts.withdrawing import apply_withdrawals
 from heedful.records import Demonstration, Ranking, Response
 
 OTHERS = "others"
@@ -87,6 +88,7 @@ class LabelingDatabase:
         with if_there(self.project.folder) as database:
             if database is None:
                 return
+            apply_withdrawals(database, self.project)  # what users took back must not train anything
             records = Records.load(self.project.data)
             for stage in STAGES[:-1]:
                 folder = newest_done(self.project.runs, stage.name) if stage.asks else None

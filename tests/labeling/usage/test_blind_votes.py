@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import csv
 import io
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.labeling.labeling import add_person
 from tests.labeling.usage.talk import ALPHA, BETA, answer_all, begin, compare
@@ -11,7 +14,8 @@ from heedful.errors import ConflictError, DataError, MissingError
 from heedful.evaluate.vote_sources import Selection, votes_of_file
 from heedful.labeling.database.connection import Database
 from heedful.labeling.usage import blind_votes, consent, conversations
-from heedful.labeling.usage.blind_votes import given_away_by, names_of
+from heedful.labeling.usage.blind_votes import Cast, given_away_by, names_of
+from heedful.statistics.bradley_terry import bradley_terry
 
 
 def test_a_vote_names_the_models_and_the_conversation_goes_on(database: Database) -> None:
@@ -128,3 +132,41 @@ def test_a_vote_for_one_of_three_says_nothing_of_the_others(database: Database) 
             (models[0], models[2], models[2]),
             (models[1], models[2], models[2]),
         ]
+
+
+def test_bradley_terry_of_the_table_is_evalicas(tmp_path: Path) -> None:
+    """Our scores of the exported table are those that evalica gives for the same rows."""
+    evalica = pytest.importorskip("evalica", reason="evalica (extra dev) is not installed")
+    draw = random.Random(3)
+    casts: list[Cast] = []
+    for number in range(300):
+        models = draw.sample(["acme/alpha-7b", "b", "=gamma", "delta"], k=draw.choice((2, 3)))
+        choice = draw.choice(("answer", "answer", "tie", "bad"))
+        casts.append(
+            Cast(
+                turn_key=f"k{number}",
+                prompt="Name, one\nriver",
+                at=1.0,
+                labeler=f"p-{number % 7}",
+                group="training",
+                choice=choice,
+                position=draw.randrange(len(models)) if choice == "answer" else None,
+                answers=tuple((place, model, draw.randrange(500)) for place, model in enumerate(models)),
+                gave_away=[],
+            )
+        )
+    path = tmp_path / "votes.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        number = blind_votes.write_csv(casts, file)
+    with path.open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == number > 300
+    won = {"tie": evalica.Winner.Draw, "both_bad": evalica.Winner.Draw}
+    winners = [
+        won.get(row["winner"], evalica.Winner.X if row["winner"] == row["model_a"] else evalica.Winner.Y) for row in table
+    ]
+    first, second = [row["model_a"] for row in table], [row["model_b"] for row in table]
+    theirs = evalica.bradley_terry(first, second, winners, tolerance=1e-13, limit=100_000).scores
+    logs = np.log(theirs) - np.log(theirs).mean()
+    ours = bradley_terry(*votes_of_file(path, Selection(), {}).columns()).scores
+    assert {name: estimate.value for name, estimate in ours.items()} == pytest.approx(logs.to_dict(), abs=1e-9)

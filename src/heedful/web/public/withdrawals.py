@@ -25,7 +25,7 @@ def clean_project(visit: Visit) -> str:
         log.error("withdrawals could not be applied: %s", error.message)
         return (
             "It will not be taken for training any more. The project's records could not be cleaned yet: "
-            "this is done before the next import."
+            "this is done before the next import or training."
         )
     erased = ", ".join(f"{count} {kind}" for kind, count in report.erased.items() if count)
     said = ["It will not be used for training, and nothing that was made from it."]
