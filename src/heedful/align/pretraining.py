@@ -1,4 +1,4 @@
-"""``heedful pretrain``: a base model from nothing but text, where there is none to start from."""
+"""``heedful pretrain``: a base model from nothing but text, if there is none to start from."""
 
 from __future__ import annotations
 
