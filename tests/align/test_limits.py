@@ -6,6 +6,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.align.small_project import (
@@ -21,10 +23,13 @@ from tests.tiny import plain, tiny_llama, tiny_tokenizer
 
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
+from heedful.align.limits import check_lengths
 from heedful.align.settings import Setting, given_for, setting_of
 from heedful.align.stages import STAGES, stage
 from heedful.align.who_labels import labelers_of
 from heedful.errors import ConfigError, DataError
+from heedful.model.loading import load_tokenizer
+from heedful.model.template import prompt_tokens
 from heedful.presets import resolved_preset
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
@@ -346,3 +351,33 @@ def test_quantised_weights_are_refused_first(project: Path, tmp_path: Path) -> N
     code, said = run("align", project)
     assert (code, "the model's weights are quantised" in said) == (2, True), said
     assert nothing_is_trained(project)
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"), [("base_model", ["sft", "initial_policy", "reward"]), ("small_model", ["initial_policy"])]
+)
+def test_a_text_that_is_read_fills_the_window_with_its_end_token(
+    base: Path, tmp_path: Path, name: str, tables: list[str]
+) -> None:
+    """Sixty tokens and the end, behind the prompt: more than any answer that is generated."""
+    prompts, demonstrations = rows()
+    demonstrations[0]["text"] = "w9 " * 60
+    prompt = next(row for row in prompts if row["id"] == demonstrations[0]["prompt_id"])
+    setting, records = setting_and_records(project_with(tmp_path / "mine", base, prompts, demonstrations))
+    preset = setting.preset
+    longer = {table: replace(getattr(preset, table), max_response_tokens=100) for table in ("sft", "initial_policy", "reward")}
+    short = {table: replace(getattr(preset, table), max_response_tokens=8) for table in ("collect", "evaluate")}
+    setting = replace(setting, preset=replace(preset, **longer, **short))
+    tokenizer = load_tokenizer(base)
+    exact = len(prompt_tokens(tokenizer, [records.prompts[prompt["id"]]], "plain")[0]) + 61
+
+    def check(window: int) -> None:
+        config: Any = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=window))
+        check_lengths(setting, records, {name: config}, tokenizer)
+
+    check(exact)
+    with pytest.raises(ConfigError) as caught:
+        check(exact - 1)
+    problems = str(caught.value.got).split("\n")
+    assert [problem.strip().partition("]")[0].removeprefix("[") for problem in problems] == tables
+    assert all(f"1 too many for {name}" in problem for problem in problems)
