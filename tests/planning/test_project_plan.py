@@ -206,7 +206,7 @@ def test_speed_is_operations_by_the_clock() -> None:
     assert speed.flops == pytest.approx(2 * 2_048 * 8 * 16 / 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_estimate_is_near_a_measured_run() -> None:
     """Processor time of both, in one process with one thread: what else the machine does counts little."""
     done = subprocess.run(

@@ -55,7 +55,7 @@ class Plan:
     """Which GPU: a100 (80 GB), h100 (80 GB) or h200 (141 GB)."""
     utilization: Annotated[float | None, optional("SHARE")] = None
     """Share of the operations a second that training reaches: of the GPU's bf16 data sheet (else 0.4),
-    or of this CPU's measured matrix products (else 0.5)."""
+    or of this CPU's measured matrix products (else 0.65)."""
     prompt_tokens: Annotated[float | None, optional("TOKENS")] = None
     """Mean length of a prompt, for time and true compute (else the project's, or a quarter of the limit)."""
     response_tokens: Annotated[float | None, optional("TOKENS")] = None

@@ -26,7 +26,7 @@ FULL_CONTEXT = 2_048
 DEMONSTRATIONS = 12_725
 """The paper's (SPEC 1.4: 11,295 by labelers and 1,430 by customers)."""
 _MOST_GPUS = 65_536
-UTILIZATION = {"gpu": 0.4, "cpu": 0.5}
+UTILIZATION = {"gpu": 0.4, "cpu": 0.65}
 """Share of the operations a second that training reaches, unless another is given: of a GPU's data sheet, and of a CPU's
 measured matrix products (docs/planning.md)."""
 
