@@ -21,7 +21,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM
 
 from heedful.errors import ConfigError, DataError
-from heedful.evaluate.benchmarks import benchmark_run, item_results
+from heedful.evaluate.benchmarks import asking_models, benchmark_run, item_results
 from heedful.evaluate.benchmarks.asking_models import asked, choice_logprobs, sampled
 from heedful.evaluate.benchmarks.benchmark_run import contestants
 from heedful.evaluate.benchmarks.task_table import TASKS, Item
@@ -361,3 +361,35 @@ def test_under_a_chat_template_a_choice_is_the_assistants_answer() -> None:
         logits = plain(model)(torch.tensor([[END, 6, 7]])).logits[0, :-1]
     own = float(torch.log_softmax(logits, -1).gather(1, torch.tensor([[6], [7]])).sum())
     assert bare["logprobs"][0] == pytest.approx(own, abs=1e-4)
+
+
+def test_examples_that_all_prompts_begin_with_are_computed_once(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, tokenizer = load_policy(models[0])
+    subject = asked(policy, tokenizer)
+    examples = "Question: who paints a house? Answer: the man. " * 6
+    queries = ["The red cat", "A blue dog barks", "The red dog", "Yes"]
+    items = [
+        Item(id=query, pairs=tuple((examples + query, choice) for choice in (" sleeps.", " barks at night", " is sold")))
+        for query in queries
+    ]
+    alone = [choice_logprobs(subject, [item])[0] for item in items]
+    sizes: list[int] = []
+    pack_shared = asking_models.pack_shared
+
+    def counting(heads: Any, tails: Any) -> Any:
+        sizes.append(sum(map(len, heads)) + sum(len(tail) for own in tails for tail in own))
+        return pack_shared(heads, tails)
+
+    monkeypatch.setattr(asking_models, "pack_shared", counting)
+    together = choice_logprobs(subject, items)
+    for one, other in zip(alone, together, strict=True):
+        assert (one["lengths"], one["id"]) == (other["lengths"], other["id"])
+        assert other["logprobs"] == pytest.approx(one["logprobs"], abs=1e-4)
+    (length,) = {len(tokenizer(examples)["input_ids"])}
+    assert sizes[0] < 2 * length
+    # Prompts that have nothing in common are not joined, and an empty beginning is no mistake.
+    monkeypatch.setattr(asking_models, "_TOKENS_PER_ROW", 150)
+    few = choice_logprobs(subject, [*items, Item(id="other", pairs=(("They sold it", " in May"), ("They sold it", " at")))])
+    assert [row["logprobs"] for row in few[:4]] == [pytest.approx(row["logprobs"], abs=1e-4) for row in alone]
+    rows = choice_logprobs(subject, items)
+    assert [row["logprobs"] for row in rows] == [pytest.approx(row["logprobs"], abs=1e-4) for row in alone]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,9 +97,32 @@ def choice_logprobs(subject: Asked, items: Sequence[Item]) -> list[dict[str, Any
 
 @torch.no_grad()
 def _totals(model: PreTrainedModel, groups: Sequence[tuple[list[int], list[list[int]]]]) -> list[list[float]]:
+    """Total log-probability of each choice after its prompt.
+
+    What all prompts begin with (few-shot examples) is computed once for each row of tokens, if it is longer than what is then
+    computed once more: the rest of each prompt, for each of its choices.
+    """
+    beginning = _common_beginning([prompt for prompt, _ in groups])
+    rests = sum((len(prompt) - beginning) * (len(choices) - 1) for prompt, choices in groups)
+    shares = len(groups) > 1 and beginning * (len(groups) - 1) > rests
     found: list[list[float]] = []
-    for part in _rows_of(groups):
-        batch = pack_shared([prompt for prompt, _ in part], [choices for _, choices in part]).to(model.device)
+    for part in _rows_of(groups, beginning if shares else 0):
+        if shares:
+            heads = [part[0][0][:beginning]]
+            tails = [[[*prompt[beginning:], *choice] for prompt, choices in part for choice in choices]]
+            skipped = [len(prompt) - beginning for prompt, choices in part for _ in choices]
+        else:
+            heads, tails = [prompt for prompt, _ in part], [choices for _, choices in part]
+            skipped = [0] * sum(map(len, tails))
+        batch = pack_shared(heads, tails)
+        kept = batch.column >= torch.tensor(skipped)[batch.row]
+        batch = replace(
+            batch,
+            predict_from=batch.predict_from[kept],
+            targets=batch.targets[kept],
+            row=batch.row[kept],
+            column=batch.column[kept],
+        ).to(model.device)
         logprobs = target_logprobs(model, batch).double()
         sums = torch.zeros(batch.num_sequences, dtype=torch.float64, device=logprobs.device)
         sums.index_add_(0, batch.row, logprobs)
@@ -111,15 +134,26 @@ def _totals(model: PreTrainedModel, groups: Sequence[tuple[list[int], list[list[
     return found
 
 
-def _rows_of(groups: Sequence[tuple[list[int], list[list[int]]]]) -> Iterator[list[tuple[list[int], list[list[int]]]]]:
-    """Groups in order, as many together as one row of tokens holds."""
+def _common_beginning(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with, at least one less than the shortest prompt has."""
+    first, last = min(prompts), max(prompts)
+    shortest = min(map(len, prompts))
+    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), shortest)
+    return min(same, shortest - 1)
+
+
+def _rows_of(
+    groups: Sequence[tuple[list[int], list[list[int]]]], beginning: int
+) -> Iterator[list[tuple[list[int], list[list[int]]]]]:
+    """Groups in order, as many together as one row of tokens holds. ``beginning``: tokens of prompts that are computed once."""
     part: list[tuple[list[int], list[list[int]]]] = []
-    size = 0
+    size = beginning
     for prompt, choices in groups:
-        more = len(prompt) + sum(map(len, choices))
+        times = len(choices) if beginning else 1
+        more = (len(prompt) - beginning) * times + sum(map(len, choices))
         if part and size + more > _TOKENS_PER_ROW:
             yield part
-            part, size = [], 0
+            part, size = [], beginning
         part.append((prompt, choices))
         size += more
     if part:
