@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "bench"))  # where `python bench/sft.py` finds the
 driver: Any = importlib.import_module("_driver")
 worker: Any = importlib.import_module("_worker")
 workload: Any = importlib.import_module("_workload")
+generation: Any = importlib.import_module("generation")
 
 
 @pytest.mark.slow
@@ -69,6 +70,21 @@ def test_useful_flop_by_hand() -> None:
     # Prompt of 2 (3 pairs) once; responses of 1 and 3 see it and themselves: 2 + 1 and 6 + 6 pairs. Scores after 3 and 5.
     ranking = {"prompt": [5, 6], "responses": [[7], [8, 9, 0]], "ranks": [1, 2]}
     assert workload.reward_flop(size, [ranking]) == 3 * flop(size, tokens=6, attended=18, read=2, attended_by_read=8)
+
+
+def test_flop_of_a_model_with_gated_blocks_by_hand() -> None:
+    config = {"hidden_size": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 3}
+    config |= {"intermediate_size": 5, "vocab_size": 7}
+    # A layer: queries and output 4 x 4 each, keys and values 4 x 2 each, three products of 4 x 5. A prompt of 2 and 2 new tokens:
+    # 3 tokens through the blocks, which see 1 + 2 + 3 keys; 2 rows of logits.
+    assert generation.model_flop(config, [(2, 2)]) == 2 * (3 * 3 * (2 * 16 + 2 * 8 + 3 * 20) + 2 * 4 * 7) + 4 * 3 * 4 * 6
+
+
+def test_prompts_for_a_model_are_words_and_the_same_each_time() -> None:
+    rows = generation.model_prompts(2_000, 50)
+    assert rows == generation.model_prompts(2_000, 50)
+    assert {len(row) for row in rows} <= set(range(32, 65))
+    assert all(1_000 <= token < 2_000 for row in rows for token in row)
 
 
 def test_pairs_are_all_comparisons() -> None:

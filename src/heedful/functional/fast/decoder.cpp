@@ -142,7 +142,14 @@ void rotate(float *head, const float *norm, const float *rotary, int64_t width, 
     }
     const int64_t half = width / 2;
     const float *cosines = rotary, *sines = rotary + half;
-    for (int64_t i = 0; i < half; i++) {
+    int64_t i = 0;
+    for (; i + LANES_512 <= half; i += LANES_512) {
+        const __m512 left = _mm512_loadu_ps(head + i), right = _mm512_loadu_ps(head + half + i);
+        const __m512 cosine = _mm512_loadu_ps(cosines + i), sine = _mm512_loadu_ps(sines + i);
+        Number<T>::store16(to + i, _mm512_fmsub_ps(left, cosine, _mm512_mul_ps(right, sine)));
+        Number<T>::store16(to + half + i, _mm512_fmadd_ps(right, cosine, _mm512_mul_ps(left, sine)));
+    }
+    for (; i < half; i++) {
         store(to[i], head[i] * cosines[i] - head[half + i] * sines[i]);
         store(to[half + i], head[half + i] * cosines[i] + head[i] * sines[i]);
     }
@@ -275,21 +282,46 @@ int64_t decode(const Decoder &d, const Batch &b, char *memory) {
 
 // ---------------------------------------------------------------- packing
 
+// Word w of all sixteen rows becomes row w.
+inline void transpose(__m512i (&rows)[16]) {
+    __m512i pairs[16], fours[16];
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+        fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {  // the four parts of a register, of rows 4g to 4g + 3, belong to words i, i + 4, i + 8, i + 12
+        const __m512i even = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x88), odd = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xdd);
+        const __m512i even_after = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x88);
+        const __m512i odd_after = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xdd);
+        rows[i] = _mm512_shuffle_i32x4(even, even_after, 0x88), rows[8 + i] = _mm512_shuffle_i32x4(even, even_after, 0xdd);
+        rows[4 + i] = _mm512_shuffle_i32x4(odd, odd_after, 0x88), rows[12 + i] = _mm512_shuffle_i32x4(odd, odd_after, 0xdd);
+    }
+}
+
 // Packs rows of a weight [outputs, inputs] as columns, 16 at a time, in every `step`-th half of a panel from `half` on: `groups` halves,
 // which end with zeros if there are more than outputs.
 template <typename T>
 void pack(int64_t outputs, int64_t groups, int64_t inputs, const T *from, char *to, int64_t half, int64_t step) {
-    constexpr int64_t TOGETHER = Number<T>::TOGETHER;
-    const int64_t words = inputs / TOGETHER;
+    const int64_t words = inputs / Number<T>::TOGETHER;
 #pragma omp parallel for schedule(static) if (outputs * inputs > 65536)
     for (int64_t group = 0; group < groups; group++) {
         const int64_t place = half + group * step, count = std::min<int64_t>(16, outputs - group * 16);
         char *column = to + place / 2 * words * COLUMNS * 4 + place % 2 * 64;
-        const T *rows = from + group * 16 * inputs;
-        for (int64_t word = 0; word < words; word++) {
-            alignas(64) int32_t line[16] = {};
-            for (int64_t i = 0; i < count; i++) std::memcpy(line + i, rows + i * inputs + word * TOGETHER, 4);
-            std::memcpy(column + word * COLUMNS * 4, line, 64);
+        for (int64_t word = 0; word < words; word += 16) {
+            const int64_t some = std::min<int64_t>(16, words - word);
+            const __mmask16 mask = static_cast<__mmask16>((1u << some) - 1);
+            __m512i lines[16];
+            for (int64_t i = 0; i < 16; i++)
+                lines[i] = i < count ? _mm512_maskz_loadu_epi32(mask, from + (group * 16 + i) * inputs + word * Number<T>::TOGETHER)
+                                     : _mm512_setzero_si512();
+            transpose(lines);
+            for (int64_t i = 0; i < some; i++) _mm512_store_si512(column + (word + i) * COLUMNS * 4, lines[i]);
         }
     }
 }
@@ -310,7 +342,8 @@ extern "C" {
 // Asks the system for large pages: a pass reads the weights from end to end.
 void prefer_huge_pages(char *memory, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
-    madvise(memory, bytes, MADV_HUGEPAGE);
+    const int64_t begin = up_to(reinterpret_cast<int64_t>(memory), 4096), end = reinterpret_cast<int64_t>(memory) + bytes;
+    if (end > begin) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
 #endif
     (void)memory, (void)bytes;
 }

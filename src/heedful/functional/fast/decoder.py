@@ -123,6 +123,13 @@ def can_decode(weight: Tensor) -> bool:
     return kernels.usable(weight) and kernels.function(f"decode_{kernels.kind(weight)}") is not None
 
 
+def large_memory(size: int) -> Tensor:
+    """New memory in pages as large as the system has: with small ones, looking up their places takes time. [size] uint8."""
+    memory = torch.empty(size, dtype=torch.uint8)
+    kernels.function("prefer_huge_pages")(c_void_p(memory.data_ptr()), c_int64(size))
+    return memory
+
+
 class Decoder:
     """A decoder's weights, packed in the order in which a pass reads them."""
 
@@ -192,10 +199,9 @@ class Decoder:
         products = [product for layer in self._weights.layers for product in _products(layer)]
         products.append(([Weight(self._weights.head, None)], False))
         sizes = [_panels(*product) * _COLUMNS * product[0][0].weight.shape[1] * self._dtype.itemsize for product in products]
-        memory = torch.empty(sum(sizes) + 2 * _HUGE_PAGE, dtype=torch.uint8)
+        memory = large_memory(sum(sizes) + _HUGE_PAGE)
         self._kept.append(memory)
         place = _whole(memory.data_ptr(), _HUGE_PAGE)
-        kernels.function("prefer_huge_pages")(c_void_p(place), c_int64(_whole(sum(sizes), _HUGE_PAGE)))
         linear: list[_Linear] = []
         for (parts, gated), size in zip(products, sizes, strict=True):
             linear.append(self._linear(parts, gated, place))

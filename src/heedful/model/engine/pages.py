@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from heedful.functional.fast.decoder import PAGE
+from heedful.functional.fast.decoder import PAGE, large_memory
 
-_CHUNK_BYTES = 2**24  # memory is taken in chunks of at least this many bytes
+_CHUNK_BYTES = 2**25  # memory is taken in chunks of at least this many bytes
 
 
 class Pages:
@@ -56,7 +56,7 @@ class Pages:
 
     def _grow(self, count: int) -> None:
         number = max(count, _CHUNK_BYTES // self._page_bytes, 1)
-        chunk = torch.empty(number, self._page_bytes, dtype=torch.uint8)
+        chunk = large_memory(number * self._page_bytes)
         self._chunks.append(chunk)
         first = chunk.data_ptr()
         self._free += [first + i * self._page_bytes for i in range(number)][::-1]

@@ -196,9 +196,20 @@ def generate(
     called with the number of requests that just finished. tokenizer: needed for stop strings.
     Raises UserError if prompt and max_tokens together exceed the model's context window.
     """
+    return generate_with(Engine(model, slots=batch_size, tokenizer=tokenizer), prompts, sampling, seeds, advance=advance)
+
+
+def generate_with(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    *,
+    advance: Callable[[int], None] | None = None,
+) -> list[Generation]:
+    """What :func:`generate` does, by an idle engine that was made before, with the weights of that time."""
     if len(prompts) != len(seeds):
         raise ValueError(f"expected a seed for each of {len(prompts)} prompts, got {len(seeds)}")
-    engine = Engine(model, slots=batch_size, tokenizer=tokenizer)
     samples: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         samples.setdefault(tuple(prompt), []).append(i)
