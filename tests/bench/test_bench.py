@@ -75,8 +75,8 @@ def test_useful_flop_by_hand() -> None:
 def test_flop_of_a_model_with_gated_blocks_by_hand() -> None:
     config = {"hidden_size": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 3}
     config |= {"intermediate_size": 5, "vocab_size": 7}
-    # A layer: queries and output 4 x 4 each, keys and values 4 x 2 each, three products of 4 x 5. A prompt of 2 and 2 new tokens:
-    # 3 tokens through the blocks, which see 1 + 2 + 3 keys; 2 rows of logits.
+    # A layer: queries and output 4 x 4 each, keys and values 4 x 2 each, three products of 4 x 5. A prompt of 2 and 2 new
+    # tokens: 3 tokens through the blocks, which see 1 + 2 + 3 keys; 2 rows of logits.
     assert generation.model_flop(config, [(2, 2)]) == 2 * (3 * 3 * (2 * 16 + 2 * 8 + 3 * 20) + 2 * 4 * 7) + 4 * 3 * 4 * 6
 
 

@@ -95,7 +95,7 @@ def test_drawn_tokens_and_their_logprobs_are_torchs(dtype: torch.dtype, vocabula
     logits = (3 * torch.randn(400, vocabulary)).to(dtype)
     numbers = torch.rand(400, dtype=torch.float64)
     tokens, logprobs = kernels.draw(logits, numbers)
-    expected, expected_logprobs = _draw_chunk(logits, numbers, None)
+    expected, expected_logprobs = _draw_chunk(logits, numbers, None, [])
     # A number may lie within rounding of the border between two tokens.
     assert (tokens == expected).float().mean() > 0.99
     same = tokens == expected

@@ -146,6 +146,25 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
     assert found[0] == found[1] == found[2]
 
 
+def test_penalties_and_likeliest_tokens_are_those_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama()
+    sampling = Sampling(max_tokens=12, presence_penalty=1.5, frequency_penalty=0.5, top_logprobs=3)
+
+    def steps_of() -> list[tuple[int, int, list[int]]]:
+        engine, found = Engine(model), []
+        for seed, prompt in enumerate(random_prompts(8, (3, 40, 7))):
+            engine.submit(prompt, sampling, [seed])
+        while engine.num_unfinished:
+            found += [(step.number, step.token, [token for token, _ in step.likeliest]) for step in engine.step()]
+        return sorted(found, key=lambda step: step[0])
+
+    ours = steps_of()
+    assert len(ours) == 3 * 12
+    assert all(len(likeliest) == 3 for _, _, likeliest in ours)
+    monkeypatch.setattr(kernels, "usable", lambda _: False)
+    assert steps_of() == ours
+
+
 def llama(**changes: Any) -> PreTrainedModel:
     shape: dict[str, Any] = {
         "vocab_size": VOCABULARY,
