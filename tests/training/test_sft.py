@@ -285,6 +285,17 @@ def test_a_run_that_an_older_version_began_goes_on(tmp_path: Path, monkeypatch: 
     assert "before training" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_measuring_before_training_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout, bit for bit."""
+    config, ends = settings(epochs=2, residual_dropout=0.2), []
+    for name in ("with", "without"):
+        model = tiny_gpt2()
+        train(model, echo(1, 25), config, tmp_path / name)
+        ends.append(snapshot(model))
+        monkeypatch.setattr(sft, "validate_before", lambda training: None)
+    assert largest_difference(*ends) == 0.0
+
+
 def test_training_says_what_it_did_to_the_validation_loss(tmp_path: Path) -> None:
     console = quiet()
     data = SFTData(echo(1, 25), echo(1, 25)[:4])
