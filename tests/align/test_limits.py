@@ -33,6 +33,7 @@ from heedful.model.template import prompt_tokens
 from heedful.presets import resolved_preset
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
+from heedful.records import Ranking, Response
 
 
 @pytest.fixture(scope="module")
@@ -368,16 +369,42 @@ def test_a_text_that_is_read_fills_the_window_with_its_end_token(
     longer = {table: replace(getattr(preset, table), max_response_tokens=100) for table in ("sft", "initial_policy", "reward")}
     short = {table: replace(getattr(preset, table), max_response_tokens=8) for table in ("collect", "evaluate")}
     setting = replace(setting, preset=replace(preset, **longer, **short))
-    tokenizer = load_tokenizer(base)
-    exact = len(prompt_tokens(tokenizer, [records.prompts[prompt["id"]]], "plain")[0]) + 61
-
-    def check(window: int) -> None:
-        config: Any = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=window))
-        check_lengths(setting, records, {name: config}, tokenizer)
-
-    check(exact)
+    tokens = prompt_tokens(load_tokenizer(base), [records.prompts[prompt["id"]]], "plain")[0]
+    exact = len(tokens) + 61
+    check_window(setting, records, name, exact)
     with pytest.raises(ConfigError) as caught:
-        check(exact - 1)
+        check_window(setting, records, name, exact - 1)
     problems = str(caught.value.got).split("\n")
     assert [problem.strip().partition("]")[0].removeprefix("[") for problem in problems] == tables
     assert all(f"1 too many for {name}" in problem for problem in problems)
+
+
+def check_window(setting: Setting, records: Records, name: str, window: int) -> None:
+    """Check the lengths against one model's window."""
+    config: Any = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=window))
+    check_lengths(setting, records, {name: config}, load_tokenizer(setting.base_model))
+
+
+def test_responses_that_were_ranked_are_read_by_the_reward_model(project: Path) -> None:
+    setting, records = setting_and_records(project)
+    preset = replace(setting.preset, reward=replace(setting.preset.reward, max_response_tokens=100))
+    setting = replace(setting, preset=preset)
+    prompt = records.prompts["train0"]
+    responses = {id: Response(id=id, prompt_id="train0", text=text) for id, text in (("a", "w9 " * 60), ("b", "w9"))}
+    ranking = Ranking(id="k", prompt_id="train0", response_ids=("a", "b"), ranks=(1, 2), labeler="ann")
+    exact = len(prompt_tokens(load_tokenizer(setting.base_model), [prompt], "plain")[0]) + 61
+    ranked = replace(records, responses=responses, rankings={"k": ranking})
+    check_window(setting, ranked, "base_model", exact)
+    with pytest.raises(ConfigError, match=r"\[reward\].*1 too many for base_model"):
+        check_window(setting, ranked, "base_model", exact - 1)
+    check_window(setting, records, "base_model", exact - 1)  # without the ranking
+
+
+def test_prompts_that_are_left_out_need_no_room(base: Path, tmp_path: Path) -> None:
+    """Prompts of at most 6 tokens are answered with at most 8; the one of 50 is over max_prompt_tokens = 12."""
+    prompts, demonstrations = rows()
+    prompts.append({"kind": "prompt", "id": "long", "text": "w9 " * 50, "split": "train"})
+    setting, records = setting_and_records(project_with(tmp_path / "mine", base, prompts, demonstrations))
+    check_window(setting, records, "base_model", 14)
+    with pytest.raises(ConfigError, match="1 too many for base_model"):
+        check_window(setting, records, "base_model", 13)
