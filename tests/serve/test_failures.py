@@ -113,6 +113,15 @@ def test_a_body_that_is_not_json_is_refused(server_url: str, content: bytes) -> 
     assert error_of(answer, 400)["code"] == "invalid_json"
 
 
+def test_without_keys_the_server_answers_to_its_own_names_only(server_url: str) -> None:
+    """A page of another site, whose name leads to 127.0.0.1, would otherwise read what the models say."""
+    for host in ("evil.example", "192.168.0.5:8001", "", "localhost.evil.example"):
+        error = error_of(HTTP.get(f"{server_url}/v1/models", headers={"Host": host}), 403)
+        assert error["code"] == "host_not_allowed"
+    for host in ("localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8001"):
+        assert HTTP.get(f"{server_url}/v1/models", headers={"Host": host}).status_code == 200
+
+
 def test_other_content_types_and_sizes_are_refused(server_url: str) -> None:
     error_of(HTTP.post(f"{server_url}/v1/completions", content=b"{}", headers={"Content-Type": "text/plain"}), 415)
     large = b'{"model": "' + b"x" * MOST_BODY_BYTES + b'"}'
@@ -220,12 +229,13 @@ def test_a_step_that_fails_ends_its_requests_and_no_others(monkeypatch: pytest.M
         assert HTTP.post(f"{url}/v1/completions", json=COMPLETION).status_code == 200
 
 
-def test_mixed_requests_get_an_answer_each(server_url: str) -> None:
+@pytest.mark.parametrize("count", [150, pytest.param(1_000, marks=pytest.mark.long)])
+def test_mixed_requests_get_an_answer_each(server_url: str, count: int) -> None:
     """Good and bad ones in any order: no status of a server's failure."""
     rng = random.Random(0)
     statuses: list[int] = []
     with httpx.Client(timeout=120) as http:
-        for _ in range(150):
+        for _ in range(count):
             path, change, _ = rng.choice(BAD)
             good = rng.random() < 0.4
             body = {**(CHAT if "chat" in path else COMPLETION), **({} if good else change), "stream": rng.random() < 0.5}

@@ -10,7 +10,10 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, OpenAI
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from tests.serve.small_models import CONTEXT, HTTP, tokenizer
+from tests.serve.small_models import CONTEXT, HTTP, models, tokenizer
+
+from heedful.model.readout import score
+from heedful.model.template import encode
 
 HELLO: list[Any] = [{"role": "user", "content": "Name three rivers."}]
 
@@ -190,6 +193,20 @@ def test_the_best_of_several_by_reward(client: OpenAI, server_url: str) -> None:
         json={"model": "plain", "prompt": "The cat", "max_tokens": 5, "seed": 1, "best_of": 4, "reward_model": "reward"},
     ).json()
     assert isinstance(text["choices"][0]["reward"], float)
+
+
+def test_a_response_longer_than_the_reward_models_window_is_scored_within_it(server_url: str) -> None:
+    """Random bytes are more tokens when their text is read again."""
+    body = {"model": "chat", "messages": HELLO, "seed": 1, "logit_bias": {"0": -100}, "best_of": 2, "reward_model": "reward"}
+    answer = HTTP.post(f"{server_url}/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    text = answer.json()["choices"][0]["message"]["content"]
+    tokens = encode(tokenizer(), ["Name three rivers.\n" + text])[0]
+    assert len(tokens) > CONTEXT
+    expected = score(models()["reward"].model, [tokens[:5]], [tokens[5:CONTEXT]])
+    assert answer.json()["choices"][0]["reward"] == pytest.approx(float(expected[0]), abs=1e-4)
+    refused = HTTP.post(f"{server_url}/v1/score", json={"model": "reward", "messages": HELLO, "response": text}).json()
+    assert (refused["error"]["code"], refused["error"]["param"]) == ("context_length_exceeded", "response")
 
 
 def test_several_responses_are_scored_in_one_request(server_url: str) -> None:

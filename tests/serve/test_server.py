@@ -71,14 +71,9 @@ def serving(*arguments: object, **variables: str) -> Iterator[tuple[str, subproc
 
 
 def test_sigterm_finishes_what_runs_and_refuses_what_comes(folders: Path) -> None:
-    body: dict[str, Any] = {
-        "model": "plain",
-        "prompt": "a",
-        "max_tokens": 250,
-        "logit_bias": {"0": -100},
-        "stream": True,
-        "n": 8,
-    }
+    # More than the sockets hold: the server cannot be done before we read.
+    body: dict[str, Any] = {"model": "plain", "prompt": "a", "max_tokens": 250, "n": 32, "logprobs": 20}
+    body |= {"logit_bias": {"0": -100}, "stream": True}
     key = "a-key-from-the-environment"
     with (
         serving(f"plain={folders / 'plain'}", folders / "reward", HEEDFUL_API_KEY=key) as (url, process),
@@ -101,7 +96,7 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(folders: Path) -> Non
             assert http.get(f"{url}/health").status_code == 503
             received += list(lines)
         assert "data: [DONE]" in received
-        assert sum('"finish_reason":"length"' in line for line in received) == 8
+        assert sum('"finish_reason":"length"' in line for line in received) == 32
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         assert process.wait(timeout=60) == 0
         assert not any(child.is_running() for child in children)

@@ -1,9 +1,10 @@
-"""API keys: who may use the server, and which models."""
+"""Who may use the server, and which models: API keys, and without any only this machine."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,3 +87,11 @@ def key_of(authorization: str, keys: Sequence[AccessKey]) -> AccessKey:
 def refused(model: str) -> ApiError:
     """403: the key does not open this model."""
     return ApiError(403, f"this API key may not use the model {model}", kind="permission_error", code="model_not_allowed")
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a name or address is this machine's own, which no other reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -26,35 +26,43 @@ async def score_responses(request: Request) -> Response:
     judge = state.model_for(request, body.model, scores=True)
     turns = turns_of(body.prompt) if body.prompt is not None else turns_of_messages(body.messages or [])
     texts = [body.response] if isinstance(body.response, str) else body.response
-    rewards, num_tokens = await while_connected(request, _rewards(state, judge, turns, texts, [body.finished] * len(texts)))
+    before, rows = await state.tokenize(lambda: _tokens(judge, turns, texts, [body.finished] * len(texts)))
+    for row in rows:
+        if judge.window is not None and len(before) + len(row) > judge.window:
+            raise too_long(judge.window, len(before), len(row), "response")
+    rewards = await while_connected(request, _rewards(state, judge, before, rows))
     data = [{"index": i, "object": "score", "score": reward} for i, reward in enumerate(rewards)]
-    return JSONResponse({**envelope("list", "score", judge.name), "data": data, "usage": usage(num_tokens, 0)})
+    return JSONResponse(
+        {**envelope("list", "score", judge.name), "data": data, "usage": usage(len(before) + sum(map(len, rows)), 0)}
+    )
 
 
 async def reward_all(state: ServingState, judge: ServedModel, turns: tuple[Turn, ...], written: Sequence[Written]) -> None:
-    """Give each response its reward. Raises ApiError."""
+    """Give each response its reward. One that the reward model's context window cuts is scored at its last token within it.
+
+    Raises ApiError if the conversation alone fills the window.
+    """
     texts, finished = [one.text for one in written], [one.ending == "stop" for one in written]
-    rewards, _ = await _rewards(state, judge, turns, texts, finished)
-    for one, reward in zip(written, rewards, strict=True):
+    before, rows = await state.tokenize(lambda: _tokens(judge, turns, texts, finished))
+    if judge.window is not None:
+        if len(before) >= judge.window:
+            raise too_long(judge.window, len(before), 1, "reward_model")
+        rows = [row[: judge.window - len(before)] for row in rows]
+    for one, reward in zip(written, await _rewards(state, judge, before, rows), strict=True):
         one.reward = reward
 
 
 async def _rewards(
-    state: ServingState, judge: ServedModel, turns: tuple[Turn, ...], texts: Sequence[str], finished: Sequence[bool]
-) -> tuple[list[float], int]:
-    """Rewards, and the number of tokens that were read. The texts are tokenised as in the reward model's training."""
-    before, rows = await state.tokenize(lambda: _tokens(judge, turns, texts, finished))
-    for row in rows:
-        if judge.window is not None and len(before) + len(row) > judge.window:
-            raise too_long(judge.window, len(before), len(row), "response")
-    # One at a time: a reward does not depend on what is scored with it, and generation goes on in between.
-    rewards = [float((await state.thread.compute(lambda row=row: score(judge.model, [before], [row])))[0]) for row in rows]
-    return rewards, len(before) + sum(map(len, rows))
+    state: ServingState, judge: ServedModel, before: Sequence[int], rows: Sequence[Sequence[int]]
+) -> list[float]:
+    """One at a time: a reward does not depend on what is scored with it, and generation goes on in between."""
+    return [float((await state.thread.compute(lambda row=row: score(judge.model, [before], [row])))[0]) for row in rows]
 
 
 def _tokens(
     judge: ServedModel, turns: tuple[Turn, ...], texts: Sequence[str], finished: Sequence[bool]
 ) -> tuple[list[int], list[list[int]]]:
+    """The conversation's and the responses' tokens, as in the reward model's training."""
     prompt = Prompt(id="messages", turns=turns)
     before = prompt_tokens(judge.tokenizer, [prompt], judge.template)[0]
     after = response_tokens(judge.tokenizer, [prompt] * len(texts), texts, judge.template)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import socket
@@ -19,7 +18,7 @@ import uvicorn
 
 from heedful.errors import ConfigError, HeedfulError, UserError
 from heedful.model.precision import Precision
-from heedful.serve.access_keys import AccessKey, read_keys
+from heedful.serve.access_keys import AccessKey, is_this_machine, read_keys
 from heedful.serve.served_models import ModelSource, ServedModel, load
 from heedful.serve.serving_app import create_serving_app
 from heedful.serve.serving_state import Limits, ServingState
@@ -143,14 +142,6 @@ def _refuse_open(host: str, keys: Sequence[AccessKey]) -> None:
         got=f"--host {host} without one",
         next_step=f"set the variable {KEY_VARIABLE}, or give --api-keys FILE",
     )
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def listen(address: Address) -> socket.socket:

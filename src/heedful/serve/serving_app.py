@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from heedful.serve.access_keys import AccessKey, key_of
+from heedful.serve.access_keys import AccessKey, is_this_machine, key_of
 from heedful.serve.api_errors import ApiError, failed, stopping
 from heedful.serve.chat_completions import chat
 from heedful.serve.completions import complete
@@ -83,7 +84,10 @@ def _answered(path: str, run: Callable[[Request], Awaitable[Response]]) -> Calla
 
 
 class _Guard:
-    """Lets nobody in without a key where there are keys, and no new request while the server ends; counts those inside."""
+    """Lets nobody in without a key where there are keys, and no new request while the server ends; counts those inside.
+
+    Without keys the server answers to this machine's own names only: a site whose name leads here may not ask.
+    """
 
     def __init__(self, app: ASGIApp, state: ServingState) -> None:
         self._app, self._state = app, state
@@ -95,7 +99,7 @@ class _Guard:
         scope.setdefault("state", {})
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            scope["state"]["key"] = key_of(headers.get(b"authorization", ""), self._state.keys) if self._state.keys else None
+            scope["state"]["key"] = self._key(headers)
             if self._state.draining and scope["path"] not in ("/metrics", "/health"):
                 raise stopping()
         except ApiError as error:
@@ -107,6 +111,15 @@ class _Guard:
             await self._app(scope, receive, send)
         finally:
             self._state.num_requests -= 1
+
+    def _key(self, headers: Mapping[bytes, str]) -> AccessKey | None:
+        if self._state.keys:
+            return key_of(headers.get(b"authorization", ""), self._state.keys)
+        host = urlsplit(f"//{headers.get(b'host', '')}").hostname or ""
+        if not is_this_machine(host):
+            message = f"without API keys the server answers to localhost only, not to {host!r}"
+            raise ApiError(403, message, kind="permission_error", code="host_not_allowed")
+        return None
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
