@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.model.chat_templates import CHATML, FAMILIES, OWN, QWEN3, ZEPHYR, of_kind, tokenizer_of
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from heedful.conversation import Turn, messages_of
+from heedful.conversation import Turn, continuation, messages_of
 from heedful.errors import ConfigError, DataError
 from heedful.model.chat_template import Template, keep_template
 from heedful.model.encoding import encode_demonstrations, encode_rankings, rendered_example
@@ -70,6 +70,18 @@ def test_tokens_are_those_that_plain_transformers_makes_of_the_conversation(name
             assert trained == whole[: len(trained)]
             rest = loaded.decode(whole[len(trained) :], skip_special_tokens=True)  # Phi-3 writes end-of-text there
             assert rest.strip() == ""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_under_plain_tokens_are_those_of_the_text(name: str, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(FAMILIES[name])
+    loaded = saved(tokenizer_of(FAMILIES[name]), "plain", tmp_path / "model")
+    for of in [LONE, SEVERAL, SYSTEM]:
+        befores = prompt_tokens(tokenizer, [of] * len(ANSWERS))
+        afters = response_tokens(tokenizer, [of] * len(ANSWERS), ANSWERS)
+        for before, after, answer in zip(befores, afters, ANSWERS, strict=True):
+            assert before == loaded(of.text)["input_ids"]
+            assert [*before, *after] == loaded(of.text + continuation(of.turns, answer))["input_ids"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

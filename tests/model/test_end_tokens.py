@@ -111,6 +111,25 @@ def test_answers_rollouts_and_benchmarks_end_there_and_do_not_spell_the_end() ->
     assert score_items(model, TOKENIZER, cast(Any, benchmark)) == [1.0]
 
 
+@pytest.mark.parametrize("end", [END, TURN_END, 11, VOCABULARY + 3], ids=["text", "generation_config", "config", "turn"])
+def test_each_of_several_end_tokens_ends_an_answer(end: int) -> None:
+    """End-of-text, the one of generation_config.json, another of config.json, and the one that ends a turn in the template."""
+    tokenizer = chat_tokenizer()
+    assert tokenizer.convert_tokens_to_ids("<|end|>") == VOCABULARY + 3
+    model = tiny_gpt2(vocabulary=VOCABULARY + 8)
+    model.config.eos_token_id = [END, 11]
+    model.generation_config = GenerationConfig(eos_token_id=[TURN_END, END])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.get_parameter("transformer.ln_f.bias")[0] = 1.0
+        model.get_parameter("transformer.wte.weight")[end, 0] = 50.0
+    prompt = Prompt(id="p", turns=turns_of("w1 w2"))
+    answerer = Answerer(model, tokenizer, SFTConfig(max_prompt_tokens=9, max_response_tokens=6), template="chat")
+    (response,) = answerer.answer([prompt], name="m", ids=["r"], temperature=0.0, seed=0)
+    assert (response.text, response.finished) == ("", True)
+
+
 def test_a_padding_token_that_ends_responses_is_left_unset_in_a_reward_model() -> None:
     """Plain transformers would read the score one token too early."""
     scalar = scalar_model_from_causal(model_with_two_ends(), pad_token_id=TURN_END, eos_token_id=END)
