@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.align.small_project import run
+from rich.console import Console
+from tests.align.small_project import SMALL, rows, run, write_rows
 from tests.model.chat_templates import CHATML, FAMILIES, OWN, tokenizer_of
 from tests.tiny import tiny_gpt2, tiny_tokenizer
 
@@ -15,12 +16,15 @@ from heedful.align.inputs import fingerprint_inputs
 from heedful.align.settings import given_for, setting_of
 from heedful.align.simulated import SimulatedLabelers
 from heedful.align.stages import stage
+from heedful.align.train_stages import sft
 from heedful.errors import ConfigError, ModelError
 from heedful.miniature.invented_world import World
 from heedful.miniature.panel import Panel
+from heedful.model.loading import load_tokenizer
 from heedful.model.saving import save_model
 from heedful.presets import resolved_preset
 from heedful.project.data_folder import Records
+from heedful.project.importing import import_file
 from heedful.project.project import Project, init_project
 
 
@@ -128,3 +132,23 @@ def test_a_small_model_with_another_chat_template_is_refused(tmp_path: Path) -> 
     setting = setting_of(project, resolved_preset(project), SimulatedLabelers(project, Panel(World(3), seed=0)), Records())
     with pytest.raises(ModelError, match="another chat template than base_model"):
         check_before_training(setting, Records())
+
+
+@pytest.mark.parametrize("template", ["plain", "chat", "ours.jinja"])
+def test_a_trained_model_is_saved_with_the_template_that_it_was_trained_with(template: str, tmp_path: Path) -> None:
+    """And without one after plain: the base model's would be a format that this model was not trained in."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    save_model(tiny_gpt2(scale=0.15), tokenizer, tmp_path / "base")
+    (tmp_path / "ours.jinja").write_text(ours := "{% for m in messages %}{{ m.content + ' w9 ' }}{{ eos_token }}{% endfor %}")
+    made = init_project(tmp_path, base_model=str(tmp_path / "base"), template=template)
+    with made.config_file.open("a") as file:
+        file.write(SMALL)
+    prompts, demonstrations = rows()
+    import_file("heedful", write_rows(tmp_path / "rows.jsonl", [*prompts, *demonstrations]), made.data)
+    project = Project.load(tmp_path)
+    records = Records.load(project.data)
+    setting = setting_of(project, resolved_preset(project), SimulatedLabelers(project, Panel(World(3), seed=0)), records)
+    sft(given_for(stage("sft"), setting, records, {}), folder=tmp_path / "run", console=Console(quiet=True))
+    kept = {"plain": None, "chat": tokenizer.chat_template, "ours.jinja": ours}
+    assert load_tokenizer(tmp_path / "run" / "model").chat_template == kept[template]
