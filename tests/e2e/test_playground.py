@@ -66,6 +66,8 @@ def ask(server: Server, key: str, text: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_people_compare_vote_edit_and_one_opts_out(server: Server, chromium: Any, tmp_path: Path) -> None:
     with ExitStack() as stack:
         admin = stack.enter_context(person(chromium, server.admin_link, "Ada"))

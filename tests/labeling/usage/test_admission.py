@@ -35,7 +35,7 @@ def passed(database: Database, secret: str, number: int) -> int:
 
     def one(_: int) -> int:
         try:
-            admission.admit(database, secret, "chat")
+            admission.admit(database, secret, "chat", now=1000.0)  # a slow machine is no later minute
         except KeyRefusedError as error:
             return error.status != 429 and 1000  # anything else shows in the sum
         return 1
@@ -54,7 +54,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 def one(_):
     try:
-        admission.admit(database, sys.argv[2], "chat")
+        admission.admit(database, sys.argv[2], "chat", now=1000.0)
     except admission.KeyRefusedError as error:
         return error.status != 429 and 1000
     return 1
@@ -80,15 +80,9 @@ def test_two_hundred_at_once_from_two_processes_and_after_a_restart(database: Da
         process.stdin.flush()
     for process in processes:
         outputs.append(int(process.communicate(timeout=120)[0]))
-    with database.read() as connection:
-        first = connection.execute(select(api_request.c.at).order_by(api_request.c.at).limit(1)).scalar_one()
-        rows = connection.execute(select(api_request.c.at)).scalars().all()
-    if max(rows) - first < 59:  # a machine that took a minute for this would rightly have let more pass
-        assert sum(outputs) == 5
+    assert sum(outputs) == 5
     again = open_database(url)
     try:
-        with again.write() as connection:  # as if they all had come just now
-            connection.execute(update(api_request).values(at=admission._now(None)))
         assert passed(again, secret, 200) == 0
     finally:
         again.close()

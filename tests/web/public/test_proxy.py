@@ -18,7 +18,7 @@ from tests.web.served import served
 from tests.web.site import Site, make_site
 
 from heedful.labeling.database.usage_tables import api_request
-from heedful.labeling.usage import api_keys
+from heedful.labeling.usage import admission, api_keys
 from heedful.web.model_server import ModelServer, base_address
 from heedful.web.routing import KEY_HOLDERS
 
@@ -55,6 +55,12 @@ def call(site: Site, secret: str, body: Any = ASK, path: str = "/v1/chat/complet
 def logged(site: Site) -> list[Any]:
     with site.database.read() as connection:
         return list(connection.execute(select(api_request).order_by(api_request.c.id)).mappings())
+
+
+@pytest.fixture
+def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests come in the same second, however slow the machine is."""
+    monkeypatch.setattr(admission, "_now", lambda now: 1000.0 if now is None else now)
 
 
 def keyed_routes(site: Site) -> list[tuple[str, str]]:
@@ -228,7 +234,7 @@ def test_misuse_is_flagged_by_installed_classifiers(
     assert "bomb" not in caplog.text
 
 
-def test_two_hundred_at_once_with_failing_bodies(site: Site, models: FakeModels) -> None:
+def test_two_hundred_at_once_with_failing_bodies(site: Site, models: FakeModels, one_moment: None) -> None:
     secret = key(site, per_minute=5)
     bodies = ["{", json.dumps(ASK), json.dumps(ASK | {"model": "broken"}), json.dumps(ASK | {"stream": True})]
     with served(site.app) as address, httpx.Client(timeout=GENEROUS) as client:
@@ -248,7 +254,7 @@ def test_two_hundred_at_once_with_failing_bodies(site: Site, models: FakeModels)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_is_left_by_the_server_too(site: Site, stream: bool) -> None:
+def test_a_client_that_leaves_is_left_by_the_server_too(site: Site, stream: bool, one_moment: None) -> None:
     fake = FakeModels()
     secret = key(site, per_minute=1)
     body = ASK | {"model": "endless", "stream": stream}
