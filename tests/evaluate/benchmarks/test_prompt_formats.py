@@ -10,7 +10,7 @@ import pytest
 from tests.evaluate.benchmarks.data_sets import hellaswag, jsonl, write, write_data_sets, wsc
 
 from heedful.errors import ConfigError, DataError, MissingError
-from heedful.evaluate.benchmarks import benchmark_data
+from heedful.evaluate.benchmarks import data_set_rows
 from heedful.evaluate.benchmarks.series import Series, evenly_toxic, series_of
 from heedful.evaluate.benchmarks.task_table import TASKS, Item, Setting, task_named
 
@@ -251,23 +251,23 @@ def test_other_layouts_give_the_same_rows(tmp_path: Path) -> None:
         {"id": "a", "title": "T", "context": "C", "question": "Q1", "answers": {"text": ["x"], "answer_start": [0]}},
         {"id": "b", "title": "T", "context": "C", "question": "Q2", "answers": {"text": [], "answer_start": []}},
     ]
-    rows = benchmark_data.squad_rows(jsonl(tmp_path / "squad.jsonl", hub))
+    rows = data_set_rows.squad_rows(jsonl(tmp_path / "squad.jsonl", hub))
     assert [row["answers"] for row in rows] == [["x"], []]
     assert [other["id"] for other in rows[1]["before"]] == ["a"]
     drop = {"query_id": "d", "section_id": "s", "passage": "P", "question": "Q", "answers_spans": {"spans": ["1", "2"]}}
-    assert benchmark_data.drop_rows(jsonl(tmp_path / "drop.jsonl", [drop]))[0]["answers"] == [["1", "2"]]
+    assert data_set_rows.drop_rows(jsonl(tmp_path / "drop.jsonl", [drop]))[0]["answers"] == [["1", "2"]]
     glue = write(tmp_path / "rte.tsv", 'index\tsentence1\tsentence2\tlabel\n0\tHe said "no\tNo.\tnot_entailment\n')
-    assert benchmark_data.rte_rows(glue)[0] == {"id": "0", "premise": 'He said "no', "hypothesis": "No.", "label": 1}
+    assert data_set_rows.rte_rows(glue)[0] == {"id": "0", "premise": 'He said "no', "hypothesis": "No.", "label": 1}
     flat = {"text": "he ran", "span1_text": "Bob", "span2_text": "he", "span2_index": 0, "label": 1, "idx": 7}
-    assert benchmark_data.wsc_rows(jsonl(tmp_path / "wsc.jsonl", [flat]))[0]["noun"] == "Bob"
+    assert data_set_rows.wsc_rows(jsonl(tmp_path / "wsc.jsonl", [flat]))[0]["noun"] == "Bob"
     sgm = write(tmp_path / "source.sgm", '<doc><seg id="1">Un &amp; deux</seg>\n<seg id="2"> Trois </seg></doc>')
     write(tmp_path / "reference.sgm", '<seg id="1">One &amp; two</seg><seg id="2">Three</seg>')
-    pairs = [(row["french"], row["english"]) for row in benchmark_data.translation_rows(sgm)]
+    pairs = [(row["french"], row["english"]) for row in data_set_rows.translation_rows(sgm)]
     assert pairs == [("Un & deux", "One & two"), ("Trois", "Three")]
     mosaic = {"query": "A man", "choices": ["x", "y"], "gold": 1}
-    assert benchmark_data.hellaswag_rows(jsonl(tmp_path / "h.jsonl", [mosaic]))[0]["label"] == 1
+    assert data_set_rows.hellaswag_rows(jsonl(tmp_path / "h.jsonl", [mosaic]))[0]["label"] == 1
     winograd = {"context_options": ["The cat", "The dog"], "continuation": "ran.", "gold": 1}
-    row = benchmark_data.winograd_rows(jsonl(tmp_path / "w.jsonl", [winograd]))[0]
+    row = data_set_rows.winograd_rows(jsonl(tmp_path / "w.jsonl", [winograd]))[0]
     item = task_named("winograd").item(row, "")
     assert (item.pairs, item.answer) == ((("The cat", " ran."), ("The dog", " ran.")), 1)
 
@@ -285,18 +285,18 @@ def test_the_hub_s_parquet_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("read", "name", "text", "message"),
     [
-        (benchmark_data.rte_rows, "val.jsonl", '{"premise": "a", "hypothesis": "b", "label": "maybe"}', "no usable 'label'"),
-        (benchmark_data.rte_rows, "val.jsonl", '{"premise": "a", "label": 0}', "lacks the column 'hypothesis'"),
-        (benchmark_data.rte_rows, "val.jsonl", '{"premise": ', "cannot be read"),
-        (benchmark_data.sst_rows, "dev.txt", "0 good\n2 bad\n", "a line has no label"),
-        (benchmark_data.sst_rows, "dev.tsv", "sentence\tlabel\na\n", "cannot be read"),
-        (benchmark_data.winogender_rows, "a.tsv", "sentid\tsentence\na.b.0.male.txt\tHe.\n", "no counterpart"),
-        (benchmark_data.winogender_rows, "a.tsv", "sentid\tsentence\nbaker\tHe.\n", "unknown identifier"),
-        (benchmark_data.squad_rows, "dev.json", '{"data": 3}', "not the data set's file"),
-        (benchmark_data.squad_rows, "dev.json", '{"data', "is not JSON"),
-        (benchmark_data.query_rows, "val.jsonl", '{"query": "a", "choices": ["b"], "gold": 0}', "no choices"),
-        (benchmark_data.query_rows, "val.jsonl", '{"query": "a", "choices": ["b", "c"], "gold": 2}', "no usable 'gold'"),
-        (benchmark_data.drop_rows, "dev.jsonl", '{"passage": "a", "question": "b"}', "no answer"),
+        (data_set_rows.rte_rows, "val.jsonl", '{"premise": "a", "hypothesis": "b", "label": "maybe"}', "no usable 'label'"),
+        (data_set_rows.rte_rows, "val.jsonl", '{"premise": "a", "label": 0}', "lacks the column 'hypothesis'"),
+        (data_set_rows.rte_rows, "val.jsonl", '{"premise": ', "cannot be read"),
+        (data_set_rows.sst_rows, "dev.txt", "0 good\n2 bad\n", "a line has no label"),
+        (data_set_rows.sst_rows, "dev.tsv", "sentence\tlabel\na\n", "cannot be read"),
+        (data_set_rows.winogender_rows, "a.tsv", "sentid\tsentence\na.b.0.male.txt\tHe.\n", "no counterpart"),
+        (data_set_rows.winogender_rows, "a.tsv", "sentid\tsentence\nbaker\tHe.\n", "unknown identifier"),
+        (data_set_rows.squad_rows, "dev.json", '{"data": 3}', "not the data set's file"),
+        (data_set_rows.squad_rows, "dev.json", '{"data', "is not JSON"),
+        (data_set_rows.query_rows, "val.jsonl", '{"query": "a", "choices": ["b"], "gold": 0}', "no choices"),
+        (data_set_rows.query_rows, "val.jsonl", '{"query": "a", "choices": ["b", "c"], "gold": 2}', "no usable 'gold'"),
+        (data_set_rows.drop_rows, "dev.jsonl", '{"passage": "a", "question": "b"}', "no answer"),
     ],
 )
 def test_rows_that_cannot_be_read_are_named(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heedful.errors import ConfigError
-from heedful.evaluate.benchmarks import benchmark_data as data
+from heedful.evaluate.benchmarks import data_set_rows as data
 from heedful.evaluate.benchmarks import prompt_formats as formats
 from heedful.evaluate.benchmarks.benchmark_data import Row
 

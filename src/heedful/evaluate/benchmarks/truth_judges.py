@@ -94,7 +94,7 @@ def _yes_and_no(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text
 def model_judge(truth: Path | None, informative: Path | None, precision: Precision) -> ModelJudge:
     """Judges in Hugging Face format. Raises MissingError or ModelError for a folder that holds no model."""
     given: list[tuple[Quality, Path | None]] = [("true", truth), ("informative", informative)]
-    folders = {quality: folder for quality, folder in given if folder is not None}
+    folders: dict[Quality, Path] = {quality: folder for quality, folder in given if folder is not None}
     for folder in folders.values():
         load_configuration(folder)
     return ModelJudge(folders=folders, precision=precision, loaded={})
