@@ -175,7 +175,7 @@ def test_make_bench_runs_what_compares_with_another_side_and_nothing_else() -> N
     started = set(re.search(r"for name in ([\w ]+);", done.stdout)[1].split())  # pyright: ignore[reportOptionalSubscript]
     scripts = [path for path in (ROOT / "bench").glob("*.py") if not path.name.startswith("_")]
     assert started == {path.stem for path in scripts if "from _driver import" in path.read_text()}
-    assert {path.stem for path in scripts} - started == {"console", "console_database", "coverage"}
+    assert {path.stem for path in scripts} - started == {"console", "console_database", "coverage", "serving"}
 
 
 def row(column: str, rates: list[float], peak: float = 100.0, **details: Any) -> dict[str, Any]:

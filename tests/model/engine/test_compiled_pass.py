@@ -30,14 +30,14 @@ from tests.tiny import (
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from heedful.functional.fast import kernels
+from heedful.functional.fast import decoder, kernels
 from heedful.functional.fast.decoder import PAGE, can_decode
 from heedful.model import Engine, Generation, Sampling, add_adapter, generate
 from heedful.model.attention import use_heedful_attention
 from heedful.model.dropout import set_residual_dropout
 from heedful.model.engine import paged_runner as paged_runner_module
+from heedful.model.engine.page_pool import Pages
 from heedful.model.engine.paged_runner import PagedRunner
-from heedful.model.engine.pages import Pages
 from heedful.model.fast.rotary_decoder import rotary_decoder
 
 pytestmark = pytest.mark.skipif(
@@ -134,7 +134,8 @@ def test_a_request_has_the_same_bits_alone_late_in_another_order_and_in_parts(
 
 
 @each_type
-def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
+def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "_WORTH_THREADS", 0)
     model, prompts, sampling = in_type(tiny_qwen3(), dtype), random_prompts(3, LENGTHS), Sampling(max_tokens=9)
     threads, found = torch.get_num_threads(), []
     try:

@@ -24,6 +24,8 @@ _COLUMNS = 32  # of a panel, as in decoder.cpp
 _HALF = 16
 _HUGE_PAGE = 2**21
 _FIRST_POSITIONS = 512  # of the rotary tables; they grow
+# With fewer multiplications, threads that wait for each other between products take longer than one alone.
+_WORTH_THREADS = 2**21
 
 
 class Weight(NamedTuple):
@@ -185,9 +187,8 @@ class Decoder:
             self._turn(max(most_pages * PAGE, 2 * self._positions))
         logits = torch.empty(len(wanted), self._decoder.head.panels * _COLUMNS, dtype=self._dtype)
         inputs = [tensor.contiguous() for tensor in (tokens, positions, sequences, pages, wanted)]
-        batch = _Batch(
-            rows, torch.get_num_threads(), most_pages, len(wanted), *(tensor.data_ptr() for tensor in inputs), logits.data_ptr()
-        )
+        threads = torch.get_num_threads() if rows * self._numbers >= _WORTH_THREADS else 1
+        batch = _Batch(rows, threads, most_pages, len(wanted), *(tensor.data_ptr() for tensor in inputs), logits.data_ptr())
         needed = self._decode(byref(self._decoder), byref(batch), None)
         if needed > len(self._memory):
             self._memory = torch.empty(needed + needed // 4, dtype=torch.uint8)
@@ -200,6 +201,7 @@ class Decoder:
         products.append(([Weight(self._weights.head, None)], False))
         sizes = [_panels(*product) * _COLUMNS * product[0][0].weight.shape[1] * self._dtype.itemsize for product in products]
         memory = large_memory(sum(sizes) + _HUGE_PAGE)
+        self._numbers = sum(sizes) // self._dtype.itemsize
         self._kept.append(memory)
         place = _whole(memory.data_ptr(), _HUGE_PAGE)
         linear: list[_Linear] = []

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heedful.functional.fast.decoder import PAGE, Decoder
-from heedful.model.engine.pages import Pages
+from heedful.model.engine.page_pool import Pages
 from heedful.model.engine.runner import Drawn, Request
 from heedful.model.engine.sampling import SEED_MASK, Drawing
 from heedful.model.fast.rotary_decoder import rotary_decoder
