@@ -14,6 +14,7 @@ from tests.serve.small_models import CONTEXT, HTTP, models, tokenizer
 
 from heedful.model.readout import score
 from heedful.model.template import encode
+from heedful.web.model_server import ModelServer
 
 HELLO: list[Any] = [{"role": "user", "content": "Name three rivers."}]
 
@@ -157,6 +158,10 @@ def test_models_are_listed(client: OpenAI, server_url: str) -> None:
     assert [model.id for model in client.models.list()] == ["plain", "chat", "reward"]
     strictly(Model, HTTP.get(f"{server_url}/v1/models/chat").json())
     assert client.models.retrieve("chat").id == "chat"
+
+
+def test_the_application_lists_the_models_that_people_can_talk_to(server_url: str) -> None:
+    assert asyncio.run(ModelServer(f"{server_url}/v1").models()) == ["plain", "chat"]
 
 
 def test_the_best_of_several_is_the_likeliest(client: OpenAI) -> None:

@@ -22,6 +22,7 @@ from tests.align.small_project import run
 from tests.serve.small_models import HTTP, chat_tokenizer, models, served, small_gpt2, tokenizer
 from tests.serve.test_crowd import eventually, post
 
+from heedful.cli.serve_verbs import _to_compare
 from heedful.errors import ConfigError, MissingError
 from heedful.model.saving import save_model
 from heedful.project.project import init_project
@@ -165,6 +166,8 @@ def test_a_project_stands_for_its_finished_models(folders: Path, tmp_path: Path)
     assert [source.name for source in sources] == ["base", "sft", "ppo_ptx", "reward"]
     assert sources[1].folder == project.runs / "sft-1" / "model"
     assert {source.template for source in sources} == {"plain"}
+    folder, compared = _to_compare(tmp_path)
+    assert (folder, [source.name for source in compared]) == (tmp_path, ["base", "sft", "ppo_ptx"])
     chosen = project.runs / "choose_sft-1"
     chosen.mkdir()
     (chosen / "stage.json").write_text('{"done": true}', encoding="utf-8")

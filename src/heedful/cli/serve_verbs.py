@@ -113,12 +113,13 @@ def _to_compare(project: Path | None) -> tuple[Path, list[ModelSource]]:
     """The folder for labels, and the models. Raises MissingError, ConfigError."""
     from heedful.miniature.preparation import base_model_folder
     from heedful.project.project import CONFIG_FILE
-    from heedful.serve.served_models import ModelSource, project_models
+    from heedful.serve.served_models import REWARD_MODEL, ModelSource, project_models
 
     if project is None and (MINIATURE_FOLDER / CONFIG_FILE).is_file():
         project = MINIATURE_FOLDER
     if project is not None:
-        return project, project_models(load_project(project))
+        # People talk to the others; a reward model only scores.
+        return project, [source for source in project_models(load_project(project)) if source.name != REWARD_MODEL]
     NEW_FOLDER.mkdir(exist_ok=True)
     sizes = ("small", "medium")
     return NEW_FOLDER, [ModelSource(name=f"base-{size}", folder=base_model_folder(size), template="plain") for size in sizes]

@@ -79,10 +79,11 @@ class ModelServer:
             if response.status_code != 200:
                 raise _refusal(response.status_code, response.text)
             rows = response.json()["data"]
-            names = [row["id"] for row in rows if isinstance(row["id"], str) and row["id"]]
+            # Heedful's server also lists reward models, which only score.
+            names = [row["id"] for row in rows if isinstance(row["id"], str) and row["id"] and row.get("kind") != "reward"]
         except httpx.HTTPError as error:
             raise _silent(error) from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ModelServerError("the model server does not say which models it has", got="no list of models") from None
         self._listed = (time.monotonic(), names)
         return names
