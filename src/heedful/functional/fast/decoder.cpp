@@ -1,8 +1,8 @@
 // One pass of a decoder with rotary positions and gated feed-forward blocks (Llama, Qwen, Mistral, Gemma) through all its layers, in
 // one call: new tokens of many sequences, one of each when decoding, whole prompts before. decoder.py documents each argument.
 //
-// Operators that are called one by one cost more than the products of a small model. Here the threads run through the whole pass and
-// wait for each other only where one needs what another computed. Every product reads its weight once, from one stretch of memory,
+// Operators that are called one by one cost more than the products of a small model. Here the threads run through the whole pass,
+// share out each phase piece by piece, and no thread waits for one that the system has put aside. Every product reads its weight once, from one stretch of memory,
 // and fetches the next panel while it multiplies by this one. A row is summed in the same order whatever other rows are computed, so its bits do
 // not depend on them. Between the products numbers are fp32; what a product reads is rounded once.
 
@@ -54,7 +54,11 @@ struct Buffers {
     T *normed, *attended, *expanded;  // what products read; attended holds the queries before
     char *scratch;                    // of each thread
     int64_t *tiles;                   // first row of each tile of attention, and the number of rows at the end
+    Counter *counters;                // of the team
     int64_t hidden_stride, mixed_stride, normed_stride, attended_stride, expanded_stride, scratch_bytes, num_tiles, total;
+
+    // Eight phases a layer, and four more.
+    static int64_t counter_bytes(const Decoder &d, const Batch &b) { return (8 * d.layers + 4) * (b.threads + 1) * sizeof(Counter); }
 
     Buffers(const Decoder &d, const Batch &b, char *memory) {
         const auto odd_lines = [](int64_t width) {
@@ -81,13 +85,14 @@ struct Buffers {
         take(expanded, b.rows * expanded_stride * sizeof(T));
         take(scratch, b.threads * scratch_bytes);
         take(tiles, (b.rows + 1) * 8);
+        take(counters, counter_bytes(d, b));
         num_tiles = 0;
     }
 };
 
 template <typename F>
-void each(const Team &team, int64_t count, F compute) {
-    for (int64_t i = team.begin_of(count); i < team.end_of(count); i++) compute(i);
+void each(Team &team, int64_t count, F compute) {
+    team.share(count, [&](int64_t i, int64_t) { compute(i); });
 }
 
 // x * weight / root mean square of x, [width] -> `to`. Loops run over whole registers: what follows the width is 0.
@@ -105,7 +110,7 @@ void root_mean_square_norm(const float *x, const float *weight, int64_t width, f
 
 // Adds what the branch computed, through its norm if it has one, to the hidden state, and gives the next product its norm.
 template <typename T>
-void norm_rows(const Team &team, const Decoder &d, const Buffers<T> &s, int64_t rows, const float *after, const float *before) {
+void norm_rows(Team &team, const Decoder &d, const Buffers<T> &s, int64_t rows, const float *after, const float *before) {
     each(team, rows, [&](int64_t row) {
         float *hidden = s.hidden + row * s.hidden_stride;
         T *to = s.normed + row * s.normed_stride;
@@ -118,7 +123,7 @@ void norm_rows(const Team &team, const Decoder &d, const Buffers<T> &s, int64_t 
 }
 
 template <typename T>
-void embed(const Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s) {
+void embed(Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s) {
     each(team, b.rows, [&](int64_t row) {
         const T *from = static_cast<const T *>(d.embedding) + b.tokens[row] * d.width;
         float *to = s.hidden + row * s.hidden_stride;
@@ -157,7 +162,7 @@ void rotate(float *head, const float *norm, const float *rotary, int64_t width, 
 
 // Norms and rotations of queries and keys; keys and values join the cache.
 template <typename T>
-void place_rows(const Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s, int64_t number) {
+void place_rows(Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s, int64_t number) {
     const Layer &layer = d.layer[number];
     const int64_t width = d.head_width;
     T *key = reinterpret_cast<T *>(s.scratch + team.thread * s.scratch_bytes), *value = key + width;
@@ -180,7 +185,7 @@ void place_rows(const Team &team, const Decoder &d, const Batch &b, const Buffer
 
 // The tiles' rows are shared out among the threads; a thread goes through a tile's key heads, which lie beside each other in a page.
 template <typename T>
-void attend_rows(const Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s, int64_t number) {
+void attend_rows(Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s, int64_t number) {
     const int64_t group = d.heads / d.key_heads, window = d.layer[number].window;
     const auto first_seen = [&](int64_t row) { return window && b.positions[row] >= window ? b.positions[row] - window + 1 : 0; };
     const auto seen_by_tile = [&](int64_t tile) {
@@ -188,9 +193,9 @@ void attend_rows(const Team &team, const Decoder &d, const Batch &b, const Buffe
         return Seen{b.pages + b.sequences[s.tiles[tile]] * b.pages_per_sequence, first / PAGE, last / PAGE + 1, last};
     };
     const auto place_of = [&](int64_t head) { return HeadPlace<T>(number, head, d.key_heads, d.head_width); };
-    for (int64_t tile = team.thread; tile < s.num_tiles; tile += team.threads) {
+    team.share(s.num_tiles, [&](int64_t tile, int64_t end) {
         const int64_t begin = s.tiles[tile], all = (s.tiles[tile + 1] - begin) * group, parts = (all + QUERIES - 1) / QUERIES;
-        const Seen seen = seen_by_tile(tile), next = tile + team.threads < s.num_tiles ? seen_by_tile(tile + team.threads) : seen;
+        const Seen seen = seen_by_tile(tile), next = tile + 1 < end ? seen_by_tile(tile + 1) : seen;
         for (int64_t head = 0; head < d.key_heads; head++) {
             const bool last_head = head + 1 == d.key_heads;
             const Ahead<T> ahead = {last_head ? next : seen, place_of(last_head ? 0 : head + 1)};
@@ -207,31 +212,29 @@ void attend_rows(const Team &team, const Decoder &d, const Batch &b, const Buffe
                                 s.scratch + team.thread * s.scratch_bytes);
             }
         }
-    }
+    });
 }
 
 // ---------------------------------------------------------------- the pass
 
 // Only some rows are read after the last attention: copies them to the beginning of other buffers, and takes those.
 template <typename T>
-void keep_wanted(const Team &team, const Batch &b, Buffers<T> &s) {
+void keep_wanted(Team &team, const Batch &b, Buffers<T> &s) {
     each(team, b.wanted, [&](int64_t i) {
         const int64_t row = b.wanted_rows[i];
         std::copy_n(s.hidden + row * s.hidden_stride, s.hidden_stride, s.branch + i * s.hidden_stride);
         std::copy_n(s.attended + row * s.attended_stride, s.attended_stride, s.normed + i * s.attended_stride);
     });
-    team.wait();
     std::swap(s.hidden, s.branch);
     std::swap(s.normed, s.attended);
 }
 
 template <typename T>
-void pass(const Team &team, const Decoder &d, const Batch &b, Buffers<T> s) {
+void pass(Team team, const Decoder &d, const Batch &b, Buffers<T> s) {
     int64_t rows = b.rows;
     const auto run = [&](const Linear &linear, const T *from, int64_t stride, Destination destination, float *floats, T *numbers,
                          int64_t to_stride, const Linear &next) {
         multiply<T>(team, {linear, from, rows, stride, destination, floats, numbers, to_stride, d.activation, next});
-        team.wait();
     };
     const auto to_hidden = [&](const Linear &linear, const T *from, int64_t stride, const float *norm_after, const Linear &next) {
         run(linear, from, stride, norm_after ? TO_FLOAT : ADD_TO_FLOAT, norm_after ? s.branch : s.hidden, nullptr, s.hidden_stride, next);
@@ -242,25 +245,20 @@ void pass(const Team &team, const Decoder &d, const Batch &b, Buffers<T> s) {
         const Layer &layer = d.layer[number];
         const bool last = number + 1 == d.layers;
         norm_rows(team, d, s, rows, after, layer.norm_before_attention);
-        team.wait();
         run(layer.mixed, s.normed, s.normed_stride, TO_FLOAT, s.mixed, nullptr, s.mixed_stride, layer.attention_output);
         place_rows(team, d, b, s, number);
-        team.wait();
         attend_rows(team, d, b, s, number);
-        team.wait();
         if (last && b.wanted < b.rows) {
             keep_wanted(team, b, s);
             rows = b.wanted;
         }
         to_hidden(layer.attention_output, s.attended, s.attended_stride, layer.norm_after_attention, layer.gated);
         norm_rows(team, d, s, rows, layer.norm_after_attention, layer.norm_before_mlp);
-        team.wait();
         run(layer.gated, s.normed, s.normed_stride, GATE, nullptr, s.expanded, s.expanded_stride, layer.contract);
         to_hidden(layer.contract, s.expanded, s.expanded_stride, layer.norm_after_mlp, last ? d.head : d.layer[number + 1].mixed);
         after = layer.norm_after_mlp;
     }
     norm_rows(team, d, s, rows, after, d.final_norm);
-    team.wait();
     run(d.head, s.normed, s.normed_stride, TO_NUMBER, nullptr, static_cast<T *>(b.logits), d.head.panels * COLUMNS, d.layer[0].mixed);
 }
 
@@ -274,9 +272,10 @@ int64_t decode(const Decoder &d, const Batch &b, char *memory) {
         if (row == 0 || b.sequences[row] != b.sequences[row - 1] || row - buffers.tiles[buffers.num_tiles - 1] == most)
             buffers.tiles[buffers.num_tiles++] = row;
     buffers.tiles[buffers.num_tiles] = b.rows;
-    Meeting meeting;
-#pragma omp parallel num_threads(static_cast<int>(b.threads))
-    pass<T>({omp_get_thread_num(), omp_get_num_threads(), &meeting}, d, b, buffers);
+    std::memset(static_cast<void *>(buffers.counters), 0, Buffers<T>::counter_bytes(d, b));
+    const int threads = static_cast<int>(b.threads);
+#pragma omp parallel num_threads(threads)
+    pass<T>({omp_get_thread_num(), threads, buffers.counters, 0}, d, b, buffers);
     return 0;
 }
 

@@ -27,36 +27,40 @@ struct Linear {
     int64_t inputs, panels;
 };
 
-// Threads that wait for each other. They spin: most waits are shorter than waking a thread would take.
-class Meeting {
-public:
-    void wait(int threads) {
-        const int turn = turns_.load(std::memory_order_acquire);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-            arrived_.store(0, std::memory_order_relaxed);
-            turns_.store(turn + 1, std::memory_order_release);
-            return;
+struct alignas(64) Counter {
+    std::atomic<int64_t> value;
+};
+
+// The threads of a pass. They go through its phases together; the pieces of a phase are shared out. Each thread begins with a stretch
+// of its own and then helps the others, so a thread that the system has put aside holds nobody up unless it has begun a piece.
+struct Team {
+    int thread, threads;
+    Counter *counters;  // zeros: for each phase, how far each thread's stretch is taken, and how many pieces are done
+    int64_t phase;
+
+    int64_t begin_of(int64_t count, int owner) const { return count * owner / threads; }
+
+    // Calls compute(piece, end of its stretch) for all pieces, and returns when all of them are done. Waits are shorter than waking
+    // a thread would take, so threads spin; where others need the processor, they give it away after a while.
+    template <typename F>
+    void share(int64_t count, F compute) {
+        Counter *taken = counters + phase++ * (threads + 1), &done = taken[threads];
+        int64_t own = 0;
+        for (int i = 0; i < threads; i++) {
+            const int owner = (thread + i) % threads;
+            const int64_t begin = begin_of(count, owner), end = begin_of(count, owner + 1);
+            if (taken[owner].value.load(std::memory_order_relaxed) >= end - begin) continue;
+            for (int64_t piece; (piece = begin + taken[owner].value.fetch_add(1, std::memory_order_relaxed)) < end; own++)
+                compute(piece, end);
         }
-        for (int tries = 0; turns_.load(std::memory_order_acquire) == turn; tries++) {
-            if (tries < 20000)
+        if (own) done.value.fetch_add(own, std::memory_order_acq_rel);
+        for (int tries = 0; done.value.load(std::memory_order_acquire) < count; tries++) {
+            if (tries < 5000)
                 _mm_pause();
             else
                 std::this_thread::yield();
         }
     }
-
-private:
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<int> turns_{0};
-};
-
-struct Team {
-    int thread, threads;
-    Meeting *meeting;
-
-    void wait() const { meeting->wait(threads); }
-    int64_t begin_of(int64_t count) const { return count * thread / threads; }
-    int64_t end_of(int64_t count) const { return count * (thread + 1) / threads; }
 };
 
 template <typename T, int ROWS>
@@ -143,20 +147,19 @@ void finish(const Product<T> &p, int64_t row, int64_t rows, int64_t panel, const
 }
 
 template <typename T>
-void multiply(const Team &team, const Product<T> &p) {
+void multiply(Team &team, const Product<T> &p) {
     if (!p.count) return;
     using Tile = void (*)(const char *, const char *, int64_t, int64_t, const char *, int64_t, float *);
     static constexpr Tile TILES[TILE + 1] = {nullptr,    tile<T, 1>, tile<T, 2>, tile<T, 3>,  tile<T, 4>,  tile<T, 5>, tile<T, 6>,
                                              tile<T, 7>, tile<T, 8>, tile<T, 9>, tile<T, 10>, tile<T, 11>, tile<T, 12>};
     const int64_t steps = p.linear.inputs / Number<T>::TOGETHER, panel_bytes = steps * COLUMNS * 4, panels = p.linear.panels;
     const int64_t blocks = p.blocks(), block = (p.count + blocks - 1) / blocks;
-    const int64_t begin = team.begin_of(blocks * panels), end = team.end_of(blocks * panels);
     alignas(64) float sums[TILE * COLUMNS];
-    for (int64_t piece = begin; piece < end; piece++) {
+    team.share(blocks * panels, [&](int64_t piece, int64_t end) {
         const int64_t first = piece / panels * block, last = std::min(p.count, first + block), panel = piece % panels;
         const char *weight = p.linear.weight + panel * panel_bytes;
         const char *ahead = piece + 1 < end ? p.linear.weight + (piece + 1) % panels * panel_bytes
-                                            : p.next.weight + team.begin_of(p.next.panels) * p.next.inputs * COLUMNS * sizeof(T);
+                                            : p.next.weight + team.begin_of(p.next.panels, team.thread) * p.next.inputs * COLUMNS * sizeof(T);
         // Equal tiles: twelve rows and then one take longer than seven and six.
         const int64_t tiles = (last - first + TILE - 1) / TILE, size = (last - first + tiles - 1) / tiles;
         for (int64_t row = first, i = 0; row < last; row += size, i++) {
@@ -165,7 +168,7 @@ void multiply(const Team &team, const Product<T> &p) {
             TILES[rows](weight, ahead + i * panel_bytes / tiles, COLUMNS * 4 / tiles, steps, from, p.stride * sizeof(T), sums);
             finish(p, row, rows, panel, sums);
         }
-    }
+    });
 }
 
 }  // namespace
