@@ -1,10 +1,11 @@
 // One pass of a decoder with rotary positions and gated feed-forward blocks (Llama, Qwen, Mistral, Gemma) through all its layers, in
 // one call: new tokens of many sequences, one of each when decoding, whole prompts before. decoder.py documents each argument.
 //
-// Operators that are called one by one cost more than the products of a small model. Here the threads run through the whole pass,
-// share out each phase piece by piece, and no thread waits for one that the system has put aside. Every product reads its weight once, from one stretch of memory,
-// and fetches the next panel while it multiplies by this one. A row is summed in the same order whatever other rows are computed, so its bits do
-// not depend on them. Between the products numbers are fp32; what a product reads is rounded once.
+// Operators that are called one by one cost more than the products of a small model. Here the threads run through the whole pass and
+// share out each phase piece by piece, so on a busy machine none waits for one that the system has put aside. Every product reads its
+// weight once, from one stretch of memory, and fetches the next panel while it multiplies by this one. A row is summed in the same
+// order whatever other rows are computed, so its bits do not depend on them. Between the products numbers are fp32; what a product
+// reads is rounded once.
 
 #include <omp.h>
 
@@ -308,7 +309,6 @@ inline void transpose(__m512i (&rows)[16]) {
 template <typename T>
 void pack(int64_t outputs, int64_t groups, int64_t inputs, const T *from, char *to, int64_t half, int64_t step) {
     const int64_t words = inputs / Number<T>::TOGETHER;
-#pragma omp parallel for schedule(static) if (outputs * inputs > 65536)
     for (int64_t group = 0; group < groups; group++) {
         const int64_t place = half + group * step, count = std::min<int64_t>(16, outputs - group * 16);
         char *column = to + place / 2 * words * COLUMNS * 4 + place % 2 * 64;

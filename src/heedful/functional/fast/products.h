@@ -1,4 +1,4 @@
-// Products with packed weights by threads that run through a whole pass and wait for each other where one needs the other's numbers.
+// Products with packed weights, by threads that run through a whole pass and share out its pieces.
 //
 // A panel of 32 columns of the weight is read once for up to twelve rows, whose sums stay in registers. While it is multiplied by, the
 // next one is fetched into the second-level cache. Every sum follows the order of the inputs, so a row's bits do not depend on the
