@@ -11,6 +11,7 @@ from rich.console import Console
 
 from heedful.cli.benchmark_verb import EvaluateBenchmarks
 from heedful.cli.options import DatabaseOption, Flag, optional, say, subcommand
+from heedful.cli.reward_verb import EvaluateReward
 from heedful.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -226,6 +227,7 @@ class Evaluate:
     - score  stored samples of a benchmark, with the official rules
     - votes  people's comparisons: win rates and scores, with intervals
     - power  how many comparisons find a difference, before anybody is paid
+    - reward  how often a reward model orders responses as labelers do
     - `heedful evaluate score --help` and so on tell more.
     """
 
@@ -234,6 +236,7 @@ class Evaluate:
         | Annotated[EvaluateScore, subcommand(EvaluateScore, "score")]
         | Annotated[EvaluateVotes, subcommand(EvaluateVotes, "votes")]
         | Annotated[EvaluatePower, subcommand(EvaluatePower, "power")]
+        | Annotated[EvaluateReward, subcommand(EvaluateReward, "reward")]
     )
 
     def run(self, console: Console) -> None:

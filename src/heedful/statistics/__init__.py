@@ -37,9 +37,12 @@ from heedful.statistics.reward_breakdown import (
     RankedPair,
     accuracy_where_longer_loses,
     pair_accuracy,
+    pairs_by_margin,
     ranked_pairs,
     reward_accuracy_by_margin,
     reward_accuracy_by_use_case,
+    two_way_accuracy,
+    win_shares,
 )
 from heedful.statistics.screening import (
     ScreeningCutoffs,
@@ -105,6 +108,7 @@ __all__ = [
     "length_rules",
     "pair_accuracy",
     "paired_difference",
+    "pairs_by_margin",
     "percent",
     "prompts_needed",
     "proportion",
@@ -122,10 +126,12 @@ __all__ = [
     "sensitive_counts",
     "study_power",
     "topic_coverage",
+    "two_way_accuracy",
     "two_way_difference",
     "two_way_mean",
     "two_way_win_rate",
     "variance_shares",
     "wilson",
     "win_rate",
+    "win_shares",
 ]

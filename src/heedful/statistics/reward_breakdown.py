@@ -1,6 +1,7 @@
 """Where a reward model is right: accuracy by use case, by margin, and where the longer response loses (SPEC 3.3, 4.6).
 
-Pairs are those that a labeler did not tie, counted as in ``reward_accuracy``; intervals are over prompts.
+Pairs are those that a labeler did not tie, counted as in ``reward_accuracy``. Intervals are over prompts; those of
+``two_way_accuracy`` are over prompts and labelers.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from heedful.errors import DataError
 from heedful.records import Ranking
 from heedful.statistics.intervals import Estimate, proportion
 from heedful.statistics.reward_accuracy import reward_accuracy
+from heedful.statistics.two_way import ClusteredEstimate, two_way_win_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,32 @@ def pair_accuracy(
     )
 
 
+def two_way_accuracy(
+    pairs: Sequence[RankedPair], scores: Mapping[str, float], *, confidence: float = 0.95
+) -> ClusteredEstimate:
+    """``pair_accuracy`` with intervals for other prompts and other labelers."""
+    return two_way_win_rate(
+        [_right(pair, scores) for pair in pairs],
+        [pair.prompt_id for pair in pairs],
+        [pair.labeler for pair in pairs],
+        confidence=confidence,
+    )
+
+
+def win_shares(rankings: Sequence[Ranking]) -> dict[str, float]:
+    """For each response, its share of wins over all comparisons with the others in its rankings; a tie is half a win.
+
+    A response that was compared with no other is left out.
+    """
+    won: defaultdict[str, float] = defaultdict(float)
+    met: defaultdict[str, int] = defaultdict(int)
+    for ranking in rankings:
+        for i, j in permutations(range(len(ranking.ranks)), 2):
+            won[ranking.response_ids[i]] += 0.5 + 0.5 * float(np.sign(ranking.ranks[j] - ranking.ranks[i]))
+            met[ranking.response_ids[i]] += 1
+    return {name: won[name] / met[name] for name in met}
+
+
 def reward_accuracy_by_use_case(
     rankings: Sequence[Ranking],
     scores: Mapping[str, float],
@@ -93,17 +121,26 @@ def reward_accuracy_by_margin(
 
     A calibrated model is right with sigmoid(margin); one that is no surer at large margins has learned little.
     """
-    pairs = ranked_pairs(rankings)
+    return [
+        MarginAccuracy(low=low, high=high, accuracy=pair_accuracy(own, scores, confidence=confidence, seed=seed))
+        for low, high, own in pairs_by_margin(ranked_pairs(rankings), scores, num_bins=num_bins)
+    ]
+
+
+def pairs_by_margin(
+    pairs: Sequence[RankedPair], scores: Mapping[str, float], *, num_bins: int = 5
+) -> list[tuple[float, float, list[RankedPair]]]:
+    """The pairs in bins of equal numbers by the size of the difference of scores: its least, its largest, and the pairs."""
     if not pairs:
         return []
     margins = np.array([abs(_score(pair.preferred, scores) - _score(pair.rejected, scores)) for pair in pairs])
     edges = np.unique(np.quantile(margins, np.linspace(0, 1, num_bins + 1)))
     index = np.clip(np.searchsorted(edges, margins, side="right") - 1, 0, max(len(edges) - 2, 0))
     return [
-        MarginAccuracy(
-            low=float(margins[index == b].min()),
-            high=float(margins[index == b].max()),
-            accuracy=pair_accuracy([pairs[i] for i in np.flatnonzero(index == b)], scores, confidence=confidence, seed=seed),
+        (
+            float(margins[index == b].min()),
+            float(margins[index == b].max()),
+            [pairs[i] for i in np.flatnonzero(index == b).tolist()],
         )
         for b in np.unique(index).tolist()
     ]
