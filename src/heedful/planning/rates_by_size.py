@@ -3,7 +3,7 @@
 The paper gives them for three sizes (SPEC 3.2-3.5). Between two of them they are interpolated, on logarithmic scales. For
 smaller models they are ours: the paper's rate at 1.3B times the ratio of GPT-3's pretraining rates at the two sizes (Brown et
 al. 2020, Table 2.1). Adapters (LoRA) learn best at about ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA
-Without Regret").
+Without Regret"). The paper's residual dropout is left out: a model that was pretrained without it cannot predict under it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 LORA_FACTOR = 10.0
 """Rates of adapters, as a multiple of those of full fine-tuning."""
+_NO_DROPOUT = "ours: open models are pretrained without dropout; the paper's is 0.2 (SPEC 3.2)"
 LORA_RANK = 16
 """Rank of the adapters (ours)."""
 _GPT3_RATES = ((0.125e9, 6e-4), (0.35e9, 3e-4), (0.76e9, 2.5e-4), (1.3e9, 2e-4))
@@ -83,6 +84,7 @@ def values_by_size(parameters: float, *, lora: bool = False) -> dict[tuple[str, 
     """
     found = {name: _rate(row, parameters, lora) for name, row in _RATES.items()}
     found |= {name: _batch(row, parameters) for name, row in _BATCHES.items()}
+    found |= {(table, "residual_dropout"): Sized(value=0.0, source=_NO_DROPOUT) for table in ("sft", "initial_policy")}
     if lora:
         rank = Sized(value=LORA_RANK, source="ours")
         found |= {(table, "lora_rank"): rank for table in ("sft", "initial_policy", "reward", "ppo")}
