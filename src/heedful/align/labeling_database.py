@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +26,12 @@ from heedful.project.files import write_jsonl
 from heedful.project.project import Project
 from heedful.project.runs import newest_done, records_in, stage_folders, with_records
 from heedful.prompts.withdrawing import apply_withdrawals
-from heedful.records import Demonstration, Ranking, Response
+from heedful.records import Demonstration, Phase, Ranking, Response
 
+PEOPLE_STAGE = "people"
+"""The name of the runs of `heedful evaluate people`, ``runs/people-<n>/``."""
+_PHASES: Mapping[Group, Phase] = {"held_out": "evaluation", "training": "training"}
+"""The phase in which each group works."""
 OTHERS = "others"
 """In a stage's folder: prompts and responses that researchers' own tasks were about."""
 _WORDS: Mapping[Asked, str] = {
@@ -84,6 +88,29 @@ class LabelingDatabase:
         finally:
             database.close()
 
+    def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> str | None:
+        """Held-out labelers get their tasks in the phase evaluation, training labelers in the only phase that they work in."""
+        groups: list[Group] = [group for group in _PHASES if any(task.labelers.get(group) for task in tasks)]
+        database = open_database(database_of(self.project.folder, None))
+        try:
+            for group in groups:
+                phase = _PHASES[group]
+                own = (replace(task, phase=phase, people=task.labelers[group]) for task in tasks if task.labelers.get(group))
+                asking.add_tasks(database, own, name=f"{self.project.name}: {folder.name}, {phase}")
+            with database.read() as connection:
+                far: dict[Group, Progress] = {group: _judged(connection, group, tasks) for group in groups}
+                if any(one.open for one in far.values()) and not (partly and any(one.answered for one in far.values())):
+                    return _rated_in_words(far, self.project.folder)
+                shown = {response.id for task in tasks for response in task.responses}
+                answers = [one for group in groups for one in asking.rankings(connection, _PHASES[group])]
+                forms = [one for group in groups for one in asking.ratings(connection, _PHASES[group])]
+            write_jsonl(folder / "ratings.jsonl", (record_to_json(one) for one in forms if one.response_id in shown))
+            own_answers = (record_to_json(one) for one in answers if shown.issuperset(one.response_ids))
+            write_jsonl(folder / "rankings.jsonl", own_answers)
+        finally:
+            database.close()
+        return None
+
     def take(self, *, partly: bool = False) -> None:
         with if_there(self.project.folder) as database:
             if database is None:
@@ -106,7 +133,9 @@ class LabelingDatabase:
             if not progress.tasks:
                 return None
             used = {record.id for kind in ("demonstration", "ranking") for record in records_in(folder, kind)}
-            left = connection is not None and any(record.id not in used for record in _answers(connection, stage, folder))
+            left = connection is not None and any(
+                record.id not in used for record in _answers(connection, self.project, stage, folder)
+            )
         words = _WORDS[_asks(stage)]
         return f"all {progress.tasks:,} {words} are answered: run `heedful align {self.project.folder}`" if left else None
 
@@ -114,13 +143,14 @@ class LabelingDatabase:
         evaluated = newest_done(self.project.runs, STAGES[-1].name)
         used = {*records.demonstrations, *records.rankings}
         used |= {record.id for record in records_in(evaluated, "ranking")} if evaluated else set()
+        apart = _judged_apart(self.project)
         with self._reading() as connection:
             if connection is None:
                 return None
             counts = {
                 "demonstrations": sum(one.id not in used for one in asking.demonstrations(connection)),
-                "rankings": sum(one.id not in used for one in asking.rankings(connection, "training")),
-                "rankings of the evaluation": sum(one.id not in used for one in asking.rankings(connection, "evaluation")),
+                "rankings": _num_unused(asking.rankings(connection, "training"), used, apart),
+                "rankings of the evaluation": _num_unused(asking.rankings(connection, "evaluation"), used, apart),
             }
         said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         return f"answers that wait to be used: {said}" if said else None
@@ -146,7 +176,7 @@ class LabelingDatabase:
         return self._in_words(stage, progress) if progress.open or not progress.answered else None
 
     def _write(self, connection: Connection, stage: Stage, folder: Path, records: Records) -> None:
-        answers = list(_answers(connection, stage, folder))
+        answers = list(_answers(connection, self.project, stage, folder))
         if stage.asks != "evaluation by people":
             _write_others(connection, answers, folder, records)
         kind = "demonstrations" if stage.asks == "demonstrations" else "rankings"
@@ -169,6 +199,26 @@ class LabelingDatabase:
         return f"{said}; align goes on when all are, or with the answers so far: `heedful align {where} --with-what-is-there`"
 
 
+def _judged(connection: Connection, group: Group, tasks: Sequence[Task]) -> Progress:
+    """How far one group's tasks are."""
+    about = [task.responses[0].id for task in tasks if task.labelers.get(group)]
+    return asking.progress(connection, about, "rank", _PHASES[group])
+
+
+def _rated_in_words(far: Mapping[Group, Progress], project: Path) -> str:
+    """Such as "31 of 400 are rated (held out 20 of 200, training 11 of 200): `heedful web mine`"."""
+    done, number = sum(one.tasks - one.open for one in far.values()), sum(one.tasks for one in far.values())
+    parts = (f"{group.replace('_', '-')} labelers {one.tasks - one.open:,} of {one.tasks:,}" for group, one in far.items())
+    each = f" ({', '.join(parts)})" if len(far) > 1 else ""
+    return f"{done:,} of {number:,} are rated{each}: `heedful web {project}`"
+
+
+def _judged_apart(project: Project) -> set[str]:
+    """Responses of `heedful evaluate people`: what training labelers say of them trains nothing."""
+    folders = stage_folders(project.runs, PEOPLE_STAGE).values()
+    return {response.id for folder in folders for response in records_in(folder, "response")}
+
+
 def _ranked_in_files(records: Records) -> set[str]:
     """Responses that people ranked in files, not in the database. People are not asked about them again."""
     return {i for ranking in records.rankings.values() if "task_id" not in ranking.metadata for i in ranking.response_ids}
@@ -181,6 +231,10 @@ def _write_others(connection: Connection, answers: Sequence[Demonstration | Rank
     shown = {i for one in answers if isinstance(one, Ranking) for i in one.response_ids} - records.responses.keys()
     write_jsonl(folder / OTHERS / "prompts.jsonl", map(record_to_json, asking.stored_prompts(connection, prompts)))
     write_jsonl(folder / OTHERS / "responses.jsonl", map(record_to_json, asking.stored_responses(connection, shown)))
+
+
+def _num_unused(rankings: Iterable[Ranking], used: Collection[str], apart: set[str]) -> int:
+    return sum(one.id not in used and apart.isdisjoint(one.response_ids) for one in rankings)
 
 
 def _asks(stage: Stage) -> Asked:
@@ -207,12 +261,13 @@ def _progress(connection: Connection | None, stage: Stage, folder: Path, importe
     return asking.progress(connection, about, kind, "evaluation" if stage.asks == "evaluation by people" else "training")
 
 
-def _answers(connection: Connection, stage: Stage, folder: Path) -> Iterator[Demonstration | Ranking]:
+def _answers(connection: Connection, project: Project, stage: Stage, folder: Path) -> Iterator[Demonstration | Ranking]:
     """People's answers of the kind that a stage asks for; of the evaluation's, those about its own responses."""
     if stage.asks == "demonstrations":
         yield from asking.demonstrations(connection)
     elif stage.asks == "rankings":
-        yield from asking.rankings(connection, "training")
+        apart = _judged_apart(project)
+        yield from (one for one in asking.rankings(connection, "training") if apart.isdisjoint(one.response_ids))
     else:
         shown = {response.id for response in records_in(folder, "response")}
         yield from (one for one in asking.rankings(connection, "evaluation") if shown.issuperset(one.response_ids))

@@ -84,6 +84,10 @@ class SimulatedLabelers:
             write_jsonl(folder / "ratings.jsonl", map(record_to_json, answers.ratings()))
             write_jsonl(folder / "rankings.jsonl", map(record_to_json, answers.rankings()))
 
+    def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> None:
+        """Answer all tasks: each names how many labelers of which group."""
+        self.ask(tasks, folder)
+
     @contextmanager
     def recorded(self, tasks: Sequence[Task], *, run: str) -> Iterator[Answers]:
         """Store a run's answers. They can be read within the block; an interrupted block leaves nothing behind.

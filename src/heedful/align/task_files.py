@@ -16,6 +16,7 @@ from heedful.labeling.exchange.asking import Task
 from heedful.project.data_folder import Records, file_name, record_to_json
 from heedful.project.files import append_jsonl, locked, read_rows, write_jsonl
 from heedful.project.project import Project
+from heedful.project.runs import records_in
 from heedful.records import Response
 
 _FILES: Mapping[Asked, str] = {
@@ -80,6 +81,20 @@ class TaskFiles:
         if tasks[0].phase == "evaluation" and self._judged(tasks, folder):
             return None
         return waiting_in(self.project, file, len(tasks))
+
+    def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> str | None:
+        """One file for the labelers of all groups; who ranked for training is a training labeler (SPEC 2.4)."""
+        file = self.project.tasks / f"{folder.name}.jsonl"
+        self._write(file, tasks)
+        self._judged(tasks, folder)
+        ranked = {frozenset(ranking.response_ids) for ranking in records_in(folder, "ranking")}
+        done = sum(frozenset(response.id for response in task.responses) in ranked for task in tasks)
+        if done == len(tasks) or (partly and done):
+            return None
+        return (
+            f"{done:,} of {len(tasks):,} are ranked: give each labeler a copy of {file}, with ranks and labeler to fill in, "
+            f"then `heedful import heedful COPY --project {self.project.folder}`"
+        )
 
     def _write(self, file: Path, tasks: Sequence[Task]) -> None:
         """The responses become records of the project, so that a filled-in task can refer to them.

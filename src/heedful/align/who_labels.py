@@ -75,6 +75,13 @@ class Labelers(Protocol):
         """
         ...
 
+    def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> str | None:
+        """Let labelers of every group that the tasks name rate and rank responses, for an evaluation of any models.
+
+        As :meth:`ask`, but ``folder`` is a run of `heedful evaluate people`, and its answers reach no training.
+        """
+        ...
+
 
 def labelers_of(project: Project) -> Labelers:
     """Who labels: the one place that chooses."""

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from heedful.cli.benchmark_verb import EvaluateBenchmarks
 from heedful.cli.options import DatabaseOption, Flag, optional, say, subcommand
+from heedful.cli.people_verb import EvaluatePeople
 from heedful.cli.reward_verb import EvaluateReward
 from heedful.errors import ConfigError, DataError
 
@@ -221,8 +222,9 @@ class EvaluatePower:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure models on benchmarks, score stored samples, read votes, plan studies.
+    """Let people compare models, measure them on benchmarks, read votes, plan studies.
 
+    - people  labelers compare models on held-out owners' prompts
     - benchmarks  models on public benchmarks, in the paper's formats
     - score  stored samples of a benchmark, with the official rules
     - votes  people's comparisons: win rates and scores, with intervals
@@ -232,7 +234,8 @@ class Evaluate:
     """
 
     action: (
-        Annotated[EvaluateBenchmarks, subcommand(EvaluateBenchmarks, "benchmarks")]
+        Annotated[EvaluatePeople, subcommand(EvaluatePeople, "people")]
+        | Annotated[EvaluateBenchmarks, subcommand(EvaluateBenchmarks, "benchmarks")]
         | Annotated[EvaluateScore, subcommand(EvaluateScore, "score")]
         | Annotated[EvaluateVotes, subcommand(EvaluateVotes, "votes")]
         | Annotated[EvaluatePower, subcommand(EvaluatePower, "power")]
