@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.align.small_project import run
 
+from heedful.cli.entry import main
 from heedful.errors import ConfigError
 from heedful.project.project import init_project
 from heedful.web.app_settings import model_server_of
@@ -64,6 +67,30 @@ def test_a_newcomer_gets_application_and_models(tmp_path: Path) -> None:
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def test_a_port_that_cannot_be_had_is_refused_before_the_models_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for wrong, message in ((port, f"port {port} is in use"), (99_999, "there is no such port")):
+            code, said = run("up", "--port", wrong)
+            assert (code, message in said, "base-small" in said) == (2, True, False), said
+
+
+def test_interrupted_while_it_loads_a_server_has_nothing_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("heedful.serve.server.load", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        main(["up", "--port", "0"])
+    assert (stopped.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 def test_where_the_application_finds_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

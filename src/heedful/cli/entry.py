@@ -72,6 +72,7 @@ def _main(arguments: list[str], *, leads: bool) -> None:
         if leads:
             print(f"heedful {__version__}")
         return
+    verb = None
     try:
         verb = _parsed(arguments, leads=leads)
         _refuse_torchrun(verb)
@@ -89,7 +90,9 @@ def _main(arguments: list[str], *, leads: bool) -> None:
     except OSError as error:
         _complain(_refused(error), HeedfulError.exit_code)
     except KeyboardInterrupt:
-        _complain("interrupted: run the same command again, and it continues from the last checkpoint", INTERRUPTED)
+        served = isinstance(verb, Serve | Up | Web)  # these have no work to continue
+        again = "" if served else ": run the same command again, and it continues from the last checkpoint"
+        _complain(f"interrupted{again}", INTERRUPTED)
 
 
 def _parsed(arguments: list[str], *, leads: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -98,15 +99,20 @@ class Up:
         """Serve both until interrupted. Raises UserError, MissingError, ModelError."""
         from heedful.serve.server import serving
         from heedful.serve.serving_state import Limits
-        from heedful.web.serving import Listening, serve
+        from heedful.web.serving import Listening, listen, serve
 
         def tell(message: str) -> None:
             say(console, message)
 
+        listening = Listening(port=self.port)
         folder, sources = _to_compare(self.project)
-        with serving(sources, Limits(), precision=self.precision, say=tell) as address:
+        # Listen before the models are loaded: a port that is taken is known at once.
+        with (
+            closing(listen(listening.host, listening.port)) as listener,
+            serving(sources, Limits(), precision=self.precision, say=tell) as address,
+        ):
             tell(f"the models answer at {address}")
-            serve(folder, Listening(port=self.port), database_url=None, say=tell, model_server=address)
+            serve(folder, listening, database_url=None, say=tell, model_server=address, listener=listener)
 
 
 def _to_compare(project: Path | None) -> tuple[Path, list[ModelSource]]:

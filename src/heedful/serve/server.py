@@ -34,6 +34,10 @@ class Address:
     host: str = "127.0.0.1"
     port: int = 8001
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:  # getaddrinfo takes 99999 for 34463
+            raise ConfigError("there is no such port", expected="0 to 65535", got=str(self.port), next_step="give --port 8001")
+
 
 class DrainingServer(uvicorn.Server):
     """A server that, told to stop, first finishes the requests that it has. Told twice, it stops at once."""
@@ -172,6 +176,6 @@ def listen(address: Address) -> socket.socket:
 def _no_address(address: Address, reason: str) -> HeedfulError:
     return ConfigError(
         "that address cannot be listened on",
-        expected="an address of this machine, and a port up to 65535",
+        expected="an address of this machine",
         got=f"{address.host}:{address.port} ({reason})",
     )

@@ -141,10 +141,12 @@ def serve(
     database_url: str | None,
     say: Callable[[str], None],
     model_server: str | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve the labeling application until interrupted. Raises UserError, StorageError where it cannot.
 
     model_server: address of the models that people talk to, if not as heedful.toml or the environment says.
+    listener: a socket that listens already, as `listen` makes one.
     """
     if not folder.is_dir():
         raise MissingError(
@@ -155,7 +157,8 @@ def serve(
             next_step=f"make it (mkdir {folder}), or make a project there (heedful init {folder} --base-model MODEL)",
         )
     model_server = model_server_of(folder, model_server)
-    listener = _listen(listening.host, listening.port)
+    if listener is None:
+        listener = listen(listening.host, listening.port)
     try:
         listening = replace(listening, port=listener.getsockname()[1])  # 0: the system has chosen one
         database = open_database(database_of(folder, database_url))
@@ -226,15 +229,13 @@ def _serve(
     if model_server is not None:
         say(f"playground and public API ask the model server at {model_server}")
     say("stop it with Ctrl-C")
-    with (
-        texts_expire(database),
-        suppress(KeyboardInterrupt),
-    ):  # uvicorn has finished what it was answering, and says again what stopped it
+    # uvicorn has finished what it was answering, and says again what stopped it
+    with suppress(KeyboardInterrupt), texts_expire(database):
         uvicorn.Server(config).run(sockets=[listener])
     say("stopped")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A listening socket, made before anything else: if the application runs already, this says so."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
