@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from sqlalchemy import update
 from tests.align.small_project import run, write_base_model, write_rows
+from tests.labeling.labeling import add_person, add_ranking_tasks, rank_answer
 from tests.tiny import END, tiny_gpt2, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
@@ -19,7 +22,12 @@ from heedful.evaluate.reward_evaluation import RewardEvaluation, as_numbers, eva
 from heedful.evaluate.reward_page import render_reward_page
 from heedful.evaluate.reward_rankings import RankedRecords, rankings_of_file, rankings_of_project, training_rankings_of
 from heedful.evaluate.reward_scoring import Scores, score_ranked
+from heedful.labeling.database.connection import open_database
+from heedful.labeling.database.tables import prompt
+from heedful.labeling.exchange.labels import exported_records
+from heedful.labeling.queue import leases
 from heedful.model import load_scalar_model, save_model, scalar_model_from_causal
+from heedful.project.files import write_jsonl
 from heedful.project.importing import import_file
 from heedful.project.project import Project, init_project
 from heedful.records import Prompt, Ranking, Response
@@ -106,6 +114,13 @@ def test_groups() -> None:
         "labeler": {"ann": (2, 0.75), "bob": (2, 0.0)},
         "margin": {"0 to 0": (1, 0.5), "2 to 2": (3, round(1 / 3, 9))},
     }
+
+
+def test_intervals_are_over_prompts_and_labelers() -> None:
+    (_, bob) = evaluated().groups["labeler"]
+    assert (bob.accuracy.num_prompts, bob.accuracy.num_labelers) == (2, 1)
+    chat = evaluated().groups["use case"][0]
+    assert (chat.accuracy.num_prompts, chat.accuracy.num_labelers) == (1, 2)
 
 
 def test_calibration() -> None:
@@ -241,6 +256,34 @@ def test_a_projects_unseen_rankings(tmp_path: Path) -> None:
         rankings_of_project(empty)
 
 
+def test_a_file_of_rankings_alone_uses_the_records_beside_it(tmp_path: Path) -> None:
+    for kind in ("prompt", "response", "ranking"):
+        rows = [{key: value for key, value in row.items() if key != "kind"} for row in ROWS if row["kind"] == kind]
+        write_rows(tmp_path / f"{kind}s.jsonl", rows)
+    given = rankings_of_file(tmp_path / "rankings.jsonl")
+    assert [one.id for one in given.rankings] == ["k1", "k2"]
+    assert given.responses["r1"].text == ANSWERS["r1"]
+
+
+def test_rankings_of_the_labeling_database_count_once(tmp_path: Path) -> None:
+    project = init_project(tmp_path / "mine", base_model="x")
+    database = open_database(project.folder / "labels.sqlite")
+    with database.write() as connection:
+        who = add_person(connection, "labeler-1", group="held_out")
+        add_ranking_tasks(connection, 1, phase="evaluation", outputs=3)
+        connection.execute(update(prompt).values(split="test"))
+        view = leases.claim(connection, who, now=0.0)
+        assert view is not None
+        answer = rank_answer([output.id for output in view.outputs])  # the first is best, the others are tied
+        leases.submit(connection, view.id, who, token=view.token, answer=answer, seconds_spent=1.0, now=0.0)
+    (stored,) = rankings_of_project(project).rankings
+    with database.read() as connection:
+        write_jsonl(tmp_path / "labels.jsonl", exported_records(connection))
+    database.close()
+    import_file("heedful", tmp_path / "labels.jsonl", project.data)
+    assert [one.id for one in rankings_of_project(project).rankings] == [stored.id]
+
+
 # ------------------------------------------------------------------------------------------- the verb
 
 
@@ -261,11 +304,18 @@ def test_evaluate_reward(tmp_path: Path, reward_model: Path) -> None:
     assert numbers["all_pairs"]["bag_of_words"]["two_way"]["value"] == 1
     assert "the bag of words learned from 1 training pairs" in said
     assert "<svg" in (tmp_path / "page.html").read_text()
+    shutil.copytree(reward_model, project.runs / "reward-1" / "model")
+    (project.runs / "reward-1" / "stage.json").write_text('{"done": true}')
+    of_project = ("evaluate", "reward", project.folder, "--project", project.folder, "--precision", "float32")
+    code, again = run(*of_project, "--json", tmp_path / "again.json")
+    assert code == 0, again
+    assert json.loads((tmp_path / "again.json").read_text()) == numbers | {"model": "reward"}
 
 
 def test_mistakes_exit_with_2(tmp_path: Path, reward_model: Path) -> None:
     labels = write_rows(tmp_path / "labels.jsonl", ROWS)
-    policy = write_base_model(tmp_path / "base")
+    project = project_with_rankings(tmp_path).folder
+    policy = tmp_path / "base"
     for arguments, message in (
         ([reward_model], "there are no rankings to measure the reward model on"),
         ([policy, "--rankings", labels], "this is not a reward model"),
@@ -273,6 +323,7 @@ def test_mistakes_exit_with_2(tmp_path: Path, reward_model: Path) -> None:
         ([tmp_path / "nowhere", "--rankings", labels], "there is no model here"),
         ([reward_model, "--rankings", tmp_path / "nowhere.jsonl"], "nowhere.jsonl"),
         ([reward_model, "--project", tmp_path], "no heedful.toml here"),
+        ([project, "--project", project], "the project has not trained a reward model"),
     ):
         code, said = run("evaluate", "reward", *arguments)
         assert code == 2, said
