@@ -20,11 +20,12 @@ from heedful.align.who_labels import labelers_of
 from heedful.errors import ConfigError, DataError
 from heedful.evaluate.benchmarks.benchmark_run import Contestant
 from heedful.labeling.exchange import asking
+from heedful.labeling.exchange.asking import Task
 from heedful.miniature.invented_world import World
 from heedful.miniature.preparation import WORLD_SEED, base_model_folder, miniature_project
 from heedful.miniature.tasks import prompts
 from heedful.model.answering import Answerer
-from heedful.project.data_folder import Records
+from heedful.project.data_folder import Records, record_to_json
 from heedful.project.project import Project
 from heedful.project.runs import records_in
 from heedful.records import Prompt, Response
@@ -142,13 +143,23 @@ def test_people_of_both_groups_are_asked_and_the_run_goes_on_when_they_are_done(
 
 def test_what_training_labelers_say_here_trains_nothing(project: Path) -> None:
     people(project)
+    opened = Project.load(project)
+    prompt = Records.load(opened.data).prompts["train0"]
+    ours = tuple(Response(id=f"collect-1-{i}", prompt_id=prompt.id, text=f"w{i}", model="sft") for i in range(2))
+    collected = opened.runs / "collect-1"
+    collected.mkdir()
+    write_rows(collected / "responses.jsonl", map(record_to_json, ours))
+    write_rows(collected / "stage.json", [{"done": True}])
+    task = Task(kind="rank", phase="training", prompt=prompt, responses=ours, labelers={"training": 1})
+    labelers_of(opened).ask([task], collected)
     label(project, {"eva": "held_out", "ann": "training"})
     people(project)
+    labelers_of(opened).take()
     with database_in(project) as database, database.read() as connection:
-        assert len(list(asking.rankings(connection, "training"))) == 6
-    labelers = labelers_of(Project.load(project))
-    assert labelers.unused(Records.load(Project.load(project).data)) is None
-    assert labelers.known().rankings == {}
+        assert len(list(asking.rankings(connection, "training"))) == 7
+    records = labelers_of(opened).known()
+    assert [ranking.prompt_id for ranking in records.rankings.values()] == ["train0"]
+    assert labelers_of(opened).unused(records) is None
 
 
 def test_labelers_do_not_see_which_model_wrote_what(project: Path) -> None:
