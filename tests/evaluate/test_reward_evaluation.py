@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from heedful.conversation import turns_of
 from heedful.errors import ConfigError, DataError, MissingError
-from heedful.evaluate.reward_evaluation import RewardEvaluation, as_numbers, evaluate_reward, in_words
+from heedful.evaluate.reward_evaluation import RewardEvaluation, as_numbers, evaluate_reward, group_table, in_words
 from heedful.evaluate.reward_page import render_reward_page
 from heedful.evaluate.reward_rankings import RankedRecords, rankings_of_file, rankings_of_project, training_rankings_of
 from heedful.evaluate.reward_scoring import Scores, score_ranked
@@ -119,6 +119,9 @@ def test_groups() -> None:
 def test_intervals_are_over_prompts_and_labelers() -> None:
     (_, bob) = evaluated().groups["labeler"]
     assert (bob.accuracy.num_prompts, bob.accuracy.num_labelers) == (2, 1)
+    header, _, shown = group_table("labeler", evaluated().groups["labeler"])
+    assert header[3] == "by prompt"
+    assert shown[3] != "n/a"  # one labeler says nothing of others, but two prompts something of other prompts
     chat = evaluated().groups["use case"][0]
     assert (chat.accuracy.num_prompts, chat.accuracy.num_labelers) == (1, 2)
 
@@ -145,8 +148,8 @@ def test_what_is_cut_or_left_out_is_said() -> None:
     found = evaluated(by_response=only_p, cut=("a",), too_long=("q",), training=None)
     assert found.num_rankings == 2
     said = in_words(found)
-    assert "1 prompts are too long (q): 2 rankings are left out" in said
-    assert "1 of 3 responses are too long (a): they are scored at their last token within the limit" in said
+    assert "prompts that are too long: 1 (q); rankings left out: 2" in said
+    assert "responses that are too long: 1 of 3 (a); each is scored at its last token within the limit" in said
     assert "no bag of words: there are no rankings to train it on: add --project" in said
     assert "bag of words" not in found.all_pairs.rules
 
@@ -163,6 +166,14 @@ def test_words_numbers_and_page_agree() -> None:
     assert "37.5 %" in said
     assert "http://" not in page.replace("http://www.w3.org/", "")  # nothing is loaded from elsewhere
     assert page == render_reward_page(evaluated())
+
+
+def test_a_single_labeler_says_nothing_of_others() -> None:
+    given = records([ranking("p", "ann", a=1, b=2, c=3)], TEXTS)
+    found = evaluate_reward("rm", given, Scores(by_response={name: REWARDS[name] for name in "abc"}, cut=(), too_long=()))
+    assert "note: n/a: with one labeler or one prompt, nothing is known of others" in in_words(found)
+    assert as_numbers(found)["all_pairs"]["pairs"] == 3
+    assert "n/a" in render_reward_page(found)
 
 
 def test_nothing_to_be_right_about() -> None:
@@ -220,7 +231,7 @@ def test_bad_rows_are_named(tmp_path: Path) -> None:
     bad = {"kind": "ranking", "id": "k3", "prompt_id": "p", "response_ids": ["r1", "r9"], "ranks": [1, 2], "labeler": "ann"}
     given = rankings_of_file(write_rows(tmp_path / "labels.jsonl", [*ROWS, bad]))
     assert [one.id for one in given.rankings] == ["k1", "k2"]
-    assert any("1 rows cannot be used: line 7" in note for note in given.notes), given.notes
+    assert any("rows that cannot be used: 1 (line 7" in note for note in given.notes), given.notes
     with pytest.raises(DataError, match="no rankings"):
         rankings_of_file(write_rows(tmp_path / "prompts-only.jsonl", ROWS[:1]))
     with pytest.raises(MissingError):

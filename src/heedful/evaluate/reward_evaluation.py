@@ -29,6 +29,7 @@ from heedful.statistics import (
 )
 
 LONGER, SHORTER, WORDS = "longer wins", "shorter wins", "bag of words"
+LABELER = "labeler"
 _SHOWN = 3
 
 
@@ -114,6 +115,9 @@ def evaluate_reward(
             rules={rule: two_way_accuracy(own, values, confidence=confidence) for rule, values in rules.items()},
         )
 
+    everything = row("all pairs", pairs)
+    if math.isnan(everything.accuracy.two_way.low):
+        notes.append("n/a: with one labeler or one prompt, nothing is known of others")
     curve, num_best_of_prompts = _best_of(rankings, rewards, confidence)
     return RewardEvaluation(
         model=model,
@@ -124,7 +128,7 @@ def evaluate_reward(
         num_labelers=len({ranking.labeler for ranking in rankings}),
         num_labeler_ties=sum(len(r.ranks) * (len(r.ranks) - 1) // 2 for r in rankings) - len(pairs),
         num_model_ties=sum(rewards[pair.preferred] == rewards[pair.rejected] for pair in pairs),
-        all_pairs=row("all pairs", pairs),
+        all_pairs=everything,
         where_longer_loses=row(
             "where the longer response loses", [p for p in pairs if lengths[p.preferred] < lengths[p.rejected]]
         ),
@@ -152,7 +156,7 @@ def _groups(
     found = {
         "K": [row(str(k), ranked_pairs(by_k[k])) for k in sorted(by_k)],
         "use case": [row(name, ranked_pairs(by_use_case[name])) for name in sorted(by_use_case)],
-        "labeler": [row(name, ranked_pairs(by_labeler[name])) for name in sorted(by_labeler)],
+        LABELER: [row(name, ranked_pairs(by_labeler[name])) for name in sorted(by_labeler)],
         "margin": [row(f"{low:.3g} to {high:.3g}", own) for low, high, own in pairs_by_margin(ranked_pairs(rankings), rewards)],
     }
     return {title: tuple(one for one in rows if one.num_pairs) for title, rows in found.items()}
@@ -192,12 +196,12 @@ def _scoring_notes(given: RankedRecords, scores: Scores, num_left_out: int) -> l
     notes: list[str] = []
     if scores.too_long:
         shown = ", ".join(scores.too_long[:_SHOWN])
-        notes.append(f"{len(scores.too_long):,} prompts are too long ({shown}): {num_left_out:,} rankings are left out")
+        notes.append(f"prompts that are too long: {len(scores.too_long):,} ({shown}); rankings left out: {num_left_out:,}")
     if scores.cut:
         shown = ", ".join(scores.cut[:_SHOWN])
         notes.append(
-            f"{len(scores.cut):,} of {len(scores.by_response):,} responses are too long ({shown}): "
-            "they are scored at their last token within the limit"
+            f"responses that are too long: {len(scores.cut):,} of {len(scores.by_response):,} ({shown}); "
+            "each is scored at its last token within the limit"
         )
     return notes
 
@@ -238,12 +242,16 @@ def rules_table(found: RewardEvaluation) -> list[list[str]]:
 
 
 def group_table(title: str, rows: Sequence[AccuracyRow]) -> list[list[str]]:
-    """A row for each group, with the rules beside the reward model."""
+    """A row for each group, with the rules beside the reward model.
+
+    One labeler says nothing of other labelers, so that the intervals by labeler are over prompts.
+    """
     rules = list(rows[0].rules) if rows else []
-    table = [[title, "pairs", "accuracy", "two-way", *rules]]
+    table = [[title, "pairs", "accuracy", "by prompt" if title == LABELER else "two-way", *rules]]
     for row in rows:
         known = [_percent(row.rules[rule].value) for rule in rules]
-        table.append([row.name, f"{row.num_pairs:,}", _percent(row.accuracy.value), _ends(row.accuracy.two_way), *known])
+        interval = row.accuracy.by_prompt if title == LABELER else row.accuracy.two_way
+        table.append([row.name, f"{row.num_pairs:,}", _percent(row.accuracy.value), _ends(interval), *known])
     return table
 
 

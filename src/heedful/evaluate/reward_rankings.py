@@ -74,8 +74,8 @@ def rankings_of_file(path: Path) -> RankedRecords:
     if report.rejected:
         shown = "; ".join(report.reasons[:_SHOWN_ROWS])
         more = f"; and {report.rejected - _SHOWN_ROWS:,} more" if report.rejected > _SHOWN_ROWS else ""
-        notes.append(f"{report.rejected:,} rows cannot be used: {shown}{more}")
-    notes += [f"{count:,} rows are skipped: {reason}" for reason, count in report.skipped.items()]
+        notes.append(f"rows that cannot be used: {report.rejected:,} ({shown}{more})")
+    notes += [f"rows with nothing to use: {count:,} ({reason})" for reason, count in report.skipped.items()]
     notes += [f"{count:,} {note}" for note, count in report.notes.items()]
     if not records.rankings:
         raise DataError(
