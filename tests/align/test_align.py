@@ -230,6 +230,8 @@ def test_peoples_judgements_of_the_evaluation_complete_the_report_and_train_noth
     assert {row["group"] for row in rates.values()} == {"held_out"}
     assert rates["base"]["num_comparisons"] == 6
     assert "done: the report is" in run("status", project)[1]
+    code, said = run("align", project)  # the judgements beside the stage's outputs do not look like damage
+    assert code == 0, said
 
 
 # ------------------------------------------------------------------------------------------- kills

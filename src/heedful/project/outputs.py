@@ -27,12 +27,15 @@ def described_outputs(folder: Path) -> dict[str, list[Any]]:
 def check_outputs(stage: str, folder: Path, state: Mapping[str, Any]) -> None:
     """Raises DataError naming the first file that is not as it was when the stage ended.
 
-    Files that came later are ignored. A ``stage.json`` of an older version has no digests: nothing is checked.
+    Files that came later are ignored, and so is what came later into an empty file: people rank an evaluation's answers after
+    its stage has ended. A ``stage.json`` of an older version has no digests: nothing is checked.
     """
     for name, (size, changed, digest) in state.get(OUTPUTS, {}).items():
         path = folder / name
         try:
             status = path.stat()
+            if not size:
+                continue
             if status.st_size != size:
                 found = f"{status.st_size:,} bytes"
             elif (size > _ALWAYS_READ and status.st_mtime_ns == changed) or _digest(path) == digest:
