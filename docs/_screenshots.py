@@ -150,6 +150,41 @@ def main() -> None:
             server.wait()
             models.__exit__(None, None, None)
             database.close()
+    _up(chromium)
+
+
+def _up(chromium: str) -> None:
+    """What a newcomer sees after `heedful up` without a project: the models that ship, compared blind."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "heedful.cli", "up", "--port", "0"]
+        server = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+        try:
+            assert server.stderr is not None
+            link = next(line.split()[-1] for line in server.stderr if line.startswith("join as"))
+            url = link.partition("/join/")[0]
+            _wait(f"{url}/health")
+            with sync_playwright() as driver:
+                browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+                page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+                page.goto(link)
+                fields = ("Your name", NAMES[0]), ("E-mail address", "ada@example.org"), ("Password", "three plain words")
+                for label, value in fields:
+                    page.get_by_label(label, exact=True).fill(value)
+                page.get_by_label("Repeat the password").fill("three plain words")
+                page.get_by_role("button", name="Join").click()
+                page.get_by_role("link", name="Work").click()
+                page.get_by_role("link", name="Playground").click()
+                page.get_by_label("Two or more models, blind").check()
+                page.get_by_label("Your message or text").fill("Does Ben like the bird? Ben saw a bird at the well. He smiled.")
+                page.get_by_role("button", name="Send").click()
+                page.locator("button[value=tie]:not([disabled])").wait_for()
+                page.wait_for_timeout(300)
+                page.evaluate("scrollTo(0, 0)")
+                _keep("up", page.screenshot(animations="disabled"))
+                browser.close()
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def _in_plain_words(connection: Connection) -> None:

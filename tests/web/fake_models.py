@@ -33,6 +33,8 @@ class FakeModels:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.gone = 0
+        self.window = 100_000
+        """Tokens of the prompt (10 of them, whatever it says) and of the answer."""
         self.left = threading.Event()
         self.started = threading.Event()
         self.app = Starlette(
@@ -57,6 +59,9 @@ class FakeModels:
         model = body["model"]
         if model == "broken":
             return Response("Traceback: a secret", status_code=500)
+        if 10 + body.get("max_tokens", 1) > self.window:
+            said = f"This model's maximum context length is {self.window} tokens."
+            return JSONResponse({"error": {"message": said, "code": "context_length_exceeded"}}, status_code=400)
         if model == "refuses" or model not in NAMES:
             error = {
                 "message": f"no model {model}",

@@ -31,6 +31,11 @@ class ModelServerError(StorageError):
         super().__init__(message, got=got, next_step="look at the model server, or try again in a while")
         self.status, self.body = status, body
 
+    @property
+    def context_exceeded(self) -> bool:
+        """Whether prompt and limit of tokens do not fit the model's context window: OpenAI, vLLM and we word this alike."""
+        return self.status == 400 and "maximum context length" in (self.got or "")
+
 
 def base_address(address: str) -> str:
     """The address that requests begin with: the given one, with ``/v1`` if it has no path of its own."""

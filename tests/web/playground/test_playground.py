@@ -21,6 +21,7 @@ from heedful.labeling.usage import conversations, misuse
 from heedful.labeling.usage.conversations import ConversationView
 from heedful.project.project import init_project
 from heedful.web.model_server import ModelServer, base_address
+from heedful.web.playground.streaming import TOO_LONG
 
 GENEROUS = 60.0
 ALPHA, BETA = "acme/alpha-7b", "acme/beta-2"
@@ -261,6 +262,19 @@ def test_a_failed_answer_says_so_and_can_be_tried_again(site: Site, models: Fake
     assert "Try again" in page
     assert me.post(f"/playground/{number}/turns", {"text": "More"}).status_code == 422
     assert stream(me, answer.id)[-1]["state"] == "failed"
+
+
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+def test_a_limit_that_does_not_fit_the_context_window_is_lowered(site: Site, models: FakeModels, mode: str) -> None:
+    """The models that ship have a window of 128 tokens, and the form begins with a limit of 256."""
+    me = site.browser(site.person())
+    models.window = 128
+    (answer,) = view_of(site, me, start(me, mode=mode, max_tokens=256)).turns[0].answers
+    assert stream(me, answer.id)[-1]["state"] == "finished"
+    assert [body["max_tokens"] for body in models.asked] == [256, 128, 64]
+    models.window = 10
+    (answer,) = view_of(site, me, start(me, mode=mode, max_tokens=256)).turns[0].answers
+    assert stream(me, answer.id)[-1] == {"state": "failed", "message": TOO_LONG}
 
 
 def test_without_a_model_server_the_page_says_what_to_do(site: Site) -> None:

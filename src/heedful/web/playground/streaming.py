@@ -8,10 +8,11 @@ browser without JavaScript gets the page again when the answer is whole.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import httpx
 from anyio import CancelScope
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -31,6 +32,7 @@ from heedful.web.security import log
 EVENT_STREAM = "text/event-stream"
 LONGEST_ANSWER = 400_000
 """Characters; a model that does not end is stopped there."""
+TOO_LONG = "The text is too long for this model. Shorten it, or begin a new conversation."
 
 
 def routes(add: Routes) -> None:
@@ -73,6 +75,21 @@ def request_body(ask: Ask) -> tuple[str, dict[str, Any]]:
     return "/chat/completions", body | {"messages": messages_of(ask.turns)}
 
 
+@asynccontextmanager
+async def _begun(server: ModelServer, path: str, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+    """The server's answer. A limit of tokens that does not fit the model's context window is halved until it fits."""
+    while True:
+        async with server.post(path, body) as response:
+            if response.status_code == 200:
+                yield response
+                return
+            refusal = await refusal_of(response)
+        most = body.get("max_tokens") or 0
+        if not refusal.context_exceeded or most < 2:
+            raise refusal
+        body = body | {"max_tokens": most // 2}
+
+
 async def _written(server: ModelServer, database: Database, ask: Ask) -> AsyncGenerator[dict[str, Any], None]:
     """The events of an answer. However this ends, the answer's row says how, and holds what was written."""
     pieces: list[str] = []
@@ -82,9 +99,7 @@ async def _written(server: ModelServer, database: Database, ask: Ask) -> AsyncGe
     last: dict[str, Any] | None = None
     try:
         path, body = request_body(ask)
-        async with server.post(path, body) as response:
-            if response.status_code != 200:
-                raise await refusal_of(response)
+        async with _begun(server, path, body) as response:
             async for data in events(response):
                 if data == "[DONE]":
                     break
@@ -100,7 +115,8 @@ async def _written(server: ModelServer, database: Database, ask: Ask) -> AsyncGe
         last = {"state": state, "finish_reason": reason}
     except ModelServerError as error:
         state = "failed"
-        last = {"state": state, "message": "The model server could not answer. Try again, or tell an admin."}
+        said = TOO_LONG if error.context_exceeded else "The model server could not answer. Try again, or tell an admin."
+        last = {"state": state, "message": said}
         log.error("an answer failed: %s %s", error.message, error.got)
     except HeedfulError:
         state = "failed"
