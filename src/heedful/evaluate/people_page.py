@@ -88,7 +88,7 @@ def _use_case_tables(one: GroupComparison, baseline: str | None) -> list[Table]:
     cells = {(rate.use_case, rate.model): rate.win_rate for rate in one.use_cases}
     cases = list(dict.fromkeys(rate.use_case for rate in one.use_cases))
     rows = [[case.replace("_", " "), *(_share(cells.get((case, model))) for model in models)] for case in cases]
-    title = f"win rates against {baseline} by use case, with two-way intervals"
+    title = f"win rates against {baseline} by use case, with two-way intervals (n/a: a single prompt or labeler)"
     return [Table(title, [["use case", *models], *rows])] if rows else []
 
 
