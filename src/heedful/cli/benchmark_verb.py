@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from heedful.cli.options import optional, say
-from heedful.errors import ConfigError
+from heedful.errors import ConfigError, MissingError
 
 if TYPE_CHECKING:
     from heedful.evaluate.benchmarks.benchmark_evaluation import Judging
@@ -88,6 +88,22 @@ class EvaluateBenchmarks:
                 raise ConfigError(f"{name} is too small", expected="at least 1", got=str(value))
         if not self.models:
             raise ConfigError("no model is named", expected="the folder of at least one model", got="none")
+        if not self.data.is_dir():
+            raise MissingError(
+                "there is no such folder of data",
+                expected="a folder with a folder for each task",
+                got="a file" if self.data.exists() else "nothing",
+                where=self.data,
+                next_step="docs/public-benchmarks.md names the source and the files of each data set",
+            )
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(
+                "results cannot be written into a file",
+                expected="a folder, or a name that is free",
+                got="a file",
+                where=self.out,
+                next_step="give another --out",
+            )
         given = [self.truth_judge or self.info_judge, self.judge_url, self.verdicts]
         if sum(one is not None for one in given) > 1:
             raise ConfigError(

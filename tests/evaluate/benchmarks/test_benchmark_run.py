@@ -271,8 +271,16 @@ def test_mistakes_of_the_user(models: list[Path], data: Path, tmp_path: Path) ->
         assert (code, message in said) == (2, True), said
     code, said = run("evaluate", "benchmarks", tmp_path / "none", "--data", data, "--out", tmp_path / "out", *SMALL)
     assert (code, "there is no model here" in said) == (2, True), said
-    code, said = run("evaluate", "benchmarks", models[0], "--data", tmp_path / "nothing", "--out", tmp_path / "out")
-    assert (code, "there is nothing to ask" in said) == (2, True), said
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    for data_folder, out, message in (
+        ("empty", "out", "there is nothing to ask"),
+        ("nothing", "out", "there is no such folder of data"),
+        ("file", "out", "there is no such folder of data"),
+        ("empty", "file", "results cannot be written into a file"),
+    ):
+        code, said = run("evaluate", "benchmarks", models[0], "--data", tmp_path / data_folder, "--out", tmp_path / out)
+        assert (code, message in said) == (2, True), said
 
 
 def test_names_of_models() -> None:
