@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(
 
 REDUCED = """
 [sft]
-epochs = 1
-candidates = 1
+epochs = 2
+candidates = 2
 
 [initial_policy]
 epochs = 1
