@@ -16,23 +16,30 @@ EVERY_SECONDS = 3_600.0
 
 @contextmanager
 def texts_expire(database: Database, every: float = EVERY_SECONDS) -> Iterator[None]:
-    """While this is open, a thread erases what has expired."""
+    """Erase what has expired now, and from a thread for as long as this is open.
+
+    The first time is not the thread's: an application that is stopped as it starts leaves no thread that uses the database.
+    """
     stop = threading.Event()
 
     def run() -> None:
-        while True:
-            try:
-                with database.write() as connection:
-                    erase_expired(connection)
-            except HeedfulError as error:  # a busy database: the next turn does it
-                log.error("expired texts could not be erased: %s", error.message)
-            if stop.wait(every):
-                return
+        while not stop.wait(every):
+            _erase(database)
 
+    _erase(database)
     thread = threading.Thread(target=run, name="texts-expire", daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield
     finally:
         stop.set()
-        thread.join(timeout=60)
+        if thread.is_alive():
+            thread.join(timeout=60)
+
+
+def _erase(database: Database) -> None:
+    try:
+        with database.write() as connection:
+            erase_expired(connection)
+    except HeedfulError as error:  # a busy database: the next turn does it
+        log.error("expired texts could not be erased: %s", error.message)
