@@ -34,7 +34,7 @@ NUM_PROMPTS = 400
 SAMPLES = 3
 """Answers of SFT, PPO and PPO-ptx to each of them, the evaluation's among them. All other models have one."""
 BEST_OF = (1, 2, 4, 8)
-"""Numbers of SFT's answers of which the reward model chooses one."""
+"""How many of SFT's answers the reward model chooses from."""
 
 _Answers = Mapping[str, list[Response]]
 """Prompt id -> responses."""

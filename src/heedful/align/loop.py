@@ -101,7 +101,7 @@ class _State:
     done: dict[str, FinishedStage] = field(default_factory=dict[str, FinishedStage])
     digests: dict[Path, str] = field(default_factory=dict[Path, str])
     said: set[str] = field(default_factory=set[str])
-    """Stages of which it was said that they are left out."""
+    """Stages already reported as left out."""
 
     @property
     def situation(self) -> Situation:

@@ -85,7 +85,7 @@ class SimulatedLabelers:
             write_jsonl(folder / "rankings.jsonl", map(record_to_json, answers.rankings()))
 
     def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> None:
-        """Answer all tasks: each names how many labelers of which group."""
+        """Answer all tasks; each says how many labelers it needs and from which group."""
         self.ask(tasks, folder)
 
     @contextmanager

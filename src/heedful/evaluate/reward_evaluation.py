@@ -52,7 +52,7 @@ class BestOf:
 
     n: int
     kl: float
-    """At most so many nats from the model that wrote the responses."""
+    """Largest possible KL from the model that wrote the responses, in nats."""
     reward: Estimate
     wins: Estimate
     """The labelers' verdict on the chosen response: its share of wins over the prompt's other responses."""

@@ -146,7 +146,7 @@ def rendered_prompts(
     Raises ConfigError if there is no template to use, and DataError for a prompt that the template cannot hold.
     """
     _refuse_unusable(tokenizer, template)
-    whole: set[tuple[str, ...]] = set()  # sequences of roles of which the template keeps every turn
+    whole: set[tuple[str, ...]] = set()  # sequences of roles in which the template keeps every turn
     special = special_tokens(tokenizer)
     pairs: list[tuple[Messages, str]] = []
     for prompt in prompts:

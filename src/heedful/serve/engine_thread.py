@@ -305,7 +305,7 @@ class EngineThread:
 
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop is closed: nobody reads any more
+        with suppress(RuntimeError):  # the loop is closed, so there is no reader left
             self._loop.call_soon_threadsafe(call, *arguments)
 
 

@@ -84,9 +84,9 @@ def _answered(path: str, run: Callable[[Request], Awaitable[Response]]) -> Calla
 
 
 class _Guard:
-    """Lets nobody in without a key where there are keys, and no new request while the server ends; counts those inside.
+    """Refuses requests without a valid key (if keys are set) and all new ones while the server shuts down; counts running ones.
 
-    Without keys the server answers to this machine's own names only: a site whose name leads here may not ask.
+    Without keys the server answers only to this machine's own names, so that a foreign site's name cannot be pointed at it.
     """
 
     def __init__(self, app: ASGIApp, state: ServingState) -> None:

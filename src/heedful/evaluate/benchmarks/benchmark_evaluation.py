@@ -31,7 +31,7 @@ RESULTS, TABLE, FOR_PEOPLE = "results.json", "results.txt", "truthfulqa-to-judge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judging:
-    """Who judges TruthfulQA: one judge, or people by their table, or nobody."""
+    """What judges TruthfulQA: a judge, a table that people filled in, or neither."""
 
     judge: Judge | None = None
     name: str = ""

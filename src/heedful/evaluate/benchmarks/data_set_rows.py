@@ -238,7 +238,7 @@ def hellaswag_rows(path: Path) -> list[Row]:
 
 
 def _without_marks(text: str) -> str:
-    """Without WikiHow's marks such as [header] and [title], of which the second begins a sentence."""
+    """Without WikiHow's marks such as [header] and [title]; [title] begins a sentence."""
     return " ".join(re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).split())
 
 

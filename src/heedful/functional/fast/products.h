@@ -32,7 +32,7 @@ struct alignas(64) Counter {
 };
 
 // The threads of a pass. They go through its phases together; the pieces of a phase are shared out. Each thread begins with a stretch
-// of its own and then helps the others, so a thread that the system has put aside holds nobody up unless it has begun a piece.
+// of its own and then helps the others, so a thread that the system has suspended delays the others only if it has begun a piece.
 struct Team {
     int thread, threads;
     Counter *counters;  // zeros: for each phase, how far each thread's stretch is taken, and how many pieces are done

@@ -146,7 +146,7 @@ def names_of(model: str) -> list[str]:
 
 
 def votes_cast(connection: Connection, *, gave_away: bool = True) -> Iterator[Cast]:
-    """All votes of turns that nobody has opted out, the oldest first; ``gave_away`` False: without those marked so."""
+    """All votes, oldest first, without those of turns that were opted out; ``gave_away`` False also leaves out marked votes."""
     query = (
         select(
             model_vote,

@@ -118,7 +118,7 @@ class AnswerView:
     finish_reason: str | None
     chosen: bool
     lost: bool
-    """It is running, and nobody writes it any more."""
+    """Marked as running, but its writer is gone."""
     edit: str | None
     critique: str | None
 
