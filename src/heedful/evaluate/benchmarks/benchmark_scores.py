@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from heedful.errors import MissingError
 from heedful.evaluate.benchmarks.prompt_formats import DO_NOT_KNOW, NOT_IN_BACKGROUND
 from heedful.evaluate.benchmarks.series import Series
 from heedful.evaluate.benchmarks.task_table import Item
+from heedful.evaluate.scoring.bleu import sacrebleu_class
 from heedful.evaluate.scoring.choices import chosen, entropy_bits
 from heedful.evaluate.scoring.drop import drop_scores
 from heedful.evaluate.scoring.question_answers import (
@@ -255,7 +255,7 @@ def _resampled_bleu(counts: FloatArray, count: int, seed: int) -> FloatArray:
 
 def _bleu_counts(series: Series, rows: Mapping[str, Row]) -> FloatArray:
     """(sentences, 10): both lengths, the numbers of n-grams in common (n = 1 to 4), and the numbers of n-grams."""
-    measure = _sacrebleu()(effective_order=True)
+    measure = sacrebleu_class()(effective_order=True)
     found: list[list[float]] = []
     for item in series.items:
         score = measure.sentence_score(rows[item.id]["response"], [item.facts["english"]])
@@ -266,20 +266,7 @@ def _bleu_counts(series: Series, rows: Mapping[str, Row]) -> FloatArray:
 def _bleu_of(sums: FloatArray) -> float:
     whole = [int(value) for value in sums]
     return float(
-        _sacrebleu()
+        sacrebleu_class()
         .compute_bleu(correct=whole[2:6], total=whole[6:10], sys_len=whole[0], ref_len=whole[1], smooth_method="exp")
         .score
     )
-
-
-def _sacrebleu() -> Any:
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ModuleNotFoundError:
-        raise MissingError(
-            "BLEU is computed by sacrebleu, which is not installed",
-            expected="the extra eval",
-            got="no module sacrebleu",
-            next_step="pip install 'heedful[eval]'",
-        ) from None
-    return BLEU

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from heedful.errors import ConfigError, MissingError
+from heedful.errors import ConfigError
 from heedful.evaluate.foreign_tables import ends_midway, table_rows
 from heedful.evaluate.plain_table import plain_table
+from heedful.evaluate.scoring.bleu import sacrebleu_class
 from heedful.evaluate.scoring.cells import (
     NotScored,
     SampleColumns,
@@ -358,18 +359,9 @@ def _mean(values: FloatArray, clusters: np.ndarray[Any, Any] | None, seed: int) 
 
 def _bleu(texts: Sequence[tuple[str, list[str]]]) -> float:
     """Corpus BLEU, 0 to 100, with sacrebleu's defaults (tokenizer 13a, exponential smoothing; Post 2018)."""
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ModuleNotFoundError:
-        raise MissingError(
-            "BLEU is computed by sacrebleu, which is not installed",
-            expected="the extra eval",
-            got="no module sacrebleu",
-            next_step="pip install 'heedful[eval]'",
-        ) from None
     most = max(len(references) for _, references in texts)
     streams = [[references[i] if i < len(references) else None for _, references in texts] for i in range(most)]
-    measure: Callable[..., Any] = BLEU().corpus_score
+    measure: Callable[..., Any] = sacrebleu_class()().corpus_score
     return float(measure([response for response, _ in texts], streams).score)
 
 
