@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,6 +11,7 @@ import pytest
 from sqlalchemy import update
 from tests.align.small_project import run
 from tests.labeling.labeling import add_person, add_ranking_tasks, rank_answer
+from tests.quick import takes_less_than
 from tests.test_cli import light
 
 from heedful.cli.evaluate_verbs import EvaluateScore
@@ -169,9 +169,7 @@ def test_a_mistake_exits_with_2(
 def test_a_hundred_thousand_rows_in_seconds(tmp_path: Path) -> None:
     rows = "".join(f"{i % 9},the {i % 97} red houses,red houses|{i % 89} houses\n" for i in range(100_000))
     path = file(tmp_path, "samples.csv", "model,sample,ref_text\n" + rows)
-    started = time.process_time()
-    assert numbers(tmp_path, "score", "squad_v2", path)["scored"] == 100_000
-    assert time.process_time() - started < 20
+    assert takes_less_than(40, lambda: numbers(tmp_path, "score", "squad_v2", path))["scored"] == 100_000
 
 
 def test_the_help_names_every_task() -> None:

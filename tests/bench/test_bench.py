@@ -112,13 +112,13 @@ def test_time_runs_from_the_beginning_to_the_last_step_and_missing_steps_are_ref
     begin = time.perf_counter()
     timing.begin()
     timing.end(0)
-    time.sleep(0.05)
+    time.sleep(0.4)
     timing.end(1)
     end = time.perf_counter()
     time.sleep(0.1)
     timing.end(1)  # a second line of the same step changes nothing
-    assert 0.05 <= timing.result(2)["seconds"] <= end - begin + 0.05
-    assert 0 <= timing.result(2)["cpu_seconds"] < 0.05  # it slept
+    assert 0.4 <= timing.result(2)["seconds"] <= end - begin + 0.05
+    assert 0 <= timing.result(2)["cpu_seconds"] < 0.3  # it slept
     with pytest.raises(RuntimeError, match="expected a beginning and 3 steps, got 2"):
         timing.result(3)
 

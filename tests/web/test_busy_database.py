@@ -58,7 +58,7 @@ def test_waiting_changes_leave_the_pages_their_threads(site: Site, tmp_path: Pat
             waited = time.perf_counter() - began
             lock.rollback()
             statuses = Counter(change.result().status_code for change in changes)
-    assert waited < 2
+    assert waited < 30, "the page did not wait until the lock was free"
     assert refused.headers["retry-after"] == str(routing.RETRY_SECONDS)
     assert refused.json()["title"] == "The server is busy"
     assert set(statuses) == {200, 503}
