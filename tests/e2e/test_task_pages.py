@@ -279,3 +279,39 @@ def test_the_order_by_keys_mouse_finger_and_lists(browser: Any, site: tuple[Site
     assert row.seconds_spent > 0
     assert errors == []
     context.close()
+
+
+def test_a_formula_is_drawn(browser: Any, site: tuple[Site, str]) -> None:
+    world, address = site
+    long = " + ".join(f"a_{{{number}}}" for number in range(80))
+    aligned = r"\begin{aligned} x &= 1 \\ xyz &= 2 \end{aligned}"
+    text = f"Solve \\(\\frac{{a+b}}{{c}} = 2\\).\n\n$$\n{long}\n$$\n\n$${aligned}$$\n\nIt costs $5 and $6."
+    add_tasks(world.database, "demonstrate", prompt=text)
+    world.person()
+    context = browser.new_context(viewport={"width": 1000, "height": 700})
+    page = log_in(context, address)
+    start(page, "demonstrate")
+
+    def box(selector: str) -> Any:
+        found = page.locator(f".rendered {selector}").first.bounding_box()
+        assert found is not None, selector
+        return found
+
+    numerator, denominator = box("mfrac > :first-child"), box("mfrac > :last-child")
+    assert denominator["y"] >= numerator["y"] + 0.8 * numerator["height"]
+    assert box("mfrac")["height"] > 1.8 * denominator["height"]
+    index, base = box("msub > mn"), box("msub > mi")
+    assert index["y"] + index["height"] > base["y"] + base["height"]
+    # A long formula scrolls by itself; the page does not become wider.
+    assert page.evaluate("(e => e.scrollWidth > e.clientWidth + 200)(document.querySelector('.rendered .formula'))")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    # Columns are aligned by classes: pages allow no styles in attributes.
+    rows = page.locator(".rendered mtr")
+    edges = [rows.nth(row).locator("mtd").first.bounding_box() for row in range(2)]
+    ends = [rows.nth(row).locator("mtd").first.locator("mi").last.bounding_box() for row in range(2)]
+    assert all(edge["x"] + edge["width"] - end["x"] - end["width"] < 2 for edge, end in zip(edges, ends, strict=True))
+    assert "It costs $5 and $6." in page.locator(".rendered").first.inner_text()
+    page.locator("[data-show-source]").first.check(force=True)
+    assert "\\frac{a+b}{c}" in page.locator(".source").first.inner_text()
+    assert not page.locator(".rendered mfrac").first.is_visible()
+    context.close()

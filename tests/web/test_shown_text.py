@@ -32,8 +32,8 @@ def test_markdown_code_and_latex_are_rendered() -> None:
     assert "<h1>Title</h1>" in html
     assert "<li>two</li>" in html
     assert "if x:\n    y = a_b_c\n" in html
-    assert str(rendered(r"so $a_b + c_d$ holds")) == '<p>so <code class="math">$a_b + c_d$</code> holds</p>\n'
-    assert '<code class="math">\\[x^2\nx_1\\]</code>' in str(rendered("\\[x^2\nx_1\\]"))
+    assert "<p>so <math><msub><mi>a</mi><mi>b</mi></msub><mo>+</mo>" in str(rendered(r"so $a_b + c_d$ holds"))
+    assert '<math display="block"><msup><mi>x</mi><mn>2</mn></msup>' in str(rendered("\\[x^2\nx_1\\]"))
     assert "<br>" in str(rendered("*one*\ntwo"))
 
 
@@ -56,7 +56,27 @@ def test_rendered_text_is_harmless(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["[", "[abcdefghijklmnopqrstuvwxyz", "*a ", "_", "`", "$", "\\(", "> ", "- ", "![", "<", "|a\n|-\n", "$a ", "$$", "\\["],
+    [
+        *(
+            "[",
+            "[abcdefghijklmnopqrstuvwxyz",
+            "*a ",
+            "_",
+            "`",
+            "$",
+            "\\(",
+            "> ",
+            "- ",
+            "![",
+            "<",
+            "|a\n|-\n",
+            "$a ",
+            "$$",
+            "\\[",
+        ),
+        *("\\[\n", "$$\nx\n", "$x'$", "$'$", "\\(\\,\\)", "$" + "{" * 30 + "}" * 30 + "$", "$" + "\\sqrt" * 200 + "{x}$"),
+        *("$" + "\\," * 248 + "$", "$" + "'" * 1_900 + "$", "$" + "{" * 1_900 + "$", "$x" + "^{x" * 39 + "}" * 39 + "$"),
+    ],
 )
 def test_rendering_never_keeps_a_labeler_waiting(piece: str) -> None:
     text = (piece * 20_000)[:20_000]

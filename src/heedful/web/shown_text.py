@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererProtocol
+from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from markupsafe import Markup, escape
 
 from heedful.conversation import Turn, split_turns
+from heedful.web.formulas import FORMULA_CLASSES, FORMULA_ELEMENTS, LONGEST_FORMULA, MOST_ELEMENTS, mathml
 
 MARKDOWN_TAGS = {
     *("a", "blockquote", "br", "code", "dd", "del", "dl", "dt", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol"),
@@ -29,38 +32,80 @@ MOST_BRACKETS = 1_000
 
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 
-_MATH = re.compile(
-    r"\$\$(?P<display>[^$]+)\$\$"
+_FORMULA = re.compile(
+    r"\$\$(?P<display>(?:[^$\\]|\\.)+)\$\$"
     r"|\\\[(?P<bracket>.+?)\\\]"
     r"|\\\((?P<paren>.+?)\\\)"
     # As Pandoc: no space inside the dollars, no digit after them, so that "$5 and $6" stays money.
-    r"|\$(?P<inline>[^\s$](?:[^$\n]*[^\s$])?)\$(?!\d)",
+    r"|(?<![A-Za-z0-9])\$(?P<inline>(?!\s)(?:[^$\\\n]|\\[^\n])+(?<!\s))\$(?![0-9A-Z])",
     re.DOTALL,
 )
-_LONGEST_MATH = 500
+_COMMAND = re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})?")
+_MONEY = re.compile(r"[0-9].*\s[A-Za-z]{2}", re.DOTALL)
+"""It begins with a digit and goes on with words: "$5 or 10$"."""
+_CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)"}
+_EMPTY_LINE = re.compile(r"\n[ \t>]*\n")
 
 
-def _math(state: StateInline, silent: bool) -> bool:
+def _formula(state: StateInline, silent: bool) -> bool:
     """An inline rule of markdown-it: LaTeX between its signs is one piece, so that a_b_c is no emphasis."""
     if state.src[state.pos] not in "$\\":
         return False
-    found = _MATH.match(state.src, state.pos, min(state.posMax, state.pos + _LONGEST_MATH))
+    end = min(state.posMax, state.pos + LONGEST_FORMULA)
+    closing = _CLOSING.get(state.src[state.pos : state.pos + 2], "$")
+    found = None if state.src.find(closing, state.pos + 1, end) < 0 else _FORMULA.match(state.src, state.pos, end)
     if found is None:
         return False
+    latex = found[found.lastgroup or 0]
+    if found.lastgroup == "inline" and _MONEY.match(_COMMAND.sub("", latex)):
+        return False
     if not silent:
-        state.push("math", "code", 0).content = found.group()
+        token = state.push("formula", "math", 0)
+        token.content, token.meta = found.group(), {"latex": latex, "display": found.lastgroup in ("display", "bracket")}
     state.pos = found.end()
     return True
 
 
-def _render_math(renderer: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: object) -> str:
-    return f'<code class="math">{escape(tokens[index].content)}</code>'
+def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    """A block rule of markdown-it: in a formula on lines of its own, no line is a heading or the item of a list."""
+    begin = state.bMarks[first] + state.tShift[first]
+    closing = _CLOSING.get(state.src[begin : begin + 2])
+    if closing in (None, "\\)") or state.is_code_block(first):
+        return False
+    end = state.src.find(closing, begin + 2, begin + LONGEST_FORMULA)
+    if end < 0:
+        return False
+    line = first + state.src.count("\n", begin, end)
+    if line >= last or state.src[end + 2 : state.eMarks[line]].strip() or _EMPTY_LINE.search(state.src, begin, end):
+        return False
+    written = state.getLines(first, line + 1, state.blkIndent, False).strip()
+    if not silent:
+        token = state.push("formula", "math", 0)
+        token.block, token.map = True, [first, line + 1]
+        token.content, token.meta = written, {"latex": written[2:-2], "display": True}
+        state.line = line + 1
+    return True
+
+
+def _render_formula(
+    renderer: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: MutableMapping[str, Any]
+) -> str:
+    """The formula as MathML. What cannot be read, or is too much for one text, stays source."""
+    token = tokens[index]
+    full = env.get("elements", 0) > MOST_ELEMENTS
+    drawn = None if full else mathml(token.meta["latex"], display=token.meta["display"])
+    env["elements"] = env.get("elements", 0) + (drawn or "").count("</")
+    if drawn is None or env["elements"] > MOST_ELEMENTS:
+        source = f'<code class="math">{escape(token.content)}</code>'
+        return f"<p>{source}</p>\n" if token.block else source
+    return f'<span class="formula">{drawn}</span>' if token.meta["display"] else drawn
 
 
 _INSTRUCTIONS = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 _WRITTEN = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")
-_WRITTEN.inline.ruler.before("escape", "math", _math)
-_WRITTEN.add_render_rule("math", _render_math)
+_WRITTEN.inline.ruler.before("escape", "formula", _formula)
+_WRITTEN.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+_WRITTEN.add_render_rule("formula", _render_formula)
 _PLAIN = re.compile(r"</?p>|<br ?/?>|\n")
 
 
@@ -99,9 +144,9 @@ def _cleaned(html: str) -> Markup:
     return Markup(
         nh3.clean(
             html,
-            tags=MARKDOWN_TAGS,
-            attributes={"a": {"href", "title"}, "ol": {"start"}},
-            allowed_classes={"code": {"math"}},
+            tags=MARKDOWN_TAGS | {"span", *FORMULA_ELEMENTS},
+            attributes={"a": {"href", "title"}, "ol": {"start"}} | {tag: {*values} for tag, values in FORMULA_ELEMENTS.items()},
+            allowed_classes={"code": {"math"}, "span": {"formula"}} | FORMULA_CLASSES,
             url_schemes={"http", "https", "mailto"},
             link_rel="noopener noreferrer nofollow",
         )
