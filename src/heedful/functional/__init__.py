@@ -12,6 +12,7 @@ from heedful.functional.losses import (
     ValueStatistics,
     clipped_policy_loss,
     clipped_value_loss,
+    implicit_rewards,
     language_model_loss,
     ranking_loss,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "clipped_policy_loss",
     "clipped_value_loss",
     "generalized_advantage_estimation",
+    "implicit_rewards",
     "language_model_loss",
     "masked_mean",
     "masked_sum",

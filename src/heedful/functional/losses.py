@@ -8,6 +8,7 @@ trap.)
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ class RankingStatistics(NamedTuple):
     num_comparisons: Int[Tensor, ""]
     """Untied pairs."""
     num_prompts: Int[Tensor, ""]
-    """Rows with at least one untied pair; the loss is the mean over them."""
+    """Rows with at least one pair that counts: an untied one, or with a ``tie_threshold`` any. The loss is their mean."""
     margin: Float[Tensor, ""]
     """Mean of preferred minus other reward over the comparisons."""
 
@@ -71,6 +72,7 @@ def ranking_loss(
     *,
     weights: Float[Tensor, "prompts"] | None = None,
     normalizer: Tensor | float | None = None,
+    tie_threshold: float = 0.0,
 ) -> tuple[Float[Tensor, ""], RankingStatistics]:
     """K-way comparison loss of the reward model (SPEC 3.3): for each prompt the mean of ``-log sigmoid(r_w - r_l)``.
 
@@ -85,17 +87,28 @@ def ranking_loss(
     less, the more ties its labeler gave. ``weights`` (default 1) multiply the rows' losses: a prompt ranked by n labelers is
     n rows of the same rewards with weight 1/n, and the mean divides by the sum of the weights. ``normalizer`` replaces that
     sum (gradient accumulation).
+
+    With ``tie_threshold`` t > 0 (in units of reward) ties count too, as in the model of Rao and Kupper (1967)::
+
+        P(i better than j) = sigmoid(r_i - r_j - t)
+        P(tie)             = (exp(2t) - 1) * sigmoid(r_i - r_j - t) * sigmoid(r_j - r_i - t)
+
+    The loss of a prompt is then the mean of ``-log P`` over all its pairs, and a prompt with only ties counts like any other.
     """
     rewards = torch.where(mask, at_least_float32(rewards), 0.0)
     preferred = (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
     differences = rewards[:, :, None] - rewards[:, None, :]
     comparisons = preferred.sum(dim=(1, 2))
-    prompt_losses = torch.where(preferred, -F.logsigmoid(differences), 0.0).sum(dim=(1, 2)) / comparisons.clamp(min=1)
-    num_prompts = (comparisons > 0).sum()
+    if tie_threshold > 0:
+        pair_losses, counted = _losses_with_ties(differences, preferred, ranks, mask, tie_threshold)
+    else:
+        pair_losses, counted = torch.where(preferred, -F.logsigmoid(differences), 0.0), comparisons
+    prompt_losses = pair_losses.sum(dim=(1, 2)) / counted.clamp(min=1)
+    num_prompts = (counted > 0).sum()
     weights = torch.ones_like(prompt_losses) if weights is None else weights.to(prompt_losses.dtype)
     if normalizer is None:
         # With no comparison at all, both sums are 0, and so is the loss.
-        normalizer = (weights * (comparisons > 0)).sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        normalizer = (weights * (counted > 0)).sum().clamp(min=torch.finfo(weights.dtype).tiny)
     loss = (weights * prompt_losses).sum() / normalizer
     with torch.no_grad():
         correct = (differences > 0).to(differences.dtype) + 0.5 * (differences == 0).to(differences.dtype)
@@ -106,6 +119,30 @@ def ranking_loss(
             margin=masked_mean(differences, preferred),
         )
     return loss, statistics
+
+
+def _losses_with_ties(
+    differences: Tensor, preferred: Tensor, ranks: Tensor, mask: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """``-log P`` of each pair [prompts, k, k], 0 where there is none, and the number of pairs [prompts]."""
+    both = mask[:, :, None] & mask[:, None, :]
+    tied = ((ranks[:, :, None] == ranks[:, None, :]) & both).triu(diagonal=1)
+    decided = -F.logsigmoid(differences - threshold)
+    undecided = F.softplus(threshold - differences) + F.softplus(threshold + differences)
+    undecided = undecided - math.log(math.expm1(2 * threshold))
+    losses = torch.where(preferred, decided, torch.where(tied, undecided, 0.0))
+    return losses, (preferred | tied).sum(dim=(1, 2))
+
+
+def implicit_rewards(
+    logprobs: Float[Tensor, "*responses"], reference_logprobs: Float[Tensor, "*responses"], *, beta: float
+) -> Float[Tensor, "*responses"]:
+    """``beta * (log pi(y|x) - log pi_ref(y|x))``, the reward that a policy stands for (Rafailov et al. 2023, section 4).
+
+    ``logprobs``: of whole responses, summed over their tokens. No gradient flows into ``reference_logprobs``.
+    :func:`ranking_loss` of these rewards is the loss of direct preference optimization: equation 7 of the paper for K = 2.
+    """
+    return beta * (at_least_float32(logprobs) - at_least_float32(reference_logprobs).detach())
 
 
 def clipped_policy_loss(

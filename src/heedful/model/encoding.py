@@ -156,11 +156,12 @@ def encode_rankings(
     max_response_tokens: int,
     template: Template = "plain",
     phases: Sequence[Phase] = ("training",),
+    with_ties: bool = False,
     may_be_empty: bool = False,
 ) -> tuple[list[RankedPrompt], Counts]:
     """Rankings as token ids, all of a prompt together: each of its responses is there once, whoever ranked it (SPEC 3.3).
 
-    K = 1 and all-tied rankings hold no comparison: they are counted and left out.
+    K = 1 and all-tied rankings hold no comparison: they are counted and left out. ``with_ties`` keeps the latter.
     phases: what the rankings and their responses may be for. Only an evaluation of the reward model may name others than
     training: what people ranked for evaluation or screening must train nothing.
     Raises DataError if a ranking or a response is of another phase, or if no comparison is left (unless ``may_be_empty``).
@@ -170,7 +171,7 @@ def encode_rankings(
     counts = Counts()
     special = special_tokens(tokenizer)
     end = response_end(tokenizer, template)
-    used = [ranking for ranking in rankings if len(set(ranking.ranks)) > 1]
+    used = [r for r in rankings if len(r.ranks if with_ties else set(r.ranks)) > 1]
     counts.no_comparison = len(rankings) - len(used)
     of_prompt: dict[str, list[Ranking]] = {}
     for ranking in used:

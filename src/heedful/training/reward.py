@@ -10,24 +10,22 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.functional import ranking_loss
 from heedful.model.doctor import quick_check
 from heedful.model.dropout import set_residual_dropout
 from heedful.model.encoding import Example, RankedPrompt
-from heedful.model.layouts import PackedBatch, pack_shared
 from heedful.model.lora import add_adapter
 from heedful.model.precision import MasterWeights
 from heedful.model.readout import scalars, score
 from heedful.model.scalar_models import shift_scalar_model
-from heedful.ranks.batch_shares import own_microbatches
 from heedful.ranks.collectives import gather_in_order, sums_over_ranks
 from heedful.ranks.world import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
+from heedful.training.ranked_batches import pack_ranked, ranked_microbatches, rewards_by_labeler, rewards_by_prompt
 from heedful.training.ranking_accuracy import accuracy_by
 from heedful.training.run import Run
 from heedful.training.schedules import cosine, epoch_order, set_learning_rate
@@ -170,10 +168,10 @@ def score_rankings(
 ) -> list[list[float]]:
     """Rewards of all responses of each ranking, each prompt computed once."""
     scores: list[tuple[int, list[float]]] = []
-    for indices, factor in _microbatches(rankings, tokens_per_microbatch):
+    for indices, factor in ranked_microbatches(rankings, tokens_per_microbatch):
         members = [rankings[i] for i in indices]
-        batch = _pack(members).to(model.device)
-        groups = _grouped(scalars(model, batch, batch.last), members)
+        batch = pack_ranked(members).to(model.device)
+        groups = rewards_by_prompt(scalars(model, batch, batch.last), members)
         if factor:
             scores += [(i, [float(r) for r in rewards]) for i, rewards in zip(indices, groups, strict=True)]
     return gather_in_order(scores)
@@ -207,7 +205,7 @@ def _validate(training: Training) -> dict[str, Any]:
 
 def _quality(scores: list[list[float]], rankings: Sequence[RankedPrompt]) -> tuple[float, float]:
     rewards = [torch.tensor(row) for row in scores]
-    padded, ranks, weights = _by_labeler(torch.cat(rewards), rankings)
+    padded, ranks, weights = rewards_by_labeler(torch.cat(rewards), rankings)
     loss, statistics = ranking_loss(padded, ranks, ranks > 0, weights=weights)
     return float(loss), float(statistics.accuracy)
 
@@ -215,11 +213,11 @@ def _quality(scores: list[list[float]], rankings: Sequence[RankedPrompt]) -> tup
 def accumulate_gradients(weights: MasterWeights, batch: Sequence[RankedPrompt], config: RewardConfig) -> tuple[float, float]:
     """Add up the gradients of the mean loss per prompt; returns it and the accuracy over the batch's comparisons."""
     sums = {"loss": 0.0, "correct": 0.0, "pairs": 0.0}
-    for indices, factor in _microbatches(batch, config.tokens_per_microbatch):
+    for indices, factor in ranked_microbatches(batch, config.tokens_per_microbatch):
         members = [batch[i] for i in indices]
-        packed = _pack(members).to(weights.compute.device)
+        packed = pack_ranked(members).to(weights.compute.device)
         rewards = scalars(weights.compute, packed, packed.last)
-        padded, ranks, shares = _by_labeler(rewards, members)
+        padded, ranks, shares = rewards_by_labeler(rewards, members)
         loss, statistics = ranking_loss(padded, ranks, ranks > 0, weights=shares, normalizer=len(batch))
         (factor * loss).backward()
         count = factor * float(statistics.num_comparisons)
@@ -228,29 +226,3 @@ def accumulate_gradients(weights: MasterWeights, batch: Sequence[RankedPrompt], 
         sums["pairs"] += count
     sums = sums_over_ranks(sums)
     return sums["loss"], sums["correct"] / sums["pairs"]
-
-
-def _pack(members: Sequence[RankedPrompt]) -> PackedBatch:
-    return pack_shared([r.prompt for r in members], [r.responses for r in members])
-
-
-def _microbatches(rankings: Sequence[RankedPrompt], tokens: int) -> list[tuple[list[int], float]]:
-    return own_microbatches([len(r.prompt) + sum(map(len, r.responses)) for r in rankings], tokens=tokens)
-
-
-def _grouped(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, ...]:
-    return rewards.split([len(r.responses) for r in members])
-
-
-def _by_labeler(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards [responses] -> rewards and ranks [rankings, largest K], 0 where there is no rank, and weights [rankings].
-
-    A prompt's rewards are computed once and compared as each of its labelers ranked them; together they weigh 1.
-    """
-    rows, ranks, weights = [], [], []
-    for row, member in zip(_grouped(rewards, members), members, strict=True):
-        rows += [row] * len(member.ranks)
-        ranks += [torch.tensor(given, device=rewards.device) for given in member.ranks]
-        weights += [1 / len(member.ranks)] * len(member.ranks)
-    pad = torch.nn.utils.rnn.pad_sequence
-    return pad(rows, batch_first=True), pad(ranks, batch_first=True), torch.tensor(weights, device=rewards.device)
