@@ -11,11 +11,12 @@ import httpx
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from heedful.listening import listen
 from heedful.model.scalar_models import scalar_model_from_causal
 from heedful.model.scratch import new_gpt2, train_tokenizer
 from heedful.serve.access_keys import AccessKey
 from heedful.serve.served_models import ServedModel
-from heedful.serve.server import Address, DrainingServer, listen, make_server, url_of
+from heedful.serve.server import DrainingServer, make_server, url_of
 from heedful.serve.serving_state import Limits
 
 CONTEXT = 256
@@ -74,7 +75,7 @@ def served(
     limits: Limits | None = None, keys: Sequence[AccessKey] = (), *, names: Sequence[str] = ("plain", "chat", "reward")
 ) -> Iterator[tuple[str, DrainingServer]]:
     """A server in a thread of its own: its address, and itself."""
-    listener = listen(Address(port=0))
+    listener = listen("127.0.0.1", 0, command="heedful serve")
     server = make_server({name: models()[name] for name in names}, limits or Limits(), keys)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tests.serve.small_models import CONTEXT, HTTP, small_gpt2, tokenizer
 
+from heedful.listening import listen
 from heedful.model.saving import save_model
 from heedful.serve.served_models import ServedModel
-from heedful.serve.server import Address, listen, make_server, url_of
+from heedful.serve.server import make_server, url_of
 from heedful.serve.serving_state import Limits
 
 pytest.importorskip("lm_eval", reason="lm-eval (extra eval) is not installed")
@@ -41,7 +42,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("lm-eval")
     save_model(model, tokenizer(), folder / "model")
     served = ServedModel(name="model", model=model, tokenizer=tokenizer(), template="plain")
-    listener = listen(Address(port=0))
+    listener = listen("127.0.0.1", 0, command="heedful serve")
     server = make_server({"model": served}, Limits(), ())
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

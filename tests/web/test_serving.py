@@ -24,8 +24,9 @@ from tests.test_layers import HEAVY
 
 from heedful.errors import HeedfulError
 from heedful.labeling.people.instruction_versions import FIRST_KINDS
+from heedful.listening import is_loopback
 from heedful.web import serving
-from heedful.web.serving import Listening, is_loopback, serve
+from heedful.web.serving import Listening, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_EXTRAS = f"""

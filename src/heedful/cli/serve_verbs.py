@@ -97,9 +97,10 @@ class Up:
 
     def run(self, console: Console) -> None:
         """Serve both until interrupted. Raises UserError, MissingError, ModelError."""
+        from heedful.listening import listen
         from heedful.serve.server import serving
         from heedful.serve.serving_state import Limits
-        from heedful.web.serving import Listening, listen, serve
+        from heedful.web.serving import Listening, serve
 
         def tell(message: str) -> None:
             say(console, message)
@@ -108,7 +109,7 @@ class Up:
         folder, sources = _to_compare(self.project)
         # Listen before the models are loaded: a port that is taken is known at once.
         with (
-            closing(listen(listening.host, listening.port)) as listener,
+            closing(listen(listening.host, listening.port, command="heedful up")) as listener,
             serving(sources, Limits(), precision=self.precision, say=tell) as address,
         ):
             tell(f"the models answer at {address}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +86,3 @@ def key_of(authorization: str, keys: Sequence[AccessKey]) -> AccessKey:
 def refused(model: str) -> ApiError:
     """403: the key does not open this model."""
     return ApiError(403, f"this API key may not use the model {model}", kind="permission_error", code="model_not_allowed")
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether a name or address is this machine's own, which no other reaches."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

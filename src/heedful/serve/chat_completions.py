@@ -8,15 +8,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from heedful.conversation import Turn
 from heedful.serve.api_errors import ApiError
 from heedful.serve.choice import TokenLogprob
 from heedful.serve.engine_thread import Job
 from heedful.serve.generating import (
     EventStream,
     Written,
-    all_written,
-    best,
     envelope,
     event,
     most_new_tokens,
@@ -28,7 +25,7 @@ from heedful.serve.generating import (
 )
 from heedful.serve.messages import conversation_tokens, turns_of_messages
 from heedful.serve.request_bodies import ChatBody, read_body
-from heedful.serve.score_routes import reward_all
+from heedful.serve.score_routes import best_written
 from heedful.serve.served_models import ServedModel
 from heedful.serve.serving_state import ServingState
 
@@ -49,20 +46,10 @@ async def chat(request: Request) -> Response:
     if body.stream:
         state.thread.submit(job)
         return EventStream(_events(served, body, job, len(tokens)), lambda: state.end(job))
-    written = await while_connected(request, _best(state, request, body, turns, job))
+    written = await while_connected(request, best_written(state, request, body, job, [turns]))
     choices = [_choice(served, i, one) for i, one in enumerate(written)]
     used = usage(len(tokens), sum(choice.num_tokens for choice in job.choices))
     return JSONResponse({**envelope("chat.completion", "chatcmpl", served.name), "choices": choices, "usage": used})
-
-
-async def _best(state: ServingState, request: Request, body: ChatBody, turns: tuple[Turn, ...], job: Job) -> list[Written]:
-    judge = (
-        None if body.reward_model is None else state.model_for(request, body.reward_model, scores=True, param="reward_model")
-    )
-    written = await all_written(state, job)
-    if judge is not None:
-        await reward_all(state, judge, turns, written)
-    return best(written, body.n)
 
 
 def _choice(served: ServedModel, index: int, one: Written) -> dict[str, Any]:

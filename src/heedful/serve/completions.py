@@ -10,7 +10,7 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from heedful.conversation import turns_of
+from heedful.conversation import Turn, turns_of
 from heedful.model.template import encode
 from heedful.serve.api_errors import ApiError, too_long
 from heedful.serve.choice import TokenLogprob
@@ -18,8 +18,6 @@ from heedful.serve.engine_thread import Job
 from heedful.serve.generating import (
     EventStream,
     Written,
-    all_written,
-    best,
     check_tokens,
     envelope,
     event,
@@ -32,7 +30,7 @@ from heedful.serve.generating import (
 )
 from heedful.serve.prompt_logprobs import prompt_logprobs, token_offsets
 from heedful.serve.request_bodies import CompletionBody, read_body
-from heedful.serve.score_routes import reward_all
+from heedful.serve.score_routes import best_written
 from heedful.serve.served_models import ServedModel
 from heedful.serve.serving_state import ServingState
 
@@ -62,7 +60,7 @@ async def complete(request: Request) -> Response:
     if body.stream:
         state.thread.submit(job)
         return EventStream(_events(served, body, prompts, job), lambda: state.end(job))
-    written = await while_connected(request, _best(state, request, body, prompts, job))
+    written = await while_connected(request, best_written(state, request, body, job, _judged(served, body, prompts)))
     choices = [
         _choice(served, body, prompts[i // body.n], i, one.text, one.logprobs, one.ending) | _reward(one)
         for i, one in enumerate(written)
@@ -101,22 +99,11 @@ async def _echoed(state: ServingState, served: ServedModel, body: CompletionBody
     return prompts
 
 
-async def _best(
-    state: ServingState, request: Request, body: CompletionBody, prompts: Sequence[_Prompt], job: Job
-) -> list[Written]:
-    """The ``n`` best responses to each prompt."""
-    judge = (
-        None if body.reward_model is None else state.model_for(request, body.reward_model, scores=True, param="reward_model")
-    )
-    written = await all_written(state, job)
-    kept: list[Written] = []
-    for number, prompt in enumerate(prompts):
-        group = written[number * body.count : (number + 1) * body.count]
-        if judge is not None:
-            text = prompt.text or state.models[job.model].token_text.text(prompt.tokens)
-            await reward_all(state, judge, turns_of(text), group)
-        kept += best(group, body.n)
-    return kept
+def _judged(served: ServedModel, body: CompletionBody, prompts: Sequence[_Prompt]) -> list[tuple[Turn, ...]]:
+    """The prompts as conversations, for the reward model, if the request names one."""
+    if body.reward_model is None:
+        return [()] * len(prompts)
+    return [turns_of(prompt.text or served.token_text.text(prompt.tokens)) for prompt in prompts]
 
 
 def _reward(one: Written) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from heedful.model.readout import score
 from heedful.model.template import prompt_tokens, response_tokens
 from heedful.records import Prompt
 from heedful.serve.api_errors import too_long
-from heedful.serve.generating import Written, envelope, usage, while_connected
+from heedful.serve.engine_thread import Job
+from heedful.serve.generating import Written, all_written, best, envelope, usage, while_connected
 from heedful.serve.messages import turns_of_messages
-from heedful.serve.request_bodies import ScoreBody, read_body
+from heedful.serve.request_bodies import GenerationBody, ScoreBody, read_body
 from heedful.serve.served_models import ServedModel
 from heedful.serve.serving_state import ServingState
 
@@ -37,7 +38,24 @@ async def score_responses(request: Request) -> Response:
     )
 
 
-async def reward_all(state: ServingState, judge: ServedModel, turns: tuple[Turn, ...], written: Sequence[Written]) -> None:
+async def best_written(
+    state: ServingState, request: Request, body: GenerationBody, job: Job, conversations: Sequence[tuple[Turn, ...]]
+) -> list[Written]:
+    """The ``n`` best responses to each conversation, by the reward model if the request names one."""
+    judge = (
+        None if body.reward_model is None else state.model_for(request, body.reward_model, scores=True, param="reward_model")
+    )
+    written = await all_written(state, job)
+    kept: list[Written] = []
+    for number, turns in enumerate(conversations):
+        group = written[number * body.count : (number + 1) * body.count]
+        if judge is not None:
+            await _reward_all(state, judge, turns, group)
+        kept += best(group, body.n)
+    return kept
+
+
+async def _reward_all(state: ServingState, judge: ServedModel, turns: tuple[Turn, ...], written: Sequence[Written]) -> None:
     """Give each response its reward. One that the reward model's context window cuts is scored at its last token within it.
 
     Raises ApiError if the conversation alone fills the window.

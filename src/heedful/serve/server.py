@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -16,15 +15,15 @@ from types import FrameType
 
 import uvicorn
 
-from heedful.errors import ConfigError, HeedfulError, UserError
+from heedful.errors import UserError
+from heedful.listening import check_port, is_loopback, listen
 from heedful.model.precision import Precision
-from heedful.serve.access_keys import AccessKey, is_this_machine, read_keys
+from heedful.serve.access_keys import AccessKey, read_keys
 from heedful.serve.served_models import ModelSource, ServedModel, load
 from heedful.serve.serving_app import create_serving_app
 from heedful.serve.serving_state import Limits, ServingState
 
 KEY_VARIABLE = "HEEDFUL_API_KEY"
-_BACKLOG = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +34,7 @@ class Address:
     port: int = 8001
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:  # getaddrinfo takes 99999 for 34463
-            raise ConfigError("there is no such port", expected="0 to 65535", got=str(self.port), next_step="give --port 8001")
+        check_port(self.port, usual=8001)
 
 
 class DrainingServer(uvicorn.Server):
@@ -76,7 +74,7 @@ def serve(
     """Serve models until told to stop. Raises UserError, ConfigError, MissingError, ModelError."""
     keys = read_keys(key_file, os.environ.get(KEY_VARIABLE), [source.name for source in sources])
     _refuse_open(address.host, keys)
-    listener = listen(address)
+    listener = listen(address.host, address.port, command="heedful serve")
     try:
         models = load_all(sources, precision, say)
         server = make_server(models, limits, keys)
@@ -93,7 +91,7 @@ def serving(
     sources: Sequence[ModelSource], limits: Limits, *, precision: Precision, say: Callable[[str], None]
 ) -> Iterator[str]:
     """Serve models beside what else this process does, on a free port of this machine only; gives the address."""
-    listener = listen(Address(port=0))
+    listener = listen(Address().host, 0, command="heedful serve")
     try:
         server = make_server(load_all(sources, precision, say), limits, ())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="heedful-serve")
@@ -138,44 +136,11 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _refuse_open(host: str, keys: Sequence[AccessKey]) -> None:
-    if keys or is_this_machine(host):
+    if keys or is_loopback(host):
         return
     raise UserError(
         "without an API key, everybody on the network could use the models",
         expected="a key, to listen beyond this machine",
         got=f"--host {host} without one",
         next_step=f"set the variable {KEY_VARIABLE}, or give --api-keys FILE",
-    )
-
-
-def listen(address: Address) -> socket.socket:
-    """A listening socket, made before the models are loaded: a port that is taken is known at once. Raises UserError."""
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise _no_address(address, str(error)) from error
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {address.port} is in use",
-                expected="a port that nothing listens on",
-                got=f"something listens on {address.host}:{address.port}",
-                next_step=f"stop it, or give another port: --port {address.port + 1}",
-            ) from None
-        raise _no_address(address, error.strerror or str(error)) from None
-    return listener
-
-
-def _no_address(address: Address, reason: str) -> HeedfulError:
-    return ConfigError(
-        "that address cannot be listened on",
-        expected="an address of this machine",
-        got=f"{address.host}:{address.port} ({reason})",
     )

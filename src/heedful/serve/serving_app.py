@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from heedful.serve.access_keys import AccessKey, is_this_machine, key_of
+from heedful.listening import is_loopback
+from heedful.serve.access_keys import AccessKey, key_of
 from heedful.serve.api_errors import ApiError, failed, stopping
 from heedful.serve.chat_completions import chat
 from heedful.serve.completions import complete
@@ -116,7 +117,7 @@ class _Guard:
         if self._state.keys:
             return key_of(headers.get(b"authorization", ""), self._state.keys)
         host = urlsplit(f"//{headers.get(b'host', '')}").hostname or ""
-        if not is_this_machine(host):
+        if not is_loopback(host):
             message = f"without API keys the server answers to localhost only, not to {host!r}"
             raise ApiError(403, message, kind="permission_error", code="host_not_allowed")
         return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import logging
 import os
 import signal
@@ -19,11 +17,12 @@ from urllib.parse import urlsplit
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from heedful.errors import ConfigError, MissingError, StorageError, UserError
+from heedful.errors import ConfigError, MissingError, UserError
 from heedful.labeling.database.connection import Database, open_database
 from heedful.labeling.database.locating import database_of
 from heedful.labeling.people.accounts import first_admin_token
 from heedful.labeling.people.instruction_versions import publish_first_versions
+from heedful.listening import check_port, is_loopback, listen
 from heedful.project.project import CONFIG_FILE
 from heedful.web.app import create_app
 from heedful.web.app_settings import Settings, model_server_of, secret_key
@@ -87,8 +86,7 @@ class Listening:
     unencrypted: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:
-            raise ConfigError("there is no such port", expected="0 to 65535", got=str(self.port), next_step="give --port 8000")
+        check_port(self.port, usual=8000)
         if (self.certificate is None) != (self.certificate_key is None):
             raise ConfigError("a certificate needs its key", expected="both --certificate and --certificate-key")
         for file in (self.certificate, self.certificate_key):
@@ -126,14 +124,6 @@ class Listening:
         return f"{'https' if self.secure else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def serve(
     folder: Path,
     listening: Listening,
@@ -146,7 +136,7 @@ def serve(
     """Serve the labeling application until interrupted. Raises UserError, StorageError where it cannot.
 
     model_server: address of the models that people talk to, if not as heedful.toml or the environment says.
-    listener: a socket that listens already, as `listen` makes one.
+    listener: a socket that listens already, as `heedful.listening.listen` makes one.
     """
     if not folder.is_dir():
         raise MissingError(
@@ -158,7 +148,7 @@ def serve(
         )
     model_server = model_server_of(folder, model_server)
     if listener is None:
-        listener = listen(listening.host, listening.port)
+        listener = listen(listening.host, listening.port, command="heedful web")
     try:
         listening = replace(listening, port=listener.getsockname()[1])  # 0: the system has chosen one
         database = open_database(database_of(folder, database_url))
@@ -233,38 +223,3 @@ def _serve(
     with suppress(KeyboardInterrupt), texts_expire(database):
         uvicorn.Server(config).run(sockets=[listener])
     say("stopped")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, made before anything else: if the application runs already, this says so."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigError(
-            "that address cannot be listened on",
-            expected="an address of this machine, and a port up to 65535",
-            got=f"{host}:{port}",
-        ) from error
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {port} is in use",
-                expected="a port that nothing listens on",
-                got=f"something listens on {host}:{port}; perhaps heedful web is running already",
-                next_step=f"open it in a browser, stop it, or give another port: --port {port + 1}",
-            ) from None
-        if error.errno == errno.EACCES:
-            raise StorageError(
-                f"port {port} may not be used", got=error.strerror, next_step="give a port from 1024: --port 8000"
-            ) from None
-        raise ConfigError(
-            "that address cannot be listened on", expected="an address of this machine", got=f"{host}: {error.strerror}"
-        ) from None
-    return listener
