@@ -36,6 +36,7 @@ VERBS = (
     "pretrain",
     "plan",
     "sweep",
+    "experiment",
     "doctor",
 )
 

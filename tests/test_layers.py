@@ -27,6 +27,7 @@ LIGHT = (
     "web",
     "presets",
     "align.status",
+    "experiments.catalogue",
     "cli",
 )
 # What only the extras bring.

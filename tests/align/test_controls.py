@@ -18,8 +18,10 @@ from heedful.align.settings import Given, given_for, setting_of
 from heedful.align.simulated import SimulatedLabelers
 from heedful.align.stages import stage
 from heedful.evaluate.results import ExpectedRow
+from heedful.miniature.expected import Judged, mean_rating
 from heedful.miniature.good_answers import answer
 from heedful.miniature.invented_world import World
+from heedful.miniature.labelers import best_utility
 from heedful.miniature.panel import Panel
 from heedful.miniature.preparation import base_model_folder, miniature_project
 from heedful.miniature.tasks import prompts
@@ -135,3 +137,18 @@ def test_what_the_evaluation_lacks_is_sampled(given: Given, monkeypatch: pytest.
     # PPO's further answers are other ones than SFT's, though both are the same model here: each has random numbers of its own.
     texts = {name: [r.text for i in asked for r in sampled.of_model[name][i][1:]] for name in ("sft", "ppo")}
     assert texts["sft"] != texts["ppo"]
+
+
+def test_expected_rating_is_the_mean_of_simulated_ratings() -> None:
+    """By 4,000 draws of the labelers' own function, within four standard errors."""
+    labeler = Panel(WORLD, seed=0).labelers["held_out"][0]
+    for utility in (0.5, 2.0, 4.5):
+        one = Judged("text", (utility,), False)
+        rng = random.Random(f"ratings {utility}")
+        drawn = [
+            min(7, max(1, round(1 + 6 * (utility + labeler.noise * rng.gauss(0, 1)) / best_utility(labeler))))
+            for _ in range(4_000)
+        ]
+        mean = sum(drawn) / len(drawn)
+        error = (sum((x - mean) ** 2 for x in drawn) / len(drawn)) ** 0.5 / len(drawn) ** 0.5
+        assert mean_rating([labeler], one) == pytest.approx(mean, abs=4 * error + 1e-9)

@@ -56,7 +56,7 @@ def entrants(given: Given) -> Iterator[Entrant]:
                 yield Entrant(model, folder)
             continue
         if model == lineup.SFT:
-            yield _sft_entrant(given)
+            yield sft_entrant(given)
             continue
         run = given.runs.get(made_by[model.name].name)
         if run is None:
@@ -67,7 +67,7 @@ def entrants(given: Given) -> Iterator[Entrant]:
             yield Entrant(model, run / "model")
 
 
-def _sft_entrant(given: Given) -> Entrant:
+def sft_entrant(given: Given) -> Entrant:
     """The SFT model: the checkpoint that was chosen, the only one, or the base model if the project has no SFT of its own."""
     if "sft" not in given.runs:
         return Entrant(replace(lineup.SFT, label=f"{lineup.SFT.label} (the base model as given)"), given.setting.base_model)

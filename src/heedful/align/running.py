@@ -94,7 +94,7 @@ class Stages:
         stages: dict[str, FinishedStage] = {}
         begun: dict[str, _Begun] = {}
         for job in jobs:
-            fingerprint = _stage_fingerprint(job.name, job.inputs)
+            fingerprint = stage_fingerprint(job.name, job.inputs)
             folder, state = self._folder(job.name, fingerprint)
             if state.get("done"):
                 stages[job.name] = self._done_before(job.name, folder, fingerprint, state)
@@ -135,7 +135,7 @@ class Stages:
 
     def _found(self, name: str, inputs: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
         """The stage's fingerprint, folder and state, as JSON for the other ranks."""
-        fingerprint = _stage_fingerprint(name, inputs)
+        fingerprint = stage_fingerprint(name, inputs)
         folder, state = self._folder(name, fingerprint)
         return fingerprint, str(folder), state
 
@@ -187,5 +187,17 @@ class _Begun:
         write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=as_json))
 
 
-def _stage_fingerprint(name: str, inputs: Mapping[str, Any]) -> str:
+def done_before(runs: Path, name: str, fingerprint: str) -> FinishedStage | None:
+    """The run of a stage in a folder of runs that is done with this fingerprint. Raises DataError for damaged outputs."""
+    numbered = stage_folders(runs, name)
+    for number in sorted(numbered, reverse=True):
+        state = stage_state(numbered[number])
+        if state.get("done") and state.get("fingerprint") == fingerprint:
+            check_outputs(name, numbered[number], state)
+            return FinishedStage(name, numbered[number], fingerprint, float(state["seconds"]))
+    return None
+
+
+def stage_fingerprint(name: str, inputs: Mapping[str, Any]) -> str:
+    """What identifies a stage: equal inputs, equal fingerprints."""
     return fingerprint_of({"heedful": __version__, "stage": name, **inputs})

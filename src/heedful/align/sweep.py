@@ -19,32 +19,27 @@ from heedful import __version__
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.running import FinishedStage, Stages
-from heedful.align.settings import Given, given_for, prefixes_of, setting_of, write_json
-from heedful.align.stages import STAGES, Stage, config_of, due, met_by, situation_of, stage
-from heedful.align.steps import STEPS
+from heedful.align.settings import Given, given_for, setting_of, write_json
+from heedful.align.stages import config_of, stage
 from heedful.align.train_stages import initial_policy_of
+from heedful.align.trial_stages import earlier_runs, newest_run, train_or_diverge, why_diverged
 from heedful.align.trials import Spacing, trial_configs
-from heedful.align.who_labels import Labelers, labelers_of
-from heedful.errors import DataError, MissingError, NumericalError
+from heedful.align.who_labels import labelers_of
+from heedful.errors import DataError, MissingError
 from heedful.evaluate.scan import Scan, Trial, columns, value_text, write_scan
 from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_tokenizer
-from heedful.presets import Preset, resolved_preset
-from heedful.project.data_folder import Records
+from heedful.presets import resolved_preset
 from heedful.project.fingerprints import digest_of_records
 from heedful.project.lock import alone_in
-from heedful.project.outputs import check_outputs
 from heedful.project.project import Project
-from heedful.project.runs import newest_done, stage_state
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
 from heedful.records import Prompt
-from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 
 Step = Literal["sft", "reward", "ppo", "ppo_ptx"]
 """The stages that have a measure in the table."""
-_DIVERGED = "diverged.json"
 
 
 def sweep(
@@ -66,10 +61,10 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
     assert row.measure is not None
     metric, better = row.measure
     configs = trial_configs(config_of(row, preset), step, field, values)
-    collected = _newest_done(project, "collect")
+    collected = newest_run(project, "collect")
     labelers = labelers_of(project)
     records = labelers.known(None if collected is None else collected.folder)
-    earlier = _earlier(project, row, preset, labelers, records)
+    earlier = earlier_runs(project, row, preset, labelers, records)
     runs = {name: finished.folder for name, finished in earlier.items()}
     setting = setting_of(project, preset, labelers, records)
     for config in configs.values():
@@ -88,7 +83,7 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
         console.print(f"trial {number} of {len(configs)}: {field} = {value_text(value)}", highlight=False)
         trial = replace(given, config=config)
         finished = stages.run(
-            step, {**inputs, "config": config}, lambda f, trial=trial: _train_or_diverge(trial, folder=f, console=console)
+            step, {**inputs, "config": config}, lambda f, trial=trial: train_or_diverge(trial, folder=f, console=console)
         )
         found: Trial = {
             "value": value,
@@ -96,8 +91,8 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
             "seconds": round(finished.seconds, 2),
             "metrics": {},
         }
-        if (finished.folder / _DIVERGED).is_file():
-            found["diverged"] = json.loads((finished.folder / _DIVERGED).read_text(encoding="utf-8"))["reason"]
+        if (reason := why_diverged(finished.folder)) is not None:
+            found["diverged"] = reason
         else:
             found["metrics"] = _METRICS[metric](trial, validation, finished, stages)
         trials.append(found)
@@ -120,16 +115,6 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
     write_scan(results, folder / "report.html")
     _show(results, console)
     return folder / "report.html"
-
-
-def _train_or_diverge(given: Given, *, folder: Path, console: Console) -> None:
-    """Train; a loss or gradient that is no finite number is kept as the trial's outcome."""
-    try:
-        STEPS[given.stage.name](given, folder=folder, console=console)
-    except NumericalError as error:
-        write_json(folder / _DIVERGED, {"reason": error.message})
-        remove_checkpoints(folder / CHECKPOINTS)
-        console.print(f"diverged: {error.message}", style="yellow", markup=False, highlight=False)
 
 
 # ---------------------------------------------------------------------------------------------------- what trials compare
@@ -237,42 +222,6 @@ def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folde
         console=console,
     )
     write_json(folder / "validation.json", {"validation_reward": reward, "prompts": len(prompts)})
-
-
-# ---------------------------------------------------------------------------------------------------- what there is
-
-
-def _newest_done(project: Project, name: str) -> FinishedStage | None:
-    """The newest run of a stage that is done. Raises DataError for damaged outputs."""
-    folder = newest_done(project.runs, name)
-    if folder is None:
-        return None
-    state = stage_state(folder)
-    check_outputs(name, folder, state)
-    return FinishedStage(name, folder, state["fingerprint"], float(state["seconds"]))
-
-
-def _earlier(project: Project, row: Stage, preset: Preset, labelers: Labelers, records: Records) -> dict[str, FinishedStage]:
-    """The newest runs of the stages that a step needs, or of those that stand for them. Raises MissingError."""
-    prefixes = bool(prefixes_of(project, labelers, records))
-    had = {other.name for other in due(situation_of(project, preset, labelers, records, prefixes=prefixes))}
-    names = {other.name for other in STAGES}
-    needs = {met_by(need, had) for need in row.needs.values() if need in names}
-    return {need: _done(project, need, row.name) for need in sorted(needs & names)}
-
-
-def _done(project: Project, name: str, step: str) -> FinishedStage:
-    """The newest run of an earlier stage that is done. Raises MissingError if there is none."""
-    found = _newest_done(project, name)
-    if found is not None:
-        return found
-    raise MissingError(
-        f"the stage {name} was not done yet: {step} starts from it",
-        expected=f"a finished run in {project.runs / name}-1",
-        got="none",
-        where=project.folder,
-        next_step=f"run `heedful align {project.folder}` first",
-    )
 
 
 def _needs(found: Sequence[object], what: str, project: Project) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from heedful import __version__
 from heedful.cli.align_verbs import Align, Report, Sweep
 from heedful.cli.evaluate_verbs import Evaluate
+from heedful.cli.experiment_verb import Experiment
 from heedful.cli.labeling_verbs import Store, Web
 from heedful.cli.model_verbs import Doctor, Pretrain
 from heedful.cli.options import say, subcommand
@@ -25,7 +26,25 @@ from heedful.cli.prompt_verbs import Prompts
 from heedful.cli.serve_verbs import Serve, Up
 from heedful.errors import HeedfulError, MissingError, StorageError, UserError
 
-VERBS = (Align, Init, Status, Import, Prompts, Export, Web, Serve, Up, Store, Report, Evaluate, Pretrain, Plan, Sweep, Doctor)
+VERBS = (
+    Align,
+    Init,
+    Status,
+    Import,
+    Prompts,
+    Export,
+    Web,
+    Serve,
+    Up,
+    Store,
+    Report,
+    Evaluate,
+    Pretrain,
+    Plan,
+    Sweep,
+    Experiment,
+    Doctor,
+)
 """In the order of the help."""
 INTERRUPTED = 130
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from heedful.miniature.invented_world import World
 from heedful.miniature.judging import judge
-from heedful.miniature.labelers import JUST_NOTICEABLE, Labeler, utility
+from heedful.miniature.labelers import JUST_NOTICEABLE, Labeler, best_utility, utility
 from heedful.records import Prompt
 
 
@@ -71,3 +71,20 @@ def mean_preference(labelers: Sequence[Labeler], ones: Sequence[Judged], others:
     if not found:
         return 0.5, 1.0
     return sum(win for win, _ in found) / len(found), sum(tie for _, tie in found) / len(found)
+
+
+def mean_rating(labelers: Sequence[Labeler], one: Judged) -> float:
+    """The overall quality from 1 to 7 that labelers give on average.
+
+    A labeler rounds 1 + 6 * (utility + noise) / best utility, and keeps it between 1 and 7. So the mean is 1, and for each
+    rating from 2 to 7 the chance that the labeler gives at least that.
+    """
+    pairs = zip(labelers, one.utilities, strict=True)
+    return sum(_expected_rating(labeler, found) for labeler, found in pairs) / len(labelers)
+
+
+def _expected_rating(labeler: Labeler, found: float) -> float:
+    needed = [(rating - 1.5) / 6 * best_utility(labeler) - found for rating in range(2, 8)]
+    if labeler.noise == 0:
+        return 1.0 + sum(value <= 0 for value in needed)
+    return 1 + sum(_normal(-value / labeler.noise) for value in needed)

@@ -1,0 +1,80 @@
+"""What sweeps and experiments share: the stages that are done, and training that may diverge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from heedful.align.running import FinishedStage
+from heedful.align.settings import Given, prefixes_of, write_json
+from heedful.align.stages import STAGES, Stage, due, met_by, situation_of
+from heedful.align.steps import STEPS
+from heedful.align.who_labels import Labelers
+from heedful.errors import MissingError, NumericalError
+from heedful.presets import Preset
+from heedful.project.data_folder import Records
+from heedful.project.outputs import check_outputs
+from heedful.project.project import Project
+from heedful.project.runs import newest_done, stage_state
+from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
+
+_DIVERGED = "diverged.json"
+
+
+def train_or_diverge(given: Given, *, folder: Path, console: Console) -> None:
+    """Train; a loss or gradient that is no finite number is kept as the trial's outcome."""
+    try:
+        STEPS[given.stage.name](given, folder=folder, console=console)
+    except NumericalError as error:
+        write_json(folder / _DIVERGED, {"reason": error.message})
+        remove_checkpoints(folder / CHECKPOINTS)
+        console.print(f"diverged: {error.message}", style="yellow", markup=False, highlight=False)
+
+
+def why_diverged(folder: Path) -> str | None:
+    """Why the training in a trial's folder diverged; None if it did not."""
+    if not (folder / _DIVERGED).is_file():
+        return None
+    return str(json.loads((folder / _DIVERGED).read_text(encoding="utf-8"))["reason"])
+
+
+def newest_run(project: Project, name: str) -> FinishedStage | None:
+    """The newest run of a stage that is done. Raises DataError for damaged outputs."""
+    folder = newest_done(project.runs, name)
+    if folder is None:
+        return None
+    state = stage_state(folder)
+    check_outputs(name, folder, state)
+    return FinishedStage(name, folder, state["fingerprint"], float(state["seconds"]))
+
+
+def stages_of(project: Project, preset: Preset, labelers: Labelers, records: Records) -> set[str]:
+    """Names of the stages that the project has."""
+    prefixes = bool(prefixes_of(project, labelers, records))
+    return {other.name for other in due(situation_of(project, preset, labelers, records, prefixes=prefixes))}
+
+
+def earlier_runs(
+    project: Project, row: Stage, preset: Preset, labelers: Labelers, records: Records
+) -> dict[str, FinishedStage]:
+    """The newest runs of the stages that a step needs, or of those that stand for them. Raises MissingError."""
+    had = stages_of(project, preset, labelers, records)
+    names = {other.name for other in STAGES}
+    needs = {met_by(need, had) for need in row.needs.values() if need in names}
+    return {need: _done(project, need, row.name) for need in sorted(needs & names)}
+
+
+def _done(project: Project, name: str, step: str) -> FinishedStage:
+    """The newest run of an earlier stage that is done. Raises MissingError if there is none."""
+    found = newest_run(project, name)
+    if found is not None:
+        return found
+    raise MissingError(
+        f"the stage {name} was not done yet: {step} starts from it",
+        expected=f"a finished run in {project.runs / name}-1",
+        got="none",
+        where=project.folder,
+        next_step=f"run `heedful align {project.folder}` first",
+    )

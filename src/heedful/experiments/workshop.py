@@ -1,0 +1,192 @@
+"""Where experiments make their policies: the project's finished stages, and variants of them in ``experiments/runs/``.
+
+Every variant is an ordinary stage. One that has the project's own settings is found in the project's ``runs/``, one that
+another experiment trained in ``experiments/runs/``; a killed one continues from its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from heedful.align.before_training import check_before_training
+from heedful.align.inputs import fingerprint_inputs
+from heedful.align.running import FinishedStage, Stages, done_before, stage_fingerprint
+from heedful.align.settings import Given, Setting, given_for, setting_of
+from heedful.align.stages import Stage, config_of, stage
+from heedful.align.trial_stages import earlier_runs, newest_run, stages_of, train_or_diverge
+from heedful.align.who_labels import labelers_of
+from heedful.errors import ConfigError, MissingError
+from heedful.experiments.catalogue import Variant
+from heedful.presets import Preset, resolved_preset
+from heedful.project.data_folder import Records
+from heedful.project.fingerprints import digest_of_files
+from heedful.project.project import Project
+
+FOLDER = "experiments"
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """A project whose reward model and initial policy are done."""
+
+    project: Project
+    setting: Setting
+    records: Records
+    earlier: Mapping[str, FinishedStage]
+    """The newest runs of the project's stages."""
+    stages: Stages
+    """What experiments make."""
+    digests: dict[Path, str] = field(default_factory=dict[Path, str])
+
+    @property
+    def preset(self) -> Preset:
+        """The project's settings."""
+        return self.setting.preset
+
+    @property
+    def console(self) -> Console:
+        """Where progress is shown."""
+        return self.stages.console
+
+    def given(self, row: Stage, config: Any, earlier: Mapping[str, FinishedStage]) -> Given:
+        """What a stage is given with these settings after these stages."""
+        folders = {name: finished.folder for name, finished in earlier.items()}
+        return replace(given_for(row, self.setting, self.records, folders), config=config)
+
+    def inputs(self, given: Given, earlier: Mapping[str, FinishedStage]) -> dict[str, Any]:
+        """The inputs of its fingerprint."""
+        found = {name: finished.fingerprint for name, finished in earlier.items()}
+        return fingerprint_inputs(given, self.records, found, self.digest)
+
+    def digest(self, path: Path) -> str:
+        """Of a model or text: read once."""
+        if path not in self.digests:
+            self.digests[path] = digest_of_files(path)
+        return self.digests[path]
+
+    def done(self, name: str, inputs: Mapping[str, Any]) -> FinishedStage | None:
+        """The stage with these inputs, made by the project or by an experiment."""
+        fingerprint = stage_fingerprint(name, inputs)
+        for runs in (self.project.runs, self.stages.runs):
+            if (found := done_before(runs, name, fingerprint)) is not None:
+                return found
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of a variant: what it is given, and what identifies it."""
+
+    given: Given
+    inputs: Mapping[str, Any]
+    done: FinishedStage | None
+    """None: it must be trained."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.given.stage.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Known before the stage is done."""
+        return stage_fingerprint(self.name, self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A trained policy, or the reason why there is none."""
+
+    finished: FinishedStage
+    given: Given
+    """What its stage was given; the initial policy is in it."""
+
+
+def open_workshop(project: Project, console: Console) -> Workshop:
+    """The project's finished stages. Raises MissingError if its reward model or initial policy is not done."""
+    preset, labelers = resolved_preset(project), labelers_of(project)
+    collected = newest_run(project, "collect")
+    records = labelers.known(None if collected is None else collected.folder)
+    if not records.prompts:
+        raise MissingError(
+            "the project has no prompts",
+            expected="a project whose stages are done",
+            got="no records",
+            where=project.data,
+            next_step=f"run `heedful align {project.folder}` first",
+        )
+    earlier = earlier_runs(project, stage("ppo"), preset, labelers, records)
+    names = sorted(stages_of(project, preset, labelers, records) - {"ppo", "ppo_ptx", "ppo_ptx_small", "evaluate"})
+    earlier |= {name: found for name in names if (found := newest_run(project, name)) is not None}
+    setting = setting_of(project, preset, labelers, records)
+    return Workshop(project, setting, records, earlier, Stages(project.folder / FOLDER / "runs", console))
+
+
+def steps_of(shop: Workshop, variant: Variant, preset: Preset) -> list[Step]:
+    """The stages of a variant in order: an initial policy of its own, if it has one, and the policy.
+
+    preset: what counts as the project's own settings. Raises ConfigError if the project cannot have the variant.
+    """
+    steps: list[Step] = []
+    earlier = dict(shop.earlier)
+    seeded = {"seed": preset.ppo.seed + variant.seed} if variant.seed else {}
+    if variant.initial_policy:
+        if "initial_policy" not in shop.earlier:
+            raise ConfigError(
+                "the project has no initial policy of its own",
+                expected="pretraining text, and SFT that is not skipped",
+                got="a project whose PPO starts from the SFT model",
+                where=shop.project.config_file,
+                next_step="add pretraining text, or choose another experiment",
+            )
+        row = stage("initial_policy")
+        config = replace(config_of(row, preset), **{**variant.initial_policy, **seeded})
+        step = _step(shop, row, config, earlier)
+        steps.append(step)
+        earlier["initial_policy"] = step.done or FinishedStage(step.name, Path(), step.fingerprint, 0.0)
+    row = stage(variant.stage)
+    if variant.stage == "ppo_ptx" and not shop.setting.labelers.invents_data and not shop.project.pretraining_text.exists():
+        raise MissingError(
+            "PPO-ptx needs pretraining text",
+            expected="a folder of plain text",
+            got="nothing",
+            where=shop.project.pretraining_text,
+            next_step="add text there, or choose an experiment without PPO-ptx: kl, over-optimisation, labeler-groups",
+        )
+    steps.append(_step(shop, row, replace(config_of(row, preset), **{**variant.ppo, **seeded}), earlier))
+    return steps
+
+
+def _step(shop: Workshop, row: Stage, config: Any, earlier: Mapping[str, FinishedStage]) -> Step:
+    given = shop.given(row, config, earlier)
+    inputs = shop.inputs(given, earlier)
+    return Step(given, inputs, shop.done(row.name, inputs))
+
+
+def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> None:
+    """What would stop a variant after hours of training is refused before any is trained."""
+    check_before_training(replace(shop.setting, preset=preset), shop.records)
+    for variant in variants:
+        steps_of(shop, variant, preset)
+
+
+def make_policy(shop: Workshop, variant: Variant, preset: Preset) -> Policy:
+    """Train what is not done of a variant."""
+    while True:
+        steps = steps_of(shop, variant, preset)
+        step = next((one for one in steps if one.done is None), None)
+        if step is None:
+            last = steps[-1]
+            assert last.done is not None
+            return Policy(last.done, last.given)
+        shop.stages.run(step.name, step.inputs, partial(_train, step.given, shop.console))
+
+
+def _train(given: Given, console: Console, folder: Path) -> None:
+    train_or_diverge(given, folder=folder, console=console)
