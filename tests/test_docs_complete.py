@@ -41,6 +41,7 @@ CONFIGURATIONS = (
     PretrainConfig,
     presets.CollectConfig,
     presets.EvaluateConfig,
+    presets.RoundsConfig,
     presets.Limits,
 )
 

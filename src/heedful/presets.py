@@ -18,7 +18,7 @@ from heedful.project.structure import nearest
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig, check_fields
 
 PaperSize = Literal["1.3B", "6B", "175B"]
-SECTIONS = ("sft", "initial_policy", "reward", "ppo", "collect", "evaluate")
+SECTIONS = ("sft", "initial_policy", "reward", "ppo", "collect", "evaluate", "rounds")
 """The tables of heedful.toml besides [project]: the fields of a Preset."""
 
 
@@ -86,6 +86,55 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundsConfig:
+    """Further rounds of feedback, `heedful align PROJECT --round 2` and so on (SPEC 3.8). What is not here is as in round 1."""
+
+    prompts: int = 6_000
+    """Training prompts of each further round whose outputs labelers rank (ours)."""
+    validation_prompts: int = 600
+    """Validation prompts of each further round whose outputs labelers rank (ours)."""
+    choose: Literal["random", "disagreement"] = "random"
+    """Which training prompts labelers get: any, or those on whose outputs an ensemble of reward models disagrees most
+    (ours)."""
+    prompts_sampled: int = 2
+    """With `disagreement`: how many times as many prompts are answered as labelers get (ours)."""
+    ensemble: int = 3
+    """With `disagreement`: reward models, which differ in the first weights of the head and in the order of the data (ours)."""
+    sft_share: float = 0.6
+    """Share of the outputs to rank that SFT models write; the policy of the last round writes the rest. The paper's comparisons
+    come mostly from SFT policies and some from PPO policies (SPEC 3.8); the share is ours."""
+    policy: Literal["anew", "onwards"] = "anew"
+    """Where PPO starts in each further round: anew from an initial policy (trained again if there are new demonstrations), or
+    onwards from the policy of the last round (the paper does not say)."""
+    confidence: float = 0.95
+    """Confidence of the interval in the rule: a new policy is accepted only if the whole interval of its win rate against the
+    last round's policy is above 50 % (ours)."""
+    largest_drop: float = 2.0
+    """The most that any benchmark may fall below the last round's policy, in points (hundredths of the score), for a new policy
+    to be accepted (ours)."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            positive=("prompts", "validation_prompts", "prompts_sampled"),
+            not_negative=("largest_drop",),
+            shares=("sft_share",),
+        )
+        if self.ensemble < 2:
+            raise ConfigError(
+                "RoundsConfig: ensemble is out of range",
+                expected="2 or more: one reward model agrees with itself",
+                got=str(self.ensemble),
+            )
+        if not 0 < self.confidence < 1:
+            raise ConfigError(
+                "RoundsConfig: confidence is out of range",
+                expected="a number between 0 and 1, such as 0.95",
+                got=repr(self.confidence),
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The longest texts of all stages, in one place: `[sft]`, `[initial_policy]`, `[reward]` and `[ppo]` follow it."""
 
@@ -121,6 +170,7 @@ class Preset:
     ppo: PPOConfig
     collect: CollectConfig
     evaluate: EvaluateConfig
+    rounds: RoundsConfig
 
     def answering(self, table: Literal["collect", "evaluate"]) -> SFTConfig:
         """SFT's limits and precision, which models answer under, with the table's own ``max_response_tokens`` if it has one."""
@@ -157,6 +207,7 @@ def paper(size: PaperSize = "1.3B") -> Preset:
         ppo=PPOConfig(learning_rate=policy_rates[size], value_learning_rate=5e-6 if size == "175B" else 9e-6),
         collect=CollectConfig(),
         evaluate=EvaluateConfig(),
+        rounds=RoundsConfig(),
     )
 
 
@@ -242,6 +293,7 @@ def miniature(seed: int = 0) -> Preset:
         # Four labelers per prompt: with so few prompts, one labeler's noise hides too much (docs/log.md).
         collect=CollectConfig(prompts=12_000, validation_prompts=500, labelers_per_prompt=4, other_models_share=0.3),
         evaluate=EvaluateConfig(prompts=1_000, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
+        rounds=RoundsConfig(prompts=3_000, validation_prompts=150),
     )
 
 

@@ -7,7 +7,7 @@ that, as often as anybody asks how far they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -78,12 +78,28 @@ def collect(given: Given, *, folder: Path, console: Console) -> None:
         free, words = prompts_for_policy(given.records, fitting)
         console.print(f"prompts of the split {split}: {words}", highlight=False)
         chosen += free[:number]
-    rng = np.random.default_rng([setting.seed, 5])
-    ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(chosen))
-    wanted = [(prompt, i) for prompt, k in zip(chosen, ks, strict=True) for i in range(k)]
-    writers = _writers(given)
-    # The last SFT model writes most outputs; the others share the rest.
-    shares = [1 - config.other_models_share] + [config.other_models_share / max(1, len(writers) - 1)] * (len(writers) - 1)
+    writers = sft_writers(given)
+    shares = sft_shares(len(writers), config.other_models_share)
+    responses = sampled(given, chosen, writers, shares, np.random.default_rng([setting.seed, 5]), console)
+    if not world().is_rank_zero:
+        return
+    responses = setting.labelers.named(responses, folder.name)
+    write_jsonl(folder / "responses.jsonl", map(record_to_json, responses))
+    ask(given, list(tasks_of(given, responses)), folder, console)
+
+
+def sampled(
+    given: Given,
+    prompts: Sequence[Prompt],
+    writers: Sequence[tuple[str, Path]],
+    shares: Sequence[float],
+    rng: np.random.Generator,
+    console: Console,
+) -> list[Response]:
+    """K outputs for each prompt, prompt by prompt. ``shares``: of the outputs that each writer (name, folder) writes."""
+    setting, config, limits = given.setting, given.config, given.setting.preset.answering("collect")
+    ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(prompts))
+    wanted = [(prompt, i) for prompt, k in zip(prompts, ks, strict=True) for i in range(k)]
     drawn = rng.choice(len(writers), size=len(wanted), p=np.array(shares) / sum(shares))
     written: dict[tuple[str, int], Response] = {}
     for number, (name, model_folder) in enumerate(writers):
@@ -101,20 +117,16 @@ def collect(given: Given, *, folder: Path, console: Console) -> None:
         )
         for (prompt, i), response in zip(mine, answers, strict=True):
             written[prompt.id, i] = response
-    responses = [written[prompt.id, i] for prompt, i in wanted]
-    if not world().is_rank_zero:
-        return
-    responses = setting.labelers.named(responses, folder.name)
-    write_jsonl(folder / "responses.jsonl", map(record_to_json, responses))
-    ask(given, list(_ranking_tasks(given, responses)), folder, console)
+    return [written[prompt.id, i] for prompt, i in wanted]
 
 
 def ranking_tasks(given: Given, folder: Path) -> Iterator[Task]:
     """One task for each prompt that :func:`collect` sampled responses to."""
-    return _ranking_tasks(given, records_in(folder, "response"))
+    return tasks_of(given, records_in(folder, "response"))
 
 
-def _ranking_tasks(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
+def tasks_of(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
+    """One ranking task for each prompt that there are responses to."""
     config = given.setting.preset.collect
     # Several labelers of both groups rank the outputs of a validation prompt, to measure agreement.
     several = config.agreement_labelers
@@ -150,8 +162,13 @@ def tasks_by_prompt(
         )
 
 
-def _writers(given: Given) -> list[tuple[str, Path]]:
-    """Who writes outputs to rank: (name, folder); the last SFT model first, then its earlier candidates."""
+def sft_shares(count: int, others_share: float) -> list[float]:
+    """Shares of the outputs: the last SFT model writes most, the others share the rest."""
+    return [1 - others_share] + [others_share / max(1, count - 1)] * (count - 1)
+
+
+def sft_writers(given: Given) -> list[tuple[str, Path]]:
+    """SFT models that write outputs to rank, (name, folder): the last one first, then its earlier candidates."""
     sft_folder = given.made("sft")
     if sft_folder is None:  # the base model is the SFT model
         return [("sft", given.model_of("sft"))]

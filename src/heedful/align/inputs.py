@@ -9,9 +9,10 @@ from typing import Any
 
 from heedful.align.settings import Given
 from heedful.align.stages import met_by
-from heedful.presets import CollectConfig, EvaluateConfig, preset
+from heedful.presets import CollectConfig, EvaluateConfig, RoundsConfig, preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files, digest_of_records
+from heedful.project.runs import records_in
 from heedful.project.selection import digest_of_demonstrations, digest_of_rankings
 from heedful.project.text_encoding import is_utf8
 from heedful.training.config import PPOConfig, SFTConfig
@@ -52,11 +53,22 @@ def fingerprint_inputs(
             case "demonstrations":
                 return earlier.get("data") or digest_of_demonstrations(records)
             case "rankings":
+                if stage.round > 1:
+                    asked = [print for name, print in earlier.items() if name.partition("_")[0] == "collect"]
+                    return asked if setting.labelers.invents_data else digest_of_rankings(records)
                 return earlier.get("collect") or digest_of_rankings(records)
             case "prefixes":
                 return setting.prefixes
             case "models":
                 return list(earlier.values())
+            case "choosing":
+                return how_chosen(setting.preset.rounds)
+            case "answers":
+                return (
+                    None
+                    if setting.labelers.answers_at_once
+                    else digest_of_records(records_in(given.run_of("compare"), "ranking"))
+                )
             case _:
                 raise AssertionError(f"the stage {stage.name} needs {need}, which was not done")
 
@@ -69,6 +81,12 @@ def fingerprint_inputs(
         own = getattr(preset(setting.project.preset), str(stage.config))
         config = {name: value for name, value in asdict(config).items() if name not in newer or value != getattr(own, name)}
     return {**inputs, "config": config} | ({} if template == "plain" else {"template": template})
+
+
+def how_chosen(rounds: RoundsConfig) -> dict[str, object]:
+    """The settings of ``[rounds]`` that decide what labelers get."""
+    asked: dict[str, object] = {"choose": rounds.choose, "sft_share": rounds.sft_share}
+    return asked if rounds.choose == "random" else {**asked, "prompts_sampled": rounds.prompts_sampled}
 
 
 _NEWER: Mapping[type, tuple[str, ...]] = {

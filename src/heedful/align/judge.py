@@ -91,13 +91,7 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
             fitting = prompts_within(tokenizer, prompts_of(records, split), limits.max_prompt_tokens, console, setting.template)
             prompts = fitting[: config.prompts]
     if not prompts:
-        raise DataError(
-            "there is no held-out prompt to evaluate on",
-            expected=f"a prompt of the split test or valid, of at most {limits.max_prompt_tokens:,} tokens",
-            got="none",
-            where=setting.project.data / "prompts.jsonl",
-            next_step="import more prompts: a tenth of them goes to valid and a tenth to test",
-        )
+        raise no_held_out_prompt(given)
     reward_model = reward_model_for_inference(given.runs["reward"] / "model", limits.precision)
     responses: list[Response] = []
     models: list[Model] = []
@@ -115,7 +109,9 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
                 seed=setting.seed,
                 console=console,
             )
-            for benchmark, scores in zip(setting.benchmarks, _scores(model, tokenizer, setting.benchmarks), strict=True):
+            for benchmark, scores in zip(
+                setting.benchmarks, benchmark_scores(model, tokenizer, setting.benchmarks), strict=True
+            ):
                 item_scores[benchmark.name].append((entrant.model.name, scores))
         else:
             responses += answer_with_prefix(setting, model, tokenizer, prompts, entrant.prefix, entrant.model.name, console)
@@ -145,6 +141,18 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     ask(given, list(_tasks(given, responses)), folder, console)
 
 
+def no_held_out_prompt(given: Given) -> DataError:
+    """What to do if nothing can be evaluated."""
+    limit = given.setting.preset.answering("evaluate").max_prompt_tokens
+    return DataError(
+        "there is no held-out prompt to evaluate on",
+        expected=f"a prompt of the split test or valid, of at most {limit:,} tokens",
+        got="none",
+        where=given.setting.project.data / "prompts.jsonl",
+        next_step="import more prompts: a tenth of them goes to valid and a tenth to test",
+    )
+
+
 def evaluation_tasks(given: Given, folder: Path) -> Iterator[Task]:
     """One task for each prompt, with the responses of all models."""
     return _tasks(given, records_in(folder, "response"))
@@ -156,7 +164,7 @@ def _tasks(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
     return tasks_by_prompt(given.records, responses, "evaluation", number, lambda _: labelers)
 
 
-def _scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list[list[float]]:
+def benchmark_scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list[list[float]]:
     """Each benchmark's item scores; under ``torchrun`` the benchmarks are dealt out to the ranks."""
     here = world()
     own = [(i, score_items(model, tokenizer, benchmarks[i])) for i in range(here.rank, len(benchmarks), here.size)]

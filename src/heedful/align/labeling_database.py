@@ -14,6 +14,7 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
+from heedful.align.rounds import asking_stages, newest_round
 from heedful.align.stages import STAGES, Asked, Stage
 from heedful.align.task_files import blinded
 from heedful.evaluate.results import Group
@@ -26,7 +27,7 @@ from heedful.project.files import write_jsonl
 from heedful.project.project import Project
 from heedful.project.runs import newest_done, records_in, stage_folders, with_records
 from heedful.prompts.withdrawing import apply_withdrawals
-from heedful.records import Demonstration, Phase, Ranking, Response
+from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 PEOPLE_STAGE = "people"
 """The name of the runs of `heedful evaluate people`, ``runs/people-<n>/``."""
@@ -117,10 +118,15 @@ class LabelingDatabase:
                 return
             apply_withdrawals(database, self.project)  # what users took back must not train anything
             records = Records.load(self.project.data)
-            for stage in STAGES[:-1]:
-                folder = newest_done(self.project.runs, stage.name) if stage.asks else None
+            # A round that is over keeps the answers that it was done with.
+            for stage in _newest_asking(self.project.runs):
+                folder = newest_done(self.project.runs, stage.name)
                 if folder is not None:
                     self._take(database, stage, folder, records, partly=partly)
+
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Any."""
+        return True
 
     def waiting(self, stage: Stage) -> str | None:
         folder = newest_done(self.project.runs, stage.name)
@@ -140,9 +146,9 @@ class LabelingDatabase:
         return f"all {progress.tasks:,} {words} are answered: run `heedful align {self.project.folder}`" if left else None
 
     def unused(self, records: Records) -> str | None:
-        evaluated = newest_done(self.project.runs, STAGES[-1].name)
+        asked = (newest_done(self.project.runs, stage.name) for stage in (*STAGES, *asking_stages(self.project.runs)))
         used = {*records.demonstrations, *records.rankings}
-        used |= {record.id for record in records_in(evaluated, "ranking")} if evaluated else set()
+        used |= {record.id for folder in asked if folder is not None for record in records_in(folder, "ranking")}
         apart = _judged_apart(self.project)
         with self._reading() as connection:
             if connection is None:
@@ -243,7 +249,21 @@ def _asks(stage: Stage) -> Asked:
 
 
 def _stage_of(folder: Path) -> Stage:
-    return next(stage for stage in STAGES if stage.name == folder.name.rpartition("-")[0])
+    stages = (*STAGES, *asking_stages(folder.parent))
+    return next(stage for stage in stages if stage.name == folder.name.rpartition("-")[0])
+
+
+def _newest_asking(runs: Path) -> list[Stage]:
+    """The stages of the newest round whose answers are taken at the beginning: not those of the evaluation in round 1."""
+    newest = newest_round(runs)
+    return [stage for stage in asking_stages(runs) if stage.round == newest] or [stage for stage in STAGES[:-1] if stage.asks]
+
+
+def _asked_in_other_rounds(runs: Path, stage: Stage) -> set[str]:
+    """Responses that another round asks to rank: the answers belong to that round."""
+    others = (row for row in (*STAGES, *asking_stages(runs)) if row.asks == "rankings" and row.round != stage.round)
+    folders = (folder for row in others for folder in stage_folders(runs, row.name).values())
+    return {response.id for folder in folders for response in records_in(folder, "response")}
 
 
 def _progress(connection: Connection | None, stage: Stage, folder: Path, imported: Collection[str]) -> Progress:
@@ -266,7 +286,7 @@ def _answers(connection: Connection, project: Project, stage: Stage, folder: Pat
     if stage.asks == "demonstrations":
         yield from asking.demonstrations(connection)
     elif stage.asks == "rankings":
-        apart = _judged_apart(project)
+        apart = _judged_apart(project) | _asked_in_other_rounds(project.runs, stage)
         yield from (one for one in asking.rankings(connection, "training") if apart.isdisjoint(one.response_ids))
     else:
         shown = {response.id for response in records_in(folder, "response")}

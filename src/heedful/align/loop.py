@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,52 +15,85 @@ from heedful.align.assemble import assemble
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.processes import cores, import_ahead, peak_memory
+from heedful.align.round_intake import take_in
+from heedful.align.round_records import records_of_round
+from heedful.align.rounds import (
+    EndedRound,
+    Opened,
+    Run,
+    decision_in,
+    decisions,
+    ended_rounds,
+    first_stage,
+    known_in,
+    newest_round,
+    read_known,
+    rounds_to_do,
+    rows_of_round,
+    save_round,
+)
 from heedful.align.running import FinishedStage, Job, Stages
 from heedful.align.settings import Given, Setting, given_for, prefixes_of, setting_of
 from heedful.align.stages import STAGES, Situation, Stage, due, left_out, next_group, situation_of
-from heedful.align.steps import STEPS, TASKS
+from heedful.align.steps import step_of, tasks_of
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import ConfigError
 from heedful.evaluate.report import write_report
-from heedful.evaluate.results import Timings, save_results, save_timings
+from heedful.evaluate.results import Results, Timings, load_results, load_timings, save_results, save_timings
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import first_device
 from heedful.presets import Preset, resolved_preset
-from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
+from heedful.project.selection import may_train
 from heedful.ranks.collectives import all_gather
 from heedful.ranks.rank_zero import on_rank_zero
 from heedful.ranks.world import across_ranks, world
 
 
 @across_ranks
-def align(project: Project, console: Console, *, partly: bool = False) -> Path | None:
+def align(project: Project, console: Console, *, partly: bool = False, last_round: int | None = None) -> Path | None:
     """Run every stage that the data allow; returns the report, or None if people have to label first (it says what).
 
-    partly: go on with the answers that people have given so far, even if some tasks still wait.
+    partly: go on with the answers that people have given so far, even if some tasks still wait. last_round: go on up to this
+    round of feedback; None: the newest that was begun, round 1 at first.
     Raises UserError for what the user must mend (BusyError if another process works in the project), NumericalError,
     StorageError. Interrupted at any point, it continues when called again. Under ``torchrun`` all ranks call it, each with the
     same project; all but rank 0 with a quiet console.
     """
     with alone_in(project.runs) if world().is_rank_zero else nullcontext():
-        return _align(project, console, partly)
+        return _align(project, console, partly, last_round)
 
 
-def _align(project: Project, console: Console, partly: bool) -> Path | None:
+def _align(project: Project, console: Console, partly: bool, last_round: int | None) -> Path | None:
     keep_large_temporaries()
     processes = min(project.processes, cores()) if first_device().type == "cpu" and world().size == 1 else 1
     if processes > 1:
         import_ahead()
     preset = resolved_preset(project)
     _refuse_adapters(preset)
+    report = None
+    for number in on_rank_zero(lambda: list(rounds_to_do(project.runs, last_round))):
+        report = _align_round(project, preset, number, processes, console, partly)
+        if report is None:
+            return None
+    return report
+
+
+def _align_round(project: Project, preset: Preset, number: int, processes: int, console: Console, partly: bool) -> Path | None:
+    """One round of feedback: round 1 is the table of stages, each further round has a table of its own."""
     stages, labelers = Stages(project.runs, console), labelers_of(project)
+    opened = None
+    if number > 1:
+        opened = Opened(number=number, earlier=tuple(ended_rounds(project.runs)[: number - 1]))
+        if number > newest_round(project.runs):
+            on_rank_zero(lambda: take_in(project, console))
     # Rank 0 takes people's answers; the others then read what it took.
     on_rank_zero(lambda: labelers.take(partly=partly))
-    state = _State(project, preset, labelers, labelers.known())
+    state = _State(project, preset, labelers, opened)
     on_rank_zero(lambda: check_before_training(state.setting, state.records))
-    while group := next_group(state.situation, state.done):
+    while group := next_group(state.situation, state.done, state.rows):
         _say_left_out(state, group[0], console)
         jobs = [state.job(stage) for stage in group]
         for finished in _run(stages, group, jobs, processes):
@@ -71,16 +103,20 @@ def _align(project: Project, console: Console, partly: bool) -> Path | None:
             last = stage is STAGES[-1]
             waiting = state.still_waiting(stage, partly=partly or last)
             if last:
+                on_rank_zero(state.save_round)
                 return _report(state, stages, waiting, console)
             if waiting:
                 _say_waiting(console, stage, waiting)
                 return None
-            if stage.asks or stage.name == "data":
-                state.records = labelers.known(state.folders().get("collect"))
+            if stage.asks or stage.name in ("data", first_stage(stage.round)):
+                state.read_records()
+            if stage.round > 1:
+                continue
             if stage.asks and not state.situation.answers_at_once and stage.left_out(state.situation) is None:
                 _say_waiting(console, stage, "no answer is about a training prompt yet")
                 return None
-    raise AssertionError("the table of stages ends with the evaluation")
+    on_rank_zero(state.save_round)
+    return _report_rounds(state, stages)
 
 
 def _run(stages: Stages, group: list[Stage], jobs: list[Job], processes: int) -> list[FinishedStage]:
@@ -90,18 +126,43 @@ def _run(stages: Stages, group: list[Stage], jobs: list[Job], processes: int) ->
     return stages.run_side_by_side(jobs, processes=1)
 
 
-@dataclass(slots=True)
 class _State:
-    """How far one call of align has come."""
+    """How far one call of align has come in one round."""
 
-    project: Project
-    preset: Preset
-    labelers: Labelers
-    records: Records
-    done: dict[str, FinishedStage] = field(default_factory=dict[str, FinishedStage])
-    digests: dict[Path, str] = field(default_factory=dict[Path, str])
-    said: set[str] = field(default_factory=set[str])
-    """Stages already reported as left out."""
+    def __init__(self, project: Project, preset: Preset, labelers: Labelers, opened: Opened | None) -> None:
+        self.project, self.preset, self.labelers, self.opened = project, preset, labelers, opened
+        self.done: dict[str, FinishedStage] = {}
+        """With the stages of the rounds before."""
+        self.digests: dict[Path, str] = {}
+        self.said: set[str] = set()
+        """Stages already reported as left out."""
+        if opened is not None:
+            self.done = {name: FinishedStage(name, run.folder, run.fingerprint, 0.0) for name, run in opened.runs.items()}
+        self.read_records()
+
+    def read_records(self) -> None:
+        """Read the records of the round, with the answers that labelers have given in it."""
+        if self.opened is None:
+            self.records = self.labelers.known(self.folders().get("collect"))
+        else:
+            self.records = records_of_round(self.project, self.labelers, self.opened, self.folders())
+
+    @property
+    def rows(self) -> tuple[Stage, ...]:
+        """The table of this round."""
+        if self.opened is None:
+            return STAGES
+        return rows_of_round(
+            self.opened,
+            self.preset.rounds,
+            with_text=self.situation.text,
+            new_demonstrations=not self.project.skip_sft and self._has_new_demonstrations(),
+        )
+
+    def _has_new_demonstrations(self) -> bool:
+        assert self.opened is not None
+        new = self.records.demonstrations.keys() - self.opened.before.demonstrations
+        return any(may_train(one) for id, one in self.records.demonstrations.items() if id in new)
 
     @property
     def situation(self) -> Situation:
@@ -120,10 +181,10 @@ class _State:
 
     def job(self, stage: Stage) -> Job:
         given = self.given(stage)
-        return Job(name=stage.name, inputs=self._inputs(given), action=partial(STEPS[stage.name], given))
+        return Job(name=stage.name, inputs=self._inputs(given), action=partial(step_of(stage), given))
 
     def _inputs(self, given: Given) -> dict[str, Any]:
-        counted = {row.name for row in due(self.situation)}
+        counted = {row.name for row in due(self.situation)} if self.opened is None else self.done.keys()
         earlier = {name: finished.fingerprint for name, finished in self.done.items() if name in counted}
         return fingerprint_inputs(given, self.records, earlier, self._digest)
 
@@ -138,7 +199,21 @@ class _State:
         if stage.asks is None:
             return None
         given, folder = self.given(stage), self.done[stage.name].folder
-        return on_rank_zero(lambda: self.labelers.ask(TASKS[stage.name](given, folder), folder, partly=partly))
+        return on_rank_zero(lambda: self.labelers.ask(tasks_of(stage)(given, folder), folder, partly=partly))
+
+    def save_round(self) -> None:
+        """Write down that the round is over, and what it knew."""
+        number = 1 if self.opened is None else self.opened.number
+        earlier = () if self.opened is None else self.opened.earlier
+        own = {name: one for name, one in self.done.items() if all(name not in ended.runs for ended in earlier)}
+        runs = {name: Run(folder=one.folder, fingerprint=one.fingerprint) for name, one in own.items()}
+        known = known_in(self.records)
+        policy = "ppo_ptx" if "ppo_ptx" in runs else "ppo"
+        if self.opened is not None:
+            known = read_known(runs[first_stage(number)].folder)
+            policy = decision_in(runs[f"decide_{number}"].folder)["current"]
+        began_with = earlier[-1].ended_with if earlier else None
+        save_round(self.project.runs, EndedRound(number=number, runs=runs, policy=policy, known=known, began_with=began_with))
 
 
 def _refuse_adapters(preset: Preset) -> None:
@@ -155,6 +230,8 @@ def _refuse_adapters(preset: Preset) -> None:
 
 def _say_left_out(state: _State, before: Stage, console: Console) -> None:
     """Say of the stages before this one why the project does without them, each once."""
+    if before not in STAGES:  # a further round has only the stages that it needs
+        return
     earlier = [row.name for row in STAGES[: STAGES.index(before)]]
     for name, reason in left_out(state.situation).items():
         if name in earlier and name not in state.said:
@@ -169,21 +246,43 @@ def _say_waiting(console: Console, stage: Stage, waiting: str) -> None:
 
 def _report(state: _State, stages: Stages, waiting: str | None, console: Console) -> Path:
     """Write results.json, timings.json and report.html; say what people can still add."""
-    folder = state.project.folder
     results = assemble(state.setting, state.records, state.folders(), left_out(state.situation))
-    timings = _timings(stages)
-    report = folder / "report.html"
-
-    def save() -> None:
-        save_results(folder / "results.json", results)
-        save_timings(folder / "timings.json", timings)
-        write_report(results, timings, report)
-
-    on_rank_zero(save)
+    report = _save(state, results, _timings(stages))
     if waiting:
         without = "" if "preference" in results else "; until then the report has no win rates"
         _say_waiting(console, STAGES[-1], waiting + without)
     return report
+
+
+def _report_rounds(state: _State, stages: Stages) -> Path:
+    """Add the rounds to results.json, timings.json and report.html as round 1 wrote them."""
+    folder, own = state.project.folder, _timings(stages)
+    results = load_results(folder / "results.json")
+    before = load_timings(folder / "timings.json")
+    names = {row["stage"] for row in own["stages"]}
+    rows = [*(row for row in before["stages"] if row["stage"] not in names), *own["stages"]]
+    timings: Timings = {
+        **own,
+        "stages": rows,
+        "total_seconds": round(sum(row["seconds"] for row in rows), 2),
+        "peak_memory_bytes": max(before["peak_memory_bytes"], own["peak_memory_bytes"]),
+    }
+    return _save(state, results, timings)
+
+
+def _save(state: _State, results: Results, timings: Timings) -> Path:
+    """Write the three files, with what the further rounds have decided; returns the report."""
+    folder = state.project.folder
+
+    def save() -> None:
+        if rounds := decisions(state.project.runs):
+            results["rounds"] = rounds
+        save_results(folder / "results.json", results)
+        save_timings(folder / "timings.json", timings)
+        write_report(results, timings, folder / "report.html")
+
+    on_rank_zero(save)
+    return folder / "report.html"
 
 
 def _timings(stages: Stages) -> Timings:

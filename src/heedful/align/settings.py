@@ -64,7 +64,7 @@ class Given:
     config: Any
     """The stage's own settings (None if it has none)."""
     records: Records
-    """Rankings are among them only for the stage that trains the reward model."""
+    """Rankings are among them only for the stages that train reward models or choose what to rank."""
     runs: Mapping[str, Path]
     """Folders of the stages that are done, by name."""
 
@@ -91,7 +91,7 @@ class Given:
 
 def given_for(stage: Stage, setting: Setting, records: Records, runs: Mapping[str, Path]) -> Given:
     """What a stage is given, with no more labels than it needs."""
-    ranked = "rankings" in stage.needs.values()
+    ranked = stage.reads_rankings or "rankings" in stage.needs.values()
     return Given(
         stage=stage,
         setting=setting,

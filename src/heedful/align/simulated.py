@@ -24,7 +24,7 @@ from heedful.project.fingerprints import fingerprint_of
 from heedful.project.project import Project
 from heedful.project.runs import stage_state, with_records
 from heedful.project.selection import without_labels
-from heedful.records import Demonstration, Ranking, Rating, Response
+from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,10 @@ class SimulatedLabelers:
     @property
     def groups(self) -> Mapping[str, Group]:
         return self.panel.groups
+
+    def can_judge(self, prompt: Prompt) -> bool:
+        """They know what a simulated user meant; what a person asked in the playground is beyond them."""
+        return prompt.source == "simulated"
 
     def waiting(self, stage: Stage) -> None:
         """Nothing ever waits."""

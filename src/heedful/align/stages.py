@@ -3,9 +3,9 @@
 ``heedful align`` does the stages in this order, ``status`` lists them, ``sweep`` takes a step's inputs from here. What a stage
 does is in :mod:`heedful.align.steps`.
 
-Further rounds of rankings (SPEC 3.8) are further rows: a ``collect_2`` that needs ``{"sft": "sft", "policy": "ppo_ptx"}`` and
-asks for rankings, then a ``reward_2``, a ``ppo_ptx_2`` and so on, each on the condition that the project wants two rounds.
-Their steps are the functions of the first round: a step looks up its inputs by the keys of ``needs``, not by stage names.
+Further rounds of rankings (SPEC 3.8) are further rows, which :mod:`heedful.align.rounds` makes: ``collect_2`` needs ``{"sft":
+"sft", "policy": "ppo_ptx"}`` and asks for rankings, then come ``reward_2``, ``policy_2`` and so on. Most of their steps are the
+functions of the first round: a step looks up its inputs by the keys of ``needs``, not by stage names.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ Input = Literal[
     "rankings",
     "prefixes",
     "models",
+    "choosing",
+    "answers",
 ]
-"""What comes from the project and not from one stage. ``models``: all that the evaluation compares."""
+"""What comes from the project and not from one stage. ``models``: all that the evaluation compares. ``choosing``: how a further
+round chooses what labelers get. ``answers``: what people said of a further round's policies."""
 
 Asked = Literal["demonstrations", "rankings", "evaluation by people"]
 """What labelers are asked for."""
@@ -100,6 +103,12 @@ class Stage:
     """With several processes: in one of its own, which gives its memory back."""
     measure: tuple[str, Literal["lower", "higher"]] | None = None
     """A sweep of this stage compares trials by this number; the better ones are lower or higher."""
+    round: int = 1
+    """The round that it belongs to."""
+    reads_rankings: bool = False
+    """It reads the rankings that its round began with: the fingerprint of the round's first stage stands for them."""
+    more_seed: int = 0
+    """Added to the seed of its settings: by it the reward models of an ensemble differ."""
 
 
 def _not_invented(situation: Situation) -> str | None:
@@ -248,9 +257,9 @@ def stage(name: str) -> Stage:
     return next(row for row in STAGES if row.name == name)
 
 
-def due(situation: Situation) -> list[Stage]:
+def due(situation: Situation, rows: Iterable[Stage] = STAGES) -> list[Stage]:
     """The stages that a project has, in order."""
-    return [row for row in STAGES if row.left_out(situation) is None]
+    return [row for row in rows if row.left_out(situation) is None]
 
 
 def left_out(situation: Situation) -> dict[str, str]:
@@ -270,9 +279,9 @@ def met_by(need: str, done: Collection[str]) -> str:
     return need
 
 
-def next_group(situation: Situation, done: Collection[str]) -> list[Stage]:
+def next_group(situation: Situation, done: Collection[str], rows: Iterable[Stage] = STAGES) -> list[Stage]:
     """The next stage that is not done, and those that run beside it; empty when all are done."""
-    left = [row for row in due(situation) if row.name not in done]
+    left = [row for row in due(situation, rows) if row.name not in done]
     group = left[:1]
     # People who have to rank now should not wait for a policy that is needed later.
     if group and (group[0].asks is None or situation.answers_at_once):
@@ -287,6 +296,10 @@ def config_of(row: Stage, preset: Preset) -> Any:
     if row.config is None:
         return None
     config = getattr(preset, row.config)
+    if row.more_seed:
+        config = replace(config, seed=config.seed + row.more_seed)
+    if row.config == "collect" and row.round > 1:
+        config = replace(config, prompts=preset.rounds.prompts, validation_prompts=preset.rounds.validation_prompts)
     without_text = "text" in row.needs and row.needs["text"] is None
     return replace(config, ptx_coefficient=0.0) if without_text else config
 

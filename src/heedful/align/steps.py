@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from heedful.align import choose, collect, judge, train_stages
+from heedful.align import choose, collect, judge, round_steps, train_stages
+from heedful.align.round_decision import decide
 from heedful.align.settings import Given
+from heedful.align.stages import Stage
 from heedful.labeling.exchange.asking import Task
 
 STEPS: Mapping[str, Callable[..., None]] = {
@@ -32,3 +34,34 @@ TASKS: Mapping[str, Callable[[Given, Path], Iterator[Task]]] = {
     "evaluate": judge.evaluation_tasks,
 }
 """Name of a stage that asks people -> the tasks that its folder holds."""
+
+ROUND_STEPS: Mapping[str, Callable[..., None]] = {
+    "prompts": round_steps.begin,
+    "member": train_stages.reward,
+    "collect": round_steps.collect_again,
+    "initial_policy": train_stages.initial_policy,
+    "reward": train_stages.reward,
+    "policy": train_stages.ppo,
+    "compare": round_steps.compare,
+    "decide": decide,
+}
+"""The same for the stages of further rounds, by their name without the round's number."""
+
+ROUND_TASKS: Mapping[str, Callable[[Given, Path], Iterator[Task]]] = {
+    "collect": collect.ranking_tasks,
+    "compare": judge.evaluation_tasks,
+}
+
+
+def step_of(row: Stage) -> Callable[..., None]:
+    """What a row of the table does."""
+    return STEPS[row.name] if row.round == 1 else ROUND_STEPS[_without_number(row)]
+
+
+def tasks_of(row: Stage) -> Callable[[Given, Path], Iterator[Task]]:
+    """The tasks that a row asks people."""
+    return TASKS[row.name] if row.round == 1 else ROUND_TASKS[_without_number(row)]
+
+
+def _without_number(row: Stage) -> str:
+    return row.name.partition(f"_{row.round}")[0]

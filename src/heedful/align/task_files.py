@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from heedful.align.rounds import asking_stages
 from heedful.align.stages import Asked, Stage
 from heedful.evaluate.results import Group
 from heedful.labeling.exchange.asking import Task
@@ -17,13 +18,14 @@ from heedful.project.data_folder import Records, file_name, record_to_json
 from heedful.project.files import append_jsonl, locked, read_rows, write_jsonl
 from heedful.project.project import Project
 from heedful.project.runs import records_in
-from heedful.records import Response
+from heedful.records import Prompt, Response
 
 _FILES: Mapping[Asked, str] = {
-    "demonstrations": "demonstration.jsonl",
-    "rankings": "ranking.jsonl",
-    "evaluation by people": "evaluation.jsonl",
+    "demonstrations": "demonstration",
+    "rankings": "ranking",
+    "evaluation by people": "evaluation",
 }
+"""The names of the files, which end in .jsonl; those of further rounds in _2.jsonl and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,17 @@ class TaskFiles:
     def groups(self) -> Mapping[str, Group]:
         return {}
 
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Any."""
+        return True
+
     def waiting(self, stage: Stage) -> str | None:
         assert stage.asks is not None
-        file = self.project.tasks / _FILES[stage.asks]
+        file = self._file(stage.asks, stage.round)
         if not file.is_file():
             return None
+        if stage.round > 1:
+            return self._left(file, partly=False)
         if stage.asks == "evaluation by people":
             records = Records.load(self.project.data)
             if any(ranking.phase == "evaluation" for ranking in records.rankings.values()):
@@ -76,8 +84,12 @@ class TaskFiles:
         tasks = list(tasks)
         if not tasks:
             return how_to_import(self.project, "there are no prompts")
-        file = self.project.tasks / _FILES[_asks(tasks[0])]
+        round = next((row.round for row in asking_stages(folder.parent) if folder.name.startswith(f"{row.name}-")), 1)
+        file = self._file(_asks(tasks[0]), round)
         self._write(file, tasks)
+        if round > 1:
+            self._judged(tasks, folder)
+            return self._left(file, partly=partly)
         if tasks[0].phase == "evaluation" and self._judged(tasks, folder):
             return None
         return waiting_in(self.project, file, len(tasks))
@@ -95,6 +107,18 @@ class TaskFiles:
             f"{done:,} of {len(tasks):,} are ranked: give each labeler a copy of {file}, with ranks and labeler to fill in, "
             f"then `heedful import heedful COPY --project {self.project.folder}`"
         )
+
+    def _file(self, asks: Asked, round: int) -> Path:
+        return self.project.tasks / (_FILES[asks] + ("" if round == 1 else f"_{round}") + ".jsonl")
+
+    def _left(self, file: Path, *, partly: bool) -> str | None:
+        """What still waits of a further round's tasks; None if every task is ranked, or with ``partly`` one of them."""
+        ranked = {frozenset(ranking.response_ids) for ranking in Records.load(self.project.data).rankings.values()}
+        tasks = [frozenset(cast("dict[str, Any]", row.value)["response_ids"]) for row in read_rows(file)]
+        left = sum(task not in ranked for task in tasks)
+        if not left or (partly and left < len(tasks)):
+            return None
+        return waiting_in(self.project, file, left)
 
     def _write(self, file: Path, tasks: Sequence[Task]) -> None:
         """The responses become records of the project, so that a filled-in task can refer to them.
@@ -138,10 +162,10 @@ def blinded(responses: Sequence[Response], run: str, seed: int) -> list[Response
 def waiting_in(project: Project, file: Path, number: int) -> str:
     """What people have to do with a file of tasks."""
     how = f"then `heedful import heedful {file} --project {project.folder}`"
-    if file.name == _FILES["demonstrations"]:
+    if file.name.startswith(_FILES["demonstrations"]):
         said = f"{number:,} prompts wait for labelers' answers in {file}: fill in text and labeler of each, {how}"
         return f"{said}; or import others: `heedful import FORMAT FILE --project {project.folder}`"
-    if file.name == _FILES["rankings"]:
+    if file.name.startswith(_FILES["rankings"]):
         return f"{number:,} ranking tasks wait in {file}: fill in ranks and labeler of each, {how}"
     asked = "by labelers who ranked nothing for training: fill in ranks and labeler of each"
     return f"{number:,} tasks wait in {file} for a judgement {asked}, {how}"

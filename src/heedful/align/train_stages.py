@@ -26,7 +26,7 @@ from heedful.ranks.world import world
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.reward import train_reward
-from heedful.training.sft import SFTData, candidates_in, lowest_losses, train_sft
+from heedful.training.sft import CANDIDATES_FILE, SFTData, candidates_in, lowest_losses, train_sft
 
 _CHOSEN = "chosen.json"
 
@@ -55,13 +55,15 @@ def initial_policy_of(given: Given) -> Path:
     """The folder of the model that PPO starts from.
 
     It is the one that :func:`initial_policy` chose, or what stands for it: of SFT's candidates the one with the lowest loss, as
-    :func:`initial_policy` would choose, or a model that was given.
+    :func:`initial_policy` would choose, the policy of an earlier round, or a model that was given.
     """
     folder = given.made("initial")
     if folder is None:
         return given.model_of("initial")
     if (folder / _CHOSEN).is_file():
         return folder / json.loads((folder / _CHOSEN).read_text(encoding="utf-8"))["folder"]
+    if not (folder / CANDIDATES_FILE).is_file():  # the policy of an earlier round
+        return folder / "model"
     return lowest_losses(candidates_in(folder)).folder
 
 

@@ -21,7 +21,7 @@ from heedful.miniature.panel import Panel
 from heedful.miniature.preparation import WORLD_SEED
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
-from heedful.records import Response
+from heedful.records import Prompt, Response
 
 
 class Labelers(Protocol):
@@ -45,6 +45,10 @@ class Labelers(Protocol):
     @property
     def groups(self) -> Mapping[str, Group]:
         """Group of each labeler by name; empty if only their work tells (SPEC 2.4)."""
+        ...
+
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Whether they can rank answers to a prompt."""
         ...
 
     def waiting(self, stage: Stage) -> str | None:

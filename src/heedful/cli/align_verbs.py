@@ -35,6 +35,9 @@ class Align:
     """Seed of a new miniature (else 0). A project's own seed is in its heedful.toml."""
     with_what_is_there: bool = False
     """Go on with the answers that labelers have given so far, though some tasks still wait."""
+    round: Annotated[int | None, optional("N")] = None
+    """Go on up to this round of feedback: from round 2 on, labelers rank outputs of the newest policy, and a new one is trained
+    from that (else the newest round that was begun)."""
 
     def run(self, console: Console) -> None:
         """Go as far as the data allow; name the report once there is one. Raises UserError for a project with --seed."""
@@ -45,7 +48,7 @@ class Align:
             raise UserError(
                 "a project's seed is in its heedful.toml", got=f"--seed {self.seed}", next_step="set seed under [project]"
             )
-        report = align(project, console, partly=self.with_what_is_there)
+        report = align(project, console, partly=self.with_what_is_there, last_round=self.round)
         if report is not None:
             say(console, f"report: {report}")
             say(console, f"numbers: {report.with_name('results.json')}")

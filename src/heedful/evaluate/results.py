@@ -301,6 +301,43 @@ class _RunKeys(TypedDict):
     models: list[Model]
 
 
+class RoundBenchmark(TypedDict):
+    """Scores of a round's new policy and of the one before; ``drop`` is how far the new one is below, in points."""
+
+    name: str
+    metric: str
+    policy: float
+    against: float
+    drop: float
+
+
+class Round(TypedDict):
+    """A further round of feedback: what it asked, how its policy compares with the one before, and what was decided (SPEC 3.8).
+
+    ``win_rate``: how often held-out labelers prefer ``policy`` to ``against``, a tie counted half; null if nobody judged.
+    ``num_judgements``: null if the simulated labelers' average was computed instead. ``confidence`` and ``largest_drop`` are
+    the rule, written down when the round began. ``current``: the policy after the round.
+    """
+
+    number: int
+    prompts_arrived: int
+    choose: str
+    rankings: int
+    policy: str
+    against: str
+    win_rate: float | None
+    low: float | None
+    high: float | None
+    num_prompts: int
+    num_judgements: int | None
+    benchmarks: list[RoundBenchmark]
+    confidence: float
+    largest_drop: float
+    accepted: bool
+    reasons: list[str]
+    current: str
+
+
 class Results(_RunKeys, total=False):
     """``results.json``. The first five keys are always there; the other sections only if they were measured."""
 
@@ -318,6 +355,7 @@ class Results(_RunKeys, total=False):
     alignment_tax: list[AlignmentTax]
     curves: Curves
     transcripts: list[Transcript]
+    rounds: list[Round]
 
 
 class StageTime(TypedDict):
@@ -481,6 +519,7 @@ def _make_converter() -> Converter:
     converter.register_structure_hook(
         float | None, lambda value, _: None if value is None else converter.structure(value, float)
     )
+    converter.register_structure_hook(int | None, lambda value, _: None if value is None else converter.structure(value, int))
     return converter
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from heedful.errors import ConfigError, UserError
@@ -19,6 +20,8 @@ DEMONSTRATED = {"train": 700, "valid": 100}
 """Prompts with a demonstration."""
 UNLABELED = {"train": 12_000, "valid": 500, "test": 1_100}
 """Further prompts, for rankings, PPO and evaluation."""
+OF_FURTHER_ROUND = {"train": 6_000, "valid": 300, "test": 600}
+"""New prompts of each further round."""
 PRETRAINING_DOCUMENTS = {"train": 30_000, "valid": 500}
 _SEEDS = {"train": 11, "valid": 12, "test": 13}
 
@@ -33,6 +36,18 @@ def miniature_prompts(world: World, *, seed: int) -> tuple[list[Prompt], list[Pr
         everything += made
         demonstrated += made[:labeled]
     return everything, demonstrated
+
+
+def new_prompts(world: World, *, seed: int, round: int, known: Iterable[Prompt]) -> list[Prompt]:
+    """What the users ask next: prompts of a further round, without those whose text is known already."""
+    seen = {prompt.text for prompt in known}
+    found: list[Prompt] = []
+    for place, (split, count) in enumerate(OF_FURTHER_ROUND.items()):
+        own_seed = seed * 1_000 + 200 + 10 * round + place
+        made = prompts(world, seed=own_seed, count=count, split=split)  # pyright: ignore[reportArgumentType]
+        found += [prompt for prompt in made if prompt.text not in seen]
+        seen |= {prompt.text for prompt in made}
+    return found
 
 
 def write_pretraining_text(folder: Path, world: World, *, seed: int) -> None:

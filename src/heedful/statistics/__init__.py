@@ -16,6 +16,7 @@ from heedful.statistics.carelessness import (
     carelessness,
     chance_of_run,
 )
+from heedful.statistics.ensemble import disagreement
 from heedful.statistics.gold import gold_flag_scores, gold_overall_scores, gold_ranking_scores
 from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, percent, proportion, wilson
 from heedful.statistics.kappa import FlagAgreement, flag_agreement, fleiss_kappa, labeler_kappas
@@ -92,6 +93,7 @@ __all__ = [
     "carelessness",
     "chance_of_run",
     "demonstration_score",
+    "disagreement",
     "fit_bag_of_words",
     "flag_agreement",
     "fleiss_kappa",

@@ -21,6 +21,9 @@ from heedful.labeling.usage.feedback import prompt_of_turn
 from heedful.project.data_folder import record_to_json
 from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
+PLAYGROUND = "playground"
+"""The source, in the metadata, of what people say there."""
+
 
 def playground_rows(connection: Connection, without: Container[str] = ()) -> Iterator[dict[str, Any]]:
     """Rows as ``heedful import heedful`` reads them; what others name comes first. ``without``: exported ids."""
@@ -61,7 +64,7 @@ def _rows_of_turn(connection: Connection, row: Mapping[Any, Any]) -> Iterator[di
     record = {"kind": "prompt", **record_to_json(prompt)}
     record.pop("split", None)  # the import gives it its owner's
     yield record | ({"split": "test"} if phase == "evaluation" else {})
-    metadata = {"usage": turn.key, "group": row["group_name"], "source": "playground"}
+    metadata = {"usage": turn.key, "group": row["group_name"], "source": PLAYGROUND}
     models = dict(
         connection.execute(select(turn_answer.c.position, turn_answer.c.model).where(turn_answer.c.turn_id == turn.id)).all()
     )

@@ -1,0 +1,125 @@
+"""Whether a round's policy is accepted, by the rule that was written down when the round began; reasons in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, RULE_FILE, ended_rounds, read_known
+from heedful.align.settings import Given, write_json
+from heedful.evaluate.preference import judgements_from_rankings
+from heedful.evaluate.results import Benchmark, Group, Round, RoundBenchmark
+from heedful.project.files import read_jsonl
+from heedful.project.runs import records_in
+from heedful.ranks.world import world
+from heedful.statistics import Estimate, bootstrap_mean, two_way_win_rate
+
+BIAS_METRIC = "entropy (bits)"
+"""More or less of it is no better or worse model: no rule about falling scores holds for it."""
+
+
+def decide(given: Given, *, folder: Path, console: Console) -> None:
+    """Write decision.json: win rate, benchmarks, the rule, whether it accepts the policy, and why."""
+    if not world().is_rank_zero:
+        return
+    n, compared = given.stage.round, given.run_of("compare")
+    before = ended_rounds(given.setting.project.runs)[n - 2]
+    rule: dict[str, float] = json.loads((given.run_of("known") / RULE_FILE).read_text(encoding="utf-8"))
+    policy, against = f"policy_{n}", before.policy
+    wins, num_prompts, num_judgements = _wins(given, compared, policy, against, rule["confidence"])
+    benchmarks = _benchmarks(compared)
+    accepted, reasons = verdict(wins, benchmarks, **rule)
+    known = read_known(given.run_of("known"))
+    decision: Round = {
+        "number": n,
+        "prompts_arrived": len(known.prompts - before.known.prompts),
+        "choose": given.setting.preset.rounds.choose,
+        "rankings": sum(1 for _ in records_in(given.runs[f"collect_{n}"], "ranking")),
+        "policy": policy,
+        "against": against,
+        "win_rate": _finite(wins.value),
+        "low": _finite(wins.low),
+        "high": _finite(wins.high),
+        "num_prompts": num_prompts,
+        "num_judgements": num_judgements,
+        "benchmarks": benchmarks,
+        "confidence": rule["confidence"],
+        "largest_drop": rule["largest_drop"],
+        "accepted": accepted,
+        "reasons": reasons,
+        "current": policy if accepted else against,
+    }
+    write_json(folder / DECISION_FILE, decision)
+    console.print(f"round {n}: {policy} is {'accepted' if accepted else 'rejected'}", style="bold", highlight=False)
+    for reason in reasons:
+        console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def verdict(
+    wins: Estimate, benchmarks: Sequence[RoundBenchmark], *, confidence: float, largest_drop: float
+) -> tuple[bool, list[str]]:
+    """Whether the policy is accepted: the interval is above 50 %, and no benchmark falls by more than ``largest_drop``; why."""
+    reasons: list[str] = []
+    better = not math.isnan(wins.low) and wins.low > 0.5
+    if math.isnan(wins.value):
+        reasons.append("no labeler has compared the two policies, and the rule asks for it")
+    else:
+        interval = "unknown" if math.isnan(wins.low) else f"{100 * wins.low:.1f} to {100 * wins.high:.1f} %"
+        reasons.append(
+            f"labelers prefer the new policy in {100 * wins.value:.1f} % of comparisons ({100 * confidence:g} % interval "
+            f"{interval}): the rule asks for an interval above 50 %, and this one {'is' if better else 'is not'}"
+        )
+    counted = [row for row in benchmarks if row["metric"] != BIAS_METRIC]
+    fallen = [row for row in counted if row["drop"] > largest_drop]
+    for row in fallen:
+        reasons.append(f"{row['name']} fell by {row['drop']:.1f} points; the rule allows {largest_drop:g}")
+    if not counted:
+        reasons.append("no benchmark was measured: the rule about falling scores does not apply")
+    elif not fallen:
+        most = max(counted, key=lambda row: row["drop"])
+        change = f"{most['name']} fell most, by {most['drop']:.1f}" if most["drop"] > 0 else "none fell"
+        reasons.append(f"no benchmark fell by more than the {largest_drop:g} points that the rule allows: {change}")
+    return better and not fallen, reasons
+
+
+def _wins(given: Given, compared: Path, policy: str, against: str, confidence: float) -> tuple[Estimate, int, int | None]:
+    """The win rate, the number of prompts, and of judgements (None: the average of simulated labelers)."""
+    if (compared / EXPECTED_FILE).is_file():
+        rows = [row for _, row in read_jsonl(compared / EXPECTED_FILE)]
+        wins = bootstrap_mean([row["win"] for row in rows], confidence=confidence, seed=given.setting.seed)
+        return wins, len(rows), None
+    responses = {one.id: one for one in records_in(compared, "response")}
+    rankings = [one for one in records_in(compared, "ranking") if responses.keys() >= set(one.response_ids)]
+    rankings = [one for one in rankings if one.prompt_id in given.records.prompts]  # not of what its owner took back
+    groups: dict[str, Group] = {one.labeler: "held_out" for one in rankings}
+    found = judgements_from_rankings(rankings, responses, given.records.prompts, groups, [(policy, against)])
+    prompts, labelers = [one.prompt_id for one in found], [one.labeler for one in found]
+    estimate = two_way_win_rate([one.outcome for one in found], prompts, labelers, confidence=confidence)
+    # With one labeler there is no interval for other labelers: then it speaks of other prompts alone.
+    wins = estimate.by_prompt if math.isnan(estimate.two_way.low) else estimate.two_way
+    return wins, len(set(prompts)), len(found)
+
+
+def _benchmarks(compared: Path) -> list[RoundBenchmark]:
+    sections: list[Benchmark] = json.loads((compared / BENCHMARKS_FILE).read_text(encoding="utf-8"))
+    rows: list[RoundBenchmark] = []
+    for section in sections:
+        scores = {row["model"]: row["score"] for row in section["scores"]}
+        rows.append(
+            {
+                "name": section["name"],
+                "metric": section["metric"],
+                "policy": scores["policy"],
+                "against": scores["current"],
+                "drop": 100 * (scores["current"] - scores["policy"]),
+            }
+        )
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,200 @@
+"""Further rounds: their rows of the table, what counts as a round that is over, and the rule that accepts a policy or not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from heedful.align.round_decision import verdict
+from heedful.align.round_intake import votes_as_rankings
+from heedful.align.rounds import (
+    EndedRound,
+    Known,
+    Opened,
+    Run,
+    current_policy,
+    ended_rounds,
+    first_stage,
+    newest_round,
+    rounds_to_do,
+    rows_of_round,
+    save_round,
+)
+from heedful.align.stages import STAGES, Input, config_of
+from heedful.align.steps import ROUND_STEPS, ROUND_TASKS, step_of, tasks_of
+from heedful.errors import ConfigError, DataError
+from heedful.evaluate.results import RoundBenchmark
+from heedful.presets import RoundsConfig, miniature
+from heedful.statistics import Estimate
+
+KNOWN = Known(prompts=frozenset("ab"), demonstrations=frozenset("c"))
+
+
+def ended(runs: Path, number: int, policy: str, began_with: str | None, last: str = "end") -> EndedRound:
+    names = ["sft", "ppo_ptx", "evaluate"] if number == 1 else [f"policy_{number}", f"decide_{number}"]
+    made = {name: Run(folder=runs / f"{name}-1", fingerprint=f"{last}-{number}-{name}") for name in names}
+    return EndedRound(number=number, runs=made, policy=policy, known=KNOWN, began_with=began_with)
+
+
+def opened(number: int = 2, policy: str = "ppo_ptx") -> Opened:
+    first = ended(Path("runs"), 1, "ppo_ptx", None)
+    earlier = [first] + [replace(ended(Path("runs"), n, policy, None)) for n in range(2, number)]
+    return Opened(number=number, earlier=tuple(earlier))
+
+
+@pytest.mark.parametrize(
+    ("choose", "policy", "new", "text"),
+    list(itertools.product(("random", "disagreement"), ("anew", "onwards"), (False, True), (False, True))),
+)
+def test_rows_need_only_what_is_done_before_them(choose: Any, policy: Any, new: bool, text: bool) -> None:
+    for number in (2, 3):
+        one = opened(number)
+        rows = rows_of_round(one, RoundsConfig(choose=choose, policy=policy), with_text=text, new_demonstrations=new)
+        done = {row.name for row in STAGES} | one.runs.keys()
+        for row in rows:
+            assert {need for need in row.needs.values() if need is not None} <= done | set(get_args(Input)), row.name
+            assert row.beside is None or row.beside in done
+            assert pickle.loads(pickle.dumps(row)) == row
+            assert step_of(row) in ROUND_STEPS.values()
+            assert row.asks is None or tasks_of(row) in ROUND_TASKS.values()
+            done.add(row.name)
+        names = [row.name for row in rows]
+        assert (names[0], names[-1]) == (first_stage(number), f"decide_{number}")
+        assert (f"initial_policy_{number}" in names) == (new and policy == "anew")
+        assert sum(name.startswith("member_") for name in names) == (3 if choose == "disagreement" else 0)
+        by_name = {row.name: row for row in rows}
+        trained = by_name[f"policy_{number}"]
+        again = f"initial_policy_{number}" if new else "initial_policy"
+        assert trained.needs["initial"] == (again if policy == "anew" else one.current)
+        assert config_of(trained, miniature()).ptx_coefficient == (miniature().ppo.ptx_coefficient if text else 0)
+
+
+def test_a_rejected_policy_is_not_what_the_next_round_starts_from() -> None:
+    def start(policy: str) -> str | None:
+        rows = rows_of_round(opened(3, policy), RoundsConfig(policy="onwards"), with_text=True, new_demonstrations=False)
+        assert all(row.needs.get("current", policy) == policy for row in rows)
+        return next(row for row in rows if row.name == "policy_3").needs["initial"]
+
+    assert (start("policy_2"), start("ppo_ptx")) == ("policy_2", "ppo_ptx")
+
+
+def test_members_differ_by_seed_and_a_round_asks_its_own_number() -> None:
+    rows = rows_of_round(opened(), RoundsConfig(choose="disagreement"), with_text=True, new_demonstrations=False)
+    preset = miniature(7)
+    seeds = [config_of(row, preset).seed for row in rows if row.name.startswith("member_")]
+    assert seeds == [8, 9, 10]
+    collect = config_of(next(row for row in rows if row.name == "collect_2"), preset)
+    assert (collect.prompts, collect.validation_prompts) == (preset.rounds.prompts, preset.rounds.validation_prompts)
+    assert collect.smallest_k == preset.collect.smallest_k
+
+
+# ---------------------------------------------------------------------------------------------------- rounds on the disk
+
+
+def test_rounds_that_are_over_and_those_to_do(tmp_path: Path) -> None:
+    assert (ended_rounds(tmp_path), newest_round(tmp_path), current_policy(tmp_path)) == ([], 1, None)
+    assert list(rounds_to_do(tmp_path, None)) == [1]
+    assert list(rounds_to_do(tmp_path, 3)) == [1, 2, 3]
+    first = ended(tmp_path, 1, "ppo_ptx", None)
+    save_round(tmp_path, first)
+    assert ended_rounds(tmp_path) == [first]
+    assert list(rounds_to_do(tmp_path, None)) == [1]
+    assert list(rounds_to_do(tmp_path, 2)) == [2]
+    begun = tmp_path / "prompts_2-1"
+    begun.mkdir()
+    (begun / "stage.json").write_text(json.dumps({"inputs": {"previous": "of an older round 1"}}))
+    assert newest_round(tmp_path) == 1
+    (begun / "stage.json").write_text(json.dumps({"inputs": {"previous": first.ended_with}}))
+    assert newest_round(tmp_path) == 2
+    assert list(rounds_to_do(tmp_path, None)) == [2]
+    save_round(tmp_path, ended(tmp_path, 2, "ppo_ptx", first.ended_with))
+    assert len(ended_rounds(tmp_path)) == 2
+    assert current_policy(tmp_path) == ("ppo_ptx", tmp_path / "ppo_ptx-1" / "model")  # the second was rejected
+    assert list(rounds_to_do(tmp_path, None)) == [2]
+    assert list(rounds_to_do(tmp_path, 1)) == [1]
+    assert list(rounds_to_do(tmp_path, 4)) == [3, 4]
+    with pytest.raises(ConfigError, match="1 or more"):
+        rounds_to_do(tmp_path, 0)
+
+
+def test_rounds_after_one_that_is_done_again_no_longer_count(tmp_path: Path) -> None:
+    first = ended(tmp_path, 1, "ppo_ptx", None)
+    second = ended(tmp_path, 2, "policy_2", first.ended_with)
+    for one in (first, second, ended(tmp_path, 3, "policy_3", second.ended_with)):
+        save_round(tmp_path, one)
+    assert current_policy(tmp_path) == ("policy_3", tmp_path / "policy_3-1" / "model")
+    save_round(tmp_path, ended(tmp_path, 1, "ppo_ptx", None, last="again"))
+    assert [one.number for one in ended_rounds(tmp_path)] == [1]
+    assert list(rounds_to_do(tmp_path, None)) == [1]
+
+
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "round-1.json").write_text('{"round": 1}')
+    with pytest.raises(DataError, match=r"round-1\.json"):
+        ended_rounds(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------- the rule
+
+
+def wins(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, low, high, 100, 0.01)
+
+
+def fell(points: float, metric: str = "accuracy") -> RoundBenchmark:
+    return {"name": "reading", "metric": metric, "policy": 0.5 - points / 100, "against": 0.5, "drop": points}
+
+
+@pytest.mark.parametrize(
+    ("estimate", "benchmarks", "accepted", "words"),
+    [
+        (wins(0.55, 0.51, 0.59), [], True, "no benchmark was measured"),
+        (wins(0.55, 0.51, 0.59), [fell(2.0)], True, "no benchmark fell by more than the 2 points"),
+        (wins(0.55, 0.51, 0.59), [fell(-1.0)], True, "none fell"),
+        (wins(0.55, 0.51, 0.59), [fell(2.5)], False, "reading fell by 2.5 points; the rule allows 2"),
+        (wins(0.55, 0.51, 0.59), [fell(9.0, "entropy (bits)")], True, "no benchmark was measured"),
+        (wins(0.55, 0.50, 0.60), [fell(0.0)], False, "an interval above 50 %, and this one is not"),
+        (wins(0.40, 0.35, 0.45), [], False, "40.0 % of comparisons (95 % interval 35.0 to 45.0 %)"),
+        (wins(0.90, math.nan, math.nan), [], False, "interval unknown"),
+        (wins(math.nan, math.nan, math.nan), [], False, "no labeler has compared"),
+    ],
+)
+def test_the_rule(estimate: Estimate, benchmarks: list[RoundBenchmark], accepted: bool, words: str) -> None:
+    found, reasons = verdict(estimate, benchmarks, confidence=0.95, largest_drop=2.0)
+    assert found == accepted
+    assert words in " / ".join(reasons)
+
+
+def test_settings_out_of_range() -> None:
+    for wrong in ({"ensemble": 1}, {"confidence": 1.0}, {"sft_share": 1.5}, {"prompts": 0}, {"largest_drop": -1.0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            RoundsConfig(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+# ---------------------------------------------------------------------------------------------------- votes
+
+
+def vote(choice: str, position: int | None) -> list[dict[str, Any]]:
+    about = {"prompt_id": "p", "labeler": "me", "phase": "training", "metadata": {"source": "playground"}}
+    answer = {"choice": choice, "position": position, "models": ["a", "b", "c"], "gave_away": []}
+    answers = [{"kind": "response", "id": f"p-{i}", "prompt_id": "p", "model": "m"} for i in range(3)]
+    edit = {"kind": "response", "id": "edited-p-0", "prompt_id": "p", "model": "human"}
+    return [*answers, edit, {"kind": "annotation", "task_kind": "vote", "id": "vote-p", "answer": answer, **about}]
+
+
+def test_a_vote_for_an_answer_prefers_it_to_all_others_and_ties_those() -> None:
+    (ranking,) = votes_as_rankings(vote("answer", 1))
+    assert (ranking["response_ids"], ranking["ranks"]) == (["p-0", "p-1", "p-2"], [2, 1, 2])
+    assert (ranking["labeler"], ranking["phase"], ranking["metadata"]["source"]) == ("me", "training", "playground")
+
+
+@pytest.mark.parametrize("choice", ["tie", "bad"])
+def test_other_votes_hold_no_comparison(choice: str) -> None:
+    assert list(votes_as_rankings(vote(choice, None))) == []
