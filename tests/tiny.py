@@ -38,6 +38,7 @@ from transformers import (
 
 from heedful.model import Engine, Generation
 from heedful.model.attention import use_heedful_attention
+from heedful.model.fast.fused_modules import unfuse
 
 VOCABULARY = 64
 END = 0
@@ -186,9 +187,10 @@ FAMILIES: list[Callable[[], PreTrainedModel]] = [
 
 
 def plain(model: PreTrainedModel, implementation: str = "eager") -> PreTrainedModel:
-    """A copy of the model that is a plain transformers model, with none of Heedful's attention."""
+    """A copy of the model that is a plain transformers model, with none of Heedful's attention and loops."""
     twin = copy.deepcopy(model)
     twin.set_attn_implementation(implementation)
+    unfuse(twin)
     return twin.eval()
 
 

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from heedful.errors import ModelError
 from heedful.model.context_window import refuse_sequences_past_the_switch
 from heedful.model.fast.explicit_attention import explicit_attention
+from heedful.model.fast.fused_modules import fuse
 from heedful.model.fast.last_layer import compute_only_what_is_read, note_rows
 
 ATTENTION_NAME = "heedful"
@@ -156,7 +157,8 @@ def _heedful_attention(
         layout = layout.within(sliding_window)
     note_rows(module, getattr(layout, "rows_read", None))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    # Not tensor[0], whose gradient is a copy into zeros.
+    rows = [tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)]
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
     return layout.attend(layer, rows[0], rows[1], rows[2], scale).unsqueeze(0), None
 
@@ -193,4 +195,5 @@ def use_heedful_attention(model: PreTrainedModel) -> PreTrainedModel:
         )
     refuse_sequences_past_the_switch(model, ATTENTION_NAME)
     compute_only_what_is_read(model)
+    fuse(model)
     return model

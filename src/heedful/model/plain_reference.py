@@ -15,6 +15,7 @@ from heedful.errors import NumericalError
 from heedful.model.attention import use_heedful_attention
 from heedful.model.doctor_examples import Examples
 from heedful.model.dropout import decoder_layers
+from heedful.model.fast.fused_modules import unfuse
 from heedful.model.scalar_models import scalar_head, scalar_offset
 
 Reading = dict[str, Tensor]
@@ -23,8 +24,9 @@ Reading = dict[str, Tensor]
 
 @contextmanager
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """transformers' own attention for a while, on the same weights."""
+    """transformers' own classes and attention for a while, on the same weights."""
     model.set_attn_implementation("eager")
+    unfuse(model)
     try:
         yield
     finally:

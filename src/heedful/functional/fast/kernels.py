@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ("kernels.cpp", "packed_attention.cpp", "packed_product.cpp", "decoder.cpp")
+    Path(__file__).with_name(f"{name}.cpp") for name in ("kernels", "packed_attention", "packed_product", "decoder", "fused")
 )
 _HEADERS = tuple(
     Path(__file__).with_name(name) for name in ("common.h", "activations.h", "dot_pairs.h", "paged_attention.h", "products.h")
@@ -61,6 +61,14 @@ _PACKED_PRODUCT = (
     *(c_int64, c_void_p),  # activation, output
 )
 _SOFTMAX_LESS_TOKEN = (c_int64, c_int64, c_void_p, c_float, c_void_p)
+# Sizes, then addresses in the order of fused.cpp.
+_FUSED = {
+    "rms_norm": (c_int64, c_int64, c_void_p, c_void_p, c_float, c_float, c_void_p, c_void_p),
+    "rms_norm_backward": (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_void_p),
+    "gated": (c_int64, c_int64, *[c_void_p] * 3),
+    "gated_backward": (c_int64, c_int64, *[c_void_p] * 5),
+    "rotate": (c_int64, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_float, c_void_p),
+}
 _FUNCTIONS = {
     **{
         f"{name}_{kind}": arguments
@@ -70,6 +78,7 @@ _FUNCTIONS = {
             ("draw", _DRAW),
             ("packed_attention", (*_PACKED_ATTENTION, c_void_p)),  # output
             ("packed_attention_backward", (*_PACKED_ATTENTION, *[c_void_p] * 4)),  # output's, query's, key's, value's gradients
+            *_FUSED.items(),
         )
         for kind in _NAMES.values()
     },
