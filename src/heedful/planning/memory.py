@@ -93,8 +93,10 @@ def activation_bytes(
     size = compute_bytes(precision)
     tokens = sum(a.queries * a.count for a in attended)
     key_rows = sum(a.keys * a.count for a in attended)
-    per_token = (_norm_bytes(shape, size) * 2 + shape.attention_width * size * 2) + _feed_forward_bytes(shape, size)
-    frozen_norm = shape.width * size if lora_rank and shape.rms_norm else 0  # needs no normalised input
+    between_products = 2 * _norm_bytes(shape, size, on_cpu) + 2 * shape.attention_width * size
+    per_token = between_products + _feed_forward_bytes(shape, size, on_cpu)
+    # A frozen norm needs no normalised input; the compiled loops keep their input all the same.
+    frozen_norm = shape.width * size if lora_rank and shape.rms_norm and not on_cpu else 0
     if lora_rank:
         per_token += FP32 * lora_rank * shape.adapted_layers - 2 * frozen_norm
         if size != FP32:
@@ -112,22 +114,28 @@ def activation_bytes(
         layer += key_rows * 2 * shape.attention_width * size
         for a in attended:  # scaled_dot_product_attention keeps its output, a statistic of each row, and the mask as numbers
             layer += a.count * a.queries * (shape.attention_width * size + FP32 * shape.heads + size * a.keys)
-    last = tokens * (_norm_bytes(shape, size) - frozen_norm + shape.width * size)
+    last = tokens * (_norm_bytes(shape, size, on_cpu) - frozen_norm + shape.width * size)
     if checkpointing:
         return shape.layers * tokens * shape.width * size + layer + last
     return shape.layers * layer + last
 
 
-def _norm_bytes(shape: Shape, size: int) -> int:
-    """What a norm keeps for a token, with its output. RMSNorm computes in fp32 and keeps that copy and the normalised input."""
-    return shape.width * (FP32 + 2 * size if shape.rms_norm else 2 * size)
+def _norm_bytes(shape: Shape, size: int, on_cpu: bool) -> int:
+    """What a norm keeps for a token, with its output.
+
+    RMSNorm computes in fp32: its class keeps that copy and the normalised input, the compiled loops of a CPU only the input.
+    """
+    return shape.width * (FP32 + 2 * size if shape.rms_norm and not on_cpu else 2 * size)
 
 
-def _feed_forward_bytes(shape: Shape, size: int) -> int:
-    """The activation's input and output; with a gate, also the other factor and the product."""
+def _feed_forward_bytes(shape: Shape, size: int, on_cpu: bool) -> int:
+    """The activation's input and output; with a gate, also the other factor and the product.
+
+    The compiled loops of a CPU compute a gate's activation again in the backward pass.
+    """
     width = shape.feed_forward_width * size
     if shape.gated:
-        return 4 * width
+        return (3 if on_cpu else 4) * width
     return (5 if shape.elementwise_gelu else 2) * width
 
 
