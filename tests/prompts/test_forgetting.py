@@ -255,7 +255,12 @@ def test_the_runs_that_used_it(tmp_path: Path) -> None:
     (project.folder / "report.html").write_text("&lt;from the miller&gt; " + PRIVATE[0])
     report = forget_owner(project, "ada-0815")
     assert {run.folder: run.holds_text for run in report.runs} == {text: True, by_id: True, later: False}
-    assert report.files == (project.folder / "report.html",)
+    assert (report.files, set(report.cleaned)) == (
+        (),
+        {project.folder / "report.html", *(f / "samples.jsonl" for f in (text, by_id))},
+    )
+    assert (project.folder / "report.html").read_text() == "&lt;from the miller&gt; [erased]"
+    assert [(folder / "samples.jsonl").read_text() for folder in (text, by_id, later)] == ["", "", "nothing of it"]
     again = forget_owner(project, "ada-0815")
     assert {run.folder for run in again.runs} == {text, by_id, later}
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from heedful.align.assemble import assemble
 from heedful.align.before_training import check_before_training
+from heedful.align.given_use import with_use_record
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.processes import cores, import_ahead, peak_memory
 from heedful.align.round_intake import take_in
@@ -181,7 +182,8 @@ class _State:
 
     def job(self, stage: Stage) -> Job:
         given = self.given(stage)
-        return Job(name=stage.name, inputs=self._inputs(given), action=partial(step_of(stage), given))
+        inputs = self._inputs(given)
+        return Job(name=stage.name, inputs=inputs, action=partial(with_use_record, step_of(stage), given, inputs))
 
     def _inputs(self, given: Given) -> dict[str, Any]:
         counted = {row.name for row in due(self.situation)} if self.opened is None else self.done.keys()

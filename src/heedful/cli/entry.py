@@ -18,6 +18,7 @@ from heedful.cli.align_verbs import Align, Report, Sweep
 from heedful.cli.evaluate_verbs import Evaluate
 from heedful.cli.experiment_verb import Experiment
 from heedful.cli.labeling_verbs import Store, Web
+from heedful.cli.lineage_verb import Lineage
 from heedful.cli.model_verbs import Doctor, Pretrain
 from heedful.cli.options import say, subcommand
 from heedful.cli.plan_verb import Plan
@@ -38,6 +39,7 @@ VERBS = (
     Up,
     Store,
     Report,
+    Lineage,
     Evaluate,
     Pretrain,
     Plan,

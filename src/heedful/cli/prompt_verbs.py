@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -123,26 +124,33 @@ class PromptsStats:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsForget:
-    """Erase everything of one owner from a project's records.
+    """Erase everything of one owner from a project.
 
     - Prompts, and all responses, demonstrations, rankings, ratings and tasks.
+    - Their text in runs, reports, exports, the database and its backups.
     - A tombstone stays, so that a later import does not bring them back.
-    - Lists the runs that used them. It cannot be undone.
+    - Lists what cannot be erased: the models that may have learned from it.
+    - It cannot be undone.
     """
 
     owner: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER")]
     """The owner's id, as in the key user of data/prompts.jsonl."""
     project: ProjectFolder = Path()
+    retrain: Flag = False
+    """Let the next `heedful align` train again what was trained on them."""
 
     def run(self, console: Console) -> None:
-        """Erase in the records and in the labeling database, if there is one; print what went. Raises MissingError."""
+        """Erase in the files and in the labeling database, if there is one; print what went. Raises MissingError."""
         from heedful.labeling.database.locating import if_there
         from heedful.prompts.forgetting import forget_owner
         from heedful.prompts.printing import show_forgotten
 
         project = load_project(self.project)
         with if_there(project.folder) as database:
-            show_forgotten(forget_owner(project, self.owner, database=database), Console())
+            report = forget_owner(project, self.owner, database=database, retrain=self.retrain)
+        if project.folder / "results.json" in report.cleaned:
+            _write_report_again(project.folder)
+        show_forgotten(report, Console())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +172,19 @@ class Prompts:
     def run(self, console: Console) -> None:
         """Do what was asked of the prompts."""
         self.action.run(console)
+
+
+def _write_report_again(folder: Path) -> None:
+    """Write report.html from results.json, as far as the light installation can: else its text was only replaced."""
+    if not (folder / "report.html").is_file() or find_spec("matplotlib") is None:
+        return
+    from heedful.evaluate.report import write_report
+    from heedful.evaluate.results import load_results, load_timings
+
+    timings = folder / "timings.json"
+    write_report(
+        load_results(folder / "results.json"), load_timings(timings) if timings.is_file() else None, folder / "report.html"
+    )
 
 
 def _token_counter(path: Path) -> Callable[[str], int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from heedful.errors import DataError
-from heedful.project.runs import STAGE_FILE
+from heedful.project.runs import STAGE_FILE, stage_state, write_state
 
 OUTPUTS = "outputs"
 """The key of ``stage.json``: path in the folder -> [bytes, time of change in nanoseconds, SHA-256]."""
@@ -53,6 +53,23 @@ def check_outputs(stage: str, folder: Path, state: Mapping[str, Any]) -> None:
             where=path,
             next_step=f"restore the file from a copy, or remove the folder {folder}: the stage is then done again",
         )
+
+
+def forget_description(folder: Path, path: Path) -> bool:
+    """Before a stage's output is written again on purpose: no longer expect its old bytes. Whether they were expected."""
+    state, name = stage_state(folder), path.relative_to(folder).as_posix()
+    if name not in state.get(OUTPUTS, {}):
+        return False
+    del state[OUTPUTS][name]
+    write_state(folder, state)
+    return True
+
+
+def describe_again(folder: Path, path: Path) -> None:
+    """After a stage's output was written again on purpose: expect its new bytes."""
+    state = stage_state(folder)
+    state[OUTPUTS][path.relative_to(folder).as_posix()] = _described(path)
+    write_state(folder, state)
 
 
 def _files(folder: Path) -> Iterator[Path]:

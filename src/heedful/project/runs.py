@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from heedful.project.data_folder import RECORD_TYPES, Kind, Records, file_name, record_from_json
-from heedful.project.files import read_jsonl
+from heedful.project.files import read_jsonl, write_atomically
 
 STAGE_FILE = "stage.json"
 
@@ -30,6 +31,14 @@ def stage_state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Correct a finished stage's ``stage.json``; its time of change stays the time at which the stage ended."""
+    path = folder / STAGE_FILE
+    status = path.stat()
+    write_atomically(path, json.dumps(state, indent=2))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def newest_done(runs: Path, name: str) -> Path | None:

@@ -2,11 +2,13 @@
 
 Erased are the owner's prompts; all responses, demonstrations, rankings and ratings of them; tasks that show them; rejected rows
 that are the owner's or hold any of the texts; and temporary files of killed writers. A tombstone remains
-(``heedful.project.owners``). Runs remain too: those that hold the text, or may have learned from it, are listed, and the user
-decides whether to delete their folders.
+(``heedful.project.owners``). The text also goes from runs, samples, reports and exports in the project
+(``heedful.prompts.erasing_files``), and from the labeling database and its backups. Models that may have learned from it are
+listed; with ``retrain`` the next ``heedful align`` makes new ones.
 
-It may be killed at any moment and run again. The tombstone is written first, so nothing comes back in between. Prompts are
-erased last, so that their labels can still be found. After each rename the folder is whole: no record names an erased one.
+It may be killed at any moment and run again. The tombstone is written first, so nothing comes back in between. The texts are
+needed to find them in other files, so those come first, and prompts are erased last. After each rename the folder is whole: no
+record names an erased one.
 """
 
 from __future__ import annotations
@@ -24,16 +26,30 @@ from heedful.conversation import plain_text
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import erasing
 from heedful.labeling.database.connection import Database
+from heedful.lineage.known_records import known_records
+from heedful.lineage.retraining import mark_to_retrain, to_do_again
+from heedful.lineage.run_graph import MODEL, RunNode, descendants, runs_of
+from heedful.lineage.tracing import use_of
 from heedful.project.data_folder import RECORD_TYPES, Kind, file_name, turns_in
 from heedful.project.files import locked, read_jsonl, remove_leftovers, write_jsonl
 from heedful.project.formats.rows import content_id
 from heedful.project.importing import REJECTED
-from heedful.project.owners import OwnerKey, composed, owner_key, read_tombstones, spellings, split_name, write_tombstones
+from heedful.project.lock import alone_in
+from heedful.project.owners import (
+    FORGOTTEN,
+    OWNERS,
+    OwnerKey,
+    composed,
+    owner_key,
+    read_tombstones,
+    spellings,
+    split_name,
+    write_tombstones,
+)
 from heedful.project.project import Project
 from heedful.project.runs import STAGE_FILE
+from heedful.prompts.erasing_files import TELLING, Wanted, erase_in_files, wanted_of
 
-_TELLING = 12
-"""A shorter text must be equal, not contained: "Hello" is in too many places."""
 LABELS_FIRST: tuple[Kind, ...] = tuple(reversed(list(RECORD_TYPES)))
 """What names others before what is named."""
 _OWNER_KEYS = ("owner", "user", "user_id", "organization")
@@ -43,11 +59,12 @@ _NOT_SEARCHED = ("model", "checkpoints", "adapter")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsedRun:
-    """A run that holds the owner's text, or that may have learned from it."""
+    """A run that held the owner's text, or that may have learned from it."""
 
     folder: Path
     holds_text: bool
-    """Whether some of its files hold the text or name the prompts. If not, the run only ended after the text was imported."""
+    """Whether some of its files held the text or named the prompts before they were erased. If not, it was given them or
+    builds on such a run, or it does not say what it was given and ended after the text was imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,23 +76,32 @@ class ForgetReport:
     erased: Mapping[str, int]
     """Records by kind, tasks and rejected rows: this time."""
     runs: tuple[UsedRun, ...]
+    cleaned: Mapping[Path, int]
+    """Other files that the text was erased from -> rows or places."""
     files: tuple[Path, ...]
-    """Files outside of ``data/``, ``tasks/`` and run folders that hold the text (a report, say), and backups of the labeling
-    database that could not be opened."""
+    """Files that hold the text, or may, and were left: those that cannot be searched, and backups of the labeling database that
+    could not be opened."""
+    models: tuple[Path, ...]
+    """Folders of models that may have learned from the text: it cannot be erased from their weights."""
+    to_retrain: tuple[str, ...]
+    """Runs that have to be done again for models without it."""
+    marked: bool
+    """Whether the next ``heedful align`` does them again."""
     similar: tuple[str, ...]
     """Owners whose ids differ only in case or the like, and whose prompts are still there."""
 
 
-def forget_owner(project: Project, owner: str, *, database: Database | None = None) -> ForgetReport:
-    """Erase everything of one owner from a project's records, and from its labeling database if it has one.
+def forget_owner(project: Project, owner: str, *, database: Database | None = None, retrain: bool = False) -> ForgetReport:
+    """Erase everything of one owner from a project's files, and from its labeling database if it has one.
 
+    retrain: the next ``heedful align`` does again what was trained on the owner's records, or on a model that was.
     Raises MissingError if there is no such owner (and none was forgotten), DataError for a broken data folder (nothing was
-    changed), StorageError for a full disk (run it again).
+    changed), BusyError while `heedful align` runs, StorageError for a full disk (run it again).
     """
     data = project.data
     if not data.is_dir():
         raise MissingError("there is no data folder", expected="a project with prompts", got="nothing", where=data)
-    with locked(data):
+    with alone_in(project.runs), locked(data):
         key = owner_key(data)
         tombstones = read_tombstones(data)
         hashes = [key.hashed(form) for form in spellings(owner)]
@@ -83,40 +109,77 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
         known = next((tombstones[hashed] for hashed in hashes if hashed in tombstones), None)
         traces = _traces(data, owner, set(hashes))
         erased = _erased(project, traces)
-        stored = erasing.forget_owner(database, owner) if database is not None else {}
-        if known is None and not erased and not stored:
-            raise MissingError(
-                "there is nothing of this owner",
-                expected="the id of an owner (the key user in prompts.jsonl)",
-                got=repr(owner),
-                where=data / file_name("prompt"),
-                next_step=f"did you mean {traces.similar[0]!r}?"
-                if traces.similar
-                else "check the id: it must be the same to the letter",
-            )
+        stored = None if database is None else erasing.traces_of_owner(database, owner)
+        if known is None and not erased and not (stored and stored.there):
+            raise _unknown(data, owner, traces)
+        traces.imported = bool(traces.ids)
+        traces.ids |= stored.ids if stored else frozenset()
         runs = runs_that_used(project, traces) if traces.ids else _known_runs(project, known)
-        files = _files_that_hold(project, traces) if traces.ids else ()
         tombstone = _tombstone(key, owner, traces, erased, known)
         tombstone["runs"] = [
             {"folder": str(run.folder.relative_to(project.folder)), "holds_text": run.holds_text} for run in runs
         ]
         write_tombstones(data, {**tombstones, tombstone["owner"]: tombstone})
         remove_leftovers(data)
+        graph = runs_of(project.runs)
+        again = to_do_again(graph, {run.folder.name for run in runs if run.folder.parent == project.runs})
+        if retrain:
+            mark_to_retrain(graph, again)
+        others = erase_in_files(project.folder, _wanted(project, graph, traces, stored), untouched=_own_files(project))
         for file in task_files(project):
             rewrite(file, lambda row: not traces.in_task(row))
         rewrite(data / REJECTED, lambda row: not traces.in_rejected(row))
-        for kind in LABELS_FIRST:  # what names others before what is named
-            rewrite(data / file_name(kind), traces.others(kind))
+        in_database = {} if database is None else erasing.forget_owner(database, owner)
         in_copies, left = erasing.forget_in_copies(project.folder, owner)
         if database is not None:
             erasing.leave_no_bytes(database)
+        for kind in LABELS_FIRST:  # what names others before what is named
+            rewrite(data / file_name(kind), traces.others(kind))
     counts = {
         **erased,
-        **{f"{name} (labeling database)": count for name, count in stored.items()},
+        **{f"{name} (labeling database)": count for name, count in in_database.items()},
         **{f"{name} (its backups)": count for name, count in in_copies.items()},
     }
-    similar = tuple(traces.similar)
-    return ForgetReport(time=tombstone["time"], erased=counts, runs=runs, files=(*files, *left), similar=similar)
+    return ForgetReport(
+        time=tombstone["time"],
+        erased=counts,
+        runs=runs,
+        cleaned=others.cleaned,
+        files=tuple(sorted({*others.left, *left})),
+        models=tuple(graph[name].folder / MODEL for name in again if graph[name].has_model),
+        to_retrain=tuple(again),
+        marked=retrain,
+        similar=tuple(traces.similar),
+    )
+
+
+def _unknown(data: Path, owner: str, traces: Traces) -> MissingError:
+    return MissingError(
+        "there is nothing of this owner",
+        expected="the id of an owner (the key user in prompts.jsonl)",
+        got=repr(owner),
+        where=data / file_name("prompt"),
+        next_step=f"did you mean {traces.similar[0]!r}?"
+        if traces.similar
+        else "check the id: it must be the same to the letter",
+    )
+
+
+def _wanted(project: Project, graph: Mapping[str, RunNode], traces: Traces, stored: erasing.OwnersTraces | None) -> Wanted:
+    """What to look for in the project's other files: texts of its records, of its runs and of the labeling database."""
+    records = known_records(project.data, graph)
+    ids = records.with_labels(traces.ids | (stored.ids if stored else frozenset()))
+    written = {*traces.written, *(stored.written if stored else ())}
+    answers = {*traces.texts, *(stored.answers if stored else ())}
+    answers |= {str(records.find(id).get("text", "")) for id in ids if records.kind_of(id) in ("response", "demonstration")}
+    return wanted_of(ids, records.by_kind["prompt"].keys() - ids, written, answers - written)
+
+
+def _own_files(project: Project) -> list[Path]:
+    """Files that are erased row by row, each in its own way."""
+    data = project.data
+    own = [data / REJECTED, data / FORGOTTEN, data / OWNERS, *(data / file_name(kind) for kind in RECORD_TYPES)]
+    return [*own, *task_files(project), project.folder / "backups"]
 
 
 # ---------------------------------------------------------------------------------------------------- what is the owner's
@@ -133,12 +196,16 @@ class Traces:
     """Other owners' ids that differ only in case or the like."""
     ids: set[str] = field(default_factory=set[str])
     """Of prompts."""
+    written: set[str] = field(default_factory=set[str])
+    """Texts by the owner: prompts and their single turns."""
     contents: set[str] = field(default_factory=set[str])
     """Ids that another import of the prompts' texts would give them."""
     texts: set[str] = field(default_factory=set[str])
     """Of prompts, their single turns, and all answers to them."""
     needles: tuple[str, ...] = ()
     """The longer ones of the texts, as files may spell them."""
+    imported: bool = True
+    """Whether any of the prompts is in the data folder, and not in the labeling database alone."""
     since: datetime | None = None
     """When the first of the prompts was imported; None if a prompt does not say when."""
 
@@ -152,7 +219,7 @@ class Traces:
     def look_for_texts(self) -> None:
         """Look for the longer ones of the texts in files, in every spelling."""
         self.texts.discard("")
-        telling = [text for text in self.texts if len(text) >= _TELLING]
+        telling = [text for text in self.texts if len(text) >= TELLING]
         self.needles = tuple({needle for text in telling for needle in _spellings(text)})
 
     def in_task(self, row: Any) -> bool:
@@ -188,14 +255,14 @@ def _traces(data: Path, owner: str, hashes: set[str]) -> Traces:
             traces.ids.add(row["id"])
             turns = turns_in(row)
             traces.contents.add(content_id("prompt", plain_text(turns)))
-            traces.texts.add(plain_text(turns).strip())
-            traces.texts |= {turn.text.strip() for turn in turns if turn.role != "assistant"}
+            traces.written |= {plain_text(turns).strip(), *(turn.text.strip() for turn in turns if turn.role != "assistant")}
             times.append(time_of(row.get("metadata", {}).get("imported")))
         elif user is not None and split_name(user) == split_name(owner):
             similar[user] = None
     traces.similar = list(similar)
     known = [time for time in times if time is not None]
     traces.since = min(known) if known and len(known) == len(times) else None
+    traces.texts |= traces.written
     kinds: tuple[Kind, ...] = ("response", "demonstration")
     for kind in kinds:
         traces.texts |= {row["text"].strip() for row in read_rows(data / file_name(kind)) if traces.of(kind, row)}
@@ -226,22 +293,30 @@ def _tombstone(
 
 
 def runs_that_used(project: Project, traces: Traces) -> tuple[UsedRun, ...]:
-    """Runs that hold the text or name the prompts, and runs that ended after the text was imported."""
+    """Runs that hold the text or name the prompts, that were given them, or that build on such a run.
+
+    Of a run that does not say what it was given, it counts whether it ended after the text was imported.
+    """
     needles = (*traces.needles, *traces.ids)
+    graph = runs_of(project.runs)
+    use = use_of(project, known_records(project.data, graph).with_labels(traces.ids), graph)
+
+    def perhaps(stage: Path) -> bool:
+        return traces.imported and _ended_after(stage, traces.since)
+
+    doubtful = [name for name in use.doubtful if perhaps(graph[name].folder / STAGE_FILE)]
+    touched = {*use.given_to, *doubtful, *descendants(graph, [*use.given_to, *doubtful])}
     runs: list[UsedRun] = []
     for stage in sorted(project.folder.rglob(STAGE_FILE)):
         holds = any(_holds(file, needles) for file in _searched(stage.parent))
-        ended = datetime.fromtimestamp(stage.stat().st_mtime, UTC)
-        if holds or traces.since is None or ended >= traces.since:
+        known = stage.parent.parent == project.runs and stage.parent.name in graph
+        if holds or (stage.parent.name in touched if known else perhaps(stage)):
             runs.append(UsedRun(folder=stage.parent, holds_text=holds))
     return tuple(runs)
 
 
-def _files_that_hold(project: Project, traces: Traces) -> tuple[Path, ...]:
-    """Other files of the project that hold the text."""
-    needles = (*traces.needles, *traces.ids)
-    beside = [file for file in project.folder.iterdir() if file.is_file() and file.suffix in _SEARCHED]
-    return tuple(sorted(file for file in beside if _holds(file, needles)))
+def _ended_after(stage: Path, since: datetime | None) -> bool:
+    return since is None or datetime.fromtimestamp(stage.stat().st_mtime, UTC) >= since
 
 
 def _known_runs(project: Project, known: Mapping[str, Any] | None) -> tuple[UsedRun, ...]:

@@ -66,12 +66,20 @@ def show_forgotten(report: ForgetReport, console: Console) -> None:
     """Print what was erased, and what the user still has to erase."""
     erased = ", ".join(f"{what} {count:,}" for what, count in report.erased.items()) or "nothing was left to erase"
     _print(console, f"forgotten on {report.time}: {erased}")
-    holding = [run.folder for run in report.runs if run.holds_text]
-    others = [run.folder for run in report.runs if not run.holds_text]
+    cleaned = [f"{path}: {count:,} {'place' if count == 1 else 'places'}" for path, count in report.cleaned.items()]
+    again = (
+        "the next `heedful align` trains them again:"
+        if report.marked
+        else "--retrain lets the next `heedful align` train them again:"
+    )
     for title, paths in (
-        ("these runs hold the text; delete them, `heedful align` makes new ones without it:", holding),
-        ("these runs ended after the text had come in, so their models may have learned from it:", others),
-        ("these files hold the text, or could not be read; delete them, or make them again:", report.files),
+        ("erased from other files too:", cleaned),
+        ("these models may have learned from the text, which cannot be erased from their weights; delete them:", report.models),
+        (f"these runs were given it, or build on one that was; {again}", report.to_retrain),
+        (
+            "these files may hold the text and were left as they are; look at them, delete them or make them again:",
+            report.files,
+        ),
         ("these owners' ids are almost the same; if it is one person, forget them too:", report.similar),
     ):
         if paths:

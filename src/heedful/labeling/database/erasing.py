@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, delete, or_, select, update
 
 from heedful.errors import HeedfulError, StorageError
 from heedful.labeling.database import events
@@ -46,6 +49,61 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
         return erased | erase_prompts(connection, prompt.c.owner.in_(spellings(owner)))
 
 
+@dataclass(frozen=True, slots=True)
+class OwnersTraces:
+    """What the database holds of an owner."""
+
+    there: bool
+    """Whether there is anything to erase."""
+    ids: frozenset[str]
+    """Of prompts, and keys of turns and requests."""
+    written: frozenset[str]
+    """Texts by the owner."""
+    answers: frozenset[str]
+    """Texts by others, about the owner's prompts."""
+
+
+def traces_of_owner(database: Database, owner: str) -> OwnersTraces:
+    """An owner's ids and texts, to look for them elsewhere before they are erased."""
+    with database.read() as connection:
+        prompts = select(prompt.c.id).where(prompt.c.owner.in_(spellings(owner)))
+        people = select(person.c.id).where(person.c.pseudonym.in_(spellings(owner)))
+        conversations = select(conversation.c.id).where(conversation.c.person_id.in_(people))
+        turns = select(conversation_turn.c.id).where(conversation_turn.c.conversation_id.in_(conversations))
+        answers = select(turn_answer.c.id).where(turn_answer.c.turn_id.in_(turns))
+        requests = api_request.c.api_key_id.in_(select(api_key.c.id).where(api_key.c.person_id.in_(people)))
+
+        def column(of: Column[Any], where: ColumnElement[bool]) -> list[Any]:
+            return [value for value in connection.execute(select(of).where(where)).scalars() if value]
+
+        ids = column(prompt.c.id, prompt.c.id.in_(prompts))
+        keys = column(conversation_turn.c.key, conversation_turn.c.id.in_(turns)) + column(api_request.c.key, requests)
+        written = [text for stored in column(prompt.c.turns, prompt.c.id.in_(prompts)) for text in _strings(stored)]
+        written += column(prompt.c.text, prompt.c.id.in_(prompts))
+        written += column(conversation_turn.c.text, conversation_turn.c.id.in_(turns))
+        written += column(answer_feedback.c.text, answer_feedback.c.answer_id.in_(answers))
+        written += [text for stored in column(api_request.c.request, requests) for text in _strings(stored)]
+        said = column(response.c.text, response.c.prompt_id.in_(prompts))
+        said += column(demonstration.c.text, demonstration.c.prompt_id.in_(prompts))
+        said += column(turn_answer.c.text, turn_answer.c.id.in_(answers))
+        said += [text for stored in column(api_request.c.response, requests) for text in _strings(stored)]
+        there = bool(ids or keys or column(conversation.c.id, conversation.c.id.in_(conversations)))
+    return OwnersTraces(there, frozenset([*ids, *keys]), frozenset(written), frozenset(said))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a JSON value but those of the keys role and type."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if key not in ("role", "type"):
+                yield from _strings(part)
+
+
 def erase_prompts(connection: Connection, wanted: ColumnElement[bool]) -> dict[str, int]:
     """Delete the prompts that meet a condition, with their outputs, tasks and answers; how many rows of each kind."""
     prompts = select(prompt.c.id).where(wanted)
@@ -77,7 +135,7 @@ def erase_prompts(connection: Connection, wanted: ColumnElement[bool]) -> dict[s
 
 def _erase_usage(connection: Connection, owner: str) -> dict[str, int]:
     """Delete a person's conversations, and the texts of the requests of their keys; counts of requests stay."""
-    people = select(person.c.id).where(person.c.pseudonym == owner)
+    people = select(person.c.id).where(person.c.pseudonym.in_(spellings(owner)))
     conversations = select(conversation.c.id).where(conversation.c.person_id.in_(people))
     turns = select(conversation_turn.c.id).where(conversation_turn.c.conversation_id.in_(conversations))
     answers = select(turn_answer.c.id).where(turn_answer.c.turn_id.in_(turns))

@@ -1,0 +1,89 @@
+"""``heedful lineage``: what a model was made from, and where a record went."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from heedful.cli.options import Flag, ProjectFolder, load_project, optional
+
+if TYPE_CHECKING:
+    from heedful.lineage.subjects import Subject
+    from heedful.project.project import Project
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Show what a model was made from, or which runs and models used a record.
+
+    - A model: ppo_ptx, a run (ppo_ptx-1), its folder, or a released model's:
+      every run, setting, code version, labeler and instructions' version.
+    - The id of a prompt, response, demonstration, ranking or rating,
+      an owner of prompts, or a vote in the playground (its id in exports):
+      every run that was given it, and every model that may have learned from it.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|RECORD|OWNER|VOTE")]
+    """What to look for."""
+    project: ProjectFolder = Path()
+    kind: Annotated[Literal["model", "record", "owner", "vote"] | None, optional("KIND")] = None
+    """What the name stands for: model, record, owner or vote (else the first of these that fits)."""
+    json: Flag = False
+    """Print JSON instead of a tree, with every setting and count."""
+
+    def run(self, console: Console) -> None:
+        """Print the tree, or JSON. Raises MissingError for a name that stands for nothing, DataError for a broken file."""
+        from heedful.labeling.database.locating import if_there
+        from heedful.lineage.subjects import subject_of
+        from heedful.lineage.tracing import LINEAGE
+
+        if self.kind in (None, "model") and (Path(self.name) / LINEAGE).is_file():
+            self._show(None, subject_of(None, self.name))
+            return
+        project = load_project(self.project)
+        with if_there(project.folder) as database:
+            subject = subject_of(project, self.name, kind=self.kind, database=database)
+        self._show(project, subject)
+
+    def _show(self, project: Project | None, subject: Subject) -> None:
+        from heedful.lineage.lineage_tree import show_model, show_use
+        from heedful.lineage.run_graph import runs_of
+        from heedful.lineage.tracing import model_lineage, use_of
+
+        if subject.run is not None:
+            lineage = subject.released
+            if lineage is None:
+                assert project is not None
+                lineage = model_lineage(project, subject.run)
+            if self.json:
+                _print_json(lineage)
+            else:
+                show_model(lineage, Console())
+            return
+        assert project is not None
+        runs = runs_of(project.runs)
+        use = use_of(project, subject.ids, runs)
+        if self.json:
+            _print_json(
+                {
+                    "kind": subject.kind,
+                    "name": subject.name,
+                    "notes": list(subject.notes),
+                    "ids": sorted(use.ids),
+                    "given_to": list(use.given_to),
+                    "doubtful": list(use.doubtful),
+                    "built_on": list(use.built_on),
+                    "models": list(use.models),
+                }
+            )
+        else:
+            show_use(subject, use, runs, Console())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""Where a model comes from, and where a record went: read from a project's run folders, without torch."""

@@ -1,0 +1,142 @@
+"""A project's runs, and which of them builds on which: from ``used.json``, or from the fingerprints of older runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from heedful.lineage.use_record import UseRecord, read_use
+from heedful.project.data_folder import RECORD_TYPES, file_name
+from heedful.project.files import read_jsonl
+from heedful.project.runs import STAGE_FILE, stage_state
+
+OTHERS = "others"
+"""In a run's folder: prompts and responses that researchers' own tasks were about."""
+FORGOTTEN = "forgotten"
+"""The key of ``stage.json`` under which `heedful prompts forget --retrain` keeps a run's fingerprint: the run no longer counts
+as done for it."""
+MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunNode:
+    """One run, as its folder tells."""
+
+    name: str
+    """Its folder's name, such as ``ppo_ptx-1``."""
+    folder: Path
+    stage: str
+    number: int
+    fingerprint: str
+    done: bool
+    ended: str | None
+    """When it ended (ISO 8601, UTC)."""
+    inputs: Mapping[str, Any]
+    """What its fingerprint was made of."""
+    use: UseRecord | None
+    """What it was given; None for a run of an older version."""
+    parents: tuple[str, ...]
+    """Names of the runs that it builds on."""
+    to_retrain: bool
+    """Whether the next `heedful align` does it again because an owner was forgotten."""
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """Its settings, if it has any."""
+        return self.inputs.get("config")
+
+    @property
+    def has_model(self) -> bool:
+        return (self.folder / MODEL).is_dir()
+
+
+def runs_of(folder: Path) -> dict[str, RunNode]:
+    """All runs of a project's ``runs`` folder by name, those of a stage in the order of their numbers.
+
+    Raises DataError for a damaged ``used.json``.
+    """
+    states = {path.parent: stage_state(path.parent) for path in folder.glob(f"*/{STAGE_FILE}")}
+    states = {path: state for path, state in states.items() if state}
+    ordered = sorted(states, key=lambda path: _order(path.name))
+    by_fingerprint = {_fingerprint(states[path]): path.name for path in ordered}
+    return {path.name: _node(path, states[path], by_fingerprint) for path in ordered}
+
+
+def ancestors(runs: Mapping[str, RunNode], name: str) -> list[str]:
+    """Names of the runs that a run builds on and its own, each after those that it builds on itself."""
+    found: dict[str, None] = {}
+
+    def visit(one: str, above: frozenset[str]) -> None:
+        if one in found or one in above or one not in runs:
+            return
+        for parent in runs[one].parents:
+            visit(parent, above | {one})
+        found[one] = None
+
+    visit(name, frozenset())
+    return list(found)
+
+
+def descendants(runs: Mapping[str, RunNode], names: Iterable[str]) -> list[str]:
+    """Names of the runs that build on any of these, in the order of the runs; without these themselves."""
+    start = set(names)
+    found = set(start)
+    while more := {run.name for run in runs.values() if run.name not in found and found.intersection(run.parents)}:
+        found |= more
+    return [name for name in runs if name in found - start]
+
+
+def record_files(run: RunNode) -> Iterator[tuple[str, Path]]:
+    """Kind and path of the record files that a run holds."""
+    for kind in RECORD_TYPES:
+        for path in (run.folder / file_name(kind), run.folder / OTHERS / file_name(kind)):
+            if path.is_file():
+                yield kind, path
+
+
+def ids_in_run(run: RunNode) -> set[str]:
+    """Ids of the records that a run was given, and of those in its folder with the prompts that they name."""
+    found = {id for ids in (run.use.records if run.use else {}).values() for id in ids}
+    for _, path in record_files(run):
+        for _, row in read_jsonl(path):
+            if isinstance(row, dict):
+                found |= {str(row[key]) for key in ("id", "prompt_id") if key in row}
+    return found
+
+
+def _node(path: Path, state: Mapping[str, Any], by_fingerprint: Mapping[str, str]) -> RunNode:
+    use, inputs = read_use(path), state.get("inputs", {})
+    done = bool(state.get("done"))
+    ended = datetime.fromtimestamp((path / STAGE_FILE).stat().st_mtime, UTC).isoformat(timespec="seconds")
+    parents = tuple(dict.fromkeys(use.parents.values())) if use else _parents_by_fingerprint(inputs, by_fingerprint)
+    stage, number = _order(path.name)
+    return RunNode(
+        name=path.name,
+        folder=path,
+        stage=str(state.get("stage", stage)),
+        number=number,
+        fingerprint=_fingerprint(state),
+        done=done,
+        ended=ended if done else None,
+        inputs=inputs,
+        use=use,
+        parents=tuple(parent for parent in parents if parent != path.name),
+        to_retrain=FORGOTTEN in state,
+    )
+
+
+def _fingerprint(state: Mapping[str, Any]) -> str:
+    return str(state.get(FORGOTTEN) or state.get("fingerprint", ""))
+
+
+def _parents_by_fingerprint(inputs: Mapping[str, Any], by_fingerprint: Mapping[str, str]) -> tuple[str, ...]:
+    named = [value for given in inputs.values() for value in (given if isinstance(given, list) else [given])]
+    return tuple(dict.fromkeys(by_fingerprint[value] for value in named if isinstance(value, str) and value in by_fingerprint))
+
+
+def _order(name: str) -> tuple[str, int]:
+    stage, _, number = name.rpartition("-")
+    return (stage, int(number)) if stage and number.isdigit() else (name, 0)
