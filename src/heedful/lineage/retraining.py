@@ -8,7 +8,7 @@ from heedful.lineage.run_graph import FORGOTTEN, RunNode
 from heedful.project.runs import stage_state, write_state
 
 ASKING = ("data", "demonstrate", "collect", "prompts_")
-"""How the names of stages begin that only choose prompts or ask labelers: what they asked about others' prompts stays of use."""
+"""Beginnings of names of stages that only choose prompts or ask labelers: what was said of other prompts stays of use."""
 _OF_OLDER_VERSIONS = ("choose_sft", "choose_prefix", "evaluate")
 
 
