@@ -52,14 +52,14 @@ def site(tmp_path: Path) -> Iterator[tuple[Site, str]]:
     listener.close()
 
 
-def log_in(context: Any, address: str) -> Any:
+def log_in(context: Any, address: str, home: str = "/") -> Any:
     context.set_default_timeout(20_000)
     page = context.new_page()
     page.goto(f"{address}/login")
     page.fill("[name=email]", "person1@example.org")
     page.fill("[name=password]", PASSWORD)
     page.click("main button.primary")
-    page.wait_for_url(f"{address}/")
+    page.wait_for_url(f"{address}{home}")
     return page
 
 
@@ -314,4 +314,20 @@ def test_a_formula_is_drawn(browser: Any, site: tuple[Site, str]) -> None:
     page.locator("[data-show-source]").first.check(force=True)
     assert "\\frac{a+b}{c}" in page.locator(".source").first.inner_text()
     assert not page.locator(".rendered mfrac").first.is_visible()
+    context.close()
+
+
+def test_the_header_begins_where_a_wide_page_begins(browser: Any, site: tuple[Site, str]) -> None:
+    world, address = site
+    world.person("researcher")
+    context = browser.new_context()
+    page = log_in(context, address, home="/console")
+    for path in ("/console", "/playground"):
+        page.goto(f"{address}{path}")
+        for width in (1366, 1920, 2400):
+            page.set_viewport_size({"width": width, "height": 700})
+            name, title = page.locator(".site-name").bounding_box(), page.locator("main h1").first.bounding_box()
+            assert abs(name["x"] - title["x"]) < 1, (path, width)
+            box = page.locator(".pages-of-section, .site-header > div").last.bounding_box()
+            assert abs(box["x"] - page.locator("main").bounding_box()["x"]) < 1, (path, width)
     context.close()
