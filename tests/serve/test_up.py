@@ -16,6 +16,7 @@ import pytest
 from tests.align.small_project import run
 
 from heedful.cli.entry import main
+from heedful.cli.serve_verbs import _to_compare
 from heedful.errors import ConfigError
 from heedful.project.project import init_project
 from heedful.web.app_settings import model_server_of
@@ -109,3 +110,15 @@ def test_where_the_application_finds_its_models(tmp_path: Path, monkeypatch: pyt
     for wrong in ("127.0.0.1:8001", "ftp://x", "http://", "http://["):
         with pytest.raises(ConfigError, match="not valid"):
             model_server_of(tmp_path, wrong)
+
+
+def test_a_folder_of_a_model_is_offered_and_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "my-model"
+    model.mkdir()
+    (model / "config.json").write_text("{}", "utf-8")
+    folder, sources = _to_compare(model)
+    assert (folder, [source.name for source in sources]) == (Path("playground"), ["my-model"])
+    assert [path.name for path in model.iterdir()] == ["config.json"]
+    code, said = run("up", "my-model", "--port", "0")
+    assert (code, "heedful init" in said) == (2, False), said

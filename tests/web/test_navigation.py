@@ -10,7 +10,7 @@ from tests.web.site import Site
 
 from heedful.web.navigation import SECTIONS, links
 
-EVERYTHING = {"labeler": True, "researcher": True, "admin": True}
+EVERYTHING = {"user": True, "labeler": True, "researcher": True, "admin": True}
 
 
 def test_no_name_and_no_address_is_there_twice() -> None:
@@ -48,7 +48,7 @@ def test_where_a_page_belongs(path: str, section: str, page: str | None) -> None
 
 
 def test_a_labeler_sees_the_pages_alone() -> None:
-    sections, pages = links("/", {"labeler": True, "researcher": False, "admin": False})
+    sections, pages = links("/", {"user": True, "labeler": True, "researcher": False, "admin": False})
     assert sections == []
     assert [one.label for one in pages] == [
         "Tasks",
@@ -57,5 +57,12 @@ def test_a_labeler_sees_the_pages_alone() -> None:
         "Your answers",
         "Playground",
         "Your API keys",
+        "Your data",
     ]
-    assert links("/login", {"labeler": False, "researcher": False, "admin": False}) == ([], [])
+    assert links("/login", dict.fromkeys(EVERYTHING, False)) == ([], [])
+
+
+def test_a_user_from_outside_sees_three_pages() -> None:
+    sections, pages = links("/your-data", {"user": True, "labeler": False, "researcher": False, "admin": False})
+    assert sections == []
+    assert [(one.label, one.current) for one in pages] == [("Playground", False), ("Your API keys", False), ("Your data", True)]

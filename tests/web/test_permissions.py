@@ -59,11 +59,16 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scene, Path
     site, client = world.site, world.site.nobody()
     people = {
         "public": Browser(client=client, csrf=csrf_of(client.get("/login").text), person_id=0),
+        "user": site.browser(world.user),
         "labeler": site.browser(world.owner),
         "researcher": site.browser(world.researcher),
         "admin": site.browser(world.admin),
     }
-    strangers = {"another labeler": site.browser(world.stranger), "a held-out labeler": site.browser(world.held_out)}
+    strangers = {
+        "another labeler": site.browser(world.stranger),
+        "a held-out labeler": site.browser(world.held_out),
+        "a user": site.browser(world.user),
+    }
     keep(world, folder / "kept.sqlite")
     yield Scene(world, people, strangers), folder / "kept.sqlite"
     site.database.close()
@@ -119,6 +124,28 @@ def is_refusal(name: str, response: Any, *, logged_in: bool) -> bool:
     return response.status_code == 401
 
 
+def acting(who: str) -> str:
+    """Who calls a route in the examples: what users may have belongs to the labeler there."""
+    return "labeler" if who == "user" else who
+
+
+USERS_ROUTES = """
+GET /account, POST /account/password, DELETE /api/v1/session, GET /api/v1/me, GET /
+GET /playground, POST /playground, GET /playground/{conversation_id}, POST /playground/{conversation_id}/turns
+POST /playground/{conversation_id}/share, POST /playground/{conversation_id}/withdraw, POST /playground/{conversation_id}/delete
+POST /playground/turns/{turn_id}/withdraw, POST /playground/turns/{turn_id}/vote
+POST /playground/answers/{answer_id}/feedback, POST /playground/answers/{answer_id}/stream
+GET /keys, GET /keys/{key_id}, POST /keys/{key_id}/revoke, POST /keys/{key_id}/withdraw, POST /keys/{key_id}/delete-texts
+POST /keys/{key_id}/requests/{request_id}/withdraw
+GET /your-data, POST /your-data/download, POST /your-data/delete
+"""
+
+
+def test_what_users_from_outside_may_call_is_listed() -> None:
+    listed = {name.strip() for name in USERS_ROUTES.replace("\n", ",").split(",") if name.strip()}
+    assert {name for name, route in ROUTES if route.heedful_who == "user"} == listed
+
+
 @pytest.mark.parametrize(("name", "route"), ROUTES, ids=NAMES)
 def test_who_may_may_and_who_may_not_cannot(name: str, route: Any, scene: Scene) -> None:
     example, who, world = EXAMPLES.get(name, Example()), route.heedful_who, scene.world
@@ -137,10 +164,11 @@ def test_who_may_may_and_who_may_not_cannot(name: str, route: Any, scene: Scene)
         others = scene.strangers | {role: scene.people[role] for role in ("researcher", "admin")}
         for someone, browser in others.items():
             response = call(world, name, browser)
-            assert response.status_code == 404, f"{someone} can see or do what is the owner's: {response.status_code}"
+            expected = 403 if someone == "a user" and who != "user" else 404
+            assert response.status_code == expected, f"{someone} can see or do what is the owner's: {response.status_code}"
         assert dump(world) == before, "a call about what is somebody else's changed something"
 
-    allowed = scene.people[who]
+    allowed = scene.people[acting(who)]
     if not name.startswith("GET "):
         somebody_elses = scene.people["researcher" if who == "admin" else "admin"].csrf
         for token in ("", "wrong", somebody_elses):
@@ -164,11 +192,11 @@ def test_nothing_that_people_wrote_is_taken_for_html(name: str, scene: Scene) ->
     example = EXAMPLES.get(name, Example())
     if example.prepare is not None:
         example.prepare(scene.world)
-    response = call(scene.world, name, scene.people["labeler" if who == "public" else who])
+    response = call(scene.world, name, scene.people["labeler" if who == "public" else acting(who)])
     if response.headers.get("content-type", "").startswith("text/html"):
         for raw in ("<script>alert", "<img src=x", "<b>bold", "> 49 $"):
             assert raw not in response.text
     else:
         assert response.headers["x-content-type-options"] == "nosniff"
-    if who == "labeler":
+    if who in ("user", "labeler"):
         assert "secret-model" not in response.text, "which model wrote an output is never shown to labelers"

@@ -33,6 +33,8 @@ class World:
     stranger: int
     """Another labeler of the same group."""
     held_out: int
+    user: int
+    """Somebody from outside, who only talks to models."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """What stands for each parameter of a path: the owner's things."""
     token: str = ""
@@ -52,6 +54,7 @@ def make_world(folder: Path) -> World:
         owner=site.person("labeler", name=f"Olga {XSS}"),
         stranger=site.person("labeler", name="Sam"),
         held_out=site.person("labeler", "held_out", name="Hila"),
+        user=site.person("user", name=f"Ulla {XSS}"),
     )
     with site.database.write() as connection:
         items.add_prompts(

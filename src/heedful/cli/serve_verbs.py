@@ -82,6 +82,7 @@ class Up:
     """Start the application and the models that people talk to, in one command.
 
     - With PROJECT: its base, SFT and PPO models, as far as they are finished.
+    - With a model's folder: that model; people's work is kept in ./playground.
     - Without: the models of ./miniature if it is there (`heedful align`), else the
       small base models that ship with Heedful.
     - The first start prints a link to join as admin.
@@ -89,7 +90,7 @@ class Up:
     """
 
     project: Annotated[Path | None, tyro.conf.Positional, optional("[PROJECT]")] = None
-    """A project's folder (else ./miniature, or what ships with Heedful)."""
+    """A project's or a model's folder (else ./miniature, or what ships with Heedful)."""
     port: int = 8000
     """Port of the application; 0: any free port."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -120,10 +121,13 @@ def _to_compare(project: Path | None) -> tuple[Path, list[ModelSource]]:
     """The folder for labels, and the models. Raises MissingError, ConfigError."""
     from heedful.miniature.preparation import base_model_folder
     from heedful.project.project import CONFIG_FILE
-    from heedful.serve.served_models import REWARD_MODEL, ModelSource, project_models
+    from heedful.serve.served_models import REWARD_MODEL, ModelSource, project_models, sources_of
 
     if project is None and (MINIATURE_FOLDER / CONFIG_FILE).is_file():
         project = MINIATURE_FOLDER
+    if project is not None and not (project / CONFIG_FILE).is_file() and (project / "config.json").is_file():
+        NEW_FOLDER.mkdir(exist_ok=True)
+        return NEW_FOLDER, sources_of([str(project)])
     if project is not None:
         # People talk to the others; a reward model only scores.
         return project, [source for source in project_models(load_project(project)) if source.name != REWARD_MODEL]

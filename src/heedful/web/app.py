@@ -30,7 +30,7 @@ from heedful.web.console import admin, batch_pages, overview, usage_pages
 from heedful.web.label import pages
 from heedful.web.model_server import ModelServer, base_address
 from heedful.web.playground import feedback_pages, playground_pages, streaming
-from heedful.web.public import key_pages, proxy
+from heedful.web.public import key_pages, own_data_pages, proxy
 from heedful.web.rendering import Rendering
 from heedful.web.routing import RETRY_SECONDS, NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
@@ -80,7 +80,20 @@ NEXT_STEPS = {
 }
 
 MODULES = (
-    *(login, pages, overview, batch_pages, admin, usage_pages, playground_pages, feedback_pages, streaming, key_pages, proxy),
+    *(
+        login,
+        pages,
+        overview,
+        batch_pages,
+        admin,
+        usage_pages,
+        playground_pages,
+        feedback_pages,
+        streaming,
+        key_pages,
+        own_data_pages,
+        proxy,
+    ),
     *(labeler_api, researcher_api, api_docs),
 )
 """Each adds its routes."""

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from heedful.errors import ConflictError, DataError, HeedfulError, RefusedError, ThrottledError
 from heedful.labeling.people import accounts, sessions
 from heedful.labeling.people.passwords import SHORTEST, hash_password, is_password
+from heedful.labeling.queue import task_making
 from heedful.web.routing import Form, Routes, Visit, Visiting
 from heedful.web.security import safe_next
 from heedful.web.sent_forms import FormValues
@@ -23,8 +24,8 @@ def routes(add: Routes) -> None:
     add.post("/join/{token}", join, who="public")
     add.get("/reset/{token}", show_reset, who="public")
     add.post("/reset/{token}", reset, who="public")
-    add.get("/account", show_account, who="labeler")
-    add.post("/account/password", change_password, who="labeler")
+    add.get("/account", show_account, who="user")
+    add.post("/account/password", change_password, who="user")
 
 
 def login_path(path: str, query: str = "") -> str:
@@ -33,9 +34,15 @@ def login_path(path: str, query: str = "") -> str:
     return "/login" if target == "/" else f"/login?next={quote(target, safe='/')}"
 
 
-def home_of(who: accounts.Person) -> str:
-    """Where a person's work is."""
-    return "/" if who.role == "labeler" else "/console"
+def home_of(visit: Visit, who: accounts.Person) -> str:
+    """Where a person's work is. Without a project and without a batch there is nothing but models to talk to."""
+    if who.role in ("user", "labeler"):
+        return "/playground" if who.role == "user" else "/"
+    if visit.settings.project is None and visit.settings.model_server is not None:
+        with visit.database.read() as connection:
+            if not task_making.all_batches(connection):
+                return "/playground"
+    return "/console"
 
 
 # ---------------------------------------------------------------------------------------------------- log in and out
@@ -44,7 +51,7 @@ def home_of(who: accounts.Person) -> str:
 def show_login(visit: Visiting, next: str = "") -> Response:
     """The login form; a visitor who is already logged in is sent on."""
     if visit.somebody is not None:
-        return visit.go(safe_next(next) or home_of(visit.somebody))
+        return visit.go(safe_next(next) or home_of(visit, visit.somebody))
     return visit.page("login.html", next=safe_next(next) or "", email="", problem=None)
 
 
@@ -65,7 +72,7 @@ def log_in(visit: Visiting, form: Form) -> Response:
         if isinstance(error, ThrottledError):
             response.headers["Retry-After"] = str(max(1, round(error.wait_seconds)))
         return response
-    return visit.with_session(new, visit.go(target or home_of(new.person)))
+    return visit.with_session(new, visit.go(target or home_of(visit, new.person)))
 
 
 def log_out(visit: Visiting) -> Response:
@@ -101,7 +108,7 @@ def join(visit: Visiting, form: Form, token: str) -> Response:
             new = sessions.start(connection, who.id, earlier_token=visit.session_token)
     except (DataError, ConflictError) as error:
         return _join_page(visit, link, status=422, name=form.text("name", ""), email=form.text("email", ""), problem=error)
-    return visit.with_session(new, visit.go(home_of(new.person)))
+    return visit.with_session(new, visit.go(home_of(visit, new.person)))
 
 
 def _join_page(
@@ -137,7 +144,7 @@ def reset(visit: Visiting, form: Form, token: str) -> Response:
         if who.email is not None:
             sessions.forget_failures(connection, who.email)
         new = sessions.start(connection, who.id, earlier_token=visit.session_token)
-    return visit.with_session(new, visit.go(home_of(new.person)))
+    return visit.with_session(new, visit.go(home_of(visit, new.person)))
 
 
 # ---------------------------------------------------------------------------------------------------- one's own account

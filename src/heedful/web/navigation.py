@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SECTIONS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "Work": (
-        "labeler",
+        "user",
         (
             ("Tasks", "/"),
             ("Instructions", "/instructions"),
@@ -15,6 +15,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
             ("Your answers", "/history"),
             ("Playground", "/playground"),
             ("Your API keys", "/keys"),
+            ("Your data", "/your-data"),
         ),
     ),
     "Research": (
@@ -46,6 +47,9 @@ SECTIONS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
 }
 """A section's name to who sees it and its pages, by name and path."""
 
+_FOR_USERS = ("/playground", "/keys", "/your-data")
+"""Pages for everyone with an account; the others of the first section are for labelers."""
+
 _ELSEWHERE = {"/tasks": "/", "/surveys": "/", "/console/batches": "/console", "/console/prompts": "/console/data"}
 """Pages that are in no list, and the page that leads to them."""
 
@@ -61,7 +65,11 @@ class Link:
 
 def links(path: str, may: Mapping[str, bool]) -> tuple[list[Link], list[Link]]:
     """The sections that a visitor may see (none if there is only one), and the pages of the current section."""
-    allowed = {name: pages for name, (who, pages) in SECTIONS.items() if may[who]}
+    allowed = {
+        name: [(label, page) for label, page in pages if may["labeler"] or page in _FOR_USERS]
+        for name, (who, pages) in SECTIONS.items()
+        if may[who]
+    }
     if not allowed:
         return [], []
     here = _page_of(path, [page for pages in allowed.values() for _, page in pages])

@@ -40,6 +40,7 @@ WORDS: Mapping[str, str] = {
     "screening": "screening",
     "held_out": "held-out",
     "candidate": "candidate",
+    "user": "user",
     "labeler": "labeler",
     "researcher": "researcher",
     "admin": "admin",
@@ -87,7 +88,7 @@ class Rendering:
     def render(self, visit: Visit, template: str, values: Mapping[str, Any]) -> str:
         """A page. Every template also knows visit, person (or none), csrf_token, csrf_field(), sections, pages, flash, path."""
         path = visit.request.url.path
-        sections, pages = links(path, {who: visit.may(who) for who in ("labeler", "researcher", "admin")})
+        sections, pages = links(path, {who: visit.may(who) for who in ("user", "labeler", "researcher", "admin")})
         common = {
             "visit": visit,
             "person": visit.somebody,

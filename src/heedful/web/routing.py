@@ -16,9 +16,10 @@ A module of pages has a function ``routes(add: Routes)``::
             queue.skip(connection, assignment_id, visit.person.id, token=form.text("token"), reason=form.text("reason"))
         return visit.go("/", flash="Skipped.")
 
-Who may call is checked before the handler runs: ``public``; ``labeler`` (everybody who is logged in); ``researcher``
-(researchers and admins); ``admin``. The labeling package checks whether an object is theirs. Everything but GET needs the CSRF
-token: the field ``csrf`` of a form ({{ csrf_field() }} in a template), or the header X-CSRF-Token.
+Who may call is checked before the handler runs: ``public``; ``user`` (everybody who is logged in); ``labeler`` (labelers,
+researchers and admins); ``researcher`` (researchers and admins); ``admin``. The labeling package checks whether an object is
+theirs. Everything but GET needs the CSRF token: the field ``csrf`` of a form ({{ csrf_field() }} in a template), or the header
+X-CSRF-Token.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ from heedful.web.app_settings import Settings
 from heedful.web.security import comes_from_elsewhere, is_same, sign, signed_value
 from heedful.web.sent_forms import FormValues, is_form, sent_form
 
-Who = Literal["public", "labeler", "researcher", "admin"]
+Who = Literal["public", "user", "labeler", "researcher", "admin"]
 
-RANKS: Mapping[str, int] = {"public": 0, "labeler": 1, "researcher": 2, "admin": 3}
+RANKS: Mapping[str, int] = {"public": 0, "user": 1, "labeler": 2, "researcher": 3, "admin": 4}
 """Who may do everything that those before may."""
 
 KEY_HOLDERS = "key"

@@ -336,3 +336,18 @@ def test_the_stop_button_keeps_what_there_is(site: Site) -> None:
     assert answer.state == "stopped"
     assert answer.text.startswith("word")
     assert view_of(site, me, number).can_continue
+
+
+def test_whole_answers_are_rendered(site: Site, models: FakeModels) -> None:
+    me = site.browser(site.person())
+    with site.database.write() as connection:
+        view = answer_all(connection, begin(connection, me.person_id, r"Is \(x^2\) **good**?"), "So $\\frac{a}{b}$ & <b>")
+        conversations.share(connection, view.id, me.person_id, shared=True)
+        token = conversations.own(connection, view.id, me.person_id).share_token
+    for path in (f"/playground/{view.id}", f"/playground/shared/{token}"):
+        page = me.get(path).text
+        assert "<mfrac><mi>a</mi><mi>b</mi></mfrac>" in page
+        assert "<msup><mi>x</mi><mn>2</mn></msup>" in page
+        assert "<strong>good</strong>" in page
+        assert r"So $\frac{a}{b}$ &amp; &lt;b&gt;" in page, "the source is there too"
+        assert "data-show-source" in page

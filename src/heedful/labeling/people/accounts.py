@@ -20,7 +20,8 @@ from heedful.errors import ConflictError, DataError, MissingError, RefusedError
 from heedful.labeling.database import events
 from heedful.labeling.database.tables import invite, person, session
 
-Role = Literal["labeler", "researcher", "admin"]
+Role = Literal["user", "labeler", "researcher", "admin"]
+"""A user comes from outside: they talk to models and have API keys, and see nothing of the labeling."""
 Group = Literal["training", "held_out", "candidate"]
 
 INVITE_SECONDS = 7 * 86_400.0

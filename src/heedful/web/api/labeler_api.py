@@ -134,8 +134,8 @@ def routes(add: Routes) -> None:
     more: Mapping[str, Any] = {"tags": [_TAG]}
     add.get("/api/v1/session", show_session, who="public", response_model=Session, **more)
     add.post("/api/v1/session", start_session, who="public", response_model=Session, **more)
-    add.delete("/api/v1/session", end_session, who="labeler", response_model=Done, **more)
-    add.get("/api/v1/me", me, who="labeler", response_model=Me, **more)
+    add.delete("/api/v1/session", end_session, who="user", response_model=Done, **more)
+    add.get("/api/v1/me", me, who="user", response_model=Me, **more)
     add.get("/api/v1/waiting", waiting, who="labeler", response_model=list[leases.Waiting], **more)
     add.post("/api/v1/claim", claim, who="labeler", response_model=Claimed, **more)
     add.get("/api/v1/assignments", begun, who="labeler", response_model=list[leases.AssignmentView], **more)

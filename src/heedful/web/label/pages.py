@@ -22,7 +22,7 @@ HISTORY_LENGTH = 50
 
 def routes(add: Routes) -> None:
     """The labeler's pages and links."""
-    add.get("/", home, who="labeler")
+    add.get("/", home, who="user")
     add.get("/history", history, who="labeler")
     add.get("/instructions", all_instructions, who="labeler")
     add.get("/instructions/{kind}/{phase}", show_instructions, who="labeler")
@@ -44,7 +44,9 @@ class WaitingKind:
 
 
 def home(visit: Visiting) -> Response:
-    """What waits for this labeler, what they began, and what is new to them."""
+    """What waits for this labeler, what they began, and what is new to them. For a user: the playground."""
+    if not visit.may("labeler"):
+        return visit.go("/playground")
     now, person_id = time.time(), visit.person.id
     with visit.database.read() as connection:
         usual = own_work.usual_seconds(connection, person_id)

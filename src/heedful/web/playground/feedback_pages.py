@@ -12,9 +12,9 @@ from heedful.web.routing import Form, Id, Routes, Visiting
 
 def routes(add: Routes) -> None:
     """Feedback."""
-    add.post("/playground/turns/{turn_id}/vote", vote, who="labeler")
+    add.post("/playground/turns/{turn_id}/vote", vote, who="user")
     add.post("/playground/turns/{turn_id}/rank", rank, who="labeler")
-    add.post("/playground/answers/{answer_id}/feedback", give, who="labeler")
+    add.post("/playground/answers/{answer_id}/feedback", give, who="user")
 
 
 def vote(visit: Visiting, form: Form, turn_id: Id) -> Response:

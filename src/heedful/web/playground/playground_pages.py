@@ -24,15 +24,15 @@ LISTED = 30
 
 def routes(add: Routes) -> None:
     """Conversations."""
-    add.get("/playground", show_start, who="labeler")
-    add.post("/playground", start, who="labeler")
+    add.get("/playground", show_start, who="user")
+    add.post("/playground", start, who="user")
     add.get("/playground/shared/{token}", show_shared, who="public")
-    add.get("/playground/{conversation_id}", show, who="labeler")
-    add.post("/playground/{conversation_id}/turns", add_turn, who="labeler")
-    add.post("/playground/{conversation_id}/share", share, who="labeler")
-    add.post("/playground/{conversation_id}/withdraw", withdraw, who="labeler")
-    add.post("/playground/{conversation_id}/delete", delete, who="labeler")
-    add.post("/playground/turns/{turn_id}/withdraw", withdraw_turn, who="labeler")
+    add.get("/playground/{conversation_id}", show, who="user")
+    add.post("/playground/{conversation_id}/turns", add_turn, who="user")
+    add.post("/playground/{conversation_id}/share", share, who="user")
+    add.post("/playground/{conversation_id}/withdraw", withdraw, who="user")
+    add.post("/playground/{conversation_id}/delete", delete, who="user")
+    add.post("/playground/turns/{turn_id}/withdraw", withdraw_turn, who="user")
 
 
 def server_of(visit: Visit) -> ModelServer | None:
@@ -76,6 +76,10 @@ def _started(visit: Visit, new: NewConversation, text: str) -> Response:
 
 def _new_conversation(visit: Visit, form: FormValues) -> NewConversation:
     layout = form.text("layout", "single")
+    if layout == "rank" and not visit.may("labeler"):
+        raise DataError(
+            "only labelers rank answers", expected="one model, or a blind comparison", got="answers to put in order"
+        )
     models = tuple(form.all("model"))
     if layout == "single":
         models = models[:1]
@@ -161,6 +165,7 @@ def _shown_start(
         problem=problem,
         ranked=(FEWEST_RANKED, MOST_RANKED),
         most_compared=MOST_COMPARED,
+        may_rank=visit.may("labeler"),
     )
 
 

@@ -37,7 +37,7 @@ TOO_LONG = "The text is too long for this model. Shorten it, or begin a new conv
 
 def routes(add: Routes) -> None:
     """Answers."""
-    add.post("/playground/answers/{answer_id}/stream", stream, who="labeler")
+    add.post("/playground/answers/{answer_id}/stream", stream, who="user")
 
 
 async def stream(visit: Visiting, request: Request, answer_id: Id) -> Response:

@@ -13,12 +13,12 @@ LISTED = 50
 
 def routes(add: Routes) -> None:
     """Keys and their log."""
-    add.get("/keys", show_keys, who="labeler")
-    add.get("/keys/{key_id}", show_key, who="labeler")
-    add.post("/keys/{key_id}/revoke", revoke, who="labeler")
-    add.post("/keys/{key_id}/withdraw", withdraw, who="labeler")
-    add.post("/keys/{key_id}/delete-texts", delete_texts, who="labeler")
-    add.post("/keys/{key_id}/requests/{request_id}/withdraw", withdraw_request, who="labeler")
+    add.get("/keys", show_keys, who="user")
+    add.get("/keys/{key_id}", show_key, who="user")
+    add.post("/keys/{key_id}/revoke", revoke, who="user")
+    add.post("/keys/{key_id}/withdraw", withdraw, who="user")
+    add.post("/keys/{key_id}/delete-texts", delete_texts, who="user")
+    add.post("/keys/{key_id}/requests/{request_id}/withdraw", withdraw_request, who="user")
 
 
 def show_keys(visit: Visiting) -> Response:
