@@ -14,24 +14,23 @@ import pytest
 
 from heedful.align.round_decision import verdict
 from heedful.align.round_intake import votes_as_rankings
-from heedful.align.rounds import (
+from heedful.align.rounds import Opened, rows_of_round
+from heedful.align.stages import STAGES, Input, config_of
+from heedful.align.steps import ROUND_STEPS, ROUND_TASKS, step_of, tasks_of
+from heedful.errors import ConfigError, DataError
+from heedful.evaluate.results import RoundBenchmark
+from heedful.presets import RoundsConfig, miniature
+from heedful.project.ended_rounds import (
     EndedRound,
     Known,
-    Opened,
     Run,
     current_policy,
     ended_rounds,
     first_stage,
     newest_round,
     rounds_to_do,
-    rows_of_round,
     save_round,
 )
-from heedful.align.stages import STAGES, Input, config_of
-from heedful.align.steps import ROUND_STEPS, ROUND_TASKS, step_of, tasks_of
-from heedful.errors import ConfigError, DataError
-from heedful.evaluate.results import RoundBenchmark
-from heedful.presets import RoundsConfig, miniature
 from heedful.statistics import Estimate
 
 KNOWN = Known(prompts=frozenset("ab"), demonstrations=frozenset("c"))
@@ -83,6 +82,16 @@ def test_a_rejected_policy_is_not_what_the_next_round_starts_from() -> None:
         return next(row for row in rows if row.name == "policy_3").needs["initial"]
 
     assert (start("policy_2"), start("ppo_ptx")) == ("policy_2", "ppo_ptx")
+
+
+def test_a_policy_begins_anew_from_the_newest_initial_policy() -> None:
+    one = opened(3)
+    second = one.earlier[1]
+    again = {"initial_policy_2": Run(folder=Path("x"), fingerprint="i"), **second.runs}
+    for runs, name in ((second.runs, "initial_policy"), (again, "initial_policy_2")):
+        changed = replace(one, earlier=(one.earlier[0], replace(second, runs=runs)))
+        rows = rows_of_round(changed, RoundsConfig(), with_text=True, new_demonstrations=False)
+        assert next(row for row in rows if row.name == "policy_3").needs["initial"] == name
 
 
 def test_members_differ_by_seed_and_a_round_asks_its_own_number() -> None:

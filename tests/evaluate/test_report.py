@@ -6,6 +6,7 @@ import copy
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.evaluate.invented import HOSTILE, invented_results, invented_timings, minimal_results
@@ -13,7 +14,7 @@ from tests.evaluate.invented import HOSTILE, invented_results, invented_timings,
 from heedful.errors import DataError
 from heedful.evaluate import plots, report
 from heedful.evaluate.report import comparisons, findings, headline, ordered_models, render_report, write_report
-from heedful.evaluate.results import Estimate, Results, TranscriptResponse
+from heedful.evaluate.results import Estimate, Results, TranscriptResponse, check_results
 
 
 class _Page(HTMLParser):
@@ -257,6 +258,34 @@ def test_expected_win_rates_are_shown_beside_the_controls(page: _Page) -> None:
     for label in ("PPO-ptx 1.6M", "SFT at temperature 0", "SFT, best of 8 by the reward model", "An always faultless answer"):
         assert label in page.text
     assert "Without the luck of noise" not in _Page(render_report(invented_results("people"), None)).text
+
+
+def test_further_rounds_are_shown_with_what_was_decided_and_why() -> None:
+    results = minimal_results()
+    assert "Further rounds" not in _Page(render_report(results, None)).text
+    common: Any = {
+        "prompts_arrived": 1_234, "choose": "random", "rankings": 900, "against": "ppo_ptx", "low": 0.51, "high": 0.6,
+        "num_prompts": 300, "num_judgements": 600, "benchmarks": [], "confidence": 0.95, "largest_drop": 2.0,
+        "current": "policy_2",
+    }  # fmt: skip
+    second: Any = {**common, "number": 2, "policy": "policy_2", "win_rate": 0.55, "accepted": True, "reasons": ["it is better"]}
+    third: Any = {
+        **common,
+        "low": None,
+        "high": None,
+        "choose": "disagreement",
+        "number": 3,
+        "policy": "policy_3",
+        "win_rate": None,
+        "accepted": False,
+        "reasons": ["a <b> fell"],
+    }
+    results["rounds"] = [second, third]
+    page = _Page(render_report(check_results(results), None))
+    assert page.open == []
+    for words in ("1,234", "55.0", "51.0\u201360.0", "it is better", "a <b> fell", "by disagreement", "policy_2"):
+        assert words in page.text, words
+    assert (page.text.count("accepted"), page.text.count("rejected")) == (1, 1)
 
 
 def test_the_findings_can_come_out_either_way() -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from heedful.align.rounds import asking_stages, newest_round
+from heedful.align.rounds import asking_stages
 from heedful.align.stages import STAGES, Asked, Stage
 from heedful.align.task_files import blinded
 from heedful.evaluate.results import Group
@@ -23,6 +23,7 @@ from heedful.labeling.database.locating import database_of, if_there
 from heedful.labeling.exchange import asking
 from heedful.labeling.exchange.asking import Progress, Task
 from heedful.project.data_folder import Records, record_to_json
+from heedful.project.ended_rounds import newest_round
 from heedful.project.files import write_jsonl
 from heedful.project.project import Project
 from heedful.project.runs import newest_done, records_in, stage_folders, with_records

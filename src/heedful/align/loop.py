@@ -18,21 +18,7 @@ from heedful.align.inputs import fingerprint_inputs
 from heedful.align.processes import cores, import_ahead, peak_memory
 from heedful.align.round_intake import take_in
 from heedful.align.round_records import records_of_round
-from heedful.align.rounds import (
-    EndedRound,
-    Opened,
-    Run,
-    decision_in,
-    decisions,
-    ended_rounds,
-    first_stage,
-    known_in,
-    newest_round,
-    read_known,
-    rounds_to_do,
-    rows_of_round,
-    save_round,
-)
+from heedful.align.rounds import Opened, decision_in, decisions, rows_of_round
 from heedful.align.running import FinishedStage, Job, Stages
 from heedful.align.settings import Given, Setting, given_for, prefixes_of, setting_of
 from heedful.align.stages import STAGES, Situation, Stage, due, left_out, next_group, situation_of
@@ -44,6 +30,17 @@ from heedful.evaluate.results import Results, Timings, load_results, load_timing
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import first_device
 from heedful.presets import Preset, resolved_preset
+from heedful.project.ended_rounds import (
+    EndedRound,
+    Run,
+    ended_rounds,
+    first_stage,
+    known_in,
+    newest_round,
+    read_known,
+    rounds_to_do,
+    save_round,
+)
 from heedful.project.fingerprints import digest_of_files
 from heedful.project.lock import alone_in
 from heedful.project.project import Project

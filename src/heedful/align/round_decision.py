@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, RULE_FILE, ended_rounds, read_known
+from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, RULE_FILE
 from heedful.align.settings import Given, write_json
 from heedful.evaluate.preference import judgements_from_rankings
 from heedful.evaluate.results import Benchmark, Group, Round, RoundBenchmark
+from heedful.project.ended_rounds import ended_rounds, read_known
 from heedful.project.files import read_jsonl
 from heedful.project.runs import records_in
 from heedful.ranks.world import world

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from heedful.align.labeling_database import OTHERS
-from heedful.align.rounds import Known, Opened, first_stage, read_known
+from heedful.align.rounds import Opened
 from heedful.align.who_labels import Labelers
 from heedful.labeling.usage.usage_export import PLAYGROUND
 from heedful.project.data_folder import Records
+from heedful.project.ended_rounds import Known, first_stage, read_known
 from heedful.project.project import Project
 from heedful.project.runs import records_in, with_records
 

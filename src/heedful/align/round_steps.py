@@ -11,16 +11,7 @@ from rich.console import Console
 
 from heedful.align.collect import sampled, sft_shares, sft_writers, tasks_of
 from heedful.align.judge import benchmark_scores, evaluation_tasks, no_held_out_prompt
-from heedful.align.rounds import (
-    BENCHMARKS_FILE,
-    EXPECTED_FILE,
-    KNOWN_FILE,
-    RULE,
-    RULE_FILE,
-    ended_rounds,
-    known_as_json,
-    known_in,
-)
+from heedful.align.rounds import BENCHMARKS_FILE, EXPECTED_FILE, RULE, RULE_FILE
 from heedful.align.settings import Given, ask, write_json
 from heedful.align.simulated import SimulatedLabelers
 from heedful.errors import DataError
@@ -31,6 +22,7 @@ from heedful.model.answering import Answerer, prompts_within, score_responses
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import record_to_json
+from heedful.project.ended_rounds import KNOWN_FILE, ended_rounds, known_as_json, known_in
 from heedful.project.files import write_jsonl
 from heedful.project.selection import prompts_for_policy, prompts_of
 from heedful.ranks.world import world

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
+from heedful.align.labeling_database import OTHERS
 from heedful.align.prefixes import candidate_prefixes
-from heedful.align.stages import STAGES, Situation, due, left_out, situation_of
+from heedful.align.rounds import Opened, asking_stages, decisions, rows_of_round
+from heedful.align.stages import STAGES, Situation, Stage, due, left_out, situation_of
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import MissingError
 from heedful.presets import resolved_preset
 from heedful.project.data_folder import RECORD_TYPES, Records, file_name
+from heedful.project.ended_rounds import ended_rounds, newest_round
 from heedful.project.project import Project
-from heedful.project.runs import last_step, stage_folders, stage_state
+from heedful.project.runs import last_step, newest_done, stage_folders, stage_state, with_records
 from heedful.project.selection import all_in_one_split
 from heedful.records import Split
 
@@ -46,6 +49,8 @@ def show_status(project: Project, console: Console) -> None:
     for name, reason in left_out(_situation(project, labelers, records)).items():
         if name not in begun:
             console.print(f"{name}: left out, {reason}", markup=False, highlight=False, soft_wrap=True)
+    for said in _rounds_in_words(project):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     if (unused := labelers.unused(records)) is not None:
         console.print(unused, markup=False, highlight=False, soft_wrap=True)
     if (warning := all_in_one_split(records.prompts.values())) is not None:
@@ -59,14 +64,21 @@ def known_records(project: Project, labelers: Labelers) -> Records:
     if not project.data.is_dir():
         return Records()
     # Simulated labelers know less than the data hold: an export of their work may be there too.
-    return Records.load(project.data) if labelers.invents_data else labelers.known()
+    records = Records.load(project.data) if labelers.invents_data else labelers.known()
+    asked = [newest_done(project.runs, row.name) for row in asking_stages(project.runs) if row.asks == "rankings"]
+    for folder in asked if labelers.marked == "people" else ():
+        if folder is not None:
+            records = with_records(records, folder / OTHERS, ("prompt", "response"))
+            records = with_records(records, folder, ("response", "ranking"))
+    return records
 
 
 def stage_statuses(project: Project, labelers: Labelers, records: Records) -> list[StageStatus]:
     """Every stage that the project has or will have, in order."""
-    expected = due(_situation(project, labelers, records))
+    further = _rows_of_further_rounds(project)
+    expected = [*due(_situation(project, labelers, records)), *further]
     found: list[StageStatus] = []
-    for row in STAGES:
+    for row in (*STAGES, *further):
         folders = stage_folders(project.runs, row.name)
         if not folders:
             if row in expected:
@@ -80,6 +92,30 @@ def stage_statuses(project: Project, labelers: Labelers, records: Records) -> li
     return found
 
 
+def _rows_of_further_rounds(project: Project) -> list[Stage]:
+    """The stages of every further round that was begun."""
+    earlier, settings = ended_rounds(project.runs), resolved_preset(project).rounds
+    rows: list[Stage] = []
+    for number in range(2, newest_round(project.runs) + 1):
+        opened = Opened(number=number, earlier=tuple(earlier[: number - 1]))
+        again = bool(stage_folders(project.runs, f"initial_policy_{number}"))
+        members = stage_folders(project.runs, f"member_{number}_1")
+        config = settings if number > len(earlier) else replace(settings, choose="disagreement" if members else "random")
+        rows += rows_of_round(opened, config, with_text=True, new_demonstrations=again)
+    return rows
+
+
+def _rounds_in_words(project: Project) -> Iterator[str]:
+    """A line for each further round: what it decided, or that it is not over."""
+    decided = decisions(project.runs)
+    for one in decided:
+        rate = "" if one["win_rate"] is None else f", preferred to {one['against']} in {100 * one['win_rate']:.1f} %"
+        result = "accepted" if one["accepted"] else "rejected"
+        yield f"round {one['number']}: {one['policy']} {result}{rate}; the current policy is {one['current']}"
+    if newest_round(project.runs) > len(decided) + 1:
+        yield f"round {len(decided) + 2}: begun"
+
+
 def next_step(project: Project, labelers: Labelers, records: Records, stages: list[StageStatus]) -> str:
     """What is missing or what to do next, in one sentence."""
     command = f"`heedful align {project.folder}`"
@@ -91,7 +127,9 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
     if begun:
         return f"{begun[0]} is not finished: run {command}, it continues"
     done = {stage.name for stage in stages if stage.done}
-    for row in due(_situation(project, labelers, records)):
+    newest = newest_round(project.runs)
+    rows = [row for row in _rows_of_further_rounds(project) if row.round == newest]
+    for row in rows or due(_situation(project, labelers, records)):
         waiting = labelers.waiting(row) if row.asks and row.name in done else None
         if waiting and row is not STAGES[-1]:
             return waiting
@@ -101,6 +139,10 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
     report = project.folder / "report.html"
     if not report.is_file():
         return f"run {command}"
+    if rows:
+        arrived = len(records.prompts.keys() - ended_rounds(project.runs)[-1].known.prompts)
+        new = f"; {arrived:,} prompts have arrived since: `{command[1:-1]} --round {newest + 1}`" if arrived else ""
+        return f"round {newest} is over: the report is {report}{new}"
     written = report.stat().st_mtime
     # An import writes all files of data/ again: their times do not tell which of them changed.
     data = [project.data / file_name(kind) for kind in RECORD_TYPES]

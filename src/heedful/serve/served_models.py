@@ -18,6 +18,7 @@ from heedful.model.end_tokens import end_tokens, response_end
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_configuration, load_tokenizer
 from heedful.model.precision import Precision
+from heedful.project.ended_rounds import current_policy
 from heedful.project.project import CONFIG_FILE, Project
 from heedful.project.runs import newest_done
 from heedful.serve.token_text import TokenText
@@ -114,7 +115,10 @@ def sources_of(arguments: Sequence[str], template: Template | None = None) -> li
 
 
 def project_models(project: Project) -> list[ModelSource]:
-    """A project's base model, and what is finished of SFT model, PPO-ptx policy (else PPO) and reward model."""
+    """A project's base model, and what is finished of SFT model, PPO-ptx policy (else PPO) and reward model.
+
+    After further rounds of feedback also the current policy, ``policy_<round>``, if one of them was accepted.
+    """
     finished = {name: newest_done(project.runs, name) for name in ("sft", "ppo", "ppo_ptx", "reward")}
     folders: dict[str, Path | None] = {
         BASE.name: project.model_folder(project.base_model),
@@ -123,6 +127,9 @@ def project_models(project: Project) -> list[ModelSource]:
     }
     if finished["ppo_ptx"] is None and finished["ppo"] is not None:
         folders[PPO.name] = finished["ppo"] / MODEL_FOLDER
+    newest = current_policy(project.runs)
+    if newest is not None and newest[0] not in (PPO.name, PPO_PTX.name):
+        folders[newest[0]] = newest[1]
     folders[REWARD_MODEL] = finished["reward"] and finished["reward"] / MODEL_FOLDER
     return [
         ModelSource(name=name, folder=folder, template=project.template)
