@@ -124,6 +124,7 @@ UNITS: Mapping[str, str] = {
     "pretraining_encoding": "name",
     "small_model": "folder",
     "reward_start": "folder",
+    "task_mixture": "file",
     "labelers": "word",
     "preset": "name",
 }

@@ -28,7 +28,7 @@ from heedful.project.fingerprints import as_json, digest_of_files, fingerprint_o
 NAMES = [row.name for row in STAGES]
 OLD: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("old_stages.json").read_text())
 """What the miniature's stage.json files said before there was a table, with seed 0."""
-NEWER = ("skip_sft", "one_candidate", "asked_by_template", "policy_repeats_sft")
+NEWER = ("task_mixture", "skip_sft", "one_candidate", "asked_by_template", "policy_repeats_sft")
 """What a project may do without."""
 SITUATIONS = [
     Situation(**dict(zip([f.name for f in fields(Situation)], values, strict=True)))
@@ -52,7 +52,7 @@ def test_every_model_of_the_evaluation_is_made_once_or_given() -> None:
     made = [row.makes for row in STAGES if row.makes is not None]
     assert sorted(m.name for m in [*made, *INPUT_MODELS.values()]) == sorted(m.name for m in lineup.CONTENDERS)
     assert makers()["prompted_base"] == stage("choose_prefix")
-    assert lineup.FAMILIES == ("base", "prompted_base", "sft", "ppo", "ppo_ptx")
+    assert lineup.FAMILIES == ("base", "prompted_base", "task_mixture", "sft", "ppo", "ppo_ptx")
     for model in lineup.CONTENDERS:
         assert lineup.family(model.name) == model.name.removesuffix("_small")
 

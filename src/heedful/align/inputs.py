@@ -9,6 +9,7 @@ from typing import Any
 
 from heedful.align.settings import Given
 from heedful.align.stages import met_by
+from heedful.align.task_mixture import identity_of
 from heedful.presets import CollectConfig, EvaluateConfig, RoundsConfig, preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files, digest_of_records
@@ -59,6 +60,8 @@ def fingerprint_inputs(
                 return earlier.get("collect") or digest_of_rankings(records)
             case "prefixes":
                 return setting.prefixes
+            case "solved_tasks":
+                return identity_of(setting, digest)
             case "models":
                 return list(earlier.values())
             case "choosing":

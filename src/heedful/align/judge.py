@@ -63,6 +63,8 @@ def entrants(given: Given) -> Iterator[Entrant]:
             continue
         if model == lineup.PROMPTED_BASE:
             yield Entrant(model, base_model, chosen_prefix(run))
+        elif model == lineup.TASK_MIXTURE:
+            yield Entrant(model, chosen_sft(given.runs["task_mixture"], run))
         else:
             yield Entrant(model, run / "model")
 

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from heedful.align.settings import Setting
+from heedful.align.task_mixture import mixture_of
 from heedful.errors import ConfigError
 from heedful.model.template import prompt_tokens, response_tokens
 from heedful.project.data_folder import Records
@@ -139,6 +140,18 @@ def _uses(setting: Setting, lengths: _Lengths) -> Iterator[_Use]:
     trained = not setting.project.skip_sft
     if trained:
         yield read("sft", preset.sft, ["base_model"], demonstrated)
+    if setting.project.task_mixture is not None:
+        mixture = mixture_of(setting)
+        own = _Lengths(setting, mixture, lengths.tokenizer)
+        solved = [(d.prompt_id, d.text) for d in mixture.demonstrations.values()]
+        limits = preset.task_mixture
+        yield _Use(
+            table="task_mixture",
+            prompt_table="task_mixture",
+            limits=limits,
+            models=["base_model"],
+            longest=lambda: own.longest_read(limits, solved),
+        )
     yield answered("collect", "sft", preset.answering("collect"), ["base_model"])
     if trained:
         yield read("initial_policy", preset.initial_policy, ["base_model", "small_model"], demonstrated)

@@ -217,7 +217,7 @@ class _State:
 
 def _refuse_adapters(preset: Preset) -> None:
     """Before hours of training: :func:`heedful.training.sharding.shard` would refuse them only then."""
-    adapted = [name for name in ("sft", "initial_policy", "reward", "ppo") if getattr(preset, name).lora_rank]
+    adapted = [name for name in ("sft", "initial_policy", "task_mixture", "reward", "ppo") if getattr(preset, name).lora_rank]
     if world().size > 1 and adapted:
         raise ConfigError(
             "adapters (LoRA) cannot be trained under torchrun yet",

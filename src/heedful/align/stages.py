@@ -35,6 +35,7 @@ Input = Literal[
     "demonstrations",
     "rankings",
     "prefixes",
+    "solved_tasks",
     "models",
     "choosing",
     "answers",
@@ -65,6 +66,8 @@ class Situation:
     demonstrations: bool
     rankings: bool
     """Rankings of training prompts, of the phase training."""
+    task_mixture: bool
+    """There is a mixture of solved tasks to tune the base model on."""
     skip_sft: bool
     """The base model is the SFT model, as heedful.toml says."""
     one_candidate: bool
@@ -143,6 +146,10 @@ def _no_prefix_to_choose(situation: Situation) -> str | None:
     return None if situation.prefixes else "a few-shot prefix needs three short demonstrations of training prompts"
 
 
+def _no_task_mixture(situation: Situation) -> str | None:
+    return None if situation.task_mixture else ""
+
+
 def _no_policy_to_train(situation: Situation) -> str | None:
     if situation.skip_sft:
         return f"{_GIVEN}, and PPO starts from it"
@@ -207,6 +214,20 @@ STAGES: tuple[Stage, ...] = (
         makes=lineup.PROMPTED_BASE,
         left_out=_no_prefix_to_choose,
         beside="choose_sft",
+    ),
+    Stage(
+        name="task_mixture",
+        needs={"base": "base_model", "tasks": "solved_tasks"},
+        config="task_mixture",
+        left_out=_no_task_mixture,
+        beside="collect",
+    ),
+    Stage(
+        name="choose_task_mixture",
+        needs={"sft": "task_mixture", "reward": "reward"},
+        config="evaluate",
+        makes=lineup.TASK_MIXTURE,
+        left_out=_no_task_mixture,
     ),
     Stage(
         name="initial_policy",
@@ -315,6 +336,7 @@ def situation_of(project: Project, preset: Preset, labelers: Labelers, records: 
         prefixes=prefixes,
         demonstrations=bool(records.demonstrations),
         rankings=bool(training_rankings(records, "train")),
+        task_mixture=project.task_mixture is not None,
         skip_sft=project.skip_sft,
         one_candidate=len(preset.sft.epochs_kept) == 1 and not _done_before(project, "choose_sft"),
         asked_by_template=project.template != "plain" and not _done_before(project, "choose_prefix"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from heedful.align import choose, collect, judge, round_steps, train_stages
+from heedful.align import choose, collect, judge, round_steps, task_mixture, train_stages
 from heedful.align.round_decision import decide
 from heedful.align.settings import Given
 from heedful.align.stages import Stage
@@ -19,6 +19,8 @@ STEPS: Mapping[str, Callable[..., None]] = {
     "reward": train_stages.reward,
     "choose_sft": choose.choose_sft,
     "choose_prefix": choose.choose_prefix,
+    "task_mixture": task_mixture.task_mixture,
+    "choose_task_mixture": choose.choose_sft,
     "initial_policy": train_stages.initial_policy,
     "initial_policy_small": train_stages.initial_policy,
     "ppo": train_stages.ppo,

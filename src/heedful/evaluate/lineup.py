@@ -17,13 +17,14 @@ class Contender:
 
 BASE = Contender("base", "Base")
 PROMPTED_BASE = Contender("prompted_base", "Base, prompted")
+TASK_MIXTURE = Contender("task_mixture", "Task mixture")
 SFT = Contender("sft", "SFT")
 PPO = Contender("ppo", "PPO")
 PPO_PTX = Contender("ppo_ptx", "PPO-ptx")
 BASE_SMALL = Contender("base_small", BASE.label)
 PPO_PTX_SMALL = Contender("ppo_ptx_small", PPO_PTX.label)
 
-CONTENDERS = (BASE, PROMPTED_BASE, SFT, PPO, PPO_PTX, BASE_SMALL, PPO_PTX_SMALL)
+CONTENDERS = (BASE, PROMPTED_BASE, TASK_MIXTURE, SFT, PPO, PPO_PTX, BASE_SMALL, PPO_PTX_SMALL)
 """In the order in which they answer."""
 FAMILIES = tuple(contender.name for contender in CONTENDERS if not contender.name.endswith("_small"))
 """The order on pages; a smaller sibling follows the larger one."""
@@ -32,6 +33,7 @@ BASELINE = SFT
 DUELS = (
     (PPO_PTX, BASE),
     (PPO_PTX, PROMPTED_BASE),
+    (PPO_PTX, TASK_MIXTURE),
     (PPO_PTX, PPO),
     (PPO_PTX_SMALL, BASE),
     (PPO_PTX_SMALL, BASE_SMALL),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from heedful.evaluate.lineup import BASE, PPO_PTX, PROMPTED_BASE
+from heedful.evaluate.lineup import BASE, PPO_PTX, PROMPTED_BASE, TASK_MIXTURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,18 @@ class PaperValue:
         return self.value + (self.plus_minus or 0.0)
 
 
-WIN_RATE_AGAINST_SFT: Mapping[str, PaperValue] = {PPO_PTX.name: PaperValue(0.734, 0.02, "4.1")}
-"""InstructGPT (PPO-ptx) against the 175B SFT baseline."""
+WIN_RATE_AGAINST_SFT: Mapping[str, PaperValue] = {
+    PPO_PTX.name: PaperValue(0.734, 0.02, "4.1"),
+    TASK_MIXTURE.name: PaperValue(0.298, 0.02, "4.1"),
+}
+"""InstructGPT (PPO-ptx) and GPT-3 tuned on FLAN against the 175B SFT baseline; T0's was 26.8 ± 2 %."""
 
 HEAD_TO_HEAD: Mapping[tuple[str, str], PaperValue] = {
     (PPO_PTX.name, BASE.name): PaperValue(0.85, 0.03, "abstract, 4.1"),
     (PPO_PTX.name, PROMPTED_BASE.name): PaperValue(0.71, 0.04, "abstract, 4.1"),
+    (PPO_PTX.name, TASK_MIXTURE.name): PaperValue(0.78, 0.04, "1, 4.1"),
 }
-"""175B InstructGPT against 175B GPT-3, without and with a few-shot prefix."""
+"""175B InstructGPT against 175B GPT-3, without and with a few-shot prefix, and against GPT-3 tuned on FLAN (T0: 79 ± 4 %)."""
 
 AGREEMENT: Mapping[str, PaperValue] = {
     "training": PaperValue(0.726, 0.015, "3.4"),

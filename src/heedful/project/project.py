@@ -40,6 +40,10 @@ pretraining_text = "data/pretraining"
 # What the reward model starts from, if not from the SFT model.
 # reward_start = "models/tuned-on-public-sets"
 
+# A file of solved language tasks, relative to this file: the base model tuned on them is one more model in the evaluation, as
+# FLAN and T0 are in the paper.
+# task_mixture = "data/tasks.jsonl"
+
 # What generates: Heedful's own engine, or "vllm" (needs the extra heedful[vllm]).
 # engine = "heedful"
 
@@ -129,6 +133,10 @@ class ProjectSection:
     reward_start: str | None = None
     """The model that the reward model starts from, with the same tokenizer. Without it: the SFT model (SPEC 3.3, 3.5); the
     paper's final one started from a model tuned on public language sets (SPEC 3.3, C.2)."""
+    task_mixture: str | None = None
+    """A file of solved language tasks, absolute or relative to the project, in a format that `heedful import` reads: the base
+    model tuned on them is compared in the evaluation, as FLAN and T0 are in the paper (SPEC 3.7). For simulated labelers,
+    `benchmarks` means tasks of the kinds of the miniature's benchmarks. Without it there is no such model."""
     engine: Literal["heedful", "vllm"] = "heedful"
     """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
     own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
@@ -173,6 +181,7 @@ class Project:
     pretraining_encoding: str = "utf-8"
     small_model: str | None = None
     reward_start: str | None = None
+    task_mixture: str | None = None
     engine: Literal["heedful", "vllm"] = "heedful"
     template: str = "plain"
     """plain, chat, or the text of the file that heedful.toml names."""
@@ -242,6 +251,7 @@ class Project:
             pretraining_encoding=section.pretraining_encoding,
             small_model=section.small_model,
             reward_start=section.reward_start,
+            task_mixture=section.task_mixture,
             engine=section.engine,
             template=template_text(section.template, folder),
             skip_sft=section.skip_sft,

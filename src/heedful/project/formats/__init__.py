@@ -13,6 +13,7 @@ from heedful.project.formats import (
     preference_rows,
     public_sets,
     ranked_rows,
+    task_rows,
 )
 from heedful.project.formats.rows import Draft
 
@@ -37,6 +38,7 @@ FORMATS: Mapping[str, Format] = {
     "summarize-from-feedback": Format(public_sets.read_summaries, public_sets.SUMMARIES_SAMPLE),
     "hh-rlhf": Format(preference_rows.read_dialogue_pair, preference_rows.HH_SAMPLE),
     "trl-preference": Format(preference_rows.read_trl_pair, preference_rows.TRL_SAMPLE),
+    "tasks": Format(task_rows.read_task, task_rows.SAMPLE),
     "alpaca": Format(instruction_rows.read_instruction, instruction_rows.ALPACA_SAMPLE),
     "dolly": Format(instruction_rows.read_dolly, instruction_rows.DOLLY_SAMPLE),
     "messages": Format(instruction_rows.read_messages, instruction_rows.MESSAGES_SAMPLE),
