@@ -174,6 +174,10 @@ def _of_playground(prepare: Callable[[World], None] = _a_comparison, **fields: A
     return Example(owned=True, path=lambda w: PLAYGROUND, prepare=prepare, fields=lambda w: fields)
 
 
+def _by_api(body: Any, prepare: Callable[[World], None] = _a_comparison) -> Example:
+    return Example(owned=True, path=lambda w: PLAYGROUND, prepare=prepare, json=lambda w: body)
+
+
 def _of_key(**fields: Any) -> Example:
     return Example(owned=True, path=lambda w: KEY, prepare=_an_api_key, fields=lambda w: fields)
 
@@ -192,6 +196,19 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /playground/turns/{turn_id}/rank": _of_playground(_a_ranking),
     "POST /playground/answers/{answer_id}/feedback": _of_playground(kind="edit", text="Better"),
     "POST /playground/answers/{answer_id}/stream": _of_playground(_a_question_to_a_model),
+    # ------------------------------------------------------------------------------------ the same by the JSON API
+    "POST /api/v1/conversations": Example(json=lambda w: {"models": [ALPHA], "text": "Name a river.", "training": True}),
+    "GET /api/v1/conversations/{conversation_id}": _of_playground(),
+    "DELETE /api/v1/conversations/{conversation_id}": _by_api(None),
+    "POST /api/v1/conversations/{conversation_id}/turns": _by_api({"text": "More", "training": False}, _a_single_answer),
+    "POST /api/v1/conversations/{conversation_id}/share": _by_api({"shared": True}),
+    "POST /api/v1/conversations/{conversation_id}/withdraw": _by_api(None),
+    "POST /api/v1/turns/{turn_id}/withdraw": _by_api(None),
+    "POST /api/v1/turns/{turn_id}/vote": _by_api({"choice": "answer", "position": 1}),
+    "POST /api/v1/turns/{turn_id}/rank": _by_api(None, _a_ranking),
+    "POST /api/v1/answers/{answer_id}/write": _by_api(None, _a_question_to_a_model),
+    "PUT /api/v1/answers/{answer_id}/feedback": _by_api({"kind": "edit", "text": "Better"}),
+    "GET /api/v1/shared/{token}": Example(path=lambda w: {"token": "shared"}, prepare=_a_comparison),
     # ------------------------------------------------------------------------------------ keys of the public API
     "GET /keys": Example(prepare=_an_api_key),
     "GET /keys/{key_id}": _of_key(),

@@ -137,6 +137,11 @@ POST /playground/turns/{turn_id}/withdraw, POST /playground/turns/{turn_id}/vote
 POST /playground/answers/{answer_id}/feedback, POST /playground/answers/{answer_id}/stream
 GET /keys, GET /keys/{key_id}, POST /keys/{key_id}/revoke, POST /keys/{key_id}/withdraw, POST /keys/{key_id}/delete-texts
 POST /keys/{key_id}/requests/{request_id}/withdraw
+GET /api/v1/models, GET /api/v1/conversations, POST /api/v1/conversations, GET /api/v1/conversations/{conversation_id}
+DELETE /api/v1/conversations/{conversation_id}, POST /api/v1/conversations/{conversation_id}/turns
+POST /api/v1/conversations/{conversation_id}/share, POST /api/v1/conversations/{conversation_id}/withdraw
+POST /api/v1/turns/{turn_id}/withdraw, POST /api/v1/turns/{turn_id}/vote
+POST /api/v1/answers/{answer_id}/write, PUT /api/v1/answers/{answer_id}/feedback
 GET /your-data, POST /your-data/download, POST /your-data/delete
 """
 

@@ -24,11 +24,11 @@ from heedful.errors import (
 )
 from heedful.labeling.database.connection import Database
 from heedful.web import login
-from heedful.web.api import api_docs, labeler_api, researcher_api
+from heedful.web.api import api_docs, labeler_api, playground_api, researcher_api
 from heedful.web.app_settings import Settings
 from heedful.web.console import admin, batch_pages, overview, usage_pages
 from heedful.web.label import pages
-from heedful.web.model_server import ModelServer, base_address
+from heedful.web.model_server import ModelServer, ModelServerError, base_address
 from heedful.web.playground import feedback_pages, playground_pages, streaming
 from heedful.web.public import key_pages, own_data_pages, proxy
 from heedful.web.rendering import Rendering
@@ -36,6 +36,7 @@ from heedful.web.routing import RETRY_SECONDS, NobodyError, Routes, Visit, begin
 from heedful.web.security import Shield, log, sign
 
 STATUS_OF: tuple[tuple[type[HeedfulError], int], ...] = (
+    (ModelServerError, 502),
     (ThrottledError, 429),
     (BusyError, 503),
     (MissingError, 404),
@@ -60,6 +61,7 @@ TITLES = {
     422: "Something is missing or wrong",
     429: "Too many attempts",
     500: "Something went wrong",
+    502: "The models do not answer",
     503: "The server is busy",
 }
 MESSAGES = {
@@ -71,11 +73,13 @@ MESSAGES = {
     415: "forms are sent as application/x-www-form-urlencoded in UTF-8",
     413: "the request is too large",
     500: "this is our fault, not yours",
+    502: "the model server could not answer",
     503: "the server has more changes to save than it can at this moment",
 }
 NEXT_STEPS = {
     401: "log in; if you were in the middle of something, use another tab: drafts stay in this browser",
     500: "try again; if it happens again, tell a researcher or admin what you were doing",
+    502: "try again in a while, or tell an admin",
     503: "wait a little, then try again; a task's page saves your work by itself as soon as it can",
 }
 
@@ -94,7 +98,7 @@ MODULES = (
         own_data_pages,
         proxy,
     ),
-    *(labeler_api, researcher_api, api_docs),
+    *(labeler_api, playground_api, researcher_api, api_docs),
 )
 """Each adds its routes."""
 

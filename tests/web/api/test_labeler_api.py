@@ -13,6 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import openapi
 from sqlalchemy import select
+from tests.labeling.usage.talk import compare
 from tests.web.route_examples import a_ranking
 from tests.web.site import PASSWORD, Browser
 from tests.web.world import World, make_world
@@ -175,8 +176,9 @@ def test_the_description_names_every_route_and_its_page_loads_nothing_from_elsew
     assert "https://" not in page
 
 
-@pytest.mark.parametrize("role", ["nobody", "owner", "researcher", "admin"])
-def test_no_input_makes_it_fail(role: str, world: World) -> None:
+@pytest.mark.parametrize("examples", [4, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(1_800)])])
+@pytest.mark.parametrize("role", ["nobody", pytest.param("user", marks=pytest.mark.long), "owner", "researcher", "admin"])
+def test_no_input_makes_it_fail(role: str, examples: int, world: World) -> None:
     """schemathesis: inputs from the description and against it, as each role; nothing is answered with 5xx."""
     if role == "nobody":
         headers: dict[str, str] = {}
@@ -184,6 +186,10 @@ def test_no_input_makes_it_fail(role: str, world: World) -> None:
         browser = world.site.browser(getattr(world, role))
         headers = {"X-CSRF-Token": browser.csrf, "Cookie": f"heedful_session={browser.client.cookies['heedful_session']}"}
     client = world.site.nobody()
+    with world.site.database.write() as connection:
+        view = compare(connection, world.owner)
+    turn = view.turns[0]
+    there = world.parameters | {"conversation_id": view.id, "turn_id": turn.id, "answer_id": turn.answers[0].id}
     schema = openapi.from_dict(client.get("/api/openapi.json").json()).exclude(path="/api/v1/session", method="DELETE")
     statuses: Counter[int] = Counter()
 
@@ -192,14 +198,14 @@ def test_no_input_makes_it_fail(role: str, world: World) -> None:
         found = cast("Any", operation).ok()
         strategy = found.as_strategy(generation_mode=modes.POSITIVE) | found.as_strategy(generation_mode=modes.NEGATIVE)
 
-        @settings(max_examples=8, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=EVERY_CHECK)
+        @settings(
+            max_examples=examples, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=EVERY_CHECK
+        )
         @given(case=strategy)
         def check(case: Any) -> None:
             # What is there, not only random numbers: most of what can go wrong is behind the first check.
             case.path_parameters |= {
-                name: world.parameters[name]
-                for name, value in case.path_parameters.items()
-                if isinstance(value, int) and value % 3
+                name: there[name] for name, value in case.path_parameters.items() if isinstance(value, int) and value % 3
             }
             if isinstance(case.body, dict) and isinstance(case.body.get("token"), str):
                 case.body["token"] = world.token
@@ -209,4 +215,4 @@ def test_no_input_makes_it_fail(role: str, world: World) -> None:
             assert response.status_code < 500, f"{sent} {response.text}"
 
         check()
-    assert statuses[401] > 100 if role == "nobody" else min(statuses[200], statuses[422]) > 10, statuses
+    assert statuses[401] > 50 if role == "nobody" else min(statuses[200], statuses[422]) > 3, statuses

@@ -44,6 +44,7 @@ FAILURES = {
     "413": "The request is too large",
     "422": "A value is missing or not valid",
     "429": "Too many attempts",
+    "502": "The model server could not answer",
 }
 
 

@@ -56,7 +56,7 @@ async def start(visit: Visiting, form: Form) -> Response:
     """Start a conversation with its first turn; or show the form again with what is wrong."""
     try:
         new, text = _new_conversation(visit, form), form.text("text", "")
-        models = await _models(visit)
+        models = await models_of(visit)
         unknown = [name for name in new.models if name not in models]
         if unknown:
             raise DataError("the server has no such model", expected=", ".join(models), got=", ".join(unknown)[:200])
@@ -109,7 +109,8 @@ def _number(form: FormValues, name: str) -> float | None:
         raise DataError(f"{name.replace('_', '-')} is not a number", expected="a number, such as 0.7", got=text[:20]) from None
 
 
-async def _models(visit: Visit) -> list[str]:
+async def models_of(visit: Visit) -> list[str]:
+    """The names of the models that people may talk to. Raises DataError, ModelServerError."""
     server = server_of(visit)
     if server is None:
         raise DataError(
@@ -132,7 +133,7 @@ async def _start_page(
     unavailable: HeedfulError | None = None
     models: list[str] = []
     try:
-        models = await _models(visit)
+        models = await models_of(visit)
     except (DataError, ModelServerError) as error:
         unavailable = error
     return await run_in_threadpool(_shown_start, visit, fields, models, chosen, older_than, problem or unavailable)

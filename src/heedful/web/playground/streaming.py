@@ -45,23 +45,25 @@ async def stream(visit: Visiting, request: Request, answer_id: Id) -> Response:
     server = server_of(visit)
     if server is None:
         raise MissingError("no model server is set", next_step="ask an admin")
-    conversation_id, ask = await run_in_threadpool(_begin, visit, answer_id)
-    writing = _written(server, visit.database, ask)
+    conversation_id, ask = await run_in_threadpool(begin_writing, visit, answer_id)
+    writing = written(server, visit.database, ask)
     if EVENT_STREAM in request.headers.get("accept", ""):
-        return ClosingStream(_as_events(writing))
+        return ClosingStream(as_events(writing))
     async for _ in writing:
         pass
     return visit.go(f"/playground/{conversation_id}#answer-{answer_id}")
 
 
-def _begin(visit: Visit, answer_id: int) -> tuple[int, Ask]:
+def begin_writing(visit: Visit, answer_id: int) -> tuple[int, Ask]:
+    """Take one's own answer in hand: its conversation, and what to ask. Raises MissingError, ConflictError."""
     with visit.database.write() as connection:
         ask = conversations.begin_answer(connection, answer_id, visit.person.id)
         view, *_ = conversations.turn_of_answer(connection, answer_id, visit.person.id)
     return view.id, ask
 
 
-async def _as_events(writing: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+async def as_events(writing: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    """The events of an answer as server-sent events."""
     async with aclosing(writing):
         async for event in writing:
             yield b"data: " + json.dumps(event).encode() + b"\n\n"
@@ -90,7 +92,7 @@ async def _begun(server: ModelServer, path: str, body: dict[str, Any]) -> AsyncI
         body = body | {"max_tokens": most // 2}
 
 
-async def _written(server: ModelServer, database: Database, ask: Ask) -> AsyncGenerator[dict[str, Any], None]:
+async def written(server: ModelServer, database: Database, ask: Ask) -> AsyncGenerator[dict[str, Any], None]:
     """The events of an answer. However this ends, the answer's row says how, and holds what was written."""
     pieces: list[str] = []
     length = 0
