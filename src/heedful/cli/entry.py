@@ -15,6 +15,7 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.cli.align_verbs import Align, Report, Sweep
+from heedful.cli.card_verb import Card
 from heedful.cli.evaluate_verbs import Evaluate
 from heedful.cli.experiment_verb import Experiment
 from heedful.cli.labeling_verbs import Store, Web
@@ -40,6 +41,7 @@ VERBS = (
     Store,
     Report,
     Lineage,
+    Card,
     Evaluate,
     Pretrain,
     Plan,

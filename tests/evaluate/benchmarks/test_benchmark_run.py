@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from heedful.errors import ConfigError, DataError
 from heedful.evaluate.benchmarks import asking_models, benchmark_run, item_results
 from heedful.evaluate.benchmarks.asking_models import asked, choice_logprobs, sampled
+from heedful.evaluate.benchmarks.benchmark_evaluation import RESULTS
 from heedful.evaluate.benchmarks.benchmark_run import contestants
 from heedful.evaluate.benchmarks.task_table import TASKS, Item
 from heedful.model import save_model
@@ -164,28 +165,38 @@ def test_the_numbers_do_not_depend_on_the_batch_size(models: list[Path], data: P
 
 
 def kill_at(seed: int, log: Path) -> None:
-    """Let this process kill itself before, amid or after one of the next times that it adds rows to a file."""
+    """Let this process kill itself at one of its next writes: as it adds rows (before, amid, after) or puts a file in place.
+
+    At the latest it dies as it puts the results in place, when no row is left to add.
+    """
     chance = random.Random(seed)
-    left, where = chance.randrange(2), chance.choice(("before", "amid", "after"))
-    append = item_results.append_jsonl
+    left, where = chance.randrange(2), chance.choice(("before", "amid", "after", "replace"))
+    append, replace = item_results.append_jsonl, os.replace
 
     def add(path: Path, rows: Sequence[Any]) -> None:
         nonlocal left
-        if not rows:
+        left -= bool(rows) and where != "replace"
+        if left >= 0:
             append(path, rows)
             return
-        left -= 1
-        if left < 0:
-            if where == "amid":
-                data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-                with path.open("ab") as file:
-                    file.write(data[: chance.randrange(1, len(data))])
-            elif where == "after":
-                append(path, rows)
+        if where == "amid":
+            data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+            with path.open("ab") as file:
+                file.write(data[: chance.randrange(1, len(data))])
+        elif where == "after":
+            append(path, rows)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def put(source: Any, target: Any) -> None:
+        last = Path(target).name == RESULTS
+        if (where == "replace" or last) and chance.random() < 0.5:
             os.kill(os.getpid(), signal.SIGKILL)
-        append(path, rows)
+        replace(source, target)
+        if where == "replace" or last:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     item_results.append_jsonl = add
+    os.replace = put
     benchmark_run.answers = noting(log)
 
 
@@ -204,7 +215,7 @@ def noting(log: Path) -> Any:
 def run_with_kills(
     processes: Any, models: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, *settings: str
 ) -> None:
-    """Each process dies at one of the next times that it adds a row; the last run is not killed."""
+    """Each process dies at one of its next writes; the last run is not killed."""
     log = tmp_path / "asked.jsonl"
     arguments = (
         "evaluate", "benchmarks", models[0], "--data", data, "--tasks", "rte", "wsc", "crows_pairs", "--settings",
@@ -231,7 +242,7 @@ def test_killed_and_started_again_gives_the_same_bytes(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)  # twenty processes load the model, each in minutes on a busy machine
 def test_twenty_kills(processes: Any, models: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("zero-shot", "few-shot", "basic", "respectful", "biased")
     run_with_kills(processes, models, data, tmp_path, monkeypatch, 20, *settings)

@@ -25,6 +25,7 @@ from heedful.evaluate.benchmarks.verdicts import (
     write_table_for_people,
 )
 from heedful.evaluate.results import save_numbers, write_text
+from heedful.project.files import remove_leftovers
 
 RESULTS, TABLE, FOR_PEOPLE = "results.json", "results.txt", "truthfulqa-to-judge.csv"
 
@@ -87,6 +88,8 @@ def evaluate_benchmarks(
     if not models:
         raise ConfigError("no model is named", expected="the folder of at least one model", got="none")
     with alone(out):
+        for folder in (out, *(out / model.name for model in models)):
+            remove_leftovers(folder)  # of a run that was killed as it put a file in place
         rows = ask_models(models, series, out, how, console)
         notes: list[str] = []
         judged = _judged(models, series, rows, out, judging, notes, console)
