@@ -10,12 +10,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,8 @@ BUSY = 0.5
 class Contender:
     """One side with one set of settings.
 
-    column: "heedful", "default" or "best" (one of several tried). warm_up: what differs in the request of the first run, which
-    is not counted.
+    column: "heedful", "default" or "best" (one of several tried: the fastest of a group is counted). warm_up: what differs in the
+    request of the first run, which is not counted.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Contender:
     request: dict[str, Any]
     python: Path = Path(sys.executable)
     warm_up: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +112,13 @@ def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environm
     ]
 
 
-def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Namespace) -> dict[str, Any]:
-    """Run all cases and write ``NAME.json`` and ``NAME.md`` after each, so that a stopped run keeps its results."""
+def measure(
+    name: str, title: str, cases: Iterable[Case], chosen: argparse.Namespace, *, one_folder: bool = False
+) -> dict[str, Any]:
+    """Run all cases and write ``NAME.json`` and ``NAME.md`` after each, so that a stopped run keeps its results.
+
+    one_folder: all cases read the same files, so their contenders' processes stay for the next case: some take minutes to start.
+    """
     result: dict[str, Any] = {
         "benchmark": name + chosen.suffix,
         "title": title,
@@ -123,22 +131,39 @@ def measure(name: str, title: str, cases: Iterable[Case], chosen: argparse.Names
         "heedful_commit": _commit(),
         "cases": [],
     }
-    for case in cases:
-        print(f"== {name}: {case.size}, {case.label}", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            case.prepare(Path(folder))
-            result["cases"].append(_run_case(case, Path(folder), chosen))
-        result["ended"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        write(result, chosen.out)
+    kept: dict[str, _Worker] = {}
+    with ExitStack() as stack:
+        shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        stack.callback(lambda: [worker.close() for worker in kept.values()])
+        for number, case in enumerate(cases):
+            print(f"== {name}: {case.size}, {case.label}", file=sys.stderr, flush=True)
+            if one_folder:
+                if number == 0:
+                    case.prepare(Path(shared))
+                result["cases"].append(_run_case(case, Path(shared), chosen, kept))
+            else:
+                with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+                    case.prepare(Path(folder))
+                    result["cases"].append(_run_case(case, Path(folder), chosen))
+            result["ended"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+            write(result, chosen.out)
     return result
 
 
-def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+def _run_case(
+    case: Case, folder: Path, chosen: argparse.Namespace, kept: dict[str, _Worker] | None = None
+) -> dict[str, Any]:
+    """kept: processes of earlier cases, which are used again and stay. Without it, all end with the case."""
     matmul = Contender("matmul", "", "_worker_heedful.py", {"do": "matmul"})
-    workers = {c.name: _Worker(c, folder, chosen.threads) for c in [*case.contenders, matmul]}
+    workers: dict[str, _Worker] = {}
     try:
+        for contender in [*case.contenders, matmul]:
+            old = (kept or {}).get(contender.name)
+            workers[contender.name] = old or _Worker(contender, folder, chosen.threads)
+            workers[contender.name].contender = contender
         for worker in workers.values():
-            worker.greet()
+            if not worker.hello:
+                worker.greet()
         failed: dict[str, str] = {}
         tried: dict[str, float] = {}
         first: dict[str, Answer] = {}
@@ -153,11 +178,11 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
                 workers.pop(contender.name).close()
             elif contender.column == "best":
                 tried[contender.name] = case.work(answer) / answer["seconds"]
-        chosen_best = max(tried, key=tried.__getitem__, default=None)
-        for name in tried:
-            if name != chosen_best and not chosen.quick:
+        losers = set() if chosen.quick else set(tried) - _fastest_of_each_group(case.contenders, tried)
+        if kept is None:
+            for name in losers:
                 workers.pop(name).close()
-        names = [c.name for c in case.contenders if c.name in workers]
+        names = [c.name for c in case.contenders if c.name in workers and c.name not in losers]
         answers: dict[str, list[Answer]] = {name: [] for name in [*names, "matmul"]}
         for round_ in range(chosen.runs):
             for name in [*names[round_ % len(names) :], *names[: round_ % len(names)], "matmul"]:
@@ -172,8 +197,12 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
             if "loss_after" in first[name]:
                 row["details"]["loss_after_one_step"] = first[name]["loss_after"]
     finally:
-        for worker in workers.values():
-            worker.close()
+        if kept is None:
+            for worker in workers.values():
+                worker.close()
+        else:
+            kept.clear()
+            kept.update(workers)
     rate = statistics.median(a["flop_per_second"] for a in answers["matmul"])
     for row in rows.values():
         if "useful_flop_per_second" in row:
@@ -190,6 +219,14 @@ def _run_case(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str,
         "bf16_matmul_flop_per_second": rate,
         "bf16_matmul_by_size": answers["matmul"][-1]["by_size"],
     }
+
+
+def _fastest_of_each_group(contenders: Iterable[Contender], tried: dict[str, float]) -> set[str]:
+    groups: dict[str, list[str]] = {}
+    for contender in contenders:
+        if contender.name in tried:
+            groups.setdefault(contender.group, []).append(contender.name)
+    return {max(names, key=tried.__getitem__) for names in groups.values()}
 
 
 def _say(name: str, answer: Answer, which: str) -> None:
@@ -269,6 +306,7 @@ class _Worker:
                 stderr=log,
                 text=True,
                 env=env,
+                start_new_session=True,
             )
         self.hello: Answer = {}
 
@@ -291,8 +329,9 @@ class _Worker:
         return self._log.read_text(errors="replace")[-4_000:]
 
     def close(self) -> None:
-        # Between requests it holds nothing to save, and an orderly end takes seconds.
-        self._process.kill()
+        # Between requests it holds nothing to save, and an orderly end takes seconds. It may have started processes of its own.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
     def _read(self) -> Answer:

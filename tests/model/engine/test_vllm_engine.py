@@ -1,14 +1,17 @@
-"""vLLM behind the engine's call, with a stand-in that speaks its API and computes (tests/vllm_stand_in.py)."""
+"""vLLM behind the engine's call, with a stand-in that speaks its API and computes. For vLLM itself see test_real_vllm.py."""
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import random
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,11 +222,60 @@ def test_without_vllm_the_user_is_told_before_anything_starts(monkeypatch: pytes
     assert generator("heedful") is generate
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_torchrun_each_rank_has_a_vllm_that_knows_of_no_other_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "TORCHELASTIC_RUN_ID": "7"}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ConfigError, match="one process only"):
-        generator("vllm")
+    for function, value in (("is_available", True), ("mem_get_info", (30, 60)), ("empty_cache", None), ("current_device", 1)):
+        monkeypatch.setattr(torch.cuda, function, lambda value=value: value)
+    with_vllm(tiny_gpt2(), PROMPTS[:2], Sampling(max_tokens=2), [0, 0])
+    assert not set(ranks) & set(stand_in.LLM.environment)
+    assert stand_in.LLM.environment["CUDA_VISIBLE_DEVICES"] == "6"
+    assert {name: os.environ[name] for name in ranks} == ranks  # the training still needs them
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
+
+
+@pytest.mark.parametrize("free", [10, 10**9, None])
+def test_weights_go_through_main_memory_where_there_is_room(
+    free: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    memory, disk = tmp_path / "memory", tmp_path / "disk"
+    for folder in (memory, disk):
+        folder.mkdir()
+    monkeypatch.setattr("heedful.model.engine.vllm_engine._SHARED_MEMORY", memory if free else tmp_path / "none")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=Path(path).stat() and free))
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    used: list[Path] = []
+    reload_weights, read = stand_in.LLM._reload_weights, stand_in.AutoModelForCausalLM.from_pretrained
+
+    def reloaded(llm: stand_in.LLM, weights_path: str) -> None:
+        used.append(Path(weights_path))
+        reload_weights(llm, weights_path)
+
+    def started(path: str, **more: Any) -> PreTrainedModel:
+        used.append(Path(path))
+        return read(path, **more)
+
+    monkeypatch.setattr(stand_in.LLM, "_reload_weights", reloaded)
+    monkeypatch.setattr(stand_in.AutoModelForCausalLM, "from_pretrained", started)
+    for _ in range(2):
+        with_vllm(tiny_gpt2(), PROMPTS[:2], Sampling(max_tokens=2), [0, 0])
+    expected = memory if free == 10**9 else disk
+    assert len(used) == 2
+    assert all(expected in path.parents for path in used)
+    assert not [*memory.iterdir(), *disk.iterdir()]  # nothing stays
+
+
+def test_vllm_sends_no_statistics_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    generator("vllm")
+    assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "DEBUG"  # what the user has set stays
 
 
 # ---------------------------------------------------------------- where it is chosen

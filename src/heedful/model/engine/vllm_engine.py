@@ -1,11 +1,12 @@
 """vLLM as another engine, called like :func:`heedful.model.generate`, for models that need its speed.
 
-Follows the Python API in the documentation of vLLM 0.32 (``LLM.generate`` over ``TokensPrompt``, sleep mode, and
-``collective_rpc("reload_weights", kwargs={"weights_path": ...})``). Each call sends the model's current weights: the first
-call starts vLLM, later ones make it reload the weights in place, so PPO samples each batch from the policy that it trains.
-Between calls vLLM sleeps and leaves its GPU memory to the trainer.
+Each call sends the model's current weights: the first call starts vLLM, later ones make it reload the weights in place, so PPO
+samples each batch from the policy that it trains. vLLM runs in a process of its own. The weights reach it through a file in
+main memory (``/dev/shm``), or on the disk if that has no room. Under ``torchrun`` each rank has its own vLLM and answers its
+part of the prompts. Between calls vLLM sleeps and leaves its GPU memory to the trainer.
 
-Tested with a stand-in that has this API and computes with a small model (``tests/vllm_stand_in.py``), never with vLLM itself.
+Run with vLLM 0.32 on CPUs (``tests/model/engine/test_real_vllm.py``), which cannot sleep; sleep mode is tested with a stand-in
+only (``tests/vllm_stand_in.py``).
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
+import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,11 +28,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.errors import ConfigError, HeedfulError
 from heedful.model.engine.sampling import SEED_MASK, Sampling
 from heedful.model.engine.scheduler import Generation, check_fits, generate
+from heedful.model.lora import is_adapted, merged
 from heedful.model.saving import save_model
+from heedful.ranks.world import world
 
 EngineName = Literal["heedful", "vllm"]
 # Share of the GPU memory free at vLLM's start. The trainer needs the rest for what it allocates meanwhile.
 _SHARE_OF_FREE_MEMORY = 0.9
+# On a CPU, vLLM would otherwise take nearly all of the main memory for its cache of keys and values.
+_CPU_CACHE_BYTES = 2 * 2**30
+_SHARED_MEMORY = Path("/dev/shm")
+# No statistics of use are sent, and of its log only errors are shown; what the user has set stays.
+_QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+# torchrun's, which would make vLLM a rank of the training.
+_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_OF_TORCHRUN_BEGIN = ("GROUP_", "ROLE_", "TORCHELASTIC_")
 
 
 class Generate(Protocol):
@@ -48,18 +62,10 @@ class Generate(Protocol):
 
 
 def generator(engine: EngineName) -> Generate:
-    """The engine of this name. Raises ConfigError if vLLM is not installed or cannot serve this process."""
+    """The engine of this name. Raises ConfigError if vLLM is not installed."""
     if engine == "heedful":
         return generate
-    vllm = _vllm()
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        raise ConfigError(
-            'engine = "vllm" works in a run of one process only',
-            expected="one process",
-            got=f"{torch.distributed.get_world_size()} processes",
-            next_step='set engine = "heedful"',
-        )
-    return _only_engine(vllm)
+    return _only_engine(_vllm())
 
 
 class VLLMEngine:
@@ -103,9 +109,7 @@ class VLLMEngine:
             check_fits(model, prompt, sampling)
         if not prompts:
             return []
-        with tempfile.TemporaryDirectory(prefix="heedful-vllm-") as folder:
-            save_model(model, tokenizer, Path(folder) / "model")
-            self._load(model, Path(folder) / "model")
+        self._send(model, tokenizer)
         requests = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         parameters = [self._parameters(sampling, seed) for seed in seeds]
         try:
@@ -118,39 +122,54 @@ class VLLMEngine:
             advance(len(generations))
         return generations
 
-    def _load(self, model: PreTrainedModel, folder: Path) -> None:
-        """Load the weights in a folder into vLLM."""
+    def _send(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Load the model's weights into the running vLLM, or start one."""
+        model = merged(model) if is_adapted(model) else model
         wanted = (_shape(model), model.dtype)
         # Unset until all weights are loaded: a reload that fails halfway leaves a mixture, and then vLLM must restart.
         running, self._running = self._running, None
-        if self._llm is not None and running == wanted:
-            on_gpu = torch.cuda.is_available()
-            if on_gpu:
-                torch.cuda.empty_cache()  # frees what the trainer's allocator holds but does not use
-                self._llm.wake_up(tags=["weights"])
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-            if on_gpu:
-                self._llm.wake_up(tags=["kv_cache"])
-            # The cache of earlier prompts was computed with the old weights.
-            self._llm.reset_prefix_cache()
-            self._running = wanted
-            return
+        with tempfile.TemporaryDirectory(prefix="heedful-vllm-", dir=_place_for(model)) as folder:
+            if self._llm is not None and running == wanted:
+                self._reload(model, Path(folder))
+            else:
+                self._start(model, tokenizer, Path(folder) / "model")
+        self._running = wanted
+
+    def _reload(self, model: PreTrainedModel, folder: Path) -> None:
+        with _written_by_this_rank(model):
+            model.save_pretrained(folder)
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.empty_cache()  # frees what the trainer's allocator holds but does not use
+            self._llm.wake_up(tags=["weights"])
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        if on_gpu:
+            self._llm.wake_up(tags=["kv_cache"])
+        # The cache of earlier prompts was computed with the old weights.
+        self._llm.reset_prefix_cache()
+
+    def _start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         self._llm = None
         gc.collect()
-        options: dict[str, Any] = {}
+        with _written_by_this_rank(model):
+            save_model(model, tokenizer, folder)
+        # Compiling takes a minute on a CPU and gains little there.
+        options: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             free, total = torch.cuda.mem_get_info()
             options = {"gpu_memory_utilization": _SHARE_OF_FREE_MEMORY * free / total, "enable_sleep_mode": True}
-        self._llm = self._vllm.LLM(
-            model=str(folder),
-            dtype=str(model.dtype).removeprefix("torch."),  # "auto" would turn float32 into float16
-            generation_config="vllm",  # ignore the folder's generation_config.json, which would change the sampling
-            logprobs_mode="raw_logprobs",  # the model's own, before bias, temperature, top-k and top-p
-            enable_prefix_caching=True,
-            **options,
-        )
-        self._running = wanted
+        with _environment_of_vllm():
+            self._llm = self._vllm.LLM(
+                model=str(folder),
+                dtype=str(model.dtype).removeprefix("torch."),  # "auto" would turn float32 into float16
+                max_model_len=-1,  # as much of the model's window as the cache has room for
+                generation_config="vllm",  # ignore the folder's generation_config.json, which would change the sampling
+                logprobs_mode="raw_logprobs",  # the model's own, before bias, temperature, top-k and top-p
+                enable_prefix_caching=True,
+                use_tqdm_on_load=False,
+                **options,
+            )
 
     def _parameters(self, sampling: Sampling, seed: int) -> Any:
         return self._vllm.SamplingParams(
@@ -185,7 +204,9 @@ def _generation(completion: Any) -> Generation:
 
 def _shape(model: PreTrainedModel) -> str:
     """The settings that vLLM cannot change by loading other weights."""
-    settings = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
+    set_by_saving = ("architectures", "dtype", "transformers_version")
+    config = model.config.to_dict().items()
+    settings = {name: value for name, value in config if not name.startswith("_") and name not in set_by_saving}
     return repr(sorted(settings.items(), key=lambda item: item[0]))
 
 
@@ -195,7 +216,53 @@ def _only_engine(vllm: Any) -> VLLMEngine:
     return VLLMEngine(vllm)
 
 
+def _place_for(model: PreTrainedModel) -> Path | None:
+    """The folder in which the weights wait for vLLM: in main memory if there is room, else None (the system's choice)."""
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    try:
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:
+        return None
+    return _SHARED_MEMORY if free > 1.1 * needed and os.access(_SHARED_MEMORY, os.W_OK) else None
+
+
+@contextmanager
+def _written_by_this_rank(model: PreTrainedModel) -> Iterator[None]:
+    """Let this rank write the model, whichever rank it is: transformers 5 writes it on rank 0 only."""
+    vars(model)["should_save_on_this_rank"] = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del vars(model)["should_save_on_this_rank"]
+
+
+@contextmanager
+def _environment_of_vllm() -> Iterator[None]:
+    """This process's environment as the process of vLLM finds it: without torchrun's ranks, and with this rank's GPU only."""
+    hidden = [name for name in os.environ if name in _OF_TORCHRUN or name.startswith(_OF_TORCHRUN_BEGIN)]
+    changes: dict[str, str | None] = dict.fromkeys(hidden)
+    if world().size > 1 and torch.cuda.is_available():
+        own, visible = torch.cuda.current_device(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        changes["CUDA_VISIBLE_DEVICES"] = visible.split(",")[own] if visible else str(own)
+    before = {name: os.environ.get(name) for name in changes}
+    _set_environment(changes)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 def _vllm() -> Any:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         return importlib.import_module("vllm")
     except ImportError as error:
