@@ -7,13 +7,14 @@ PYTHON ?= python3
 PROJECT ?=
 PYTEST ?=
 BENCH ?=
+GPU ?=
 EXTRAS := train,eval,benchmarks,prompts,postgres,lora,gguf,tensorboard,dev
 BENCHMARKS ?= sft reward generation ppo growth
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help align test long check lint types layers bench docs screenshots clean
+.PHONY: help align test long check lint types layers bench gpu docs screenshots clean
 
 help: ## Show this list
 	@echo "Heedful: make TARGET"
@@ -45,6 +46,9 @@ layers: $(READY)
 bench: $(READY) ## Run the benchmarks against TRL and transformers (hours), or BENCH=--quick (minutes)
 	$(BIN)/python bench/_setup.py
 	@set -e; for name in $(BENCHMARKS); do echo "== bench/$$name.py $(BENCH)"; $(BIN)/python bench/$$name.py $(BENCH); done
+
+gpu: $(READY) ## On a machine with a GPU: its tests, and every loop measured, in under ten minutes (GPU=--tiny: on a CPU, small)
+	$(BIN)/python bench/gpu.py $(GPU)
 
 docs: $(READY) ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -36,8 +36,8 @@ BUSY = 0.5
 class Contender:
     """One side with one set of settings.
 
-    column: "heedful", "default" or "best" (one of several tried: the fastest of a group is counted). warm_up: what differs in the
-    request of the first run, which is not counted.
+    column: "heedful", "default" or "best" (one of several tried: the fastest of a group is counted). warm_up: what differs in
+    the request of the first run, which is not counted.
     """
 
     name: str
@@ -117,7 +117,8 @@ def measure(
 ) -> dict[str, Any]:
     """Run all cases and write ``NAME.json`` and ``NAME.md`` after each, so that a stopped run keeps its results.
 
-    one_folder: all cases read the same files, so their contenders' processes stay for the next case: some take minutes to start.
+    one_folder: all cases read the same files, and their contenders' processes stay for the next case: some take minutes to
+    start.
     """
     result: dict[str, Any] = {
         "benchmark": name + chosen.suffix,
@@ -128,10 +129,10 @@ def measure(
         "machine": machine(),
         "busy_at_start": busy_processors(),
         "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "heedful_commit": _commit(),
+        "heedful_commit": commit(),
         "cases": [],
     }
-    kept: dict[str, _Worker] = {}
+    kept: dict[str, Worker] = {}
     with ExitStack() as stack:
         shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
         stack.callback(lambda: [worker.close() for worker in kept.values()])
@@ -150,16 +151,14 @@ def measure(
     return result
 
 
-def _run_case(
-    case: Case, folder: Path, chosen: argparse.Namespace, kept: dict[str, _Worker] | None = None
-) -> dict[str, Any]:
+def _run_case(case: Case, folder: Path, chosen: argparse.Namespace, kept: dict[str, Worker] | None = None) -> dict[str, Any]:
     """kept: processes of earlier cases, which are used again and stay. Without it, all end with the case."""
     matmul = Contender("matmul", "", "_worker_heedful.py", {"do": "matmul"})
-    workers: dict[str, _Worker] = {}
+    workers: dict[str, Worker] = {}
     try:
         for contender in [*case.contenders, matmul]:
             old = (kept or {}).get(contender.name)
-            workers[contender.name] = old or _Worker(contender, folder, chosen.threads)
+            workers[contender.name] = old or Worker(contender, folder, chosen.threads)
             workers[contender.name].contender = contender
         for worker in workers.values():
             if not worker.hello:
@@ -234,7 +233,7 @@ def _say(name: str, answer: Answer, which: str) -> None:
     print(f"   {time.strftime('%H:%M:%S')} {name}, {which}: {what}", file=sys.stderr, flush=True)
 
 
-def _row(case: Case, contender: Contender, worker: _Worker, answers: list[Answer]) -> dict[str, Any]:
+def _row(case: Case, contender: Contender, worker: Worker, answers: list[Answer]) -> dict[str, Any]:
     rates = [case.work(a) / a["seconds"] for a in answers]
     row: dict[str, Any] = {
         "column": contender.column,
@@ -286,11 +285,11 @@ def _same_work(case: Case, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return checks
 
 
-class _Worker:
+class Worker:
     """A contender's process (see ``_worker.serve``)."""
 
     def __init__(self, contender: Contender, folder: Path, threads: int) -> None:
-        self.contender = contender
+        self.contender, self.folder = contender, folder
         self._log = folder / f"{contender.name}.log"
         env = os.environ | {
             "OMP_NUM_THREADS": str(threads),
@@ -329,10 +328,14 @@ class _Worker:
         return self._log.read_text(errors="replace")[-4_000:]
 
     def close(self) -> None:
-        # Between requests it holds nothing to save, and an orderly end takes seconds. It may have started processes of its own.
+        # Between requests it holds nothing to save, and an orderly end takes seconds.
+        self.kill()
+        self._process.communicate()
+
+    def kill(self) -> None:
+        """End the process and those that it has started. Who waits for an answer gets an error."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
 
     def _read(self) -> Answer:
         assert self._process.stdout is not None
@@ -443,7 +446,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     try:
         git = ["git", "-C", str(BENCH.parent)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

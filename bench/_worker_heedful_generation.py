@@ -18,6 +18,7 @@ from heedful.model import Engine, Sampling, generate, load_causal_model
 from heedful.model.engine.sampling import request_seeds
 from heedful.model.engine.scheduler import generate_with
 from heedful.model.fast.allocator import keep_large_temporaries
+from heedful.model.inference import first_device
 from heedful.model.precision import frozen
 
 FOLDER = Path(sys.argv[1])
@@ -26,7 +27,7 @@ TOKENIZER = AutoTokenizer.from_pretrained(FOLDER / "policy")
 
 def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int, count: int) -> dict[str, Any]:
     rows = json.loads((FOLDER / "prompts.json").read_text())[:count]
-    model = frozen(load_causal_model(FOLDER / "policy", "bfloat16"), "bfloat16")
+    model = frozen(load_causal_model(FOLDER / "policy", "bfloat16").to(first_device()), "bfloat16")  # pyright: ignore[reportArgumentType]
     sampling = Sampling(max_tokens=max_tokens, stop_tokens=(TOKENIZER.eos_token_id,) if stop else ())
     seeds = request_seeds(seed, stream="bench", count=len(rows))
     begun = time.perf_counter()
@@ -39,7 +40,8 @@ def run_generation(batch_size: int, max_tokens: int, stop: bool, seed: int, coun
     lengths = [len(g.tokens) for g in generations]
     result = timing.result(1) | {"engine_made_in_seconds": packing}
     if not stop:  # the same work: greedy text of the first prompts in fp32, compared with the other side's
-        exact = generate(load_causal_model(FOLDER / "policy"), rows[:4], Sampling(max_tokens=16, temperature=0.0), [0] * 4)
+        whole = load_causal_model(FOLDER / "policy").to(first_device())  # pyright: ignore[reportArgumentType]
+        exact = generate(whole, rows[:4], Sampling(max_tokens=16, temperature=0.0), [0] * 4)
         result["greedy"] = [g.tokens for g in exact]
         result["greedy_logprob"] = sum(sum(g.logprobs) for g in exact) / (4 * 16)
     return result | {"lengths": lengths}

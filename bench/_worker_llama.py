@@ -1,7 +1,7 @@
 """llama.cpp through its own C functions (llama-cpp-python), in its own virtual environment.
 
-``python bench/_worker_llama.py FOLDER``: FOLDER holds model-TYPE.gguf and the prompts. A request's ``settings``: ``type`` of the
-weights (bf16, f16 or f32). All requests of a batch are decoded together, as llama.cpp's example "batched" does it.
+``python bench/_worker_llama.py FOLDER``: FOLDER holds model-TYPE.gguf and the prompts. A request's ``settings``: ``type`` of
+the weights (bf16, f16 or f32). All requests of a batch are decoded together, as llama.cpp's example "batched" does it.
 """
 
 from __future__ import annotations

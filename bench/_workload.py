@@ -38,7 +38,7 @@ class Size:
     heads: int
 
 
-SIZES = {"XS": Size(2, 128, 4), "S": Size(4, 256, 4), "M": Size(8, 512, 8)}
+SIZES = {"XS": Size(2, 128, 4), "S": Size(4, 256, 4), "M": Size(8, 512, 8), "1.3B": Size(24, 2048, 16)}
 
 
 def save_models(size: Size, folder: Path) -> None:

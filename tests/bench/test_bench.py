@@ -21,6 +21,7 @@ driver: Any = importlib.import_module("_driver")
 worker: Any = importlib.import_module("_worker")
 workload: Any = importlib.import_module("_workload")
 generation: Any = importlib.import_module("generation")
+gpu: Any = importlib.import_module("gpu")
 
 
 @pytest.mark.slow
@@ -148,7 +149,7 @@ class FakeWorker:
 
 def test_one_step_warms_up_one_run_chooses_the_best_and_only_that_one_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeWorker.asked = []
-    monkeypatch.setattr(driver, "_Worker", FakeWorker)
+    monkeypatch.setattr(driver, "Worker", FakeWorker)
     columns = {"ours": "heedful", "theirs": "default", "slow": "best", "fast": "best", "broken": "best"}
     contenders = [driver.Contender(n, column, "", {"steps": 9}, warm_up={"steps": 1}) for n, column in columns.items()]
     case = driver.Case(size="S", label="l", unit="u", contenders=contenders, prepare=lambda _: None, work=lambda _: 6.0)
@@ -160,6 +161,89 @@ def test_one_step_warms_up_one_run_chooses_the_best_and_only_that_one_is_counted
     assert list(found["contenders"]) == ["ours", "theirs", "fast"]
     assert len(found["contenders"]["ours"]["rates"]) == 5
     assert found["contenders"]["ours"]["details"]["loss_after_one_step"] == 9.5
+
+
+def test_the_fastest_of_each_group_is_counted_and_processes_stay_for_the_next_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeWorker.asked, made = [], []
+    monkeypatch.setattr(driver, "Worker", lambda *arguments: made.append(arguments[0].name) or FakeWorker(*arguments))
+    groups = {"ours": "", "fast": "a", "slow": "a", "alone": "b"}
+    contenders = [
+        driver.Contender(name, "heedful" if name == "ours" else "best", "", {"steps": 1}, group=group)
+        for name, group in groups.items()
+    ]
+    case = driver.Case(size="S", label="l", unit="u", contenders=contenders, prepare=lambda _: None, work=lambda _: 6.0)
+    chosen, kept = argparse.Namespace(threads=1, runs=2, quick=False), {}
+    for _ in range(2):
+        found = driver._run_case(case, Path(), chosen, kept)
+        assert list(found["contenders"]) == ["ours", "fast", "alone"]
+    assert made == ["ours", "fast", "slow", "alone", "matmul"]
+    assert set(kept) == set(made)
+
+
+def test_the_gpu_run_goes_through_all_parts_and_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the models: a part that fails is named, the next one begins in a new process, and nothing begins too late."""
+    started, now = [], [0.0]
+
+    class Asked:
+        def __init__(self, contender: Any, folder: Path, threads: int) -> None:
+            started.append(contender.name)
+            self.folder = folder
+
+        def greet(self) -> None: ...
+
+        def close(self) -> None: ...
+
+        def kill(self) -> None: ...
+
+        def ask(self, **request: Any) -> dict[str, Any]:
+            kind = request["do"]
+            now[0] += 10.0
+            if kind == "reward" and len(json.loads((self.folder / "rankings.json").read_text())[0]["responses"]) == 4:
+                return {"error": "CUDA out of memory"}
+            answer = {
+                "seconds": 2.0,
+                "flop_per_second": 1e12,
+                "lengths": [8] * 8,
+                "device": "CPU",
+                "parts": {"generation": 1.0},
+            }
+            return answer | {"peak_gpu_mib": 7.0}
+
+    monkeypatch.setattr(gpu, "WorkerProcess", Asked)
+    monkeypatch.setattr(gpu, "is_ready", lambda name: False)
+    monkeypatch.setattr(gpu, "save_models", lambda size, folder: None)
+    monkeypatch.setattr(gpu, "tests", lambda tiny, seconds: {"said": "20 passed"})
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
+    result = gpu.run(True, tmp_path, 100.0)
+    assert json.loads((tmp_path / "gpu.json").read_text()) == result
+    kinds = {name: next(iter(part)) for name, part in result["parts"].items()}
+    assert kinds == {
+        "tests": "said",
+        "XS: device": "seconds",
+        "XS: SFT": "unit",
+        "XS: reward model, K = 4": "error",
+        "XS: reward model, K = 9": "unit",
+        "XS: generation, 8 requests": "unit",
+        "XS: PPO": "left_out",
+        "XS: vLLM": "left_out",
+    }
+    assert started == ["Heedful", "Heedful"]
+    part = result["parts"]["XS: SFT"]
+    assert part["share_of_matmul_rate"] == pytest.approx(part["useful_flop_per_second"] / 1e12)
+    text = (tmp_path / "gpu.md").read_text()
+    assert "FAILED: CUDA out of memory" in text
+    assert "measures nothing" in text
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_gpu_run_works_on_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--tiny", "--out", str(tmp_path)]
+    subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert "20 passed" in parts["tests"]["said"]
+    for name in ("SFT", "reward model, K = 4", "reward model, K = 9", "generation, 8 requests", "PPO"):
+        assert parts[f"XS: {name}"]["rate"] > 0
 
 
 def test_a_machine_that_others_use_is_seen_at_once() -> None:
@@ -174,8 +258,8 @@ def test_make_bench_runs_what_compares_with_another_side_and_nothing_else() -> N
     done = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True)
     started = set(re.search(r"for name in ([\w ]+);", done.stdout)[1].split())  # pyright: ignore[reportOptionalSubscript]
     scripts = [path for path in (ROOT / "bench").glob("*.py") if not path.name.startswith("_")]
-    assert started == {path.stem for path in scripts if "from _driver import" in path.read_text()}
-    assert {path.stem for path in scripts} - started == {"console", "console_database", "coverage", "serving"}
+    assert started == {path.stem for path in scripts if re.search(r"from _driver import .*\bmeasure\b", path.read_text())}
+    assert {path.stem for path in scripts} - started == {"console", "console_database", "coverage", "gpu", "serving"}
 
 
 def row(column: str, rates: list[float], peak: float = 100.0, **details: Any) -> dict[str, Any]:

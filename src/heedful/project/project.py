@@ -139,7 +139,7 @@ class ProjectSection:
     `benchmarks` means tasks of the kinds of the miniature's benchmarks. Without it there is no such model."""
     engine: Literal["heedful", "vllm"] = "heedful"
     """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
-    own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
+    own engine, or vLLM (needs `heedful[vllm]`; run on CPUs so far, not on a GPU)."""
     template: str = "plain"
     """How a conversation becomes tokens, in training and answers alike: plain (the model continues its text, as GPT-3 does),
     chat (the tokenizer's own chat template), or a file with a chat template in Jinja, absolute or relative to the project."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from heedful.errors import (
@@ -82,6 +81,9 @@ NEXT_STEPS = {
     502: "try again in a while, or tell an admin",
     503: "wait a little, then try again; a task's page saves your work by itself as soon as it can",
 }
+
+if TYPE_CHECKING:  # FastAPI before 0.165 has no telemetry, and ignores the argument
+    from fastapi.telemetry import TelemetryConfig
 
 MODULES = (
     *(

@@ -1,4 +1,4 @@
-"""What is asked of the real vLLM, in an environment that has it: ``python -m tests.model.engine.with_real_vllm FOLDER CASE ...``.
+"""What is asked of the real vLLM, in its environment: ``python -m tests.model.engine.with_real_vllm FOLDER CASE ...``.
 
 Each case asserts by itself; ``test_real_vllm.py`` starts them. Models are small Llamas whose heads are 32 wide: on a CPU, vLLM
 has no narrower ones.
@@ -257,8 +257,8 @@ def several_ranks_learn_what_one_learns(folder: Path) -> None:
     two = [json.loads(line) for line in (folder / "two" / "metrics.jsonl").read_text().splitlines()]
     assert len(one) == len(two) == 3
     for left, right in zip(one, two, strict=True):
-        for name in ("reward", "kl", "length", "loss"):
-            assert abs(left[name] - right[name]) < 1e-3, (name, left[name], right[name])
+        for name in ("reward", "kl", "length", "policy_loss"):
+            assert abs(left[name] - right[name]) < 1e-4, (name, left[name], right[name])
 
 
 def a_real_chat_model(_: Path) -> None:
