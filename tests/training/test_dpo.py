@@ -20,7 +20,7 @@ from heedful.model import load_causal_model
 from heedful.model.encoding import RankedPrompt
 from heedful.model.precision import MasterWeights
 from heedful.training import dpo
-from heedful.training.config import DPOConfig
+from heedful.training.alternatives_config import DPOConfig
 from heedful.training.dpo import response_logprobs, train_dpo
 
 TOKENIZER = tiny_tokenizer()

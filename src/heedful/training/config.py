@@ -299,45 +299,6 @@ class PPOConfig(StepConfig):
         return max(1, self.episodes // self.batch_size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DPOConfig(StepConfig):
-    """Direct preference optimization on the reward model's rankings, an alternative to PPO (SPEC 7).
-
-    The defaults are those of Rafailov et al. 2023 (appendix B); ties are as in Chen et al. 2024.
-    """
-
-    epochs: int = 1
-    """Passes over the rankings."""
-    learning_rate: float = 1e-6
-    """Peak learning rate (Rafailov et al. 2023)."""
-    warmup_share: float = 0.1
-    """Share of the steps over which the learning rate rises linearly from zero (Rafailov et al. 2023: 150 steps)."""
-    final_learning_rate_share: float = 0.1
-    """After the warm-up a cosine ends at this share of the peak (ours, as in SPEC 3.3)."""
-    batch_size: int = 64
-    """Prompts per optimiser step; all comparisons of a prompt are one batch element, as in SPEC 3.3."""
-    beta: float = 0.1
-    """How much a log-probability counts as reward: a small beta lets the policy go far from its reference."""
-    tie_threshold: float = 0.0
-    """How close two rewards are when people see a tie: the logarithm of nu of Rao and Kupper 1967. 0: ties are dropped, as in
-    SPEC 3.3. Chen et al. 2024 use 1.0986 (nu = 3)."""
-    max_prompt_tokens: int = 1_024
-    """Longest prompt in tokens; rankings with a longer one are left out and counted (SPEC 1.2)."""
-    max_response_tokens: int = 1_024
-    """Longest response in tokens; a longer one is cut (SPEC 3.1)."""
-    lora_rank: int = 0
-    """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights."""
-
-    def __post_init__(self) -> None:
-        StepConfig.__post_init__(self)
-        check_fields(
-            self,
-            positive=("epochs", "learning_rate", "batch_size", "beta", "max_prompt_tokens", "max_response_tokens"),
-            not_negative=("tie_threshold",),
-            shares=("warmup_share", "final_learning_rate_share"),
-        )
-
-
 def check_fields(
     config: Any, *, positive: tuple[str, ...] = (), not_negative: tuple[str, ...] = (), shares: tuple[str, ...] = ()
 ) -> None:

@@ -31,8 +31,8 @@ from heedful.model.precision import MasterWeights
 from heedful.model.readout import target_logprobs
 from heedful.ranks.collectives import gather_in_order, sums_over_ranks
 from heedful.ranks.world import across_ranks
+from heedful.training.alternatives_config import DPOConfig
 from heedful.training.checkpoint import CheckpointTimer
-from heedful.training.config import DPOConfig
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.ranked_batches import pack_ranked, ranked_microbatches, rewards_by_labeler, rewards_by_prompt
 from heedful.training.run import Run
