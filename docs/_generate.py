@@ -21,6 +21,7 @@ from heedful.cli.model_verbs import Pretrain
 from heedful.planning.rates_by_size import values_by_size
 from heedful.project.project import ProjectSection
 from heedful.records import USE_CASE_SHARES
+from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, DPOConfig, ExpertIterationConfig
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
 
 DOCS = Path(__file__).parent
@@ -127,6 +128,11 @@ UNITS: Mapping[str, str] = {
     "task_mixture": "file",
     "labelers": "word",
     "preset": "name",
+    "run": "words",
+    "beta": "reward per nat",
+    "tie_threshold": "reward",
+    "rounds": "rounds",
+    "samples": "answers",
 }
 """Of each configuration field; an empty one is a number without unit. A field that is not here is an error."""
 
@@ -189,7 +195,7 @@ def _meaning_and_source(doc: str) -> tuple[str, str]:
 
 
 def _value(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -348,6 +354,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "CollectConfig": _stage(presets.CollectConfig, "collect"),
     "EvaluateConfig": _stage(presets.EvaluateConfig, "evaluate"),
     "RoundsConfig": _stage(presets.RoundsConfig, "rounds"),
+    "AlternativesConfig": lambda: table(AlternativesConfig, {"default": []}),
+    "DPOConfig": _stage(DPOConfig, "dpo"),
+    "ExpertIterationConfig": _stage(ExpertIterationConfig, "expert_iteration"),
+    "BestOfNConfig": _stage(BestOfNConfig, "best_of_n"),
     "Limits": lambda: table(presets.Limits, {"default": []}),
     "rates by size": _rates_by_size,
     "PretrainConfig": _pretrain,

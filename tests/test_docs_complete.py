@@ -20,10 +20,14 @@ from tests.tiny import END, tiny_gpt2, tiny_tokenizer
 from heedful import presets
 from heedful.model import scalar_model_from_causal
 from heedful.model.encoding import Example, RankedPrompt
+from heedful.model.saving import save_model
 from heedful.project.exporting import EXPORTS
 from heedful.project.formats import FORMATS
 from heedful.project.project import ProjectSection
+from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, DPOConfig, ExpertIterationConfig
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
+from heedful.training.dpo import train_dpo
+from heedful.training.expert_iteration import train_expert_iteration
 from heedful.training.ppo import PPOData, train_ppo
 from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import PretrainingText
@@ -43,6 +47,10 @@ CONFIGURATIONS = (
     presets.EvaluateConfig,
     presets.RoundsConfig,
     presets.Limits,
+    AlternativesConfig,
+    DPOConfig,
+    ExpertIterationConfig,
+    BestOfNConfig,
 )
 
 
@@ -250,7 +258,27 @@ def _ppo(folder: Path, console: Console) -> None:
     train_ppo(tiny_gpt2(), reward_model, TOKENIZER, data, config, folder, console=console)
 
 
-LOOPS = {"pretrain": _pretrain, "sft": _sft, "reward": _reward, "ppo": _ppo}
+def _dpo(folder: Path, console: Console) -> None:
+    config = DPOConfig(**QUICK, batch_size=4)
+    train_dpo(tiny_gpt2(), TOKENIZER, RANKINGS, config, folder, validation=RANKINGS, console=console)
+
+
+def _expert_iteration(folder: Path, console: Console) -> None:
+    save_model(tiny_gpt2(), TOKENIZER, folder / "start")
+    reward_model = scalar_model_from_causal(tiny_gpt2(1), pad_token_id=None, eos_token_id=END)
+    config = ExpertIterationConfig(**QUICK, rounds=1, samples=8, max_response_tokens=60)
+    prompts = [example.prompt for example in EXAMPLES]
+    train_expert_iteration(folder / "start", reward_model, TOKENIZER, prompts, config, folder, console=console)
+
+
+LOOPS = {
+    "pretrain": _pretrain,
+    "sft": _sft,
+    "reward": _reward,
+    "ppo": _ppo,
+    "dpo": _dpo,
+    "expert_iteration": _expert_iteration,
+}
 
 
 def sections(page: str) -> Iterator[tuple[str, str]]:

@@ -8,17 +8,32 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from heedful.errors import ConfigError
 from heedful.planning.rates_by_size import Sized, values_by_size
 from heedful.project.project import Project, config_from_mapping
 from heedful.project.structure import nearest
+from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, DPOConfig, ExpertIterationConfig
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig, check_fields
 
 PaperSize = Literal["1.3B", "6B", "175B"]
-SECTIONS = ("sft", "initial_policy", "task_mixture", "reward", "ppo", "collect", "evaluate", "rounds")
+SECTIONS = (
+    "sft",
+    "initial_policy",
+    "task_mixture",
+    "reward",
+    "ppo",
+    "collect",
+    "evaluate",
+    "rounds",
+    "alternatives",
+    "dpo",
+    "expert_iteration",
+    "cloning",
+    "best_of_n",
+)
 """The tables of heedful.toml besides [project]: the fields of a Preset."""
 
 
@@ -152,7 +167,9 @@ class Limits:
 
 
 LIMITED = ("sft", "initial_policy", "task_mixture", "reward", "ppo")
-"""The tables that follow ``[limits]`` where they do not say otherwise."""
+"""The tables that follow ``[limits]`` where they do not say otherwise; those of the alternatives to PPO do too."""
+_TRAINED = ("dpo", "expert_iteration", "cloning")
+"""The alternatives to PPO that are trained."""
 
 
 def _check_response_limit(config: CollectConfig | EvaluateConfig) -> None:
@@ -172,6 +189,11 @@ class Preset:
     collect: CollectConfig
     evaluate: EvaluateConfig
     rounds: RoundsConfig
+    alternatives: AlternativesConfig = field(default_factory=AlternativesConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    expert_iteration: ExpertIterationConfig = field(default_factory=ExpertIterationConfig)
+    cloning: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=1, candidates=1))
+    best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
 
     def answering(self, table: Literal["collect", "evaluate"]) -> SFTConfig:
         """SFT's limits and precision, which models answer under, with the table's own ``max_response_tokens`` if it has one."""
@@ -212,6 +234,29 @@ def paper(size: PaperSize = "1.3B") -> Preset:
         collect=CollectConfig(),
         evaluate=EvaluateConfig(),
         rounds=RoundsConfig(),
+    )
+
+
+def with_alternatives(chosen: Preset) -> Preset:
+    """The preset with settings of the alternatives to PPO that fit its other settings (SPEC 7 has none; these are ours).
+
+    Expert iteration and cloning learn as SFT does; cloning makes one pass over what people preferred. DPO's learning rate is an
+    eighth of PPO's: at 1.3B that is 1e-6, as in Rafailov et al. 2023.
+    """
+    sft, ppo = chosen.sft, chosen.ppo
+    common: dict[str, Any] = {
+        "seed": sft.seed,
+        "tokens_per_microbatch": sft.tokens_per_microbatch,
+        "lora_rank": sft.lora_rank,
+        "max_prompt_tokens": sft.max_prompt_tokens,
+        "max_response_tokens": sft.max_response_tokens,
+    }
+    rate = float(f"{ppo.learning_rate / 8:.3g}")
+    return replace(
+        chosen,
+        dpo=DPOConfig(learning_rate=rate, **common),
+        expert_iteration=ExpertIterationConfig(learning_rate=sft.learning_rate, batch_size=sft.batch_size, **common),
+        cloning=replace(sft, epochs=1, candidates=1, residual_dropout=0.0),
     )
 
 
@@ -309,6 +354,9 @@ def miniature(seed: int = 0) -> Preset:
         collect=CollectConfig(prompts=12_000, validation_prompts=500, labelers_per_prompt=4, other_models_share=0.3),
         evaluate=EvaluateConfig(prompts=1_000, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
         rounds=RoundsConfig(prompts=3_000, validation_prompts=150),
+        dpo=DPOConfig(learning_rate=1e-4, batch_size=32, **limits, **common),
+        expert_iteration=ExpertIterationConfig(samples=8, learning_rate=3e-4, **limits, **common),
+        cloning=SFTConfig(epochs=1, learning_rate=3e-4, residual_dropout=0.0, candidates=1, **limits, **common),
     )
 
 
@@ -325,14 +373,9 @@ def preset(name: str, *, seed: int = 0) -> Preset:
         chosen = sized(_parameters(found), lora=found[3] is not None)
     else:
         raise ConfigError("there is no such preset", expected=_PRESETS, got=name)
-    return replace(
-        chosen,
-        sft=replace(chosen.sft, seed=seed),
-        initial_policy=replace(chosen.initial_policy, seed=seed),
-        task_mixture=replace(chosen.task_mixture, seed=seed),
-        reward=replace(chosen.reward, seed=seed),
-        ppo=replace(chosen.ppo, seed=seed),
-    )
+    seeded = ("sft", "initial_policy", "task_mixture", "reward", "ppo")
+    chosen = replace(chosen, **{name: replace(getattr(chosen, name), seed=seed) for name in seeded})
+    return chosen if name == "miniature" else with_alternatives(chosen)
 
 
 def resolved_preset(project: Project) -> Preset:
@@ -364,7 +407,9 @@ def resolved_preset(project: Project) -> Preset:
         if "engine" in values:
             values["engine"] = project.engine
         parts[name] = config_from_mapping(
-            type(base), {**values, **(limits if name in LIMITED else {}), **given}, f"{project.config_file} [{name}]"
+            type(base),
+            {**values, **(limits if name in (*LIMITED, *_TRAINED) else {}), **given},
+            f"{project.config_file} [{name}]",
         )
     return Preset(**parts)
 

@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -38,8 +38,9 @@ from heedful.model.loading import unembedding
 from heedful.model.readout import score
 from heedful.project.data_folder import Records
 from heedful.project.lock import LOCK_FILE, alone_in
+from heedful.training.alternatives_config import Alternative
 
-STAGES = [stage.name for stage in TABLE]
+STAGES = [stage.name for stage in TABLE if stage.name not in get_args(Alternative)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,10 +300,10 @@ def killed_before_done(name: str) -> None:
     """Let this process be killed when a stage has done its work and is not marked as done yet."""
     end = running._Begun.end
 
-    def killed(self: Any, seconds: float) -> Any:
+    def killed(self: Any, seconds: float, processor_seconds: float) -> Any:
         if self.row["stage"] == name:
             os.kill(os.getpid(), signal.SIGKILL)
-        return end(self, seconds)
+        return end(self, seconds, processor_seconds)
 
     running._Begun.end = killed
 

@@ -24,22 +24,30 @@ from heedful.miniature.preparation import miniature_project
 from heedful.presets import SECTIONS, miniature, resolved_preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import as_json, digest_of_files, fingerprint_of
+from heedful.training.alternatives_config import Alternative
 
 NAMES = [row.name for row in STAGES]
 OLD: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("old_stages.json").read_text())
 """What the miniature's stage.json files said before there was a table, with seed 0."""
 NEWER = ("task_mixture", "skip_sft", "one_candidate", "asked_by_template", "policy_repeats_sft")
 """What a project may do without."""
+SWITCHES = [field.name for field in fields(Situation) if field.name != "alternatives"]
+ALTERNATIVES: tuple[Alternative, ...] = get_args(Alternative)
 SITUATIONS = [
-    Situation(**dict(zip([f.name for f in fields(Situation)], values, strict=True)))
-    for values in itertools.product((False, True), repeat=len(fields(Situation)))
+    Situation(**dict(zip(SWITCHES, values, strict=True)), alternatives=ALTERNATIVES if sum(values) % 2 else ())
+    for values in itertools.product((False, True), repeat=len(SWITCHES))
 ]
+
+
+def with_all_but_newer() -> Situation:
+    switches: dict[str, Any] = {name: name not in NEWER for name in SWITCHES}
+    return Situation(**switches)
 
 
 def test_every_stage_has_a_step_and_every_name_is_of_the_table() -> None:
     assert list(STEPS) == NAMES == list(dict.fromkeys(NAMES))
     assert set(TASKS) == {row.name for row in STAGES if row.asks}
-    assert {row.config for row in STAGES} - {None} == {*SECTIONS} - {"rounds"}  # that one is of further rounds
+    assert {row.config for row in STAGES} - {None} == {*SECTIONS} - {"rounds", "alternatives"}
     for row in STAGES:
         assert set(row.needs.values()) <= {None, *NAMES[: NAMES.index(row.name)], *get_args(Input)}, row.name
         assert row.beside is None or row.beside in NAMES[: NAMES.index(row.name)]
@@ -73,7 +81,7 @@ def test_in_every_situation_what_a_stage_needs_is_done_before() -> None:
 
 
 def test_each_reason_for_doing_without_a_stage() -> None:
-    plain = Situation(**{field.name: field.name not in NEWER for field in fields(Situation)})
+    plain = with_all_but_newer()
     people = replace(plain, data_is_invented=False, answers_at_once=False)
     assert left_out(people) == {}
     assert left_out(replace(people, small_model=False)) == {}  # it goes without saying
@@ -105,7 +113,7 @@ def test_what_stands_for_a_stage() -> None:
 
 
 def test_groups_of_simulated_labelers_and_of_people() -> None:
-    whole = Situation(**{field.name: field.name not in NEWER for field in fields(Situation)})
+    whole = with_all_but_newer()
 
     def groups(situation: Situation) -> list[list[str]]:
         done: list[str] = []
@@ -124,6 +132,9 @@ def test_groups_of_simulated_labelers_and_of_people() -> None:
     assert groups(replace(people, rankings=False))[1] == ["collect"]
     assert groups(replace(people, demonstrations=False))[0] == ["demonstrate"]
     assert groups(replace(people, text=False, small_model=False))[-2:] == [["ppo"], ["evaluate"]]
+    # Alternatives run beside PPO, and only those that heedful.toml names.
+    assert groups(replace(people, alternatives=("best_of_n", "dpo")))[-2] == [*policies, "dpo", "best_of_n"]
+    assert groups(replace(people, alternatives=ALTERNATIVES))[-2] == [*policies, *ALTERNATIVES]
 
 
 @pytest.mark.skipif(

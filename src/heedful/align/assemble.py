@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heedful import __version__
+from heedful.align import alternatives
 from heedful.align.judge import EXPECTED_FILE
 from heedful.align.settings import Setting
 from heedful.evaluate import lineup
@@ -144,6 +145,8 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_
     if benchmarks:
         results["benchmarks"] = benchmarks
         results["alignment_tax"] = [row for b in benchmarks if b["metric"] != "entropy (bits)" and (row := _tax(b)) is not None]
+    if section := alternatives.section(runs, responses, rewards):
+        results["alternatives"] = section
     overall: dict[str, list[int]] = {}
     judged = _labelers_records(setting, evaluation, records, responses)
     if judged is not None:

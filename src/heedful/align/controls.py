@@ -207,7 +207,7 @@ def _row(
 
 def _last_kl(run: Path | None) -> float | None:
     """Mean KL of a PPO run's last tenth of iterations, in nats per response; None for another model."""
-    if run is None:
+    if run is None or not (run / "metrics.jsonl").is_file():
         return None
     found = [float(row["kl"]) for _, row in read_jsonl(run / "metrics.jsonl") if row.get("kl") is not None]
     last = found[-max(1, len(found) // 10) :]

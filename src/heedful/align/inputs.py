@@ -62,6 +62,11 @@ def fingerprint_inputs(
                 return setting.prefixes
             case "solved_tasks":
                 return identity_of(setting, digest)
+            case "evaluation_prompts":
+                held_out = [p for p in records.prompts.values() if p.split != "train"]
+                limits = setting.preset.answering("evaluate")
+                number = setting.preset.evaluate.prompts
+                return [digest_of_records(held_out), number, limits.max_prompt_tokens, limits.max_response_tokens]
             case "models":
                 return list(earlier.values())
             case "choosing":

@@ -9,27 +9,26 @@ from typing import Any
 
 from rich.console import Console
 
-from heedful.align import controls
+from heedful.align import alternatives, controls
 from heedful.align.choose import answer_with_prefix, chosen_prefix, chosen_sft
 from heedful.align.collect import tasks_by_prompt
+from heedful.align.held_out_prompts import evaluation_prompts
 from heedful.align.settings import Given, ask, write_json
 from heedful.align.stages import INPUT_MODELS, makers
-from heedful.errors import DataError
 from heedful.evaluate import lineup
 from heedful.evaluate.benchmarks.abilities import Benchmark, benchmark_result, score_items
 from heedful.evaluate.results import Group, Model
 from heedful.labeling.exchange.asking import Task
-from heedful.model.answering import Answerer, prompts_within, score_responses
+from heedful.model.answering import Answerer, score_responses
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.runs import records_in
-from heedful.project.selection import prompts_of
 from heedful.ranks.collectives import gather_in_order
 from heedful.ranks.rank_zero import barrier_without_timeout
 from heedful.ranks.world import world
-from heedful.records import Prompt, Response, Split
+from heedful.records import Response
 
 EXPECTED_FILE = "expected.json"
 
@@ -61,7 +60,10 @@ def entrants(given: Given) -> Iterator[Entrant]:
         run = given.runs.get(made_by[model.name].name)
         if run is None:
             continue
-        if model == lineup.PROMPTED_BASE:
+        if model == lineup.BEST_OF_N:
+            number = given.setting.preset.best_of_n.samples
+            yield Entrant(replace(model, label=f"SFT, best of {number}"), alternatives.sft_folder(given))
+        elif model == lineup.PROMPTED_BASE:
             yield Entrant(model, base_model, chosen_prefix(run))
         elif model == lineup.TASK_MIXTURE:
             yield Entrant(model, chosen_sft(given.runs["task_mixture"], run))
@@ -85,15 +87,7 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     """
     setting, records, limits = given.setting, given.records, given.setting.preset.answering("evaluate")
     config = given.config
-    tokenizer = load_tokenizer(setting.base_model)
-    splits: tuple[Split, ...] = ("test", "valid")
-    prompts: list[Prompt] = []
-    for split in splits:
-        if not prompts:
-            fitting = prompts_within(tokenizer, prompts_of(records, split), limits.max_prompt_tokens, console, setting.template)
-            prompts = fitting[: config.prompts]
-    if not prompts:
-        raise no_held_out_prompt(given)
+    prompts = evaluation_prompts(given, console)
     reward_model = reward_model_for_inference(given.runs["reward"] / "model", limits.precision)
     responses: list[Response] = []
     models: list[Model] = []
@@ -101,7 +95,9 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
     item_scores: dict[str, list[tuple[str, list[float]]]] = {b.name: [] for b in setting.benchmarks}
     for entrant in entrants(given):
         model, tokenizer = policy_for_inference(entrant.folder, limits.precision)
-        if entrant.prefix is None:
+        if entrant.model.name == lineup.BEST_OF_N.name:
+            responses += alternatives.best_of_n_answers(given)
+        elif entrant.prefix is None:
             folders[entrant.model.name] = entrant.folder
             responses += Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
                 prompts,
@@ -131,28 +127,19 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
         template=setting.template,
         console=console,
     )
+    drift = alternatives.drift(given, folders, responses, console) if setting.preset.alternatives.run else None
     if not world().is_rank_zero:
         return
     write_jsonl(folder / "responses.jsonl", [record_to_json(r) for r in responses])
     write_json(folder / "rewards.json", rewards)
     write_json(folder / "models.json", models)
+    if drift is not None:
+        write_json(folder / alternatives.DRIFT_FILE, drift)
     sections = [benchmark_result(b, item_scores[b.name], seed=setting.seed) for b in setting.benchmarks]
     write_json(folder / "benchmarks.json", sections)
     if sampled is not None:
         write_json(folder / EXPECTED_FILE, controls.expected_preference(given, sampled))
     ask(given, list(_tasks(given, responses)), folder, console)
-
-
-def no_held_out_prompt(given: Given) -> DataError:
-    """What to do if nothing can be evaluated."""
-    limit = given.setting.preset.answering("evaluate").max_prompt_tokens
-    return DataError(
-        "there is no held-out prompt to evaluate on",
-        expected=f"a prompt of the split test or valid, of at most {limit:,} tokens",
-        got="none",
-        where=given.setting.project.data / "prompts.jsonl",
-        next_step="import more prompts: a tenth of them goes to valid and a tenth to test",
-    )
 
 
 def evaluation_tasks(given: Given, folder: Path) -> Iterator[Task]:

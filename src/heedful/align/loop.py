@@ -26,7 +26,7 @@ from heedful.align.steps import step_of, tasks_of
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import ConfigError
 from heedful.evaluate.report import write_report
-from heedful.evaluate.results import Results, Timings, load_results, load_timings, save_results, save_timings
+from heedful.evaluate.results import Results, StageTime, Timings, load_results, load_timings, save_results, save_timings
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import first_device
 from heedful.presets import Preset, resolved_preset
@@ -215,9 +215,13 @@ class _State:
         save_round(self.project.runs, EndedRound(number=number, runs=runs, policy=policy, known=known, began_with=began_with))
 
 
+_TRAINED = ("sft", "initial_policy", "task_mixture", "reward", "ppo", "dpo", "expert_iteration", "cloning")
+"""Tables of stages that train."""
+
+
 def _refuse_adapters(preset: Preset) -> None:
     """Before hours of training: :func:`heedful.training.sharding.shard` would refuse them only then."""
-    adapted = [name for name in ("sft", "initial_policy", "task_mixture", "reward", "ppo") if getattr(preset, name).lora_rank]
+    adapted = [name for name in _TRAINED if getattr(preset, name).lora_rank]
     if world().size > 1 and adapted:
         raise ConfigError(
             "adapters (LoRA) cannot be trained under torchrun yet",
@@ -284,10 +288,17 @@ def _save(state: _State, results: Results, timings: Timings) -> Path:
     return folder / "report.html"
 
 
+def _time_of(stage: FinishedStage) -> StageTime:
+    time: StageTime = {"stage": stage.name, "seconds": round(stage.seconds, 2)}
+    if stage.processor_seconds is not None:
+        time["processor_seconds"] = round(stage.processor_seconds, 2)
+    return time
+
+
 def _timings(stages: Stages) -> Timings:
     ranks = f", {world().size} ranks" if world().size > 1 else ""
     return {
-        "stages": [{"stage": s.name, "seconds": round(s.seconds, 2)} for s in stages.done],
+        "stages": [_time_of(stage) for stage in stages.done],
         "total_seconds": round(sum(s.seconds for s in stages.done), 2),
         "peak_memory_bytes": max(sum(all_gather(peak_memory())), stages.most_memory),
         "machine": f"{platform.system()} {platform.machine()}, {cores()} cores{ranks}, torch {torch.__version__}",

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.model.inference import first_device, load_policy
 from heedful.model.precision import Precision
 from heedful.ranks.world import world
+from heedful.training.alternatives_config import DPOConfig, ExpertIterationConfig
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
 
-def loading_precision(config: SFTConfig | RewardConfig | PPOConfig) -> Precision:
+def loading_precision(config: SFTConfig | RewardConfig | PPOConfig | DPOConfig | ExpertIterationConfig) -> Precision:
     """The type in which a step loads its models: fp32 to train all weights, the compute type if only an adapter is trained."""
     return config.precision if config.lora_rank else "float32"
 

@@ -37,6 +37,8 @@ class Cost:
     """What a call cost."""
 
     seconds: float
+    processor_seconds: float
+    """Of all its threads."""
     memory_bytes: int
     """The most memory that this process and its siblings have held together so far."""
 
@@ -63,7 +65,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     gc.collect()
     give_back_memory()  # for the other processes, while this one waits
     waiting = list(calls.items())
-    running: dict[Future[float], tuple[str, ProcessPoolExecutor]] = {}
+    running: dict[Future[tuple[float, float]], tuple[str, ProcessPoolExecutor]] = {}
     most = 0
     try:
         while waiting or running:
@@ -79,10 +81,10 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
             # Successes first: they are recorded before a failure beside them is raised.
             for future in sorted(done, key=lambda one: one.exception() is not None):
-                seconds = future.result()
+                seconds, processor_seconds = future.result()
                 name, pool = running.pop(future)
                 pool.shutdown(wait=True)
-                yield name, Cost(seconds, most)
+                yield name, Cost(seconds, processor_seconds, most)
     except BrokenProcessPool:
         raise HeedfulError(
             "a process that ran a stage was killed",
@@ -122,11 +124,12 @@ def memory_of(process: int) -> int:
         return 0
 
 
-def _do(call: Call) -> float:
-    start = time.monotonic()
+def _do(call: Call) -> tuple[float, float]:
+    """Seconds of the clock on the wall, and of the processor."""
+    start, busy = time.monotonic(), time.process_time()
     # Not a terminal: two progress bars would overwrite each other. Each line begins with its stage's name instead.
     call(console=Console(force_terminal=False, width=160))
-    return time.monotonic() - start
+    return time.monotonic() - start, time.process_time() - busy
 
 
 def _prepare(threads: int) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 
 from heedful.align.collect import sampled, sft_shares, sft_writers, tasks_of
-from heedful.align.judge import benchmark_scores, evaluation_tasks, no_held_out_prompt
+from heedful.align.held_out_prompts import no_held_out_prompt
+from heedful.align.judge import benchmark_scores, evaluation_tasks
 from heedful.align.rounds import BENCHMARKS_FILE, EXPECTED_FILE, RULE, RULE_FILE
 from heedful.align.settings import Given, ask, write_json
 from heedful.align.simulated import SimulatedLabelers

@@ -33,6 +33,8 @@ class FinishedStage:
     fingerprint: str
     seconds: float
     """Of the clock on the wall; stages that ran side by side share it in proportion to their own time."""
+    processor_seconds: float | None = None
+    """Of rank 0's processor, all threads together; None if an older version did the stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +69,20 @@ class Stages:
             return self._done_before(name, folder, fingerprint, state)
         self.console.rule(f"[bold]{name}")
         begun = _Begun.now(name, inputs, fingerprint, folder, state)
-        start = time.monotonic()
+        start, busy = time.monotonic(), time.process_time()
         try:
             action(folder)
         except BaseException:
-            begun.leave(time.monotonic() - start)
+            begun.leave(time.monotonic() - start, time.process_time() - busy)
             raise
         barrier_without_timeout()
-        seconds = on_rank_zero(lambda: begun.end(time.monotonic() - start).seconds)
-        stage = FinishedStage(name, folder, fingerprint, seconds)
+
+        def end() -> list[float]:
+            ended = begun.end(time.monotonic() - start, time.process_time() - busy)
+            return [ended.seconds, ended.processor_seconds or 0.0]
+
+        seconds, processor_seconds = on_rank_zero(end)
+        stage = FinishedStage(name, folder, fingerprint, seconds, processor_seconds)
         self.console.print(f"[dim]{name}: {stage.seconds:.1f} s[/dim]", highlight=False)
         self.done.append(stage)
         return stage
@@ -114,21 +121,21 @@ class Stages:
         try:
             for name, cost in run_in_processes(calls, processes=processes):
                 costs[name] = cost
-                begun[name].end(cost.seconds / processes)  # a kill from now on does not undo it
+                begun[name].end(cost.seconds / processes, cost.processor_seconds)  # a kill from now on does not undo it
                 self.console.print(f"[dim]{name}: {cost.seconds:.1f} s of its own[/dim]", highlight=False)
         except BaseException:
             for name, stage in begun.items():
                 if name not in costs:
-                    stage.leave((time.monotonic() - start) / len(begun))
+                    stage.leave((time.monotonic() - start) / len(begun), 0.0)  # nothing tells what it took of the processor
             raise
         share = (time.monotonic() - start) / sum(cost.seconds for cost in costs.values())
-        found = {name: stage.end(share * costs[name].seconds) for name, stage in begun.items()}
+        found = {name: stage.end(share * costs[name].seconds, costs[name].processor_seconds) for name, stage in begun.items()}
         self.done += found.values()
         self.most_memory = max(self.most_memory, *(cost.memory_bytes for cost in costs.values()))
         return found
 
     def _done_before(self, name: str, folder: Path, fingerprint: str, state: Mapping[str, Any]) -> FinishedStage:
-        stage = FinishedStage(name, folder, fingerprint, float(state["seconds"]))
+        stage = FinishedStage(name, folder, fingerprint, float(state["seconds"]), state.get("processor_seconds"))
         self.console.print(f"{name}: done before, in {folder}", style="dim", markup=False, highlight=False, soft_wrap=True)
         self.done.append(stage)
         return stage
@@ -157,31 +164,34 @@ class _Begun:
 
     row: Mapping[str, Any]
     folder: Path
-    spent: float
-    """Seconds, before an interruption."""
+    spent: tuple[float, float]
+    """Seconds of the clock on the wall and of the processor, before an interruption."""
 
     @classmethod
     def now(cls, name: str, inputs: Mapping[str, Any], fingerprint: str, folder: Path, state: Mapping[str, Any]) -> _Begun:
         folder.mkdir(parents=True, exist_ok=True)
         row = {"stage": name, "fingerprint": fingerprint, "inputs": dict(inputs)}
-        begun = cls(row, folder, float(state.get("seconds", 0.0)))
-        begun._write(done=False, seconds=0.0)
+        spent = float(state.get("seconds", 0.0)), float(state.get("processor_seconds", 0.0))
+        begun = cls(row, folder, spent)
+        begun._write(done=False, seconds=0.0, processor_seconds=0.0)
         return begun
 
-    def end(self, seconds: float) -> FinishedStage:
+    def end(self, seconds: float, processor_seconds: float) -> FinishedStage:
         """It is done."""
-        self._write(done=True, seconds=seconds)
-        return FinishedStage(self.row["stage"], self.folder, self.row["fingerprint"], self.spent + seconds)
+        self._write(done=True, seconds=seconds, processor_seconds=processor_seconds)
+        spent = self.spent[0] + seconds, self.spent[1] + processor_seconds
+        return FinishedStage(self.row["stage"], self.folder, self.row["fingerprint"], *spent)
 
-    def leave(self, seconds: float) -> None:
+    def leave(self, seconds: float, processor_seconds: float) -> None:
         """It was interrupted."""
         with suppress(StorageError):  # a disk that is full now must not hide what went wrong
-            self._write(done=False, seconds=seconds)
+            self._write(done=False, seconds=seconds, processor_seconds=processor_seconds)
 
-    def _write(self, *, done: bool, seconds: float) -> None:
+    def _write(self, *, done: bool, seconds: float, processor_seconds: float) -> None:
         if not world().is_rank_zero:
             return
-        state = {**self.row, "done": done, "seconds": self.spent + seconds}
+        spent = {"seconds": self.spent[0] + seconds, "processor_seconds": self.spent[1] + processor_seconds}
+        state = {**self.row, "done": done, **spent}
         if done:  # described once, though the seconds may be corrected later
             state[OUTPUTS] = stage_state(self.folder).get(OUTPUTS) or described_outputs(self.folder)
         write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=as_json))

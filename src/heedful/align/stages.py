@@ -21,6 +21,7 @@ from heedful.project.data_folder import Records
 from heedful.project.project import Project
 from heedful.project.runs import newest_done, stage_state
 from heedful.project.selection import training_rankings
+from heedful.training.alternatives_config import Alternative
 
 if TYPE_CHECKING:
     from heedful.align.who_labels import Labelers
@@ -36,12 +37,14 @@ Input = Literal[
     "rankings",
     "prefixes",
     "solved_tasks",
+    "evaluation_prompts",
     "models",
     "choosing",
     "answers",
 ]
-"""What comes from the project and not from one stage. ``models``: all that the evaluation compares. ``choosing``: how a further
-round chooses what labelers get. ``answers``: what people said of a further round's policies."""
+"""What comes from the project and not from one stage. ``models``: all that the evaluation compares. ``evaluation_prompts``:
+what they answer, and how long prompts and answers may be. ``choosing``: how a further round chooses what labelers get.
+``answers``: what people said of a further round's policies."""
 
 Asked = Literal["demonstrations", "rankings", "evaluation by people"]
 """What labelers are asked for."""
@@ -76,6 +79,8 @@ class Situation:
     """The base model has a chat template of its own."""
     policy_repeats_sft: bool
     """The initial policy would be trained step for step as the SFT model is."""
+    alternatives: tuple[Alternative, ...] = ()
+    """What is trained besides PPO, as heedful.toml says."""
 
 
 def _always_there(_: Situation) -> None:
@@ -170,6 +175,22 @@ def _no_text(situation: Situation) -> str | None:
 
 def _no_small_model_or_text(situation: Situation) -> str | None:
     return _no_text(situation) if situation.small_model else ""
+
+
+def _no_dpo(situation: Situation) -> str | None:
+    return None if "dpo" in situation.alternatives else ""
+
+
+def _no_expert_iteration(situation: Situation) -> str | None:
+    return None if "expert_iteration" in situation.alternatives else ""
+
+
+def _no_cloning(situation: Situation) -> str | None:
+    return None if "cloning" in situation.alternatives else ""
+
+
+def _no_best_of_n(situation: Situation) -> str | None:
+    return None if "best_of_n" in situation.alternatives else ""
 
 
 _GIVEN = "the base model is the SFT model (skip_sft in heedful.toml)"
@@ -269,6 +290,39 @@ STAGES: tuple[Stage, ...] = (
         left_out=_no_small_model_or_text,
         beside="ppo",
     ),
+    # Alternatives to PPO on the same data (SPEC 7); all start from the SFT model, as the reward model does.
+    Stage(
+        name="dpo",
+        needs={"sft": "sft", "rankings": "rankings"},
+        config="dpo",
+        makes=lineup.DPO,
+        left_out=_no_dpo,
+        beside="ppo",
+    ),
+    Stage(
+        name="expert_iteration",
+        needs={"sft": "sft", "reward": "reward"},
+        config="expert_iteration",
+        makes=lineup.EXPERT_ITERATION,
+        left_out=_no_expert_iteration,
+        beside="ppo",
+    ),
+    Stage(
+        name="cloning",
+        needs={"sft": "sft", "rankings": "rankings"},
+        config="cloning",
+        makes=lineup.CLONING,
+        left_out=_no_cloning,
+        beside="ppo",
+    ),
+    Stage(
+        name="best_of_n",
+        needs={"sft": "sft", "reward": "reward", "prompts": "evaluation_prompts"},
+        config="best_of_n",
+        makes=lineup.BEST_OF_N,
+        left_out=_no_best_of_n,
+        beside="ppo",
+    ),
     Stage(name="evaluate", needs={"models": "models"}, config="evaluate", asks="evaluation by people", apart=False),
 )
 
@@ -341,6 +395,7 @@ def situation_of(project: Project, preset: Preset, labelers: Labelers, records: 
         one_candidate=len(preset.sft.epochs_kept) == 1 and not _done_before(project, "choose_sft"),
         asked_by_template=project.template != "plain" and not _done_before(project, "choose_prefix"),
         policy_repeats_sft=_repeats_sft(preset, has_text) and not _done_before(project, "initial_policy"),
+        alternatives=preset.alternatives.run,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from heedful.align import choose, collect, judge, round_steps, task_mixture, train_stages
+from heedful.align import alternatives, choose, collect, judge, round_steps, task_mixture, train_stages
 from heedful.align.round_decision import decide
 from heedful.align.settings import Given
 from heedful.align.stages import Stage
@@ -26,6 +26,10 @@ STEPS: Mapping[str, Callable[..., None]] = {
     "ppo": train_stages.ppo,
     "ppo_ptx": train_stages.ppo,
     "ppo_ptx_small": train_stages.ppo,
+    "dpo": alternatives.dpo,
+    "expert_iteration": alternatives.expert_iteration,
+    "cloning": alternatives.cloning,
+    "best_of_n": alternatives.best_of_n,
     "evaluate": judge.evaluate,
 }
 """Name of a stage -> ``step(given, folder=..., console=...)``."""

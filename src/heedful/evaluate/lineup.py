@@ -24,9 +24,16 @@ PPO_PTX = Contender("ppo_ptx", "PPO-ptx")
 BASE_SMALL = Contender("base_small", BASE.label)
 PPO_PTX_SMALL = Contender("ppo_ptx_small", PPO_PTX.label)
 
-CONTENDERS = (BASE, PROMPTED_BASE, TASK_MIXTURE, SFT, PPO, PPO_PTX, BASE_SMALL, PPO_PTX_SMALL)
+DPO = Contender("dpo", "DPO")
+EXPERT_ITERATION = Contender("expert_iteration", "Expert iteration")
+CLONING = Contender("cloning", "Cloning of preferred responses")
+BEST_OF_N = Contender("best_of_n", "SFT, best of n")
+
+ALTERNATIVES = (DPO, EXPERT_ITERATION, CLONING, BEST_OF_N)
+"""Trained on the same data where heedful.toml names them in [alternatives] (SPEC 7)."""
+CONTENDERS = (BASE, PROMPTED_BASE, TASK_MIXTURE, SFT, PPO, PPO_PTX, BASE_SMALL, PPO_PTX_SMALL, *ALTERNATIVES)
 """In the order in which they answer."""
-FAMILIES = tuple(contender.name for contender in CONTENDERS if not contender.name.endswith("_small"))
+FAMILIES = tuple(c.name for c in CONTENDERS if c not in ALTERNATIVES and not c.name.endswith("_small"))
 """The order on pages; a smaller sibling follows the larger one."""
 BASELINE = SFT
 """Win rates are against this one (SPEC 4.1)."""

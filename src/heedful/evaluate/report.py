@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from heedful.evaluate import lineup, paper, plots
+from heedful.evaluate.alternatives_table import alternative_lines
 from heedful.evaluate.lineup import BASE, PPO, PPO_PTX, PPO_PTX_SMALL, PROMPTED_BASE, SFT
 from heedful.evaluate.results import (
     ExpectedPreference,
@@ -105,6 +106,7 @@ def render_report(results: Results, timings: Timings | None) -> str:
         headline=headline(results),
         findings=findings(results),
         comparisons=comparisons(results),
+        alternatives=alternative_lines(results, timings),
         groups=GROUP_LABELS,
         flags=RATING_FLAGS,
         figures={name: Markup(svg) for name, svg in figures(results, models, mark).items()},

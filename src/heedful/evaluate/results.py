@@ -293,6 +293,39 @@ class DataCounts(TypedDict, total=False):
     episodes: int
 
 
+class AlternativeRow(TypedDict):
+    """What a way to learn from people's rankings changed and needed (SPEC 7)."""
+
+    model: str
+    kl: float
+    """From the SFT model, nats per response; ``low`` and ``high`` bound its 95 % interval over prompts."""
+    low: float
+    high: float
+    reward: float
+    """Mean reward of its answers to the evaluation's prompts."""
+    generated_tokens: int
+    """Sampled while it was trained."""
+    answers_per_prompt: int
+    """What it samples to give one answer: n for best of n."""
+
+
+class BestOfPoint(TypedDict):
+    """Expected reward of the best of n answers of the SFT model, from the stored rewards of all (order statistics)."""
+
+    n: int
+    reward: float
+    low: float
+    high: float
+    kl: float
+
+
+class Alternatives(TypedDict):
+    """PPO beside other ways to learn from the same data."""
+
+    rows: list[AlternativeRow]
+    best_of_n: list[BestOfPoint]
+
+
 class _RunKeys(TypedDict):
     heedful: str
     seed: int
@@ -353,16 +386,21 @@ class Results(_RunKeys, total=False):
     sft_validation: list[LossPoint]
     benchmarks: list[Benchmark]
     alignment_tax: list[AlignmentTax]
+    alternatives: Alternatives
     curves: Curves
     transcripts: list[Transcript]
     rounds: list[Round]
 
 
-class StageTime(TypedDict):
-    """Wall-clock seconds of one stage."""
-
+class _StageTimeKeys(TypedDict):
     stage: str
     seconds: float
+
+
+class StageTime(_StageTimeKeys, total=False):
+    """Wall-clock seconds of one stage, and seconds of the processor (older versions did not measure them)."""
+
+    processor_seconds: float
 
 
 class Timings(TypedDict):
@@ -535,6 +573,8 @@ def _mentioned_models(results: Results) -> set[str]:
         mentioned |= {name for row in preference["head_to_head"] for name in (row["model"], row["against"])}
         mentioned |= {row["model"] for row in preference["by_use_case"]}
     mentioned |= {row["model"] for row in results.get("ratings", [])}
+    if "alternatives" in results:
+        mentioned |= {row["model"] for row in results["alternatives"]["rows"]}
     mentioned |= {row["model"] for row in results.get("closed_domain_hallucination", [])}
     mentioned |= {score["model"] for benchmark in results.get("benchmarks", []) for score in benchmark["scores"]}
     mentioned |= {response["model"] for row in results.get("transcripts", []) for response in row["responses"]}

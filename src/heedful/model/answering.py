@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,10 +18,11 @@ from heedful.model.encoding import encode_prompts, encode_response
 from heedful.model.end_tokens import end_tokens, response_end, spoken_tokens
 from heedful.model.engine.sampling import Sampling, request_seeds
 from heedful.model.engine.vllm_engine import EngineName, generator
-from heedful.model.readout import score
+from heedful.model.layouts import pack
+from heedful.model.readout import score, target_logprobs
 from heedful.model.template import decode_after, encode, prompt_tokens, response_tokens
 from heedful.progress import progress_line
-from heedful.ranks.batch_shares import own_indices
+from heedful.ranks.batch_shares import own_indices, own_microbatches
 from heedful.ranks.collectives import gather_in_order
 from heedful.ranks.rank_zero import barrier_without_timeout
 from heedful.ranks.world import world
@@ -138,6 +140,34 @@ def score_responses(
         )
     rewards = score(reward_model, prompt_tokens(tokenizer, answered, template), [row for row, _ in encoded])
     return {response.id: float(reward) for response, reward in zip(responses, rewards, strict=True)}
+
+
+@torch.no_grad()
+def logprobs_of_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Mapping[str, Prompt],
+    responses: Sequence[Response],
+    *,
+    max_response_tokens: int,
+    template: Template = "plain",
+) -> list[float]:
+    """Log-probability of each response in nats, summed over its tokens; texts become tokens as in :func:`score_responses`."""
+    answered = [prompts[response.prompt_id] for response in responses]
+    end = response_end(tokenizer, template)
+    texts = response_tokens(tokenizer, answered, [response.text for response in responses], template)
+    rows = [
+        encode_response(ids, end=end, finished=response.finished, max_tokens=max_response_tokens)[0]
+        for ids, response in zip(texts, responses, strict=True)
+    ]
+    before = prompt_tokens(tokenizer, answered, template)
+    found: list[tuple[int, float]] = []
+    for members, factor in own_microbatches([len(p) + len(r) for p, r in zip(before, rows, strict=True)], tokens=16_384):
+        batch = pack([before[i] for i in members], [rows[i] for i in members]).to(model.device)
+        summed = batch.pad(target_logprobs(model, batch)).sum(dim=1)
+        if factor:
+            found += [(i, float(value)) for i, value in zip(members, summed, strict=True)]
+    return gather_in_order(found)
 
 
 def mean_reward(
