@@ -16,6 +16,8 @@ BODY_SECONDS = 60
 MOST_CHOICES = 1_024
 """Responses that one request may ask for, all prompts together."""
 MOST_STOP_STRINGS = 4
+_MOST_DIGITS = 12
+"""Of a token id. Python refuses to read numbers of thousands of digits."""
 _LOWEST_TEMPERATURE = 1e-4  # below, the likeliest token is taken
 
 UNSUPPORTED = {
@@ -103,8 +105,8 @@ class GenerationBody(_Body):
     @classmethod
     def _biases(cls, value: dict[str, float]) -> dict[str, float]:
         for token, bias in value.items():
-            if not (token.isascii() and token.isdigit()):
-                raise ValueError(f"keys are token ids, got {token!r}")
+            if not (token.isascii() and token.isdigit() and len(token) <= _MOST_DIGITS):
+                raise ValueError(f"keys are token ids, got {token[:40]!r}")
             if not -100 <= bias <= 100:
                 raise ValueError(f"biases are between -100 and 100, got {bias:g}")
         return value

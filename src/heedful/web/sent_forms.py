@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from heedful.errors import DataError
+from heedful.web.security import declared_length
 
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
@@ -82,8 +83,7 @@ async def sent_form(request: Request, *, public: bool = False, upload: bool = Fa
 
 async def _plain(request: Request, *, public: bool) -> FormValues:
     _require(request, URLENCODED)
-    length = request.headers.get("content-length", "0")
-    if public and length.isdecimal() and int(length) > PUBLIC_BYTES:
+    if public and declared_length(request) > PUBLIC_BYTES:
         raise HTTPException(413)
     body = bytearray()
     async for chunk in request.stream():
