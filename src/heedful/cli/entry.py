@@ -25,6 +25,7 @@ from heedful.cli.options import say, subcommand
 from heedful.cli.plan_verb import Plan
 from heedful.cli.project_verbs import Export, Import, Init, Status
 from heedful.cli.prompt_verbs import Prompts
+from heedful.cli.release_verb import Release
 from heedful.cli.serve_verbs import Serve, Up
 from heedful.errors import HeedfulError, MissingError, StorageError, UserError
 
@@ -42,6 +43,7 @@ VERBS = (
     Report,
     Lineage,
     Card,
+    Release,
     Evaluate,
     Pretrain,
     Plan,
