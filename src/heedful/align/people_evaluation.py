@@ -215,7 +215,7 @@ def _reported(
     confidence: float,
 ) -> PeopleEvaluation:
     """Write results.json and report.html into the run's folder."""
-    judged = _judged(labelers, records, folder)
+    judged = judged_records(labelers, records, folder)
     comparison = compare_by_people(judged, baseline=baseline, confidence=confidence)
     tasks, each = len({one.prompt_id for one in judged.responses.values()}), panels.labelers_per_prompt
     wanted = tasks * each * len(panels.groups)
@@ -242,7 +242,7 @@ def _reported(
     return PeopleEvaluation(folder=folder, waiting=unfinished, comparison=comparison)
 
 
-def _judged(labelers: Labelers, records: Records, folder: Path) -> Judged:
+def judged_records(labelers: Labelers, records: Records, folder: Path) -> Judged:
     """The records of a run, and each labeler's group: the account's, the simulated panel's, or by their work (SPEC 2.4)."""
     rankings, ratings = list(records_in(folder, "ranking")), list(records_in(folder, "rating"))
     trained = {ranking.labeler for ranking in training_rankings(records, "train")}

@@ -45,8 +45,9 @@ class EvaluateBenchmarks:
     """Which settings (else all): zero-shot, few-shot; basic, respectful, biased; qa, instruction, qa-instruction."""
     limit: Annotated[int | None, optional("N")] = None
     """At most N items of each benchmark, drawn by the seed (else as many as the paper had)."""
-    template: Literal["plain", "chat"] = "plain"
-    """plain: the model continues the prompt, as in the paper. chat: it answers in its tokenizer's chat template."""
+    template: Annotated[str, tyro.conf.arg(metavar="plain|chat|FILE")] = "plain"
+    """plain: the model continues the prompt, as in the paper. chat: it answers in its tokenizer's chat template.
+    A file: it answers in this chat template (Jinja)."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """The type to compute in."""
     batch_items: int = 64
@@ -73,11 +74,14 @@ class EvaluateBenchmarks:
         )
         from heedful.evaluate.benchmarks.benchmark_run import HowAsked, contestants
         from heedful.evaluate.benchmarks.benchmark_tables import in_words
+        from heedful.project.project import template_text
 
         self._check()
         models = contestants(self.models)
         series = chosen_series(self.data, self.tasks, self.settings, seed=self.seed, limit=self.limit, console=console)
-        how = HowAsked(template=self.template, precision=self.precision, seed=self.seed, batch_items=self.batch_items)
+        how = HowAsked(
+            template=template_text(self.template), precision=self.precision, seed=self.seed, batch_items=self.batch_items
+        )
         results = evaluate_benchmarks(models, series, self.out, how, self._judging(), console)
         say(Console(), in_words(results))
         say(console, f"numbers: {self.out / RESULTS}")

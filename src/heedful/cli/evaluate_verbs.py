@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from heedful.cli.benchmark_verb import EvaluateBenchmarks
+from heedful.cli.comparison_verb import EvaluatePage
 from heedful.cli.options import DatabaseOption, Flag, optional, say, subcommand
 from heedful.cli.people_verb import EvaluatePeople
 from heedful.cli.reward_verb import EvaluateReward
@@ -230,6 +231,7 @@ class Evaluate:
     - votes  people's comparisons: win rates and scores, with intervals
     - power  how many comparisons find a difference, before anybody is paid
     - reward  how often a reward model orders responses as labelers do
+    - page    one page that compares models, with all answers side by side
     - `heedful evaluate score --help` and so on tell more.
     """
 
@@ -240,6 +242,7 @@ class Evaluate:
         | Annotated[EvaluateVotes, subcommand(EvaluateVotes, "votes")]
         | Annotated[EvaluatePower, subcommand(EvaluatePower, "power")]
         | Annotated[EvaluateReward, subcommand(EvaluateReward, "reward")]
+        | Annotated[EvaluatePage, subcommand(EvaluatePage, "page")]
     )
 
     def run(self, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Sequence
 from functools import partial
@@ -266,6 +267,25 @@ def test_answers_under_other_settings_are_not_mixed(models: list[Path], data: Pa
     assert (code, "answers another question" in said) == (2, True)
 
 
+def test_a_template_in_a_file(models: list[Path], data: Path, tmp_path: Path) -> None:
+    """Settings keep a digest of it: answers under another template are not mixed in."""
+    template = tmp_path / "ours.jinja"
+    template.write_text("{% for m in messages %}{{ 'Passage: ' + m['content'] + eos_token }}{% endfor %}Answer:")
+    start = ("evaluate", "benchmarks", models[0], "--data", data, "--out", tmp_path / "out", *SMALL)
+    code, said = run(*start, "--template", template)
+    assert code == 0, said
+    settings = json.loads((tmp_path / "out" / "base" / "rte.zero-shot.settings.json").read_text())
+    assert re.fullmatch(r"file [0-9a-f]{16}", settings["template"])
+    assert run(*start, "--template", template)[0] == 0
+    code, said = run(*start)
+    assert (code, "under another template" in said) == (2, True)
+    template.write_text(template.read_text().replace("Passage", "Title"))
+    code, said = run(*start, "--template", template)
+    assert (code, "under another template" in said) == (2, True)
+    code, said = run(*start, "--template", tmp_path / "none.jinja")
+    assert (code, "the template cannot be read" in said) == (2, True)
+
+
 def test_mistakes_of_the_user(models: list[Path], data: Path, tmp_path: Path) -> None:
     start = ("evaluate", "benchmarks", models[0], "--data", data, "--out", tmp_path / "out")
     for more, message in (
@@ -365,11 +385,19 @@ def test_a_cut_prompt_keeps_what_the_tokenizer_puts_in_front(tmp_path: Path) -> 
     assert row["logprobs"][0] == pytest.approx(total, abs=1e-4)
 
 
-def test_under_a_chat_template_a_choice_is_the_assistants_answer() -> None:
-    """The tokens of the rendered chat with the choice in it; a sentence without a prompt stays plain text."""
+@pytest.mark.parametrize("from_file", [False, True])
+def test_under_a_chat_template_a_choice_is_the_assistants_answer(from_file: bool) -> None:
+    """The tokens of the rendered chat with the choice in it; a sentence without a prompt stays plain text.
+
+    It is the same whether the template is the tokenizer's own or a file's.
+    """
     tokenizer: Any = chat_tokenizer()
     model = tiny_gpt2(vocabulary=128)
-    subject = asked(model, tokenizer, template="chat")
+    bare_tokenizer: Any = chat_tokenizer()
+    bare_tokenizer.chat_template = None
+    subject = (
+        asked(model, tokenizer, template="chat") if own else asked(model, bare_tokenizer, template=tokenizer.chat_template)
+    )
     items = [Item(id="a", prompt="w1", pairs=(("w1 w2", " w3"), ("w1 w2", " w4 w5"))), Item(id="b", pairs=(("", "w6 w7"),))]
     chat, bare = choice_logprobs(subject, items)
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "w1 w2"}], add_generation_prompt=True, tokenize=False)

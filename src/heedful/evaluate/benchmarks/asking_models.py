@@ -164,12 +164,12 @@ def _encoded_pairs(subject: Asked, items: Sequence[Item]) -> list[list[tuple[lis
     """Each item's prompts and choices as tokens.
 
     An empty prompt is whatever begins a text: the tokenizer's begin-of-text token, or else end-of-text, as in
-    lm-evaluation-harness. Under the template ``chat`` a choice is an answer of the assistant, without a space before it.
+    lm-evaluation-harness. Under a chat template a choice is an answer of the assistant, without a space before it.
     """
     pairs = [pair for item in items for pair in item.pairs]
-    in_chat = [subject.template == "chat" and bool(before.strip()) for before, _ in pairs]
+    in_chat = [subject.template != "plain" and bool(before.strip()) for before, _ in pairs]
     plain = iter(_plain_pairs(subject.tokenizer, [pair for pair, chat in zip(pairs, in_chat, strict=True) if not chat]))
-    chats = iter(_chat_pairs(subject.tokenizer, [pair for pair, chat in zip(pairs, in_chat, strict=True) if chat]))
+    chats = iter(_chat_pairs(subject, [pair for pair, chat in zip(pairs, in_chat, strict=True) if chat]))
     rows = iter([next(chats) if chat else next(plain) for chat in in_chat])
     return [[next(rows) for _ in item.pairs] for item in items]
 
@@ -180,12 +180,12 @@ def _plain_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, 
     return [(head or _beginning(tokenizer), tail) for head, tail in zip(heads, tails, strict=True)]
 
 
-def _chat_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+def _chat_pairs(subject: Asked, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
     if not pairs:
         return []
     prompts = [_prompt(before) for before, _ in pairs]
-    tails = response_tokens(tokenizer, prompts, [choice.lstrip() for _, choice in pairs], "chat")
-    return list(zip(prompt_tokens(tokenizer, prompts, "chat"), tails, strict=True))
+    tails = response_tokens(subject.tokenizer, prompts, [choice.lstrip() for _, choice in pairs], subject.template)
+    return list(zip(prompt_tokens(subject.tokenizer, prompts, subject.template), tails, strict=True))
 
 
 def _prompt(text: str) -> Prompt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import sys
 import time
@@ -130,11 +131,18 @@ def _settings(digest: str, series: Series, how: HowAsked) -> Mapping[str, Any]:
         "model": digest,
         "task": series.task.name,
         "setting": series.setting,
-        "template": how.template,
+        "template": _named(how.template),
         "precision": how.precision,
         "seed": how.seed,
         "max_tokens": series.task.max_tokens,
     }
+
+
+def _named(template: Template) -> str:
+    """plain, chat, or a digest of the template's text."""
+    if template in ("plain", "chat"):
+        return template
+    return f"file {hashlib.sha256(template.encode()).hexdigest()[:16]}"
 
 
 def _loaded(model: Contestant, how: HowAsked) -> Asked:
