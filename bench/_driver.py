@@ -88,6 +88,8 @@ def options(
     # Results of some sizes only go to files of their own.
     chosen.suffix = "" if chosen.quick or chosen.sizes == ",".join(sizes) else "-" + chosen.sizes.replace(",", "-")
     chosen.sizes = chosen.sizes.split(",")
+    if getattr(chosen, "model", None) is not None:
+        chosen.suffix = f"-{chosen.model.resolve().name}"
     if chosen.out is None:
         chosen.out = Path(tempfile.mkdtemp(prefix="bench-")) if chosen.quick else BENCH / "results"
     return chosen
@@ -132,6 +134,7 @@ def measure(
         "heedful_commit": commit(),
         "cases": [],
     }
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that contenders' processes end too
     kept: dict[str, Worker] = {}
     with ExitStack() as stack:
         shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))

@@ -46,7 +46,8 @@ def make(name: str) -> None:
     torch = [line for line in requirements.read_text().splitlines() if line.startswith("torch==")]
     if torch:
         subprocess.run([*install, *torch], check=True)
-    subprocess.run([*install, "--requirement", str(requirements)], check=True)
+    without_pictures = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"}  # for llama.cpp, which is compiled
+    subprocess.run([*install, "--requirement", str(requirements)], check=True, env=os.environ | without_pictures)
     if name in WITHOUT_DEPENDENCIES:
         subprocess.run([*install, "--no-deps", *WITHOUT_DEPENDENCIES[name]], check=True)
     if name == "llama":

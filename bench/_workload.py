@@ -31,11 +31,34 @@ MEAN_STOP = 36
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A GPT-2 style model: layers, width, heads."""
+    """A GPT-2 style model: layers, width, heads. The other fields are for models of another style (:func:`size_of`).
+
+    block: weights of a layer. keys_and_values: those of them that make keys and values. attended: width of all heads together.
+    """
 
     layers: int
     width: int
     heads: int
+    block: int = 0
+    keys_and_values: int = 0
+    attended: int = 0
+    vocabulary: int = VOCABULARY
+
+    def __post_init__(self) -> None:
+        for name, value in (("block", 12 * self.width**2), ("keys_and_values", 2 * self.width**2), ("attended", self.width)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+
+
+def size_of(config: dict[str, Any]) -> Size:
+    """The size of a decoder with gated feed-forward blocks, of its config.json."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    head_width = config.get("head_dim") or width // heads
+    key_heads = config.get("num_key_value_heads") or heads
+    keys_and_values = 2 * width * head_width * key_heads
+    block = 2 * width * head_width * heads + keys_and_values + 3 * width * config["intermediate_size"]
+    layers, vocabulary = config["num_hidden_layers"], config["vocab_size"]
+    return Size(layers, width, heads, block, keys_and_values, heads * head_width, vocabulary)
 
 
 SIZES = {"XS": Size(2, 128, 4), "S": Size(4, 256, 4), "M": Size(8, 512, 8), "1.3B": Size(24, 2048, 16)}
@@ -114,12 +137,10 @@ def forward_flop(size: Size, *, tokens: int, attended: int, read: int, attended_
     tokens: through the blocks. attended: pairs of query and key. read: tokens of which the last layer must compute more than
     keys and values. attended_by_read: pairs whose query is such a token. unembedded: positions whose logits are needed.
     """
-    width, others = size.width, size.layers - 1
-    keys_and_values = 2 * 2 * width**2
-    whole = 2 * 12 * width**2
+    others, keys_and_values, whole = size.layers - 1, 2 * size.keys_and_values, 2 * size.block
     blocks = others * whole * tokens + keys_and_values * tokens + (whole - keys_and_values) * read
-    attention = 4 * width * (others * attended + attended_by_read)
-    return blocks + attention + 2 * width * VOCABULARY * unembedded
+    attention = 4 * size.attended * (others * attended + attended_by_read)
+    return blocks + attention + 2 * size.width * size.vocabulary * unembedded
 
 
 def sft_flop(size: Size, rows: list[dict[str, list[int]]]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from _driver import Answer, Case, Contender, measure, options, show
 from _gguf import make_gguf
 from _setup import is_ready, python_of
-from _workload import PROMPT_TOKENS, SIZES, Size, generation_flop, prompts, save_models, write
+from _workload import PROMPT_TOKENS, SIZES, Size, generation_flop, prompts, save_models, size_of, write
 
 BATCHES = (8, 64, 256)
 MODEL_BATCHES = (1, 8, 32, 64)
@@ -52,7 +52,6 @@ def main() -> None:
     chosen = options("generation", more=_flags)
     best = QUICK_BEST if chosen.quick else BEST
     if chosen.model is not None:
-        chosen.suffix = f"-{chosen.model.resolve().name}"
         best = {name: settings for name, settings in (best | MODEL_BEST).items() if not settings.get("sort")}
         requests = tuple(map(int, chosen.requests.split(",")))
         found = model_cases(chosen, chosen.model.resolve(), requests, chosen.tokens, best)
@@ -66,6 +65,7 @@ def main() -> None:
 def _flags(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, default=None, help="folder of a model, instead of the sizes")
     parser.add_argument("--requests", default=",".join(map(str, MODEL_BATCHES)), help="requests at once, with --model")
+    parser.add_argument("--only", nargs="+", default=("",), help="only contenders whose names begin so, with --model")
     parser.add_argument("--tokens", type=int, default=MAX_TOKENS, help="new tokens of a request, with --model")
 
 
@@ -109,7 +109,8 @@ def model_cases(
     for batch_size in batches:
         request = {"do": "generation", "batch_size": batch_size, "max_tokens": max_tokens, "stop": False, "seed": 1}
         request |= {"count": max(4, batch_size)}
-        contenders = _contenders(request, padded, {}) + _other_engines(request, chosen.threads)
+        every = _contenders(request, padded, {}) + _other_engines(request, chosen.threads)
+        contenders = [contender for contender in every if contender.name.startswith(tuple(chosen.only))]
         yield Case(
             size=folder.name,
             label=f"{batch_size} requests, {max_tokens} tokens",
@@ -145,24 +146,9 @@ def model_prompts(vocabulary: int, count: int, *, seed: int = 5) -> list[list[in
     return [rng.integers(MODEL_FIRST_TOKEN, vocabulary, rng.integers(low, high + 1)).tolist() for _ in range(count)]
 
 
-def model_flop(config: dict[str, Any], lengths: list[tuple[int, int]]) -> float:
-    """Useful FLOP of a decoder with gated feed-forward blocks for (prompt, new tokens) lengths.
-
-    All tokens but the last go through the blocks once; new tokens need logits.
-    """
-    width, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
-    head_width = config.get("head_dim") or width // heads
-    key_heads = config.get("num_key_value_heads") or heads
-    weights = layers * width * (head_width * (2 * heads + 2 * key_heads) + 3 * config["intermediate_size"])
-    tokens = sum(prompt + new - 1 for prompt, new in lengths)
-    attended = sum((prompt + new - 1) * (prompt + new) // 2 for prompt, new in lengths)
-    unembedded = sum(new for _, new in lengths)
-    return 2.0 * (weights * tokens + width * config["vocab_size"] * unembedded) + 4.0 * layers * heads * head_width * attended
-
-
 def _model_flop(config: dict[str, Any], prompt_lengths: list[int], answer: Answer) -> float:
     mean = round(sum(prompt_lengths) / len(prompt_lengths))
-    return model_flop(config, [(mean, new) for new in answer["lengths"]])
+    return generation_flop(size_of(config), [(mean, new) for new in answer["lengths"]])
 
 
 def _prepare_model(source: Path, rows: list[list[int]], others: bool, folder: Path) -> None:

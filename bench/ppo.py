@@ -1,16 +1,21 @@
-"""PPO episodes per second against TRL's last PPOTrainer, and what pretraining gradients add: ``python bench/ppo.py --help``."""
+"""PPO episodes per second against TRL's last PPOTrainer, and what pretraining gradients add: ``python bench/ppo.py --help``.
+
+With ``--model FOLDER --data FILES``: a model of yours on people's prompts, without pretraining gradients.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import _real_data
 from _driver import ONE_STEP, Case, Contender, measure, options, show, trl
 from _driver import write as write_result
-from _workload import SIZES, Size, examples, prompts, save_models, write
+from _workload import SIZES, examples, prompts, save_models, write
 
 BATCH, MINIBATCHES, MAX_TOKENS = 64, 4, 64
 PTX_EXAMPLES, PTX_TOKENS = 8, 128  # pretraining sequences for each episode (the paper's) and their length
@@ -27,8 +32,9 @@ BEST = {
 
 
 def main() -> None:
-    chosen = options("ppo")
-    result = measure("ppo", "PPO against TRL's last PPOTrainer", cases(chosen), chosen)
+    chosen = options("ppo", more=_real_data.flags)
+    found = real_cases(chosen) if chosen.model else cases(chosen)
+    result = measure("ppo", "PPO against TRL's last PPOTrainer", found, chosen)
     result["extra"] = {}
     for case in result["cases"]:
         if case["label"] == "pretraining gradients":
@@ -42,26 +48,12 @@ def main() -> None:
 def cases(chosen: Namespace) -> Iterator[Case]:
     for name in chosen.sizes:
         steps = STEPS[name] if not chosen.quick else 1
-        max_tokens, ptx = (16, 1) if chosen.quick else (MAX_TOKENS, PTX_EXAMPLES)
-        shared = {"do": "ppo", "steps": steps, "batch_size": BATCH, "minibatches": MINIBATCHES}
-        shared |= {"max_tokens": max_tokens}
-        requests = {"default": shared | {"settings": {}, "allocator": False}} | {
-            label: shared | {"settings": settings, "allocator": True} for label, settings in BEST.items()
-        }
+        ptx = 1 if chosen.quick else PTX_EXAMPLES
+        prepare = partial(_prepare, partial(save_models, SIZES[name]), prompts(1_024), examples(8))
+        shared = _shared(chosen, steps)
+        yield plain_case(name, shared, prepare, chosen)
         ours = partial(Contender, script="_worker_heedful.py", warm_up=ONE_STEP)
         ptx_fields = {"ptx_tokens": PTX_TOKENS}
-        contenders = [ours("Heedful", "heedful", request=shared | ptx_fields | {"ptx": 0})]
-        contenders += trl("TRL", requests, script="_worker_trl_ppo.py", environment="trl-ppo", chosen=chosen)
-        prepare = partial(_prepare, SIZES[name])
-        yield Case(
-            size=name,
-            label="plain",
-            unit="episodes/s",
-            contenders=contenders,
-            prepare=prepare,
-            work=lambda _, work=BATCH * steps: work,
-            agree={"loss_before": 0.05, "score_before": 0.02},
-        )
         if name == "M":  # ptx adds 65,536 tokens to each iteration: measured on S
             continue
         sequences = ptx * BATCH // MINIBATCHES
@@ -81,9 +73,42 @@ def cases(chosen: Namespace) -> Iterator[Case]:
         )
 
 
-def _prepare(size: Size, folder: Path) -> None:
-    save_models(size, folder)
-    write(folder, prompts=prompts(1_024), examples=examples(8))
+def real_cases(chosen: Namespace) -> Iterator[Case]:
+    """Plain PPO on people's prompts. Responses end where the model ends them."""
+    data = _real_data.read(chosen)
+    rows = _real_data.enough("prompts", data.prompts, 256)
+    check = _real_data.enough("demonstrations", data.examples, 8)
+    prepare = partial(_prepare, partial(_real_data.prepare_models, chosen.model), rows, check)
+    yield plain_case(chosen.model.resolve().name, _shared(chosen, 1 if chosen.quick else 2), prepare, chosen)
+
+
+def _shared(chosen: Namespace, steps: int) -> dict[str, Any]:
+    """What both sides' requests have in common."""
+    max_tokens = 16 if chosen.quick else MAX_TOKENS
+    return {"do": "ppo", "steps": steps, "batch_size": BATCH, "minibatches": MINIBATCHES, "max_tokens": max_tokens}
+
+
+def plain_case(name: str, shared: dict[str, Any], prepare: Callable[[Path], None], chosen: Namespace) -> Case:
+    requests = {"default": shared | {"settings": {}, "allocator": False}} | {
+        label: shared | {"settings": settings, "allocator": True} for label, settings in BEST.items()
+    }
+    ours = shared | {"ptx": 0, "ptx_tokens": PTX_TOKENS}
+    contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", ours, warm_up=ONE_STEP)]
+    contenders += trl("TRL", requests, script="_worker_trl_ppo.py", environment="trl-ppo", chosen=chosen)
+    return Case(
+        size=name,
+        label="plain",
+        unit="episodes/s",
+        contenders=contenders,
+        prepare=prepare,
+        work=lambda _: BATCH * shared["steps"],
+        agree={"loss_before": 0.05, "score_before": 0.02},
+    )
+
+
+def _prepare(models: Callable[[Path], None], rows: list[list[int]], check: list[dict[str, list[int]]], folder: Path) -> None:
+    models(folder)
+    write(folder, prompts=rows, examples=check)
 
 
 if __name__ == "__main__":

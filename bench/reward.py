@@ -1,14 +1,20 @@
-"""Reward model comparisons per second at K = 4 and K = 9 against TRL's RewardTrainer: ``python bench/reward.py --help``."""
+"""Reward model comparisons per second at K = 4 and K = 9 against TRL's RewardTrainer: ``python bench/reward.py --help``.
+
+With ``--model FOLDER --data FILES``: a model of yours on people's rankings: pairs (K = 2), and four to nine responses.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
+import _real_data
 from _driver import ONE_STEP, Case, Contender, measure, options, show, trl
 from _driver import write as write_result
 from _workload import SIZES, Size, pairs, rankings, reward_flop, save_models, write
@@ -17,6 +23,7 @@ PROMPTS = {"XS": 2, "S": 8, "M": 2}
 """Prompts of one optimiser step; all their comparisons are in it, on both sides."""
 RESPONSES = {"XS": 144, "S": 576, "M": 72}
 """Responses of a run, at every K; the optimiser steps follow."""
+REAL_STEPS = 3
 # Grouping reads the column `length`, which would else be removed before.
 COMMON = {
     "bf16": True,
@@ -32,10 +39,11 @@ BEST = {
 
 
 def main() -> None:
-    chosen = options("reward")
-    result = measure("reward", "Reward model against TRL's RewardTrainer", cases(chosen, (4, 9)), chosen)
+    chosen = options("reward", more=_real_data.flags)
+    found = real_cases(chosen) if chosen.model else cases(chosen, (4, 9))
+    result = measure("reward", "Reward model against TRL's RewardTrainer", found, chosen)
     result["extra"] = {}
-    for size in chosen.sizes:
+    for size in () if chosen.model else chosen.sizes:
         costs = {c["label"]: cost_of_prompt(c, c["contenders"]["Heedful"]) for c in result["cases"] if c["size"] == size}
         ratio = costs["K = 9"] / costs["K = 4"]
         result["extra"][f"{size}: Heedful's cost of a prompt at K = 9 over that at K = 4"] = ratio
@@ -51,34 +59,63 @@ def cost_of_prompt(case: dict[str, Any], row: dict[str, Any]) -> float:
 def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]] = BEST) -> Iterator[Case]:
     for name in chosen.sizes:
         for k in ks:
-            prompts, comparisons = PROMPTS[name], k * (k - 1) // 2
-            steps = 1 if chosen.quick else RESPONSES[name] // (prompts * k)
-            request = {"do": "reward", "steps": steps}
-            *rows, check = rankings(prompts * steps + 1, k)  # the last one is not trained on
-            flop = reward_flop(SIZES[name], rows)
-            pair_request = request | {"batch_size": prompts * comparisons}
-            requests = {"default": pair_request | {"settings": {}, "allocator": False}} | {
-                label: pair_request | {"settings": settings, "allocator": True} for label, settings in best.items()
-            }
-            # The check is one ranking: all its comparisons weigh the same on both sides.
-            ours = request | {"batch_size": prompts}
-            contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", ours, warm_up=ONE_STEP)]
-            contenders += trl("TRL", requests, script="_worker_trl.py", environment="trl", chosen=chosen)
-            yield Case(
-                size=name,
-                label=f"K = {k}",
-                unit="comparisons/s",
-                contenders=contenders,
-                prepare=partial(_prepare, SIZES[name], rows, check),
-                work=lambda _, work=prompts * comparisons * steps: work,
-                flop=lambda _, flop=flop: flop,
-                # bf16 rounds the few scores that the loss is made of; in fp32 the sides agree to 1e-4.
-                agree={"loss_before": 0.02, "loss_after_one_step": 0.01},
-            )
+            steps = 1 if chosen.quick else RESPONSES[name] // (PROMPTS[name] * k)
+            rows = rankings(PROMPTS[name] * steps + 1, k)
+            yield case(name, f"K = {k}", SIZES[name], rows, PROMPTS[name], chosen, best, partial(save_models, SIZES[name]))
 
 
-def _prepare(size: Size, rows: list[dict[str, Any]], check: dict[str, Any], folder: Path) -> None:
-    save_models(size, folder)
+def real_cases(chosen: Namespace) -> Iterator[Case]:
+    data = _real_data.read(chosen)
+    many = [row for k, rows in sorted(data.rankings.items()) if 4 <= k <= 9 for row in rows]
+    order = np.random.default_rng(0).permutation(len(many))
+    for label, rows, prompts in (("K = 2", data.rankings.get(2, []), 32), ("K = 4..9", [many[i] for i in order], 4)):
+        steps = 1 if chosen.quick else REAL_STEPS
+        needed = _real_data.enough(f"rankings with {label}", rows, prompts * steps + 1)
+        models = partial(_real_data.prepare_models, chosen.model)
+        yield case(chosen.model.resolve().name, label, data.size, needed, prompts, chosen, BEST, models)
+
+
+def case(
+    name: str,
+    label: str,
+    size: Size,
+    rows: list[dict[str, Any]],
+    prompts: int,
+    chosen: Namespace,
+    best: dict[str, dict[str, Any]],
+    models: Callable[[Path], None],
+) -> Case:
+    """prompts: those of one optimiser step."""
+    *rows, check = rows  # the last one is not trained on
+    steps = len(rows) // prompts
+    comparisons = len(pairs(rows))
+    request = {"do": "reward", "steps": steps}
+    flop = reward_flop(size, rows)
+    # Where prompts have different numbers of responses, TRL's steps have as many pairs on average.
+    pair_request = request | {"batch_size": comparisons // steps}
+    requests = {"default": pair_request | {"settings": {}, "allocator": False}} | {
+        label: pair_request | {"settings": settings, "allocator": True} for label, settings in best.items()
+    }
+    # The check is one ranking: all its comparisons weigh the same on both sides.
+    ours = request | {"batch_size": prompts}
+    contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", ours, warm_up=ONE_STEP)]
+    contenders += trl("TRL", requests, script="_worker_trl.py", environment="trl", chosen=chosen)
+    same_steps = len({len(row["responses"]) for row in rows}) == 1
+    return Case(
+        size=name,
+        label=label,
+        unit="comparisons/s",
+        contenders=contenders,
+        prepare=partial(_prepare, models, rows, check),
+        work=lambda _: comparisons,
+        flop=lambda _: flop,
+        # bf16 rounds the few scores that the loss is made of; in fp32 the sides agree to 1e-4.
+        agree={"loss_before": 0.02} | ({"loss_after_one_step": 0.01} if same_steps else {}),
+    )
+
+
+def _prepare(models: Callable[[Path], None], rows: list[dict[str, Any]], check: dict[str, Any], folder: Path) -> None:
+    models(folder)
     write(folder, rankings=rows, pairs=pairs(rows), check=[check], check_pairs=pairs([check]))
 
 

@@ -76,9 +76,13 @@ def test_useful_flop_by_hand() -> None:
 def test_flop_of_a_model_with_gated_blocks_by_hand() -> None:
     config = {"hidden_size": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 3}
     config |= {"intermediate_size": 5, "vocab_size": 7}
-    # A layer: queries and output 4 x 4 each, keys and values 4 x 2 each, three products of 4 x 5. A prompt of 2 and 2 new
-    # tokens: 3 tokens through the blocks, which see 1 + 2 + 3 keys; 2 rows of logits.
-    assert generation.model_flop(config, [(2, 2)]) == 2 * (3 * 3 * (2 * 16 + 2 * 8 + 3 * 20) + 2 * 4 * 7) + 4 * 3 * 4 * 6
+    size = workload.size_of(config)
+    # A layer: queries and output 4 x 4 each, keys and values 4 x 2 each, three products of 4 x 5.
+    assert (size.block, size.keys_and_values) == (2 * 16 + 2 * 8 + 3 * 20, 2 * 8)
+    # A prompt of 2 and 2 new tokens: 4 tokens through two layers, which see 1 + 2 + 3 + 4 keys. In the last layer only keys
+    # and values of all 4; the rest of the 2 tokens that are read, which see 2 + 3 keys. 2 rows of logits.
+    last = 2 * 16 * 4 + 2 * (108 - 16) * 2 + 4 * 4 * 5
+    assert workload.generation_flop(size, [(2, 2)]) == 2 * (2 * 108 * 4 + 4 * 4 * 10) + last + 2 * 4 * 7 * 2
 
 
 def test_prompts_for_a_model_are_words_and_the_same_each_time() -> None:
