@@ -91,6 +91,15 @@ def test_switching_them_on_trains_them_and_nothing_again_but_the_evaluation(
         AutoTokenizer.from_pretrained(made)
 
 
+def test_lineage_knows_what_each_was_given(finished: tuple[Path, dict[str, Any], str]) -> None:
+    runs = finished[0] / "runs"
+    used = {name: json.loads((runs / f"{name}-1" / "used.json").read_text())["records"] for name in NAMES}
+    splits = {name: {prompt.rstrip("0123456789") for prompt in used[name].get("prompts", [])} for name in NAMES}
+    assert splits["best_of_n"] == {"test", "valid"}
+    assert splits["expert_iteration"] == {"train", "valid"}
+    assert set(used["dpo"]["rankings"]) == set(used["cloning"]["rankings"]) != set()
+
+
 def test_best_of_n_is_the_estimate_from_its_stored_scores(finished: tuple[Path, dict[str, Any], str]) -> None:
     folder, results, _ = finished
     stage = folder / "runs" / "best_of_n-1"

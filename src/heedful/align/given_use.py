@@ -92,10 +92,12 @@ def _prompts(given: Given) -> list[Prompt]:
     """The prompts that a stage chooses from: those that are too long are among them."""
     records = given.records
     match given.stage.config:
-        case "sft" | "initial_policy" | "reward":
+        case "sft" | "initial_policy" | "reward" | "dpo" | "cloning":
             return []
-        case "collect" | "ppo":
+        case "collect" | "ppo" | "expert_iteration":
             return [*prompts_for_policy(records, prompts_of(records, "train"))[0], *prompts_of(records, "valid")]
+        case "best_of_n":
+            return [*prompts_of(records, "test"), *prompts_of(records, "valid")]
         case "evaluate":
             held_out = prompts_of(records, "valid")
             return held_out if "models" not in given.stage.needs.values() else [*prompts_of(records, "test"), *held_out]

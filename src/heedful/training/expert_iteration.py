@@ -159,12 +159,14 @@ def record(training: Training, number: int, metrics: dict[str, float]) -> None:
 
 
 def finish(training: Training) -> Path:
-    """Put the last round's model in place; returns its folder."""
+    """Put the last round's model in place, and remove the answers, which only an interrupted run needs; returns its folder."""
     run, last = training.run, training.round_folder(training.config.rounds - 1) / "model"
 
     def place() -> None:
         write_folder(run.model_folder, lambda aside: copy_into(last, aside))
         shutil.rmtree(last, ignore_errors=True)
+        for number in range(training.config.rounds):  # tokens that quote a prompt, where `heedful prompts forget` cannot look
+            (training.round_folder(number) / ANSWERS_FILE).unlink(missing_ok=True)
 
     on_rank_zero(place)
     run.finish()
