@@ -393,11 +393,10 @@ def test_under_a_chat_template_a_choice_is_the_assistants_answer(from_file: bool
     """
     tokenizer: Any = chat_tokenizer()
     model = tiny_gpt2(vocabulary=128)
-    bare_tokenizer: Any = chat_tokenizer()
-    bare_tokenizer.chat_template = None
-    subject = (
-        asked(model, tokenizer, template="chat") if own else asked(model, bare_tokenizer, template=tokenizer.chat_template)
-    )
+    without: Any = chat_tokenizer()
+    without.chat_template = None
+    given: tuple[Any, str] = (without, tokenizer.chat_template) if from_file else (tokenizer, "chat")
+    subject = asked(model, given[0], template=given[1])
     items = [Item(id="a", prompt="w1", pairs=(("w1 w2", " w3"), ("w1 w2", " w4 w5"))), Item(id="b", pairs=(("", "w6 w7"),))]
     chat, bare = choice_logprobs(subject, items)
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "w1 w2"}], add_generation_prompt=True, tokenize=False)
