@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from tests.e2e.conftest import Server
 from tests.e2e.test_labeling import export, invite, person
@@ -18,6 +20,7 @@ from tests.web.served import served
 from heedful.evaluate.vote_sources import Selection, votes_of_file
 from heedful.labeling.people import accounts
 from heedful.project.project import init_project
+from heedful.statistics.bradley_terry import bradley_terry
 
 ALPHA, BETA = "acme/alpha-7b", "acme/beta-2"
 
@@ -66,6 +69,18 @@ def ask(server: Server, key: str, text: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
+def evalicas_scores(table: Path) -> dict[str, float]:
+    """Bradley-Terry of a table of votes, by evalica, which reads the table without us: logarithms with mean 0."""
+    evalica = pytest.importorskip("evalica", reason="evalica (extra dev) is not installed")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    known = {"tie": evalica.Winner.Draw, "both_bad": evalica.Winner.Draw}
+    won = [known.get(row["winner"], evalica.Winner.X if row["winner"] == row["model_a"] else evalica.Winner.Y) for row in rows]
+    first, second = [row["model_a"] for row in rows], [row["model_b"] for row in rows]
+    logs = np.log(evalica.bradley_terry(first, second, won, tolerance=1e-13, limit=100_000).scores)
+    return (logs - logs.mean()).to_dict()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_people_compare_vote_edit_and_one_opts_out(server: Server, chromium: Any, tmp_path: Path) -> None:
@@ -84,6 +99,11 @@ def test_two_people_compare_vote_edit_and_one_opts_out(server: Server, chromium:
         chosen.get_by_label("The answer as it should be").fill("Nora's own answer")
         chosen.get_by_role("button", name="Keep the edit").click()
         nora.get_by_text("Your edit is kept.").wait_for()
+
+        for text, button in (("Nora asks about lakes", "Left is better"), ("Nora asks about ponds", "Tie")):
+            compare(nora, server, text)
+            nora.get_by_role("button", name=button).press("Enter")
+            nora.get_by_text("You voted:").wait_for()
 
         compare(otto, server, "Otto asks about lakes")
         otto.get_by_role("button", name="Tie").click()
@@ -116,7 +136,10 @@ def test_two_people_compare_vote_edit_and_one_opts_out(server: Server, chromium:
         download.value.save_as(votes_file)
 
     votes = votes_of_file(votes_file, Selection(), {})
-    assert [vote.outcome for vote in votes.votes] == [0.0]
+    assert [vote.outcome for vote in votes.votes] == [0.0, 1.0, 0.5]
+    assert "Otto" not in votes_file.read_text()
+    scores = bradley_terry(*votes.columns()).scores
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(evalicas_scores(votes_file), abs=1e-9)
     after = "".join(file.read_text() for file in [*data.glob("*.jsonl"), server.folder / "labels.jsonl"])
     exported = json.dumps(export(server))
     for text in (after, exported):

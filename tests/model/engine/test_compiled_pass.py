@@ -346,3 +346,65 @@ def test_a_new_engine_sees_changed_weights() -> None:
 
 def test_a_copy_of_a_model_runs_as_a_compiled_pass_too() -> None:
     assert rotary_decoder(copy.deepcopy(tiny_llama())) is not None
+
+
+# ---------------------------------------------------------------------------------------------------- long prompts in parts
+
+
+def all_steps(engine: Engine) -> dict[int, Generation]:
+    """Step until nothing is left; what each request got."""
+    results: dict[int, Generation] = {}
+    while engine.num_unfinished:
+        results |= {step.number: step.generation for step in engine.step() if step.generation is not None}
+    return results
+
+
+@each_family
+@each_type
+@pytest.mark.parametrize("most", [1, PAGE - 1, PAGE, 50])
+def test_a_prompt_computed_in_parts_gives_the_same_bits(make: Make, dtype: torch.dtype, most: int) -> None:
+    model = in_type(make(), dtype)
+    prompts = random_prompts(7, [*LENGTHS, 2 * PAGE, 2 * PAGE + 1, 51, 50])
+    sampling = Sampling(max_tokens=9, stop_tokens=(END,))
+    whole = generate(model, prompts, sampling, list(range(len(prompts))))
+    engine = Engine(model, slots=5, admit_at=0, admit_tokens=most)
+    numbers = [engine.submit(prompt, sampling, [seed])[0] for seed, prompt in enumerate(prompts)]
+    results = all_steps(engine)
+    assert [results[number] for number in numbers] == whole
+    runner = engine._runner
+    assert isinstance(runner, PagedRunner)
+    assert runner._pages.num_held == 0
+    assert runner._begun == {}
+
+
+def test_several_samples_of_a_prompt_in_parts() -> None:
+    prompt, sampling = random_prompts(8, [2 * PAGE + 5])[0], Sampling(max_tokens=5)
+    whole = generate(tiny_llama(), [prompt] * 6, sampling, list(range(6)))
+    engine = Engine(tiny_llama(), slots=4, admit_at=0, admit_tokens=PAGE)
+    numbers = engine.submit(prompt, sampling, list(range(6)))
+    results = all_steps(engine)
+    assert [results[number] for number in numbers] == whole
+
+
+def test_streams_go_on_while_a_long_prompt_is_computed() -> None:
+    (long, short), sampling = random_prompts(9, [3 * PAGE - 8, 3]), Sampling(max_tokens=8)
+    engine = Engine(tiny_llama(), slots=4, admit_at=0, admit_tokens=PAGE)
+    (first,) = engine.submit(short, sampling, [1])
+    engine.step()
+    (second,) = engine.submit(long, sampling, [2])
+    # Three parts: each step writes a token of the stream; the third step also draws the long prompt's first token.
+    assert [[step.number for step in engine.step()] for _ in range(3)] == [[first], [first], [first, second]]
+
+
+def test_a_prompt_that_is_cancelled_half_way_leaves_nothing() -> None:
+    (long, other), sampling = random_prompts(10, [3 * PAGE - 8, 2 * PAGE]), Sampling(max_tokens=4)
+    engine = Engine(tiny_llama(), slots=4, admit_at=0, admit_tokens=PAGE)
+    runner = engine._runner
+    assert isinstance(runner, PagedRunner)
+    (number,) = engine.submit(long, sampling, [1])
+    assert engine.step() == []
+    assert runner._pages.num_held == 3
+    engine.cancel(number)
+    assert (runner._pages.num_held, engine.num_unfinished) == (0, 0)
+    (number,) = engine.submit(other, sampling, [2])
+    assert all_steps(engine)[number] == generate(tiny_llama(), [other], sampling, [2])[0]

@@ -38,6 +38,8 @@ class PagedRunner:
         self._decoder = decoder
         self._pages = Pages(decoder.page_bytes)
         self._sequences: list[_Sequence] = []
+        # Prompts of which a part is computed already: their pages, and how many tokens.
+        self._begun: dict[tuple[int, ...], tuple[list[int], int]] = {}
         # For each sequence: the last token drawn, its position, its number, and its pages; and how to draw the next token.
         self._last_tokens = self._positions = self._numbers = self._table = torch.empty(0, dtype=torch.int64)
         self._drawing: Drawing | None = None
@@ -47,20 +49,39 @@ class PagedRunner:
         """Requests that hold a slot."""
         return len(self._sequences)
 
+    def begin(self, prompt: tuple[int, ...], most: int) -> int:
+        """Compute up to ``most`` more tokens of a prompt ahead of its prefill; returns how many tokens are left, at least 1.
+
+        The result is the same as without it: a token's numbers do not depend on how many are computed with it.
+        """
+        pages, done = self._begun.get(prompt) or (self._pages.take(-(-len(prompt) // PAGE)), 0)
+        end = min(done + most, len(prompt) - 1)
+        if end > done:
+            self._compute([prompt[:end]], [pages], [done], draw=False)
+        self._begun[prompt] = pages, max(end, done)
+        return len(prompt) - self._begun[prompt][1]
+
+    def forget_begun(self) -> None:
+        """Free the pages of prompts that were begun: their requests are gone."""
+        for pages, _ in self._begun.values():
+            self._pages.give_back(pages)
+        self._begun.clear()
+
     def prefill(self, prompts: Sequence[tuple[int, ...]], requests: Sequence[list[Request]]) -> list[Drawn]:
         """Compute each prompt once for all its requests, and draw their first tokens.
 
         :meth:`remove` must follow, with the requests that are already finished.
         """
-        pages = [self._pages.take(-(-len(prompt) // PAGE)) for prompt in prompts]
-        logits = self._compute(prompts, pages)
+        held = [self._begun.pop(prompt, None) for prompt in prompts]
+        pages = [self._pages.take(-(-len(p) // PAGE)) if one is None else one[0] for p, one in zip(prompts, held, strict=True)]
+        logits = self._compute(prompts, pages, [0 if one is None else one[1] for one in held])
         prompt_of = [i for i, members in enumerate(requests) for _ in members]
         if len(prompt_of) > len(prompts):
             logits = logits.index_select(0, torch.tensor(prompt_of))
         joined: list[_Sequence] = []
         for prompt, own, members in zip(prompts, pages, requests, strict=True):
-            held = [own, *(self._pages.share(own, len(prompt)) for _ in members[1:])]
-            joined += [_Sequence(request, part, len(prompt)) for request, part in zip(members, held, strict=True)]
+            parts = [own, *(self._pages.share(own, len(prompt)) for _ in members[1:])]
+            joined += [_Sequence(request, part, len(prompt)) for request, part in zip(members, parts, strict=True)]
         tokens, logprobs = _drawing(joined).draw(logits)
         self._sequences += joined
         self._drawing = None
@@ -94,19 +115,24 @@ class PagedRunner:
                 self._pages.give_back(sequence.pages)
             self._drawing = None
 
-    def _compute(self, prompts: Sequence[tuple[int, ...]], pages: list[list[int]]) -> Tensor:
-        """Put the prompts' keys and values into their pages; returns the logits after each prompt [prompts, vocabulary]."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
+    def _compute(
+        self, prompts: Sequence[tuple[int, ...]], pages: list[list[int]], done: list[int], *, draw: bool = True
+    ) -> Tensor:
+        """Put the prompts' keys and values into their pages, but for the first ``done`` tokens of each, which are there.
+
+        Returns the logits after each prompt [prompts, vocabulary]; none if nothing will be drawn from them.
+        """
+        lengths = torch.tensor([len(prompt) - first for prompt, first in zip(prompts, done, strict=True)])
         ends = lengths.cumsum(0)
-        tokens = torch.tensor([token for prompt in prompts for token in prompt])
+        tokens = torch.tensor([token for prompt, first in zip(prompts, done, strict=True) for token in prompt[first:]])
         numbers = torch.repeat_interleave(torch.arange(len(prompts)), lengths)
-        positions = torch.arange(len(tokens)) - (ends - lengths)[numbers]
+        positions = torch.arange(len(tokens)) + (torch.tensor(done) - ends + lengths)[numbers]
         table = _page_table(pages)
         logits: list[Tensor] = []
         for first in range(0, len(tokens), _TOKENS_PER_PREFILL):
             part = slice(first, first + _TOKENS_PER_PREFILL)
             wanted = ends - 1 - first
-            wanted = wanted[(wanted >= 0) & (wanted < len(tokens[part]))]
+            wanted = wanted[(wanted >= 0) & (wanted < len(tokens[part]))][: None if draw else 0]
             logits.append(self._decoder(tokens[part], positions[part], numbers[part], table, wanted))
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heedful.errors import UserError
 from heedful.model.context_window import context_window
-from heedful.model.engine.paged_runner import paged_runner
+from heedful.model.engine.paged_runner import PagedRunner, paged_runner
 from heedful.model.engine.runner import Drawn, Request, Runner
 from heedful.model.engine.sampling import Sampling
 
@@ -56,8 +56,9 @@ class Engine:
     slots: how many requests are decoded at the same time. tokenizer: needed by requests with stop strings.
     admit_at: requests that wait are admitted when this share of the slots is free, because prompts are cheaper to compute
     together; 0 admits each as soon as it fits, as serving needs. An idle engine always admits.
-    admit_tokens: a step computes at most this many tokens of prompts, or one longer prompt. Responses that are being written
-    then wait less for new prompts. None: no limit.
+    admit_tokens: a step computes at most this many tokens of prompts; a longer prompt is computed in several steps where the
+    model runs as one compiled pass, else in one. Responses that are being written then wait less for new prompts. None: no
+    limit.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Engine:
         self._runner = paged_runner(model) or Runner(model)
         self._waiting: deque[tuple[tuple[int, ...], list[Request]]] = deque()
         self._next_number = 0
+        # The first prompt that waits, if a part of it is computed already.
+        self._begun: tuple[int, ...] | None = None
 
     @property
     def num_unfinished(self) -> int:
@@ -107,6 +110,8 @@ class Engine:
             requests[:] = [request for request in requests if request.number not in gone]
         self._waiting = deque(entry for entry in self._waiting if entry[1])
         self._runner.remove(gone)
+        if self._begun is not None and (not self._waiting or self._waiting[0][0] != self._begun):
+            self._forget_begun()
 
     def step(self) -> list[Step]:
         """Decode one token for each request that holds a slot, then admit waiting ones and draw their first tokens."""
@@ -123,6 +128,11 @@ class Engine:
             return []
         admitted: dict[tuple[int, ...], list[Request]] = {}
         size = 0
+        if self._waiting and len(self._waiting[0][1]) <= free:
+            left = self._compute_ahead(self._waiting[0][0])
+            if left is None:
+                return []
+            size = left - len(self._waiting[0][0])  # what is computed already does not count
         while self._waiting and len(self._waiting[0][1]) <= free:
             size += 0 if self._waiting[0][0] in admitted else len(self._waiting[0][0])
             if admitted and self._admit_tokens is not None and size > self._admit_tokens:
@@ -132,9 +142,29 @@ class Engine:
             free -= len(requests)
         if not admitted:
             return []
+        self._begun = None
         steps = self._record(self._runner.prefill(list(admitted), list(admitted.values())))
         self._runner.remove(_finished(steps))
         return steps
+
+    def _compute_ahead(self, prompt: tuple[int, ...]) -> int | None:
+        """Compute a part of a prompt that is longer than a step may compute.
+
+        Returns how many of its tokens are left to compute; None if this step has computed what it may.
+        """
+        if self._admit_tokens is None or not isinstance(self._runner, PagedRunner) or len(prompt) <= self._admit_tokens:
+            return len(prompt)
+        left = self._runner.begin(prompt, 0)
+        if left > self._admit_tokens:
+            self._begun = prompt
+            self._runner.begin(prompt, self._admit_tokens)
+            return None
+        return left
+
+    def _forget_begun(self) -> None:
+        if isinstance(self._runner, PagedRunner):
+            self._runner.forget_begun()
+        self._begun = None
 
     def _record(self, drawn: Iterable[Drawn]) -> list[Step]:
         """Add new tokens to their requests and see which requests end with them."""
