@@ -49,7 +49,7 @@ class Experiment:
 
     def run(self, console: Console) -> None:
         """List, plan or run. Raises ConfigError, MissingError, DataError, BusyError, StorageError."""
-        from heedful.experiments.catalogue import LABELER_GROUPS, SUMMARIES, experiment_named
+        from heedful.experiments.catalogue import LABELER_GROUPS, PROMPT_CHOICE, SUMMARIES, experiment_named
 
         if self.list:
             for name, summary in SUMMARIES.items():
@@ -59,8 +59,15 @@ class Experiment:
             raise ConfigError(
                 "which experiment?", expected=", ".join(SUMMARIES), got="none", next_step="see `heedful experiment --list`"
             )
-        chosen = None if self.name == LABELER_GROUPS else experiment_named(self.name)
+        chosen = None if self.name in (LABELER_GROUPS, PROMPT_CHOICE) else experiment_named(self.name)
         project = load_project(Path(MINIATURE_FOLDER) if self.project is None else self.project)
+        if self.name == PROMPT_CHOICE:
+            from heedful.experiments.prompt_choice import prompt_choice
+
+            if self.values or self.episodes is not None or self.plan:
+                raise ConfigError(f"{PROMPT_CHOICE} trains reward models", expected="--seeds only", got="another option")
+            say(console, f"numbers: {prompt_choice(project, 3 if self.seeds is None else self.seeds, console)}")
+            return
         if chosen is None:
             from heedful.experiments.labeler_groups import labeler_groups, show_labeler_cost
 

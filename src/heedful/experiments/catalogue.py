@@ -300,10 +300,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
 )
 LABELER_GROUPS = "labeler-groups"
+PROMPT_CHOICE = "prompt-choice"
 """The one experiment that trains reward models and not policies (:mod:`heedful.experiments.labeler_groups`)."""
 SUMMARIES: Mapping[str, str] = {
     **{one.name: f"{one.title} ({one.source})" for one in EXPERIMENTS},
     LABELER_GROUPS: "Does a reward model hold for labelers whom it never saw? (SPEC 4.6, E.2)",
+    PROMPT_CHOICE: "Are rankings worth more where reward models disagree than at random? (ours; simulated labelers)",
 }
 """Name -> what ``heedful experiment --list`` says."""
 
