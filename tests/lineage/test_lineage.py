@@ -135,6 +135,19 @@ def test_a_damaged_record_of_use_is_an_error(project: Path) -> None:
     assert (code, "used.json" in said, "Traceback" in said) == (2, True, False)
 
 
+def test_a_page_and_a_card_of_the_same_project(project: Path) -> None:
+    code, said = run("evaluate", "page", project)
+    assert code == 0, said
+    page = (project / "comparison.html").read_text()
+    assert page.count('<details class="transcript">') == 6
+    assert "Win rates against sft" in page
+    code, said = run("evaluate", "page", project, "--judged", "people-7")
+    assert (code, "there is no evaluation to compare models by" in said) == (2, True)
+    code, said = run("card", project, "--output", project / "card.md")
+    assert code == 0, said
+    assert "win rate against sft" in (project / "card.md").read_text()
+
+
 EVERYWHERE = {
     "data/prompts.jsonl",
     "data/demonstrations.jsonl",

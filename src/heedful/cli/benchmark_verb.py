@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from heedful.cli.options import optional, say
+from heedful.cli.options import Flag, optional, say
 from heedful.errors import ConfigError, MissingError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class EvaluateBenchmarks:
     - Winogender, CrowS-Pairs, RealToxicityPrompts, TruthfulQA, DROP, QuAC,
       SQuADv2, HellaSwag, RTE, SST, WSC, WMT15 Fr-En, CNN/DM, TL;DR.
     - DATA holds a folder for each task; docs/public-benchmarks.md says which
-      files and where they come from. Nothing is downloaded.
+      files and where they come from. Nothing is downloaded without --fetch.
     - OUT keeps every answer. A run that was interrupted continues there, and no
       item is asked twice.
     - The first model is the one that all others are compared with.
@@ -43,6 +43,8 @@ class EvaluateBenchmarks:
     """Which benchmarks (else all that DATA has)."""
     settings: Annotated[tuple[SettingName, ...], optional("SETTING [SETTING ...]")] = ()
     """Which settings (else all): zero-shot, few-shot; basic, respectful, biased; qa, instruction, qa-instruction."""
+    fetch: Flag = False
+    """Fetch what DATA lacks from the Hugging Face hub (needs huggingface_hub), and note the commit in hub.json."""
     limit: Annotated[int | None, optional("N")] = None
     """At most N items of each benchmark, drawn by the seed (else as many as the paper had)."""
     template: Annotated[str, tyro.conf.arg(metavar="plain|chat|FILE")] = "plain"
@@ -78,6 +80,8 @@ class EvaluateBenchmarks:
 
         self._check()
         models = contestants(self.models)
+        if self.fetch:
+            self._fetch(console)
         series = chosen_series(self.data, self.tasks, self.settings, seed=self.seed, limit=self.limit, console=console)
         how = HowAsked(
             template=template_text(self.template), precision=self.precision, seed=self.seed, batch_items=self.batch_items
@@ -92,7 +96,7 @@ class EvaluateBenchmarks:
                 raise ConfigError(f"{name} is too small", expected="at least 1", got=str(value))
         if not self.models:
             raise ConfigError("no model is named", expected="the folder of at least one model", got="none")
-        if not self.data.is_dir():
+        if not self.data.is_dir() and not (self.fetch and not self.data.exists()):
             raise MissingError(
                 "there is no such folder of data",
                 expected="a folder with a folder for each task",
@@ -115,6 +119,13 @@ class EvaluateBenchmarks:
                 expected="--truth-judge and --info-judge, or --judge-url, or --verdicts",
                 got="several of them",
             )
+
+    def _fetch(self, console: Console) -> None:
+        from heedful.evaluate.benchmarks.hub_data import fetch_missing
+        from heedful.evaluate.benchmarks.task_table import TASKS, task_named
+
+        named = [task_named(name) for name in self.tasks]
+        fetch_missing(named or [task for task in TASKS if task.in_paper], self.data, console)
 
     def _judging(self) -> Judging:
         from heedful.evaluate.benchmarks.benchmark_evaluation import Judging
