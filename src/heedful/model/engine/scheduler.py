@@ -21,6 +21,9 @@ from heedful.model.engine.paged_runner import PagedRunner, paged_runner
 from heedful.model.engine.runner import Drawn, Request, Runner
 from heedful.model.engine.sampling import Sampling
 
+# Small parts cost no more than large ones (docs/log.md), and responses that are being written wait less for each.
+_TOKENS_OF_A_PART = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -157,7 +160,7 @@ class Engine:
         left = self._runner.begin(prompt, 0)
         if left > self._admit_tokens:
             self._begun = prompt
-            self._runner.begin(prompt, self._admit_tokens)
+            self._runner.begin(prompt, min(self._admit_tokens, _TOKENS_OF_A_PART))
             return None
         return left
 
