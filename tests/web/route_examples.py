@@ -25,6 +25,7 @@ from heedful.labeling.queue import leases
 from heedful.labeling.usage import admission, blind_votes, conversations, feedback
 from heedful.labeling.usage.admission import Outcome
 from heedful.records import RATING_FLAGS
+from heedful.web.console.round_process import RoundProcess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,16 @@ def a_ranking_form(world: World) -> dict[str, str]:
     shown = "ABCD"[: len(world.response_ids)]
     fields = {f"{letter}.overall": "4" for letter in shown} | {f"{letter}.group": "2" for letter in shown} | {"A.group": "1"}
     return fields | {"_token": world.token}
+
+
+def without_training(world: World) -> None:
+    """A round is started, but the process that would train has nothing to do."""
+
+    class Started(RoundProcess):
+        def start(self, number: int) -> None:
+            assert number == 1
+
+    world.site.app.state.round_process = Started(world.site.app.state.round_process.project)
 
 
 def answer_the_task(world: World) -> None:
@@ -274,6 +285,7 @@ EXAMPLES: Mapping[str, Example] = {
     "POST /admin/people/{person_id}/enable": Example(fields=lambda w: {}),
     "POST /admin/people/{person_id}/reset-link": Example(fields=lambda w: {}),
     "POST /admin/backups": Example(fields=lambda w: {}),
+    "POST /admin/rounds": Example(fields=lambda w: {}, prepare=without_training),
     "POST /admin/backups/{file}/download": Example(
         path=lambda w: {"file": "labels-20260101-000000.sqlite"}, fields=lambda w: {}, prepare=_a_backup
     ),

@@ -85,8 +85,7 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
     opened = None
     if number > 1:
         opened = Opened(number=number, earlier=tuple(ended_rounds(project.runs)[: number - 1]))
-        if number > newest_round(project.runs):
-            on_rank_zero(lambda: take_in(project, console))
+        on_rank_zero(lambda: take_in(project, console) if number > newest_round(project.runs) else None)
     # Rank 0 takes people's answers; the others then read what it took.
     on_rank_zero(lambda: labelers.take(partly=partly))
     state = _State(project, preset, labelers, opened)

@@ -81,7 +81,8 @@ class Serve:
 class Up:
     """Start the application and the models that people talk to, in one command.
 
-    - With PROJECT: its base, SFT and PPO models, as far as they are finished.
+    - With PROJECT: its base, SFT and PPO models, as far as they are finished. What
+      is finished later, such as the policy of a further round, is added.
     - With a model's folder: that model; people's work is kept in ./playground.
     - Without: the models of ./miniature if it is there (`heedful align`), else the
       small base models that ship with Heedful.
@@ -108,10 +109,14 @@ class Up:
 
         listening = Listening(port=self.port)
         folder, sources = _to_compare(self.project)
+
+        def finished() -> list[ModelSource]:
+            return _to_compare(self.project)[1]
+
         # Listen before the models are loaded: a port that is taken is known at once.
         with (
             closing(listen(listening.host, listening.port, command="heedful up")) as listener,
-            serving(sources, Limits(), precision=self.precision, say=tell) as address,
+            serving(sources, Limits(), precision=self.precision, say=tell, later=finished) as address,
         ):
             tell(f"the models answer at {address}")
             serve(folder, listening, database_url=None, say=tell, model_server=address, listener=listener)

@@ -129,6 +129,16 @@ class EngineThread:
         """Responses of a model that wait or hold a slot in its engine."""
         return len(self._running[model].jobs)
 
+    def add(self, name: str, served: ServedModel) -> None:
+        """Offer one more model; jobs for it may be submitted from now on. Any thread may call it."""
+        running = None if served.scores else self._new(served)
+
+        def put() -> None:
+            if running is not None:
+                self._running[name] = running
+
+        self._commands.put(put)
+
     def submit(self, job: Job) -> None:
         """Begin a job. Raises ApiError if too many responses wait already, or the server is about to end."""
         if self._closed:

@@ -15,7 +15,7 @@ from types import FrameType
 
 import uvicorn
 
-from heedful.errors import UserError
+from heedful.errors import HeedfulError, UserError
 from heedful.listening import check_port, is_loopback, listen
 from heedful.model.precision import Precision
 from heedful.serve.access_keys import AccessKey, read_keys
@@ -24,6 +24,8 @@ from heedful.serve.serving_app import create_serving_app
 from heedful.serve.serving_state import Limits, ServingState
 
 KEY_VARIABLE = "HEEDFUL_API_KEY"
+SECONDS_BETWEEN_LOOKS = 2.0
+"""Between two looks for new models of a project."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,15 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM and Ctrl-C: the process then ends with exit code 0."""
         self.stop()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the models that it offers."""
+        return list(self._state.models)
+
+    def add(self, served: ServedModel) -> None:
+        """Offer one more model."""
+        self._state.add(served)
 
     def stop(self) -> None:
         """Refuse new requests from now on, and end when there are none left, or their time is over."""
@@ -88,21 +99,58 @@ def serve(
 
 @contextmanager
 def serving(
-    sources: Sequence[ModelSource], limits: Limits, *, precision: Precision, say: Callable[[str], None]
+    sources: Sequence[ModelSource],
+    limits: Limits,
+    *,
+    precision: Precision,
+    say: Callable[[str], None],
+    later: Callable[[], Sequence[ModelSource]] | None = None,
 ) -> Iterator[str]:
-    """Serve models beside what else this process does, on a free port of this machine only; gives the address."""
+    """Serve models beside what else this process does, on a free port of this machine only; gives the address.
+
+    later: says now and then which models there are; new ones are loaded and offered too.
+    """
     listener = listen(Address().host, 0, command="heedful serve")
     try:
         server = make_server(load_all(sources, precision, say), limits, ())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="heedful-serve")
         thread.start()
+        stop = threading.Event()
+        looking = threading.Thread(target=_look, args=(server, later, precision, say, stop), name="heedful-new-models")
+        looking.start()
         try:
             yield f"{url_of(listener)}/v1"
         finally:
+            stop.set()
             server.stop()
             thread.join()
+            looking.join()
     finally:
         listener.close()
+
+
+def _look(
+    server: DrainingServer,
+    later: Callable[[], Sequence[ModelSource]] | None,
+    precision: Precision,
+    say: Callable[[str], None],
+    stop: threading.Event,
+) -> None:
+    """Offer models that come while the server runs. One that cannot be loaded is named once; the others are still served."""
+    refused: set[Path] = set()
+    while later is not None and not stop.wait(SECONDS_BETWEEN_LOOKS):
+        try:
+            sources = [one for one in later() if one.name not in server.names and one.folder not in refused]
+        except HeedfulError as error:  # heedful.toml is being edited, for example
+            say(str(error))
+            return
+        for source in sources:
+            try:
+                server.add(load(source, precision))
+                say(f"new: {source.name}: {source.folder}")
+            except HeedfulError as error:
+                refused.add(source.folder)
+                say(str(error))
 
 
 def make_server(models: dict[str, ServedModel], limits: Limits, keys: Sequence[AccessKey]) -> DrainingServer:

@@ -79,6 +79,12 @@ class ServingState:
             raise invalid(f"the model {name} is {kinds[served.scores]}: expected {kinds[scores]}", param, "wrong_kind_of_model")
         return served
 
+    def add(self, served: ServedModel) -> None:
+        """Offer one more model from now on. Any thread may call it."""
+        _ = served.token_text, served.ends, served.response_end, served.frame
+        self.thread.add(served.name, served)
+        self.models = {**self.models, served.name: served}  # whoever reads the old one reads it whole
+
     def models_of(self, request: Request) -> list[ServedModel]:
         """The models that the request's key opens."""
         key: AccessKey | None = request.scope["state"].get("key")

@@ -25,7 +25,8 @@ from heedful.labeling.database.connection import Database
 from heedful.web import login
 from heedful.web.api import api_docs, labeler_api, playground_api, researcher_api
 from heedful.web.app_settings import Settings
-from heedful.web.console import admin, batch_pages, overview, usage_pages
+from heedful.web.console import admin, batch_pages, overview, round_pages, usage_pages
+from heedful.web.console.round_process import RoundProcess
 from heedful.web.label import pages
 from heedful.web.model_server import ModelServer, ModelServerError, base_address
 from heedful.web.playground import feedback_pages, playground_pages, streaming
@@ -92,6 +93,7 @@ MODULES = (
         overview,
         batch_pages,
         admin,
+        round_pages,
         usage_pages,
         playground_pages,
         feedback_pages,
@@ -125,6 +127,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.model_server = (
         None if settings.model_server is None else ModelServer(base_address(settings.model_server), settings.model_server_key)
     )
+    app.state.round_process = None if settings.project is None else RoundProcess(settings.project)
     app.state.rendering = Rendering(title=settings.title)
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")

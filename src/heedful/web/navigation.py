@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
             ("All API keys", "/admin/keys"),
             ("Audit", "/admin/audit"),
             ("Backups", "/admin/backups"),
+            ("Rounds", "/admin/rounds"),
         ),
     ),
 }

@@ -1,0 +1,58 @@
+"""A model that is finished while the server runs is offered too, and answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.tiny import plain, tiny_gpt2, tiny_tokenizer
+
+from heedful.serve import server
+from heedful.serve.served_models import ModelSource
+from heedful.serve.serving_state import Limits
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / name for name in ("first", "policy_2")]
+    for seed, folder in enumerate(found):
+        plain(tiny_gpt2(seed)).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+    return found
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2_400):
+        if holds():
+            return
+        pause.wait(0.05)
+    raise AssertionError("it did not come to hold")
+
+
+def test_a_new_model_is_offered_and_one_that_is_broken_is_named(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SECONDS_BETWEEN_LOOKS", 0.01)
+    sources = [ModelSource(name="first", folder=folders[0], template="plain")]
+    said: list[str] = []
+    with server.serving(sources, Limits(), precision="float32", say=said.append, later=lambda: list(sources)) as address:
+
+        def names() -> list[str]:
+            return [model["id"] for model in httpx.get(f"{address}/models", timeout=60).json()["data"]]
+
+        eventually(lambda: names() == ["first"])
+        (tmp_path / "broken").mkdir()
+        sources.append(ModelSource(name="broken", folder=tmp_path / "broken", template="plain"))
+        sources.append(ModelSource(name="policy_2", folder=folders[1], template="plain"))
+        eventually(lambda: "policy_2" in names())
+        assert names() == ["first", "policy_2"]
+        for name in names():
+            body = {"model": name, "prompt": "w1 w2", "max_tokens": 4, "temperature": 0}
+            answer = httpx.post(f"{address}/completions", json=body, timeout=60)
+            assert answer.status_code == 200, answer.text
+        assert any(line.startswith("new: policy_2:") for line in said)
+        assert sum("broken" in line for line in said) == 1
