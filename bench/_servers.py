@@ -36,7 +36,7 @@ class Server:
 
 
 def servers(model: Path, folder: Path, threads: int, tokens: int) -> Iterator[Server]:
-    """Ours, transformers', vLLM's and llama.cpp's, those that are installed. folder: for a copy of the weights in GGUF."""
+    """Ours, vLLM's, llama.cpp's and transformers', those that are installed. folder: for a copy of the weights in GGUF."""
     program = str(Path(sys.executable).with_name("heedful"))
     cores = {"OMP_NUM_THREADS": str(threads)}
     yield Server("ours", [program, "serve", f"bench={model}", "--port", "{port}"], "bench", cores)
@@ -52,9 +52,7 @@ def servers(model: Path, folder: Path, threads: int, tokens: int) -> Iterator[Se
         yield Server("vllm-eager", [*vllm, "--enforce-eager"], "bench", settings)
     else:
         print("bench: without vLLM: first run `python bench/_setup.py vllm`", file=sys.stderr)
-    serve = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--dtype", "bfloat16", "--device", "cpu"]
     few = 1 if tokens > 16 else None  # the ones below answer slowly: a request of each stream is enough
-    yield Server("transformers", [*serve, "--port", "{port}"], str(model), cores | {"HF_HUB_OFFLINE": "1"}, few)
     if is_ready("llama"):
         gguf = folder / "model-bf16.gguf"
         make_gguf(model, gguf, "bf16")
@@ -63,6 +61,8 @@ def servers(model: Path, folder: Path, threads: int, tokens: int) -> Iterator[Se
         yield Server("llama.cpp", llama, "bench", cores, few)
     else:
         print("bench: without llama.cpp: first run `python bench/_setup.py llama`", file=sys.stderr)
+    serve = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--dtype", "bfloat16", "--device", "cpu"]
+    yield Server("transformers", [*serve, "--port", "{port}"], str(model), cores | {"HF_HUB_OFFLINE": "1"}, few)
 
 
 @contextmanager
