@@ -21,6 +21,7 @@ from heedful.evaluate.model_card import cell, model_card
 from heedful.evaluate.results import save_results
 from heedful.lineage.use_record import UseRecord, write_use
 from heedful.project.data_folder import Records
+from heedful.project.fingerprints import digest_of_files
 from heedful.project.project import Project, init_project
 from heedful.records import Demonstration, Prompt, Ranking, Response
 
@@ -79,7 +80,7 @@ def project(original: Path, tmp_path: Path) -> Project:
 def written(project: Project, *more: object) -> str:
     code, said = run("card", project.folder, *more)
     assert code == 0, said
-    return (project.runs / "ppo_ptx-1" / "model" / "README.md").read_text()
+    return (project.runs / "ppo_ptx-1" / "README.md").read_text()
 
 
 def test_the_header_is_valid_and_tells_base_license_languages(project: Project) -> None:
@@ -103,6 +104,13 @@ def test_counts_labelers_versions_and_settings_are_those_of_the_lineage(project:
     assert "kim\\|&lt;b&gt;" in text
     assert "<b>" not in text
     assert cell("a\n| b") == "a \\| b"
+
+
+def test_a_card_leaves_the_models_digest_as_it_was(project: Project) -> None:
+    """`heedful evaluate people` knows models by it: with another digest labelers would be asked again."""
+    before = digest_of_files(project.runs / "ppo_ptx-1" / "model")
+    written(project)
+    assert digest_of_files(project.runs / "ppo_ptx-1" / "model") == before
 
 
 def test_what_is_not_known_is_said(project: Project) -> None:

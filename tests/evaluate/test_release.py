@@ -101,6 +101,17 @@ def test_license_notice_card_and_checksums(project: Project, tmp_path: Path) -> 
     assert (out / "SHA256SUMS").read_text() == before
 
 
+def test_the_released_folder_tells_its_lineage(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("release", project.folder, "--output", tmp_path / "out")[0] == 0
+    found = json.loads((tmp_path / "out" / "lineage.json").read_text())
+    assert [row["run"] for row in found["runs"]][-1] == "ppo_ptx-1"
+    assert str(tmp_path) not in json.dumps(found)
+    assert all("/" not in given["path"] for row in found["runs"] for given in row.get("inputs", {}).values())
+    monkeypatch.chdir(tmp_path)  # no project is here
+    code, said = run("lineage", tmp_path / "out", "--json")
+    assert (code, json.loads(said)) == (0, found)
+
+
 def test_a_policy_by_name_and_what_its_base_lacks(project: Project, tmp_path: Path) -> None:
     made = release(project, tmp_path / "ppo", model="ppo")
     assert (made.policy.name, made.warnings) == ("ppo-1", ())

@@ -25,7 +25,7 @@ class Card:
     model: str = "ppo_ptx"
     """A model of the evaluation (its newest run), or a run such as ppo_ptx-1."""
     output: Annotated[Path | None, optional("FILE")] = None
-    """The file to write (else README.md in the model's folder)."""
+    """The file to write (else README.md in the run's folder)."""
     benchmarks: Annotated[Path | None, optional("OUT")] = None
     """The folder of `heedful evaluate benchmarks`, whose scores go into the card."""
     notes: Annotated[Path | None, optional("FILE")] = None
@@ -42,6 +42,6 @@ class Card:
             raise MissingError("there is no such file of notes", expected="a Markdown file", got="nothing", where=self.notes)
         notes = None if self.notes is None else read_text(self.notes)
         facts = card_facts(project, run_of_model(project, self.model), benchmarks=self.benchmarks)
-        output = self.output or facts.folder / CARD
+        output = self.output or facts.folder.parent / CARD  # in the model's own folder it would change the model's digest
         write_card(facts, output, notes=notes)
         say(console, f"model card: {output}")

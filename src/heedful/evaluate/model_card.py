@@ -146,6 +146,9 @@ _WAYS = {
     "ppo": "PPO against that reward model",
     "policy": "PPO in further rounds of feedback",
     "dpo": "direct preference optimization",
+    "expert": "expert iteration",
+    "cloning": "behaviour cloning on preferred answers",
+    "task": "fine-tuning on a mixture of solved tasks",
 }
 
 

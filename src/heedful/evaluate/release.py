@@ -7,6 +7,7 @@ The folder is a model in Hugging Face format: transformers, vLLM, TRL and ``heed
     README.md                                         the model card
     LICENSE, NOTICE ...                               those of the base model, unchanged
     release.json                                      which runs it comes from
+    lineage.json                                      all that these were made from: `heedful lineage FOLDER` shows it
     SHA256SUMS                                        of all other files, for `sha256sum --check`
 """
 
@@ -24,6 +25,7 @@ from heedful import __version__
 from heedful.errors import DataError, HeedfulError, MissingError, RefusedError
 from heedful.evaluate.card_facts import card_facts
 from heedful.evaluate.model_card import CARD, write_card
+from heedful.lineage.tracing import LINEAGE, published
 from heedful.model.saving import ASIDE, write_folder
 from heedful.project.ended_rounds import current_policy
 from heedful.project.outputs import check_outputs
@@ -73,6 +75,8 @@ def release(project: Project, folder: Path, *, model: str | None = None, notes: 
         for path in legal:
             shutil.copyfile(path, aside / path.name)
         write_card(facts, aside / CARD, notes=notes)
+        lineage = json.dumps(published(facts.lineage), indent=2, ensure_ascii=False)
+        (aside / LINEAGE).write_text(lineage + "\n", encoding="utf-8")
         described = {
             "heedful": __version__,
             "project": project.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from heedful.errors import HeedfulError
@@ -51,6 +52,15 @@ def model_lineage(project: Project, name: str, runs: Mapping[str, RunNode] | Non
         "code": _code(given),
         "unknown": unknown,
     }
+
+
+def published(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """A lineage for others to read: of paths on this machine only the last part is left."""
+    runs: list[dict[str, Any]] = []
+    for row in lineage["runs"]:
+        inputs = {what: {**given, "path": PurePath(given["path"]).name} for what, given in row.get("inputs", {}).items()}
+        runs.append({**row, "inputs": inputs} if inputs else dict(row))
+    return {**lineage, "runs": runs}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
