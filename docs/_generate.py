@@ -21,7 +21,13 @@ from heedful.cli.model_verbs import Pretrain
 from heedful.planning.rates_by_size import values_by_size
 from heedful.project.project import ProjectSection
 from heedful.records import USE_CASE_SHARES
-from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, DPOConfig, ExpertIterationConfig
+from heedful.training.alternatives_config import (
+    AlternativesConfig,
+    BestOfNConfig,
+    DPOConfig,
+    ExpertIterationConfig,
+    GroupRewardConfig,
+)
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
 
 DOCS = Path(__file__).parent
@@ -133,6 +139,9 @@ UNITS: Mapping[str, str] = {
     "tie_threshold": "reward",
     "rounds": "rounds",
     "samples": "answers",
+    "members": "names",
+    "weights": "",
+    "pull": "per reward²",
 }
 """Of each configuration field; an empty one is a number without unit. A field that is not here is an error."""
 
@@ -179,7 +188,8 @@ def _values(cls: type, name: str, instances: Sequence[Any]) -> list[str]:
 
 
 def _default(cls: type, name: str) -> str:
-    default = next(f.default for f in dataclasses.fields(cls) if f.name == name)
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return "required" if default is dataclasses.MISSING else _value(default)
 
 
@@ -195,7 +205,7 @@ def _meaning_and_source(doc: str) -> tuple[str, str]:
 
 
 def _value(value: Any) -> str:
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -358,6 +368,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "DPOConfig": _stage(DPOConfig, "dpo"),
     "ExpertIterationConfig": _stage(ExpertIterationConfig, "expert_iteration"),
     "BestOfNConfig": _stage(BestOfNConfig, "best_of_n"),
+    "GroupRewardConfig": lambda: table(GroupRewardConfig, {"default": []}),
     "Limits": lambda: table(presets.Limits, {"default": []}),
     "rates by size": _rates_by_size,
     "PretrainConfig": _pretrain,

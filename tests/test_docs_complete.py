@@ -24,7 +24,13 @@ from heedful.model.saving import save_model
 from heedful.project.exporting import EXPORTS
 from heedful.project.formats import FORMATS
 from heedful.project.project import ProjectSection
-from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, DPOConfig, ExpertIterationConfig
+from heedful.training.alternatives_config import (
+    AlternativesConfig,
+    BestOfNConfig,
+    DPOConfig,
+    ExpertIterationConfig,
+    GroupRewardConfig,
+)
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, StepConfig
 from heedful.training.dpo import train_dpo
 from heedful.training.expert_iteration import train_expert_iteration
@@ -51,6 +57,7 @@ CONFIGURATIONS = (
     DPOConfig,
     ExpertIterationConfig,
     BestOfNConfig,
+    GroupRewardConfig,
 )
 
 

@@ -15,7 +15,13 @@ from heedful.errors import ConfigError
 from heedful.planning.rates_by_size import Sized, values_by_size
 from heedful.project.project import Project, config_from_mapping
 from heedful.project.structure import nearest
-from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, DPOConfig, ExpertIterationConfig
+from heedful.training.alternatives_config import (
+    AlternativesConfig,
+    BestOfNConfig,
+    DPOConfig,
+    ExpertIterationConfig,
+    GroupRewardConfig,
+)
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig, check_fields
 
 PaperSize = Literal["1.3B", "6B", "175B"]
@@ -33,6 +39,7 @@ SECTIONS = (
     "expert_iteration",
     "cloning",
     "best_of_n",
+    "reward_by_group",
 )
 """The tables of heedful.toml besides [project]: the fields of a Preset."""
 
@@ -194,6 +201,7 @@ class Preset:
     expert_iteration: ExpertIterationConfig = field(default_factory=ExpertIterationConfig)
     cloning: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=1, candidates=1))
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
+    reward_by_group: GroupRewardConfig = field(default_factory=GroupRewardConfig)
 
     def answering(self, table: Literal["collect", "evaluate"]) -> SFTConfig:
         """SFT's limits and precision, which models answer under, with the table's own ``max_response_tokens`` if it has one."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.align.small_project import COMMON, read_rows, run, set_config
 from tests.align.test_left_out import new_project, rank_and_align, stages_of, weights, write_base_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from heedful.statistics import best_of_n
 from heedful.training.alternatives_config import Alternative
@@ -168,6 +168,29 @@ def test_the_report_compares_them(finished: tuple[Path, dict[str, Any], str]) ->
     ppo = read_rows(folder / "runs" / "ppo-1" / "metrics.jsonl")
     assert generated["ppo"] == round(sum(8 * row["length"] for row in ppo)) > 0
     assert generated["dpo"] == generated["cloning"] == 0
+
+
+def test_policies_learn_from_the_weighted_reward_of_groups(before: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(before, folder)
+    with (folder / "heedful.toml").open("a") as file:
+        file.write('[reward_by_group]\nmembers = { one = ["zoe"] }\nweights = { one = 2.0 }\n')
+    code, said = run("align", folder)
+    assert (code, "the group 'one' of [reward_by_group] has no ranking" in said) == (2, True), said
+    set_config(folder, '"zoe"', '"bob"')
+    code, said = run("align", folder)
+    assert code == 0, said
+    again = {path.name for path in (folder / "runs").iterdir() if path.is_dir() and not path.name.endswith("-1")}
+    assert again == {"reward_by_group-2", "ppo-2", "evaluate-2"}
+    made = folder / "runs" / "reward_by_group-2"
+    (group,) = json.loads((made / "groups.json").read_text())
+    assert (group["group"], group["weight"]) == ("one", 2.0)
+    assert group["own"] == group["combined"]  # one group is all there is
+    assert group["comparisons"] > 0
+    theirs: Any = AutoModelForSequenceClassification.from_pretrained(made / "model")
+    assert theirs.config.num_labels == 1
+    fingerprint = json.loads((made / "stage.json").read_text())["fingerprint"]
+    assert json.loads((folder / "runs" / "ppo-2" / "stage.json").read_text())["inputs"]["reward"] == fingerprint
 
 
 def test_a_second_call_does_nothing_again_and_an_unknown_name_is_refused(

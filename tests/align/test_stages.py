@@ -31,10 +31,14 @@ OLD: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("old_stages
 """What the miniature's stage.json files said before there was a table, with seed 0."""
 NEWER = ("task_mixture", "skip_sft", "one_candidate", "asked_by_template", "policy_repeats_sft")
 """What a project may do without."""
-SWITCHES = [field.name for field in fields(Situation) if field.name != "alternatives"]
+SWITCHES = [field.name for field in fields(Situation) if field.name not in ("alternatives", "groups")]
 ALTERNATIVES: tuple[Alternative, ...] = get_args(Alternative)
 SITUATIONS = [
-    Situation(**dict(zip(SWITCHES, values, strict=True)), alternatives=ALTERNATIVES if sum(values) % 2 else ())
+    Situation(
+        **dict(zip(SWITCHES, values, strict=True)),
+        alternatives=ALTERNATIVES if sum(values) % 2 else (),
+        groups=("a",) if sum(values) % 3 else (),
+    )
     for values in itertools.product((False, True), repeat=len(SWITCHES))
 ]
 
@@ -109,6 +113,8 @@ def test_what_stands_for_a_stage() -> None:
     assert met_by("initial_policy", []) == "base_model"
     assert met_by("initial_policy_small", ["sft"]) == "small_model"
     assert met_by("reward", []) == "reward"  # nothing does
+    assert met_by("reward_by_group", ["reward"]) == "reward"
+    assert met_by("reward_by_group", ["reward", "reward_by_group"]) == "reward_by_group"
     assert met_by("base_model", []) == "base_model"
 
 
@@ -132,6 +138,7 @@ def test_groups_of_simulated_labelers_and_of_people() -> None:
     assert groups(replace(people, rankings=False))[1] == ["collect"]
     assert groups(replace(people, demonstrations=False))[0] == ["demonstrate"]
     assert groups(replace(people, text=False, small_model=False))[-2:] == [["ppo"], ["evaluate"]]
+    assert groups(replace(people, groups=("a", "b")))[1:3] == [["reward"], ["reward_by_group"]]
     # Alternatives run beside PPO, and only those that heedful.toml names.
     assert groups(replace(people, alternatives=("best_of_n", "dpo")))[-2] == [*policies, "dpo", "best_of_n"]
     assert groups(replace(people, alternatives=ALTERNATIVES))[-2] == [*policies, *ALTERNATIVES]

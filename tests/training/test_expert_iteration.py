@@ -18,7 +18,7 @@ from heedful.model import load_causal_model, scalar_model_from_causal
 from heedful.model.precision import frozen
 from heedful.model.saving import save_model
 from heedful.training import expert_iteration, sft
-from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, ExpertIterationConfig
+from heedful.training.alternatives_config import AlternativesConfig, BestOfNConfig, ExpertIterationConfig, GroupRewardConfig
 from heedful.training.expert_iteration import Answer, best_answers, train_expert_iteration
 
 TOKENIZER = tiny_tokenizer()
@@ -152,5 +152,12 @@ def test_settings_out_of_range_are_refused() -> None:
         BestOfNConfig(samples=0)
     with pytest.raises(ConfigError, match="rounds"):
         settings(rounds=0)
+    for members, weights, message in (
+        ({"a": ("ann",)}, {}, "different groups"),
+        ({"a": ("ann",)}, {"a": 0.0}, "out of range"),
+        ({"a": ("ann",), "b": ("ann",)}, {"a": 1.0, "b": 1.0}, "in two groups"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            GroupRewardConfig(members=members, weights=weights)
     with pytest.raises(ConfigError, match="named twice"):
         AlternativesConfig(run=("dpo", "dpo"))

@@ -18,7 +18,7 @@ from heedful.align.settings import Given, write_json
 from heedful.align.train_stages import trained_before
 from heedful.evaluate import lineup
 from heedful.evaluate.results import AlternativeRow, Alternatives, BestOfPoint
-from heedful.model.answering import Answerer, logprobs_of_responses, score_responses
+from heedful.model.answering import Answerer, Limits, logprobs_of_responses, score_responses
 from heedful.model.chat_template import keep_template
 from heedful.model.encoding import RankedPrompt, encode_prompts, encode_rankings
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
@@ -47,7 +47,7 @@ def dpo(given: Given, *, folder: Path, console: Console) -> None:
     config = given.config
     policy, tokenizer = policy_for_training(given.model_of("sft"), loading_precision(config))
     keep_template(tokenizer, given.setting.template)
-    rankings, validation = _rankings(given, tokenizer, console, with_ties=config.tie_threshold > 0)
+    rankings, validation = encoded_rankings(given, config, tokenizer, console, with_ties=config.tie_threshold > 0)
     train_dpo(policy, tokenizer, rankings, config, folder, validation=validation, console=console)
 
 
@@ -58,7 +58,7 @@ def cloning(given: Given, *, folder: Path, console: Console) -> None:
     config = given.config
     policy, tokenizer = policy_for_training(given.model_of("sft"), loading_precision(config))
     keep_template(tokenizer, given.setting.template)
-    rankings, held_out = _rankings(given, tokenizer, console, with_ties=False)
+    rankings, held_out = encoded_rankings(given, config, tokenizer, console, with_ties=False)
     examples, validation = preferred_examples(rankings), preferred_examples(held_out)
     train_sft(
         policy,
@@ -84,7 +84,7 @@ def expert_iteration(given: Given, *, folder: Path, console: Console) -> None:
     chosen, words = prompts_for_policy(records, fitting)
     tokens_of = {prompt.id: row for prompt, row in zip(fitting, tokens, strict=True)}
     console.print(f"training prompts: {words}{counts.left_out}", highlight=False)
-    reward_model = reward_model_for_inference(given.run_of("reward") / "model", config.precision)
+    reward_model = reward_model_for_inference(given.model_of("reward"), config.precision)
     prompts = [tokens_of[prompt.id] for prompt in chosen]
     train_expert_iteration(start, reward_model, tokenizer, prompts, config, folder, console=console, title=given.stage.name)
 
@@ -102,8 +102,8 @@ def best_of_n(given: Given, *, folder: Path, console: Console) -> None:
     missing = [i for i, path in enumerate(paths) if not on_rank_zero(path.is_file)]
     if missing:
         model, tokenizer = policy_for_inference(given.model_of("sft"), limits.precision)
-        reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
-        scoring = load_tokenizer(given.run_of("reward") / "model")
+        reward_model = reward_model_for_inference(given.model_of("reward"), limits.precision)
+        scoring = load_tokenizer(given.model_of("reward"))
     for i in missing:
         name = f"{given.stage.name}, answer {i + 1} of {number},"
         responses = Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
@@ -226,11 +226,11 @@ def _choose(given: Given, prompts: Sequence[Prompt], paths: Sequence[Path], fold
     write_json(folder / CURVE_FILE, {"curve": curve, "generated_tokens": generated})
 
 
-def _rankings(
-    given: Given, tokenizer: Any, console: Console, *, with_ties: bool
+def encoded_rankings(
+    given: Given, limits: Limits, tokenizer: Any, console: Console, *, with_ties: bool
 ) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
     """The rankings that the reward model learns from, and those that it is validated on."""
-    records, config = given.records, given.config
+    records = given.records
     found: list[list[RankedPrompt]] = []
     splits: tuple[Split, ...] = ("train", "valid")
     for split in splits:
@@ -239,8 +239,8 @@ def _rankings(
             records.prompts,
             records.responses,
             training_rankings(records, split),
-            max_prompt_tokens=config.max_prompt_tokens,
-            max_response_tokens=config.max_response_tokens,
+            max_prompt_tokens=limits.max_prompt_tokens,
+            max_response_tokens=limits.max_response_tokens,
             template=given.setting.template,
             with_ties=with_ties,
             may_be_empty=split == "valid",

@@ -92,7 +92,7 @@ def _prompts(given: Given) -> list[Prompt]:
     """The prompts that a stage chooses from: those that are too long are among them."""
     records = given.records
     match given.stage.config:
-        case "sft" | "initial_policy" | "reward" | "dpo" | "cloning" | "task_mixture":
+        case "sft" | "initial_policy" | "reward" | "reward_by_group" | "dpo" | "cloning" | "task_mixture":
             return []
         case "collect" | "ppo" | "expert_iteration":
             return [*prompts_for_policy(records, prompts_of(records, "train"))[0], *prompts_of(records, "valid")]

@@ -81,6 +81,8 @@ class Situation:
     """The initial policy would be trained step for step as the SFT model is."""
     alternatives: tuple[Alternative, ...] = ()
     """What is trained besides PPO, as heedful.toml says."""
+    groups: tuple[str, ...] = ()
+    """Groups of labelers that heedful.toml gives weights."""
 
 
 def _always_there(_: Situation) -> None:
@@ -177,6 +179,10 @@ def _no_small_model_or_text(situation: Situation) -> str | None:
     return _no_text(situation) if situation.small_model else ""
 
 
+def _no_groups(situation: Situation) -> str | None:
+    return None if situation.groups else ""
+
+
 def _no_dpo(situation: Situation) -> str | None:
     return None if "dpo" in situation.alternatives else ""
 
@@ -220,6 +226,14 @@ STAGES: tuple[Stage, ...] = (
         needs={"sft": "sft", "start": "reward_start", "rankings": "rankings"},
         config="reward",
         measure=("validation_accuracy", "higher"),
+    ),
+    # What policies learn from where heedful.toml gives groups of labelers weights (SPEC 7).
+    Stage(
+        name="reward_by_group",
+        needs={"reward": "reward", "rankings": "rankings"},
+        config="reward_by_group",
+        left_out=_no_groups,
+        otherwise="reward",
     ),
     Stage(
         name="choose_sft",
@@ -268,14 +282,14 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="ppo",
-        needs={"initial": "initial_policy", "reward": "reward", "text": None},
+        needs={"initial": "initial_policy", "reward": "reward_by_group", "text": None},
         config="ppo",
         makes=lineup.PPO,
         measure=_BY_REWARD,
     ),
     Stage(
         name="ppo_ptx",
-        needs={"initial": "initial_policy", "reward": "reward", "text": "pretraining_text"},
+        needs={"initial": "initial_policy", "reward": "reward_by_group", "text": "pretraining_text"},
         config="ppo",
         makes=lineup.PPO_PTX,
         left_out=_no_text,
@@ -284,7 +298,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="ppo_ptx_small",
-        needs={"initial": "initial_policy_small", "reward": "reward", "text": "pretraining_text"},
+        needs={"initial": "initial_policy_small", "reward": "reward_by_group", "text": "pretraining_text"},
         config="ppo",
         makes=lineup.PPO_PTX_SMALL,
         left_out=_no_small_model_or_text,
@@ -301,7 +315,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="expert_iteration",
-        needs={"sft": "sft", "reward": "reward"},
+        needs={"sft": "sft", "reward": "reward_by_group"},
         config="expert_iteration",
         makes=lineup.EXPERT_ITERATION,
         left_out=_no_expert_iteration,
@@ -317,7 +331,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="best_of_n",
-        needs={"sft": "sft", "reward": "reward", "prompts": "evaluation_prompts"},
+        needs={"sft": "sft", "reward": "reward_by_group", "prompts": "evaluation_prompts"},
         config="best_of_n",
         makes=lineup.BEST_OF_N,
         left_out=_no_best_of_n,
@@ -396,6 +410,7 @@ def situation_of(project: Project, preset: Preset, labelers: Labelers, records: 
         asked_by_template=project.template != "plain" and not _done_before(project, "choose_prefix"),
         policy_repeats_sft=_repeats_sft(preset, has_text) and not _done_before(project, "initial_policy"),
         alternatives=preset.alternatives.run,
+        groups=tuple(preset.reward_by_group.members),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from heedful.align import alternatives, choose, collect, judge, round_steps, task_mixture, train_stages
+from heedful.align import alternatives, choose, collect, group_reward, judge, round_steps, task_mixture, train_stages
 from heedful.align.round_decision import decide
 from heedful.align.settings import Given
 from heedful.align.stages import Stage
@@ -17,6 +17,7 @@ STEPS: Mapping[str, Callable[..., None]] = {
     "sft": train_stages.sft,
     "collect": collect.collect,
     "reward": train_stages.reward,
+    "reward_by_group": group_reward.reward_by_group,
     "choose_sft": choose.choose_sft,
     "choose_prefix": choose.choose_prefix,
     "task_mixture": task_mixture.task_mixture,

@@ -210,7 +210,7 @@ def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folde
         seed=setting.seed,
         console=console,
     )
-    reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
+    reward_model = reward_model_for_inference(given.model_of("reward"), limits.precision)
     answered = given.records.prompts
     reward = mean_reward(
         reward_model,

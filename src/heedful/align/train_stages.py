@@ -118,7 +118,7 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
     where = torch.device("cpu") if config.lora_rank else None
     policy, tokenizer = policy_for_training(initial_policy_of(given), loading_precision(config), where=where)
     keep_template(tokenizer, given.setting.template)
-    reward_folder = given.run_of("reward") / "model"
+    reward_folder = given.model_of("reward")
     reward_model = placed_for_training(load_scalar_model(reward_folder, loading_precision(config)), where)
     limit = {"max_tokens": config.max_prompt_tokens, "template": given.setting.template}
     fitting, tokens, counts = encode_prompts(tokenizer, prompts_of(records, "train"), **limit)

@@ -5,7 +5,8 @@ The paper leaves them open, so their defaults come from elsewhere or are ours; e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 from heedful.errors import ConfigError
@@ -128,6 +129,40 @@ class BestOfNConfig:
     def __post_init__(self) -> None:
         check_fields(self, positive=("temperature",))
         _check_samples("BestOfNConfig", self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRewardConfig:
+    """A reward model in which each group of labelers counts as much as the user says (SPEC 7)."""
+
+    members: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Name of a group and the pseudonyms of its labelers: `members = {young = ["ann", "bob"], old = ["cem"]}`. None: there is
+    one reward model for all labelers."""
+    weights: dict[str, float] = field(default_factory=dict[str, float])
+    """How much each group's reward counts: `weights = {young = 1.0, old = 2.0}`. Only their ratios matter."""
+    pull: float = 0.01
+    """How strongly a group's rewards are held to those of all labelers: the factor of half the variance of their change."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, not_negative=("pull",))
+        if set(self.members) != set(self.weights):
+            raise ConfigError(
+                "GroupRewardConfig: members and weights name different groups",
+                expected="a weight for each group",
+                got=f"members of {sorted(self.members)}, weights of {sorted(self.weights)}",
+            )
+        values = list(self.weights.values())
+        if values and not (all(math.isfinite(v) and v >= 0 for v in values) and sum(values) > 0):
+            raise ConfigError(
+                "GroupRewardConfig: weights are out of range",
+                expected="finite numbers of at least 0, one of them above 0",
+                got=str(self.weights),
+            )
+        names = [name for members in self.members.values() for name in members]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(
+                "GroupRewardConfig: a labeler is in two groups", expected="each labeler in one group", got=", ".join(twice)
+            )
 
 
 def _check_samples(name: str, samples: int) -> None:
