@@ -56,6 +56,11 @@ def who_there_is(database: Database) -> dict[str, int]:
             if row.role == "labeler":
                 who.setdefault(row.group_name, row.id)
     who["labeler"] = who["training"]
+    if "user" not in who:
+        with database.write() as connection:
+            who["user"] = accounts.add_person(
+                connection, name=f"Ulla {HOSTILE}", email="ulla@example.org", role="user", group="training"
+            )
     return who
 
 
@@ -100,7 +105,16 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
     outcome = Outcome(status=200, model="m", request=asked, response=[HOSTILE], flags=["personal data: email"])
     admission.finish(database, admitted, outcome)
     return {
-        "/playground": [("labeler", "/playground"), ("held_out", "/playground"), ("labeler", "/playground?use_case=chat")],
+        "/": [("labeler", "/"), ("held_out", "/"), ("candidate", "/")],
+        "/your-data": [("labeler", "/your-data"), ("user", "/your-data"), ("held_out", "/your-data")],
+        "/api/v1/conversations/{conversation_id}": [("labeler", f"/api/v1/conversations/{talks[0]}")],
+        "/api/v1/shared/{token}": [("public", f"/api/v1/shared/{shared}")],
+        "/playground": [
+            ("user", "/playground"),
+            ("labeler", "/playground"),
+            ("held_out", "/playground"),
+            ("labeler", "/playground?use_case=chat"),
+        ],
         "/playground/{conversation_id}": [("labeler", f"/playground/{number}") for number in talks],
         "/playground/shared/{token}": [("public", f"/playground/shared/{shared}")],
         "/keys": [("labeler", "/keys"), ("held_out", "/keys")],
@@ -108,7 +122,6 @@ def examples(database: Database, who: Mapping[str, int]) -> dict[str, list[tuple
         "/login": [("public", "/login"), ("public", "/login?next=/history")],
         "/join/{token}": [("public", f"/join/{join}"), ("public", "/join/nothing")],
         "/reset/{token}": [("public", f"/reset/{reset}")],
-        "/": [("labeler", "/"), ("held_out", "/"), ("candidate", "/")],
         "/history": [("labeler", "/history")],
         "/instructions/{kind}/{phase}": [
             ("labeler", "/instructions/rank/training"),
