@@ -37,6 +37,7 @@ VERBS = (
     "plan",
     "sweep",
     "experiment",
+    "reproduce",
     "doctor",
 )
 

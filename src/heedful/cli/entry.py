@@ -26,6 +26,7 @@ from heedful.cli.plan_verb import Plan
 from heedful.cli.project_verbs import Export, Import, Init, Status
 from heedful.cli.prompt_verbs import Prompts
 from heedful.cli.release_verb import Release
+from heedful.cli.reproduce_verb import Reproduce
 from heedful.cli.serve_verbs import Serve, Up
 from heedful.errors import HeedfulError, MissingError, StorageError, UserError
 
@@ -49,6 +50,7 @@ VERBS = (
     Plan,
     Sweep,
     Experiment,
+    Reproduce,
     Doctor,
 )
 """In the order of the help."""
