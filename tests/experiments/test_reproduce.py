@@ -14,9 +14,11 @@ from tests.align.small_project import heedful, run, send_itself
 from heedful.align import controls
 from heedful.errors import ConfigError
 from heedful.experiments import reproduction
+from heedful.experiments.catalogue import experiment_named, planned_variants
 from heedful.experiments.experiment_run import Wanted
 from heedful.experiments.reproduction import Extent
 from heedful.miniature import preparation, solved_tasks
+from heedful.presets import resolved_preset
 
 TINY = Extent(
     name="quick",
@@ -71,6 +73,7 @@ def reduce() -> None:
     controls.NUM_PROMPTS, controls.SAMPLES, controls.BEST_OF = 4, 2, (1, 2)
     reproduction.QUICK = TINY
     reproduction.PROCESSES = 1
+    reproduction.shipped_sizes = lambda: ["small"]  # each further size takes as long again
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def reduced(monkeypatch: pytest.MonkeyPatch) -> None:
             (preparation, ("DEMONSTRATED", "UNLABELED", "PRETRAINING_DOCUMENTS")),
             (solved_tasks, ("NUM_TASKS",)),
             (controls, ("NUM_PROMPTS", "SAMPLES", "BEST_OF")),
-            (reproduction, ("QUICK", "PROCESSES")),
+            (reproduction, ("QUICK", "PROCESSES", "shipped_sizes")),
         )
         for name in names
     }
@@ -98,14 +101,12 @@ def test_from_base_models_to_results(reduced: None, tmp_path: Path, monkeypatch:
     folder = tmp_path / "mini"
     code, said = run("reproduce", folder, "--quick")
     assert code == 0, said
-    sizes = reproduction.shipped_sizes()
-    assert f"part {len(sizes) + 1} of {len(sizes) + 1}: experiment kl on the {sizes[0]} model" in said
+    assert "part 2 of 2: experiment kl on the small model" in said
     found = results_of(folder)
     rows = {(row["size"], row["model"]): row for row in found["figure_1"]["rows"]}
     models = ("base", "prompted_base", "task_mixture", "sft", "ppo", "ppo_ptx")
-    assert list(rows) == [(size, model) for size in sizes for model in models]
-    assert rows[sizes[-1], "sft"]["win_rate"] == 0.5
-    assert rows[sizes[0], "sft"]["parameters"] < rows[sizes[-1], "sft"]["parameters"]
+    assert list(rows) == [("small", model) for model in models]
+    assert rows["small", "sft"]["win_rate"] == 0.5
     assert found["figure_1"]["num_prompts"] == 6
     assert found["experiments"]["kl"]["points"][0]["folder"] == "runs/ppo-1"  # the project's own policy
     page = (folder / "results" / "reproduction.md").read_text()
@@ -113,8 +114,6 @@ def test_from_base_models_to_results(reduced: None, tmp_path: Path, monkeypatch:
         assert f"({image})" in page
         assert (folder / "results" / image).read_text().startswith("<svg")
     assert "heedful reproduce --quick" in page
-    reward_inputs = json.loads((folder / sizes[0] / "runs" / "reward-1" / "stage.json").read_text())["inputs"]
-    assert reward_inputs["start"] is not None  # the largest base model
 
     before = {path: path.read_bytes() for path in (folder / "results").iterdir()}
     stages = {path: path.stat().st_mtime_ns for path in folder.rglob("stage.json")}
@@ -152,6 +151,24 @@ def _without_times(results: dict[str, Any]) -> dict[str, Any]:
             del point["seconds"]
         found["best"] = None
     return results
+
+
+def test_each_size_is_a_project_and_the_largest_model_starts_the_reward_models(tmp_path: Path) -> None:
+    sizes = reproduction.shipped_sizes()
+    assert sizes[:2] == ["small", "medium"]
+    for size in sizes:
+        project = reproduction._project(tmp_path, size, sizes, reproduction.FULL, 3)
+        assert (project.seed, project.task_mixture, project.small_model) == (3, "benchmarks", None)
+        assert Path(project.base_model).name == size
+        assert project.reward_start == (None if size == sizes[-1] else str(preparation.base_model_folder(sizes[-1])))
+
+
+@pytest.mark.parametrize("extent", [reproduction.QUICK, reproduction.FULL], ids=lambda one: one.name)
+def test_every_part_can_be_planned(extent: Extent, tmp_path: Path) -> None:
+    sizes = reproduction.shipped_sizes()
+    preset = resolved_preset(reproduction._project(tmp_path, sizes[0], sizes, extent, 0))
+    for name, wanted in extent.experiments.items():
+        assert planned_variants(experiment_named(name), preset, values=wanted.values)[1]
 
 
 def test_there_must_be_base_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
