@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from heedful.errors import ConfigError, DataError
 from heedful.evaluate.people_comparison import Judged, compare_by_people, people_numbers
-from heedful.evaluate.people_page import people_in_words, write_people_page
+from heedful.evaluate.people_page import kind_and_size, people_in_words, people_tables, write_people_page
 from heedful.evaluate.results import Group
 from heedful.records import Prompt, Ranking, Rating, Response, Turn, UseCase
 from heedful.statistics import two_way_win_rate
@@ -141,3 +145,64 @@ def test_words_numbers_and_page_agree_and_hostile_text_stays_text(tmp_path: Path
     assert "Simulated labelers" in page
     assert "Not complete" not in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_prompts_written_for_instruct_and_base_models_apart_by_hand() -> None:
+    data = judged()
+    assert compare_by_people(data, baseline="old").groups[0].written_for == ()
+    said = {"p0": "instruct", "p1": "base", "p2": "base"}
+    prompts = {name: replace(prompt, metadata={"written_for": said[name]}) for name, prompt in data.prompts.items()}
+    found = compare_by_people(replace(data, prompts=prompts), baseline="old")
+    rates = {(one.written_for, one.model): (one.num_votes, one.win_rate.value) for one in found.groups[0].written_for}
+    assert rates["instruct", "new"] == (2, pytest.approx(0.75))
+    assert rates["base", "new"] == (3, pytest.approx(0.5))
+    words = people_in_words(found)
+    assert "written for" in words
+    assert people_numbers(found)["groups"]["held_out"]["written_for"][0]["written_for"] == "base"
+
+
+def test_models_of_several_sizes_are_grouped(tmp_path: Path) -> None:
+    names = {"new": "ppo@6B", "old": "sft", "base": "ppo@1.3B"}
+    data = judged()
+    responses = {name: replace(one, model=names[str(one.model)]) for name, one in data.responses.items()}
+    found = compare_by_people(replace(data, responses=responses), baseline="sft")
+    (table,) = [table for table in people_tables(found.groups[0], 0.95) if table.title.startswith("by size")]
+    assert table.rows[0] == ["", "model", "1.3B", "6B"]
+    assert table.rows[1][:2] == ["win rate against sft", "ppo"]
+    assert table.rows[1][2].startswith("30.0 %")  # 0, 0, 0, 0.5 and 1 of 5
+    assert table.rows[1][3].startswith("60.0 %")
+    assert [row[0] for row in table.rows[2:]] == ["hallucination"]
+    assert not [
+        table for table in people_tables(compare_by_people(data, baseline="old").groups[0], 0.95) if "size" in table.title
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("ppo@1.3B", ("ppo", "1.3B")), ("ppo@best", ("ppo@best", "")), ("ppo", ("ppo", "")), ("@6B", ("@6B", ""))],
+)
+def test_kind_and_size(name: str, found: tuple[str, str]) -> None:
+    assert kind_and_size(name) == found
+
+
+def test_scores_at_equal_length() -> None:
+    """Longer answers of one model win; at equal length the models are closer."""
+    data = judged()
+    longer = {f"new-p{i}": "word " * (2 + 9 * i) for i in range(3)} | {f"old-p{i}": "word " * (9 - 3 * i) for i in range(3)}
+    responses = {name: replace(one, text=longer.get(name, "w " * (len(name) % 3 + 3))) for name, one in data.responses.items()}
+    data = replace(data, responses=responses)
+    assert compare_by_people(data, baseline="old").groups[0].against_baseline.at_equal_length is None
+    held_out = compare_by_people(data, baseline="old", length_control=True).groups[0]
+    assert held_out.against_baseline.at_equal_length is not None
+    assert [table for table in people_tables(held_out, 0.95) if table.title == "the same at equal length of the responses"]
+
+
+def test_the_page_has_one_script_of_its_own(tmp_path: Path) -> None:
+    data = judged()
+    found = compare_by_people(data, baseline="old")
+    write_people_page(found, data, tmp_path / "report.html", project="mine", simulated=False, unfinished=None)
+    page = (tmp_path / "report.html").read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert page.count('<details class="transcript">') == 3

@@ -49,6 +49,15 @@ class Panels:
     num_prompts: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What decides a report besides the answers."""
+
+    baseline: str
+    confidence: float
+    length_control: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeopleEvaluation:
     """How far a run is."""
@@ -69,11 +78,13 @@ def evaluate_people(
     baseline: str,
     confidence: float = 0.95,
     partly: bool = False,
+    length_control: bool = False,
 ) -> PeopleEvaluation:
     """Sample, let labelers judge, and compare; interrupted or waiting for labelers, it continues when called again.
 
-    partly: report what labelers have said so far. Raises ConfigError for models or settings that cannot be compared, DataError
-    without a held-out prompt, MissingError or ModelError for a model, BusyError if another process works in the project.
+    partly: report what labelers have said so far. length_control: scores at equal length too. Raises ConfigError for models or
+    settings that cannot be compared, DataError without a held-out prompt, MissingError or ModelError for a model, BusyError if
+    another process works in the project.
     """
     _check(models, panels, baseline, confidence)
     models = sorted(models, key=lambda model: model.name)  # the order in which they are named changes nothing
@@ -93,7 +104,7 @@ def evaluate_people(
         waiting = labelers.judge(_tasks(records, folder, panels), folder, partly=partly)
         if waiting is not None:
             return PeopleEvaluation(folder=folder, waiting=waiting, comparison=None)
-        return _reported(project, labelers, records, folder, panels, baseline, confidence)
+        return _reported(project, labelers, records, folder, panels, _Asked(baseline, confidence, length_control))
 
 
 def _check(models: Sequence[Contestant], panels: Panels, baseline: str, confidence: float) -> None:
@@ -211,12 +222,13 @@ def _reported(
     records: Records,
     folder: Path,
     panels: Panels,
-    baseline: str,
-    confidence: float,
+    asked: _Asked,
 ) -> PeopleEvaluation:
     """Write results.json and report.html into the run's folder."""
     judged = judged_records(labelers, records, folder)
-    comparison = compare_by_people(judged, baseline=baseline, confidence=confidence)
+    comparison = compare_by_people(
+        judged, baseline=asked.baseline, confidence=asked.confidence, length_control=asked.length_control
+    )
     tasks, each = len({one.prompt_id for one in judged.responses.values()}), panels.labelers_per_prompt
     wanted = tasks * each * len(panels.groups)
     unfinished = None

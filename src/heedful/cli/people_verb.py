@@ -38,6 +38,8 @@ class EvaluatePeople:
     """Ask only this group of labelers (else both)."""
     with_what_is_there: Flag = False
     """Report what labelers have said so far, though some tasks still wait."""
+    length_control: Flag = False
+    """Also Bradley-Terry scores at equal length of the responses."""
     confidence: float = 0.95
     """Of all intervals."""
 
@@ -62,6 +64,7 @@ class EvaluatePeople:
             console,
             baseline=self.baseline or (models[0].name if models else ""),
             confidence=self.confidence,
+            length_control=self.length_control,
             partly=self.with_what_is_there,
         )
         if found.comparison is not None:

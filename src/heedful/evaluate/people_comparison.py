@@ -5,7 +5,7 @@ Groups are never pooled: training labelers' rankings taught the reward model wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from heedful.evaluate.votes import Votes, votes_from_rankings
 from heedful.records import RATING_FLAGS, Prompt, Ranking, Rating, Response
 from heedful.statistics import ClusteredEstimate, two_way_mean, two_way_win_rate
 
+UNKNOWN = "unknown"
 GROUPS: tuple[Group, ...] = ("held_out", "training")
 GROUP_WORDS: Mapping[Group, str] = {"held_out": "held-out labelers", "training": "training labelers"}
 
@@ -43,6 +44,17 @@ class UseCaseRate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenForRate:
+    """A model against the baseline on the prompts that were written for one kind of model (figure 3)."""
+
+    written_for: str
+    """instruct, base, or unknown."""
+    model: str
+    num_votes: int
+    win_rate: ClusteredEstimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupComparison:
     """What one group of labelers says."""
 
@@ -53,6 +65,8 @@ class GroupComparison:
     """Every pair of models, those with the baseline among them."""
     rated: tuple[Rated, ...]
     use_cases: tuple[UseCaseRate, ...]
+    written_for: tuple[WrittenForRate, ...]
+    """Empty if no prompt says what it was written for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +91,10 @@ class Judged:
     """The group of each labeler by name."""
 
 
-def compare_by_people(judged: Judged, *, baseline: str, confidence: float = 0.95) -> PeopleComparison:
-    """All numbers, for each group of labelers that ranked something.
+def compare_by_people(
+    judged: Judged, *, baseline: str, confidence: float = 0.95, length_control: bool = False
+) -> PeopleComparison:
+    """All numbers, for each group of labelers that ranked something. ``length_control``: scores at equal length too.
 
     Raises DataError without any ranking, or if a labeler is in no group; ConfigError for a baseline without votes and for a
     confidence that is not between 0 and 1.
@@ -99,15 +115,15 @@ def compare_by_people(judged: Judged, *, baseline: str, confidence: float = 0.95
         if not ratings:
             notes.append(f"{GROUP_WORDS[group]} have rated nothing, so there are no means and no Table 3 rates of theirs")
         own = replace(judged, rankings=rankings, ratings=ratings)
-        found.append(_group_comparison(group, own, baseline, confidence))
+        found.append(_group_comparison(group, own, baseline, confidence, length_control))
     if not found:
         raise DataError("no labeler has ranked the models' responses", expected="at least one ranking", got="none")
     return PeopleComparison(baseline=baseline, confidence=confidence, groups=tuple(found), notes=tuple(notes))
 
 
-def _group_comparison(group: Group, own: Judged, baseline: str, confidence: float) -> GroupComparison:
+def _group_comparison(group: Group, own: Judged, baseline: str, confidence: float, length_control: bool) -> GroupComparison:
     votes = votes_from_rankings(own.rankings, own.responses)
-    against = compare_models(votes, baseline=baseline, length_control=False, confidence=confidence)
+    against = compare_models(votes, baseline=baseline, length_control=length_control, confidence=confidence)
     everything = compare_models(votes, baseline=None, length_control=False, confidence=confidence)
     return GroupComparison(
         group=group,
@@ -116,6 +132,7 @@ def _group_comparison(group: Group, own: Judged, baseline: str, confidence: floa
         pairs=everything.pairs,
         rated=_rated(own, against.models, confidence),
         use_cases=_by_use_case(votes, own.prompts, against.models, baseline, confidence),
+        written_for=_by_written_for(votes, own.prompts, against.models, baseline, confidence),
     )
 
 
@@ -149,15 +166,42 @@ def _by_use_case(
     votes: Votes, prompts: Mapping[str, Prompt], models: Sequence[str], baseline: str, confidence: float
 ) -> tuple[UseCaseRate, ...]:
     """Use cases in alphabetical order; prompts without one are in none."""
-    found: list[UseCaseRate] = []
-    for use_case in sorted({prompts[vote.prompt].use_case or "" for vote in votes.votes} - {""}):
-        of_case = tuple(vote for vote in votes.votes if prompts[vote.prompt].use_case == use_case)
+    of_part = {name: prompt.use_case for name, prompt in prompts.items() if prompt.use_case}
+    return tuple(
+        UseCaseRate(use_case=part, model=model, num_votes=number, win_rate=rate)
+        for part, model, number, rate in _by_part(votes, of_part, models, baseline, confidence)
+    )
+
+
+def _by_written_for(
+    votes: Votes, prompts: Mapping[str, Prompt], models: Sequence[str], baseline: str, confidence: float
+) -> tuple[WrittenForRate, ...]:
+    """Prompts written for an instruct model and for a base model apart; nothing if no prompt says which."""
+    of_part = {name: written_for(prompt) for name, prompt in prompts.items()}
+    if all(part == UNKNOWN for part in of_part.values()):
+        return ()
+    return tuple(
+        WrittenForRate(written_for=part, model=model, num_votes=number, win_rate=rate)
+        for part, model, number, rate in _by_part(votes, of_part, models, baseline, confidence)
+    )
+
+
+def written_for(prompt: Prompt) -> str:
+    """For which kind of model its user wrote a prompt, as its metadata say: instruct, base, or unknown."""
+    said = prompt.metadata.get("written_for")
+    return said if said in ("instruct", "base") else UNKNOWN
+
+
+def _by_part(
+    votes: Votes, of_part: Mapping[str, str], models: Sequence[str], baseline: str, confidence: float
+) -> Iterator[tuple[str, str, int, ClusteredEstimate]]:
+    """(part, model, votes, win rate against the baseline) on the prompts of each part, in alphabetical order."""
+    for part in sorted({of_part[vote.prompt] for vote in votes.votes if vote.prompt in of_part}):
+        own = tuple(vote for vote in votes.votes if of_part.get(vote.prompt) == part)
         for model in models:
-            outcomes, on, by = Votes(votes=of_case, bad=()).against(model, baseline)
+            outcomes, on, by = Votes(votes=own, bad=()).against(model, baseline)
             if model != baseline and outcomes:
-                rate = two_way_win_rate(outcomes, on, by, confidence=confidence)
-                found.append(UseCaseRate(use_case=use_case, model=model, num_votes=len(outcomes), win_rate=rate))
-    return tuple(found)
+                yield part, model, len(outcomes), two_way_win_rate(outcomes, on, by, confidence=confidence)
 
 
 def people_numbers(found: PeopleComparison) -> dict[str, Any]:
@@ -180,4 +224,5 @@ def _group_numbers(one: GroupComparison) -> dict[str, Any]:
         "pairs": every,
         "ratings": [asdict(rated) for rated in one.rated],
         "use_cases": [asdict(rate) for rate in one.use_cases],
+        "written_for": [asdict(rate) for rate in one.written_for],
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from heedful import __version__
 from heedful.evaluate.model_comparison import Pair
@@ -20,7 +24,22 @@ from heedful.records import RATING_FLAGS
 from heedful.statistics import ClusteredEstimate, Estimate
 
 _INTERVALS = ("two-way", "by prompt", "by labeler", "naive")
-_MOST_TRANSCRIPTS = 100
+_MOST_TRANSCRIPTS = 1_000
+_SEARCH = """
+const box = document.getElementById("search"), left = document.getElementById("left");
+const all = [...document.querySelectorAll("details.transcript")].map(one => [one, one.textContent.toLowerCase()]);
+box.closest("p").hidden = false;
+box.addEventListener("input", () => {
+  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  let shown = 0;
+  for (const [one, text] of all) {
+    one.hidden = !words.every(word => text.includes(word));
+    shown += !one.hidden;
+  }
+  left.textContent = words.length ? `${shown} of ${all.length} prompts` : "";
+});
+"""
+"""The page's only script: it hides transcripts that lack a word of the search. The page's policy allows no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +76,17 @@ def people_tables(one: GroupComparison, confidence: float) -> list[Table]:
         for model, score in one.against_baseline.scores.scores.items():
             rows.append([model, f"{score.count:,}", f"{score.value:+.3f}", _ends(score, 1, 3)])
         tables.append(Table("Bradley-Terry scores, log-odds against the average model, a tie as half a win", rows))
+    if one.against_baseline.at_equal_length is not None:
+        rows = [["model", "votes", "score", "two-way"]]
+        for model, score in one.against_baseline.at_equal_length.scores.items():
+            rows.append([model, f"{score.count:,}", f"{score.value:+.3f}", _ends(score, 1, 3)])
+        tables.append(Table("the same at equal length of the responses", rows))
     if one.rated:
         rows = [["model", "ratings", "mean", *_INTERVALS]]
         for rated in one.rated:
             rows.append([rated.model, f"{rated.num_ratings:,}", f"{rated.overall.value:.2f}", *_four(rated.overall, 1, 2)])
         tables.append(Table(f"overall quality from 1 to 7, with {sure} intervals", rows))
-    return [*tables, *_flag_tables(one), *_use_case_tables(one, baseline)]
+    return [*tables, *_flag_tables(one), *_use_case_tables(one, baseline), *_written_for_tables(one), *_size_tables(one)]
 
 
 def _pair_rows(pairs: Sequence[Pair]) -> list[list[str]]:
@@ -90,6 +114,51 @@ def _use_case_tables(one: GroupComparison, baseline: str | None) -> list[Table]:
     rows = [[case.replace("_", " "), *(_share(cells.get((case, model))) for model in models)] for case in cases]
     title = f"win rates against {baseline} by use case, with two-way intervals (n/a: a single prompt or labeler)"
     return [Table(title, [["use case", *models], *rows])] if rows else []
+
+
+def _written_for_tables(one: GroupComparison) -> list[Table]:
+    """Figure 3: prompts that users wrote for an instruct model, and for a base model."""
+    baseline = one.against_baseline.baseline
+    models = [model for model in one.against_baseline.models if model != baseline]
+    cells = {(rate.written_for, rate.model): rate.win_rate for rate in one.written_for}
+    parts = list(dict.fromkeys(rate.written_for for rate in one.written_for))
+    rows = [[part, *(_share(cells.get((part, model))) for model in models)] for part in parts]
+    title = f"win rates against {baseline} by the kind of model that the prompt was written for, with two-way intervals"
+    return [Table(title, [["written for", *models], *rows])] if rows else []
+
+
+def _size_tables(one: GroupComparison) -> list[Table]:
+    """Figure 30: what labelers say by size, for models that are named KIND@SIZE, such as ppo@1.3B."""
+    sized = {model: kind_and_size(model) for model in one.against_baseline.models}
+    sizes = sorted({size for _, size in sized.values() if size}, key=size_in_parameters)
+    if len(sizes) < 2:
+        return []
+    names = {found: model for model, found in sized.items()}
+    kinds = list(dict.fromkeys(kind for kind, size in sized.values() if size))
+    wins = {pair.model: pair.win_rate for pair in one.against_baseline.pairs}
+    rated = {found.model: found for found in one.rated}
+    measures: dict[str, Mapping[str, ClusteredEstimate]] = {f"win rate against {one.against_baseline.baseline}": wins}
+    for flag in RATING_FLAGS:
+        if any(flag in found.flags for found in rated.values()):
+            measures[flag.replace("_", " ")] = {name: r.flags[flag] for name, r in rated.items() if flag in r.flags}
+    rows = [
+        [measure, kind, *(_share(values.get(names.get((kind, size), ""))) for size in sizes)]
+        for measure, values in measures.items()
+        for kind in kinds
+    ]
+    return [Table("by size, with two-way intervals", [["", "model", *sizes], *rows], 2)]
+
+
+def kind_and_size(model: str) -> tuple[str, str]:
+    """ppo@1.3B -> (ppo, 1.3B); a name without a size has an empty one."""
+    kind, _, size = model.rpartition("@")
+    return (kind, size) if kind and size_in_parameters(size) else (model, "")
+
+
+def size_in_parameters(size: str) -> float:
+    """1.3B -> 1.3e9; 0 for what is no size."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMB])", size)
+    return 0.0 if found is None else float(found[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[found[2]]
 
 
 def _share(estimate: ClusteredEstimate | None) -> str:
@@ -123,7 +192,7 @@ def people_in_words(found: PeopleComparison) -> str:
 def write_people_page(
     found: PeopleComparison, judged: Judged, path: Path, *, project: str, simulated: bool, unfinished: str | None
 ) -> None:
-    """Write the page: no script, no request to anywhere, texts of users and models escaped. Raises StorageError."""
+    """Write the page: no request to anywhere, no script but its own search, texts escaped. Raises StorageError."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("heedful.evaluate").joinpath("people.html.jinja").read_text(encoding="utf-8"))
     sections = [
@@ -148,6 +217,8 @@ def write_people_page(
         notes=found.notes,
         transcripts=transcripts[:_MOST_TRANSCRIPTS],
         num_prompts=len(transcripts),
+        script=Markup(_SEARCH),
+        script_digest=base64.b64encode(hashlib.sha256(_SEARCH.encode()).digest()).decode(),
     )
     write_text(path, page)
 
