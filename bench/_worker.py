@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 PACKAGES = (
@@ -104,13 +105,25 @@ def resident_mib(field: str, process: str = "self") -> float:
     raise RuntimeError(f"no {field} in /proc/{process}/status")
 
 
-def descendants(process: str = "self") -> list[str]:
-    """The processes that a process has started, and those that these have started."""
+def peak_of_descendants_mib(process: str = "self") -> float:
+    """``VmHWM`` of the processes that a process has started, and of those that these have started, since their start.
+
+    A process that has ended, or ends meanwhile, counts nothing.
+    """
+    peak = 0.0
+    for child in _children(process):
+        with suppress(OSError, RuntimeError):
+            peak += resident_mib("VmHWM", child)
+        peak += peak_of_descendants_mib(child)
+    return peak
+
+
+def _children(process: str) -> list[str]:
     found: list[str] = []
-    for thread in os.listdir(f"/proc/{process}/task"):
-        with open(f"/proc/{process}/task/{thread}/children") as file:
-            for child in file.read().split():
-                found += [child, *descendants(child)]
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with suppress(OSError), open(f"/proc/{process}/task/{thread}/children") as file:
+                found += file.read().split()
     return found
 
 

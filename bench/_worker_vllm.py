@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _worker import Timing, descendants, resident_mib, serve
+from _worker import Timing, peak_of_descendants_mib, serve
 
 FOLDER = Path(sys.argv[1])
 # Room for the prompts and answers of every benchmark.
@@ -52,7 +52,7 @@ def run_generation(
         outputs += llm.generate(requests[i : i + batch_size], parameters, use_tqdm=False)
     timing.end(0)
     result = timing.result(1)
-    result["peak_mib"] += sum(resident_mib("VmHWM", process) for process in descendants())
+    result["peak_mib"] += peak_of_descendants_mib()
     lengths = [len(output.outputs[0].token_ids) for output in outputs]
     return result | {"engine_made_in_seconds": started, "lengths": lengths} | exact
 

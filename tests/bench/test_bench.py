@@ -128,6 +128,17 @@ def test_time_runs_from_the_beginning_to_the_last_step_and_missing_steps_are_ref
         timing.result(3)
 
 
+def test_processes_that_a_contender_starts_count_and_ended_ones_do_not() -> None:
+    """An ended process keeps its number until it is waited for, and has no peak of memory."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as one:
+        assert worker.peak_of_descendants_mib() >= worker.resident_mib("VmHWM", str(one.pid)) > 0
+        one.kill()
+        os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(RuntimeError, match="no VmHWM"):
+            worker.resident_mib("VmHWM", str(one.pid))
+        assert worker.peak_of_descendants_mib() >= 0
+
+
 class FakeWorker:
     """Answers at once; "slow" takes twice the time, "broken" cannot run."""
 
