@@ -113,6 +113,17 @@ def test_they_do_not() -> None:
     assert set(found.values()) == {"does not appear"}
 
 
+def test_a_reward_model_that_loses_nothing_is_within_five_points() -> None:
+    found = verdicts(within=0.61, across=0.612)
+    assert found["A reward model loses less than 5 points on labelers whom it never saw"] == "appears"
+
+
+def test_quality_that_hardly_differs_cannot_be_told() -> None:
+    likert = findings([("PPO-ptx", v, {"likert": q}) for v, q in ((0, 4.27), (0.2, 4.26), (20, 4.28))])
+    found = verdicts(experiments={"likert": likert})
+    assert found["Overall quality is best between no and a large KL coefficient"] == "cannot be told"
+
+
 def test_what_was_not_run_has_no_verdict() -> None:
     one_size = {"large": {name: rate for name, rate in RATES["large"].items() if name != "task_mixture"}}
     found = verdicts(one_size, {})

@@ -198,7 +198,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="gamma",
         title="Pretraining coefficient: does PPO-ptx undo the alignment tax?",
-        source="SPEC 5.1, figure 33",
+        source="figure 33",
         paper="At 1.3B, a coefficient of at least 20 recovers the regressions on SQuADv2 and DROP.",
         x="pretraining coefficient (gamma)",
         panels=("benchmarks", "text_loss", "reward", "win_rate"),
@@ -208,7 +208,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="kl",
         title="KL coefficient without pretraining gradients: can it undo the alignment tax?",
-        source="SPEC 5.2, figure 34",
+        source="figure 34",
         paper="Even 100 times the KL coefficient does not recover the regressions.",
         x="KL coefficient (beta)",
         panels=("benchmarks", "text_loss", "reward", "win_rate"),
@@ -218,7 +218,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="likert",
         title="KL coefficient and the overall quality that labelers see",
-        source="SPEC 5.3, figure 36",
+        source="figure 36",
         paper="0 and 2 are both worse; the best are 0.01 and 0.02.",
         x="KL coefficient (beta)",
         panels=("likert", "win_rate", "held_out_reward", "reward", "kl"),
@@ -228,7 +228,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="longer-training",
         title="Longer training: does it help, or does it cost abilities?",
-        source="SPEC 5.4, figure 35",
+        source="figure 35",
         paper="Three seeds; the paper's text gives no numbers for the figure.",
         x="episodes",
         panels=("win_rate", "held_out_reward", "reward", "benchmarks", "text_loss", "kl"),
@@ -239,7 +239,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="initial-mix",
         title="Pretraining text in the initial policy",
-        source="SPEC 5.5, figure 37",
+        source="figure 37",
         paper="Shares of 0, 10 and 50 %, with one and two epochs; it took 10 % and two epochs.",
         x="share of pretraining text",
         panels=("win_rate", "held_out_reward", "reward", "benchmarks", "text_loss"),
@@ -250,7 +250,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="learning-rate",
         title="Learning rate of the policy, with and without pretraining gradients",
-        source="SPEC 5.6, figure 38",
+        source="figure 38",
         paper="From 2.55e-6 to 2.55e-5: without pretraining gradients everything above 8.05e-6 diverges.",
         x="learning rate",
         panels=("win_rate", "held_out_reward", "reward", "kl", "benchmarks"),
@@ -260,7 +260,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="pretraining-ratio",
         title="Pretraining examples for each episode",
-        source="SPEC 5.7, E.11",
+        source="appendix E.11",
         paper="It tried 4, 8 and 32 examples for each episode, and took 8.",
         x="pretraining examples per episode",
         panels=("benchmarks", "text_loss", "win_rate", "held_out_reward", "reward"),
@@ -270,7 +270,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="batch-size",
         title="Episodes per iteration",
-        source="SPEC 5.7, E.11",
+        source="appendix E.11",
         paper="It tried batches from 64 to 1,024 episodes, and took 512.",
         x="episodes per iteration",
         panels=("win_rate", "held_out_reward", "reward", "benchmarks", "kl"),
@@ -280,7 +280,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="minibatch-size",
         title="Episodes per optimiser step",
-        source="SPEC 5.7, E.11",
+        source="appendix E.11",
         paper="It tried minibatches from 8 to 64 episodes, and took 64.",
         x="episodes per optimiser step",
         panels=("win_rate", "held_out_reward", "reward", "benchmarks", "kl"),
@@ -304,7 +304,7 @@ PROMPT_CHOICE = "prompt-choice"
 """The one experiment that trains reward models and not policies (:mod:`heedful.experiments.labeler_groups`)."""
 SUMMARIES: Mapping[str, str] = {
     **{one.name: f"{one.title} ({one.source})" for one in EXPERIMENTS},
-    LABELER_GROUPS: "Does a reward model hold for labelers whom it never saw? (SPEC 4.6, E.2)",
+    LABELER_GROUPS: "Does a reward model hold for labelers whom it never saw? (appendix E.2)",
     PROMPT_CHOICE: "Are rankings worth more where reward models disagree than at random? (ours; simulated labelers)",
 }
 """Name -> what ``heedful experiment --list`` says."""

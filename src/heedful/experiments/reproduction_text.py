@@ -128,7 +128,7 @@ def _labeler_groups(groups: LabelerGroups) -> list[str]:
     lines = [
         "## Does a reward model hold for labelers whom it never saw?",
         "",
-        f"SPEC 4.6, E.2. {NUM_GROUPS} groups of labelers, {groups['seeds']} seeds. The paper does not say what its ± is; ours",
+        f"Appendix E.2. {NUM_GROUPS} groups of labelers, {groups['seeds']} seeds. The paper does not say what its ± is; ours",
         "is the standard error of the groups' means.",
         "",
         "![Accuracy](labeler-groups.svg)",

@@ -158,16 +158,14 @@ def _likert(findings: Findings | None) -> Shape | None:
     if len(points) < 3:
         return None
     ordered = sorted(points, key=lambda point: point["value"])
-    best = max(ordered, key=lambda point: point["measures"]["likert"]["value"])
-    level = best["measures"]["likert"]
-    above: list[Verdict] = [verdict_of(level, end["measures"]["likert"]) for end in (ordered[0], ordered[-1])]
-    at_an_end = best in (ordered[0], ordered[-1])
+    best = max((point["measures"]["likert"] for point in ordered[1:-1]), key=lambda one: one["value"])
+    above: list[Verdict] = [verdict_of(best, end["measures"]["likert"]) for end in (ordered[0], ordered[-1])]
     shown = ", ".join(f"{text_of(point['value'])}: {point['measures']['likert']['value']:.2f}" for point in ordered)
     return {
         "claim": "Overall quality is best between no and a large KL coefficient",
         "paper": "0 and 2 are both worse than 0.01 to 0.02 (figure 36)",
         "here": shown,
-        "verdict": "does not appear" if at_an_end else all_of(above),
+        "verdict": all_of(above),
     }
 
 
@@ -197,5 +195,5 @@ def _labelers(within: float, across: float) -> Shape:
         "claim": "A reward model loses less than 5 points on labelers whom it never saw",
         "paper": "72.4 ± 0.4 % on its own labelers, 69.6 ± 0.9 % on the group left out (E.2)",
         "here": f"{100 * within:.1f} % and {100 * across:.1f} %",
-        "verdict": "appears" if 0 <= within - across < 0.05 else "does not appear",
+        "verdict": "appears" if within - across < 0.05 else "does not appear",
     }
