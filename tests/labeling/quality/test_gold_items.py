@@ -10,7 +10,7 @@ from tests.labeling.labels_by_hand import NOW, Labels
 
 from heedful.errors import DataError
 from heedful.labeling.database.connection import Database
-from heedful.labeling.database.tables import event, task, task_response
+from heedful.labeling.database.tables import event, person, task, task_response
 from heedful.labeling.quality import gold_items
 from heedful.labeling.queue import changes, task_making
 from heedful.labeling.queue.task_making import Choice, Made, Plan
@@ -153,3 +153,16 @@ def test_what_cannot_be_is_refused_and_nothing_made(stored: Database, more: dict
         made(stored, **more)
     with stored.read() as connection:
         assert [found.name for found in task_making.all_batches(connection)] == ["Known"]
+
+
+def test_a_candidate_who_became_a_user_measures_nobody(stored: Database) -> None:
+    """Only researchers' and admins' answers in screening are known answers, whatever role a candidate has later."""
+    with stored.write() as connection:
+        make = Labels(connection)
+        candidate = make.person("cara", group="candidate")
+        make.rank(make.task(make.batch(phase="screening"), "q7", num_outputs=4), candidate, "3", "2", "1", "0")
+        connection.execute(person.update().where(person.c.id == candidate).values(role="user", group_name="training"))
+    done = made(stored, tasks=8, gold=8, choice=Choice(fresh=False))
+    with stored.read() as connection:
+        rows = connection.execute(select(task.c.prompt_id).where(task.c.batch_id == done.batch_id, task.c.gold.is_not(None)))
+        assert set(rows.scalars()) == {"q0", "q1", "q2"}

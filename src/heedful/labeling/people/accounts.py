@@ -22,6 +22,8 @@ from heedful.labeling.database.tables import invite, person, session
 
 Role = Literal["user", "labeler", "researcher", "admin"]
 """A user comes from outside: they talk to models and have API keys, and see nothing of the labeling."""
+RESEARCH_ROLES: tuple[Role, ...] = ("researcher", "admin")
+"""Those whose answers to screening tasks others are measured by."""
 Group = Literal["training", "held_out", "candidate"]
 
 INVITE_SECONDS = 7 * 86_400.0

@@ -35,6 +35,7 @@ from heedful.labeling.database.tables import (
     screening_decision,
     task,
 )
+from heedful.labeling.people.accounts import RESEARCH_ROLES
 from heedful.labeling.queue.items import NewTask, add_tasks, make_batch
 from heedful.records import Ranking
 from heedful.statistics import ScreeningRecord, agreement_with, sensitive_counts
@@ -208,7 +209,7 @@ def _sensitive(connection: Connection, ids: Sequence[int]) -> Mapping[int, tuple
         for id, prompt_id, value in connection.execute(
             select(annotation.c.person_id, annotation.c.prompt_id, annotation.c.value)
             .join(person, person.c.id == annotation.c.person_id)
-            .where(annotation.c.prompt_id.in_(some), annotation.c.kind == "flag_sensitive", person.c.role != "labeler")
+            .where(annotation.c.prompt_id.in_(some), annotation.c.kind == "flag_sensitive", person.c.role.in_(RESEARCH_ROLES))
             .order_by(annotation.c.created)
         ):
             researchers[id][prompt_id] = value["sensitive"]
@@ -242,7 +243,7 @@ def _comparisons(connection: Connection, ids: Sequence[int]) -> Mapping[int, tup
         for row in connection.execute(
             select(ranking)
             .join(person, person.c.id == ranking.c.person_id)
-            .where(ranking.c.prompt_id.in_(some), person.c.role != "labeler")
+            .where(ranking.c.prompt_id.in_(some), person.c.role.in_(RESEARCH_ROLES))
             .order_by(ranking.c.created)
         ).all():
             records.append(_ranking(row, f"researcher {row.person_id}"))

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, exists, select
 
 from heedful.labeling.database.tables import assignment, batch, person, task
+from heedful.labeling.people.accounts import RESEARCH_ROLES
 from heedful.labeling.queue.kinds import TaskKind
 
 GOLD_KINDS: tuple[TaskKind, ...] = ("rank", "rate", "review_prompt", "review_personal_data", "toxicity", "flag_sensitive")
@@ -40,7 +41,7 @@ def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | Non
         other.c.phase == "screening",
         given.c.task_id == other.c.id,
         labeler.c.id == given.c.person_id,
-        labeler.c.role == "labeler",
+        labeler.c.role.not_in(RESEARCH_ROLES),
     )
     query = (
         select(task.c.prompt_id, assignment.c.shown_order, assignment.c.answer)
@@ -52,7 +53,7 @@ def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | Non
             task.c.prompt_id.is_not(None),
             assignment.c.state == "answered",
             # The next condition implies this one. But from the few researchers the database finds their answers quickly.
-            assignment.c.person_id.in_(select(person.c.id).where(person.c.role != "labeler")),
+            assignment.c.person_id.in_(select(person.c.id).where(person.c.role.in_(RESEARCH_ROLES))),
             ~seen_by_a_labeler,
         )
         .order_by(assignment.c.answered, assignment.c.id)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
 
 from heedful.labeling.database.tables import assignment, person, ranking, rating, task
+from heedful.labeling.people.accounts import RESEARCH_ROLES
 from heedful.records import Ranking, Rating
 from heedful.statistics import (
     Estimate,
@@ -152,7 +153,7 @@ def not_screening() -> ColumnElement[bool]:
     """The condition that an answer (joined to person, assignment, task) is no candidate's and no labeler's from screening."""
     return and_(
         person.c.group_name != "candidate",
-        or_(task.c.phase.is_(None), task.c.phase != "screening", person.c.role != "labeler"),
+        or_(task.c.phase.is_(None), task.c.phase != "screening", person.c.role.in_(RESEARCH_ROLES)),
     )
 
 
@@ -188,4 +189,4 @@ def _newest(
 
 
 def _group(role: str, group: str) -> str:
-    return group if role == "labeler" else RESEARCHERS
+    return RESEARCHERS if role in RESEARCH_ROLES else group
