@@ -19,7 +19,7 @@ from _worker import Timing, peak_of_descendants_mib, serve
 
 FOLDER = Path(sys.argv[1])
 # Room for the prompts and answers of every benchmark.
-WINDOW, CACHE_BYTES = 256, 2 * 2**30
+WINDOW, CACHE_BYTES = 256, 2**29
 engines: dict[str, Any] = {}
 exact: dict[str, Any] = {}
 

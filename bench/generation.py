@@ -39,9 +39,9 @@ BEST = {
 MODEL_BEST = BEST | {"bf16": {"dtype": "bfloat16"}}
 """One whole batch at once: to sort its prompts gains nothing, and is left out below."""
 VLLM = {
-    f"vLLM {name}, {where}": {"eager": name == "eager", "bind": bind}
-    for name in ("eager", "compiled")
-    for where, bind in (("bound", ""), ("unbound", "nobind"))
+    "vLLM eager, unbound": {"eager": True, "bind": "nobind"},
+    "vLLM compiled, unbound": {"eager": False, "bind": "nobind"},
+    "vLLM compiled, bound": {"eager": False, "bind": ""},
 }
 """vLLM's own choice (auto) leaves one of two cores to its scheduler; "bound" is all cores, "" until their number is known."""
 LLAMA = {f"llama.cpp {number_type}": {"type": number_type} for number_type in ("bf16", "f16")}
