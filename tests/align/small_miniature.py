@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from heedful.align import controls
@@ -77,7 +78,14 @@ def make(folder: Path, model: Path, rounds: str = "") -> Path:
         config = GPT2Config(
             vocab_size=len(tokenizer), n_positions=256, n_embd=16, n_layer=1, n_head=2, bos_token_id=end, eos_token_id=end
         )
-        GPT2LMHeadModel(config).save_pretrained(model)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            random = GPT2LMHeadModel(config)
+        odd = [i for i in range(len(tokenizer)) if i != end and not _is_plain(str(tokenizer.decode([i])))]
+        with torch.no_grad():  # these get logits of about -50: a byte that is no text could be stored nowhere
+            random.transformer.ln_f.bias[0] = 5.0
+            random.transformer.wte.weight[odd, 0] = -10.0
+        random.save_pretrained(model)
         tokenizer.save_pretrained(model)
     for name in ("data", "runs", "tasks"):
         (folder / name).mkdir(parents=True)
@@ -89,3 +97,7 @@ preset = "miniature"
 """
     (folder / "heedful.toml").write_text(project + SETTINGS + rounds)
     return folder
+
+
+def _is_plain(text: str) -> bool:
+    return all(letter == "\n" or " " <= letter <= "~" for letter in text)
