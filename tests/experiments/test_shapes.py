@@ -8,8 +8,8 @@ import pytest
 
 from heedful.experiments.figure_one import FigureOne, paired
 from heedful.experiments.findings import Findings
+from heedful.experiments.paper_shapes import all_of, shapes_of, verdict_of
 from heedful.experiments.reproduction_text import Reproduction, in_markdown, standalone
-from heedful.experiments.shapes import all_of, shapes_of, verdict_of
 
 
 def measure(value: float, half: float = 0.02) -> Any:

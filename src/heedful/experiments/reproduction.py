@@ -24,8 +24,8 @@ from heedful.experiments.experiment_run import Wanted, run_experiment
 from heedful.experiments.figure_one import FigureOne, figure_one
 from heedful.experiments.findings import Findings
 from heedful.experiments.labeler_groups import LabelerGroups, labeler_groups
+from heedful.experiments.paper_shapes import shapes_of
 from heedful.experiments.reproduction_text import Reproduction, write_reproduction
-from heedful.experiments.shapes import shapes_of
 from heedful.experiments.workshop import FOLDER
 from heedful.miniature.preparation import WEIGHTS, base_model_folder
 from heedful.project.files import write_atomically

@@ -11,7 +11,7 @@ from heedful.experiments.figure_one import FigureOne, paired, sizes_of, win_rate
 from heedful.experiments.findings import Findings, text_of
 from heedful.experiments.labeler_groups import NUM_GROUPS, LabelerGroups, percent_of
 from heedful.experiments.labeler_groups_page import accuracy_figure
-from heedful.experiments.shapes import Shape
+from heedful.experiments.paper_shapes import Shape
 from heedful.project.files import write_atomically
 
 NUM_SIZES = 3
