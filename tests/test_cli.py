@@ -16,7 +16,7 @@ from heedful import __version__, cli
 from heedful.cli.entry import VERBS as VERB_CLASSES
 from heedful.cli.options import subcommand
 from heedful.cli.project_verbs import Status
-from heedful.presets import paper, resolved_preset
+from heedful.presets import paper, resolved_preset, with_alternatives
 from heedful.project.project import TEMPLATE, Project, config_from_mapping, init_project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -234,7 +234,7 @@ def test_what_the_template_shows_commented_out_is_true(tmp_path: Path) -> None:
     """With every comment sign before a table or a key taken away it is a valid configuration with the defaults' values."""
     init_project(tmp_path, base_model="x")
     plain = Project.load(tmp_path)
-    assert resolved_preset(plain) == paper("1.3B")
+    assert resolved_preset(plain) == with_alternatives(paper("1.3B"))
     lines = (tmp_path / "heedful.toml").read_text().splitlines()
     shown = [line.removeprefix("# ") if line.startswith("# [") or " = " in line.split("#")[-1][:28] else line for line in lines]
     (tmp_path / "heedful.toml").write_text("\n".join(shown))
@@ -242,7 +242,7 @@ def test_what_the_template_shows_commented_out_is_true(tmp_path: Path) -> None:
     assert set(project.settings) == {"limits", "sft", "initial_policy", "reward", "ppo", "collect", "evaluate"}
     assert all(len(table) >= 2 for table in project.settings.values())
     assert project.small_model == "models/smaller"
-    assert resolved_preset(project) == paper("1.3B")
+    assert resolved_preset(project) == with_alternatives(paper("1.3B"))
     for key in ("base_model", "pretraining_text", "small_model", "labelers", "preset", "seed"):
         assert f"{key} = " in TEMPLATE
     assert config_from_mapping is not None
