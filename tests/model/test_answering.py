@@ -12,9 +12,11 @@ from tests.tiny import CONTEXT, END, tiny_gpt2, tiny_tokenizer
 
 from heedful.conversation import turns_of
 from heedful.errors import DataError
+from heedful.model import answering
 from heedful.model.answering import Answerer, mean_reward, prompts_within, score_responses
 from heedful.model.readout import score
 from heedful.model.scalar_models import scalar_model_from_causal
+from heedful.project.storable import unstorable
 from heedful.records import Prompt, Response
 from heedful.training.config import SFTConfig
 
@@ -39,6 +41,15 @@ def test_a_response_depends_on_its_own_id_and_the_seed_alone() -> None:
     assert answer(PROMPTS[::-1]) == together[::-1]
     assert answer(PROMPTS[2:3]) == together[2:3]
     assert [r.text for r in answer(PROMPTS, seed=4)] != [r.text for r in together]
+
+
+def test_a_nul_that_a_model_writes_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import refuses it in people's texts; a byte-level model may sample it in the middle of a night."""
+    plain = answering.decode_after
+    monkeypatch.setattr(answering, "decode_after", lambda *given: [f"{text}\x00" for text in plain(*given)])
+    for response in answer(PROMPTS):
+        assert response.text.endswith("\ufffd")
+        assert unstorable(response) is None
 
 
 def test_a_text_in_place_of_the_prompt_may_fill_the_window_up_to_a_response() -> None:

@@ -107,9 +107,14 @@ class Answerer:
         template = self.template if texts is None else "plain"
         decoded = decode_after(self.tokenizer, tokens, spoken, template)
         return [
-            Response(id=identifier, prompt_id=prompt.id, text=text, model=name, finished=generation.finished)
+            Response(id=identifier, prompt_id=prompt.id, text=storable(text), model=name, finished=generation.finished)
             for identifier, prompt, text, generation in zip(ids, prompts, decoded, generations, strict=True)
         ]
+
+
+def storable(text: str) -> str:
+    """A model's text with U+FFFD in place of NUL: it may write any character, but no database keeps that one."""
+    return text.replace("\x00", "\ufffd")
 
 
 def score_responses(
