@@ -120,9 +120,11 @@ def recorded_prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     compute = PagedRunner._compute
 
-    def recording_pages(self: PagedRunner, prompts: Sequence[tuple[int, ...]], pages: list[list[int]]) -> torch.Tensor:
-        computed.extend(prompts)
-        return compute(self, prompts, pages)
+    def recording_pages(
+        self: PagedRunner, prompts: Sequence[tuple[int, ...]], pages: list[list[int]], done: list[int], **more: Any
+    ) -> torch.Tensor:
+        computed.extend(prompt[first:] for prompt, first in zip(prompts, done, strict=True))
+        return compute(self, prompts, pages, done, **more)
 
     monkeypatch.setattr(runner, "pack", recording)
     monkeypatch.setattr(PagedRunner, "_compute", recording_pages)
