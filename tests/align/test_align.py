@@ -170,7 +170,8 @@ def test_stages_that_status_lists_are_those_that_align_runs(journey: Journey) ->
     started = {name: (journey.folder / "runs" / f"{name}-1" / "stage.json") for name in STAGES}
     ran = [name for name in STAGES if started[name].is_file()]
     assert set(ran) == {path.name.rpartition("-")[0] for path in (journey.folder / "runs").iterdir() if path.is_dir()}
-    assert set(STAGES) - set(ran) == {"data", "initial_policy_small", "ppo_ptx_small"}
+    switched_off = {"task_mixture", "choose_task_mixture", "reward_by_group"}
+    assert set(STAGES) - set(ran) == {"data", "initial_policy_small", "ppo_ptx_small", *switched_off}
     times = [started[name].stat().st_mtime_ns for name in ran]
     assert times == sorted(times)
 
@@ -291,7 +292,7 @@ def test_killed_in_the_middle_of_any_stage_it_continues_to_the_same_results(
     assert done.returncode == 0, done.stderr
     assert "ppo_ptx: continuing at step 2" in done.stderr
     assert check_models(folder) == 9
-    assert {path.name for path in (folder / "runs").iterdir() if path.name[-1] != "1"} == {LOCK_FILE}
+    assert {path.name for path in (folder / "runs").iterdir() if path.name[-1] != "1"} == {LOCK_FILE, "round-1.json"}
     assert json.loads((folder / "results.json").read_text()) == json.loads(uninterrupted)
     assert (folder / "results.json").read_bytes() == uninterrupted
 

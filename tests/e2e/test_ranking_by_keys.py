@@ -90,7 +90,7 @@ def test_all_nine_texts_prompt_and_order_are_in_view(page: Any) -> None:
 def test_turns_and_markup_are_shown_and_the_source_is_one_key_away(page: Any) -> None:
     assert page.locator(".turn .speaker").all_inner_texts() == ["System", "User", "Assistant", "User"]
     assert page.locator("#body-A table").is_visible()
-    assert page.locator("#body-A code.math").first.is_visible()
+    assert page.locator("#body-A math").first.is_visible()
     page.keyboard.press("a")
     page.keyboard.press("s")
     assert page.locator("#body-A table").is_hidden()

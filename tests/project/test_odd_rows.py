@@ -67,6 +67,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "alpaca": [{"instruction": "q", "input": "i", "output": "a", "chosen": "d", "rejected": "e", "user": "u", "label": True}],
+    "tasks": [{"inputs": "q", "targets": "a"}, {"inputs_pretokenized": "q", "targets_pretokenized": "a", "inputs": [1]}],
     "dolly": [{"instruction": "q", "context": "c", "response": "a"}],
     "messages": [{"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "x"}]}], "user": "m"}],
     "responses": [

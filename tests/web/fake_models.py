@@ -59,6 +59,14 @@ class FakeModels:
         model = body["model"]
         if model == "broken":
             return Response("Traceback: a secret", status_code=500)
+        if not isinstance(body.get("max_tokens", 1), int):  # as any server of this API refuses it
+            error = {
+                "message": "max_tokens is no integer",
+                "type": "invalid_request_error",
+                "param": "max_tokens",
+                "code": None,
+            }
+            return JSONResponse({"error": error}, status_code=400)
         if 10 + body.get("max_tokens", 1) > self.window:
             said = f"This model's maximum context length is {self.window} tokens."
             return JSONResponse({"error": {"message": said, "code": "context_length_exceeded"}}, status_code=400)
