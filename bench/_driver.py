@@ -336,7 +336,7 @@ class Worker:
         self._process.communicate()
 
     def kill(self) -> None:
-        """End the process and those that it has started. Who waits for an answer gets an error."""
+        """End the process and those that it has started. A caller that is waiting for an answer gets an error."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -383,7 +383,7 @@ def preset(name: str, *, seed: int = 0) -> Preset:
         raise ConfigError("there is no such preset", expected=_PRESETS, got=name)
     seeded = ("sft", "initial_policy", "task_mixture", "reward", "ppo")
     chosen = replace(chosen, **{name: replace(getattr(chosen, name), seed=seed) for name in seeded})
-    return chosen if name == "miniature" else with_alternatives(chosen)
+    return with_alternatives(chosen)
 
 
 def resolved_preset(project: Project) -> Preset:

@@ -300,8 +300,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
 )
 LABELER_GROUPS = "labeler-groups"
+"""Trains reward models and no policy (:mod:`heedful.experiments.labeler_groups`)."""
 PROMPT_CHOICE = "prompt-choice"
-"""The one experiment that trains reward models and not policies (:mod:`heedful.experiments.labeler_groups`)."""
+"""Trains reward models and no policy (:mod:`heedful.experiments.prompt_choice`)."""
 SUMMARIES: Mapping[str, str] = {
     **{one.name: f"{one.title} ({one.source})" for one in EXPERIMENTS},
     LABELER_GROUPS: "Does a reward model hold for labelers whom it never saw? (appendix E.2)",

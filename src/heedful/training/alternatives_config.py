@@ -96,7 +96,7 @@ class ExpertIterationConfig(StepConfig):
     lora_rank: int = 0
     """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights."""
     engine: Literal["heedful", "vllm"] = "heedful"
-    """What generates the answers: Heedful's own engine, or vLLM (needs `heedful[vllm]`; not yet run on real hardware)."""
+    """What generates the answers: Heedful's own engine, or vLLM (needs `heedful[vllm]`; run on CPUs so far, not on a GPU)."""
 
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
