@@ -22,7 +22,7 @@ from heedful import __version__
 from heedful.evaluate.failure_modes import FailureRate
 from heedful.evaluate.model_comparison import Pair
 from heedful.evaluate.people_comparison import GROUP_WORDS, Judged, PeopleComparison
-from heedful.evaluate.people_page import people_tables
+from heedful.evaluate.people_page import answers_by_prompt, people_tables
 from heedful.evaluate.report import visible
 from heedful.evaluate.results import write_text
 from heedful.evaluate.table_14 import Table14Row, other_models
@@ -58,7 +58,7 @@ def render_comparison(page: ComparisonPage) -> str:
     folder = files("heedful.evaluate")
     script = folder.joinpath("comparison_search.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    transcripts = [] if page.judged is None else _transcripts(page.judged)
+    transcripts = [] if page.judged is None else answers_by_prompt(page.judged)
     template = environment.from_string(folder.joinpath("comparison.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         version=__version__,
@@ -136,23 +136,3 @@ def _failure_rows(failures: Sequence[FailureRate]) -> list[dict[str, Any]]:
         said = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f}) of {rate.count:,}"
         rows.setdefault(one.mode, {})[one.model] = said
     return [{"mode": mode, "rates": rates} for mode, rates in rows.items()]
-
-
-def _transcripts(judged: Judged) -> list[dict[str, Any]]:
-    """Every prompt with its answers, models in the same order everywhere, in the order in which the prompts were answered."""
-    scores: dict[str, list[int]] = {}
-    for rating in judged.ratings:
-        scores.setdefault(rating.response_id, []).append(rating.overall)
-    answers: dict[str, list[dict[str, Any]]] = {}
-    for response in sorted(judged.responses.values(), key=lambda response: str(response.model)):
-        said = scores.get(response.id)
-        rated = None if said is None else f"{sum(said) / len(said):.2f}"
-        answers.setdefault(response.prompt_id, []).append({"model": str(response.model), "text": response.text, "rated": rated})
-    return [
-        {
-            "prompt": judged.prompts[id].text,
-            "use_case": (judged.prompts[id].use_case or "").replace("_", " "),
-            "answers": rows,
-        }
-        for id, rows in answers.items()
-    ]

@@ -205,7 +205,7 @@ def write_people_page(
         }
         for one in found.groups
     ]
-    transcripts = _transcripts(judged)
+    transcripts = answers_by_prompt(judged)
     page = template.render(
         version=__version__,
         project=project,
@@ -240,7 +240,7 @@ def _figure(one: GroupComparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _transcripts(judged: Judged) -> list[dict[str, Any]]:
+def answers_by_prompt(judged: Judged) -> list[dict[str, Any]]:
     """Every prompt with its answers, models in the same order everywhere, in the order in which the prompts were answered."""
     scores: dict[str, list[int]] = {}
     for rating in judged.ratings:
@@ -249,7 +249,9 @@ def _transcripts(judged: Judged) -> list[dict[str, Any]]:
     for response in sorted(judged.responses.values(), key=lambda response: str(response.model)):
         said = scores.get(response.id)
         mean = None if said is None else sum(said) / len(said)
-        answers.setdefault(response.prompt_id, []).append({"model": response.model, "text": response.text, "overall": mean})
+        answers.setdefault(response.prompt_id, []).append(
+            {"model": str(response.model), "text": response.text, "overall": mean}
+        )
     return [_transcript(judged, prompt_id, rows) for prompt_id, rows in answers.items()]
 
 
