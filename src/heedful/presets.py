@@ -73,10 +73,16 @@ class CollectConfig:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            positive=("prompts", "validation_prompts", "smallest_k", "labelers_per_prompt", "agreement_labelers"),
+            positive=(
+                "prompts",
+                "validation_prompts",
+                "smallest_k",
+                "labelers_per_prompt",
+                "agreement_labelers",
+                "max_response_tokens",
+            ),
             shares=("other_models_share",),
         )
-        _check_response_limit(self)
         if not 2 <= self.smallest_k <= self.largest_k:
             raise ConfigError(
                 "CollectConfig: smallest_k and largest_k are out of range",
@@ -103,8 +109,10 @@ class EvaluateConfig:
     """Validation prompts used to choose the SFT checkpoint and the few-shot prefix by RM score (SPEC 3.2, 3.7)."""
 
     def __post_init__(self) -> None:
-        check_fields(self, positive=("prompts", "labelers_per_prompt", "benchmark_items", "choice_prompts"))
-        _check_response_limit(self)
+        check_fields(
+            self,
+            positive=("prompts", "labelers_per_prompt", "benchmark_items", "choice_prompts", "max_response_tokens"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +147,6 @@ class RoundsConfig:
         check_fields(
             self,
             positive=("prompts", "validation_prompts", "prompts_sampled"),
-            not_negative=("largest_drop",),
             shares=("sft_share",),
         )
         if self.ensemble < 2:
@@ -166,7 +173,7 @@ class Limits:
     """Longest response in tokens. None: as the preset says."""
 
     def __post_init__(self) -> None:
-        check_fields(self, positive=tuple(self.given()))
+        check_fields(self, positive=("max_prompt_tokens", "max_response_tokens"))
 
     def given(self) -> dict[str, int]:
         """The limits that are set."""
@@ -177,11 +184,6 @@ LIMITED = ("sft", "initial_policy", "task_mixture", "reward", "ppo")
 """The tables that follow ``[limits]`` where they do not say otherwise; those of the alternatives to PPO do too."""
 _TRAINED = ("dpo", "expert_iteration", "cloning")
 """The alternatives to PPO that are trained."""
-
-
-def _check_response_limit(config: CollectConfig | EvaluateConfig) -> None:
-    if config.max_response_tokens is not None:
-        check_fields(config, positive=("max_response_tokens",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,6 +168,8 @@ class ProjectSection:
         check_encoding(self.pretraining_encoding, "[project] pretraining_encoding")
         if self.processes < 1:
             raise ConfigError("[project] processes is out of range", expected="1 or more", got=str(self.processes))
+        if self.seed < 0:
+            raise ConfigError("[project] seed is out of range", expected="0 or above", got=str(self.seed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,6 @@ class DPOConfig(StepConfig):
         check_fields(
             self,
             positive=("epochs", "learning_rate", "batch_size", "beta", "max_prompt_tokens", "max_response_tokens"),
-            not_negative=("tie_threshold",),
             shares=("warmup_share", "final_learning_rate_share"),
         )
 
@@ -144,7 +143,7 @@ class GroupRewardConfig:
     """How strongly a group's rewards are held to those of all labelers: the factor of half the variance of their change."""
 
     def __post_init__(self) -> None:
-        check_fields(self, not_negative=("pull",))
+        check_fields(self)
         if set(self.members) != set(self.weights):
             raise ConfigError(
                 "GroupRewardConfig: members and weights name different groups",

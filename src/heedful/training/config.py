@@ -46,7 +46,6 @@ class StepConfig:
         check_fields(
             self,
             positive=("checkpoint_seconds", "keep_checkpoints", "tokens_per_microbatch"),
-            not_negative=("validate_every",),
             shares=("adam_beta1", "adam_beta2"),
         )
 
@@ -299,20 +298,27 @@ class PPOConfig(StepConfig):
         return max(1, self.episodes // self.batch_size)
 
 
-def check_fields(
-    config: Any, *, positive: tuple[str, ...] = (), not_negative: tuple[str, ...] = (), shares: tuple[str, ...] = ()
-) -> None:
-    """Refuse values out of range. Raises ConfigError with the field's name."""
-    name = type(config).__name__
+_MAY_BE_NEGATIVE = ("missing_end_reward",)
+"""No other number of a configuration may be."""
+
+
+def check_fields(config: Any, *, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
+    """Refuse numbers out of range: not finite, negative, not above 0 where ``positive``, above 1 where ``shares``.
+
+    None is in range. Raises ConfigError with the field's name.
+    """
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name == "lora_rank" and value < 0:
-            raise ConfigError(f"{name}: lora_rank is out of range", expected="0 or more", got=repr(value))
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{name}: {field.name} is out of range", expected="a finite number", got=repr(value))
-        if field.name in positive and not value > 0:
-            raise ConfigError(f"{name}: {field.name} is out of range", expected="a number above 0", got=repr(value))
-        if field.name in not_negative and not value >= 0:
-            raise ConfigError(f"{name}: {field.name} is out of range", expected="0 or above", got=repr(value))
-        if field.name in shares and not 0 <= value <= 1:
-            raise ConfigError(f"{name}: {field.name} is out of range", expected="a number from 0 to 1", got=repr(value))
+        if not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            expected = "a finite number"
+        elif field.name in positive and value <= 0:
+            expected = "a number above 0"
+        elif field.name in shares and not 0 <= value <= 1:
+            expected = "a number from 0 to 1"
+        elif value < 0 and field.name not in _MAY_BE_NEGATIVE:
+            expected = "0 or above"
+        else:
+            continue
+        raise ConfigError(f"{type(config).__name__}: {field.name} is out of range", expected=expected, got=repr(value))
