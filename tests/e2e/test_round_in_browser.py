@@ -7,14 +7,7 @@ say the same.
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +16,18 @@ import pytest
 from tests.align.small_miniature import few_data, make
 from tests.align.small_project import heedful
 from tests.e2e.test_labeling import person
+from tests.heedful_up import heedful_up
 
 from heedful.miniature import preparation as miniature
 from heedful.project.data_folder import Records
 from heedful.project.owners import owner_key
 
-ROOT = Path(__file__).resolve().parents[2]
 ROUND_MS = 540_000
 
 pytestmark = pytest.mark.skipif(
     not (miniature.WEIGHTS / "small" / "tokenizer.json").is_file(),
     reason="the miniature's weights are not made: python -m heedful.miniature.base small medium",
 )
-
-
-@contextmanager
-def up(project: Path) -> Iterator[dict[str, str]]:
-    """``heedful up PROJECT`` in a process of its own; the addresses that it names."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "heedful.cli", "up", str(project), "--port", "0", "--precision", "float32"],
-        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    guard = threading.Timer(840, process.kill)
-    guard.start()
-    try:
-        said = ""
-        assert process.stderr is not None
-        for line in process.stderr:
-            said += line
-            if "stop it with Ctrl-C" in line:
-                break
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
-        found = {
-            "models": re.search(r"the models answer at (\S+)", said),
-            "application": re.search(r"the labeling application is at (\S+)", said),
-            "join": re.search(r"(http\S+/join/\S+)", said),
-        }
-        assert all(found.values()), said
-        yield {name: match[1] for name, match in found.items() if match is not None}
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 0
-    finally:
-        guard.cancel()
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
 @pytest.mark.long
@@ -81,7 +38,8 @@ def test_from_a_vote_to_the_next_policy_without_a_shell(processes: Any, chromium
     owner_key(project / "data")  # written once; with these shares every new owner's prompts train
     owners = json.loads((project / "data" / "owners.json").read_text())
     (project / "data" / "owners.json").write_text(json.dumps({**owners, "shares": [1.0, 0.0, 0.0]}))
-    with up(project) as addresses, person(chromium, addresses["join"], "Ada") as page:
+    up = heedful_up(str(project), "--precision", "float32", folder=tmp_path, seconds=840)
+    with up as addresses, person(chromium, addresses["join"], "Ada") as page:
         page.goto(f"{addresses['application']}/playground")
         page.get_by_label("Two or more models, blind").check()
         for box in page.locator("input[name=model]").all():

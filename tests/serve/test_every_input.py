@@ -7,42 +7,30 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import GenerationMode, openapi
+from schemathesis import openapi
+from tests.every_input import send, try_every_operation
 from tests.openai_description import BODIES, description
 from tests.serve.small_models import HTTP, served
 
 from heedful.serve.access_keys import AccessKey, digest_of
 
 KEY = "a key of the test, long enough"
-EVERY_CHECK = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
 @pytest.mark.parametrize("examples", [6, pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(1_800)])])
 def test_no_input_makes_it_fail(server_url: str, examples: int) -> None:
     schema = openapi.from_dict(description(["plain", "chat"], list(BODIES), reward="reward"))
     statuses: Counter[int] = Counter()
-    for operation in schema.get_all_operations():
-        found = cast("Any", operation).ok()
-        strategy = found.as_strategy(generation_mode=GenerationMode.POSITIVE) | found.as_strategy(
-            generation_mode=GenerationMode.NEGATIVE
-        )
 
-        @settings(
-            max_examples=examples, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=EVERY_CHECK
-        )
-        @given(case=strategy)
-        def check(case: Any) -> None:
-            if isinstance(case.body, dict) and case.path == "/v1/chat/completions":
-                case.body.setdefault("max_tokens", 3)  # else as many as the context window holds
-            sent = case.as_transport_kwargs(base_url=server_url)
-            answer = HTTP.request(**{key: value for key, value in sent.items() if key != "cookies"})
-            statuses[answer.status_code] += 1
-            assert answer.status_code < 500, f"{sent} {answer.text}"
-            if answer.status_code >= 400:
-                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    def check(case: Any) -> None:
+        if isinstance(case.body, dict) and case.path == "/v1/chat/completions":
+            case.body.setdefault("max_tokens", 3)  # else as many as the context window holds
+        answer = send(HTTP, case, server_url)
+        statuses[answer.status_code] += 1
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
-        check()
+    try_every_operation(schema, examples, check)
     assert statuses[200] >= examples // 3, statuses
     assert statuses[400] >= examples, statuses
 

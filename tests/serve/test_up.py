@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import httpx
 import pytest
 from tests.align.small_project import run
+from tests.heedful_up import heedful_up
 
 from heedful.cli.entry import main
 from heedful.cli.serve_verbs import _to_compare
@@ -21,53 +16,25 @@ from heedful.errors import ConfigError
 from heedful.project.project import init_project
 from heedful.web.app_settings import model_server_of
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def test_a_newcomer_gets_application_and_models(tmp_path: Path) -> None:
     """No project, no miniature: the base models that ship; one signal ends both."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "heedful.cli", "up", "--port", "0"],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k != "DATABASE_URL"}
-        | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    guard = threading.Timer(240, process.kill)
-    guard.start()
-    try:
-        said = ""
-        assert process.stderr is not None
-        for line in process.stderr:
-            said += line
-            if "stop it with Ctrl-C" in line:
-                break
-        models = re.search(r"the models answer at (\S+)", said)
-        application = re.search(r"the labeling application is at (\S+)", said)
-        assert models, said
-        assert application, said
-        names = [model["id"] for model in httpx.get(f"{models[1]}/models", timeout=60).json()["data"]]
+    with heedful_up(folder=tmp_path, seconds=240) as addresses:
+        models = addresses["models"]
+        names = [model["id"] for model in httpx.get(f"{models}/models", timeout=60).json()["data"]]
         assert names == ["base-small", "base-medium"]
         for name in names:
             body = {"model": name, "messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 8, "stream": True}
-            answer = httpx.post(f"{models[1]}/chat/completions", json=body, timeout=120)
+            answer = httpx.post(f"{models}/chat/completions", json=body, timeout=120)
             assert '"finish_reason":' in answer.text
             assert answer.text.endswith("data: [DONE]\n\n")
         # The application begins to listen right after it has said so.
         transport = httpx.HTTPTransport(retries=20)
         with httpx.Client(transport=transport, timeout=60) as http:
-            assert http.get(f"{application[1]}/health").status_code == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 0
-        assert (tmp_path / "playground" / "labels.sqlite").is_file()
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{models[1]}/models")
-    finally:
-        guard.cancel()
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+            assert http.get(f"{addresses['application']}/health").status_code == 200
+    assert (tmp_path / "playground" / "labels.sqlite").is_file()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{models}/models")
 
 
 def test_a_port_that_cannot_be_had_is_refused_before_the_models_are_loaded(

@@ -12,23 +12,24 @@ from typing import Any
 
 from rich.console import Console
 
+from heedful.align.encoded_records import encoded_rankings
 from heedful.align.held_out_prompts import evaluation_prompts
 from heedful.align.models import loading_precision, policy_for_training
 from heedful.align.settings import Given, write_json
 from heedful.align.train_stages import trained_before
 from heedful.evaluate import lineup
 from heedful.evaluate.results import AlternativeRow, Alternatives, BestOfPoint
-from heedful.model.answering import Answerer, Limits, logprobs_of_responses, score_responses
+from heedful.model.answering import Answerer, logprobs_of_responses, score_responses
 from heedful.model.chat_template import keep_template
-from heedful.model.encoding import RankedPrompt, encode_prompts, encode_rankings
+from heedful.model.encoding import encode_prompts
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import record_to_json
 from heedful.project.files import read_jsonl, write_jsonl
 from heedful.project.runs import records_in
-from heedful.project.selection import prompts_for_policy, prompts_of, training_rankings
+from heedful.project.selection import prompts_for_policy, prompts_of
 from heedful.ranks.rank_zero import on_rank_zero
-from heedful.records import Prompt, Response, Split
+from heedful.records import Prompt, Response
 from heedful.statistics import best_of_n as expected_best
 from heedful.statistics import best_of_n_kl, bootstrap_mean
 from heedful.training.cloning import preferred_examples
@@ -224,27 +225,3 @@ def _choose(given: Given, prompts: Sequence[Prompt], paths: Sequence[Path], fold
     curve = [{"n": n, "reward": e.value, "low": e.low, "high": e.high, "kl": best_of_n_kl(n)} for n, e in found.items()]
     generated = sum(row["tokens"] for rows in samples.values() for row in rows)
     write_json(folder / CURVE_FILE, {"curve": curve, "generated_tokens": generated})
-
-
-def encoded_rankings(
-    given: Given, limits: Limits, tokenizer: Any, console: Console, *, with_ties: bool
-) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
-    """The rankings that the reward model learns from, and those that it is validated on."""
-    records = given.records
-    found: list[list[RankedPrompt]] = []
-    splits: tuple[Split, ...] = ("train", "valid")
-    for split in splits:
-        ranked, counts = encode_rankings(
-            tokenizer,
-            records.prompts,
-            records.responses,
-            training_rankings(records, split),
-            max_prompt_tokens=limits.max_prompt_tokens,
-            max_response_tokens=limits.max_response_tokens,
-            template=given.setting.template,
-            with_ties=with_ties,
-            may_be_empty=split == "valid",
-        )
-        console.print(f"{'validation ' if split == 'valid' else ''}rankings: {counts}", highlight=False)
-        found.append(ranked)
-    return found[0], found[1]

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from heedful.align.alternatives import encoded_rankings
+from heedful.align.encoded_records import encoded_rankings
 from heedful.align.settings import Given, write_json
 from heedful.align.train_stages import trained_before
 from heedful.errors import ConfigError

@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
+from heedful.align.encoded_records import encoded_demonstrations, encoded_rankings, encoding_options
 from heedful.align.models import loading_precision, placed_for_training, policy_for_training
 from heedful.align.project_text import pretraining_text
-from heedful.align.settings import Given, Setting, write_json
+from heedful.align.settings import Given, write_json
 from heedful.model.chat_template import keep_template
-from heedful.model.encoding import Example, encode_demonstrations, encode_prompts, encode_rankings
+from heedful.model.encoding import Example, encode_demonstrations, encode_prompts
 from heedful.model.loading import check_tokenizer, load_causal_model, load_scalar_model, load_tokenizer
 from heedful.model.saving import remove_leftovers
 from heedful.model.scalar_models import scalar_model_from_causal
-from heedful.project.selection import demonstrations_of, prompts_for_policy, prompts_of, training_rankings
+from heedful.project.selection import demonstrations_of, prompts_for_policy, prompts_of
 from heedful.ranks.world import world
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 from heedful.training.ppo import PPOData, train_ppo
@@ -38,7 +38,7 @@ def sft(given: Given, *, folder: Path, console: Console) -> None:
     config = given.config
     model, tokenizer = policy_for_training(given.setting.base_model, loading_precision(config))
     keep_template(tokenizer, given.setting.template)
-    examples, validation = _demonstrations(tokenizer, given, console)
+    examples, validation = encoded_demonstrations(given, tokenizer, console)
     train_sft(model, tokenizer, SFTData(examples, validation), config, folder, console=console)
 
 
@@ -54,7 +54,7 @@ def initial_policy(given: Given, *, folder: Path, console: Console) -> None:
 def initial_policy_of(given: Given) -> Path:
     """The folder of the model that PPO starts from.
 
-    It is the one that :func:`initial_policy` chose, or what stands for it: of SFT's candidates the one with the lowest loss, as
+    It is the one that :func:`initial_policy` chose, or its substitute: of SFT's candidates the one with the lowest loss, as
     :func:`initial_policy` would choose, the policy of an earlier round, or a model that was given.
     """
     folder = given.made("initial")
@@ -83,15 +83,8 @@ def reward(given: Given, *, folder: Path, console: Console) -> None:
     assert padding is None or isinstance(padding, int)
     model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
     del causal  # else its memory would be held as long as the reward model is trained
-    encoding = _encoding(given.setting, config)
-    rankings, counts = encode_rankings(
-        tokenizer, records.prompts, records.responses, training_rankings(records, "train"), **encoding
-    )
-    console.print(f"rankings: {counts}", highlight=False)
-    validation, counts = encode_rankings(
-        tokenizer, records.prompts, records.responses, training_rankings(records, "valid"), may_be_empty=True, **encoding
-    )
-    console.print(f"validation rankings: {counts}", highlight=False)
+    rankings, validation = encoded_rankings(given, config, tokenizer, console, with_ties=False)
+    encoding = encoding_options(given.setting, config)
     demonstrations: list[Example] = []
     for split in ("valid", "train"):
         demonstrated = demonstrations_of(records, split)
@@ -142,7 +135,7 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def trained_before(folder: Path, title: str, console: Console) -> bool:
-    """Whether an unfinished stage has its model already: a kill came between the two, and nothing is left to train.
+    """Whether an unfinished stage has its model already: it was killed after training, and nothing is left to train.
 
     A run writes its model last, and whole or not at all; the folder's fingerprint says for which inputs.
     """
@@ -161,7 +154,7 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
     assert start is not None
     model, tokenizer = policy_for_training(start, loading_precision(config))
     keep_template(tokenizer, setting.template)
-    examples, validation = _demonstrations(tokenizer, given, console)
+    examples, validation = encoded_demonstrations(given, tokenizer, console)
     text = pretraining_text(setting, "train") if config.pretraining_share else None
     text_validation = pretraining_text(setting, "valid") if text is not None else None
     if text is None and config.pretraining_share:
@@ -169,26 +162,3 @@ def _train_initial_policy(given: Given, folder: Path, console: Console) -> None:
         config = replace(config, pretraining_share=0.0)
     data = SFTData(examples, validation, text, text_validation, context_length=setting.preset.ppo.ptx_context_length)
     train_sft(model, tokenizer, data, config, folder, console=console, title=given.stage.name)
-
-
-def _demonstrations(tokenizer: Any, given: Given, console: Console) -> tuple[list[Example], list[Example]]:
-    """Demonstrations to train on, and those to validate on: the first 100 of the former if no other can be used."""
-    records, encoding = given.records, _encoding(given.setting, given.config)
-    examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **encoding)
-    console.print(f"demonstrations: {counts}", highlight=False)
-    held_out = demonstrations_of(records, "valid")
-    validation, counts = encode_demonstrations(tokenizer, records.prompts, held_out, may_be_empty=True, **encoding)
-    console.print(f"validation demonstrations: {counts}", highlight=False)
-    if not validation:
-        console.print("the validation loss is measured on training demonstrations", highlight=False)
-    return examples, validation or examples[:100]
-
-
-def _encoding(setting: Setting, config: Any) -> dict[str, Any]:
-    """How records become tokens in a stage."""
-    template = setting.template
-    return {
-        "template": template,
-        "max_prompt_tokens": config.max_prompt_tokens,
-        "max_response_tokens": config.max_response_tokens,
-    }

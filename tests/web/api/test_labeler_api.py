@@ -6,21 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import openapi
 from sqlalchemy import select
+from tests.every_input import send, try_every_operation
 from tests.labeling.usage.talk import compare
 from tests.web.route_examples import a_ranking
 from tests.web.site import PASSWORD, Browser
 from tests.web.world import World, make_world
 
 from heedful.labeling.database.tables import assignment
-
-EVERY_CHECK = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
 @pytest.fixture
@@ -193,26 +190,14 @@ def test_no_input_makes_it_fail(role: str, examples: int, world: World) -> None:
     schema = openapi.from_dict(client.get("/api/openapi.json").json()).exclude(path="/api/v1/session", method="DELETE")
     statuses: Counter[int] = Counter()
 
-    for operation in schema.get_all_operations():
-        modes = schemathesis.GenerationMode
-        found = cast("Any", operation).ok()
-        strategy = found.as_strategy(generation_mode=modes.POSITIVE) | found.as_strategy(generation_mode=modes.NEGATIVE)
+    def check(case: Any) -> None:
+        # What is there, not only random numbers: most of what can go wrong is behind the first check.
+        case.path_parameters |= {
+            name: there[name] for name, value in case.path_parameters.items() if isinstance(value, int) and value % 3
+        }
+        if isinstance(case.body, dict) and isinstance(case.body.get("token"), str):
+            case.body["token"] = world.token
+        statuses[send(client, case, "http://localhost", headers).status_code] += 1
 
-        @settings(
-            max_examples=examples, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=EVERY_CHECK
-        )
-        @given(case=strategy)
-        def check(case: Any) -> None:
-            # What is there, not only random numbers: most of what can go wrong is behind the first check.
-            case.path_parameters |= {
-                name: there[name] for name, value in case.path_parameters.items() if isinstance(value, int) and value % 3
-            }
-            if isinstance(case.body, dict) and isinstance(case.body.get("token"), str):
-                case.body["token"] = world.token
-            sent = case.as_transport_kwargs(base_url="http://localhost", headers=headers)
-            response = client.request(**{key: value for key, value in sent.items() if key != "cookies"})
-            statuses[response.status_code] += 1
-            assert response.status_code < 500, f"{sent} {response.text}"
-
-        check()
+    try_every_operation(schema, examples, check)
     assert statuses[401] > 50 if role == "nobody" else min(statuses[200], statuses[422]) > 3, statuses

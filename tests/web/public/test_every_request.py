@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import GenerationMode, openapi
+from schemathesis import openapi
 from sqlalchemy import func, select
+from tests.every_input import send, try_every_operation
 from tests.labeling.usage.talk import ALPHA, a_key
 from tests.openai_description import description
 from tests.web.fake_models import FakeModels
 from tests.web.site import Site, make_site
 
 from heedful.labeling.database.usage_tables import api_request
-
-EVERY_CHECK = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
 @pytest.fixture
@@ -37,25 +35,14 @@ def test_no_input_makes_it_fail(site: Site, examples: int) -> None:
     schema = openapi.from_dict(description([ALPHA, "silent", "nothing"], ["/v1/completions", "/v1/chat/completions"]))
     statuses: Counter[int] = Counter()
     client = site.nobody()
-    for operation in schema.get_all_operations():
-        found = cast("Any", operation).ok()
-        strategy = found.as_strategy(generation_mode=GenerationMode.POSITIVE) | found.as_strategy(
-            generation_mode=GenerationMode.NEGATIVE
-        )
 
-        @settings(
-            max_examples=examples, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=EVERY_CHECK
-        )
-        @given(case=strategy)
-        def check(case: Any) -> None:
-            sent = case.as_transport_kwargs(base_url="http://localhost", headers={"Authorization": f"Bearer {secret}"})
-            answer = client.request(**{key: value for key, value in sent.items() if key != "cookies"})
-            statuses[answer.status_code] += 1
-            assert answer.status_code < 500, f"{sent} {answer.text}"
-            if answer.status_code >= 400:
-                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    def check(case: Any) -> None:
+        answer = send(client, case, "http://localhost", {"Authorization": f"Bearer {secret}"})
+        statuses[answer.status_code] += 1
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
-        check()
+    try_every_operation(schema, examples, check)
     assert statuses[200] >= 5, statuses
     assert sum(count for status, count in statuses.items() if 400 <= status < 500) >= 5, statuses
     with site.database.read() as connection:

@@ -14,14 +14,14 @@ from fastapi import Query, Request
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from heedful.errors import DataError, MissingError
+from heedful.errors import DataError
 from heedful.labeling.usage import blind_votes, consent, conversations, feedback
 from heedful.labeling.usage.conversations import LONGEST_TURN, AnswerView, ConversationView, Layout, Mode, VoteView
 from heedful.records import UseCase
 from heedful.web.api.labeler_api import Done, Sent
 from heedful.web.closing_stream import ClosingStream
-from heedful.web.playground.playground_pages import flags_of, models_of, server_of
-from heedful.web.playground.streaming import EVENT_STREAM, as_events, begin_writing, written
+from heedful.web.playground.playground_pages import flags_of, models_of
+from heedful.web.playground.streaming import as_events, begin_writing, wants_events
 from heedful.web.public.withdrawals import clean_project
 from heedful.web.routing import Id, Routes, Visit, Visiting
 
@@ -105,7 +105,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenBack:
-    """What came of taking something back."""
+    """The result of taking something back."""
 
     message: str
 
@@ -234,15 +234,11 @@ async def write(visit: Visiting, request: Request, answer_id: Id) -> Any:
     With the header ``Accept: text/event-stream`` it is a stream of events: ``{"text": "..."}`` for each piece, and last
     ``{"state": "finished"}``.
     """
-    server = server_of(visit)
-    if server is None:
-        raise MissingError("no model server is set", next_step="ask an admin")
-    _, ask = await run_in_threadpool(begin_writing, visit, answer_id)
-    events = written(server, visit.database, ask)
-    if EVENT_STREAM in request.headers.get("accept", ""):
-        return ClosingStream(as_events(events))
+    _, writing = await begin_writing(visit, answer_id)
+    if wants_events(request):
+        return ClosingStream(as_events(writing))
     message: str | None = None
-    async for event in events:
+    async for event in writing:
         message = event.get("message", message)
     return await run_in_threadpool(_wrote, visit, answer_id, message)
 

@@ -42,20 +42,32 @@ def routes(add: Routes) -> None:
 
 async def stream(visit: Visiting, request: Request, answer_id: Id) -> Response:
     """Let the model write an answer that waits for it."""
-    server = server_of(visit)
-    if server is None:
-        raise MissingError("no model server is set", next_step="ask an admin")
-    conversation_id, ask = await run_in_threadpool(begin_writing, visit, answer_id)
-    writing = written(server, visit.database, ask)
-    if EVENT_STREAM in request.headers.get("accept", ""):
+    conversation_id, writing = await begin_writing(visit, answer_id)
+    if wants_events(request):
         return ClosingStream(as_events(writing))
     async for _ in writing:
         pass
     return visit.go(f"/playground/{conversation_id}#answer-{answer_id}")
 
 
-def begin_writing(visit: Visit, answer_id: int) -> tuple[int, Ask]:
-    """Take one's own answer in hand: its conversation, and what to ask. Raises MissingError, ConflictError."""
+async def begin_writing(visit: Visit, answer_id: int) -> tuple[int, AsyncGenerator[dict[str, Any], None]]:
+    """Take an answer of one's own in hand: its conversation, and the events of its text, which is written as they are read.
+
+    Raises MissingError if there is no model server or no such answer, ConflictError if the answer does not wait.
+    """
+    server = server_of(visit)
+    if server is None:
+        raise MissingError("no model server is set", next_step="ask an admin")
+    conversation_id, ask = await run_in_threadpool(_begun_answer, visit, answer_id)
+    return conversation_id, written(server, visit.database, ask)
+
+
+def wants_events(request: Request) -> bool:
+    """Whether a request asks for the answer piece by piece, not for the whole of it."""
+    return EVENT_STREAM in request.headers.get("accept", "")
+
+
+def _begun_answer(visit: Visit, answer_id: int) -> tuple[int, Ask]:
     with visit.database.write() as connection:
         ask = conversations.begin_answer(connection, answer_id, visit.person.id)
         view, *_ = conversations.turn_of_answer(connection, answer_id, visit.person.id)
@@ -93,7 +105,7 @@ async def _begun(server: ModelServer, path: str, body: dict[str, Any]) -> AsyncI
 
 
 async def written(server: ModelServer, database: Database, ask: Ask) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of an answer. However this ends, the answer's row says how, and holds what was written."""
+    """The events of an answer. However this ends, the answer's row says how, and keeps the text so far."""
     pieces: list[str] = []
     length = 0
     state: State = "stopped"
