@@ -133,8 +133,8 @@ class RoundsConfig:
     sft_share: float = 0.6
     """Share of the outputs to rank that SFT models write; the policy of the last round writes the rest. The paper's comparisons
     come mostly from SFT policies and some from PPO policies (SPEC 3.8); the share is ours."""
-    policy: Literal["anew", "onwards"] = "anew"
-    """Where PPO starts in each further round: anew from an initial policy (trained again if there are new demonstrations), or
+    policy: Literal["fresh", "onwards"] = "fresh"
+    """Where PPO starts in each further round: fresh from an initial policy (trained again if there are new demonstrations), or
     onwards from the policy of the last round (the paper does not say)."""
     confidence: float = 0.95
     """Confidence of the interval in the rule: a new policy is accepted only if the whole interval of its win rate against the
@@ -413,6 +413,7 @@ def resolved_preset(project: Project) -> Preset:
         base = getattr(chosen, name)
         if not isinstance(given, Mapping):
             raise ConfigError(f"{name} is not a table", expected=f"[{name}]", got=repr(given), where=project.config_file)
+        given = {key: _newer_word(name, key, value) for key, value in given.items()}
         values = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
         if "engine" in values:
             values["engine"] = project.engine
@@ -422,6 +423,11 @@ def resolved_preset(project: Project) -> Preset:
             f"{project.config_file} [{name}]",
         )
     return Preset(**parts)
+
+
+def _newer_word(table: str, key: str, value: object) -> object:
+    """A value of heedful.toml, in today's word if an older version had another one."""
+    return "fresh" if (table, key, value) == ("rounds", "policy", "anew") else value
 
 
 _SHOWN = {

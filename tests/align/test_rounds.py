@@ -19,7 +19,7 @@ from heedful.align.stages import STAGES, Input, config_of
 from heedful.align.steps import ROUND_STEPS, ROUND_TASKS, step_of, tasks_of
 from heedful.errors import ConfigError, DataError
 from heedful.evaluate.results import RoundBenchmark
-from heedful.presets import RoundsConfig, miniature
+from heedful.presets import RoundsConfig, miniature, resolved_preset
 from heedful.project.ended_rounds import (
     EndedRound,
     Known,
@@ -31,6 +31,7 @@ from heedful.project.ended_rounds import (
     rounds_to_do,
     save_round,
 )
+from heedful.project.project import Project, init_project
 from heedful.statistics import Estimate
 
 KNOWN = Known(prompts=frozenset("ab"), demonstrations=frozenset("c"))
@@ -50,7 +51,7 @@ def opened(number: int = 2, policy: str = "ppo_ptx") -> Opened:
 
 @pytest.mark.parametrize(
     ("choose", "policy", "new", "text"),
-    list(itertools.product(("random", "disagreement"), ("anew", "onwards"), (False, True), (False, True))),
+    list(itertools.product(("random", "disagreement"), ("fresh", "onwards"), (False, True), (False, True))),
 )
 def test_rows_need_only_what_is_done_before_them(choose: Any, policy: Any, new: bool, text: bool) -> None:
     for number in (2, 3):
@@ -66,12 +67,12 @@ def test_rows_need_only_what_is_done_before_them(choose: Any, policy: Any, new: 
             done.add(row.name)
         names = [row.name for row in rows]
         assert (names[0], names[-1]) == (first_stage(number), f"decide_{number}")
-        assert (f"initial_policy_{number}" in names) == (new and policy == "anew")
+        assert (f"initial_policy_{number}" in names) == (new and policy == "fresh")
         assert sum(name.startswith("member_") for name in names) == (3 if choose == "disagreement" else 0)
         by_name = {row.name: row for row in rows}
         trained = by_name[f"policy_{number}"]
         again = f"initial_policy_{number}" if new else "initial_policy"
-        assert trained.needs["initial"] == (again if policy == "anew" else one.current)
+        assert trained.needs["initial"] == (again if policy == "fresh" else one.current)
         assert config_of(trained, miniature()).ptx_coefficient == (miniature().ppo.ptx_coefficient if text else 0)
 
 
@@ -84,7 +85,15 @@ def test_a_rejected_policy_is_not_what_the_next_round_starts_from() -> None:
     assert (start("policy_2"), start("ppo_ptx")) == ("policy_2", "ppo_ptx")
 
 
-def test_a_policy_begins_anew_from_the_newest_initial_policy() -> None:
+def test_the_older_word_for_a_fresh_policy_is_still_read(tmp_path: Path) -> None:
+    for number, (written, read) in enumerate((("anew", "fresh"), ("fresh", "fresh"), ("onwards", "onwards"))):
+        project = init_project(tmp_path / str(number), base_model="none")
+        with project.config_file.open("a", encoding="utf-8") as file:
+            file.write(f'\n[rounds]\npolicy = "{written}"\n')
+        assert resolved_preset(Project.load(project.folder)).rounds.policy == read
+
+
+def test_a_policy_starts_fresh_from_the_newest_initial_policy() -> None:
     one = opened(3)
     second = one.earlier[1]
     again = {"initial_policy_2": Run(folder=Path("x"), fingerprint="i"), **second.runs}

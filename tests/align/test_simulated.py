@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from heedful.align import collect
 from heedful.align.settings import given_for, setting_of
@@ -16,7 +19,7 @@ from heedful.align.simulated import SimulatedLabelers
 from heedful.align.stages import stage
 from heedful.labeling.database import maintenance
 from heedful.labeling.database.connection import open_database
-from heedful.labeling.database.tables import assignment, demonstration, person, task
+from heedful.labeling.database.tables import assignment, batch, demonstration, person, task
 from heedful.labeling.exchange import labels
 from heedful.labeling.exchange.asking import Task
 from heedful.labeling.queue.recording import Work
@@ -98,6 +101,47 @@ def test_a_run_that_is_interrupted_leaves_nothing_behind(project: Project) -> No
     database = open_database(project.folder / "labels.sqlite")
     assert not any(maintenance.check(database).counts[name] for name in ("person", "prompt", "task", "demonstration"))
     database.close()
+
+
+def asked_and_killed(folder: Path, tasks: list[Task]) -> None:
+    """In a process of its own: the stage's answers are stored, and then it is killed before it is marked as done."""
+    SimulatedLabelers(Project.load(folder), PANEL).ask(tasks, folder / "runs" / "collect-1")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_after_a_kill_the_answers_are_not_recorded_again(processes: Any, project: Project) -> None:
+    chosen = prompts(WORLD, seed=1, count=3, split="train")
+    labelers = SimulatedLabelers(project, PANEL)
+
+    def tasks(salt: str) -> list[Task]:
+        named = labelers.named([replace(one, text=one.text + salt) for one in outputs(chosen)], "collect-1")
+        shown = {p.id: tuple(r for r in named if r.prompt_id == p.id) for p in chosen}
+        return [Task(kind="rank", phase="training", prompt=p, responses=shown[p.id], labelers={"training": 2}) for p in chosen]
+
+    def recorded() -> tuple[int, int]:
+        database = open_database(project.folder / "labels.sqlite")
+        with database.read() as connection:
+            found = [connection.execute(select(func.count()).select_from(t)).scalar_one() for t in (batch, assignment)]
+        database.close()
+        return found[0], found[1]
+
+    folder = project.runs / "collect-1"
+    killed = processes.Process(target=asked_and_killed, args=(project.folder, tasks("")))
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert files.keys() >= {"rankings.jsonl", "ratings.jsonl"}
+    assert recorded() == (1, 6)
+    labelers.ask(tasks(""), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert recorded() == (1, 6)
+    # Answers whose transaction was lost, and those to other outputs, are of no use.
+    (project.folder / "labels.sqlite").unlink()
+    labelers.ask(tasks(""), folder)
+    assert recorded() == (1, 6)
+    labelers.ask(tasks(" More."), folder)
+    assert recorded() == (2, 12)
 
 
 def test_the_miniatures_demonstrations_are_training_labelers_work(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""Further rounds of feedback (SPEC 3.8): their rows of the table of stages, and what they decided. No torch.
+"""Further rounds of feedback (SPEC 3.8): their rows in the table of stages, and what they decided. No torch.
 
-Round 1 is the table of :mod:`heedful.align.stages`. What the disk keeps of a round is in :mod:`heedful.project.ended_rounds`.
+Round 1 is the table of :mod:`heedful.align.stages`. What a round leaves on disk is in :mod:`heedful.project.ended_rounds`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ class Opened:
 def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_demonstrations: bool) -> tuple[Stage, ...]:
     """The table of a further round.
 
-    with_text: PPO mixes pretraining gradients in. new_demonstrations: there are some that the rounds before did not have.
+    with_text: PPO mixes pretraining gradients in. new_demonstrations: there are demonstrations that the earlier rounds did not
+    have.
     """
     n, known, current = opened.number, first_stage(opened.number), opened.current
     members = [f"member_{n}_{i}" for i in range(1, config.ensemble + 1)] if config.choose == "disagreement" else []
-    again = [f"initial_policy_{n}"] if config.policy == "anew" and new_demonstrations else []
+    again = [f"initial_policy_{n}"] if config.policy == "fresh" and new_demonstrations else []
     trained = [name for name in opened.runs if name.startswith("initial_policy_") and name != "initial_policy_small"]
     initial = current if config.policy == "onwards" else ["initial_policy", *trained, *again][-1]
     reward: dict[str, str | None] = {"sft": "sft", "start": "reward_start", "known": known}
@@ -113,7 +114,7 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
 
 
 def asking_stages(runs: Path) -> list[Stage]:
-    """The rows of further rounds that ask people, of all rounds that have asked: enough of each to know what it asked."""
+    """The rows that ask people, of all further rounds that have begun: enough of each row to know what it asked."""
     return [
         Stage(name=f"{name}_{number}", needs={}, asks=asks, round=number)
         for number in range(2, newest_round(runs) + 1)

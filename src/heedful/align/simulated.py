@@ -16,13 +16,13 @@ from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.locating import DATABASE_FILE
 from heedful.labeling.exchange import labels
 from heedful.labeling.exchange.asking import Task
-from heedful.labeling.queue.recording import Work, record_work
+from heedful.labeling.queue.recording import Work, is_recorded, record_work
 from heedful.miniature.panel import Panel
 from heedful.project.data_folder import Records, record_to_json
 from heedful.project.files import write_jsonl
 from heedful.project.fingerprints import fingerprint_of
 from heedful.project.project import Project
-from heedful.project.runs import stage_state, with_records
+from heedful.project.runs import records_in, stage_state, with_records
 from heedful.project.selection import without_labels
 from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 
@@ -51,17 +51,17 @@ class SimulatedLabelers:
         return self.panel.groups
 
     def can_judge(self, prompt: Prompt) -> bool:
-        """They know what a simulated user meant; what a person asked in the playground is beyond them."""
+        """They know what a simulated user meant, but not what a person asked in the playground."""
         return prompt.source == "simulated"
 
     def waiting(self, stage: Stage) -> None:
         """Nothing ever waits."""
 
     def unused(self, records: Records) -> None:
-        """No answer: each stage takes its own."""
+        """None: each stage takes its own answers."""
 
     def take(self, *, partly: bool = False) -> None:
-        """Nothing: each run's labelers answered at once."""
+        """Nothing to take: each run's labelers answered at once."""
 
     def known(self, collect: Path | None = None) -> Records:
         """Prompts and demonstrations, and the rankings of the stage that collects them.
@@ -72,14 +72,16 @@ class SimulatedLabelers:
         return records if collect is None else with_records(records, collect, ("response", "ranking"))
 
     def named(self, responses: Sequence[Response], run: str) -> list[Response]:
-        """Ids that no other text has: the database holds the responses of all runs."""
+        """The responses under ids that no other text has, because the database holds the responses of all runs."""
         return [replace(r, id=f"{r.id}-{fingerprint_of(record_to_json(r))[:8]}") for r in responses]
 
     def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> None:
-        """Answer all tasks; a stage that is done has its answers."""
+        """Answer all tasks, unless the stage is done or was killed after it had stored the answers to these very tasks."""
         if stage_state(folder).get("done"):
             return
         tasks = list(tasks)
+        if self._answered_before(tasks, folder):
+            return
         with self.recorded(tasks, run=folder.name) as answers:
             if tasks[0].kind == "demonstrate":
                 write_jsonl(folder / "demonstrations.jsonl", map(record_to_json, answers.demonstrations()))
@@ -96,7 +98,7 @@ class SimulatedLabelers:
     def recorded(self, tasks: Sequence[Task], *, run: str) -> Iterator[Answers]:
         """Store a run's answers. They can be read within the block; an interrupted block leaves nothing behind.
 
-        Always in the project's own file: simulated labelers do not belong into a database server with people's work.
+        They always go into the project's own file: simulated labelers do not belong in a database server with people's work.
         """
         database = open_database(self.project.folder / DATABASE_FILE)
         prompts = [task.prompt for task in tasks]
@@ -106,6 +108,20 @@ class SimulatedLabelers:
             with database.write() as connection:
                 batch_ids = record_work(connection, works, run=run, groups=self.groups, prompts=prompts, responses=responses)
                 yield Answers(connection, batch_ids)
+        finally:
+            database.close()
+
+    def _answered_before(self, tasks: Sequence[Task], folder: Path) -> bool:
+        """Whether the answers in a stage's folder are those to ``tasks``, and the database holds them as this run's."""
+        kind = "demonstration" if tasks[0].kind == "demonstrate" else "ranking"
+        answers: list[Demonstration | Ranking] = list(records_in(folder, kind))
+        about = {(one.prompt_id, one.response_ids if isinstance(one, Ranking) else ()) for one in answers}
+        if about != {(task.prompt.id, tuple(response.id for response in task.responses)) for task in tasks}:
+            return False
+        database = open_database(self.project.folder / DATABASE_FILE)
+        try:
+            with database.read() as connection:
+                return is_recorded(connection, kind, answers[0].id, run=folder.name)
         finally:
             database.close()
 

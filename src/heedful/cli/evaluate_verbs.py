@@ -112,8 +112,8 @@ class EvaluateVotes:
     """Which records are votes (else rankings, or ratings if there are none)."""
     phase: Literal["evaluation", "training"] = "evaluation"
     """What the records are for."""
-    group: Annotated[Literal["training", "held_out"] | None, optional("{training,held_out}")] = None
-    """Only the records of this group of labelers."""
+    group: Annotated[Literal["training", "held_out", "user"] | None, optional("{training,held_out,user}")] = None
+    """Only the records of this group: training labelers, held-out labelers, or users of the playground."""
     batch: Annotated[str | None, optional("NAME")] = None
     """Only the records of this batch of tasks."""
     confidence: float = 0.95

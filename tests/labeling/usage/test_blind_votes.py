@@ -15,6 +15,7 @@ from heedful.evaluate.vote_sources import Selection, votes_of_file
 from heedful.labeling.database.connection import Database
 from heedful.labeling.usage import blind_votes, consent, conversations
 from heedful.labeling.usage.blind_votes import Cast, given_away_by, names_of
+from heedful.labeling.usage.usage_export import playground_rows
 from heedful.statistics.bradley_terry import bradley_terry
 
 
@@ -119,6 +120,20 @@ def test_the_table_is_what_evaluate_votes_reads(database: Database, tmp_path: Pa
     assert [(v.model_a, v.model_b, v.outcome) for v in votes.votes] == expected
     assert [v.labeler for v in votes.votes] == ["p-1", "p-2", "p-1", "p-1"]
     assert votes.votes[0].lengths == (11.0, 13.0)
+
+
+def test_users_from_outside_are_a_group_of_their_own(database: Database) -> None:
+    with database.write() as connection:
+        for name, role, group in (("lou", "labeler", "training"), ("ann", "labeler", "held_out"), ("uma", "user", "training")):
+            who = add_person(connection, name, role=role, group=group)
+            blind_votes.vote(connection, compare(connection, who).turns[0].id, who, choice="answer", position=0)
+        file = io.StringIO(newline="")
+        blind_votes.write_csv(blind_votes.votes_cast(connection), file)
+        exported = [row for row in playground_rows(connection) if row.get("task_kind") == "vote"]
+    expected = {"lou": "training", "ann": "held_out", "uma": "user"}
+    table = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
+    assert {row["labeler"]: row["group"] for row in table} == expected
+    assert {row["labeler"]: row["metadata"]["group"] for row in exported} == expected
 
 
 def test_a_vote_for_one_of_three_says_nothing_of_the_others(database: Database) -> None:

@@ -50,6 +50,11 @@ def ends(site: Site) -> None:
     process.wait(timeout=120)
 
 
+def events_of(admin: Browser) -> str:
+    """The list of the page Audit, without the filter above it."""
+    return admin.get("/admin/audit").text.partition("</form>")[2].rpartition('aria-label="Events"')[2]
+
+
 def after_round_1(project: Path) -> None:
     made = {"ppo_ptx": Run(folder=project / "runs" / "ppo_ptx-1", fingerprint="a")}
     known = Known(prompts=frozenset(), demonstrations=frozenset())
@@ -60,6 +65,7 @@ def test_the_button_starts_the_next_round_once(site: Site, admin: Browser, tmp_p
     assert "Start round 1" in admin.get("/admin/rounds").text
     after_round_1(tmp_path / "mine")
     assert "Start round 2" in admin.get("/admin/rounds").text
+    assert "started a round" not in events_of(admin)
     assert admin.post("/admin/rounds").status_code == 303
     page = admin.get("/admin/rounds").text
     assert "Round 2 is being done" in page
@@ -67,6 +73,9 @@ def test_the_button_starts_the_next_round_once(site: Site, admin: Browser, tmp_p
     assert "Start round" not in page
     again = admin.post("/admin/rounds")
     assert (again.status_code, "is being done already" in again.text.lower()) == (409, True)
+    audit = events_of(admin)
+    assert audit.count("started a round") == 1, "the refused one leaves no event"
+    assert '<a href="/admin/rounds">round 2</a>' in audit
     (tmp_path / "go on").touch()
     ends(site)
     page = admin.get("/admin/rounds").text

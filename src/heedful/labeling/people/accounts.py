@@ -25,6 +25,8 @@ Role = Literal["user", "labeler", "researcher", "admin"]
 RESEARCH_ROLES: tuple[Role, ...] = ("researcher", "admin")
 """Those whose answers to screening tasks others are measured by."""
 Group = Literal["training", "held_out", "candidate"]
+ShownGroup = Literal["training", "held_out", "candidate", "user"]
+"""What records, tables and the API call a person's group: users from outside are a group of their own."""
 
 INVITE_SECONDS = 7 * 86_400.0
 RESET_SECONDS = 86_400.0
@@ -381,6 +383,11 @@ def _new_pseudonym(connection: Connection) -> str:
         name = "".join(secrets.choice(_CONSONANTS) + secrets.choice(_VOWELS) for _ in range(3))
         if not connection.execute(select(func.count()).where(person.c.pseudonym == name)).scalar_one():
             return name
+
+
+def shown_group(role: str, group: str) -> ShownGroup:
+    """The group under which a person's votes and feedback appear. A user has a group in the database, but it means nothing."""
+    return "user" if role == "user" else cast("ShownGroup", group)
 
 
 def _one_of(value: str, options: object, what: str) -> str:

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Table, insert, select
 
 from heedful.errors import DataError
-from heedful.labeling.database.tables import assignment, event, person, rating
+from heedful.labeling.database.tables import assignment, batch, demonstration, event, person, ranking, rating, task
 from heedful.labeling.people import accounts, instruction_versions
 from heedful.labeling.queue import counters, items
 from heedful.labeling.queue.answer_rows import Answered, rows_of_answer
@@ -84,6 +84,18 @@ def record_work(
     for some in items.batched(works, ANSWERS_AT_ONCE):
         recording.add(some)
     return [made.id for made in recording.batches.values()]
+
+
+def is_recorded(connection: Connection, kind: Literal["demonstration", "ranking"], id: str, *, run: str) -> bool:
+    """Whether the database holds the answer with this id, and as one that ``record_work`` stored for the run.
+
+    A run's answers are stored together, so one of them speaks for all.
+    """
+    table = demonstration if kind == "demonstration" else ranking
+    joined = table.join(assignment, table.c.assignment_id == assignment.c.id).join(task, assignment.c.task_id == task.c.id)
+    names = select(batch.c.name).select_from(joined.join(batch, task.c.batch_id == batch.c.id)).where(table.c.id == id)
+    name = connection.execute(names).scalar_one_or_none()
+    return name is not None and name.startswith(f"{run}: ")
 
 
 def _people(connection: Connection, groups: Mapping[str, accounts.Group], at: float) -> dict[str, int]:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from heedful.errors import ConflictError, DataError
 from heedful.labeling.database.tables import person
 from heedful.labeling.database.usage_tables import conversation, conversation_turn, model_vote, turn_answer
+from heedful.labeling.people.accounts import shown_group
 from heedful.labeling.usage.conversations import conversation_of, turn_of
 
 Choice = Literal["answer", "tie", "bad"]
@@ -153,6 +154,7 @@ def votes_cast(connection: Connection, *, gave_away: bool = True) -> Iterator[Ca
             conversation_turn.c.key,
             conversation_turn.c.text,
             person.c.pseudonym,
+            person.c.role,
             person.c.group_name,
         )
         .select_from(
@@ -176,7 +178,7 @@ def votes_cast(connection: Connection, *, gave_away: bool = True) -> Iterator[Ca
             prompt=row["text"],
             at=row["created"],
             labeler=row["pseudonym"],
-            group=row["group_name"],
+            group=shown_group(row["role"], row["group_name"]),
             choice=row["choice"],
             position=row["position"],
             answers=tuple((place[0], place[1], place[2]) for place in places),

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, exists, or_, select
 from heedful.conversation import response_text
 from heedful.labeling.database.tables import person
 from heedful.labeling.database.usage_tables import answer_feedback, conversation, conversation_turn, model_vote, turn_answer
+from heedful.labeling.people.accounts import shown_group
 from heedful.labeling.usage.conversations import AnswerView, ConversationView, TurnView, own, turn_of
 from heedful.labeling.usage.feedback import prompt_of_turn
 from heedful.project.data_folder import record_to_json
@@ -64,7 +65,8 @@ def _rows_of_turn(connection: Connection, row: Mapping[Any, Any]) -> Iterator[di
     record = {"kind": "prompt", **record_to_json(prompt)}
     record.pop("split", None)  # the import gives it its owner's
     yield record | ({"split": "test"} if phase == "evaluation" else {})
-    metadata = {"usage": turn.key, "group": row["group_name"], "source": PLAYGROUND}
+    group = shown_group(row["role"], row["group_name"])
+    metadata = {"usage": turn.key, "group": group, "source": PLAYGROUND}
     models = dict(
         connection.execute(select(turn_answer.c.position, turn_answer.c.model).where(turn_answer.c.turn_id == turn.id)).all()
     )

@@ -111,7 +111,7 @@ class Me:
     pseudonym: str
     name: str
     role: accounts.Role
-    group: accounts.Group
+    group: accounts.ShownGroup
     answers_left_today: int | None
 
 
@@ -191,7 +191,14 @@ def me(visit: Visiting) -> Me:
 
 
 def _me(who: accounts.Person, left: int | None) -> Me:
-    return Me(id=who.id, pseudonym=who.pseudonym, name=who.name, role=who.role, group=who.group, answers_left_today=left)
+    return Me(
+        id=who.id,
+        pseudonym=who.pseudonym,
+        name=who.name,
+        role=who.role,
+        group=accounts.shown_group(who.role, who.group),
+        answers_left_today=left,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- tasks

@@ -47,6 +47,7 @@ ACTIONS: Mapping[str, str] = {
     "delete_texts": "deleted the texts of an API key's requests",
     "export_votes": "exported votes",
     "forget": "erased a prompt",
+    "start_round": "started a round",
 }
 """Other actions are named by their own words."""
 
@@ -65,6 +66,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Playground and API": (
         "withdraw", "delete_conversation", "make_key", "revoke_key", "delete_texts", "export_votes", "forget",
     ),
+    "Rounds": ("start_round",),
     "Backups": ("backup", "download_backup"),
 }  # fmt: skip
 """How the filter lists them."""

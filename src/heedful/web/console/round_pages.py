@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from heedful.errors import ConfigError, ConflictError
+from heedful.labeling.database import events
 from heedful.project.ended_rounds import ended_rounds, newest_round
 from heedful.web.console.round_process import RoundProcess
 from heedful.web.routing import Routes, Visit, Visiting
@@ -21,7 +22,7 @@ def routes(add: Routes) -> None:
 
 
 def show_rounds(visit: Visiting) -> Response:
-    """All rounds; while one is being done, the page asks for its progress every two seconds."""
+    """All rounds; while one is running, the page asks for its progress every two seconds."""
     return _page(visit)
 
 
@@ -32,14 +33,16 @@ def start_round(visit: Visiting) -> Response:
         raise ConfigError("there is no project here", expected="an application over a project", got="none")
     number = next_round(running.project / "runs")
     try:
-        running.start(number)
+        with visit.database.write() as connection:
+            events.record(connection, person_id=visit.person.id, action="start_round", subject="round", subject_id=number)
+            running.start(number)
     except ConflictError as error:
         return _page(visit, status=409, problem=error)
     return visit.go("/admin/rounds", flash=f"Round {number} has been started.")
 
 
 def next_round(runs: Path) -> int:
-    """The round that the button does: the one that was begun, or the one after the last that is over (round 1 at first)."""
+    """The round that the button starts or continues: the one that was begun, or the one after the last finished one."""
     return max(len(ended_rounds(runs)) + 1, newest_round(runs))
 
 
