@@ -251,6 +251,32 @@ def test_formulas_are_found(text: str, formulas_in_it: int) -> None:
     assert str(rendered(text)).count("<math") == formulas_in_it
 
 
+@pytest.mark.parametrize(
+    ("row", "cells", "formulas_in_it"),
+    [
+        ("| $P(a|b)$ | two |", 2, 1),
+        (r"| \(|x|\) | $|y|$ |", 2, 2),
+        ("> | $$a|b$$ | two |", 2, 1),
+        (r"| $a \| b$ | `$a|b$` |", 2, 1),  # an escaped bar is a bar
+        ("| $5 | $6 |", 2, 0),
+        ("|$5|$six|", 2, 0),
+        (r"| \$a | b$ |", 2, 0),
+    ],
+)
+def test_bars_of_formulas_separate_no_cells(row: str, cells: int, formulas_in_it: int) -> None:
+    begin = "> " if row.startswith(">") else ""
+    html = str(rendered(f"{begin}| a | b |\n{begin}|-|-|\n{row}"))
+    body = html.partition("<tbody>")[2]
+    assert (body.count("<td>"), body.count("<math")) == (cells, formulas_in_it)
+    assert "<td></td>" not in body
+    assert "\ue000" not in html
+
+
+def test_a_table_outside_formulas_stays_as_it_is() -> None:
+    assert "<td>\ue000</td>" in str(rendered("| a | b |\n|-|-|\n| \ue000 | $a$ |"))
+    assert rendered("$P(a|b)$ and | $c|d$") == rendered("\\(P(a|b)\\) and | \\(c|d\\)")
+
+
 def test_lines_of_a_display_formula_are_no_list_and_no_heading() -> None:
     html = str(rendered("So\n\\[\n\\begin{aligned}\na &= b \\\\\n- c &= d\n===\n\\end{aligned}\n\\]\nholds."))
     assert html.startswith('<p>So</p>\n<span class="formula"><math display="block"><mtable')

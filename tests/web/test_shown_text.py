@@ -70,6 +70,8 @@ def test_rendered_text_is_harmless(text: str) -> None:
             "![",
             "<",
             "|a\n|-\n",
+            "|$a|b$\n|-|-\n",
+            "|\\[",
             "$a ",
             "$$",
             "\\[",

@@ -10,7 +10,7 @@ from typing import Any
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererProtocol
-from markdown_it.rules_block import StateBlock
+from markdown_it.rules_block import StateBlock, table
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
@@ -45,25 +45,73 @@ _MONEY = re.compile(r"[0-9].*\s[A-Za-z]{2}", re.DOTALL)
 """It begins with a digit and goes on with words: "$5 or 10$"."""
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)"}
 _EMPTY_LINE = re.compile(r"\n[ \t>]*\n")
+_SIGN = re.compile(r"[$\\]")
+_PLAIN_BAR = re.compile(r"(?<!\\)\|")
+_PRICE = re.compile(r"[0-9.,]+\s*\|")
+"""A cell with a price, and the next cell: "$5|$x"."""
+_BAR = "\ue000"
+"""Stands for a bar while a table is read; a text that has this character already keeps all its bars."""
 
 
 def _formula(state: StateInline, silent: bool) -> bool:
     """An inline rule of markdown-it: LaTeX between its signs is one piece, so that a_b_c is no emphasis."""
-    if state.src[state.pos] not in "$\\":
-        return False
-    end = min(state.posMax, state.pos + LONGEST_FORMULA)
-    closing = _CLOSING.get(state.src[state.pos : state.pos + 2], "$")
-    found = None if state.src.find(closing, state.pos + 1, end) < 0 else _FORMULA.match(state.src, state.pos, end)
+    found = _formula_at(state.src, state.pos, state.posMax)
     if found is None:
-        return False
-    latex = found[found.lastgroup or 0]
-    if found.lastgroup == "inline" and _MONEY.match(_COMMAND.sub("", latex)):
         return False
     if not silent:
         token = state.push("formula", "math", 0)
-        token.content, token.meta = found.group(), {"latex": latex, "display": found.lastgroup in ("display", "bracket")}
+        display = found.lastgroup in ("display", "bracket")
+        token.content, token.meta = found.group(), {"latex": found[found.lastgroup or 0], "display": display}
     state.pos = found.end()
     return True
+
+
+def _formula_at(text: str, begin: int, end: int) -> re.Match[str] | None:
+    """The formula with its signs that begins at a place, if one does."""
+    if text[begin] not in "$\\":
+        return None
+    end = min(end, begin + LONGEST_FORMULA)
+    closing = _CLOSING.get(text[begin : begin + 2], "$")
+    found = None if text.find(closing, begin + 1, end) < 0 else _FORMULA.match(text, begin, end)
+    if found is None or (found.lastgroup == "inline" and _MONEY.match(_COMMAND.sub("", found["inline"]))):
+        return None
+    return found
+
+
+def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    """markdown-it's rule for tables, but a formula's own bars, as in P(a|b), separate no cells."""
+    source, num_tokens = state.src, len(state.tokens)
+    if _BAR in source:
+        return table(state, first, last, silent)
+    if "without_bars" not in state.env:
+        state.env["without_bars"] = "\n".join(map(_without_bars, source.split("\n")))
+    state.src = state.env["without_bars"]  # as long as the source, so that all places in it stay right
+    try:
+        return table(state, first, last, silent)
+    finally:
+        state.src = source
+        for token in state.tokens[num_tokens:]:
+            token.content = token.content.replace(_BAR, "|")
+
+
+def _without_bars(line: str) -> str:
+    """A line with another character for the bars of formulas. An escaped bar stays: it separates no cells anyway."""
+    if "|" not in line:
+        return line
+    pieces: list[str] = []
+    place = 0
+    while place < len(line):
+        found = _formula_at(line, place, len(line))
+        if found is None:
+            sign = _SIGN.search(line, place + (2 if line[place] == "\\" else 1))
+            end = sign.start() if sign else len(line)
+            pieces.append(line[place:end])
+        else:
+            end = found.end()
+            is_price = found.lastgroup == "inline" and _PRICE.match(found["inline"])
+            pieces.append(found.group() if is_price else _PLAIN_BAR.sub(_BAR, found.group()))
+        place = end
+    return "".join(pieces)
 
 
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:
@@ -104,6 +152,7 @@ def _render_formula(
 _INSTRUCTIONS = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 _WRITTEN = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")
 _WRITTEN.inline.ruler.before("escape", "formula", _formula)
+_WRITTEN.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
 _WRITTEN.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "reference", "blockquote", "list"]})
 _WRITTEN.add_render_rule("formula", _render_formula)
 _PLAIN = re.compile(r"</?p>|<br ?/?>|\n")
@@ -140,7 +189,7 @@ def speaker(role: str) -> str:
 
 
 def _cleaned(html: str) -> Markup:
-    """Only what is allowed: no HTML of the writer's is let through in the first place, this is the second lock."""
+    """Keep only what is allowed. The renderer lets no HTML of the writer through; this is the second lock."""
     return Markup(
         nh3.clean(
             html,
