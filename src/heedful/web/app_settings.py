@@ -1,4 +1,4 @@
-"""What the application is told when it starts; and its secret, made at the first start."""
+"""The settings that the application starts with, and its secret, made at the first start."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Settings:
     secure: bool
     """Whether browsers reach it by TLS: cookies are then never sent without."""
     title: str = "Heedful"
-    """What the pages are headed with."""
+    """The title on top of the pages."""
     backups: Path | None = None
-    """Folder for backups of the database; none: pages offer none."""
+    """Folder for backups of the database; None: pages offer no backups."""
     project: Path | None = None
-    """Folder of the project that prompts come from; none: there is none."""
+    """Folder of the project that prompts come from; None if there is no project."""
     model_server: str | None = None
-    """Address of the models that people talk to, with OpenAI's API (``http://127.0.0.1:8001/v1``); none: there are none."""
+    """Address of the models that people talk to, with OpenAI's API (``http://127.0.0.1:8001/v1``); None: there are none."""
     model_server_key: str | None = None
     """API key for the model server."""
     max_body_bytes: int = 2_000_000
@@ -70,7 +70,7 @@ def secret_key(file: Path) -> bytes:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Another process may start at the same moment: whose link comes first wins, and both then read the same.
+        # Another process may start at the same moment: the first link wins, and both then read the same key.
         if not file.exists():
             aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -105,6 +105,6 @@ def secret_key(file: Path) -> bytes:
             expected=f"{2 * KEY_BYTES} hexadecimal digits",
             got=f"{len(text)} characters",
             where=file,
-            next_step="delete the file: a new one is made, and who has a login page open loads it again",
+            next_step="delete the file: a new one is made, and people with an open login page must load it again",
         )
     return key

@@ -35,7 +35,7 @@ def login_path(path: str, query: str = "") -> str:
 
 
 def home_of(visit: Visit, who: accounts.Person) -> str:
-    """Where a person's work is. Without a project and without a batch there is nothing but models to talk to."""
+    """Where a person's work is. Without a project and without a batch, only the playground is left."""
     if who.role in ("user", "labeler"):
         return "/playground" if who.role == "user" else "/"
     if visit.settings.project is None and visit.settings.model_server is not None:

@@ -51,10 +51,10 @@ from heedful.web.sent_forms import FormValues, is_form, sent_form
 Who = Literal["public", "user", "labeler", "researcher", "admin"]
 
 RANKS: Mapping[str, int] = {"public": 0, "user": 1, "labeler": 2, "researcher": 3, "admin": 4}
-"""Who may do everything that those before may."""
+"""The roles in order: each may do everything that the ones before may."""
 
 KEY_HOLDERS = "key"
-"""What a route of the public API says instead of a role."""
+"""Replaces the role on a route of the public API."""
 
 AnyResponse = TypeVar("AnyResponse", bound=Response)
 
@@ -163,7 +163,7 @@ class Visit:
         return response
 
     def with_cookies(self, response: AnyResponse) -> AnyResponse:
-        """Add the cookies that a visitor needs who is not logged in."""
+        """Add the cookies that a visitor without a login needs."""
         for name, value in self.new_cookies.items():
             self._set_cookie(response, name, value, max_age=None)
         return response
@@ -236,11 +236,11 @@ class Routes:
     ) -> None:
         if who not in RANKS:
             raise ValueError(f"{method} {path}: who may call it must be one of {', '.join(RANKS)}")
-        # A handler's declared return type is its response as it is, but in the JSON API, which says a model.
+        # A handler's declared return type is its response, except in the JSON API, where a model describes it.
         options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
         options["openapi_extra"] = {"x-who": who}
         guard = Depends(self._guard(who, changes=method != "GET", upload=upload))
-        if method != "GET" and not iscoroutinefunction(handler):  # one that awaits takes a thread only for what it stores
+        if method != "GET" and not iscoroutinefunction(handler):  # a coroutine needs a thread only while it stores something
             handler = self._in_turn(handler)
         self._app.add_api_route(path, handler, methods=[method], dependencies=[guard], **options)
         self._app.routes[-1].heedful_who = who  # type: ignore[attr-defined]

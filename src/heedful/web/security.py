@@ -1,4 +1,4 @@
-"""What guards every request: headers, the size limit, signed values, where one may be sent next."""
+"""What guards every request: headers, the size limit, signed values, safe addresses to go to next."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def signed_value(key: bytes, purpose: str, signed: str) -> str | None:
 
 
 def is_same(given: str | None, expected: str) -> bool:
-    """Whether two tokens are the same, in a time that does not tell how much of it is."""
+    """Whether two tokens are the same, in a time that does not tell how much of them is."""
     return given is not None and hmac.compare_digest(given.encode(errors="replace"), expected.encode())
 
 

@@ -1,7 +1,7 @@
 """Forms that browsers send: checked by type and size before anything is decoded, and decoded outside the event loop.
 
-A plain form is ``application/x-www-form-urlencoded`` in UTF-8 and nothing else: a sender who may name the codec can make
-the server work for minutes. Only a route for uploads takes ``multipart/form-data``, in UTF-8 too.
+A plain form is ``application/x-www-form-urlencoded`` in UTF-8 and nothing else: if senders could name the codec, they could
+keep the server busy for minutes. Only a route for uploads takes ``multipart/form-data``, in UTF-8 too.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from heedful.web.public.expiry import texts_expire
 KEY_FILE = "web-key"
 BACKUPS_FOLDER = "backups"
 STOP_SECONDS = 10
-"""How long requests that are being answered may still take after Ctrl-C."""
+"""How long running requests may still take after Ctrl-C."""
 
 
 REQUEST_SECONDS = 15.0
@@ -41,7 +41,7 @@ MOST_CONNECTIONS = 1_000
 
 
 class PromptProtocol(H11Protocol):
-    """Uvicorn's protocol, which by itself waits for ever for a request that was begun: here the connection is closed."""
+    """Uvicorn's protocol, which would wait for ever for the rest of a request; here the connection is closed instead."""
 
     waiting: asyncio.TimerHandle | None = None
 
@@ -219,7 +219,7 @@ def _serve(
     if model_server is not None:
         say(f"playground and public API ask the model server at {model_server}")
     say("stop it with Ctrl-C")
-    # uvicorn has finished what it was answering, and says again what stopped it
+    # uvicorn has finished its requests, and repeats the signal that stopped it
     with suppress(KeyboardInterrupt), texts_expire(database):
         uvicorn.Server(config).run(sockets=[listener])
     say("stopped")

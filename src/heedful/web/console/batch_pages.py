@@ -49,7 +49,7 @@ def show_batches(visit: Visiting) -> Response:
 
 
 def bring_in(visit: Visiting) -> Response:
-    """Take in the project's prompts and outputs, and the rankings that `heedful align` asks for."""
+    """Load the project's prompts and outputs, and the rankings that `heedful align` asks for."""
     if visit.settings.project is None:
         raise MissingError("there is no project to take prompts from", next_step="start heedful web in a project's folder")
     project = Project.load(visit.settings.project)
@@ -66,7 +66,7 @@ def show_batch(visit: Visiting, batch_id: Id) -> Response:
 
 
 def close(visit: Visiting, batch_id: Id) -> Response:
-    """Serve nothing more of it."""
+    """Stop serving its tasks."""
     return _set_closed(
         visit, batch_id, True, "Closed: its tasks are no longer served. Tasks in progress can still be submitted."
     )

@@ -1,4 +1,4 @@
-"""Numbers that take long to compute, kept for a while: agreement over thousands of answers for minutes, counts for seconds."""
+"""Slow numbers are kept for a while: agreement over thousands of answers for minutes, counts for seconds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Kept:
         with self._guard:
             found, lock = self._values.get(key), self._locks.setdefault(key, threading.Lock())
         if found is None:
-            with lock:  # who asks at the same moment waits for the first one's work
+            with lock:  # others who ask at the same moment wait for the first one's result
                 found = self._values.get(key)
                 return self._compute(key, make) if found is None else found
         if not found.fresh and lock.acquire(blocking=False):

@@ -77,7 +77,7 @@ def show_batch(visit: Visiting, batch_id: Id) -> Response:
 
 
 def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
-    """Take a task out for good or for a while, or serve it again."""
+    """Withdraw a task, set it aside, or serve it again."""
     do = form.text("do")
     with visit.database.write() as connection:
         if do == "withdraw":

@@ -46,7 +46,7 @@ def scope_of(visit: Visit) -> Scope:
 
 
 def show_agreement(visit: Visiting) -> Response:
-    """How labelers agree: all, by group, each with the others and with the researchers; coefficients; flags."""
+    """How labelers agree: all of them, by group, each with the others and with the researchers; coefficients; flags."""
     scope = scope_of(visit)
 
     def compute() -> labeler_agreement.AgreementReport:

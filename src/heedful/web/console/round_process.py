@@ -10,7 +10,7 @@ from pathlib import Path
 from heedful.errors import ConflictError
 
 LOG_FILE = "rounds.log"
-"""In the folder of runs: what the process says."""
+"""In the folder of runs: the process's output."""
 _SHOWN_BYTES = 4_000
 
 
@@ -51,7 +51,7 @@ class RoundProcess:
             self._process.wait()
 
     def last_lines(self, count: int = 12) -> list[str]:
-        """What it said last."""
+        """The last lines of its output."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _SHOWN_BYTES))

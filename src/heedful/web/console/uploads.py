@@ -1,4 +1,4 @@
-"""Prompts with outputs that a researcher uploads on the page: read, shown, and stored once they say so.
+"""Prompts with outputs that a researcher uploads on the page: read, shown, and stored once they confirm.
 
 Each row is one prompt with its outputs. JSON Lines (or a JSON list)::
 

@@ -33,7 +33,7 @@ def routes(add: Routes) -> None:
 
 
 def show_votes(visit: Visiting) -> Response:
-    """How models fared in blind comparisons."""
+    """How models did in blind comparisons."""
     with visit.database.read() as connection:
         casts = list(blind_votes.votes_cast(connection))
     won: Counter[tuple[str, str]] = Counter()
@@ -79,7 +79,7 @@ def export_votes(visit: Visiting, form: Form) -> Response:
 
 
 def show_usage(visit: Visiting) -> Response:
-    """What keys used, and what was found in their requests; no texts."""
+    """The usage of keys, and what was found in their requests; no texts."""
     with visit.database.read() as connection:
         keys = api_keys.all_keys(connection)
         usage = usage_log.usage_by_key(connection)

@@ -9,7 +9,7 @@ from typing import Literal
 Change = Literal["same", "removed", "added"]
 
 MAX_WORDS = 10_000
-"""Of one text; beyond it the comparison would keep a labeler waiting, so the rest is taken as one piece."""
+"""Of one text. Beyond it the comparison would keep a labeler waiting, so the rest counts as one piece."""
 
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 
@@ -25,8 +25,8 @@ class Piece:
 def word_differences(first: str, second: str) -> list[Piece]:
     """The way from ``first`` to ``second`` in whole words; all but "added" is ``first``, all but "removed" ``second``.
 
-    A longest common subsequence of words, spaces and punctuation; what is the same but stands lost between larger changes
-    ("of", a comma) is counted to the change, so that two sentences that have nothing in common do not read as a mosaic.
+    A longest common subsequence of words, spaces and punctuation; a short match between larger changes ("of", a comma) counts
+    as part of the change, so that two sentences that have nothing in common do not read as a mosaic.
     """
     a, b = _TOKEN.findall(first), _TOKEN.findall(second)
     rest_a, rest_b = "".join(a[MAX_WORDS:]), "".join(b[MAX_WORDS:])
@@ -101,7 +101,7 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
 
 
 def _without_crumbs(pieces: list[Piece]) -> list[Piece]:
-    """Counts what is the same to the changes around it where it is no longer than either of them."""
+    """Makes a match part of the changes around it if it is no longer than either of them."""
 
     def size(step: int, index: int) -> int:
         longest = 0

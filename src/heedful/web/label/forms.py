@@ -77,7 +77,7 @@ def letters(view: AssignmentView) -> str:
 
 
 def order_alone(view: AssignmentView) -> bool:
-    """Whether a ranking task asks for the order only, without ratings."""
+    """Whether a ranking task asks only for the order, without ratings."""
     return view.kind == "rank" and view.payload.get("order_only") is True
 
 
@@ -108,7 +108,7 @@ def fields_of_draft(view: AssignmentView, draft: Mapping[str, Any] | None) -> di
 
 
 def sent_back(view: AssignmentView) -> str | None:
-    """What a researcher wrote who sent the answer back."""
+    """The note of the researcher who sent the answer back."""
     note = (view.draft or {}).get("sent_back")
     return note if isinstance(note, str) else None
 

@@ -44,7 +44,7 @@ class WaitingKind:
 
 
 def home(visit: Visiting) -> Response:
-    """What waits for this labeler, what they began, and what is new to them. For a user: the playground."""
+    """The tasks that wait for this labeler, those they began, and news. For a user: the playground."""
     if not visit.may("labeler"):
         return visit.go("/playground")
     now, person_id = time.time(), visit.person.id
@@ -59,7 +59,7 @@ def home(visit: Visiting) -> Response:
             "surveys": surveys.open_surveys(connection, person_id),
         }
         unread = instruction_versions.unacknowledged(connection, person_id, own_work.phases_of(connection, person_id))
-    # To researchers everything is open, so only what they once acknowledged is news to them.
+    # Researchers may read everything, so only instructions that they once acknowledged can be news to them.
     labeler = visit.person.role == "labeler"
     concerned = {one.waiting.kind for one in values["waiting"]} | {view.kind for view in values["begun"]}
     values["unread"] = [
@@ -167,7 +167,7 @@ def show_survey(visit: Visiting, name: str) -> Response:
 
 
 def take_survey(visit: Visiting, form: Form, name: str) -> Response:
-    """Keep the answers without who gave them; every question may be left out."""
+    """Store the answers without the labeler's name; every question may be left out."""
     survey = surveys.survey(name)
     answers: dict[str, Any] = {}
     if form.text("_decline", "") != "yes":

@@ -79,7 +79,7 @@ def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: Id)
     except ConflictError as error:
         if not to_script:
             return _conflict(visit, view, fields, error)
-        view = _view(visit, assignment_id)  # again: what is stored may be this page's earlier try, which took long
+        view = _view(visit, assignment_id)  # again: what is stored may come from this page's earlier, slow attempt
         stored = forms.draft_of_fields(view, forms.fields_of_draft(view, view.draft))["fields"]
         content = {"message": error.message, "state": view.state, "version": view.draft_version, "fields": stored}
         return JSONResponse(content, status_code=409)
@@ -108,7 +108,7 @@ def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
                 visit.person.id,
                 token=form.text("_token", ""),
                 answer=parsed.answer,
-                # No one can work on a task for longer than they had it.
+                # Nobody can have worked on a task for longer than they had it.
                 seconds_spent=forms.seconds_spent(fields, max(0.0, time.time() - view.leased)),
             )
     except ConflictError as error:
@@ -119,7 +119,7 @@ def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
     if done.late:
         message = "Thank you. Your answer is kept; it came after the time for the task, so it is marked as late."
     if done.surplus:
-        message += " Others had answered it often enough by then, so yours is kept as an extra."
+        message += " Enough others had answered it by then, so yours is kept as an extra."
     if form.text("_then", "") == "next":
         return _next_task(visit, kind=view.kind, batch_id=view.batch_id, done=assignment_id, message=message)
     return visit.go("/", flash=message, done=assignment_id)
@@ -273,7 +273,7 @@ def _next_task(
 
 
 def _conflict(visit: Visit, view: AssignmentView, fields: Mapping[str, str], error: HeedfulError) -> Response:
-    """Another tab was first. Nothing typed is lost: the page shows it again and says what to do."""
+    """Another tab was faster. Nothing typed is lost: the page shows it again and says what to do."""
     return _page(visit, _view(visit, view.id), fields, conflict=error, status=409)
 
 
@@ -306,7 +306,7 @@ def _page(
         problem=problem,
         conflict=conflict,
         finished=finished,
-        # What the browser keeps is not put over what was just sent and came back.
+        # The browser's own copy must not replace what was just sent and came back.
         refilled=status != 200,
         over=not finished and (view.state != "leased" or view.expires <= time.time()),
         letters=shown,

@@ -16,9 +16,9 @@ EVERY_SECONDS = 3_600.0
 
 @contextmanager
 def texts_expire(database: Database, every: float = EVERY_SECONDS) -> Iterator[None]:
-    """Erase what has expired now, and from a thread for as long as this is open.
+    """Erase what has expired now, and then from a thread as long as this is open.
 
-    The first time is not the thread's: an application that is stopped as it starts leaves no thread that uses the database.
+    The first time needs no thread, so an application that is stopped as it starts leaves none that uses the database.
     """
     stop = threading.Event()
 

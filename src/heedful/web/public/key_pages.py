@@ -1,4 +1,4 @@
-"""One's own API keys: what they used, what the log keeps of it, and how to take it back."""
+"""A person's own API keys: their usage, what the log keeps, and how to take it back."""
 
 from __future__ import annotations
 

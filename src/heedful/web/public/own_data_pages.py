@@ -1,4 +1,4 @@
-"""Your data: what playground and public API hold of a person, as a file, and its deletion."""
+"""Your data: what the playground and the public API keep about a person, as a file, and its deletion."""
 
 from __future__ import annotations
 

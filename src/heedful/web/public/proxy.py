@@ -31,12 +31,12 @@ from heedful.web.routing import Routes
 from heedful.web.security import TooLarge, log
 
 THREADS = 8
-"""For the database: SQLite lets one write at a time anyway."""
+"""For the database: SQLite allows only one writer anyway."""
 GONE = 499
 """The status in the log if the client left before the end."""
 _WATCH_SECONDS = 0.2
 _CHARACTERS_OF_TOKEN = 4
-"""About; for the tokens of a request whose answer says nothing of them, because the client left."""
+"""An estimate, for requests whose answers give no token count because the client left."""
 _LONGEST_LOGGED = 400_000
 
 Value = TypeVar("Value")
@@ -82,7 +82,7 @@ class Call:
         return {"X-Heedful-Training": "may-be-used" if self.key.may_train else "never"}
 
     async def close(self) -> None:
-        """Log what came of it, once, even if the client has gone."""
+        """Log the outcome, once, even if the client has gone."""
         if self.closed:
             return
         self.closed = True
@@ -206,7 +206,7 @@ async def _streamed(server: ModelServer, call: Call, path: str, body: dict[str, 
     """Begin the stream, so that a refusal is an answer with its own status; then pass the events on."""
     options = body.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-    if options is None or isinstance(options, dict):  # another type is for the server to refuse
+    if options is None or isinstance(options, dict):  # the model server refuses other types
         body = body | {"stream_options": {**(options or {}), "include_usage": True}}
     passed = _passed_on(server, call, path, body, wants_usage)
     try:
@@ -284,7 +284,7 @@ async def _passed_on(
 
 
 async def _unless_gone(request: Request, work: Callable[[], Awaitable[Value]]) -> Value | None:
-    """What the work gives; None if the client leaves, which ends the work."""
+    """The result of the work; None if the client leaves, which ends the work."""
     result: Value | None = None
     async with anyio.create_task_group() as group:
 

@@ -18,7 +18,7 @@ def clean_project(visit: Visit) -> str:
         if keys:
             with visit.database.write() as connection:
                 consent.applied(connection, {key: {"erased": {}, "runs": []} for key in keys})
-        return "It will not be used for training, and nothing that was made from it."
+        return "Neither it nor anything made from it will be used for training."
     try:
         report = apply_withdrawals(visit.database, Project.load(visit.settings.project))
     except HeedfulError as error:
@@ -28,7 +28,7 @@ def clean_project(visit: Visit) -> str:
             "this is done before the next import or training."
         )
     erased = ", ".join(f"{count} {kind}" for kind, count in report.erased.items() if count)
-    said = ["It will not be used for training, and nothing that was made from it."]
+    said = ["Neither it nor anything made from it will be used for training."]
     if erased:
         said.append(f"Erased from the project's records: {erased}.")
     if report.runs:
