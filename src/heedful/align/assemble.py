@@ -165,7 +165,7 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_
 
 
 def _sft_checkpoints(runs: Mapping[str, Path]) -> list[SftCheckpoint]:
-    """Those that were compared; none if there was nothing to choose."""
+    """The candidates that were compared; none if there was nothing to choose."""
     if "choose_sft" not in runs:
         return []
     rows = _read(runs["choose_sft"] / "choice.json")
@@ -259,7 +259,7 @@ def _transcripts(
     overall: Mapping[str, list[int]],
     names: list[str],
 ) -> list[Transcript]:
-    """The first prompts of each use case in turn, with every model's answer: not picked for looking good."""
+    """The first prompts of each use case in turn, with every model's answer; nobody picked the good ones."""
     by_prompt: dict[str, dict[str, Response]] = {}
     for response in responses.values():
         by_prompt.setdefault(response.prompt_id, {})[str(response.model)] = response

@@ -1,6 +1,6 @@
-"""What is certain to fail later is refused before anything is trained: models, lengths, text, splits.
+"""Refuses before any training what is certain to fail later: models, lengths, text, splits.
 
-It takes seconds, and as long again as reading all pretraining text takes.
+It takes seconds, and the time to read all pretraining text once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The stages that ask for labels to train on: demonstrations, and rankings of sampled responses.
 
 Each stage chooses what to ask and writes it to its folder; :func:`demonstration_tasks` and :func:`ranking_tasks` make tasks of
-that, as often as anybody asks how far they are.
+it whenever the progress is asked for.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def ranking_tasks(given: Given, folder: Path) -> Iterator[Task]:
 
 
 def tasks_of(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
-    """One ranking task for each prompt that there are responses to."""
+    """One ranking task for each prompt that has responses."""
     config = given.setting.preset.collect
     # Several labelers of both groups rank the outputs of a validation prompt, to measure agreement.
     several = config.agreement_labelers

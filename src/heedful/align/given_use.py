@@ -66,7 +66,7 @@ def _parents(given: Given, labels: Iterable[Demonstration | Ranking]) -> dict[st
 
 
 def _files(given: Given, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The project's models and text that a stage needs, unless an earlier run stands for them."""
+    """The project's models and text that a stage needs, unless an earlier run replaces them."""
     setting = given.setting
     found: dict[str, dict[str, Any]] = {}
     for key, need in given.stage.needs.items():

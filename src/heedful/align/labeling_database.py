@@ -69,7 +69,7 @@ class LabelingDatabase:
         return blinded(responses, run, self.project.seed)
 
     def known(self, collect: Path | None = None) -> Records:
-        """The data, and the answers taken so far: of whichever run, people's work stays of use."""
+        """The data, and the answers taken so far, from every run: people's work is never thrown away."""
         records = Records.load(self.project.data)
         for stage in STAGES[:-1]:
             for _, folder in sorted(stage_folders(self.project.runs, stage.name).items() if stage.asks else ()):
@@ -91,7 +91,7 @@ class LabelingDatabase:
             database.close()
 
     def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> str | None:
-        """Held-out labelers get their tasks in the phase evaluation, training labelers in the only phase that they work in."""
+        """Each group gets its tasks in its own phase: held-out labelers in evaluation, training labelers in training."""
         groups: list[Group] = [group for group in _PHASES if any(task.labelers.get(group) for task in tasks)]
         database = open_database(database_of(self.project.folder, None))
         try:
@@ -173,7 +173,7 @@ class LabelingDatabase:
                 yield connection
 
     def _take(self, database: Database, stage: Stage, folder: Path, records: Records, *, partly: bool) -> str | None:
-        """Write the answers to the stage's folder if they are to be used; what still waits, in words."""
+        """Write the answers to the stage's folder if they may be used now; returns what still waits, in words."""
         with database.read() as connection:
             progress = _progress(connection, stage, folder, _ranked_in_files(records))
             if not progress.tasks:
@@ -268,7 +268,7 @@ def _asked_in_other_rounds(runs: Path, stage: Stage) -> set[str]:
 
 
 def _progress(connection: Connection | None, stage: Stage, folder: Path, imported: Collection[str]) -> Progress:
-    """How far the tasks are that a stage's folder holds, without those about ``imported`` responses."""
+    """How far the tasks of a stage's folder are, without those about ``imported`` responses."""
     if stage.asks == "demonstrations":
         about = [prompt.id for prompt in records_in(folder, "prompt")]
     else:

@@ -47,7 +47,7 @@ class _Use:
 
 
 class _Lengths:
-    """Lengths of the project's texts in tokens; counted when asked for."""
+    """Lengths of the project's texts in tokens, counted on demand."""
 
     def __init__(self, setting: Setting, records: Records, tokenizer: PreTrainedTokenizerBase) -> None:
         self.setting, self.records, self.tokenizer = setting, records, tokenizer

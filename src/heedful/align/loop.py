@@ -86,7 +86,7 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
     if number > 1:
         opened = Opened(number=number, earlier=tuple(ended_rounds(project.runs)[: number - 1]))
         on_rank_zero(lambda: take_in(project, console) if number > newest_round(project.runs) else None)
-    # Rank 0 takes people's answers; the others then read what it took.
+    # Rank 0 takes people's answers; the other ranks then read what it took.
     on_rank_zero(lambda: labelers.take(partly=partly))
     state = _State(project, preset, labelers, opened)
     on_rank_zero(lambda: check_before_training(state.setting, state.records))
@@ -187,7 +187,7 @@ class _State:
         return fingerprint_inputs(given, self.records, earlier, self._digest)
 
     def _digest(self, path: Path) -> str:
-        """Of a model or text: read once, by rank 0 alone."""
+        """Of a model or text: rank 0 alone reads it, once."""
         if path not in self.digests:
             self.digests[path] = on_rank_zero(lambda: digest_of_files(path))
         return self.digests[path]
@@ -231,7 +231,7 @@ def _refuse_adapters(preset: Preset) -> None:
 
 
 def _say_left_out(state: _State, before: Stage, console: Console) -> None:
-    """Say of the stages before this one why the project does without them, each once."""
+    """Say why the project does without stages before this one, once for each."""
     if before not in STAGES:  # a further round has only the stages that it needs
         return
     earlier = [row.name for row in STAGES[: STAGES.index(before)]]

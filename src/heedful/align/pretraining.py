@@ -1,4 +1,4 @@
-"""``heedful pretrain``: a base model from nothing but text, if there is none to start from."""
+"""``heedful pretrain``: a base model from nothing but text, for those who have none."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ Call = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call cost."""
+    """What a call took."""
 
     seconds: float
     processor_seconds: float

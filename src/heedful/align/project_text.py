@@ -14,7 +14,7 @@ from heedful.project.runs import newest_done
 from heedful.training.pretraining_text import PretrainingText, encode_documents, pretraining_files, read_documents
 
 READER = "initial_policy"
-"""The first stage that reads the text: when it is done, the text was whole."""
+"""The first stage that reads the text; once it is done, the text is known to be readable."""
 
 
 def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:

@@ -20,7 +20,7 @@ from heedful.ranks.world import world
 from heedful.statistics import Estimate, bootstrap_mean, two_way_win_rate
 
 BIAS_METRIC = "entropy (bits)"
-"""More or less of it is no better or worse model: no rule about falling scores holds for it."""
+"""More or less of it makes a model neither better nor worse, so the rule about falling scores does not apply to it."""
 
 
 def decide(given: Given, *, folder: Path, console: Console) -> None:
@@ -95,12 +95,12 @@ def _wins(given: Given, compared: Path, policy: str, against: str, confidence: f
         return wins, len(rows), None
     responses = {one.id: one for one in records_in(compared, "response")}
     rankings = [one for one in records_in(compared, "ranking") if responses.keys() >= set(one.response_ids)]
-    rankings = [one for one in rankings if one.prompt_id in given.records.prompts]  # not of what its owner took back
+    rankings = [one for one in rankings if one.prompt_id in given.records.prompts]  # without what its owner took back
     groups: dict[str, Group] = {one.labeler: "held_out" for one in rankings}
     found = judgements_from_rankings(rankings, responses, given.records.prompts, groups, [(policy, against)])
     prompts, labelers = [one.prompt_id for one in found], [one.labeler for one in found]
     estimate = two_way_win_rate([one.outcome for one in found], prompts, labelers, confidence=confidence)
-    # With one labeler there is no interval for other labelers: then it speaks of other prompts alone.
+    # One labeler gives no interval for other labelers: it covers other prompts alone.
     wins = estimate.by_prompt if math.isnan(estimate.two_way.low) else estimate.two_way
     return wins, len(set(prompts)), len(found)
 

@@ -1,4 +1,4 @@
-"""What people wrote and said since the last round comes into the project's records, without a file: prompts, edits, votes.
+"""Puts what people wrote since the last round into the project's records, without a file: prompts, edits, votes.
 
 It comes from the labeling database: the playground's conversations and the public API's log. Only what their owners allow is
 taken, and what they took back is erased first. Each prompt gets its owner's split, so a held-out owner's prompts train nothing.
@@ -46,14 +46,14 @@ def take_in(project: Project, console: Console) -> None:
 
 
 def _feedback(connection: Connection) -> Iterator[Mapping[str, Any]]:
-    """Edits and votes as records, what others name first."""
+    """Edits and votes as records; a record comes after those that it names."""
     rows = list(playground_rows(connection))
     yield from (row for row in rows if row["kind"] != "annotation")
     yield from votes_as_rankings(rows)
 
 
 def votes_as_rankings(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """A ranking for each vote that prefers an answer. Of the others the vote says nothing among each other: they are tied.
+    """A ranking for each vote that prefers an answer. The vote does not compare the other answers, so they are tied.
 
     A vote for a tie, or that all answers are bad, holds no comparison.
     """

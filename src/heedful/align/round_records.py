@@ -16,7 +16,7 @@ from heedful.project.runs import records_in, with_records
 
 
 def records_of_round(project: Project, labelers: Labelers, opened: Opened, runs: Mapping[str, Path]) -> Records:
-    """All records that an open round may use. Before its first stage is done these are all that there are.
+    """All records that an open round may use. Before its first stage is done, these are all records.
 
     runs: folders of the finished stages of this round and those before, by name.
     """
@@ -54,7 +54,7 @@ def _of_round(records: Records, known: Known, collect: Path | None) -> Records:
 
 
 def _with_votes_of_people(records: Records, project: Project) -> Records:
-    """Simulated labelers know their own rankings only; people may have said in the playground what they like better."""
+    """Simulated labelers know only their own rankings; people may have stated preferences in the playground too."""
     if not project.data.is_dir():
         return records
     data = Records.load(project.data)

@@ -1,4 +1,4 @@
-"""What the stages of a further round do that those of round 1 do not: begin, choose what labelers get, compare, decide."""
+"""The stages that only further rounds have: begin, choose what labelers get, compare, decide."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ CHOICE_FILE = "choice.json"
 
 
 def begin(given: Given, *, folder: Path, console: Console) -> None:
-    """Write down which records the round begins with, and the rule by which it will accept a policy or not.
+    """Write down which records the round begins with, and the rule that will accept or reject its policy.
 
-    The miniature's users write new prompts. A project's have arrived by then.
+    The miniature's users write new prompts now; a project's have arrived already.
     """
     setting, number = given.setting, given.stage.round
     before = ended_rounds(setting.project.runs)[number - 2].known

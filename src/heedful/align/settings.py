@@ -80,7 +80,7 @@ class Given:
         return self.runs.get(name)
 
     def model_of(self, key: str) -> Path:
-        """The folder of the model that an earlier stage made, or that stands for it."""
+        """The folder of the model that an earlier stage made, or of the one used in its place."""
         folder = self.made(key)
         if folder is not None:
             return folder / "model"
@@ -90,7 +90,7 @@ class Given:
 
 
 def given_for(stage: Stage, setting: Setting, records: Records, runs: Mapping[str, Path]) -> Given:
-    """What a stage is given, with no more labels than it needs."""
+    """What a stage is given, with only the labels that it needs."""
     ranked = stage.reads_rankings or "rankings" in stage.needs.values()
     return Given(
         stage=stage,

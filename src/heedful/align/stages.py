@@ -55,7 +55,7 @@ INPUT_MODELS: Mapping[Input, Contender] = {"base_model": lineup.BASE, "small_mod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What of a project decides which stages it has."""
+    """The facts about a project that decide which stages it has."""
 
     data_is_invented: bool
     """The labelers invent prompts and demonstrations, and rank in every run."""
@@ -78,7 +78,7 @@ class Situation:
     asked_by_template: bool
     """The base model has a chat template of its own."""
     policy_repeats_sft: bool
-    """The initial policy would be trained step for step as the SFT model is."""
+    """The initial policy would be trained exactly as the SFT model is."""
     alternatives: tuple[Alternative, ...] = ()
     """What is trained besides PPO, as heedful.toml says."""
     groups: tuple[str, ...] = ()
@@ -104,9 +104,9 @@ class Stage:
     asks: Asked | None = None
     """What labelers are asked for."""
     left_out: Callable[[Situation], str | None] = _always_there
-    """Why a project does without it, in words (empty: it goes without saying); None if the project has it."""
+    """Why a project does without it, in words (empty: the reason is obvious); None if the project has it."""
     otherwise: str | None = None
-    """What stands for its model if it is left out: an earlier stage or an Input."""
+    """Whose model replaces its own if it is left out: an earlier stage's or an Input's."""
     beside: str | None = None
     """The stage that it runs beside. If that one waits for people, or is not due, it runs at its own place in the table."""
     apart: bool = True
@@ -118,7 +118,7 @@ class Stage:
     reads_rankings: bool = False
     """It reads the rankings that its round began with: the fingerprint of the round's first stage stands for them."""
     more_seed: int = 0
-    """Added to the seed of its settings: by it the reward models of an ensemble differ."""
+    """Added to the seed of its settings, so that the reward models of an ensemble differ."""
 
 
 def _not_invented(situation: Situation) -> str | None:
@@ -352,7 +352,7 @@ def due(situation: Situation, rows: Iterable[Stage] = STAGES) -> list[Stage]:
 
 
 def left_out(situation: Situation) -> dict[str, str]:
-    """Name of a stage -> why the project does without it, as far as it is worth saying.
+    """Name of a stage -> why the project does without it, where that is worth saying.
 
     Stages that ask people are not among them: they may have asked before.
     """
@@ -361,7 +361,7 @@ def left_out(situation: Situation) -> dict[str, str]:
 
 
 def met_by(need: str, done: Collection[str]) -> str:
-    """The stage that was done, or the Input, that meets a need: what stands for stages that were left out."""
+    """The finished stage, or the Input, that meets a need, also in place of stages that were left out."""
     names = {row.name: row for row in STAGES}
     while need in names and need not in done and (other := names[need].otherwise) is not None:
         need = other
@@ -372,7 +372,7 @@ def next_group(situation: Situation, done: Collection[str], rows: Iterable[Stage
     """The next stage that is not done, and those that run beside it; empty when all are done."""
     left = [row for row in due(situation, rows) if row.name not in done]
     group = left[:1]
-    # People who have to rank now should not wait for a policy that is needed later.
+    # People who rank now should not wait for a policy that is needed later.
     if group and (group[0].asks is None or situation.answers_at_once):
         for row in left[1:]:
             if row.beside in [other.name for other in group]:
@@ -394,7 +394,7 @@ def config_of(row: Stage, preset: Preset) -> Any:
 
 
 def situation_of(project: Project, preset: Preset, labelers: Labelers, records: Records, *, prefixes: bool) -> Situation:
-    """How a project stands. ``prefixes``: whether it has candidate few-shot prefixes."""
+    """The situation of a project. ``prefixes``: whether it has candidate few-shot prefixes."""
     has_text = labelers.invents_data or project.pretraining_text.exists()
     return Situation(
         data_is_invented=labelers.invents_data,

@@ -60,7 +60,7 @@ def show_status(project: Project, console: Console) -> None:
 
 
 def known_records(project: Project, labelers: Labelers) -> Records:
-    """All records in the data, and the answers that labelers gave besides."""
+    """All records in the data, and the answers that labelers have given since."""
     if not project.data.is_dir():
         return Records()
     # Simulated labelers know less than the data hold: an export of their work may be there too.

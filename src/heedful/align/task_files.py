@@ -68,10 +68,10 @@ class TaskFiles:
         return waiting_in(self.project, file, sum(1 for _ in read_rows(file)))
 
     def unused(self, records: Records) -> None:
-        """No answer: `heedful import` takes all."""
+        """None: `heedful import` takes all answers."""
 
     def take(self, *, partly: bool = False) -> None:
-        """Nothing: `heedful import` takes the answers."""
+        """Nothing to take: `heedful import` does that."""
 
     def known(self, collect: Path | None = None) -> Records:
         return Records.load(self.project.data)
@@ -183,7 +183,7 @@ def _asks(task: Task) -> Asked:
 
 
 def _asked(row: Any) -> Any:
-    """What a row of a task file asks, whether it is filled in or not."""
+    """What a row of a task file asks, apart from the fields to fill in."""
     return (row.get("prompt_id"), row.get("response_ids")) if isinstance(row, dict) else None
 
 

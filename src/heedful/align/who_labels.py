@@ -52,11 +52,11 @@ class Labelers(Protocol):
         ...
 
     def waiting(self, stage: Stage) -> str | None:
-        """What still waits of the newest tasks that a stage asked, in words; it changes nothing."""
+        """Which of the newest tasks that a stage asked still wait, in words; it changes nothing."""
         ...
 
     def unused(self, records: Records) -> str | None:
-        """How many answers were given and are not among the records yet, in words."""
+        """How many answers are not among the records yet, in words."""
         ...
 
     def take(self, *, partly: bool = False) -> None:
@@ -88,7 +88,7 @@ class Labelers(Protocol):
 
 
 def labelers_of(project: Project) -> Labelers:
-    """Who labels: the one place that chooses."""
+    """Who labels: the one place where that is decided."""
     match project.labelers:
         case "simulated":
             return SimulatedLabelers(project, Panel(the_miniature(), seed=project.seed))

@@ -1,4 +1,4 @@
-"""The report's table of PPO beside other ways to learn from the same data: what each won, how far it went, what it cost."""
+"""The report's table of PPO beside other ways to learn from the same data: win rate, KL, cost."""
 
 from __future__ import annotations
 

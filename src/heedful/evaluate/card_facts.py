@@ -1,4 +1,4 @@
-"""What a model card says, as far as a project's files tell it; what they do not tell is None and the card says so."""
+"""The facts of a model card, as far as a project's files tell them; the others are None, and the card says so."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def _benchmarks(folder: Path, made: str | None, run: str) -> tuple[Mapping[str, 
 
 
 def run_of_model(project: Project, name: str) -> str:
-    """The run that a model's name, stage or run stands for: its newest one that is done. Raises MissingError, HeedfulError."""
+    """The newest finished run of a model's name, stage or run. Raises MissingError, HeedfulError."""
     try:
         subject = subject_of(project, name, kind="model")
     except MissingError as error:

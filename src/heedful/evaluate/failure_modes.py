@@ -1,4 +1,4 @@
-"""The known failure modes of SPEC 4.7, counted where somebody has labeled them: false premises, hedging, several constraints.
+"""The known failure modes of SPEC 4.7, counted where people have labeled them: false premises, hedging, several constraints.
 
 Nothing is guessed from the text. A prompt's metadata may say ``false_premise`` (true or false) and ``constraints`` (their
 number, or a list of them). A file of marks may say the same of prompts, and ``hedges`` or ``accepts_premise`` of answers.
@@ -94,7 +94,7 @@ def failure_rates(judged: Judged, marks: Marks, models: Sequence[str]) -> tuple[
 
 
 def _said(prompt: Prompt, marks: Marks, name: str) -> Any:
-    """A file of marks goes before the prompt's own metadata."""
+    """A file of marks takes precedence over the prompt's own metadata."""
     value = marks.prompts.get(prompt.id, {}).get(name, prompt.metadata.get(name))
     if isinstance(value, str):  # the miniature keeps lists as JSON
         try:

@@ -187,7 +187,7 @@ def _by_written_for(
 
 
 def written_for(prompt: Prompt) -> str:
-    """For which kind of model its user wrote a prompt, as its metadata say: instruct, base, or unknown."""
+    """The kind of model that a prompt was written for, as its metadata say: instruct, base, or unknown."""
     said = prompt.metadata.get("written_for")
     return said if said in ("instruct", "base") else UNKNOWN
 

@@ -143,7 +143,7 @@ CLOSED_DOMAIN_USE_CASES: tuple[UseCase, ...] = ("summarization", "closed_qa", "e
 
 
 def is_closed_domain(prompt: Prompt) -> bool:
-    """What labelers said of the prompt (Table 7's field), else by its use case."""
+    """As labelers said of the prompt (Table 7's field), else judged by its use case."""
     said = prompt.metadata.get("closed_domain")
     return said if isinstance(said, bool) else prompt.use_case in CLOSED_DOMAIN_USE_CASES
 

@@ -41,7 +41,7 @@ _POLICIES = ("ppo_ptx", "ppo")
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What a release holds, and what whoever publishes it should know."""
+    """What a release holds, and what its publisher should know."""
 
     folder: Path
     policy: Path
@@ -136,13 +136,13 @@ def push(folder: Path, repository: str, token: str | None, *, hub: Callable[[str
             expected=f"a hub that takes {repository}",
             got=str(error).replace(token, "(token)") or type(error).__name__,
             where=folder,
-            next_step="the release itself is whole: mend the cause and push again",
+            next_step="the release itself is complete: remove the cause and push again",
         ) from None  # the original error may hold the token
     return f"{client.endpoint.rstrip('/')}/{repository}"
 
 
 def remove_leftovers_of(folder: Path) -> None:
-    """Remove what a kill left of an earlier attempt beside the folder."""
+    """Remove the leftovers of a killed attempt beside the folder."""
     for path in folder.parent.glob(f"{ASIDE}{folder.name}-*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -171,7 +171,7 @@ def _policy_run(project: Project, model: str | None) -> Path:
 
 
 def _reward_run(project: Project, run: Path) -> Path | None:
-    """The run of the reward model that the policy learned from; of one that learned without, the newest reward model."""
+    """The run of the reward model that the policy learned from; if it learned without one, the newest reward model."""
     wanted = stage_state(run).get("inputs", {}).get("reward")
     for folder in sorted(project.runs.glob("reward*-*")):
         state = stage_state(folder)

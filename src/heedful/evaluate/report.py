@@ -55,7 +55,7 @@ Verdict = Literal["yes", "no", "unclear", "not measured"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One of the paper's findings and whether this run shows it; "unclear" if an interval leaves it open."""
+    """One of the paper's findings, and whether this run shows it; "unclear" if an interval leaves it open."""
 
     claim: str
     verdict: Verdict
@@ -181,7 +181,7 @@ def _series(label: str, model: str, points: Sequence[Mapping[str, Any]], x: str,
 
 
 def headline(results: Results) -> str:
-    """One sentence on what became of the base model, with the most important number, good or bad."""
+    """One sentence on what alignment changed, with the most important number, good or bad."""
     who = "held-out simulated labelers" if results["labelers"] == "simulated" else "held-out labelers"
     preference = results.get("preference")
     rows = _held_out_first(preference["win_rates"]) if preference is not None else {}
@@ -203,7 +203,7 @@ def headline(results: Results) -> str:
 
 
 def _beside_controls(results: Results, row: WinRate) -> str:
-    """What the model's win rate is worth: beside the ceiling, and beside SFT without sampling."""
+    """The model's win rate in context: beside the ceiling, and beside SFT without sampling."""
     section = results.get("expected_preference")
     rows = {} if section is None else {one["name"]: one for one in section["rows"]}
     if not {row["model"], "faultless", "sft_greedy"} <= set(rows):

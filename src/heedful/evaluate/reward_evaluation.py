@@ -1,4 +1,4 @@
-"""How good a reward model is: its accuracy beside rules that know nothing, calibration, best of n; in words and as numbers."""
+"""How good a reward model is: its accuracy beside trivial rules, calibration, best of n; in words and as numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyRow:
-    """Some of the pairs: how often the reward model is right on them, and how often each rule that knows nothing is."""
+    """Some of the pairs: how often the reward model is right on them, and how often each trivial rule is."""
 
     name: str
     accuracy: ClusteredEstimate
@@ -96,7 +96,7 @@ def evaluate_reward(
     pairs = ranked_pairs(rankings)
     if not pairs:
         raise DataError(
-            "there is no comparison to be right or wrong about",
+            "there is no comparison to measure the reward model on",
             expected="rankings in which a labeler ordered two responses",
             got=f"{len(rankings):,} rankings, all of them ties",
             where=given.source,
@@ -230,7 +230,7 @@ def in_words(found: RewardEvaluation) -> str:
 
 
 def rules_table(found: RewardEvaluation) -> list[list[str]]:
-    """The reward model and the rules that know nothing, on all pairs and where the longer response loses."""
+    """The reward model and the trivial rules, on all pairs and where the longer response loses."""
     hard = found.where_longer_loses
     table = [["", "accuracy", "two-way", "by prompt", "naive", f"where the longer loses ({hard.num_pairs:,} pairs)"]]
     everywhere = {"reward model": found.all_pairs.accuracy, **found.all_pairs.rules}

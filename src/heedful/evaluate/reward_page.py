@@ -1,4 +1,4 @@
-"""The page about a reward model: its accuracy beside rules that know nothing, a reliability plot, best of n; self-contained."""
+"""The page about a reward model: its accuracy beside trivial rules, a reliability plot, best of n; self-contained."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def accuracy_figure(found: RewardEvaluation) -> str:
             colour = plots._colour("ppo" if name == "reward model" else "base")
             plots._whisker(axes, one.value, *ends, position, colour, "o", 1.0)
         said = "; ".join(f"{name} {plots._percent(one.value)}" for name, one in rows.items())
-        return plots._svg(figure, "accuracy", "Accuracy beside rules that know nothing", said)
+        return plots._svg(figure, "accuracy", "Accuracy beside trivial rules", said)
 
 
 def reliability_figure(found: RewardEvaluation) -> str:

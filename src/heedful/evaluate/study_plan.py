@@ -1,4 +1,4 @@
-"""How large a study must be, in words and numbers: what is known of earlier votes, and a row for each difference."""
+"""How large a study must be, in words and numbers: what earlier votes tell, and a row for each difference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EarlierStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is the same for all differences that are asked for."""
+    """The setting that all differences share."""
 
     num_labelers: int
     labelers_per_prompt: int
@@ -76,7 +76,7 @@ class Answer:
     difference: float
     study: PlannedStudy | None
     fewest_labelers: int | None
-    """Only if there is no study; None too if not even ``_MOST_LABELERS`` would do."""
+    """Only if there is no study; None also if not even ``_MOST_LABELERS`` would be enough."""
 
 
 def plan_studies(differences: Sequence[float], setting: Setting) -> list[Answer]:
@@ -105,7 +105,7 @@ def _plan(difference: float, setting: Setting) -> Answer:
 
 
 def _limit(difference: float, setting: Setting, num_labelers: int) -> float:
-    """The power that more prompts come ever closer to."""
+    """The limit of the power as prompts are added."""
     return study_power(
         0.5 + difference,
         setting.shares,

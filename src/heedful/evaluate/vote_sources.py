@@ -60,8 +60,8 @@ def votes_of_file(path: Path, selection: Selection, named: Mapping[str, str]) ->
     """Votes of a table, or of a JSONL file of our rankings, ratings and responses (such as ``heedful store export`` writes).
 
     If a file of records holds no responses, those of ``responses.jsonl`` beside it are used. Raises ConfigError for a table
-    without the usual columns and for what does not go with the kind of file, MissingError for records of which none is
-    selected, MissingError and DataError for a file that cannot be read at all.
+    without the usual columns and for options that do not fit the kind of file, MissingError if no record is selected,
+    MissingError and DataError for a file that cannot be read at all.
     """
     rows = islice((row.value for row in table_rows(path) if row.problem is None), _ROWS_LOOKED_AT)
     if not any(_kind_of_row(row) for row in rows):

@@ -38,7 +38,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class BadVote:
-    """What gave no vote: where a row, rating or pair of a ranking is, and why."""
+    """A row, rating or pair of a ranking that gave no vote: where it is, and why."""
 
     where: str
     reason: str

@@ -44,7 +44,7 @@ class Variant:
     ppo: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings of ``[ppo]`` that are not the project's."""
     initial_policy: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Settings of ``[initial_policy]`` that are not the project's; with any, another initial policy is trained first."""
+    """Settings of ``[initial_policy]`` that are not the project's; if any, another initial policy is trained first."""
     seed: int = 0
     """Added to the project's seed."""
 

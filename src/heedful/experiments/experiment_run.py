@@ -158,7 +158,7 @@ class Cost:
     seed: int
     done: bool
     seconds: float | None
-    """How long it will take, by the project's own run of the stage; None if there is none."""
+    """How long it will take, judged by the project's own run of the stage; None if there is none."""
 
 
 def cost_of(project: Project, experiment: Experiment, wanted: Wanted, console: Console) -> list[Cost]:
@@ -187,7 +187,7 @@ def cost_of(project: Project, experiment: Experiment, wanted: Wanted, console: C
 
 
 def _seconds(shop: Workshop, name: str, config: object) -> float | None:
-    """By the time of the project's own run: as long for each episode, or for each epoch."""
+    """In proportion to the project's own run: by episodes, or by epochs."""
     own = newest_run(shop.project, name)
     if own is None:
         return None

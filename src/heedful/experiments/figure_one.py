@@ -91,7 +91,7 @@ def figure_one(projects: Mapping[str, Project]) -> FigureOne:
 
 
 class _Evaluated:
-    """What a project's newest evaluation kept: model -> prompt id -> answer, and sizes."""
+    """What a project's newest evaluation kept: model -> prompt id -> answer, and the models' sizes."""
 
     def __init__(self, project: Project) -> None:
         folder = newest_done(project.runs, "evaluate")

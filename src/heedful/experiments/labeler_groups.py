@@ -1,4 +1,4 @@
-"""Does a reward model hold for labelers whom it never saw? Cross-validation over groups of labelers (SPEC 4.6, E.2).
+"""Does a reward model generalize to labelers whom it never saw? Cross-validation over groups of labelers (SPEC 4.6, E.2).
 
 Training labelers are dealt into five groups. For each group a reward model learns from the rankings of the other four, with
 several seeds, and is measured on prompts that no reward model learned from: on rankings by the labelers who taught it (within),
@@ -55,7 +55,7 @@ class Fold(TypedDict):
     seed: int
     training_rankings: int
     within: float
-    """Share of pairs that it orders as the labelers did who taught it."""
+    """Share of pairs that it orders as the labelers who taught it did."""
     within_pairs: int
     across: float
     """The same for the group that was left out."""

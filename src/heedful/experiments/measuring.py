@@ -348,7 +348,7 @@ def _over_prompts(shop: Workshop, responses: Sequence[Response], values: Mapping
 
 
 def _held_out_reward(shop: Workshop, measured: Sequence[Prompt], notes: list[str]) -> FinishedStage | None:
-    """A reward model of rankings of other prompts than the project's reward model saw, and than those that are measured."""
+    """A reward model that learned from rankings of other prompts than the project's, and not from those measured here."""
     names = {prompt.id for prompt in measured}
     rankings = [
         ranking

@@ -35,7 +35,7 @@ def shapes_of(
 
 
 def verdict_of(better: Measure | None, worse: Measure | None) -> Verdict:
-    """Whether one number is above another: if their intervals do not overlap it is, or is not; else it cannot be told."""
+    """Whether one number is above another. If their intervals overlap, it cannot be told."""
     if better is None or worse is None:
         return "cannot be told"
     lows, highs = [_end(one, "low") for one in (better, worse)], [_end(one, "high") for one in (better, worse)]
@@ -45,7 +45,7 @@ def verdict_of(better: Measure | None, worse: Measure | None) -> Verdict:
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """A chain appears if each link does; one link that does not is enough against it."""
+    """A chain appears if each link does; one link that does not refutes it."""
     found = list(verdicts)
     if "does not appear" in found:
         return "does not appear"

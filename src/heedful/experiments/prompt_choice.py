@@ -52,7 +52,7 @@ _DIFFERENCES: tuple[tuple[Arm, Arm], ...] = (("disagreement", "random"), ("rando
 
 
 class Compared(TypedDict):
-    """One way against another: the difference of their accuracies, paired by prompt."""
+    """Two ways compared: the difference of their accuracies, paired by prompt."""
 
     way: str
     against: str
@@ -84,7 +84,7 @@ class PromptChoice(TypedDict):
 
 @dataclass(slots=True)
 class _Bench:
-    """The round that is tried in two ways, and what is done of it."""
+    """The round that is tried in two ways, and its stages that are done."""
 
     project: Project
     preset: Preset
@@ -204,7 +204,7 @@ def _scores(bench: _Bench, records: Records, measured: Sequence[Ranking], model:
 
 
 def right_by_prompt(rankings: Sequence[Ranking], scores: Mapping[str, float]) -> dict[str, tuple[float, int]]:
-    """For each prompt: how many of its comparisons the scores order as the labelers did (equal scores: half), of how many."""
+    """For each prompt: how many comparisons the scores order as labelers did (equal scores: half), and how many it has."""
     found: dict[str, tuple[float, int]] = {}
     for ranking in rankings:
         right, count = found.get(ranking.prompt_id, (0.0, 0))
@@ -255,7 +255,7 @@ def summary(
 
 
 def in_words(found: PromptChoice) -> str:
-    """The comparison for people, whatever came out."""
+    """The comparison in words."""
     lines = [f"accuracy on the rankings of {found['measured_prompts']:,} unseen prompts, {found['seeds']} reward models each:"]
     for arm in found["arms"]:
         one = arm["accuracy"]

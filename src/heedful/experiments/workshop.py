@@ -170,7 +170,7 @@ def _step(shop: Workshop, row: Stage, config: Any, earlier: Mapping[str, Finishe
 
 
 def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> None:
-    """What would stop a variant after hours of training is refused before any is trained."""
+    """Refuse before any training what would stop a variant after hours of it."""
     check_before_training(replace(shop.setting, preset=preset), shop.records)
     for variant in variants:
         steps_of(shop, variant, preset)

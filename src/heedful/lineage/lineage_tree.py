@@ -59,7 +59,9 @@ def show_use(subject: Subject, use: RecordUse, runs: Mapping[str, RunNode], cons
         _add_names(tree, "perhaps given to (runs of an older version do not say)", use.doubtful, runs)
         _add_names(tree, "runs that build on these", use.built_on, runs)
         tree.add(
-            _line(f"models that may have learned from it: {', '.join(use.models)}" if use.models else "no model was made of it")
+            _line(
+                f"models that may have learned from it: {', '.join(use.models)}" if use.models else "no model was made from it"
+            )
         )
     console.print(tree, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Runs that have to be done again because a record is gone: which ones, and how the next `heedful align` is told."""
+"""Which runs must be repeated because a record was erased, and how the next `heedful align` learns of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from heedful.lineage.run_graph import FORGOTTEN, RunNode
 from heedful.project.runs import stage_state, write_state
 
 ASKING = ("data", "demonstrate", "collect", "prompts_")
-"""Beginnings of names of stages that only choose prompts or ask labelers: what was said of other prompts stays of use."""
+"""How the names of stages that only choose prompts or ask labelers begin. What was said of other prompts remains valid."""
 _OF_OLDER_VERSIONS = ("choose_sft", "choose_prefix", "evaluate")
 
 

@@ -46,7 +46,7 @@ class Subject:
     released: Mapping[str, Any] | None = None
     """Of a released model: the lineage in its folder."""
     notes: tuple[str, ...] = ()
-    """What else there is to say."""
+    """Further remarks."""
 
 
 def subject_of(
@@ -122,7 +122,7 @@ def _record(known: KnownRecords, id: str, database: Database | None) -> Subject 
         stored = _stored_kind(database, id)
         if stored is None:
             return None
-        note = f"this {stored} is in the labeling database and in no file of the project: no run was given it"
+        note = f"this {stored} is in the labeling database but in no file of the project, so no run was given it"
         return Subject(kind="record", name=f"{stored} {id}", notes=(note,))
     if kind == "prompt":
         ids = known.with_labels([id])
@@ -159,7 +159,9 @@ def _vote(known: KnownRecords, name: str, database: Database | None) -> Subject 
     else:
         said = "there is no labeling database here that could tell what was voted"
     came = (
-        f"{len(ids):,} records came of this turn" if ids else "no record of the project came of this turn: no run was given it"
+        f"{len(ids):,} records came from this turn"
+        if ids
+        else "no record of the project came from this turn, so no run was given it"
     )
     return Subject(kind="vote", name=name, ids=frozenset(ids | known.with_labels(ids)), notes=(said, came))
 

@@ -74,7 +74,7 @@ class RecordUse:
     doubtful: tuple[str, ...]
     """Runs of older versions that do not say what they were given."""
     built_on: tuple[str, ...]
-    """Runs that build on the former."""
+    """Runs that build on those."""
     models: tuple[str, ...]
     """Runs with a model that may have learned from the records."""
 

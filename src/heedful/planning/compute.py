@@ -77,7 +77,7 @@ def reward_work(shape: Shape, config: RewardConfig, lengths: Lengths, *, ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOWork:
-    """Parts of PPO: generating responses; passes of policy, reference, value function and reward model; updates; ptx."""
+    """The parts of PPO: generating responses; passes of policy, reference, value function and reward model; updates; ptx."""
 
     rollouts: Work
     judging: Work

@@ -1,4 +1,4 @@
-"""Rounds of feedback that are over (SPEC 3.8), as the disk has them.
+"""Finished rounds of feedback (SPEC 3.8), as they lie on disk.
 
 A round that has ended leaves ``runs/round-<n>.json``: which runs it consists of, which policy is the current one after it, and
 which records it knew. The next round starts from that, so data that arrive later do not make the earlier round do its work
@@ -28,7 +28,7 @@ class Known:
     prompts: frozenset[str]
     demonstrations: frozenset[str]
     rankings: frozenset[str] = frozenset()
-    """Not kept of rounds that are over."""
+    """Not kept for finished rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Who may use the server, and which models: API keys, and without any only this machine."""
+"""Who may use which models: the owners of API keys. Without keys, only this machine."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def stopping() -> ApiError:
 
 
 def too_late(seconds: float) -> ApiError:
-    """504: the answer took longer than a request may take. Another try would take as long, so clients are told not to."""
+    """504: the answer took longer than a request may take. Another try would take as long, so clients are told not to retry."""
     return ApiError(
         504,
         f"the response was not finished within {seconds:g} s; ask for fewer tokens",
@@ -87,5 +87,5 @@ def too_late(seconds: float) -> ApiError:
 
 
 def failed() -> ApiError:
-    """500: a mistake of ours; the server's log has the details."""
+    """500: the server's own fault; its log has the details."""
     return ApiError(500, "the server could not compute this", kind="server_error", code="internal_error")

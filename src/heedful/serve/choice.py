@@ -32,7 +32,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is new of a response. ending: why it ended, with the last piece."""
+    """What was added to a response. ending: why it ended, with the last piece."""
 
     text: str
     logprobs: list[TokenLogprob]
@@ -44,7 +44,7 @@ class Choice:
 
     stop: strings that end it, before their first character. keep_logprobs: whether pieces carry log-probs. drop_space: leave
     out the one space with which an answer begins after a colon (:func:`heedful.conversation.said`). frame: what the chat
-    template writes before and after an answer; the model says that too, and it is left out.
+    template writes before and after an answer; the model writes it too, and it is left out.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Choice:
         return self._piece(ending)
 
     def _begins(self, ending: Ending | None) -> bool:
-        """Leave out what stands before the answer; whether more tokens must come before one can tell."""
+        """Leave out the frame before the answer. True if more tokens are needed to tell where it ends."""
         if not (self._drop_space or self._lead) or not self._held:
             return False
         wanted = 2 if self._drop_space else len(self._lead)
@@ -126,7 +126,7 @@ class Choice:
 
 
 def _first_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the stop string that is complete first begins; the longest if several end at the same character."""
+    """Where the first complete stop string begins; the longest one if several end at the same character."""
     found = [(place + len(string), place) for string in stop if (place := text.find(string)) >= 0]
     return min(found)[1] if found else None
 

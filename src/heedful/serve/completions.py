@@ -100,7 +100,7 @@ async def _echoed(state: ServingState, served: ServedModel, body: CompletionBody
 
 
 def _judged(served: ServedModel, body: CompletionBody, prompts: Sequence[_Prompt]) -> list[tuple[Turn, ...]]:
-    """The prompts as conversations, for the reward model, if the request names one."""
+    """The prompts as conversations for the reward model; empty ones if the request names none."""
     if body.reward_model is None:
         return [()] * len(prompts)
     return [turns_of(prompt.text or served.token_text.text(prompt.tokens)) for prompt in prompts]

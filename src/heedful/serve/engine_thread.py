@@ -41,7 +41,7 @@ class Job:
     choices: list[Choice]
     started: float = field(default_factory=time.monotonic)
     first_piece: float | None = None
-    """When the first token came, and None before."""
+    """When the first token came; None until then."""
     waiting: int = 0
     """Responses without a token yet."""
     numbers: dict[int, int] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class EngineThread:
 
     @property
     def num_waiting(self) -> int:
-        """Responses without a token yet, of all jobs."""
+        """Responses of all jobs that have no token yet."""
         return sum(job.waiting for job in self._jobs)
 
     def num_unfinished(self, model: str) -> int:
@@ -130,7 +130,7 @@ class EngineThread:
         return len(self._running[model].jobs)
 
     def add(self, name: str, served: ServedModel) -> None:
-        """Offer one more model; jobs for it may be submitted from now on. Any thread may call it."""
+        """Offer one more model; jobs for it may be submitted from now on. Any thread may call this."""
         running = None if served.scores else self._new(served)
 
         def put() -> None:
@@ -157,7 +157,7 @@ class EngineThread:
             self._commands.put(lambda: self._cancel(job))
 
     async def compute(self, work: Callable[[], _Result]) -> _Result:
-        """Let the thread compute something else between two steps. Raises what it raises; ApiError if too much waits."""
+        """Let the thread compute something else between two steps. Raises what that raises; ApiError if too much waits."""
         assert self._loop is not None
         if self._closed:
             raise stopping()
@@ -304,7 +304,7 @@ class EngineThread:
             self._tell(self._fail, job, too_late(self.seconds))
 
     def _give_up(self, name: str, error: Exception) -> None:
-        """A step failed: its jobs get an error, and the model a new engine. The others go on."""
+        """A step failed: its jobs get an error, and the model gets a new engine. The other models go on."""
         log.error("a step of the model %s failed: its requests are given up", name, exc_info=error)
         running = self._running[name]
         self._running[name] = self._new(running.served)

@@ -49,8 +49,8 @@ def new_job(
 ) -> Job:
     """The job of a request. prompts: tokens, and the most new tokens, at least 1. likeliest: how many log-probs at each place.
 
-    A response's seed depends on the request's seed and its place among the responses to one prompt, so a prompt is answered
-    alike alone and with others.
+    A response's seed depends on the request's seed and its place among the responses to one prompt, so a prompt gets the same
+    answers alone and among others.
     """
     bias = {int(token): value for token, value in body.logit_bias.items()}
     if unknown := [token for token in bias if token >= served.num_tokens]:
@@ -79,7 +79,7 @@ def new_job(
 
 
 def most_new_tokens(served: ServedModel, prompt: Sequence[int], wanted: int | None, default: int | None, param: str) -> int:
-    """How many tokens a response may have. Without a wish: ``default``, or what the context window leaves.
+    """How many tokens a response may have: as the client wishes, else ``default``, or what the context window leaves.
 
     Raises ApiError if the wish, or the prompt by itself, does not fit.
     """
@@ -126,7 +126,7 @@ async def all_written(state: ServingState, job: Job) -> list[Written]:
 def best(written: Sequence[Written], n: int) -> list[Written]:
     """The ``n`` best responses to one prompt: by reward if there is one, else by mean log-prob of a token, as OpenAI does.
 
-    All of them, if no more were written, in the order in which they were asked for.
+    If only ``n`` were written: all of them, in the order in which they were asked for.
     """
     if n == len(written) and written[0].reward is None:
         return list(written)
@@ -170,7 +170,7 @@ class EventStream(StreamingResponse):
 
 
 async def pieces_of(job: Job) -> AsyncIterator[list[tuple[int, Piece]]]:
-    """Everything that arrives of a job, until all its responses are whole. Raises ApiError."""
+    """All pieces of a job, until its responses are complete. Raises ApiError."""
     unfinished = len(job.choices)
     while unfinished:
         arrived = await job.pieces()
@@ -179,7 +179,7 @@ async def pieces_of(job: Job) -> AsyncIterator[list[tuple[int, Piece]]]:
 
 
 def usage(prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
-    """What a request has used."""
+    """The tokens that a request used."""
     return {"prompt_tokens": prompt_tokens, "completion_tokens": new_tokens, "total_tokens": prompt_tokens + new_tokens}
 
 

@@ -19,7 +19,7 @@ _CHUNK_NUMBERS = 2**23  # log-probs held in fp32 at the same time
 
 @torch.no_grad()
 def prompt_logprobs(model: PreTrainedModel, names: TokenText, tokens: Sequence[int], count: int) -> list[TokenLogprob]:
-    """Each token with its log-prob after those before it (None for the first), and the ``count`` likeliest at its place.
+    """Each token with its log-prob given the tokens before it (None for the first), and the ``count`` likeliest at its place.
 
     Computed alone, so that the numbers do not depend on other requests.
     """

@@ -258,7 +258,7 @@ async def _received(request: Request) -> bytes:
 
 
 def checked(body: dict[str, Any], kind: type[BodyType]) -> BodyType:
-    """The fields of a body; null is as good as absent. Raises ApiError for the first that is wrong."""
+    """The fields of a body; null means absent. Raises ApiError for the first that is wrong."""
     given = {name: value for name, value in body.items() if value is not None}
     if given.get("response_format") == {"type": "text"}:
         del given["response_format"]

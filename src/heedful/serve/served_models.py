@@ -29,7 +29,7 @@ REWARD_MODEL = "reward"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model to serve. template: None where the folder decides."""
+    """A model to serve. template: None if the folder decides."""
 
     name: str
     folder: Path
@@ -62,7 +62,7 @@ class ServedModel:
 
     @cached_property
     def frame(self) -> tuple[str, str]:
-        """What the chat template writes between the place where an answer begins and its text, and after the text."""
+        """What the chat template writes between an answer's beginning and its text, and after the text."""
         frame = answer_frame(self.tokenizer, self.template)
         return ("", "") if frame is None else (frame.before, frame.before_end)
 
@@ -115,7 +115,7 @@ def sources_of(arguments: Sequence[str], template: Template | None = None) -> li
 
 
 def project_models(project: Project) -> list[ModelSource]:
-    """A project's base model, and what is finished of SFT model, PPO-ptx policy (else PPO) and reward model.
+    """A project's base model, and its SFT model, PPO-ptx policy (else PPO) and reward model as far as they are finished.
 
     After further rounds of feedback also the current policy, ``policy_<round>``, if one of them was accepted.
     """
@@ -139,7 +139,7 @@ def project_models(project: Project) -> list[ModelSource]:
 
 
 def _chosen_sft(project: Project, run: Path | None) -> Path | None:
-    """The SFT checkpoint that the reward model chose; before it has, the newest."""
+    """The SFT checkpoint that the reward model chose; until then, the newest."""
     choice = newest_done(project.runs, "choose_sft")
     if run is None:
         return None

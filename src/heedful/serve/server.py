@@ -1,4 +1,4 @@
-"""The work of ``heedful serve``: load the models, listen, and end well: what runs is finished, what comes is refused."""
+"""The work of ``heedful serve``: load the models, listen, and shut down cleanly: finish running requests, refuse new ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from heedful.serve.serving_state import Limits, ServingState
 
 KEY_VARIABLE = "HEEDFUL_API_KEY"
 SECONDS_BETWEEN_LOOKS = 2.0
-"""Between two looks for new models of a project."""
+"""Seconds between two looks for a project's new models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Address:
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that, told to stop, first finishes the requests that it has. Told twice, it stops at once."""
+    """A server that finishes its running requests before it stops. Told twice, it stops at once."""
 
     def __init__(self, config: uvicorn.Config, state: ServingState) -> None:
         super().__init__(config)
@@ -108,7 +108,7 @@ def serving(
 ) -> Iterator[str]:
     """Serve models beside what else this process does, on a free port of this machine only; gives the address.
 
-    later: says now and then which models there are; new ones are loaded and offered too.
+    later: called now and then for the models that exist; new ones are loaded and offered too.
     """
     listener = listen(Address().host, 0, command="heedful serve")
     try:
@@ -136,12 +136,12 @@ def _look(
     say: Callable[[str], None],
     stop: threading.Event,
 ) -> None:
-    """Offer models that come while the server runs. One that cannot be loaded is named once; the others are still served."""
+    """Offer models that are finished while the server runs. One that cannot be loaded is reported once."""
     refused: set[Path] = set()
     while later is not None and not stop.wait(SECONDS_BETWEEN_LOOKS):
         try:
             sources = [one for one in later() if one.name not in server.names and one.folder not in refused]
-        except HeedfulError as error:  # heedful.toml is being edited, for example
+        except HeedfulError as error:  # for example while heedful.toml is being edited
             say(str(error))
             return
         for source in sources:

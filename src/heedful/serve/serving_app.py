@@ -124,7 +124,7 @@ class _Guard:
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
-    """Addresses and methods that there are not."""
+    """Addresses and methods that do not exist."""
     assert isinstance(error, HTTPException)
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     message = f"Unknown request URL: {request.method} {request.url.path}" if code == "unknown_url" else error.detail

@@ -67,7 +67,7 @@ class ServingState:
             raise invalid("; ".join(parts), "messages") from error
 
     def model_for(self, request: Request, name: str, *, scores: bool | None = False, param: str = "model") -> ServedModel:
-        """The model that a request names. scores: whether it is to be a reward model (None: any). Raises ApiError."""
+        """The model that a request names. scores: whether it must be a reward model (None: any). Raises ApiError."""
         served = self.models.get(name)
         key: AccessKey | None = request.scope["state"].get("key")
         if served is None:
@@ -83,7 +83,7 @@ class ServingState:
         """Offer one more model from now on. Any thread may call it."""
         _ = served.token_text, served.ends, served.response_end, served.frame
         self.thread.add(served.name, served)
-        self.models = {**self.models, served.name: served}  # whoever reads the old one reads it whole
+        self.models = {**self.models, served.name: served}  # a reader of the old one still reads a whole one
 
     def models_of(self, request: Request) -> list[ServedModel]:
         """The models that the request's key opens."""
@@ -91,7 +91,7 @@ class ServingState:
         return [served for name, served in self.models.items() if key is None or key.opens(name)]
 
     def end(self, job: Job) -> None:
-        """A job is answered, or its client is gone: free its slots, and count what it took."""
+        """A job was answered, or its client is gone: free its slots, and count what it used."""
         self.thread.cancel(job)
         self.metrics.prompt_tokens.labels(job.model).inc(sum(len(tokens) for tokens, _, _ in job.prompts))
         self.metrics.generated_tokens.labels(job.model).inc(sum(choice.num_tokens for choice in job.choices))

@@ -1,4 +1,4 @@
-"""What each token adds to a text, in bytes: a stream of tokens becomes text piece by piece, and the pieces join to the whole.
+"""What each token adds to a text, in bytes. A stream of tokens becomes text piece by piece, and the pieces add up to the whole.
 
 A token may hold only a part of a character, so a text is decoded from its tokens' bytes. Byte-level vocabularies (GPT-2, Llama
 3, Qwen) and SentencePiece's (Llama 2, Gemma) say what the bytes are; for other tokenizers a token's text is what it adds after

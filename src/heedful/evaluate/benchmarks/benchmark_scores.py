@@ -49,7 +49,8 @@ class SeriesScore:
     """The mean over scored items; BLEU is the corpus's."""
     num_items: int
     num_unscored: int
-    """Items without a score: a judge failed or is missing, or QuAC's annotators disagree. They are in no mean, never a 0."""
+    """Items without a score: a judge failed or is missing, or QuAC's annotators disagree. They count in no mean, and never as
+    0."""
     num_cut: int
     """Items whose prompt lost tokens at its beginning, because the model's context window is too short."""
     num_unfinished: int

@@ -89,7 +89,7 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
+        """The token before a text without context."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else cast(int, begin)
 

@@ -23,7 +23,7 @@ class Series:
     setting: Setting
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
-    """What a reader of the result must know: rows left out, other numbers of items than the paper's."""
+    """What readers of the result must know, such as rows left out or another number of items than the paper's."""
 
     @property
     def name(self) -> str:

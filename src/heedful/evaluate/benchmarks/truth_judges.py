@@ -52,7 +52,7 @@ Judge = Callable[[Quality, Sequence[Judged]], list[Verdict]]
 
 
 def truth_numbers(true: bool | None, informative: bool | None) -> dict[str, float]:
-    """The task's metrics from both verdicts; NaN where they are not known. What is not true is not true and informative."""
+    """The task's metrics from both verdicts; NaN where they are not known. A response that is not true cannot be both."""
     both = 0.0 if true is False else math.nan if true is None or informative is None else float(true and informative)
     return {"true": math.nan if true is None else float(true), "true_informative": both}
 

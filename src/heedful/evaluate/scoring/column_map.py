@@ -32,8 +32,8 @@ _ROWS_LOOKED_AT = 100
 def columns_of_file(path: str | Path, metric: Metric, named: Sequence[str], separator: str | None = None) -> SampleColumns:
     """The columns for a metric. ``named``: entries "use=column", where a use is one of ``USES``.
 
-    Raises ConfigError for a use that there is none of, a column that is not in the file, and a column that is needed but
-    neither named nor there under a usual name; MissingError or DataError for a file that cannot be read at all.
+    Raises ConfigError for an unknown use, a column that is not in the file, and a needed column that is neither named nor there
+    under a usual name; MissingError or DataError for a file that cannot be read at all.
     """
     there = _names(path)
     found = _named(named, there, path)
