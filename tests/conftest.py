@@ -1,11 +1,13 @@
-"""Settings that every test shares, and a real PostgreSQL server for those that ask for it."""
+"""Settings that every test shares; a real PostgreSQL server, and an older transformers, for those that ask for them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
+import sysconfig
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -94,3 +96,26 @@ def new_postgres_database(server: str, *, template: str = "template1") -> str:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     engine.dispose()
     return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def python_with_4_57(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with transformers 4.57: that of HEEDFUL_TRANSFORMERS_4_PYTHON, or one made for this run.
+
+    One that is made has the torch that runs the tests.
+    """
+    if named := os.environ.get("HEEDFUL_TRANSFORMERS_4_PYTHON"):
+        return Path(named)
+    folder = tmp_path_factory.mktemp("transformers-4.57")
+    python = folder / "bin" / "python"
+    commands = [
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", "-q", "transformers==4.57.*", "huggingface-hub<1", "numpy"],
+    ]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            pytest.skip(f"an environment with transformers 4.57 cannot be made: {done.stderr.strip()[-200:]}")
+    site = next((folder / "lib").glob("python*")) / "site-packages"
+    (site / "zz_torch.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python

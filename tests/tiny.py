@@ -69,7 +69,7 @@ def tiny_gpt2(
         bos_token_id=END,
         eos_token_id=END,
     )
-    return _shaken(GPT2LMHeadModel(config), seed, scale, heedful)
+    return shaken(GPT2LMHeadModel(config), seed, scale, heedful)
 
 
 def tiny_llama(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
@@ -87,7 +87,7 @@ def tiny_llama(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> Pr
         pad_token_id=None,
         tie_word_embeddings=False,
     )
-    return _shaken(LlamaForCausalLM(config), seed, scale, heedful)
+    return shaken(LlamaForCausalLM(config), seed, scale, heedful)
 
 
 def tiny_neox(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
@@ -102,7 +102,7 @@ def tiny_neox(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> Pre
         bos_token_id=END,
         eos_token_id=END,
     )
-    return _shaken(GPTNeoXForCausalLM(config), seed, scale, heedful)
+    return shaken(GPTNeoXForCausalLM(config), seed, scale, heedful)
 
 
 _SHAPE: dict[str, Any] = {
@@ -122,7 +122,7 @@ WINDOW = 8
 
 def tiny_opt(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
     """OPT: learned positions that start at 2, queries scaled before attention, dropout kept as numbers."""
-    return _shaken(OPTForCausalLM(OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=32)), seed, scale, heedful)
+    return shaken(OPTForCausalLM(OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=32)), seed, scale, heedful)
 
 
 def tiny_opt_projected(
@@ -130,23 +130,23 @@ def tiny_opt_projected(
 ) -> PreTrainedModel:
     """OPT-350m's variant: norms after the branches (unless norm_before), embeddings narrower than the model."""
     config = OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=norm_before)
-    return _shaken(OPTForCausalLM(config), seed, scale, heedful)
+    return shaken(OPTForCausalLM(config), seed, scale, heedful)
 
 
 def tiny_qwen2(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
     """Qwen2: biases on queries, keys and values; the second layer has a sliding window."""
     config = Qwen2Config(**_GROUPED, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)
-    return _shaken(Qwen2ForCausalLM(config), seed, scale, heedful)
+    return shaken(Qwen2ForCausalLM(config), seed, scale, heedful)
 
 
 def tiny_qwen3(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
     """Qwen3: norms on queries and keys, heads wider than hidden width / heads."""
-    return _shaken(Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=16)), seed, scale, heedful)
+    return shaken(Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=16)), seed, scale, heedful)
 
 
 def tiny_gemma(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
     """Gemma: scaled embeddings, norms whose weight is an offset from one."""
-    return _shaken(GemmaForCausalLM(GemmaConfig(**_GROUPED, head_dim=16)), seed, scale, heedful)
+    return shaken(GemmaForCausalLM(GemmaConfig(**_GROUPED, head_dim=16)), seed, scale, heedful)
 
 
 def tiny_gemma2(seed: int = 0, *, heedful: bool = True, scale: float = 0.3, softcap: float | None = None) -> PreTrainedModel:
@@ -154,7 +154,7 @@ def tiny_gemma2(seed: int = 0, *, heedful: bool = True, scale: float = 0.3, soft
     config = Gemma2Config(
         **_GROUPED, head_dim=16, sliding_window=WINDOW, attn_logit_softcapping=softcap, final_logit_softcapping=softcap
     )
-    return _shaken(Gemma2ForCausalLM(config), seed, scale, heedful)
+    return shaken(Gemma2ForCausalLM(config), seed, scale, heedful)
 
 
 def tiny_gemma3(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> PreTrainedModel:
@@ -162,12 +162,12 @@ def tiny_gemma3(seed: int = 0, *, heedful: bool = True, scale: float = 0.3) -> P
     config = Gemma3TextConfig(
         **_GROUPED, head_dim=16, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]
     )
-    return _shaken(Gemma3ForCausalLM(config), seed, scale, heedful)
+    return shaken(Gemma3ForCausalLM(config), seed, scale, heedful)
 
 
 def tiny_mistral(seed: int = 0, *, heedful: bool = True, scale: float = 0.3, window: int | None = WINDOW) -> PreTrainedModel:
     """Mistral: every layer has a sliding window."""
-    return _shaken(MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=window)), seed, scale, heedful)
+    return shaken(MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=window)), seed, scale, heedful)
 
 
 FAMILIES: list[Callable[[], PreTrainedModel]] = [
@@ -215,7 +215,8 @@ def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> flo
     return max(float((left[name].float() - right[name].float()).abs().max()) for name in left)
 
 
-def _shaken(model: PreTrainedModel, seed: int, scale: float, heedful: bool) -> PreTrainedModel:
+def shaken(model: PreTrainedModel, seed: int, scale: float, heedful: bool) -> PreTrainedModel:
+    """The model with random weights of a size at which each shows in the outputs; ``heedful``: with Heedful's attention."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

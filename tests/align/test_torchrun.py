@@ -24,6 +24,7 @@ from tests.align.small_project import (
     write_pretraining_text,
     write_rows,
 )
+from tests.align.test_alternatives import NAMES, ON, SMALL_ALTERNATIVES
 from tests.ports import free_port
 
 ROUNDED = 2e-5
@@ -137,6 +138,21 @@ def test_two_ranks_come_to_the_results_of_one(heedful: Heedful, projects: Path, 
     assert said.count("done before") == 8
     assert (code, other) == (0, (0, ""))
     assert (project / "results.json").read_bytes() == before
+
+
+def test_alternatives_on_two_ranks_come_to_the_results_of_one(heedful: Heedful, projects: Path, tmp_path: Path) -> None:
+    """DPO, expert iteration, cloning and best of n, up to the report."""
+    one, two = (copied(projects / "done", tmp_path / name) for name in ("one", "two"))
+    for project in (one, two):
+        with (project / "heedful.toml").open("a") as file:
+            file.write(SMALL_ALTERNATIVES.replace("[cloning]\n", "[cloning]\nresidual_dropout = 0.0\n") + ON)
+    assert run("align", one)[0] == 0
+    (code, said), other = heedful("align", two)
+    assert (code, other) == (0, (0, "")), said
+    assert {path.name for path in (two / "runs").iterdir()} == {path.name for path in (one / "runs").iterdir()}
+    assert {f"{name}-1" for name in NAMES} <= {path.name for path in (two / "runs").iterdir()}
+    assert [row["model"] for row in results(two)["alternatives"]["rows"]][-4:] == list(NAMES)
+    assert_near(results(two), results(one), within=ROUNDED)
 
 
 def test_after_a_lost_rank_the_same_command_goes_on(heedful: Heedful, projects: Path, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,24 +156,6 @@ def test_the_saved_tokenizer_has_a_class_that_both_versions_know(
     assert again("w1 The <|end|>")["input_ids"] == tokenizer("w1 The <|end|>")["input_ids"]
     assert sorted(again.all_special_tokens) == sorted(tokenizer.all_special_tokens)
     assert again.chat_template == tokenizer.chat_template
-
-
-@pytest.fixture(scope="session")
-def python_with_4_57(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with transformers 4.57; torch is the one that runs the tests."""
-    folder = tmp_path_factory.mktemp("transformers-4.57")
-    python = folder / "bin" / "python"
-    commands = [
-        [sys.executable, "-m", "venv", str(folder)],
-        [str(python), "-m", "pip", "install", "-q", "transformers==4.57.*", "huggingface-hub<1", "numpy"],
-    ]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            pytest.skip(f"an environment with transformers 4.57 cannot be made: {done.stderr.strip()[-200:]}")
-    site = next((folder / "lib").glob("python*")) / "site-packages"
-    (site / "zz_torch.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return python
 
 
 @pytest.mark.long

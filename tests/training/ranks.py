@@ -1,4 +1,4 @@
-"""The four loops on tiny models, as one rank of several: each rank is a process of its own, joined as ``torchrun`` joins them.
+"""All training loops on tiny models, as one rank of several: each rank is a process of its own, joined as by ``torchrun``.
 
 ``python -m tests.training.ranks FOLDER`` is the program that the test of torchrun's own restarts starts.
 """
@@ -27,7 +27,12 @@ from heedful.model import pack, packed_hidden
 from heedful.model.dropout import set_residual_dropout
 from heedful.model.encoding import Example
 from heedful.model.loading import unembedding
-from heedful.training import ppo, pretrain, reward, sft
+from heedful.model.precision import frozen
+from heedful.model.saving import save_model
+from heedful.ranks.rank_zero import on_rank_zero
+from heedful.training import dpo, expert_iteration, ppo, pretrain, reward, sft
+from heedful.training.alternatives_config import DPOConfig, ExpertIterationConfig
+from heedful.training.cloning import preferred_examples
 from heedful.training.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from heedful.training.sharding import for_generation, master_weights, whole, whole_tensor
 
@@ -85,6 +90,38 @@ def run_ppo(folder: Path, **changed: Any) -> None:
     ppo.train_ppo(tiny_gpt2(2, scale=0.1), scalar_model(5), tiny_tokenizer(), data, config, folder, console=quiet())
 
 
+def run_dpo(folder: Path, **changed: Any) -> None:
+    settings: dict[str, Any] = {**COMMON, "batch_size": 3, "beta": 0.5, "tie_threshold": 0.7, **changed}
+    rankings = likes_sevens(28)  # the last batch has one prompt: a rank without any
+    validation = likes_sevens(5, seed=1)
+    dpo.train_dpo(
+        tiny_gpt2(), tiny_tokenizer(), rankings, DPOConfig(**settings), folder, validation=validation, console=quiet()
+    )
+
+
+def run_cloning(folder: Path, **changed: Any) -> None:
+    """As the stage of that name does it: SFT on the answers that people preferred."""
+    settings: dict[str, Any] = {**COMMON, "epochs": 2, "batch_size": 5, "candidates": 1, "residual_dropout": 0.0, **changed}
+    data = sft.SFTData(preferred_examples(likes_sevens(24)), preferred_examples(likes_sevens(5, seed=1)))
+    sft.train_sft(tiny_gpt2(), tiny_tokenizer(), data, SFTConfig(**settings), folder, console=quiet())
+
+
+def run_expert_iteration(folder: Path, **changed: Any) -> None:
+    settings: dict[str, Any] = {**COMMON, "rounds": 3, "prompts": 7, "samples": 8, "batch_size": 3, "max_response_tokens": 40}
+    start = folder.with_name(f"{folder.name}.start")
+    on_rank_zero(lambda: save_model(tiny_gpt2(scale=0.1), tiny_tokenizer(), start))
+    prompts = [[8 + i, 9, 3][: 1 + i % 3] for i in range(11)]
+    expert_iteration.train_expert_iteration(
+        start,
+        frozen(scalar_model(5), "float32"),
+        tiny_tokenizer(),
+        prompts,
+        ExpertIterationConfig(**{**settings, **changed}),
+        folder,
+        console=quiet(),
+    )
+
+
 def compare_families(folder: Path) -> None:
     """Every family's gradients on two ranks, and its weights gathered again, against the model in one process."""
     batch, config = EXAMPLES[:7], SFTConfig(**COMMON, activation_checkpointing=True)
@@ -129,9 +166,18 @@ def token_logprobs(model: PreTrainedModel, batch: Sequence[Example]) -> torch.Te
     return chunked_token_logprobs(hidden, unembedding(model), packed.targets)
 
 
-LOOPS: dict[str, Callable[..., None]] = {"pretrain": run_pretrain, "sft": run_sft, "reward": run_reward, "ppo": run_ppo}
+LOOPS: dict[str, Callable[..., None]] = {
+    "pretrain": run_pretrain,
+    "sft": run_sft,
+    "reward": run_reward,
+    "ppo": run_ppo,
+    "dpo": run_dpo,
+    "cloning": run_cloning,
+    "expert_iteration": run_expert_iteration,
+}
 OTHERS: dict[str, Callable[..., None]] = {"families": compare_families, "leaving": train_and_leave}
-MODULES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
+MODULES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo, "dpo": dpo}
+"""Where a loop takes its optimiser steps: cloning and expert iteration take SFT's."""
 
 
 def work(loop: str, folder: str, rank: int, size: int, port: int, stop_at: int | None, lose: bool, changed: Any) -> None:
@@ -143,7 +189,7 @@ def work(loop: str, folder: str, rank: int, size: int, port: int, stop_at: int |
     if size > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     if stop_at is not None:
-        module = MODULES[loop]
+        module = MODULES.get(loop, sft)
         if not lose:
             module.apply_gradients = interrupted_at(stop_at, module.apply_gradients)
         elif rank == size - 1:

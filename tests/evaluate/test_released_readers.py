@@ -1,0 +1,127 @@
+"""A released folder is the same policy and reward model in `serve`, transformers 5 and 4.57, vLLM and TRL."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.evaluate.invented import invented_results
+from tests.evaluate.test_model_card import finished
+from tests.evaluate.test_release import change
+from tests.model.chat_templates import FAMILIES as CHATS
+from tests.model.read_with_other_version import read
+from tests.model.saved_families import CLOSE, GREEDY, assert_close, assert_same, run_reader, save_family
+from tests.tiny import plain, tiny_gpt2, tiny_llama, tiny_tokenizer
+
+from heedful.evaluate.release import release
+from heedful.evaluate.results import save_results
+from heedful.model import Sampling, generate, load_scalar_model
+from heedful.model.readout import score
+from heedful.project.project import Project, init_project
+from heedful.serve.served_models import load, sources_of
+
+VLLM_PYTHON, TRL_PYTHON = os.environ.get("HEEDFUL_VLLM_PYTHON"), os.environ.get("HEEDFUL_TRL_PYTHON")
+MODELS: dict[str, tuple[Any, str, str]] = {
+    "chat": (tiny_llama, "SmolLM2", "chat"),
+    "plain": (tiny_gpt2, "GPT-2, template of the user's", "plain"),  # the miniature's family
+}
+
+Said = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    """A release of each kind, and what Heedful says of its models."""
+    folder = tmp_path_factory.mktemp("released")
+    root, said = folder / "releases", {}
+    for name, (make, chat, kind) in MODELS.items():
+        made = folder / "made" / name
+        said[name] = save_family(made, make, CHATS[chat], kind)
+        release(_project(folder / name, made), root / name)
+        shutil.copy(made / "given.json", root / name)
+    return root, said
+
+
+def _project(folder: Path, made: Path) -> Project:
+    """A project whose PPO-ptx and reward model are finished and evaluated."""
+    base = folder / "base"
+    plain(tiny_gpt2()).save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    project = init_project(folder / "mine", base_model=str(base))
+    finished(project.runs, "sft-1", parents={}, inputs={"base_model": {"path": str(base), "digest": "0123456789abcdef"}})
+    finished(project.runs, "reward-1", parents={"sft": "sft-1"}, model=False)
+    finished(project.runs, "ppo_ptx-1", parents={"initial": "sft-1", "reward": "reward-1"}, model=False)
+    finished(project.runs, "evaluate-1", parents={"ppo_ptx": "ppo_ptx-1"}, model=False)
+    change(project.runs / "ppo_ptx-1", inputs={"reward": "reward-1"})
+    change(project.runs / "evaluate-1", inputs={"models": ["ppo_ptx-1"]})
+    shutil.copytree(made, project.runs / "ppo_ptx-1" / "model", ignore=shutil.ignore_patterns("reward_model", "given.json"))
+    shutil.copytree(made / "reward_model", project.runs / "reward-1" / "model")
+    save_results(project.folder / "results.json", invented_results())
+    return project
+
+
+def test_serve_and_transformers_5(released: tuple[Path, Said]) -> None:
+    root, said = released
+    for name, ours in said.items():
+        assert_same(read(root / name), ours, name)
+        sources = sources_of([f"policy={root / name}", f"reward={root / name / 'reward_model'}"])
+        policy, reward = (load(source, "float32") for source in sources)
+        assert (policy.template_name, policy.scores, reward.scores) == (name, False, True)
+        sampling = Sampling(max_tokens=GREEDY, temperature=0.0, stop_tokens=policy.ends)
+        texts = generate(policy.model, ours["prompts"], sampling, [0] * len(ours["prompts"]))
+        assert [list(text.tokens) for text in texts] == ours["greedy"], name
+        given = json.loads((root / name / "given.json").read_text())["answers"]
+        scores = score(reward.model, [a["prompt"] for a in given], [a["tokens"] for a in given])
+        assert scores.tolist() == pytest.approx([row[-1] for row in ours["scores"]], abs=CLOSE)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+def test_transformers_4_57(released: tuple[Path, Said], python_with_4_57: Path) -> None:
+    root, said = released
+    run_reader(python_with_4_57, "read_with_other_version.py", root)
+    for name, ours in said.items():
+        assert_same(json.loads((root / name / "read.json").read_text()), ours, name)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@pytest.mark.skipif(VLLM_PYTHON is None, reason="HEEDFUL_VLLM_PYTHON does not name a Python that has vLLM")
+def test_vllm(released: tuple[Path, Said]) -> None:
+    root, said = released
+    run_reader(Path(str(VLLM_PYTHON)), "read_with_vllm.py", root)
+    for name, ours in said.items():
+        found = json.loads((root / name / "vllm.json").read_text())
+        assert (found["prompts"], found["greedy"]) == (ours["prompts"], ours["greedy"]), name
+        assert_close(found["logprobs"], ours["logprobs"], name)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@pytest.mark.skipif(TRL_PYTHON is None, reason="HEEDFUL_TRL_PYTHON does not name a Python that has TRL")
+def test_trl(released: tuple[Path, Said]) -> None:
+    """Its SFT trains on our tokens, and our rewards are read at the end token where GRPO is told to (docs/releasing.md)."""
+    root, said = released
+    run_reader(Path(str(TRL_PYTHON)), "read_with_trl.py", root)
+    for name, ours in said.items():
+        found = json.loads((root / name / "trl.json").read_text())
+        given = json.loads((root / name / "given.json").read_text())["answers"]
+        whole = [answer["prompt"] + answer["tokens"] for answer in given]
+        assert [tokens[: len(row)] for tokens, row in zip(found["tokens"], whole, strict=True)] == whole, name
+        assert_close(found["logprobs"], ours["logprobs"], name)
+        reward = load_scalar_model(root / name / "reward_model", "float32")
+        offset = getattr(reward.config, "heedful_reward_offset", 0.0)
+        ends = [row[-1] - offset for row in ours["scores"]]
+        assert found["scores"] == pytest.approx(ends, abs=CLOSE)
+        assert found["by_function"] == pytest.approx(ends, abs=CLOSE)
+        # The folder alone is read at the end of TRL's own text: after ChatML's line break, or before a plain end-of-text.
+        more = {"chat": 1, "plain": -1}[name]
+        assert [len(tokens) for tokens in found["scored"]] == [len(row) + more for row in whole]
+        alone = score(reward, [row[:1] for row in found["scored"]], [row[1:] for row in found["scored"]]) - offset
+        assert found["by_folder"] == pytest.approx(alone.tolist(), abs=CLOSE)
+        assert float((alone - torch.tensor(ends)).abs().max()) > 0.1
