@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,25 @@ from tests.evaluate.test_model_card import finished
 from tests.evaluate.test_release import change
 from tests.model.chat_templates import FAMILIES as CHATS
 from tests.model.read_with_other_version import read
-from tests.model.saved_families import CLOSE, GREEDY, assert_close, assert_same, run_reader, save_family
+from tests.model.saved_families import CLOSE, GREEDY, assert_close, assert_same, run_reader, save_family, save_models
 from tests.tiny import plain, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 from heedful.evaluate.release import release
 from heedful.evaluate.results import save_results
-from heedful.model import Sampling, generate, load_scalar_model
+from heedful.miniature.preparation import base_model_folder
+from heedful.model import Sampling, generate, load_causal_model, load_scalar_model, load_tokenizer
 from heedful.model.readout import score
 from heedful.project.project import Project, init_project
 from heedful.serve.served_models import load, sources_of
 
 VLLM_PYTHON, TRL_PYTHON = os.environ.get("HEEDFUL_VLLM_PYTHON"), os.environ.get("HEEDFUL_TRL_PYTHON")
-MODELS: dict[str, tuple[Any, str, str]] = {
-    "chat": (tiny_llama, "SmolLM2", "chat"),
-    "plain": (tiny_gpt2, "GPT-2, template of the user's", "plain"),  # the miniature's family
+MODELS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "chat": lambda folder: save_family(folder, tiny_llama, CHATS["SmolLM2"], "chat"),
+    "plain": lambda folder: save_family(folder, tiny_gpt2, CHATS["GPT-2, template of the user's"], "plain"),
+    # The shipped base model with its own tokenizer, as if it had been trained.
+    "miniature": lambda folder: save_models(folder, load_causal_model(MINIATURE, "float32"), load_tokenizer(MINIATURE)),
 }
+MINIATURE = base_model_folder("small")
 
 Said = dict[str, dict[str, Any]]
 
@@ -39,9 +44,9 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     """A release of each kind, and what Heedful says of its models."""
     folder = tmp_path_factory.mktemp("released")
     root, said = folder / "releases", {}
-    for name, (make, chat, kind) in MODELS.items():
+    for name, make in MODELS.items():
         made = folder / "made" / name
-        said[name] = save_family(made, make, CHATS[chat], kind)
+        said[name] = make(made)
         release(_project(folder / name, made), root / name)
         shutil.copy(made / "given.json", root / name)
     return root, said
@@ -71,7 +76,7 @@ def test_serve_and_transformers_5(released: tuple[Path, Said]) -> None:
         assert_same(read(root / name), ours, name)
         sources = sources_of([f"policy={root / name}", f"reward={root / name / 'reward_model'}"])
         policy, reward = (load(source, "float32") for source in sources)
-        assert (policy.template_name, policy.scores, reward.scores) == (name, False, True)
+        assert (policy.template_name, policy.scores, reward.scores) == ("chat" if name == "chat" else "plain", False, True)
         sampling = Sampling(max_tokens=GREEDY, temperature=0.0, stop_tokens=policy.ends)
         texts = generate(policy.model, ours["prompts"], sampling, [0] * len(ours["prompts"]))
         assert [list(text.tokens) for text in texts] == ours["greedy"], name
@@ -97,6 +102,9 @@ def test_vllm(released: tuple[Path, Said]) -> None:
     run_reader(Path(str(VLLM_PYTHON)), "read_with_vllm.py", root)
     for name, ours in said.items():
         found = json.loads((root / name / "vllm.json").read_text())
+        if name == "miniature":  # vLLM has no attention for heads 20 wide on a CPU
+            assert "head_dim=20" in found["refused"]
+            continue
         assert (found["prompts"], found["greedy"]) == (ours["prompts"], ours["greedy"]), name
         assert_close(found["logprobs"], ours["logprobs"], name)
 
@@ -120,7 +128,7 @@ def test_trl(released: tuple[Path, Said]) -> None:
         assert found["scores"] == pytest.approx(ends, abs=CLOSE)
         assert found["by_function"] == pytest.approx(ends, abs=CLOSE)
         # The folder alone is read at the end of TRL's own text: after ChatML's line break, or before a plain end-of-text.
-        more = {"chat": 1, "plain": -1}[name]
+        more = 1 if name == "chat" else -1
         assert [len(tokens) for tokens in found["scored"]] == [len(row) + more for row in whole]
         alone = score(reward, [row[:1] for row in found["scored"]], [row[1:] for row in found["scored"]]) - offset
         assert found["by_folder"] == pytest.approx(alone.tolist(), abs=CLOSE)

@@ -96,10 +96,7 @@ def wide(make: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 
 
 def save_family(folder: Path, make: Callable[[], PreTrainedModel], chat: Family, kind: str) -> dict[str, Any]:
-    """As training leaves a policy and its reward model, whose scores were shifted.
-
-    The tokenizer is loaded from a base model's folder: transformers 5 gives every Qwen2 folder Qwen2's own word splitting.
-    """
+    """With the tokenizer as a base model's folder gives it: transformers 5 splits every Qwen2 folder's words in its own way."""
     template: Template = "plain" if kind == "plain" else OWN if chat.template is OWN else "chat"
     made = tokenizer_of(chat)
     model = wide(make, made)
@@ -108,8 +105,15 @@ def save_family(folder: Path, make: Callable[[], PreTrainedModel], chat: Family,
     made.save_pretrained(base)
     tokenizer: Any = load_tokenizer(base)
     shutil.rmtree(base)
+    return save_models(folder, model, tokenizer, template, system=chat.system)
+
+
+def save_models(
+    folder: Path, model: PreTrainedModel, tokenizer: Any, template: Template = "plain", *, system: bool = True
+) -> dict[str, Any]:
+    """As training leaves a policy and its reward model, whose scores were shifted; returns what Heedful says of them."""
     end = response_end(tokenizer, template)
-    answers = _answers(tokenizer, chat, template, end)
+    answers = _answers(tokenizer, template, end, system)
     keep_template(tokenizer, template)
     save_model(model, tokenizer, folder)
     torch.manual_seed(1)
@@ -120,12 +124,12 @@ def save_family(folder: Path, make: Callable[[], PreTrainedModel], chat: Family,
     return _said(folder, tokenizer, answers)
 
 
-def _answers(tokenizer: PreTrainedTokenizerFast, chat: Family, template: Template, end: int) -> list[dict[str, Any]]:
+def _answers(tokenizer: PreTrainedTokenizerFast, template: Template, end: int, system: bool) -> list[dict[str, Any]]:
     said = {
         turns_of("Name a river\n"): "- a\n  b 12 é, it's a river",
         (Turn("user", "Name"), Turn("assistant", "The  Rhine"), Turn("user", "a river")): "The Rhine",
     }
-    if chat.system:
+    if system:
         said[(Turn("system", "Name a"), Turn("user", "river"))] = "The Rhine"
     prompts = [Prompt(id=str(i), turns=turns) for i, turns in enumerate(said)]
     befores = prompt_tokens(tokenizer, prompts, template)
