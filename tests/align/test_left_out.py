@@ -131,18 +131,39 @@ def test_ppo_can_be_swept_from_the_base_model(given: tuple[Path, str, dict[str, 
 # ------------------------------------------------------------------------------------------- nothing to choose or to repeat
 
 
-def test_one_sft_model_leaves_nothing_to_choose(base: Path, tmp_path: Path) -> None:
-    folder = new_project(tmp_path / "mine", base, text=True)
+@pytest.fixture(scope="module")
+def one_model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str, dict[str, Any]]:
+    """A project with text whose SFT keeps one model: what align said before and after the rankings, and the results."""
+    folder = new_project(tmp_path_factory.mktemp("projects") / "one", base, text=True)
     file = folder / "heedful.toml"
     head, table, rest = file.read_text().rpartition("\n[sft]\n")
     file.write_text(head + table + rest.replace("candidates = 2", "candidates = 1", 1))
-    assert run("align", folder)[0] == 0
-    said, results = rank_and_align(folder)
+    code, said = run("align", folder)
+    assert code == 0, said
+    return folder, said, *rank_and_align(folder)
+
+
+def test_one_sft_model_leaves_nothing_to_choose(one_model: tuple[Path, str, str, dict[str, Any]]) -> None:
+    folder, _, said, results = one_model
     assert "choose_sft: left out, SFT keeps one model (candidates and epochs in [sft])" in said
     assert "choose_sft" not in stages_of(folder)
     assert [m["name"] for m in results["models"]] == ["base", "prompted_base", "sft", "ppo", "ppo_ptx"]
     assert results["sft_checkpoints"] == []
     assert "No choice was made: SFT keeps one model" in (folder / "report.html").read_text()
+
+
+def test_validation_losses_begin_before_training(one_model: tuple[Path, str, str, dict[str, Any]]) -> None:
+    folder, said, _, results = one_model
+    first = read_rows(folder / "runs" / "sft-1" / "metrics.jsonl")[0]
+    assert first.keys() == {"step", "epoch", "validation_loss"}
+    assert (first["step"], first["epoch"]) == (0, 0)
+    assert f"sft: validation loss {first['validation_loss']:.3f} before training, " in said
+    assert results["sft_validation"][0]["step"] == 0
+    assert results["sft_validation"][0]["loss"] == pytest.approx(first["validation_loss"], rel=1e-5)
+    assert len(results["sft_validation"]) == 2  # before, and after the epoch of the model that is kept
+    assert "sft" not in results["left_out"]
+    assert "nats per token before training" in (folder / "report.html").read_text()
+    assert "pretraining_loss" in read_rows(folder / "runs" / "initial_policy-1" / "metrics.jsonl")[0]
 
 
 def test_without_text_ppo_starts_from_sft_where_it_would_be_repeated(base: Path, tmp_path: Path) -> None:
@@ -190,20 +211,4 @@ def test_a_chat_template_needs_no_few_shot_prefix(base: Path, tmp_path: Path) ->
     said, results = rank_and_align(folder)
     assert "choose_prefix: left out, the chat template says how the base model is asked" in said
     assert [m["name"] for m in results["models"]] == ["base", "sft", "ppo"]
-
-
-def test_validation_losses_begin_before_training(base: Path, tmp_path: Path) -> None:
-    folder = new_project(tmp_path / "mine", base, text=True)
-    code, said = run("align", folder)
-    assert code == 0, said
-    first = read_rows(folder / "runs" / "sft-1" / "metrics.jsonl")[0]
-    assert first.keys() == {"step", "epoch", "validation_loss"}
-    assert (first["step"], first["epoch"]) == (0, 0)
-    assert f"sft: validation loss {first['validation_loss']:.3f} before training, " in said
-    _, results = rank_and_align(folder)
-    assert results["sft_validation"][0]["step"] == 0
-    assert results["sft_validation"][0]["loss"] == pytest.approx(first["validation_loss"], rel=1e-5)
     assert len(results["sft_validation"]) == 3  # before, and after each of two epochs
-    assert "left_out" not in results or "sft" not in results["left_out"]
-    assert "nats per token before training" in (folder / "report.html").read_text()
-    assert "pretraining_loss" in read_rows(folder / "runs" / "initial_policy-1" / "metrics.jsonl")[0]

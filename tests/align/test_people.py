@@ -196,6 +196,7 @@ def shown_in(project: Path) -> Iterator[tuple[Prompt, list[Response]]]:
 
 
 def test_partial_answers_wait_unless_the_user_says_so(project: Path) -> None:
+    set_config(project, "episodes = 32", "episodes = 16")  # three times PPO: what it learns is of no concern here
     assert label(project, {"ada": "training"}, count=9) == 9
     code, said = run("align", project)
     assert code == 0

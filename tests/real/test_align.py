@@ -11,7 +11,7 @@ import pytest
 from tests.align.small_project import heedful
 from transformers import AutoModelForCausalLM
 
-from heedful.evaluate.results import load_results
+from heedful.evaluate.results_file import load_results
 from heedful.model import load_tokenizer
 from heedful.model.encoding import encode_rankings
 from heedful.model.inference import reward_model_for_inference
@@ -68,6 +68,8 @@ pytestmark = [
 ]
 
 
+# Every part of it is tested in small: tests/align/test_align.py, tests/real/test_import.py.
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_from_tales_and_human_labels_to_a_report(processes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def do(*arguments: object) -> None:
