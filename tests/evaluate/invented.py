@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from heedful.evaluate.results import Results, Timings, check_results, check_timings
+from heedful.evaluate.results import Results, Timings
+from heedful.evaluate.results_file import check_results, check_timings
 from heedful.records import RATING_FLAGS, USE_CASE_SHARES
 
 HOSTILE = "</div></svg><script>alert('pwned')</script><img src=x onerror=alert(1)> \x1b[31m\x00 \u202e & \"quoted\" {{ 7 * 7 }}"

@@ -18,7 +18,7 @@ from tests.tiny import plain, tiny_gpt2, tiny_tokenizer
 from heedful.conversation import turns_of
 from heedful.evaluate.card_facts import card_facts
 from heedful.evaluate.model_card import cell, model_card
-from heedful.evaluate.results import save_results
+from heedful.evaluate.results_file import save_results
 from heedful.lineage.use_record import UseRecord, write_use
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files

@@ -17,7 +17,8 @@ from heedful.evaluate.preference import (
     preference_section,
     ratings_section,
 )
-from heedful.evaluate.results import Group, Results, check_results
+from heedful.evaluate.results import Group, Results
+from heedful.evaluate.results_file import check_results
 from heedful.records import Prompt, Ranking, Rating, Response
 
 PROMPTS = {

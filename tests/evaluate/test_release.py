@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from heedful.errors import DataError, HeedfulError, MissingError
 from heedful.evaluate import release as release_module
 from heedful.evaluate.release import checksums, push, release
-from heedful.evaluate.results import save_results
+from heedful.evaluate.results_file import save_results
 from heedful.model import scalar_model_from_causal
 from heedful.model.saving import save_model
 from heedful.project.project import Project, init_project

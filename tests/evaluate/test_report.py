@@ -12,9 +12,11 @@ import pytest
 from tests.evaluate.invented import HOSTILE, invented_results, invented_timings, minimal_results
 
 from heedful.errors import DataError
-from heedful.evaluate import plots, report
-from heedful.evaluate.report import comparisons, findings, headline, ordered_models, render_report, write_report
-from heedful.evaluate.results import Estimate, Results, TranscriptResponse, check_results
+from heedful.evaluate import number_words, plots
+from heedful.evaluate.paper_findings import comparisons, findings
+from heedful.evaluate.report import headline, ordered_models, render_report, write_report
+from heedful.evaluate.results import Estimate, Results, TranscriptResponse
+from heedful.evaluate.results_file import check_results
 
 
 class _Page(HTMLParser):
@@ -336,12 +338,12 @@ def test_the_command_to_reproduce_it_is_one_that_works() -> None:
 
 
 def test_numbers_are_written_for_people() -> None:
-    written = [report.duration(seconds) for seconds in (0.44, 48.2, 59.6, 187.0, 7_530.0)]
+    written = [number_words.duration(seconds) for seconds in (0.44, 48.2, 59.6, 187.0, 7_530.0)]
     assert written == ["0.4\u00a0s", "48\u00a0s", "1\u00a0min 00\u00a0s", "3\u00a0min 07\u00a0s", "2\u00a0h 05\u00a0min"]
-    assert [report.signed(value) for value in (0.05, -0.014, -0.0001)] == ["+5.0", "−1.4", "0.0"]
-    assert [report.words(name) for name in ("open_qa", "fails_task", "ppo_ptx")] == ["open QA", "fails task", "PPO-ptx"]
-    assert report.number(None) == "–"
-    assert report.number(-1.5, 1) == "−1.5"
+    assert [number_words.signed(value) for value in (0.05, -0.014, -0.0001)] == ["+5.0", "−1.4", "0.0"]
+    assert [number_words.words(name) for name in ("open_qa", "fails_task", "ppo_ptx")] == ["open QA", "fails task", "PPO-ptx"]
+    assert number_words.number(None) == "–"
+    assert number_words.number(-1.5, 1) == "−1.5"
 
 
 def test_results_that_do_not_fit_the_schema_are_refused_before_anything_is_written(tmp_path: Path) -> None:

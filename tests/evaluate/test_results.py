@@ -12,17 +12,8 @@ import pytest
 from tests.evaluate.invented import invented_results, invented_timings, minimal_results
 
 from heedful.errors import DataError, MissingError, StorageError
-from heedful.evaluate.results import (
-    Estimate,
-    Results,
-    as_estimate,
-    check_results,
-    check_timings,
-    load_results,
-    load_timings,
-    save_results,
-    save_timings,
-)
+from heedful.evaluate.results import Estimate, Results, as_estimate
+from heedful.evaluate.results_file import check_results, check_timings, load_results, load_timings, save_results, save_timings
 from heedful.statistics import wilson
 
 HALF: Estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from heedful.evaluate.results import load_results
+from heedful.evaluate.results_file import load_results
 from heedful.model.doctor import examine
 from heedful.model.doctor_template import examine_template
 from heedful.project.project import Project

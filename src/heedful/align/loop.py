@@ -26,7 +26,8 @@ from heedful.align.steps import step_of, tasks_of
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import ConfigError
 from heedful.evaluate.report import write_report
-from heedful.evaluate.results import Results, StageTime, Timings, load_results, load_timings, save_results, save_timings
+from heedful.evaluate.results import Results, StageTime, Timings
+from heedful.evaluate.results_file import load_results, load_timings, save_results, save_timings
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import first_device
 from heedful.presets import Preset, resolved_preset

@@ -19,7 +19,8 @@ from heedful.errors import ConfigError, DataError
 from heedful.evaluate.benchmarks.benchmark_run import Contestant
 from heedful.evaluate.people_comparison import Judged, PeopleComparison, compare_by_people, people_numbers
 from heedful.evaluate.people_page import write_people_page
-from heedful.evaluate.results import Group, save_numbers
+from heedful.evaluate.results import Group
+from heedful.evaluate.results_file import save_numbers
 from heedful.labeling.exchange.asking import Task
 from heedful.model.answering import Answerer, prompts_within
 from heedful.model.inference import policy_for_inference

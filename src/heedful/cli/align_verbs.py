@@ -125,7 +125,7 @@ class Report:
     def run(self, console: Console) -> None:
         """Write the page. Raises MissingError, DataError."""
         from heedful.evaluate.report import write_report
-        from heedful.evaluate.results import load_results, load_timings
+        from heedful.evaluate.results_file import load_results, load_timings
 
         timings = self.results.with_name("timings.json")
         output = self.output or self.results.with_name("report.html")

@@ -60,7 +60,7 @@ class EvaluateScore:
 
     def run(self, console: Console) -> None:
         """Print the means and what was not scored. Raises ConfigError, MissingError, DataError (also if nothing was scored)."""
-        from heedful.evaluate.results import save_numbers
+        from heedful.evaluate.results_file import save_numbers
         from heedful.evaluate.scoring import score_samples
         from heedful.evaluate.scoring.column_map import columns_of_file, in_words
 
@@ -123,7 +123,7 @@ class EvaluateVotes:
     def run(self, console: Console) -> None:
         """Print the tables. Raises ConfigError, MissingError, DataError, StorageError."""
         from heedful.evaluate import model_comparison
-        from heedful.evaluate.results import save_numbers
+        from heedful.evaluate.results_file import save_numbers
 
         votes = self._votes()
         say(Console(), votes.summary())
@@ -194,7 +194,7 @@ class EvaluatePower:
     def run(self, console: Console) -> None:
         """Print a row for each difference. Raises ConfigError, MissingError, DataError."""
         from heedful.evaluate import study_plan
-        from heedful.evaluate.results import save_numbers
+        from heedful.evaluate.results_file import save_numbers
         from heedful.evaluate.vote_sources import Selection, votes_of_file
         from heedful.statistics import VarianceShares
 

@@ -179,7 +179,7 @@ def _write_report_again(folder: Path) -> None:
     if not (folder / "report.html").is_file() or find_spec("matplotlib") is None:
         return
     from heedful.evaluate.report import write_report
-    from heedful.evaluate.results import load_results, load_timings
+    from heedful.evaluate.results_file import load_results, load_timings
 
     timings = folder / "timings.json"
     write_report(

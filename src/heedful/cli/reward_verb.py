@@ -54,7 +54,7 @@ class EvaluateReward:
 
     def run(self, console: Console) -> None:
         """Score, print the tables, write the files. Raises ConfigError, MissingError, ModelError, DataError, StorageError."""
-        from heedful.evaluate.results import save_numbers
+        from heedful.evaluate.results_file import save_numbers
         from heedful.evaluate.reward_evaluation import as_numbers, evaluate_reward, in_words
         from heedful.evaluate.reward_page import write_reward_page
         from heedful.evaluate.reward_rankings import rankings_of_file, rankings_of_project, training_rankings_of

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from heedful.errors import DataError, HeedfulError, MissingError
-from heedful.evaluate.results import Results, load_results
+from heedful.evaluate.results import Results
+from heedful.evaluate.results_file import load_results
 from heedful.lineage.run_graph import MODEL, RunNode, runs_of
 from heedful.lineage.subjects import subject_of
 from heedful.lineage.tracing import model_lineage

@@ -21,10 +21,10 @@ from markupsafe import Markup
 from heedful import __version__
 from heedful.evaluate.failure_modes import FailureRate
 from heedful.evaluate.model_comparison import Pair
+from heedful.evaluate.number_words import visible
 from heedful.evaluate.people_comparison import GROUP_WORDS, Judged, PeopleComparison
 from heedful.evaluate.people_page import answers_by_prompt, people_tables
-from heedful.evaluate.report import visible
-from heedful.evaluate.results import write_text
+from heedful.evaluate.results_file import write_text
 from heedful.evaluate.table_14 import Table14Row, other_models
 
 MOST_TRANSCRIPTS = 2_000

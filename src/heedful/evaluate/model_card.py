@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from heedful.evaluate.card_facts import CardFacts
-from heedful.evaluate.results import Estimate, Results, write_text
+from heedful.evaluate.results import Estimate, Results
+from heedful.evaluate.results_file import write_text
 
 UNKNOWN = "unknown"
 CARD = "README.md"

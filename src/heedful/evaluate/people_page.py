@@ -19,7 +19,7 @@ from heedful import __version__
 from heedful.evaluate.model_comparison import Pair
 from heedful.evaluate.people_comparison import GROUP_WORDS, GroupComparison, Judged, PeopleComparison
 from heedful.evaluate.plain_table import plain_table
-from heedful.evaluate.results import write_text
+from heedful.evaluate.results_file import write_text
 from heedful.records import RATING_FLAGS
 from heedful.statistics import ClusteredEstimate, Estimate
 

@@ -24,15 +24,7 @@ from matplotlib.lines import Line2D
 
 from heedful.evaluate import lineup, paper
 from heedful.evaluate.lineup import BASE, PPO, PPO_PTX, SFT
-from heedful.evaluate.results import (
-    AlignmentTax,
-    Benchmark,
-    DataCounts,
-    HeadToHead,
-    Model,
-    RewardModel,
-    WinRate,
-)
+from heedful.evaluate.results import AlignmentTax, Benchmark, DataCounts, HeadToHead, Model, RewardModel, WinRate
 
 WIDTH = 420
 """Width of a figure in SVG units (points): near a phone's width, so that text keeps its size there."""

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from heedful import __version__
 from heedful.evaluate import plots
-from heedful.evaluate.results import write_text
+from heedful.evaluate.results_file import write_text
 from heedful.evaluate.reward_evaluation import (
     RewardEvaluation,
     best_of_table,

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from heedful.evaluate import plots
-from heedful.evaluate.results import write_text
+from heedful.evaluate.results_file import write_text
 
 
 class Trial(TypedDict):

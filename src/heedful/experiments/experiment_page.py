@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from heedful.evaluate import plots
-from heedful.evaluate.results import write_text
+from heedful.evaluate.results_file import write_text
 from heedful.experiments.catalogue import MEASURES, MIXED, PLAIN
 from heedful.experiments.findings import Findings, Measure, Point, mean_over_seeds, measure_names, series_of, text_of
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from heedful.evaluate import plots
-from heedful.evaluate.results import write_text
+from heedful.evaluate.results_file import write_text
 from heedful.experiments.labeler_groups import LabelerGroups, percent_of
 
 _ROWS = {"within": "labelers who taught it", "across": "the group left out"}

@@ -29,7 +29,8 @@ from heedful.align.stages import Stage
 from heedful.align.steps import step_of
 from heedful.align.who_labels import labelers_of
 from heedful.errors import ConfigError, MissingError
-from heedful.evaluate.results import Estimate, as_estimate, save_numbers
+from heedful.evaluate.results import Estimate, as_estimate
+from heedful.evaluate.results_file import save_numbers
 from heedful.evaluate.reward_rankings import RankedRecords
 from heedful.evaluate.reward_scoring import score_ranked
 from heedful.experiments.catalogue import PROMPT_CHOICE

@@ -24,7 +24,7 @@ from heedful.evaluate.benchmarks.verdicts import (
     toxicity_numbers,
     write_table_for_people,
 )
-from heedful.evaluate.results import save_numbers, write_text
+from heedful.evaluate.results_file import save_numbers, write_text
 from heedful.project.files import remove_leftovers
 
 RESULTS, TABLE, FOR_PEOPLE = "results.json", "results.txt", "truthfulqa-to-judge.csv"
