@@ -20,7 +20,7 @@ from tests.model.saved_families import CLOSE, GREEDY, assert_close, assert_same,
 from tests.tiny import plain, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 from heedful.evaluate.release import release
-from heedful.evaluate.results import save_results
+from heedful.evaluate.results_file import save_results
 from heedful.miniature.preparation import base_model_folder
 from heedful.model import Sampling, generate, load_causal_model, load_scalar_model, load_tokenizer
 from heedful.model.readout import score
