@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -16,7 +17,7 @@ from tests.test_cli import light
 
 from heedful.cli.evaluate_verbs import EvaluateScore
 from heedful.evaluate.scoring import METRICS
-from heedful.evaluate.votes import votes_from_table
+from heedful.evaluate.votes import Vote, votes_from_table
 from heedful.labeling.database.connection import open_database
 from heedful.labeling.database.tables import response
 from heedful.labeling.exchange.labels import exported_records
@@ -30,6 +31,7 @@ from heedful.statistics import (
     prompts_needed,
     relative_difference,
     study_power,
+    style_difference,
     two_way_win_rate,
 )
 
@@ -240,6 +242,39 @@ def test_votes_at_equal_length(tmp_path: Path) -> None:
     assert f"twice as long as the other: {twice:+.3f} log-odds" in run("evaluate", "votes", path, "--length-control")[1]
 
 
+def test_votes_at_equal_style(tmp_path: Path) -> None:
+    """x writes lists and y does not, in most rows; the effect of each feature is in the output, and z's score is as it was."""
+    rows: list[dict[str, Any]] = []
+    for number in range(60):
+        text = "- one\n- two" if number % 3 else "plain words, and more of them"
+        said = {"winner": "b" if number % 4 == 0 else "a", "labeler": LABELERS[number % 5], "prompt": number // 5}
+        rows.append({"model_a": "x", "model_b": "y", "response_a": text, "response_b": "plain" * (1 + number % 7)} | said)
+    path = file(tmp_path, "votes.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found = numbers(tmp_path, "votes", path, "--style-control")
+    votes = votes_from_table(path)
+    covariates = {
+        "length": style_difference([a for a, _ in map(lengths_of, votes.votes)], [b for _, b in map(lengths_of, votes.votes)]),
+        "lists": style_difference([0 if n % 3 == 0 else 2 for n in range(60)], [0] * 60),
+    }
+    expected = bradley_terry(*votes.columns(), covariates=covariates)
+    assert found["at_equal_length"] is None
+    assert found["at_equal_style"]["scores"]["x"]["value"] == pytest.approx(expected.scores["x"].value, rel=1e-5)
+    for name in ("length", "lists"):
+        effect = found["at_equal_style"]["effects"][name]
+        assert effect["value"] == pytest.approx(expected.effects[name].value, rel=1e-5)
+        assert effect["low"] < effect["value"] < effect["high"]
+    said = run("evaluate", "votes", path, "--style-control")[1]
+    assert "the same at equal length and style of the responses:" in said
+    assert re.search(r"uncontrolled\n", said)
+    effect = re.escape(f"{expected.effects['lists'].value:+.3f}")
+    assert re.search(rf"lists +{effect} ", said)
+
+
+def lengths_of(vote: Vote) -> tuple[float, float]:
+    assert vote.lengths is not None
+    return vote.lengths
+
+
 def test_scores_that_would_be_infinite_leave_the_win_rates(tmp_path: Path) -> None:
     path = file(tmp_path, "votes.csv", "winner,loser\nx,y\nx,y\ny,z\nz,y\n")
     found = numbers(tmp_path, "votes", path)
@@ -344,6 +379,8 @@ def test_votes_of_a_project_count_an_answer_once(tmp_path: Path) -> None:
         (["votes.csv", "--phase", "training"], "is a table of votes"),
         (["labels.jsonl", "--column", "winner=labeler"], "holds records"),
         (["plain.csv", "--length-control"], "no vote has the lengths"),
+        (["plain.csv", "--style-control"], "no vote has the markup"),
+        (["votes.csv", "--style-control"], "no vote has the markup"),
         (["empty.csv"], "there is no vote"),
         (["--project", "nowhere"], "there is no labeling database"),
     ],

@@ -192,9 +192,41 @@ def test_scores_at_equal_length() -> None:
     responses = {name: replace(one, text=longer.get(name, "w " * (len(name) % 3 + 3))) for name, one in data.responses.items()}
     data = replace(data, responses=responses)
     assert compare_by_people(data, baseline="old").groups[0].against_baseline.at_equal_length is None
-    held_out = compare_by_people(data, baseline="old", length_control=True).groups[0]
+    held_out = compare_by_people(data, baseline="old", controls=["length"]).groups[0]
     assert held_out.against_baseline.at_equal_length is not None
     assert [table for table in people_tables(held_out, 0.95) if table.title == "the same at equal length of the responses"]
+
+
+def test_scores_at_equal_style() -> None:
+    """The new model's answers have lists, and of the labelers those win; the table names what counted, beside plain scores."""
+    data = judged()
+    listed = {f"new-p{i}": "- one\n" * (i + 1) for i in range(3)} | {"old-p0": "- one\n- two\n- three\n- four"}
+    responses = {name: replace(one, text=listed.get(name, "w " * (len(name) % 3 + 3))) for name, one in data.responses.items()}
+    found = compare_by_people(replace(data, responses=responses), baseline="old", controls=["style"]).groups[0]
+    compared = found.against_baseline
+    assert compared.at_equal_length is None
+    assert compared.at_equal_style is not None
+    assert list(compared.at_equal_style.effects) == ["length", "lists"]
+    assert (
+        "at equal style: without headers, bold, code blocks, of which both responses of every vote have as many"
+        in compared.notes
+    )
+    tables = {table.title: table.rows for table in people_tables(found, 0.95)}
+    assert tables["the same at equal length and style of the responses"][0] == [
+        "model",
+        "votes",
+        "score",
+        "two-way",
+        "uncontrolled",
+    ]
+    assert [row[0] for row in tables["what a difference of one standard deviation adds, in log-odds"]] == [
+        "feature",
+        "length",
+        "lists",
+    ]
+    plain = {row[0]: row[2] for row in tables["Bradley-Terry scores, log-odds against the average model, a tie as half a win"]}
+    beside = {row[0]: row[4] for row in tables["the same at equal length and style of the responses"]}
+    assert {name: plain[name] for name in beside if name != "model"} == {n: s for n, s in beside.items() if n != "model"}
 
 
 def test_the_page_has_one_script_of_its_own(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from heedful.errors import ConfigError
 from heedful.evaluate.votes import Vote, VoteColumns, votes_from_rankings, votes_from_ratings, votes_from_table
 from heedful.records import Ranking, Rating, Response
 from heedful.statistics import bradley_terry, two_way_difference, two_way_win_rate
+from heedful.statistics.text_style import TextStyle
 
 
 def table(folder: Path, content: str, name: str = "votes.csv") -> Path:
@@ -20,7 +21,9 @@ def table(folder: Path, content: str, name: str = "votes.csv") -> Path:
 
 
 def vote(prompt: str, labeler: str, a: str, b: str, outcome: float, lengths: tuple[float, float] | None = None) -> Vote:
-    return Vote(prompt=prompt, labeler=labeler, model_a=a, model_b=b, outcome=outcome, lengths=lengths)
+    plain = TextStyle(0, 0, 0, 0)
+    styles = None if lengths is None else (plain, plain)
+    return Vote(prompt=prompt, labeler=labeler, model_a=a, model_b=b, outcome=outcome, lengths=lengths, styles=styles)
 
 
 def test_winner_loser_tie(tmp_path: Path) -> None:
@@ -65,6 +68,23 @@ def test_lengths_of_texts_messages_and_columns_of_lengths(tmp_path: Path) -> Non
     assert [one.lengths for one in votes_from_table(table(tmp_path, lines, "votes.jsonl")).votes] == [(4, 5), None]
     path = table(tmp_path, "winner,loser,winner_length,loser_length\nx,y,1234,7\nx,y,nan,7\n")
     assert [one.lengths for one in votes_from_table(path).votes] == [(1234, 7), None]
+
+
+def test_markup_of_texts_and_columns_of_counts(tmp_path: Path) -> None:
+    talk = [
+        {"role": "user", "content": "- Hi"},
+        {"role": "assistant", "content": "- a"},
+        {"role": "assistant", "content": "# b"},
+    ]
+    line = json.dumps({"winner": "a", "model_a": "x", "model_b": "y", "response_a": "**a**", "response_b": talk})
+    (found,) = votes_from_table(table(tmp_path, line, "votes.jsonl")).votes
+    assert found.styles == (TextStyle(0, 0, 1, 0), TextStyle(1, 1, 0, 0))
+    counts = [f"{feature}_{side}" for side in "ab" for feature in ("lists", "headers", "bold", "code_blocks")]
+    rows = [f"winner,loser,length_a,length_b,{','.join(counts)}"]
+    rows += [f"x,y,9,8,1,2,3,4,5,6,{number},0" for number in ("7", "", "-1")]
+    votes = votes_from_table(table(tmp_path, "\n".join(rows) + "\n")).votes
+    assert [one.styles for one in votes] == [(TextStyle(1, 2, 3, 4), TextStyle(5, 6, 7, 0)), None, None]
+    assert [one.lengths for one in votes] == [(9, 8)] * 3
 
 
 def test_some_columns_named_and_the_others_usual(tmp_path: Path) -> None:

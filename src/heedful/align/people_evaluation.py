@@ -5,7 +5,7 @@ One run is a stage in ``runs/people-<n>/``. The same models, prompts and setting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from heedful.align.running import Stages
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import ConfigError, DataError
 from heedful.evaluate.benchmarks.benchmark_run import Contestant
+from heedful.evaluate.model_comparison import Control
 from heedful.evaluate.people_comparison import Judged, PeopleComparison, compare_by_people, people_numbers
 from heedful.evaluate.people_page import write_people_page
 from heedful.evaluate.results import Group
@@ -56,7 +57,7 @@ class _Asked:
 
     baseline: str
     confidence: float
-    length_control: bool
+    controls: Collection[Control]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +80,13 @@ def evaluate_people(
     baseline: str,
     confidence: float = 0.95,
     partly: bool = False,
-    length_control: bool = False,
+    controls: Collection[Control] = (),
 ) -> PeopleEvaluation:
     """Sample, let labelers judge, and compare; interrupted or waiting for labelers, it continues when called again.
 
-    partly: report what labelers have said so far. length_control: scores at equal length too. Raises ConfigError for models or
-    settings that cannot be compared, DataError without a held-out prompt, MissingError or ModelError for a model, BusyError if
-    another process works in the project.
+    partly: report what labelers have said so far. controls: scores at equal length or style too. Raises ConfigError for
+    models or settings that cannot be compared, DataError without a held-out prompt, MissingError or ModelError for a model,
+    BusyError if another process works in the project.
     """
     _check(models, panels, baseline, confidence)
     models = sorted(models, key=lambda model: model.name)  # the order in which they are named changes nothing
@@ -105,7 +106,7 @@ def evaluate_people(
         waiting = labelers.judge(_tasks(records, folder, panels), folder, partly=partly)
         if waiting is not None:
             return PeopleEvaluation(folder=folder, waiting=waiting, comparison=None)
-        return _reported(project, labelers, records, folder, panels, _Asked(baseline, confidence, length_control))
+        return _reported(project, labelers, records, folder, panels, _Asked(baseline, confidence, controls))
 
 
 def _check(models: Sequence[Contestant], panels: Panels, baseline: str, confidence: float) -> None:
@@ -227,9 +228,7 @@ def _reported(
 ) -> PeopleEvaluation:
     """Write results.json and report.html into the run's folder."""
     judged = judged_records(labelers, records, folder)
-    comparison = compare_by_people(
-        judged, baseline=asked.baseline, confidence=asked.confidence, length_control=asked.length_control
-    )
+    comparison = compare_by_people(judged, baseline=asked.baseline, confidence=asked.confidence, controls=asked.controls)
     tasks, each = len({one.prompt_id for one in judged.responses.values()}), panels.labelers_per_prompt
     wanted = tasks * each * len(panels.groups)
     unfinished = None

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from heedful.cli.benchmark_verb import EvaluateBenchmarks
 from heedful.cli.comparison_verb import EvaluatePage
-from heedful.cli.options import DatabaseOption, Flag, optional, say, subcommand
+from heedful.cli.options import DatabaseOption, Flag, controls_of, optional, say, subcommand
 from heedful.cli.people_verb import EvaluatePeople
 from heedful.cli.reward_verb import EvaluateReward
 from heedful.errors import ConfigError, DataError
@@ -108,6 +108,8 @@ class EvaluateVotes:
     """Compare all models with this one only."""
     length_control: Flag = False
     """Also score the models at equal length of their responses."""
+    style_control: Flag = False
+    """Also score the models at equal length, list items, headers, bold text and code blocks."""
     answers: Annotated[Literal["rankings", "ratings"] | None, optional("{rankings,ratings}")] = None
     """Which records are votes (else rankings, or ratings if there are none)."""
     phase: Literal["evaluation", "training"] = "evaluation"
@@ -128,7 +130,10 @@ class EvaluateVotes:
         votes = self._votes()
         say(Console(), votes.summary())
         comparison = model_comparison.compare_models(
-            votes, baseline=self.baseline, length_control=self.length_control, confidence=self.confidence
+            votes,
+            baseline=self.baseline,
+            controls=controls_of(length=self.length_control, style=self.style_control),
+            confidence=self.confidence,
         )
         say(Console(), model_comparison.in_words(comparison))
         if self.json is not None:

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from heedful.evaluate.model_comparison import Control
     from heedful.project.project import Project
 
 
@@ -33,6 +34,11 @@ def subcommand(verb: type, name: str, *, in_full: bool = True) -> Any:
     """A verb's name and text: the whole docstring for the verb's own help, else the first line, for a list of verbs."""
     first, *more = (line for line in (inspect.getdoc(verb) or "").splitlines() if line)
     return tyro.conf.subcommand(name, description="\n".join([first, *more] if in_full else [first]))
+
+
+def controls_of(*, length: bool, style: bool) -> tuple[Control, ...]:
+    """What ``--length-control`` and ``--style-control`` ask for."""
+    return (*(["length"] if length else []), *(["style"] if style else []))
 
 
 def load_project(folder: Path) -> Project:

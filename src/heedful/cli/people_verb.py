@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from heedful.cli.options import Flag, load_project, optional, say
+from heedful.cli.options import Flag, controls_of, load_project, optional, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class EvaluatePeople:
     """Report what labelers have said so far, though some tasks still wait."""
     length_control: Flag = False
     """Also Bradley-Terry scores at equal length of the responses."""
+    style_control: Flag = False
+    """Also Bradley-Terry scores at equal length, list items, headers, bold text and code blocks."""
     confidence: float = 0.95
     """Of all intervals."""
 
@@ -64,7 +66,7 @@ class EvaluatePeople:
             console,
             baseline=self.baseline or (models[0].name if models else ""),
             confidence=self.confidence,
-            length_control=self.length_control,
+            controls=controls_of(length=self.length_control, style=self.style_control),
             partly=self.with_what_is_there,
         )
         if found.comparison is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from heedful.errors import ConfigError, DataError
 from heedful.evaluate.plain_table import plain_table
@@ -17,10 +17,14 @@ from heedful.statistics import (
     Estimate,
     bradley_terry,
     relative_difference,
+    style_difference,
     two_way_difference,
     two_way_win_rate,
 )
+from heedful.statistics.text_style import STYLE_FEATURES
 
+Control = Literal["length", "style"]
+"""At equal length, or at equal length and markup, scores are given too."""
 _FEW_LABELERS, _FEW_PROMPTS = 5, 30
 
 
@@ -59,14 +63,18 @@ class ModelComparison:
     scores: BradleyTerry | None
     at_equal_length: BradleyTerry | None
     """Scores with the relative difference of lengths as a covariate, if asked for."""
+    at_equal_style: BradleyTerry | None
+    """Scores with the differences of lengths and of markup as covariates, each over its standard deviation, if asked for."""
     notes: tuple[str, ...]
 
 
-def compare_models(votes: Votes, *, baseline: str | None, length_control: bool, confidence: float) -> ModelComparison:
+def compare_models(
+    votes: Votes, *, baseline: str | None, confidence: float, controls: Collection[Control] = ()
+) -> ModelComparison:
     """All numbers. Scores that cannot be fitted are absent, and a note says why.
 
-    Raises DataError without votes, ConfigError for a baseline without votes, for lengths that no vote has, and for a confidence
-    that is not between 0 and 1.
+    Raises DataError without votes, ConfigError for a baseline without votes, for lengths or markup that no vote has, and for a
+    confidence that is not between 0 and 1.
     """
     if not votes.votes:
         raise DataError("there is no vote", expected="comparisons of two models", got=votes.summary())
@@ -95,16 +103,19 @@ def compare_models(votes: Votes, *, baseline: str | None, length_control: bool, 
         pairs=pairs,
         differences=() if baseline is None else _differences(votes, models, baseline, confidence),
         scores=scores,
-        at_equal_length=_at_equal_length(votes, confidence, notes) if length_control else None,
+        at_equal_length=_at_equal_length(votes, confidence, notes) if "length" in controls else None,
+        at_equal_style=_at_equal_style(votes, confidence, notes) if "style" in controls else None,
         notes=tuple(notes),
     )
 
 
-def _fitted(votes: Votes, covariates: Mapping[str, Any], confidence: float, notes: list[str]) -> BradleyTerry | None:
+def _fitted(
+    votes: Votes, covariates: Mapping[str, Any], confidence: float, notes: list[str], controlled: str = ""
+) -> BradleyTerry | None:
     try:
         return bradley_terry(*votes.columns(), covariates=covariates, confidence=confidence)
     except DataError as error:
-        notes.append(f"no scores{' at equal length' if covariates else ''}: {error.message} ({error.got})")
+        notes.append(f"no scores{controlled}: {error.message} ({error.got})")
         return None
 
 
@@ -121,7 +132,31 @@ def _at_equal_length(votes: Votes, confidence: float, notes: list[str]) -> Bradl
         notes.append(f"at equal length: without {len(votes.votes) - len(known):,} votes whose lengths are unknown")
     lengths = [vote.lengths or (0.0, 0.0) for vote in known]
     length = relative_difference([one for one, _ in lengths], [other for _, other in lengths])
-    return _fitted(Votes(votes=tuple(known), bad=()), {"length": length}, confidence, notes)
+    return _fitted(Votes(votes=tuple(known), bad=()), {"length": length}, confidence, notes, " at equal length")
+
+
+def _at_equal_style(votes: Votes, confidence: float, notes: list[str]) -> BradleyTerry | None:
+    known = [vote for vote in votes.votes if vote.lengths is not None and vote.styles is not None]
+    if not known:
+        raise ConfigError(
+            "no vote has the markup of both responses",
+            expected="columns with both responses, or with their lengths and counts (lists_a, headers_a, bold_a, ...)",
+            got="neither",
+            next_step="name them: --column response_a=NAME --column response_b=NAME, or leave out --style-control",
+        )
+    if len(known) < len(votes.votes):
+        notes.append(f"at equal style: without {len(votes.votes) - len(known):,} votes whose responses are unknown")
+    pairs = {"length": [vote.lengths or (0.0, 0.0) for vote in known]}
+    for feature in STYLE_FEATURES:
+        both = [vote.styles for vote in known if vote.styles is not None]
+        pairs[feature] = [(getattr(one, feature), getattr(other, feature)) for one, other in both]
+    covariates = {name: style_difference([a for a, _ in of], [b for _, b in of]) for name, of in pairs.items()}
+    alike = [name for name, values in covariates.items() if not values.any()]
+    if alike:
+        words = ", ".join(name.replace("_", " ") for name in alike)
+        notes.append(f"at equal style: without {words}, of which both responses of every vote have as many")
+    different = {name: values for name, values in covariates.items() if name not in alike}
+    return _fitted(Votes(votes=tuple(known), bad=()), different, confidence, notes, " at equal style")
 
 
 def _by_wins(names: Sequence[str], votes: Sequence[Vote]) -> tuple[str, ...]:
@@ -190,25 +225,44 @@ def in_words(comparison: ModelComparison) -> str:
         lines += [f"win rates against {comparison.baseline}, model by model:", *plain_table(rows, left=2)]
     if comparison.scores is not None:
         lines += [f"Bradley-Terry scores, log-odds against the average model, with {sure} two-way intervals:"]
-        lines += _scores_in_words(comparison.scores, comparison.baseline)
+        lines += plain_table(score_rows(comparison.scores, comparison.baseline))
     if comparison.at_equal_length is not None:
         lines += ["the same at equal length of the responses:"]
-        lines += _scores_in_words(comparison.at_equal_length, comparison.baseline)
+        lines += plain_table(score_rows(comparison.at_equal_length, comparison.baseline, comparison.scores))
         effect = comparison.at_equal_length.effects["length"]
         lines += [f"  a response twice as long as the other: {effect.value / 3:+.3f} log-odds{_ends(effect, 1 / 3)}"]
+    if comparison.at_equal_style is not None:
+        lines += ["the same at equal length and style of the responses:"]
+        lines += plain_table(score_rows(comparison.at_equal_style, comparison.baseline, comparison.scores))
+        lines += [f"{EFFECTS_TITLE}:", *plain_table(effect_rows(comparison.at_equal_style))]
     return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes)])
 
 
-def _scores_in_words(fitted: BradleyTerry, baseline: str | None) -> list[str]:
+EFFECTS_TITLE = "what a difference of one standard deviation adds, in log-odds"
+
+
+def score_rows(fitted: BradleyTerry, baseline: str | None, uncontrolled: BradleyTerry | None = None) -> list[list[str]]:
+    """A row for each model, best first, under a header; beside controlled scores the ``uncontrolled`` ones."""
     against = baseline if baseline in fitted.models else None
-    rows = [["model", "votes", "score", "two-way", *([f"wins against {against}"] if against else [])]]
+    more = [*(["uncontrolled"] if uncontrolled else []), *([f"wins against {against}"] if against else [])]
+    rows = [["model", "votes", "score", "two-way", *more]]
     for model, score in fitted.scores.items():
         row = [model, f"{score.count:,}", f"{score.value:+.3f}", _ends(score).strip(" ()") or "n/a"]
+        if uncontrolled is not None:
+            row.append(f"{uncontrolled.scores[model].value:+.3f}")
         if against is not None:
             rate = None if model == against else fitted.win_rate(model, against)
             row.append("" if rate is None else f"{100 * rate.value:.1f} % ({_percents(rate)})")
         rows.append(row)
-    return plain_table(rows)
+    return rows
+
+
+def effect_rows(fitted: BradleyTerry) -> list[list[str]]:
+    """A row for each covariate under a header."""
+    rows = [["feature", "effect", "two-way"]]
+    for name, effect in fitted.effects.items():
+        rows.append([name.replace("_", " "), f"{effect.value:+.3f}", _ends(effect).strip(" ()") or "n/a"])
+    return rows
 
 
 def _percents(estimate: Estimate) -> str:
@@ -238,6 +292,7 @@ def as_numbers(comparison: ModelComparison, votes: Votes) -> dict[str, Any]:
         "differences": [{"model": d.model, "other": d.other, **asdict(d.value)} for d in comparison.differences],
         "scores": _scores_as_numbers(comparison.scores),
         "at_equal_length": _scores_as_numbers(comparison.at_equal_length),
+        "at_equal_style": _scores_as_numbers(comparison.at_equal_style),
     }
 
 

@@ -5,12 +5,12 @@ Groups are never pooled: training labelers' rankings taught the reward model wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from heedful.errors import DataError
-from heedful.evaluate.model_comparison import ModelComparison, Pair, as_numbers, compare_models
+from heedful.evaluate.model_comparison import Control, ModelComparison, Pair, as_numbers, compare_models
 from heedful.evaluate.results import Group
 from heedful.evaluate.votes import Votes, votes_from_rankings
 from heedful.records import RATING_FLAGS, Prompt, Ranking, Rating, Response
@@ -92,9 +92,9 @@ class Judged:
 
 
 def compare_by_people(
-    judged: Judged, *, baseline: str, confidence: float = 0.95, length_control: bool = False
+    judged: Judged, *, baseline: str, confidence: float = 0.95, controls: Collection[Control] = ()
 ) -> PeopleComparison:
-    """All numbers, for each group of labelers that ranked something. ``length_control``: scores at equal length too.
+    """All numbers, for each group of labelers that ranked something. ``controls``: scores at equal length or style too.
 
     Raises DataError without any ranking, or if a labeler is in no group; ConfigError for a baseline without votes and for a
     confidence that is not between 0 and 1.
@@ -115,16 +115,18 @@ def compare_by_people(
         if not ratings:
             notes.append(f"{GROUP_WORDS[group]} have rated nothing, so there are no means and no Table 3 rates of theirs")
         own = replace(judged, rankings=rankings, ratings=ratings)
-        found.append(_group_comparison(group, own, baseline, confidence, length_control))
+        found.append(_group_comparison(group, own, baseline, confidence, controls))
     if not found:
         raise DataError("no labeler has ranked the models' responses", expected="at least one ranking", got="none")
     return PeopleComparison(baseline=baseline, confidence=confidence, groups=tuple(found), notes=tuple(notes))
 
 
-def _group_comparison(group: Group, own: Judged, baseline: str, confidence: float, length_control: bool) -> GroupComparison:
+def _group_comparison(
+    group: Group, own: Judged, baseline: str, confidence: float, controls: Collection[Control]
+) -> GroupComparison:
     votes = votes_from_rankings(own.rankings, own.responses)
-    against = compare_models(votes, baseline=baseline, length_control=length_control, confidence=confidence)
-    everything = compare_models(votes, baseline=None, length_control=False, confidence=confidence)
+    against = compare_models(votes, baseline=baseline, confidence=confidence, controls=controls)
+    everything = compare_models(votes, baseline=None, confidence=confidence)
     return GroupComparison(
         group=group,
         votes=votes,

@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from heedful import __version__
-from heedful.evaluate.model_comparison import Pair
+from heedful.evaluate.model_comparison import EFFECTS_TITLE, ModelComparison, Pair, effect_rows, score_rows
 from heedful.evaluate.people_comparison import GROUP_WORDS, GroupComparison, Judged, PeopleComparison
 from heedful.evaluate.plain_table import plain_table
 from heedful.evaluate.results_file import write_text
@@ -71,22 +71,28 @@ def people_tables(one: GroupComparison, confidence: float) -> list[Table]:
             ends = _ends(value, 100, 1)
             rows.append([difference.model, difference.other, f"{value.count:,}", f"{100 * value.value:+.1f} %", ends])
         tables.append(Table(f"differences of win rates against {baseline}, on the same prompts by the same labelers", rows, 2))
-    if one.against_baseline.scores is not None:
-        rows = [["model", "votes", "score", "two-way"]]
-        for model, score in one.against_baseline.scores.scores.items():
-            rows.append([model, f"{score.count:,}", f"{score.value:+.3f}", _ends(score, 1, 3)])
-        tables.append(Table("Bradley-Terry scores, log-odds against the average model, a tie as half a win", rows))
-    if one.against_baseline.at_equal_length is not None:
-        rows = [["model", "votes", "score", "two-way"]]
-        for model, score in one.against_baseline.at_equal_length.scores.items():
-            rows.append([model, f"{score.count:,}", f"{score.value:+.3f}", _ends(score, 1, 3)])
-        tables.append(Table("the same at equal length of the responses", rows))
+    tables += _score_tables(one.against_baseline)
     if one.rated:
         rows = [["model", "ratings", "mean", *_INTERVALS]]
         for rated in one.rated:
             rows.append([rated.model, f"{rated.num_ratings:,}", f"{rated.overall.value:.2f}", *_four(rated.overall, 1, 2)])
         tables.append(Table(f"overall quality from 1 to 7, with {sure} intervals", rows))
     return [*tables, *_flag_tables(one), *_use_case_tables(one, baseline), *_written_for_tables(one), *_size_tables(one)]
+
+
+def _score_tables(found: ModelComparison) -> list[Table]:
+    tables: list[Table] = []
+    if found.scores is not None:
+        rows = score_rows(found.scores, None)
+        tables.append(Table("Bradley-Terry scores, log-odds against the average model, a tie as half a win", rows))
+    if found.at_equal_length is not None:
+        rows = score_rows(found.at_equal_length, None, found.scores)
+        tables.append(Table("the same at equal length of the responses", rows))
+    if found.at_equal_style is not None:
+        rows = score_rows(found.at_equal_style, None, found.scores)
+        tables.append(Table("the same at equal length and style of the responses", rows))
+        tables.append(Table(EFFECTS_TITLE, effect_rows(found.at_equal_style)))
+    return tables
 
 
 def _pair_rows(pairs: Sequence[Pair]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from heedful.errors import ConfigError
 from heedful.evaluate.foreign_tables import table_rows
 from heedful.records import Ranking, Rating, Response
+from heedful.statistics.text_style import STYLE_FEATURES, TextStyle, text_style
 
 _SHOWN = 5
 
@@ -34,6 +35,8 @@ class Vote:
     outcome: float
     lengths: tuple[float, float] | None = None
     """Characters of both responses, if they are known."""
+    styles: tuple[TextStyle, TextStyle] | None = None
+    """Markup of both responses, if it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +211,27 @@ class _NoVote(Exception):
     """The row gives no vote; ``str()`` says why."""
 
 
-def _between(
-    prompt: str, labeler: str, model_a: str, model_b: str, better_by: float, lengths: tuple[float, float] | None
-) -> Vote:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What is known of two responses."""
+
+    lengths: tuple[float, float] | None
+    styles: tuple[TextStyle, TextStyle] | None
+
+
+def _between(prompt: str, labeler: str, model_a: str, model_b: str, better_by: float, sizes: _Sizes) -> Vote:
     if model_a == model_b:
         raise _NoVote("both responses are the same model's")
     outcome = 0.5 if better_by == 0 else float(better_by > 0)
-    return Vote(prompt=prompt, labeler=labeler, model_a=model_a, model_b=model_b, outcome=outcome, lengths=lengths)
+    return Vote(
+        prompt=prompt,
+        labeler=labeler,
+        model_a=model_a,
+        model_b=model_b,
+        outcome=outcome,
+        lengths=sizes.lengths,
+        styles=sizes.styles,
+    )
 
 
 def _of_responses(prompt: str, labeler: str, one: str, other: str, responses: Mapping[str, Response], better_by: float) -> Vote:
@@ -224,8 +241,7 @@ def _of_responses(prompt: str, labeler: str, one: str, other: str, responses: Ma
         raise _NoVote("a response that is not there")
     if first.model is None or second.model is None:
         raise _NoVote("a response without a model")
-    lengths = (float(len(first.text)), float(len(second.text)))
-    return _between(prompt, labeler, first.model, second.model, better_by, lengths)
+    return _between(prompt, labeler, first.model, second.model, better_by, _sizes_of_texts([first.text], [second.text]))
 
 
 def _usual_columns(cells: Mapping[str, Any], path: str | Path, named: Mapping[str, str]) -> VoteColumns:
@@ -265,29 +281,58 @@ def _vote(cells: Mapping[str, Any], columns: VoteColumns, where: str) -> Vote:
     labeler = _cell(cells, columns.labeler) if columns.labeler is not None else "unknown"
     if not labeler:
         raise _NoVote(f"column {columns.labeler!r} is empty")
-    return _between(prompt or where, labeler, model_a, model_b, better_by, _lengths(cells, columns))
+    return _between(prompt or where, labeler, model_a, model_b, better_by, _sizes(cells, columns))
 
 
-def _lengths(cells: Mapping[str, Any], columns: VoteColumns) -> tuple[float, float] | None:
-    """Characters of both responses; None if a response is not there."""
+def _sizes_of_texts(first: Sequence[str], second: Sequence[str]) -> _Sizes:
+    """Of two responses, each in one or more turns."""
+    lengths = (float(sum(map(len, first))), float(sum(map(len, second))))
+    return _Sizes(lengths, (text_style("\n".join(first)), text_style("\n".join(second))))
+
+
+def _sizes(cells: Mapping[str, Any], columns: VoteColumns) -> _Sizes:
+    """Lengths and markup of both responses, from their texts or from columns with the numbers; None if they are not there."""
+    counted = _counted_styles(cells)
     if columns.response_a is None or columns.response_b is None:
-        return None
-    first, second = (_length(cells.get(name), name) for name in (columns.response_a, columns.response_b))
-    return None if first is None or second is None else (first, second)
+        return _Sizes(None, counted)
+    names = (columns.response_a, columns.response_b)
+    texts = [None if "length" in name.lower() else _turns(cells.get(name)) for name in names]
+    if texts[0] is not None and texts[1] is not None:
+        return _sizes_of_texts(texts[0], texts[1])
+    lengths = [
+        _number(cells.get(name)) if "length" in name.lower() else None if text is None else float(sum(map(len, text)))
+        for name, text in zip(names, texts, strict=True)
+    ]
+    return _Sizes(None if lengths[0] is None or lengths[1] is None else (lengths[0], lengths[1]), counted)
 
 
-def _length(cell: object, name: str) -> float | None:
-    if "length" in name.lower():
-        try:
-            number = float(str(cell))
-        except ValueError:
+def _counted_styles(cells: Mapping[str, Any]) -> tuple[TextStyle, TextStyle] | None:
+    """Markup that the table has counted, in columns such as lists_a and lists_b; all of them, or None."""
+    found: list[TextStyle] = []
+    for side in ("a", "b"):
+        counts = [_number(cells.get(f"{feature}_{side}")) for feature in STYLE_FEATURES]
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts):
             return None
-        return number if 0 <= number < math.inf else None
+        found.append(TextStyle(*known))
+    return found[0], found[1]
+
+
+def _number(cell: object) -> float | None:
+    try:
+        number = float(str(cell))
+    except ValueError:
+        return None
+    return number if 0 <= number < math.inf else None
+
+
+def _turns(cell: object) -> list[str] | None:
+    """A response: a text, or what the assistant says in chat messages."""
     if not isinstance(cell, list):
-        return None if cell is None else float(len(str(cell)))
+        return None if cell is None else [str(cell)]
     messages: list[Any] = cell
     texts = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "assistant"]
-    return float(sum(len(str(text)) for text in texts)) if texts else None
+    return [str(text) for text in texts] or None
 
 
 def _which(winner: str, model_a: str, model_b: str) -> float:

@@ -7,7 +7,7 @@ from heedful.statistics.agreement import agreement_with, group_agreement, labele
 from heedful.statistics.alpha import krippendorff_alpha, ranking_alpha, rating_alpha
 from heedful.statistics.bag_of_words import BagOfWords, fit_bag_of_words
 from heedful.statistics.best_of_n import best_of_n, best_of_n_kl
-from heedful.statistics.bradley_terry import BradleyTerry, bradley_terry, relative_difference
+from heedful.statistics.bradley_terry import BradleyTerry, bradley_terry, relative_difference, style_difference
 from heedful.statistics.carelessness import (
     CarelessnessRow,
     CarelessnessThresholds,
@@ -127,6 +127,7 @@ __all__ = [
     "screening_table",
     "sensitive_counts",
     "study_power",
+    "style_difference",
     "topic_coverage",
     "two_way_accuracy",
     "two_way_difference",

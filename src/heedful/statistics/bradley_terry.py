@@ -124,6 +124,18 @@ def relative_difference(first: Numbers, second: Numbers) -> FloatArray:
     return np.divide(a - b, total, out=np.zeros_like(total), where=total != 0)
 
 
+def style_difference(first: Numbers, second: Numbers) -> FloatArray:
+    """(a - b) / (a + b + 1) over its root mean square: a covariate for lengths and counts.
+
+    Its effect is that of one standard deviation. As Chatbot Arena's style control (Li et al. 2024), but for the mean, which is
+    not subtracted: so it does not matter which of two models is called a. 0 where all differences are 0.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    share = (a - b) / (a + b + 1)
+    spread = math.sqrt(float(np.mean(share**2))) if len(share) else 0.0
+    return share / spread if spread else share
+
+
 def _design(num_models: int, first: IntArray, second: IntArray, extra: Mapping[str, Numbers]) -> FloatArray:
     """(comparisons, models - 1 + covariates): 1 for the first model, -1 for the second; the last model is held at 0."""
     rows = np.arange(len(first))

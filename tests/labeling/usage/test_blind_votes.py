@@ -17,6 +17,7 @@ from heedful.labeling.usage import blind_votes, consent, conversations
 from heedful.labeling.usage.blind_votes import Cast, given_away_by, names_of
 from heedful.labeling.usage.usage_export import playground_rows
 from heedful.statistics.bradley_terry import bradley_terry
+from heedful.statistics.text_style import TextStyle
 
 
 def test_a_vote_names_the_models_and_the_conversation_goes_on(database: Database) -> None:
@@ -136,6 +137,20 @@ def test_users_from_outside_are_a_group_of_their_own(database: Database) -> None
     assert {row["labeler"]: row["metadata"]["group"] for row in exported} == expected
 
 
+def test_the_table_has_the_markup_of_answers_that_it_leaves_out(tmp_path: Path) -> None:
+    answers = ((0, "a", "# Rivers\n- **Nile**\n- Rhine"), (1, "b", "```\nNile\n```"))
+    cast = Cast(
+        turn_key="k", prompt="?", at=1.0, labeler="p-1", group="g", choice="tie", position=None, answers=answers, gave_away=[]
+    )
+    path = tmp_path / "votes.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        blind_votes.write_csv([cast], file)
+    assert "Nile" not in path.read_text()
+    (vote,) = votes_of_file(path, Selection(), {}).votes
+    assert vote.styles == (TextStyle(2, 1, 1, 0), TextStyle(0, 0, 0, 1))
+    assert vote.lengths == (27.0, 12.0)
+
+
 def test_a_vote_for_one_of_three_says_nothing_of_the_others(database: Database) -> None:
     with database.write() as connection:
         me = add_person(connection, "p-1")
@@ -166,7 +181,7 @@ def test_bradley_terry_of_the_table_is_evalicas(tmp_path: Path) -> None:
                 group="training",
                 choice=choice,
                 position=draw.randrange(len(models)) if choice == "answer" else None,
-                answers=tuple((place, model, draw.randrange(500)) for place, model in enumerate(models)),
+                answers=tuple((place, model, "x" * draw.randrange(500)) for place, model in enumerate(models)),
                 gave_away=[],
             )
         )

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, TextIO
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from heedful.errors import ConflictError, DataError
 from heedful.labeling.database.tables import person
 from heedful.labeling.database.usage_tables import conversation, conversation_turn, model_vote, turn_answer
 from heedful.labeling.people.accounts import shown_group
 from heedful.labeling.usage.conversations import conversation_of, turn_of
+from heedful.statistics.text_style import STYLE_FEATURES, TextStyle, text_style
 
 Choice = Literal["answer", "tie", "bad"]
 
@@ -60,6 +61,7 @@ COLUMNS = (
     "winner",
     "length_a",
     "length_b",
+    *(f"{feature}_{side}" for side in ("a", "b") for feature in STYLE_FEATURES),
     "gave_away",
     "prompt",
 )
@@ -76,8 +78,8 @@ class Cast:
     group: str
     choice: Choice
     position: int | None
-    answers: tuple[tuple[int, str, int], ...]
-    """Position, model and length in characters of each answer that did not fail."""
+    answers: tuple[tuple[int, str, str], ...]
+    """Position, model and text of each answer that did not fail."""
     gave_away: Sequence[Any]
 
 
@@ -169,7 +171,7 @@ def votes_cast(connection: Connection, *, gave_away: bool = True) -> Iterator[Ca
     for row in rows:
         if row["gave_away"] and not gave_away:
             continue
-        answers = select(turn_answer.c.position, turn_answer.c.model, func.length(turn_answer.c.text)).where(
+        answers = select(turn_answer.c.position, turn_answer.c.model, turn_answer.c.text).where(
             turn_answer.c.turn_id == row["turn_id"], turn_answer.c.state.in_(("finished", "stopped"))
         )
         places = connection.execute(answers.order_by(turn_answer.c.position)).all()
@@ -194,20 +196,20 @@ class Pair:
     model_b: str
     winner: str
     """A model's name, ``tie`` or ``both_bad``."""
-    length_a: int
-    length_b: int
+    text_a: str
+    text_b: str
 
 
 def pairs(cast: Cast) -> Iterator[Pair]:
     """A vote as pairs of models. A vote for one of several answers says nothing of the others among each other."""
-    for (place_a, model_a, length_a), (place_b, model_b, length_b) in combinations(cast.answers, 2):
+    for (place_a, model_a, text_a), (place_b, model_b, text_b) in combinations(cast.answers, 2):
         if cast.choice != "answer":
             winner = "tie" if cast.choice == "tie" else "both_bad"
         elif cast.position in (place_a, place_b):
             winner = model_a if cast.position == place_a else model_b
         else:
             continue
-        yield Pair(model_a=model_a, model_b=model_b, winner=winner, length_a=length_a, length_b=length_b)
+        yield Pair(model_a=model_a, model_b=model_b, winner=winner, text_a=text_a, text_b=text_b)
 
 
 def write_csv(casts: Iterable[Cast], file: TextIO) -> int:
@@ -219,11 +221,17 @@ def write_csv(casts: Iterable[Cast], file: TextIO) -> int:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(cast.at))
         words = "; ".join(str(one["word"]) for one in cast.gave_away)
         for pair in pairs(cast):
-            lengths = (str(pair.length_a), str(pair.length_b))
-            row = (cast.turn_key, at, cast.labeler, cast.group, pair.model_a, pair.model_b, pair.winner, *lengths, words)
+            lengths = (str(len(pair.text_a)), str(len(pair.text_b)))
+            styles = (*_counts(text_style(pair.text_a)), *_counts(text_style(pair.text_b)))
+            who = (cast.turn_key, at, cast.labeler, cast.group)
+            row = (*who, pair.model_a, pair.model_b, pair.winner, *lengths, *styles, words)
             writer.writerow([_harmless(cell) for cell in (*row, cast.prompt)])
             number += 1
     return number
+
+
+def _counts(style: TextStyle) -> list[str]:
+    return [f"{getattr(style, feature):g}" for feature in STYLE_FEATURES]
 
 
 def _harmless(cell: str) -> str:

@@ -34,27 +34,28 @@ def routes(add: Routes) -> None:
 
 def show_votes(visit: Visiting) -> Response:
     """How models did in blind comparisons."""
-    with visit.database.read() as connection:
-        casts = list(blind_votes.votes_cast(connection))
     won: Counter[tuple[str, str]] = Counter()
     tied: Counter[frozenset[str]] = Counter()
     bad: Counter[frozenset[str]] = Counter()
-    for cast_vote in casts:
-        for pair in blind_votes.pairs(cast_vote):
-            both = frozenset((pair.model_a, pair.model_b))
-            if pair.winner == "tie":
-                tied[both] += 1
-            elif pair.winner == "both_bad":
-                bad[both] += 1
-            else:
-                won[pair.winner, pair.model_b if pair.winner == pair.model_a else pair.model_a] += 1
+    number = marked = 0
+    with visit.database.read() as connection:
+        for cast_vote in blind_votes.votes_cast(connection):
+            number += 1
+            marked += bool(cast_vote.gave_away)
+            for pair in blind_votes.pairs(cast_vote):
+                both = frozenset((pair.model_a, pair.model_b))
+                if pair.winner == "tie":
+                    tied[both] += 1
+                elif pair.winner == "both_bad":
+                    bad[both] += 1
+                else:
+                    won[pair.winner, pair.model_b if pair.winner == pair.model_a else pair.model_a] += 1
     couples = sorted({frozenset(one) for one in won} | set(tied) | set(bad), key=sorted)
     rows = []
     for couple in couples:
         first, second = sorted(couple) if len(couple) == 2 else [*couple, *couple]
         rows.append((first, second, won[first, second], won[second, first], tied[couple], bad[couple]))
-    marked = sum(bool(cast_vote.gave_away) for cast_vote in casts)
-    return visit.page("console/votes.html", rows=rows, number=len(casts), marked=marked)
+    return visit.page("console/votes.html", rows=rows, number=number, marked=marked)
 
 
 def export_votes(visit: Visiting, form: Form) -> Response:
