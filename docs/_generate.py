@@ -125,6 +125,8 @@ UNITS: Mapping[str, str] = {
     "policy": "word",
     "confidence": "share",
     "largest_drop": "points",
+    "benchmarks": "points",
+    "benchmark_data": "folder",
     "name": "text",
     "base_model": "folder",
     "pretraining_text": "folder",

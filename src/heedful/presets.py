@@ -6,6 +6,7 @@ No torch here.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -140,8 +141,13 @@ class RoundsConfig:
     """Confidence of the interval in the rule: a new policy is accepted only if the whole interval of its win rate against the
     last round's policy is above 50 % (ours)."""
     largest_drop: float = 2.0
-    """The most that any benchmark may fall below the last round's policy, in points (hundredths of the score), for a new policy
-    to be accepted (ours)."""
+    """The most that any of the miniature's benchmarks may fall below the last round's policy, in points (hundredths of the
+    score), for a new policy to be accepted (ours)."""
+    benchmarks: dict[str, float] = field(default_factory=dict[str, float])
+    """Public benchmarks in the rule, and how many points each may fall below the last round's policy for a new policy to be
+    accepted: `benchmarks = {squad_v2 = 3.0, "drop.few-shot" = 3.0}`. `[evaluate] benchmark_items` items of each are asked."""
+    benchmark_data: str = "data/benchmarks"
+    """Folder with their data, absolute or relative to the project, as `heedful evaluate benchmarks --data` reads it."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -161,6 +167,13 @@ class RoundsConfig:
                 expected="a number between 0 and 1, such as 0.95",
                 got=repr(self.confidence),
             )
+        for name, points in self.benchmarks.items():
+            if not 0 <= points < math.inf:
+                raise ConfigError(
+                    f"RoundsConfig: benchmarks: {name} is out of range",
+                    expected="how many points it may fall: 0 or above",
+                    got=repr(points),
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,10 @@ from typing import Any, get_args
 
 import pytest
 
+from heedful.align.round_benchmarks import task_and_setting
 from heedful.align.round_decision import verdict
 from heedful.align.round_intake import votes_as_rankings
-from heedful.align.rounds import Opened, rows_of_round
+from heedful.align.rounds import Opened, rows_of_round, with_rule
 from heedful.align.stages import STAGES, Input, config_of
 from heedful.align.steps import ROUND_STEPS, ROUND_TASKS, step_of, tasks_of
 from heedful.errors import ConfigError, DataError
@@ -188,6 +189,78 @@ def test_the_rule(estimate: Estimate, benchmarks: list[RoundBenchmark], accepted
     found, reasons = verdict(estimate, benchmarks, confidence=0.95, largest_drop=2.0)
     assert found == accepted
     assert words in " / ".join(reasons)
+
+
+def public(name: str, metric: str, against: float, policy: float, allowed: float) -> RoundBenchmark:
+    drop = (1 if metric == "bleu" else 100) * (against - policy)
+    return {"name": name, "metric": metric, "policy": policy, "against": against, "drop": drop, "allowed": allowed}
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "accepted", "words"),
+    [
+        (
+            [public("squad_v2", "f1", 0.5, 0.375, 12.5)],
+            True,
+            "squad_v2: f1 fell by 12.5, from 50.0 to 37.5; the rule lets it fall by 12.5 points, and it did not fall further",
+        ),
+        ([public("squad_v2", "f1", 0.5, 0.375, 12.0)], False, "lets it fall by 12 points, and it fell further"),
+        ([public("wmt15_fr_en", "bleu", 20.5, 18.0, 2.0)], False, "bleu fell by 2.5, from 20.5 to 18.0"),
+        ([public("rte", "accuracy", 0.5, 0.6, 0.0), public("sst", "accuracy", 0.5, 0.5, 0.0)], True, "accuracy rose by 10.0"),
+        ([public("rte", "accuracy", 0.5, 0.6, 0.0), fell(2.5)], False, "reading fell by 2.5 points; the rule allows 2"),
+        ([public("rte", "accuracy", 0.5, 0.4, 1.0), fell(1.0)], False, "no benchmark fell by more than the 2 points"),
+        ([public("rte", "accuracy", 0.5, math.nan, 1.0)], False, "it fell further"),
+    ],
+)
+def test_public_benchmarks_in_the_rule(benchmarks: list[RoundBenchmark], accepted: bool, words: str) -> None:
+    found, reasons = verdict(wins(0.55, 0.51, 0.59), benchmarks, confidence=0.95, largest_drop=2.0)
+    assert found == accepted
+    assert words in " / ".join(reasons)
+    assert "no benchmark was measured" not in " / ".join(reasons)
+
+
+def test_a_round_with_public_benchmarks_has_a_stage_for_them_until_it_is_over(tmp_path: Path) -> None:
+    config = RoundsConfig(benchmarks={"rte": 2.0})
+    rows = rows_of_round(opened(), config, with_text=True, new_demonstrations=False)
+    names = [row.name for row in rows]
+    assert names[-3:] == ["benchmarks_2", "compare_2", "decide_2"]
+    assert rows[-1].needs["benchmarks"] == "benchmarks_2"
+    assert all(
+        "benchmarks" not in row.needs
+        for row in rows_of_round(opened(), RoundsConfig(), with_text=True, new_demonstrations=False)
+    )
+    assert with_rule(config, None) == config
+    (tmp_path / "rule.json").write_text('{"confidence": 0.95, "largest_drop": 2.0}')
+    assert with_rule(config, tmp_path).benchmarks == {}
+    (tmp_path / "rule.json").write_text('{"confidence": 0.95, "largest_drop": 2.0, "benchmarks": {"sst": 1.0}}')
+    assert with_rule(config, tmp_path).benchmarks == {"sst": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("squad", "names no benchmark"),
+        ("rte.five-shot", "names no benchmark"),
+        ("rte.", "names no benchmark"),
+        ("cnn_dm.few-shot", "names no benchmark"),
+        ("truthfulqa", "TruthfulQA cannot be in the rule"),
+        ("winogender", "Winogender cannot be in the rule"),
+    ],
+)
+def test_benchmarks_that_a_rule_cannot_have(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        task_and_setting(name, Path("heedful.toml"))
+    assert "squad_v2, squad_v2.few-shot" in str(error.value)
+
+
+def test_benchmarks_that_a_rule_can_have() -> None:
+    assert [(task.name, setting) for task, setting in (task_and_setting(n, Path()) for n in ("drop", "drop.few-shot"))] == [
+        ("drop", "zero-shot"),
+        ("drop", "few-shot"),
+    ]
+    for points in (-1.0, math.nan, math.inf):
+        with pytest.raises(ConfigError, match="benchmarks: rte is out of range"):
+            RoundsConfig(benchmarks={"rte": points})
 
 
 def test_settings_out_of_range() -> None:

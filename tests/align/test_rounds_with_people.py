@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.align.small_project import (
     write_rows,
 )
 from tests.align.test_people import database_in, ids_in, label
+from tests.evaluate.benchmarks.data_sets import write_data_sets
 from tests.labeling.labeling import add_person
 from tests.labeling.usage.talk import answer_all, begin, compare
 
@@ -29,6 +31,7 @@ ROUNDS = """
 [rounds]
 prompts = 4
 validation_prompts = 1
+benchmarks = { rte = 100.0, "drop.few-shot" = 100 }
 """
 TRAINERS = {"ada": "training", "ben": "training"}
 """They rank for training; held-out labelers judge the policies."""
@@ -73,6 +76,9 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     new = [{**row, "id": f"late-{row['id']}", "text": f"w9 {row['text']}"} for row in prompts if row["id"].endswith("1")]
     run("import", "heedful", write_rows(folder / "late.jsonl", new), "--project", folder)
     say(folder, "everything")
+    code, said["no data"] = run("align", folder, "--round", 2)
+    assert code == 2
+    write_data_sets(folder / "data" / "benchmarks", rows=4)
     step("ask", "align", folder, "--round", 2)
     step("status while labelers rank", "status", folder)
     assert label(folder, {"cem": "training", "dan": "training"}) == 5
@@ -80,6 +86,8 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     late = [{**new[0], "id": "too late", "text": "w20 w21 w22"}]
     run("import", "heedful", write_rows(folder / "too-late.jsonl", late), "--project", folder)
     step("status while labelers judge", "status", folder)
+    config = (folder / "heedful.toml").read_text()  # after the round has begun, its rule is not what heedful.toml says now
+    (folder / "heedful.toml").write_text(config.replace('benchmarks = { rte = 100.0, "drop.few-shot" = 100 }', ""))
     label(folder, {"eva": "held_out", "fay": "held_out"}, count=12)
     step("decide", "align", folder)
     step("status", "status", folder)
@@ -99,9 +107,34 @@ def test_the_first_round_keeps_its_runs_and_results(journey: tuple[Path, dict[st
     for name in names:
         assert (folder / "runs" / name / "stage.json").read_bytes() == (before / "runs" / name / "stage.json").read_bytes()
     assert {path.name for path in (folder / "runs").iterdir() if path.is_dir()} - names == {
-        f"{name}_2-1" for name in ("prompts", "collect", "initial_policy", "reward", "policy", "compare", "decide")
+        f"{name}_2-1"
+        for name in ("prompts", "collect", "initial_policy", "reward", "policy", "benchmarks", "compare", "decide")
     }
     assert "round 1" not in said["first"]
+
+
+def test_public_benchmarks_are_in_the_decision_the_status_and_the_report(journey: tuple[Path, dict[str, str]]) -> None:
+    folder, said = journey
+    assert "there are no data for" in said["no data"]
+    assert str(folder / "data" / "benchmarks") in said["no data"]
+    assert json.loads((folder / "runs" / "prompts_2-1" / "rule.json").read_text())["benchmarks"] == {
+        "rte": 100.0,
+        "drop.few-shot": 100.0,
+    }
+    (decided,) = json.loads((folder / "results.json").read_text())["rounds"]
+    for model in ("current", "policy"):
+        answers = folder / "runs" / "benchmarks_2-1" / "answers" / model / "rte.zero-shot.jsonl"
+        assert len(answers.read_text().splitlines()) == 4
+    assert [(row["name"], row["metric"], row["allowed"]) for row in decided["benchmarks"]] == [
+        ("drop.few-shot", "f1", 100.0),
+        ("rte", "accuracy", 100.0),
+    ]
+    for row in decided["benchmarks"]:
+        assert row["drop"] == pytest.approx(100 * (row["against"] - row["policy"]))
+        (reason,) = [reason for reason in decided["reasons"] if reason.startswith(f"{row['name']}:")]
+        assert reason in html.unescape((folder / "report.html").read_text())
+    assert f"benchmarks, in points: drop.few-shot {-decided['benchmarks'][0]['drop']:+.1f}, rte" in said["status"]
+    assert "benchmarks_2" in said["status"]
 
 
 def test_what_was_said_in_the_playground_trains_and_what_was_refused_does_not(journey: tuple[Path, dict[str, str]]) -> None:
@@ -163,7 +196,7 @@ def test_held_out_labelers_decide_and_the_reasons_are_written_down(journey: tupl
     assert decided["win_rate"] == pytest.approx(sum(outcomes) / 6)
     assert decided["accepted"] == (decided["low"] > 0.5)
     assert any("the rule asks for an interval above 50 %" in reason for reason in decided["reasons"])
-    assert "no benchmark was measured" in decided["reasons"][-1]
+    assert decided["reasons"][-1].startswith("rte: accuracy ")
     result = "accepted" if decided["accepted"] else "rejected"
     assert f"round 2: policy_2 {result}" in said["status"]
     assert decided["reasons"][0] in (folder / "report.html").read_text().replace("&#39;", "'")
@@ -183,4 +216,4 @@ def test_the_rule_is_that_of_the_rounds_beginning(journey: tuple[Path, dict[str,
     (decided,) = json.loads((folder / "results.json").read_text())["rounds"]
     assert (decided["confidence"], decided["largest_drop"]) == (0.95, 2.0)
     assert (folder / "results.json").read_bytes() == (journey[0] / "results.json").read_bytes()
-    assert said.count("done before") == 7
+    assert said.count("done before") == 8

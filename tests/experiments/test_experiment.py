@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.align.small_project import run
+from tests.evaluate.benchmarks.data_sets import write_data_sets
 from tests.experiments.finished import finished_miniature
 
 
@@ -67,6 +68,27 @@ def test_kl_sweep_then_gamma_sweep_share_what_they_can(project: Path) -> None:
     gamma, _ = experiment(project, "gamma", "--values", 0, 1)
     assert [p["folder"] for p in gamma["points"]] == ["experiments/runs/ppo-1", "experiments/runs/ppo_ptx-1"]
     assert len(stages(project, "ppo")) == 2
+
+
+def test_public_benchmarks_of_rounds_are_in_the_figure(project: Path) -> None:
+    """They stand beside the win rates, with answers kept; without the setting nothing of it is there."""
+    write_data_sets(project / "data" / "benchmarks", rows=3)
+    with (project / "heedful.toml").open("a") as file:
+        file.write("\n[rounds]\nbenchmarks = { squad_v2 = 3.0, wmt15_fr_en = 2.0 }\n")
+    found, _ = experiment(project, "kl", "--values", 0.25)
+    assert found["panels"] == ["benchmarks", "squad_v2", "wmt15_fr_en", "text_loss", "reward", "win_rate"]
+    assert set(found["base"]) == {"benchmarks", "squad_v2", "wmt15_fr_en", "text_loss"}
+    columns = (project / "experiments" / "kl" / "results.csv").read_text().splitlines()[0].split(",")
+    assert {"squad_v2", "squad_v2_low", "wmt15_fr_en"} <= set(columns)
+    (point,) = found["points"]
+    assert 0 <= point["measures"]["squad_v2"]["value"] <= 1
+    (policy, base) = sorted(project.glob("experiments/runs/measure-*/answers/policy/squad_v2.zero-shot.jsonl"))
+    assert all(len(path.read_text().splitlines()) == 2 for path in (policy, base))  # benchmark_items
+    assert (project / "experiments" / "kl" / "report.html").read_text().count("<svg") == 6
+
+    (project / "data" / "benchmarks" / "squad_v2" / "dev-v2.0.json").unlink()
+    code, said = run("experiment", "kl", project, "--values", 0.5)
+    assert (code, "there are no data for SQuADv2" in said) == (2, True), said
 
 
 def test_the_projects_own_policy_is_used(project: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from heedful.align.round_benchmarks import identity_of_benchmarks, rule_of
 from heedful.align.settings import Given
 from heedful.align.stages import met_by
 from heedful.align.task_mixture import identity_of
@@ -67,6 +68,8 @@ def fingerprint_inputs(
                 limits = setting.preset.answering("evaluate")
                 number = setting.preset.evaluate.prompts
                 return [digest_of_records(held_out), number, limits.max_prompt_tokens, limits.max_response_tokens]
+            case "rule_benchmarks":
+                return identity_of_benchmarks(setting, rule_of(given), digest)
             case "models":
                 return list(earlier.values())
             case "choosing":

@@ -16,9 +16,10 @@ from heedful.align.before_training import check_before_training
 from heedful.align.given_use import with_use_record
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.processes import cores, import_ahead, peak_memory
+from heedful.align.round_benchmarks import check_rule_benchmarks
 from heedful.align.round_intake import take_in
 from heedful.align.round_records import records_of_round
-from heedful.align.rounds import Opened, decision_in, decisions, rows_of_round
+from heedful.align.rounds import Opened, decision_in, decisions, rows_of_round, with_rule
 from heedful.align.running import FinishedStage, Job, Stages
 from heedful.align.settings import Given, Setting, given_for, prefixes_of, setting_of
 from heedful.align.stages import STAGES, Situation, Stage, due, left_out, next_group, situation_of
@@ -84,6 +85,7 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
     """One round of feedback: round 1 is the table of stages, each further round has a table of its own."""
     stages, labelers = Stages(project.runs, console), labelers_of(project)
     opened = None
+    on_rank_zero(lambda: check_rule_benchmarks(project, preset, round=number))
     if number > 1:
         opened = Opened(number=number, earlier=tuple(ended_rounds(project.runs)[: number - 1]))
         on_rank_zero(lambda: take_in(project, console) if number > newest_round(project.runs) else None)
@@ -152,7 +154,7 @@ class _State:
             return STAGES
         return rows_of_round(
             self.opened,
-            self.preset.rounds,
+            with_rule(self.preset.rounds, self.folders().get(first_stage(self.opened.number))),
             with_text=self.situation.text,
             new_demonstrations=not self.project.skip_sft and self._has_new_demonstrations(),
         )

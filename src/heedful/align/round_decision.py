@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from heedful.align.round_benchmarks import measured
 from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, RULE_FILE
 from heedful.align.settings import Given, write_json
 from heedful.evaluate.preference import judgements_from_rankings
@@ -29,11 +31,13 @@ def decide(given: Given, *, folder: Path, console: Console) -> None:
         return
     n, compared = given.stage.round, given.run_of("compare")
     before = ended_rounds(given.setting.project.runs)[n - 2]
-    rule: dict[str, float] = json.loads((given.run_of("known") / RULE_FILE).read_text(encoding="utf-8"))
+    rule: dict[str, Any] = json.loads((given.run_of("known") / RULE_FILE).read_text(encoding="utf-8"))
     policy, against = f"policy_{n}", before.policy
     wins, num_prompts, num_judgements = _wins(given, compared, policy, against, rule["confidence"])
     benchmarks = _benchmarks(compared)
-    accepted, reasons = verdict(wins, benchmarks, **rule)
+    if "benchmarks" in given.stage.needs:
+        benchmarks += measured(given.run_of("benchmarks"))
+    accepted, reasons = verdict(wins, benchmarks, confidence=rule["confidence"], largest_drop=rule["largest_drop"])
     known = read_known(given.run_of("known"))
     decision: Round = {
         "number": n,
@@ -63,7 +67,7 @@ def decide(given: Given, *, folder: Path, console: Console) -> None:
 def verdict(
     wins: Estimate, benchmarks: Sequence[RoundBenchmark], *, confidence: float, largest_drop: float
 ) -> tuple[bool, list[str]]:
-    """Whether the policy is accepted: the interval is above 50 %, and no benchmark falls by more than ``largest_drop``; why."""
+    """Whether the policy is accepted: the interval is above 50 %, and no benchmark falls by more than the rule allows; why."""
     reasons: list[str] = []
     better = not math.isnan(wins.low) and wins.low > 0.5
     if math.isnan(wins.value):
@@ -74,17 +78,31 @@ def verdict(
             f"labelers prefer the new policy in {100 * wins.value:.1f} % of comparisons ({100 * confidence:g} % interval "
             f"{interval}): the rule asks for an interval above 50 %, and this one {'is' if better else 'is not'}"
         )
-    counted = [row for row in benchmarks if row["metric"] != BIAS_METRIC]
+    public = [row for row in benchmarks if "allowed" in row]
+    too_far = [row for row in public if not row["drop"] <= row.get("allowed", 0.0)]  # a score that is not a number is no proof
+    for row in public:
+        reasons.append(_public_in_words(row))
+    counted = [row for row in benchmarks if row["metric"] != BIAS_METRIC and row not in public]
     fallen = [row for row in counted if row["drop"] > largest_drop]
     for row in fallen:
         reasons.append(f"{row['name']} fell by {row['drop']:.1f} points; the rule allows {largest_drop:g}")
-    if not counted:
+    if not counted and not public:
         reasons.append("no benchmark was measured: the rule about falling scores does not apply")
-    elif not fallen:
+    elif counted and not fallen:
         most = max(counted, key=lambda row: row["drop"])
         change = f"{most['name']} fell most, by {most['drop']:.1f}" if most["drop"] > 0 else "none fell"
         reasons.append(f"no benchmark fell by more than the {largest_drop:g} points that the rule allows: {change}")
-    return better and not fallen, reasons
+    return better and not fallen and not too_far, reasons
+
+
+def _public_in_words(row: RoundBenchmark) -> str:
+    scale = 1 if row["metric"] == "bleu" else 100
+    allowed, drop = row.get("allowed", 0.0), row["drop"]
+    change = f"fell by {drop:.1f}" if drop > 0 else f"rose by {-drop:.1f}" if drop < 0 else "stayed the same"
+    return (
+        f"{row['name']}: {row['metric']} {change}, from {scale * row['against']:.1f} to {scale * row['policy']:.1f}; the rule "
+        f"lets it fall by {allowed:g} points, and it {'did not fall further' if drop <= allowed else 'fell further'}"
+    )
 
 
 def _wins(given: Given, compared: Path, policy: str, against: str, confidence: float) -> tuple[Estimate, int, int | None]:

@@ -57,7 +57,9 @@ def begin(given: Given, *, folder: Path, console: Console) -> None:
         highlight=False,
     )
     write_json(folder / KNOWN_FILE, {**known_as_json(known), "prompts": sorted(prompts)})
-    write_json(folder / RULE_FILE, {name: getattr(setting.preset.rounds, name) for name in RULE})
+    rounds = setting.preset.rounds
+    public = {"benchmarks": rounds.benchmarks} if rounds.benchmarks else {}
+    write_json(folder / RULE_FILE, {name: getattr(rounds, name) for name in RULE} | public)
 
 
 def collect_again(given: Given, *, folder: Path, console: Console) -> None:

@@ -100,6 +100,11 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
             config="ppo",
         )
     )
+    measured: dict[str, str | None] = {}
+    if config.benchmarks:
+        measured = {"benchmarks": f"benchmarks_{n}"}
+        needs = {"known": known, "policy": f"policy_{n}", "current": current, "benchmarks": "rule_benchmarks"}
+        rows.append(Stage(name=f"benchmarks_{n}", needs=needs, apart=False))
     rows.append(
         Stage(
             name=f"compare_{n}",
@@ -109,8 +114,17 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
             apart=False,
         )
     )
-    rows.append(Stage(name=f"decide_{n}", needs={"known": known, "compare": f"compare_{n}", "answers": "answers"}, apart=False))
+    needs = {"known": known, "compare": f"compare_{n}", "answers": "answers", **measured}
+    rows.append(Stage(name=f"decide_{n}", needs=needs, apart=False))
     return tuple(replace(row, round=n) for row in rows)
+
+
+def with_rule(config: RoundsConfig, begun: Path | None) -> RoundsConfig:
+    """The settings of a round with the benchmarks of the rule that it wrote down, if it was begun (in the folder ``begun``)."""
+    if begun is None:
+        return config
+    rule = json.loads((begun / RULE_FILE).read_text(encoding="utf-8"))
+    return replace(config, benchmarks=rule.get("benchmarks", {}))
 
 
 def asking_stages(runs: Path) -> list[Stage]:

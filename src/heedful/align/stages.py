@@ -38,6 +38,7 @@ Input = Literal[
     "prefixes",
     "solved_tasks",
     "evaluation_prompts",
+    "rule_benchmarks",
     "models",
     "choosing",
     "answers",

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from heedful.align.labeling_database import OTHERS
 from heedful.align.prefixes import candidate_prefixes
-from heedful.align.rounds import Opened, asking_stages, decisions, rows_of_round
+from heedful.align.rounds import Opened, asking_stages, decisions, rows_of_round, with_rule
 from heedful.align.stages import STAGES, Situation, Stage, due, left_out, situation_of
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import MissingError
 from heedful.presets import resolved_preset
 from heedful.project.data_folder import RECORD_TYPES, Records, file_name
-from heedful.project.ended_rounds import ended_rounds, newest_round
+from heedful.project.ended_rounds import ended_rounds, first_stage, newest_round
 from heedful.project.project import Project
 from heedful.project.runs import last_step, newest_done, stage_folders, stage_state, with_records
 from heedful.project.selection import all_in_one_split
@@ -101,6 +101,7 @@ def _rows_of_further_rounds(project: Project) -> list[Stage]:
         again = bool(stage_folders(project.runs, f"initial_policy_{number}"))
         members = stage_folders(project.runs, f"member_{number}_1")
         config = settings if number > len(earlier) else replace(settings, choose="disagreement" if members else "random")
+        config = with_rule(config, newest_done(project.runs, first_stage(number)))
         rows += rows_of_round(opened, config, with_text=True, new_demonstrations=again)
     return rows
 
@@ -112,6 +113,9 @@ def _rounds_in_words(project: Project) -> Iterator[str]:
         rate = "" if one["win_rate"] is None else f", preferred to {one['against']} in {100 * one['win_rate']:.1f} %"
         result = "accepted" if one["accepted"] else "rejected"
         yield f"round {one['number']}: {one['policy']} {result}{rate}; the current policy is {one['current']}"
+        public = [f"{row['name']} {-row['drop']:+.1f}" for row in one["benchmarks"] if "allowed" in row]
+        if public:
+            yield f"  benchmarks, in points: {', '.join(public)}"
     if newest_round(project.runs) > len(decided) + 1:
         yield f"round {len(decided) + 2}: begun"
 

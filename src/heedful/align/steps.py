@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from heedful.align import alternatives, choose, collect, group_reward, judge, round_steps, task_mixture, train_stages
+from heedful.align import (
+    alternatives,
+    choose,
+    collect,
+    group_reward,
+    judge,
+    round_benchmarks,
+    round_steps,
+    task_mixture,
+    train_stages,
+)
 from heedful.align.round_decision import decide
 from heedful.align.settings import Given
 from heedful.align.stages import Stage
@@ -49,6 +59,7 @@ ROUND_STEPS: Mapping[str, Callable[..., None]] = {
     "initial_policy": train_stages.initial_policy,
     "reward": train_stages.reward,
     "policy": train_stages.ppo,
+    "benchmarks": round_benchmarks.measure,
     "compare": round_steps.compare,
     "decide": decide,
 }

@@ -324,14 +324,21 @@ class _RunKeys(TypedDict):
     models: list[Model]
 
 
-class RoundBenchmark(TypedDict):
-    """Scores of a round's new policy and of the one before; ``drop`` is how far the new one is below, in points."""
-
+class _RoundBenchmarkKeys(TypedDict):
     name: str
     metric: str
     policy: float
     against: float
     drop: float
+
+
+class RoundBenchmark(_RoundBenchmarkKeys, total=False):
+    """Scores of a round's new policy and of the one before; ``drop`` is how far the new one is below, in points.
+
+    ``allowed``: of a public benchmark, how many points the rule lets it fall; of the miniature's, ``largest_drop`` is.
+    """
+
+    allowed: float
 
 
 class Round(TypedDict):

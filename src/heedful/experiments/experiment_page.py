@@ -82,7 +82,13 @@ def panel_figure(findings: Findings, name: str) -> str:
         _axes(axes, findings, name)
         axes.set_title(title, loc="left", pad=22 if len(lines) > 1 or name in findings["base"] else 8)
         _legend(axes, list(lines), name in findings["base"])
-        return plots._svg(figure, name.replace("_", "-"), f"{title} over {findings['x']}", _said(findings, lines, name), mark)
+        return plots._svg(
+            figure,
+            name.replace("_", "-").replace(".", "-"),
+            f"{title} over {findings['x']}",
+            _said(findings, lines, name),
+            mark,
+        )
 
 
 def _places(findings: Findings) -> Any:

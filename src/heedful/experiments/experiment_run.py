@@ -101,7 +101,9 @@ def _point(shop: Workshop, preset: Preset, variant: Variant, stick: Yardstick, n
 
 def _findings(shop: Workshop, experiment: Experiment, preset: Preset, stick: Yardstick, points: list[Point]) -> Findings:
     measured = {name for point in points for name in point["measures"]}
-    panels = [name for name in experiment.panels if name in measured]
+    public = sorted(shop.preset.rounds.benchmarks)
+    wanted = [one for name in experiment.panels for one in ([name, *public] if name == "benchmarks" else [name])]
+    panels = [name for name in wanted if name in measured]
     base = measure_model(shop, shop.setting.base_model, None, stick, {"model": shop.digest(shop.setting.base_model)})[1]
     notes = [*stick.notes]
     if missing := [name for name in experiment.panels if name not in measured]:
@@ -121,7 +123,7 @@ def _findings(shop: Workshop, experiment: Experiment, preset: Preset, stick: Yar
         "episodes": preset.ppo.episodes,
         "prompts": len(stick.prompts),
         "samples": stick.samples,
-        "base": {name: as_measure(base[name]) for name in ("benchmarks", "text_loss") if name in base},
+        "base": {name: as_measure(base[name]) for name in ("benchmarks", *public, "text_loss") if name in base},
         "points": points,
         "best": None,
         "notes": notes,

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.judge import sft_entrant
 from heedful.align.project_text import pretraining_text
+from heedful.align.round_benchmarks import identity_of_benchmarks, points_of, public_scores
 from heedful.align.running import FinishedStage
 from heedful.align.settings import Given, write_json
 from heedful.align.simulated import SimulatedLabelers
@@ -128,6 +129,8 @@ def measure_model(
         "benchmark_items": shop.preset.evaluate.benchmark_items if shop.setting.benchmarks else 0,
         **_how_sampled(shop, stick.prompts, stick.samples),
     }
+    if public := shop.preset.rounds.benchmarks:
+        inputs["public_benchmarks"] = identity_of_benchmarks(shop.setting, public, shop.digest)
     done = shop.stages.run("measure", inputs, partial(_measure_into, shop, model, initial, stick))
     return done, read_measured(done.folder)
 
@@ -208,6 +211,7 @@ def _measure_into(shop: Workshop, model_folder: Path, initial: Path | None, stic
     found |= lengths_and_kl(shop, model, tokenizer, initial, responses)
     found |= opinions_of(shop, stick, responses)
     found |= _benchmark_scores(shop, model, tokenizer)
+    found |= _public_scores(shop, model_folder, folder)
     if (text := pretraining_text(setting, "valid")) is not None:
         sequences = text.sequences(context_length=shop.preset.ppo.ptx_context_length, rng=np.random.default_rng(0))
         examples = [Example(list(s[:1]), list(s[1:])) for _, s in zip(range(_TEXT_SEQUENCES), sequences, strict=False)]
@@ -330,12 +334,30 @@ def _benchmark_scores(shop: Workshop, model: PreTrainedModel, tokenizer: PreTrai
         found[benchmark.name] = score
         if METRICS[benchmark.kind] != METRICS["bias"]:
             abilities.append(score)
-    if abilities:
-        mean = sum(one.value for one in abilities) / len(abilities)
-        error = math.sqrt(sum(one.standard_error**2 for one in abilities)) / len(abilities)
-        count = sum(one.count for one in abilities)
-        found["benchmarks"] = Estimate(mean, mean - 1.96 * error, mean + 1.96 * error, count, error)
-    return found
+    return found | _mean_of(abilities)
+
+
+def _public_scores(shop: Workshop, model_folder: Path, folder: Path) -> Measured:
+    """Each public benchmark that ``[rounds]`` names, by its first metric, and the mean over those that go from 0 to 1.
+
+    The miniature has a mean of its own benchmarks already.
+    """
+    names = shop.preset.rounds.benchmarks
+    if not names:
+        return {}
+    scores = public_scores(shop.setting, {"policy": model_folder}, names, folder / "answers", shop.console)
+    found = {name: one.estimate for (_, name), one in scores.items()}
+    mean = {} if shop.setting.benchmarks else _mean_of([s.estimate for s in scores.values() if points_of(s.metric) == 100])
+    return found | mean
+
+
+def _mean_of(abilities: Sequence[Estimate]) -> Measured:
+    if not abilities:
+        return {}
+    mean = sum(one.value for one in abilities) / len(abilities)
+    error = math.sqrt(sum(one.standard_error**2 for one in abilities)) / len(abilities)
+    count = sum(one.count for one in abilities)
+    return {"benchmarks": Estimate(mean, mean - 1.96 * error, mean + 1.96 * error, count, error)}
 
 
 def _over_prompts(shop: Workshop, responses: Sequence[Response], values: Mapping[str, float]) -> Estimate:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
+from heedful.align.round_benchmarks import check_rule_benchmarks
 from heedful.align.running import FinishedStage, Stages, done_before, stage_fingerprint
 from heedful.align.settings import Given, Setting, given_for, setting_of
 from heedful.align.stages import Stage, config_of, stage
@@ -172,6 +173,7 @@ def _step(shop: Workshop, row: Stage, config: Any, earlier: Mapping[str, Finishe
 def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> None:
     """Refuse before any training what would stop a variant after hours of it."""
     check_before_training(replace(shop.setting, preset=preset), shop.records)
+    check_rule_benchmarks(shop.project, preset, round=2)
     for variant in variants:
         steps_of(shop, variant, preset)
 

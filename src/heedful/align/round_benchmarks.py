@@ -1,0 +1,133 @@
+"""Public benchmarks in the rule of a further round: which ones, how both policies are asked, and what the decision reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from heedful.align.rounds import RULE_FILE
+from heedful.align.settings import Given, Setting, write_json
+from heedful.errors import ConfigError
+from heedful.evaluate.benchmarks.benchmark_evaluation import Judging, evaluate_benchmarks
+from heedful.evaluate.benchmarks.benchmark_run import Contestant, HowAsked
+from heedful.evaluate.benchmarks.benchmark_scores import SeriesScore
+from heedful.evaluate.benchmarks.series import Series, series_of
+from heedful.evaluate.benchmarks.task_table import SHOTS, TASKS, Task
+from heedful.evaluate.benchmarks.task_table import Setting as Shots
+from heedful.evaluate.results import RoundBenchmark
+from heedful.presets import Preset
+from heedful.project.project import Project
+from heedful.ranks.world import world
+
+_SCORES_FILE = "scores.json"
+
+
+def task_and_setting(name: str, where: Path) -> tuple[Task, Shots]:
+    """The benchmark that ``[rounds] benchmarks`` means by a task or ``task.few-shot``. Raises ConfigError.
+
+    Only scores that are better if they are higher, and that no judge gives, are in a rule.
+    """
+    task_name, dot, setting = name.partition(".")
+    usable = [task for task in TASKS if set(task.settings) <= set(SHOTS)]
+    for task in usable:
+        wanted = setting if dot else "zero-shot"
+        if task.name == task_name and wanted in task.settings:
+            return task, wanted
+    names = [f"{task.name}.{one}" if one == "few-shot" else task.name for task in usable for one in task.settings]
+    unfit = [task.title for task in TASKS if task.name == task_name and task not in usable]
+    raise ConfigError(
+        f"{unfit[0]} cannot be in the rule of a round" if unfit else "[rounds] benchmarks names no benchmark",
+        expected=f"a benchmark whose score needs no judge, and is better if it is higher: {', '.join(names)}",
+        got=repr(name),
+        where=where,
+        next_step="measure it with `heedful evaluate benchmarks`" if unfit else "choose one of these",
+    )
+
+
+def check_rule_benchmarks(project: Project, preset: Preset, *, round: int) -> None:
+    """Refuse benchmarks that do not exist, before anything is trained; in a further round also data that cannot be read.
+
+    Raises ConfigError, MissingError, DataError.
+    """
+    for name in preset.rounds.benchmarks:
+        task_and_setting(name, project.config_file)
+    if round > 1:
+        _series(project, preset, preset.rounds.benchmarks)
+
+
+def rule_of(given: Given) -> dict[str, float]:
+    """Benchmark -> points that it may fall, as the round wrote down when it began."""
+    rule: dict[str, Any] = json.loads((given.run_of("known") / RULE_FILE).read_text(encoding="utf-8"))
+    return rule.get("benchmarks", {})
+
+
+def identity_of_benchmarks(setting: Setting, names: Iterable[str], digest: Callable[[Path], str]) -> list[Any]:
+    """What decides a policy's scores besides its weights: names, number of items, how it is asked, and data."""
+    folders = sorted({_data(setting.project, setting.preset) / name.partition(".")[0] for name in names})
+    how = [setting.preset.evaluate.benchmark_items, setting.preset.answering("evaluate").precision, setting.template]
+    return [sorted(names), how, [digest(folder) for folder in folders]]
+
+
+def measure(given: Given, *, folder: Path, console: Console) -> None:
+    """Both policies answer the benchmarks of the rule. Answers are kept item by item: after a kill none is asked again."""
+    if not world().is_rank_zero:
+        return
+    rule = rule_of(given)
+    models = {key: given.model_of(key) for key in ("current", "policy")}
+    scores = public_scores(given.setting, models, rule, folder / "answers", console)
+    write_json(folder / _SCORES_FILE, [_row(name, points, scores) for name, points in sorted(rule.items())])
+
+
+def measured(folder: Path) -> list[RoundBenchmark]:
+    """What :func:`measure` wrote."""
+    return json.loads((folder / _SCORES_FILE).read_text(encoding="utf-8"))
+
+
+Scores = Mapping[tuple[str, str], SeriesScore]
+"""By model and benchmark: the score by the benchmark's first metric (F1, accuracy, BLEU or ROUGE-L)."""
+
+
+def public_scores(setting: Setting, models: Mapping[str, Path], names: Iterable[str], out: Path, console: Console) -> Scores:
+    """Let models answer benchmarks, with all answers in ``out``. Raises ConfigError, MissingError, DataError, ModelError."""
+    series = _series(setting.project, setting.preset, names)
+    contestants = [Contestant(name=name, folder=folder) for name, folder in models.items()]
+    precision = setting.preset.answering("evaluate").precision
+    how = HowAsked(template=setting.template, precision=precision, seed=setting.seed)
+    results = evaluate_benchmarks(contestants, list(series.values()), out, how, Judging(), console)
+    found = {(one.model, one.series, one.metric): one for one in results.scores}
+    return {(model, name): found[model, one.name, one.task.metrics[0]] for model in models for name, one in series.items()}
+
+
+def _data(project: Project, preset: Preset) -> Path:
+    return project.folder / preset.rounds.benchmark_data
+
+
+def _series(project: Project, preset: Preset, names: Iterable[str]) -> dict[str, Series]:
+    found: dict[str, Series] = {}
+    for name in sorted(names):
+        task, setting = task_and_setting(name, project.config_file)
+        limit = preset.evaluate.benchmark_items
+        found[name] = series_of(task, setting, _data(project, preset), seed=project.seed, limit=limit)
+    return found
+
+
+def _row(name: str, allowed: float, scores: Scores) -> RoundBenchmark:
+    policy, current = scores["policy", name], scores["current", name]
+    drop = points_of(policy.metric) * (current.estimate.value - policy.estimate.value)
+    row: RoundBenchmark = {
+        "name": name,
+        "metric": policy.metric,
+        "policy": policy.estimate.value,
+        "against": current.estimate.value,
+        "drop": drop,
+    }
+    return {**row, "allowed": allowed}
+
+
+def points_of(metric: str) -> float:
+    """Points in one unit of a metric: BLEU is in points already, all others go from 0 to 1."""
+    return 1.0 if metric == "bleu" else 100.0
