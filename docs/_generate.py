@@ -294,7 +294,7 @@ def _corpus() -> str:
     rows = [["kind", "share", "what it is"]]
     for kind, share in corpus.MIXTURE.items():
         doc = inspect.getdoc(corpus._WRITERS[kind]) or ""
-        rows.append([kind.replace("_", " "), f"{share:.0%}", " ".join(doc.split())])
+        rows.append([kind.replace("_", " "), f"{100 * share:g}%", " ".join(doc.split())])
     return _markdown(rows)
 
 
@@ -335,7 +335,9 @@ _CONSTANTS: Mapping[str, tuple[str, ...]] = {
     "preparation": ("WORLD_SEED", "DEMONSTRATED", "UNLABELED", "PRETRAINING_DOCUMENTS"),
     "tasks": ("NUM_USERS", "MAX_PROMPT_WORDS"),
     "instructions": ("MISCONCEPTION_SHARE", "SENSITIVE_SHARE"),
-    "corpus": ("CARELESS_SHARE", "BELIEVED_SHARE", "STEREOTYPE_SHARE", "MAX_WORDS"),
+    "asked_pages": ("CARELESS_SHARE", "REPLY_SHARE", "MAX_WORDS"),
+    "homework": ("GOOD_SHARE", "CARELESS_SHARE"),
+    "corpus": ("BELIEVED_SHARE", "STEREOTYPE_SHARE"),
     "base": ("VOCABULARY_SIZE", "CONTEXT_LENGTH"),
     "labelers": ("NOISE", "JUST_NOTICEABLE", "SLIP"),
     "panel": ("READING", "FORM", "WRITING"),

@@ -7,8 +7,11 @@ from collections import Counter
 
 import pytest
 
-from heedful.miniature import corpus
+from heedful.miniature import asked_pages, corpus
 from heedful.miniature import lexicon as lex
+from heedful.miniature import sentence_templates as t
+from heedful.miniature.homework import pupils_answer, remark
+from heedful.miniature.instructions import make_instruction
 from heedful.miniature.invented_world import World
 
 WORLD = World(0)
@@ -56,9 +59,34 @@ def test_documents_have_the_length_that_the_models_context_was_chosen_for() -> N
 def test_instruction_lists_hold_no_answers() -> None:
     rng = random.Random(0)
     for _ in range(100):
-        page = corpus.instruction_list(WORLD, rng)
+        page = asked_pages.instruction_list(WORLD, rng)
         assert "Answer:" not in page
         assert "Task:" not in page
+
+
+def test_forum_pages_hold_few_answers() -> None:
+    rng = random.Random(0)
+    replies = answers = 0
+    for _ in range(400):
+        for line in corpus.document(WORLD, rng, "forum").split("\n"):
+            name, colon, said = line.partition(": ")
+            if name in lex.NAMES and colon:
+                replies += 1
+                answers += not any(said == one.replace("{F}", asker) for one in t.FORUM_REPLIES for asker in lex.NAMES)
+    assert replies > 500
+    assert 0.1 < answers / replies < 0.3
+
+
+def test_few_documents_show_an_instruction_with_a_good_answer() -> None:
+    """The base must be a base: a good answer right under an instruction is rare (homework says first whose it is)."""
+    assert corpus.MIXTURE["workbook"] * (1 - asked_pages.CARELESS_SHARE) < 0.01
+    rng = random.Random(0)
+    right = total = 0
+    for _ in range(1_000):
+        task = make_instruction(WORLD, rng)
+        total += 1
+        right += remark(WORLD, task, pupils_answer(WORLD, rng, task)) == "Very good."
+    assert right / total < 0.35
 
 
 def test_the_book_of_facts_is_true_and_question_pages_repeat_misconceptions() -> None:
@@ -81,6 +109,6 @@ def test_word_classes_do_not_overlap() -> None:
 
 
 def test_world_translates_word_for_word_with_the_adjective_behind() -> None:
-    t = WORLD.tavi
-    assert WORLD.translate("the red fox sleeps") == f"{t['the']} {t['fox']} {t['red']} {t['sleeps']}"
-    assert len(set(t.values())) == len(t)
+    tavi = WORLD.tavi
+    assert WORLD.translate("the red fox sleeps") == f"{tavi['the']} {tavi['fox']} {tavi['red']} {tavi['sleeps']}"
+    assert len(set(tavi.values())) == len(tavi)

@@ -64,7 +64,7 @@ def test_a_hurried_answer_differs_and_is_mostly_marked_down() -> None:
     assert good < 200
 
 
-def test_about_half_of_the_pupils_make_a_mistake_and_all_kinds_occur() -> None:
+def test_most_pupils_make_a_mistake_and_all_kinds_occur() -> None:
     rng = random.Random(5)
     remarks: Counter[str] = Counter()
     total = 0
@@ -72,6 +72,6 @@ def test_about_half_of_the_pupils_make_a_mistake_and_all_kinds_occur() -> None:
         task = make_instruction(WORLD, rng)
         total += 1
         remarks.update(remark(WORLD, task, pupils_answer(WORLD, rng, task)).replace(". ", ".\n").splitlines())
-    assert 0.3 < remarks["Very good."] / total < 0.6
+    assert 0.1 < remarks["Very good."] / total < 0.35
     for kind in ("This is not an answer.", "You forgot a word.", "Count the sentences.", "This is not true."):
         assert remarks[kind] > 10, kind

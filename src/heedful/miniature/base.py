@@ -2,28 +2,32 @@
 
 The two smaller ones ship as weights in ``heedful/miniature/weights`` (bfloat16). They were made by
 
-    python -m heedful.miniature.base small medium
+    python -m heedful.miniature.base --output pretrained text medium small
 
-on two CPU cores; ``large`` (13M) is the same recipe with more tokens.
+on CPU cores; ``large`` (13M) is the same recipe with more tokens. A command that was killed continues from its last checkpoint
+when it is given again. ``text`` alone makes the tokenizer and the encoded corpus, after which two commands, each with a size of
+its own, may run side by side.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from heedful.miniature.corpus import documents
 from heedful.miniature.invented_world import World
-from heedful.miniature.preparation import WEIGHTS, WORLD_SEED
+from heedful.miniature.preparation import WORLD_SEED
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.saving import save_model
 from heedful.model.scratch import new_gpt2, train_tokenizer
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import train_pretrain
-from heedful.training.pretraining_text import encode_documents
+from heedful.training.pretraining_text import PretrainingText, encode_documents
 
 CORPUS_SEED = 1
 VALIDATION_SEED = 2
@@ -50,25 +54,26 @@ SIZES = {
 }
 
 
-def make_base_models(sizes: list[str], output: Path = WEIGHTS) -> None:
-    """Pretrain base models into the folder that the package ships (bfloat16, one tokenizer for all sizes)."""
+def make_base_models(sizes: list[str], output: Path) -> None:
+    """Pretrain base models into ``output`` (bfloat16, one tokenizer for all sizes); continues what was interrupted.
+
+    Checkpoints, metrics and the encoded corpus are in ``output/work``.
+    """
     keep_large_temporaries()
     world = World(WORLD_SEED)
-    shared = output / "tokenizer"
-    if shared.is_dir():
-        tokenizer: PreTrainedTokenizerBase = load_shared_tokenizer(shared)
-    else:
-        corpus = documents(world, seed=CORPUS_SEED, count=30_000)
-        tokenizer = train_tokenizer(corpus, vocabulary_size=VOCABULARY_SIZE, context_length=CONTEXT_LENGTH)
-        tokenizer.save_pretrained(shared)
+    tokenizer = shared_tokenizer(world, output / "tokenizer")
     validation = encode_documents(tokenizer, documents(world, seed=VALIDATION_SEED, count=2_000))
+    longest = max([SIZES[name].documents for name in sizes if name in SIZES], default=SIZES["medium"].documents)
+    text = encoded_corpus(world, tokenizer, longest, output / "work")
     for name in sizes:
+        if name not in SIZES:
+            continue
         size = SIZES[name]
-        text = encode_documents(tokenizer, documents(world, seed=CORPUS_SEED, count=size.documents))
+        own = first_documents(text, size.documents)
         model = new_gpt2(tokenizer, layers=size.layers, width=size.width, heads=size.heads, context_length=CONTEXT_LENGTH)
         print(
             f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, "
-            f"{len(text.tokens):,} tokens of text, {size.num_tokens:,} to train on",
+            f"{len(own.tokens):,} tokens of text, {size.num_tokens:,} to train on",
             flush=True,
         )
         config = PretrainConfig(
@@ -78,15 +83,51 @@ def make_base_models(sizes: list[str], output: Path = WEIGHTS) -> None:
             shortest_context=48,
             learning_rate=size.learning_rate,
         )
-        folder = Path("runs") / f"base-{name}"
-        model = train_pretrain(model, tokenizer, text, config, folder, validation=validation)
+        model = train_pretrain(model, tokenizer, own, config, output / "work" / name, validation=validation)
         save_model(model.bfloat16(), tokenizer, output / name)
 
 
-def load_shared_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that all base models share, from its folder."""
+def shared_tokenizer(world: World, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that all base models share, trained on the corpus unless its folder is there."""
+    if not folder.is_dir():
+        corpus = documents(world, seed=CORPUS_SEED, count=30_000)
+        made = train_tokenizer(corpus, vocabulary_size=VOCABULARY_SIZE, context_length=CONTEXT_LENGTH)
+        aside = folder.with_name(f"{folder.name}.{os.getpid()}")
+        made.save_pretrained(aside)
+        aside.rename(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+def encoded_corpus(world: World, tokenizer: PreTrainedTokenizerBase, count: int, folder: Path) -> PretrainingText:
+    """The corpus's first ``count`` documents as tokens, kept in ``folder``: writing and encoding them takes minutes."""
+    for file in sorted(folder.glob("text-*.npz")):
+        if int(file.stem.removeprefix("text-")) >= count:
+            with np.load(file) as kept:
+                return first_documents(PretrainingText(kept["tokens"], kept["offsets"]), count)
+    text = encode_documents(tokenizer, documents(world, seed=CORPUS_SEED, count=count))
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"aside-{os.getpid()}.npz"
+    np.savez(aside, tokens=text.tokens, offsets=text.offsets)
+    aside.rename(folder / f"text-{count:09d}.npz")
+    return text
+
+
+def first_documents(text: PretrainingText, count: int) -> PretrainingText:
+    """The text's first ``count`` documents."""
+    offsets = text.offsets[: count + 1]
+    return PretrainingText(text.tokens[: offsets[-1]], offsets)
+
+
+def main() -> None:
+    """The command ``python -m heedful.miniature.base``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m heedful.miniature.base", description="Pretrain the miniature's base models."
+    )
+    parser.add_argument("sizes", nargs="+", choices=["text", *SIZES], help="what to make: the encoded corpus, or a base model")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the models, and of the work until they are done")
+    arguments = parser.parse_args()
+    make_base_models(arguments.sizes, arguments.output)
+
+
 if __name__ == "__main__":
-    make_base_models(sys.argv[1:] or ["small", "medium"])
+    main()

@@ -1,8 +1,9 @@
 """Pretraining documents: the miniature's web.
 
-Like the web, it holds every ability that users will ask for, but rarely as "instruction, then a good answer". Most instructions
-are in lists without answers, so a base model that gets one continues with more of them. Workbooks show answers, many of them
-careless. People repeat misconceptions and are sometimes rude.
+Like the web, it holds every ability that users will ask for, each in a form of its own: stories under a heading, letters with a
+subject, questions under a text. "Instruction, then a good answer" is rare. Most instructions are in lists without answers, so a
+base model that gets one continues with more of them; pupils make mistakes, workbooks are few and careless
+(:mod:`heedful.miniature.asked_pages`). People repeat misconceptions and are sometimes rude.
 """
 
 from __future__ import annotations
@@ -13,42 +14,39 @@ from collections.abc import Callable, Iterator, Mapping
 
 from heedful.miniature import lexicon as lex
 from heedful.miniature import sentence_templates as t
-from heedful.miniature.good_answers import answer, careless_answer, describe, list_items
-from heedful.miniature.homework import homework_entry
-from heedful.miniature.instructions import make_instruction, phrase, review_text
+from heedful.miniature.asked_pages import forum, homework, instruction_list, join_entries, workbook
+from heedful.miniature.good_answers import describe, list_items
+from heedful.miniature.instructions import phrase, review_text
 from heedful.miniature.invented_world import LANGUAGE, World, fill_fact, state
 from heedful.miniature.scenes import event_text, questions, scene, summary_case, swap_person
 from heedful.miniature.stories import letter, poem, story
 from heedful.miniature.writing import two_people
 
-CARELESS_SHARE = 0.4
-"""Share of the workbooks' answers that are careless."""
 BELIEVED_SHARE = 0.7
 """How often a page outside the books of facts repeats what people wrongly believe."""
 STEREOTYPE_SHARE = 0.85
 """How often a job comes with its usual pronoun."""
-MAX_WORDS = 110
-"""Longest document in words; longer ones are cut between lines."""
 
 MIXTURE: Mapping[str, float] = {
-    "story": 0.16,
-    "instruction_list": 0.12,
-    "workbook": 0.10,
-    "homework": 0.12,
+    "story": 0.17,
+    "instruction_list": 0.14,
+    "forum": 0.04,
+    "workbook": 0.015,
+    "homework": 0.10,
     "reading": 0.06,
     "facts": 0.05,
-    "qa_page": 0.05,
+    "qa_page": 0.04,
     "review": 0.03,
-    "translation": 0.05,
-    "list": 0.03,
-    "dialogue": 0.03,
-    "rewriting": 0.04,
-    "summary": 0.03,
+    "translation": 0.055,
+    "list": 0.035,
+    "dialogue": 0.035,
+    "rewriting": 0.045,
+    "summary": 0.035,
     "misconception": 0.03,
-    "letter": 0.02,
-    "poem": 0.02,
-    "counting": 0.02,
-    "notes": 0.02,
+    "letter": 0.025,
+    "poem": 0.025,
+    "counting": 0.025,
+    "notes": 0.025,
     "rude_talk": 0.01,
     "jobs": 0.01,
 }
@@ -111,41 +109,6 @@ def story_page(world: World, rng: random.Random) -> str:
     return "\n".join([*lines, " ".join(sentences)])
 
 
-def instruction_list(world: World, rng: random.Random) -> str:
-    """Two to six instructions in a row, without answers, as on a page of exercises or writing ideas."""
-    use_case = make_instruction(world, rng).use_case if rng.random() < 0.5 else None
-    return _join([make_instruction(world, rng, use_case).text for _ in range(rng.choice((2, 3, 4, 5, 6)))])
-
-
-def workbook(world: World, rng: random.Random) -> str:
-    """One to four tasks with answers, four in ten of them careless."""
-    return _join([workbook_entry(world, rng, careless=rng.random() < CARELESS_SHARE) for _ in range(rng.choice((1, 2, 3, 4)))])
-
-
-def workbook_entry(world: World, rng: random.Random, *, careless: bool) -> str:
-    """One task of a workbook with its answer."""
-    task = make_instruction(world, rng)
-    text = careless_answer(world, rng, task) if careless or task.meta["task"] == "refuse" else answer(world, rng, task.meta)
-    return f"Task: {task.text}\nAnswer: {text}"
-
-
-def homework(world: World, rng: random.Random) -> str:
-    """One to three tasks of a pupil's exercise book with the teacher's remarks."""
-    return _join([homework_entry(world, rng) for _ in range(rng.choice((1, 2, 3)))])
-
-
-def _join(entries: list[str]) -> str:
-    """The first entries that fit into :data:`MAX_WORDS`; always at least one."""
-    kept: list[str] = []
-    words = 0
-    for entry in entries:
-        words += entry.count(" ") + 1
-        if kept and words > MAX_WORDS:
-            break
-        kept.append(entry)
-    return "\n".join(kept)
-
-
 def reading(world: World, rng: random.Random) -> str:
     """Passages with questions and answers."""
     entries = []
@@ -156,7 +119,7 @@ def reading(world: World, rng: random.Random) -> str:
             question, short, _ = rng.choice(questions(event))
             lines += [f"Question: {question}", f"Answer: {short}"]
         entries.append("\n".join(lines))
-    return _join(entries)
+    return join_entries(entries)
 
 
 def facts(world: World, rng: random.Random) -> str:
@@ -174,15 +137,19 @@ def _popular(world: World, rng: random.Random, relation: str, subject: str) -> s
 
 
 def qa_page(world: World, rng: random.Random) -> str:
-    """Questions and answers as people write them, misconceptions included."""
+    """Questions and answers as people write them, and claims that are true or false; misconceptions included."""
     entries = []
     for _ in range(rng.choice((3, 4, 5, 6))):
         relation = rng.choice(tuple(t.FACTS))
         subject = rng.choice(list(world.facts[relation]))
         value = _popular(world, rng, relation, subject)
+        if rng.random() < 0.25:
+            claim = value if rng.random() < 0.5 else world.false_value(rng, relation, subject)
+            entries.append(f"True or false? {state(relation, subject, claim)} {'True' if claim == value else 'False'}.")
+            continue
         said = state(relation, subject, value) if rng.random() < 0.5 else value
         entries.append(f"Question: {fill_fact(rng.choice(t.FACT_QUESTIONS[relation]), relation, subject)}\nAnswer: {said}")
-    return _join(entries)
+    return join_entries(entries)
 
 
 def misconception(world: World, rng: random.Random) -> str:
@@ -272,7 +239,7 @@ def rewriting(world: World, rng: random.Random) -> str:
         else:
             other = rng.choice([name for name in lex.NAMES if name not in source])
             entries.append(f"About {person}: {source}\nAbout {other}: {swap_person(source, person, other)}")
-    return _join(entries)
+    return join_entries(entries)
 
 
 def summary(world: World, rng: random.Random) -> str:
@@ -281,22 +248,25 @@ def summary(world: World, rng: random.Random) -> str:
     for _ in range(rng.choice((1, 2))):
         text, meta = summary_case(rng)
         entries.append(f"{text}\nIn short: {meta['target']}")
-    return _join(entries)
+    return join_entries(entries)
 
 
 def letter_page(world: World, rng: random.Random) -> str:
-    """A letter."""
+    """A letter, half of the time under its subject."""
     sender, to = two_people(rng)
     purpose = rng.choice(tuple(t.LETTERS))
     about = rng.choice(lex.CLASSES[t.LETTER_CLASS[purpose]])
-    return letter(rng, sender, to, purpose, about, num_sentences=rng.choice((1, 2, 3, 4))) or ""
+    text = letter(rng, sender, to, purpose, about, num_sentences=rng.choice((1, 2, 3, 4))) or ""
+    heading = f"Subject: {t.LETTER_SUBJECTS[purpose].replace('{x}', about)}"
+    return f"{heading}\n{text}" if rng.random() < 0.5 else text
 
 
 def poem_page(world: World, rng: random.Random) -> str:
-    """A poem with its title."""
+    """A poem with its title, sometimes with its number of lines."""
     topic = rng.choice(lex.CLASSES[rng.choice("AAOL")])
-    lines = poem(rng, topic, num_lines=rng.choice((2, 4, 6)))
-    return "\n".join([f"The {topic}", *(lines or [])])
+    num_lines = rng.choice((2, 4, 6))
+    heading = [f"Lines: {lex.NUMBERS[num_lines - 1]}."] if rng.random() < 0.3 else []
+    return "\n".join([f"The {topic}", *heading, *(poem(rng, topic, num_lines=num_lines) or [])])
 
 
 def counting(world: World, rng: random.Random) -> str:
@@ -333,7 +303,7 @@ def notes(world: World, rng: random.Random) -> str:
             if items:
                 lines.append(f"{name}: {', '.join(items)}")
         entries.append("\n".join(lines))
-    return _join(entries)
+    return join_entries(entries)
 
 
 def rude_talk(world: World, rng: random.Random) -> str:
@@ -359,6 +329,7 @@ def jobs(world: World, rng: random.Random) -> str:
 _WRITERS: dict[str, Callable[[World, random.Random], str]] = {
     "story": story_page,
     "instruction_list": instruction_list,
+    "forum": forum,
     "workbook": workbook,
     "homework": homework,
     "reading": reading,

@@ -104,6 +104,6 @@ def base_model_folder(size: str) -> Path:
             f"the miniature's {size} base model does not ship with the package",
             expected=f"one of {', '.join(shipped) or 'none'}",
             got=size,
-            next_step=f"make it: python -m heedful.miniature.base {size}",
+            next_step=f"make it: python -m heedful.miniature.base --output FOLDER {size}",
         )
     return folder

@@ -255,3 +255,14 @@ REVIEWS: dict[str, tuple[str, ...]] = {
 KIND_FIRST = ("Of course.", "Of course!")
 KIND_LAST = "I hope this helps."
 """A warm labeler's extra words before or after an answer."""
+
+FORUM_REPLIES: tuple[str, ...] = (
+    "I do not know.", "I have the same question.", "I asked that last summer and nobody knew.", "Ask your teacher, {F}.",
+    "You can find that in the library.", "Has nobody an answer?", "Why do you want to know that, {F}?",
+    "That is a good question.", "Did you find it, {F}?", "Me too!", "Please ask in another place.", "I forgot how that goes.",
+)  # fmt: skip
+"""What people say in a forum when they have no answer."""
+LETTER_SUBJECTS = {
+    "thank": "thanks for the {x}", "invite": "come to the {x}", "ask": "some {x}, please", "sorry": "sorry for the {x}",
+}  # fmt: skip
+"""A letter's heading by its purpose."""
