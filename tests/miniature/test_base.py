@@ -7,6 +7,7 @@ import pytest
 
 from heedful.miniature import base
 from heedful.miniature.invented_world import World
+from heedful.model.loading import load_causal_model, load_tokenizer
 
 WORLD = World(0)
 
@@ -26,3 +27,19 @@ def test_a_smaller_size_trains_on_the_first_documents_of_the_same_corpus(folder:
     alone = base.encoded_corpus(WORLD, tokenizer, 40, folder / "other")
     assert np.array_equal(alone.tokens, some.tokens)
     assert np.array_equal(alone.offsets, some.offsets)
+
+
+def test_a_model_is_pretrained_and_saved_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "VALIDATION_DOCUMENTS", 20)
+    size = base.Size(layers=1, width=32, heads=1, documents=60, num_tokens=17_000, learning_rate=1e-2)
+    monkeypatch.setattr(base, "SIZES", {"tiny": size})
+    base.make_base_models(["text", "tiny"], folder)
+    model = load_causal_model(folder / "tiny")
+    assert model.config.n_layer == 1
+    tokens = load_tokenizer(folder / "tiny")("The fox eats honey.")["input_ids"]
+    assert tokens == load_tokenizer(folder / "tokenizer")("The fox eats honey.")["input_ids"]
+    rows = (folder / "work" / "tiny" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 3  # two steps of 8,192 tokens, and the last validation
+    before = (folder / "tiny" / "model.safetensors").stat().st_mtime_ns
+    base.make_base_models(["tiny"], folder)
+    assert (folder / "tiny" / "model.safetensors").stat().st_mtime_ns == before

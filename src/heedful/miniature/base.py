@@ -31,6 +31,8 @@ from heedful.training.pretraining_text import PretrainingText, encode_documents
 
 CORPUS_SEED = 1
 VALIDATION_SEED = 2
+VALIDATION_DOCUMENTS = 2_000
+DOCUMENTS = 1_000_000
 VOCABULARY_SIZE = 1_280
 CONTEXT_LENGTH = 256
 
@@ -55,18 +57,20 @@ SIZES = {
 
 
 def make_base_models(sizes: list[str], output: Path) -> None:
-    """Pretrain base models into ``output`` (bfloat16, one tokenizer for all sizes); continues what was interrupted.
+    """Pretrain base models into ``output`` (bfloat16, one tokenizer for all sizes).
+
+    What was interrupted continues, and a size that is there is not made again.
 
     Checkpoints, metrics and the encoded corpus are in ``output/work``.
     """
     keep_large_temporaries()
     world = World(WORLD_SEED)
     tokenizer = shared_tokenizer(world, output / "tokenizer")
-    validation = encode_documents(tokenizer, documents(world, seed=VALIDATION_SEED, count=2_000))
-    longest = max([SIZES[name].documents for name in sizes if name in SIZES], default=SIZES["medium"].documents)
+    validation = encode_documents(tokenizer, documents(world, seed=VALIDATION_SEED, count=VALIDATION_DOCUMENTS))
+    longest = max([SIZES[name].documents for name in sizes if name in SIZES], default=DOCUMENTS)
     text = encoded_corpus(world, tokenizer, longest, output / "work")
     for name in sizes:
-        if name not in SIZES:
+        if name not in SIZES or (output / name / "config.json").is_file():
             continue
         size = SIZES[name]
         own = first_documents(text, size.documents)
