@@ -21,7 +21,8 @@ from heedful.project.data_folder import Kind, Record, Records, record_from_json
 WEIGHTS = miniature.WEIGHTS / "medium" / "config.json"
 
 pytestmark = pytest.mark.skipif(
-    not WEIGHTS.is_file(), reason="the miniature's weights are not made: python -m heedful.miniature.base small medium"
+    not WEIGHTS.is_file(),
+    reason="the miniature's weights are not made: python -m heedful.miniature.base --output FOLDER text medium small",
 )
 
 REDUCED = """
