@@ -22,7 +22,7 @@ WEIGHTS = miniature.WEIGHTS / "medium" / "config.json"
 
 pytestmark = pytest.mark.skipif(
     not WEIGHTS.is_file(),
-    reason="the miniature's weights are not made: python -m heedful.miniature.base --output FOLDER text medium small",
+    reason="the miniature's weights are not made: see heedful.miniature.base",
 )
 
 REDUCED = """
