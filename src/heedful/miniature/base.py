@@ -51,7 +51,7 @@ class Size:
 
 SIZES = {
     "small": Size(layers=3, width=80, heads=4, documents=700_000, num_tokens=50_000_000, learning_rate=4e-3),
-    "medium": Size(layers=4, width=160, heads=5, documents=1_000_000, num_tokens=72_000_000, learning_rate=3e-3),
+    "medium": Size(layers=4, width=160, heads=5, documents=1_000_000, num_tokens=52_000_000, learning_rate=3e-3),
     "large": Size(layers=8, width=384, heads=6, documents=2_000_000, num_tokens=300_000_000, learning_rate=1.5e-3),
 }
 

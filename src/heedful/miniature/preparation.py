@@ -16,7 +16,7 @@ from heedful.records import Prompt
 
 WORLD_SEED = 0
 """The base models were pretrained on this world."""
-DEMONSTRATED = {"train": 250, "valid": 100}
+DEMONSTRATED = {"train": 150, "valid": 100}
 """Prompts with a demonstration."""
 UNLABELED = {"train": 12_000, "valid": 500, "test": 1_100}
 """Further prompts, for rankings, PPO and evaluation."""
