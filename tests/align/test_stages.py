@@ -173,7 +173,7 @@ def test_a_setting_that_older_versions_did_not_have_counts_once_it_is_set(tmp_pa
     project = miniature_project(tmp_path / "miniature", seed=0)
     project.pretraining_text.mkdir(parents=True)
     project = replace(
-        project, settings={"initial_policy": {"pretraining_share_of": "loss"}, "ppo": {"whiten_over": "minibatch"}}
+        project, settings={"initial_policy": {"pretraining_share_of": "examples"}, "ppo": {"whiten_over": "minibatch"}}
     )
     setting = setting_of(project, resolved_preset(project), labelers_of(project), Records())
     earlier = {name: old["fingerprint"] for name, old in OLD.items()}
