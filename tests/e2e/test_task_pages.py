@@ -150,8 +150,9 @@ def test_what_is_typed_outlives_the_network_the_tab_and_the_session(browser: Any
 
     # The server got it, and the word of that was lost: no conflict with oneself.
     page.route("**/draft", lambda route: (route.fetch(), route.abort()))
-    page.fill("#f-text", "arrived")
-    wait_until(page, lambda: draft() == "arrived", "it arrived")
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/draft")):  # only then is the route done
+        page.fill("#f-text", "arrived")
+        wait_until(page, lambda: draft() == "arrived", "it arrived")
     page.unroute("**/draft")
     page.fill("#f-text", "arrived, and more")
     wait_until(page, lambda: draft() == "arrived, and more", "saved on")
