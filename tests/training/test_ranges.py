@@ -64,6 +64,13 @@ def test_a_number_that_is_not_finite_is_refused(value: float) -> None:
         PPOConfig(missing_end_reward=value)
 
 
+@pytest.mark.parametrize("name", ["adam_beta1", "adam_beta2", "average_decay"])
+def test_an_average_that_never_moves_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"PPOConfig: {name} is out of range"):
+        replace(PPOConfig(), **{name: 1.0})
+    assert getattr(replace(PPOConfig(), **{name: 0.999}), name) == 0.999
+
+
 def test_zero_switches_off_what_may_be_switched_off() -> None:
     assert PPOConfig(ptx_coefficient=0.0, kl_coefficient=0.0, warmup_iterations=0, max_gradient_norm=0.0).ptx_coefficient == 0
 

@@ -46,7 +46,7 @@ class StepConfig:
         check_fields(
             self,
             positive=("checkpoint_seconds", "keep_checkpoints", "tokens_per_microbatch"),
-            shares=("adam_beta1", "adam_beta2"),
+            decays=("adam_beta1", "adam_beta2"),
         )
 
     def validates_after(self, step: int) -> bool:
@@ -272,7 +272,8 @@ class PPOConfig(StepConfig):
                 "samples_every",
                 "num_validation_prompts",
             ),
-            shares=("warmup_start_share", "average_decay", "gae_lambda", "discount"),
+            shares=("warmup_start_share", "gae_lambda", "discount"),
+            decays=("average_decay",),
         )
         if self.batch_size % self.minibatches:
             raise ConfigError(
@@ -302,8 +303,12 @@ _MAY_BE_NEGATIVE = ("missing_end_reward",)
 """No other number of a configuration may be."""
 
 
-def check_fields(config: Any, *, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
+def check_fields(
+    config: Any, *, positive: tuple[str, ...] = (), shares: tuple[str, ...] = (), decays: tuple[str, ...] = ()
+) -> None:
     """Refuse numbers out of range: not finite, negative, not above 0 where ``positive``, above 1 where ``shares``.
+
+    ``decays`` are of moving averages, which at 1 would never move.
 
     None is in range. Raises ConfigError with the field's name.
     """
@@ -317,6 +322,8 @@ def check_fields(config: Any, *, positive: tuple[str, ...] = (), shares: tuple[s
             expected = "a number above 0"
         elif field.name in shares and not 0 <= value <= 1:
             expected = "a number from 0 to 1"
+        elif field.name in decays and not 0 <= value < 1:
+            expected = "a number from 0 to below 1"
         elif value < 0 and field.name not in _MAY_BE_NEGATIVE:
             expected = "0 or above"
         else:
