@@ -4,6 +4,9 @@ The collectives of gloo and NCCL give up after a few minutes. The functions here
 server that torchrun or rank 0 runs. If rank 0 fails, the waiting ranks end with its exit code. If a rank is lost, torchrun
 notices, or the connection to the store breaks. Values go through the store as JSON: whoever can reach its port can write to it,
 and unpickling would let them run code.
+
+Rank 0 may run the store, and its training may end here. So each function ends with a barrier, at which all ranks are within one
+poll of each other: rank 0 leaves when the others have read what they waited for.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from heedful.ranks.collectives import barrier
 from heedful.ranks.ending import END_KEY, POLL_SECONDS, store
 from heedful.ranks.world import world
 
@@ -38,7 +42,9 @@ def on_rank_zero(action: Callable[[], T]) -> T:
     if here.is_rank_zero:
         store().set(key, json.dumps(action()))
     _wait_for(store(), key)
-    return json.loads(store().get(key))
+    result = json.loads(store().get(key))
+    barrier()
+    return result
 
 
 def barrier_without_timeout() -> None:
@@ -50,6 +56,7 @@ def barrier_without_timeout() -> None:
     if store().add(f"{key}: ranks", 1) == here.size:
         store().set(key, "")
     _wait_for(store(), key)
+    barrier()
 
 
 def _wait_for(shared: dist.Store, key: str) -> None:

@@ -69,7 +69,7 @@ def test_a_conversation_from_its_start_to_its_end(site: Site, models: FakeModels
     ok(me.json("POST", f"{ROOT}/turns/{talk['turns'][0]['id']}/withdraw"))
     with site.database.read() as connection:
         assert list(usage_log.prompt_rows(connection)) == []
-    assert "not be used" in ok(me.json("DELETE", f"{ROOT}/conversations/{talk['id']}"))["message"]
+    assert "Neither it nor anything made from it" in ok(me.json("DELETE", f"{ROOT}/conversations/{talk['id']}"))["message"]
     assert me.get(f"{ROOT}/conversations/{talk['id']}").status_code == 404
 
 
