@@ -16,7 +16,16 @@ from tests.evaluate.test_model_card import finished
 from tests.evaluate.test_release import change
 from tests.model.chat_templates import FAMILIES as CHATS
 from tests.model.read_with_other_version import read
-from tests.model.saved_families import CLOSE, GREEDY, assert_close, assert_same, run_reader, save_family, save_models
+from tests.model.saved_families import (
+    CLOSE,
+    GREEDY,
+    assert_close,
+    assert_read_by_other_version,
+    assert_same,
+    run_reader,
+    save_family,
+    save_models,
+)
 from tests.tiny import plain, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 from heedful.evaluate.release import release
@@ -89,9 +98,7 @@ def test_serve_and_transformers_5(released: tuple[Path, Said]) -> None:
 @pytest.mark.timeout(1_800)
 def test_transformers_4_57(released: tuple[Path, Said], python_with_4_57: Path) -> None:
     root, said = released
-    run_reader(python_with_4_57, "read_with_other_version.py", root)
-    for name, ours in said.items():
-        assert_same(json.loads((root / name / "read.json").read_text()), ours, name)
+    assert_read_by_other_version(python_with_4_57, root, said)
 
 
 @pytest.mark.long

@@ -194,3 +194,10 @@ def assert_same(read: dict[str, Any], said: dict[str, Any], where: str) -> None:
     assert_close([[score + read["offset"] for score in row] for row in read["scores"]], said["scores"], where)
     ends = read["ends"]
     assert set(ends if isinstance(ends, list) else [ends]) == said["ends"], where
+
+
+def assert_read_by_other_version(python: Path, root: Path, said: dict[str, dict[str, Any]]) -> None:
+    """What another version of transformers reads in each folder is what Heedful says."""
+    run_reader(python, "read_with_other_version.py", root)
+    for name, ours in said.items():
+        assert_same(json.loads((root / name / "read.json").read_text()), ours, name)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tests.model import saved_families
 from tests.model.read_with_other_version import read
-from tests.model.saved_families import assert_close, assert_same, run_reader
+from tests.model.saved_families import assert_close, assert_read_by_other_version, assert_same, run_reader
 
 VLLM_PYTHON = os.environ.get("HEEDFUL_VLLM_PYTHON")
 NO_VLLM = {"tiny_qwen2": "Sliding window for some but all layers is not supported"}
@@ -62,9 +62,7 @@ def test_the_folders_hold_the_names_that_4_57_needs(saved: tuple[Path, Said]) ->
 @pytest.mark.timeout(1_800)
 def test_transformers_4_57(saved: tuple[Path, Said], python_with_4_57: Path) -> None:
     root, said = saved
-    run_reader(python_with_4_57, "read_with_other_version.py", root)
-    for name, ours in said.items():
-        assert_same(json.loads((root / name / "read.json").read_text()), ours, name)
+    assert_read_by_other_version(python_with_4_57, root, said)
 
 
 @pytest.mark.long

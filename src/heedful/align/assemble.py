@@ -259,7 +259,7 @@ def _transcripts(
     overall: Mapping[str, list[int]],
     names: list[str],
 ) -> list[Transcript]:
-    """The first prompts of each use case in turn, with every model's answer; nobody picked the good ones."""
+    """The first prompts of each use case in turn, with every model's answer; none was picked by hand."""
     by_prompt: dict[str, dict[str, Response]] = {}
     for response in responses.values():
         by_prompt.setdefault(response.prompt_id, {})[str(response.model)] = response

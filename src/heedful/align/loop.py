@@ -85,7 +85,7 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
     """One round of feedback: round 1 is the table of stages, each further round has a table of its own."""
     stages, labelers = Stages(project.runs, console), labelers_of(project)
     opened = None
-    on_rank_zero(lambda: check_rule_benchmarks(project, preset, round=number))
+    on_rank_zero(lambda: check_rule_benchmarks(project, preset, with_data=number > 1))
     if number > 1:
         opened = Opened(number=number, earlier=tuple(ended_rounds(project.runs)[: number - 1]))
         on_rank_zero(lambda: take_in(project, console) if number > newest_round(project.runs) else None)

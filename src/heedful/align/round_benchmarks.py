@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from heedful.align.rounds import RULE_FILE
+from heedful.align.rounds import rule_in
 from heedful.align.settings import Given, Setting, write_json
 from heedful.errors import ConfigError
 from heedful.evaluate.benchmarks.benchmark_evaluation import Judging, evaluate_benchmarks
@@ -48,21 +48,20 @@ def task_and_setting(name: str, where: Path) -> tuple[Task, Shots]:
     )
 
 
-def check_rule_benchmarks(project: Project, preset: Preset, *, round: int) -> None:
-    """Refuse benchmarks that do not exist, before anything is trained; in a further round also data that cannot be read.
+def check_rule_benchmarks(project: Project, preset: Preset, *, with_data: bool) -> None:
+    """Refuse benchmarks that do not exist, before anything is trained; ``with_data``: also data that cannot be read.
 
     Raises ConfigError, MissingError, DataError.
     """
     for name in preset.rounds.benchmarks:
         task_and_setting(name, project.config_file)
-    if round > 1:
+    if with_data:
         _series(project, preset, preset.rounds.benchmarks)
 
 
 def rule_of(given: Given) -> dict[str, float]:
     """Benchmark -> points that it may fall, as the round wrote down when it began."""
-    rule: dict[str, Any] = json.loads((given.run_of("known") / RULE_FILE).read_text(encoding="utf-8"))
-    return rule.get("benchmarks", {})
+    return rule_in(given.run_of("known")).get("benchmarks", {})
 
 
 def identity_of_benchmarks(setting: Setting, names: Iterable[str], digest: Callable[[Path], str]) -> list[Any]:
@@ -117,15 +116,14 @@ def _series(project: Project, preset: Preset, names: Iterable[str]) -> dict[str,
 
 def _row(name: str, allowed: float, scores: Scores) -> RoundBenchmark:
     policy, current = scores["policy", name], scores["current", name]
-    drop = points_of(policy.metric) * (current.estimate.value - policy.estimate.value)
-    row: RoundBenchmark = {
+    return {
         "name": name,
         "metric": policy.metric,
         "policy": policy.estimate.value,
         "against": current.estimate.value,
-        "drop": drop,
+        "drop": points_of(policy.metric) * (current.estimate.value - policy.estimate.value),
+        "allowed": allowed,
     }
-    return {**row, "allowed": allowed}
 
 
 def points_of(metric: str) -> float:

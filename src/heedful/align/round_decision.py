@@ -6,12 +6,11 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from heedful.align.round_benchmarks import measured
-from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, RULE_FILE
+from heedful.align.round_benchmarks import measured, points_of
+from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, rule_in
 from heedful.align.settings import Given, write_json
 from heedful.evaluate.preference import judgements_from_rankings
 from heedful.evaluate.results import Benchmark, Group, Round, RoundBenchmark
@@ -31,7 +30,7 @@ def decide(given: Given, *, folder: Path, console: Console) -> None:
         return
     n, compared = given.stage.round, given.run_of("compare")
     before = ended_rounds(given.setting.project.runs)[n - 2]
-    rule: dict[str, Any] = json.loads((given.run_of("known") / RULE_FILE).read_text(encoding="utf-8"))
+    rule = rule_in(given.run_of("known"))
     policy, against = f"policy_{n}", before.policy
     wins, num_prompts, num_judgements = _wins(given, compared, policy, against, rule["confidence"])
     benchmarks = _benchmarks(compared)
@@ -80,9 +79,8 @@ def verdict(
         )
     public = [row for row in benchmarks if "allowed" in row]
     too_far = [row for row in public if not row["drop"] <= row.get("allowed", 0.0)]  # a score that is not a number is no proof
-    for row in public:
-        reasons.append(_public_in_words(row))
-    counted = [row for row in benchmarks if row["metric"] != BIAS_METRIC and row not in public]
+    reasons += map(_public_in_words, public)
+    counted = [row for row in benchmarks if row["metric"] != BIAS_METRIC and "allowed" not in row]
     fallen = [row for row in counted if row["drop"] > largest_drop]
     for row in fallen:
         reasons.append(f"{row['name']} fell by {row['drop']:.1f} points; the rule allows {largest_drop:g}")
@@ -96,7 +94,7 @@ def verdict(
 
 
 def _public_in_words(row: RoundBenchmark) -> str:
-    scale = 1 if row["metric"] == "bleu" else 100
+    scale = points_of(row["metric"])
     allowed, drop = row.get("allowed", 0.0), row["drop"]
     change = f"fell by {drop:.1f}" if drop > 0 else f"rose by {-drop:.1f}" if drop < 0 else "stayed the same"
     return (

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from heedful.align.stages import Asked, Stage
 from heedful.evaluate.results import Round
@@ -123,8 +124,12 @@ def with_rule(config: RoundsConfig, begun: Path | None) -> RoundsConfig:
     """The settings of a round with the benchmarks of the rule that it wrote down, if it was begun (in the folder ``begun``)."""
     if begun is None:
         return config
-    rule = json.loads((begun / RULE_FILE).read_text(encoding="utf-8"))
-    return replace(config, benchmarks=rule.get("benchmarks", {}))
+    return replace(config, benchmarks=rule_in(begun).get("benchmarks", {}))
+
+
+def rule_in(begun: Path) -> dict[str, Any]:
+    """The rule that a round wrote down when it began: the settings named by ``RULE``, and ``benchmarks`` if it has any."""
+    return json.loads((begun / RULE_FILE).read_text(encoding="utf-8"))
 
 
 def asking_stages(runs: Path) -> list[Stage]:

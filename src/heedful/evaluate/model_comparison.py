@@ -120,43 +120,42 @@ def _fitted(
 
 
 def _at_equal_length(votes: Votes, confidence: float, notes: list[str]) -> BradleyTerry | None:
-    known = [vote for vote in votes.votes if vote.lengths is not None]
+    known = [(vote, vote.lengths) for vote in votes.votes if vote.lengths is not None]
     if not known:
-        raise ConfigError(
-            "no vote has the lengths of both responses",
-            expected="columns with both responses, or with their lengths",
-            got="neither",
-            next_step="name them: --column response_a=NAME --column response_b=NAME, or leave out --length-control",
-        )
+        raise _nothing_to_control("lengths", "their lengths", "--length-control")
     if len(known) < len(votes.votes):
         notes.append(f"at equal length: without {len(votes.votes) - len(known):,} votes whose lengths are unknown")
-    lengths = [vote.lengths or (0.0, 0.0) for vote in known]
-    length = relative_difference([one for one, _ in lengths], [other for _, other in lengths])
-    return _fitted(Votes(votes=tuple(known), bad=()), {"length": length}, confidence, notes, " at equal length")
+    length = relative_difference([one for _, (one, _) in known], [other for _, (_, other) in known])
+    comparable = Votes(votes=tuple(vote for vote, _ in known), bad=())
+    return _fitted(comparable, {"length": length}, confidence, notes, " at equal length")
 
 
 def _at_equal_style(votes: Votes, confidence: float, notes: list[str]) -> BradleyTerry | None:
-    known = [vote for vote in votes.votes if vote.lengths is not None and vote.styles is not None]
+    known = [(vote, vote.lengths, vote.styles) for vote in votes.votes if vote.lengths is not None and vote.styles is not None]
     if not known:
-        raise ConfigError(
-            "no vote has the markup of both responses",
-            expected="columns with both responses, or with their lengths and counts (lists_a, headers_a, bold_a, ...)",
-            got="neither",
-            next_step="name them: --column response_a=NAME --column response_b=NAME, or leave out --style-control",
-        )
+        raise _nothing_to_control("markup", "their lengths and counts (lists_a, headers_a, bold_a, ...)", "--style-control")
     if len(known) < len(votes.votes):
         notes.append(f"at equal style: without {len(votes.votes) - len(known):,} votes whose responses are unknown")
-    pairs = {"length": [vote.lengths or (0.0, 0.0) for vote in known]}
+    pairs = {"length": [lengths for _, lengths, _ in known]}
     for feature in STYLE_FEATURES:
-        both = [vote.styles for vote in known if vote.styles is not None]
-        pairs[feature] = [(getattr(one, feature), getattr(other, feature)) for one, other in both]
+        pairs[feature] = [(getattr(one, feature), getattr(other, feature)) for _, _, (one, other) in known]
     covariates = {name: style_difference([a for a, _ in of], [b for _, b in of]) for name, of in pairs.items()}
     alike = [name for name, values in covariates.items() if not values.any()]
     if alike:
         words = ", ".join(name.replace("_", " ") for name in alike)
         notes.append(f"at equal style: without {words}, of which both responses of every vote have as many")
     different = {name: values for name, values in covariates.items() if name not in alike}
-    return _fitted(Votes(votes=tuple(known), bad=()), different, confidence, notes, " at equal style")
+    comparable = Votes(votes=tuple(vote for vote, _, _ in known), bad=())
+    return _fitted(comparable, different, confidence, notes, " at equal style")
+
+
+def _nothing_to_control(what: str, columns: str, option: str) -> ConfigError:
+    return ConfigError(
+        f"no vote has the {what} of both responses",
+        expected=f"columns with both responses, or with {columns}",
+        got="neither",
+        next_step=f"name them: --column response_a=NAME --column response_b=NAME, or leave out {option}",
+    )
 
 
 def _by_wins(names: Sequence[str], votes: Sequence[Vote]) -> tuple[str, ...]:

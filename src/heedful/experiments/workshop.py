@@ -173,7 +173,7 @@ def _step(shop: Workshop, row: Stage, config: Any, earlier: Mapping[str, Finishe
 def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> None:
     """Refuse before any training what would stop a variant after hours of it."""
     check_before_training(replace(shop.setting, preset=preset), shop.records)
-    check_rule_benchmarks(shop.project, preset, round=2)
+    check_rule_benchmarks(shop.project, preset, with_data=True)
     for variant in variants:
         steps_of(shop, variant, preset)
 

@@ -22,7 +22,7 @@ Group = Literal["training", "held_out"]
 
 NOISE: Mapping[Group, float] = MappingProxyType({"training": 1.0, "held_out": 0.8})
 """Standard deviation of a labeler's noise in units of utility; calibrated so that two labelers of the same group agree on
-about 74 % (training) and 77 % (held out) of the comparisons of SFT outputs, near the paper's 72.6 and 77.3 % (SPEC 2.4)."""
+about 74 % (training) and 76 % (held out) of the comparisons of SFT outputs, near the paper's 72.6 and 77.3 % (SPEC 2.4)."""
 JUST_NOTICEABLE = 0.4
 """Responses whose noisy utilities lie closer than this are tied."""
 SLIP = 0.03

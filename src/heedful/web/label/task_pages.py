@@ -108,7 +108,7 @@ def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
                 visit.person.id,
                 token=form.text("_token", ""),
                 answer=parsed.answer,
-                # Nobody can have worked on a task for longer than they had it.
+                # A labeler cannot have worked on a task for longer than they had it.
                 seconds_spent=forms.seconds_spent(fields, max(0.0, time.time() - view.leased)),
             )
     except ConflictError as error:
