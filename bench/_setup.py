@@ -42,10 +42,10 @@ def make(name: str) -> None:
         return
     print(f"bench: installing {requirements.name} into {folder_of(name)}, some minutes the first time", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder_of(name))], check=True)
-    install = [str(python_of(name)), "-m", "pip", "install", "-qq", "--constraint", str(requirements)]
+    install = [str(python_of(name)), "-m", "pip", "install", "-qq"]
     torch = [line for line in requirements.read_text().splitlines() if line.startswith("torch==")]
     if torch:
-        subprocess.run([*install, *torch], check=True)
+        subprocess.run([*install, "--constraint", str(requirements), *torch], check=True)
     without_pictures = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"}  # for llama.cpp, which is compiled
     subprocess.run([*install, "--requirement", str(requirements)], check=True, env=os.environ | without_pictures)
     if name in WITHOUT_DEPENDENCIES:
