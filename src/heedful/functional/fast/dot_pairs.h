@@ -1,6 +1,6 @@
 // Multiplying 32 bits of a row (one fp32 input or two bf16 inputs) by 16 columns of a packed weight or of a cache.
 //
-// bf16 is left out on processors that lack the instruction for it, or that have bf16 tiles, which are faster.
+// bf16 is left out on processors that lack the instruction for it.
 
 #pragma once
 
@@ -46,7 +46,7 @@ struct Number<float> {
     static void store16(float *to, __m512 values) { _mm512_storeu_ps(to, values); }
 };
 
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 #define HAS_BFLOAT16_PRODUCTS 1
 template <>
 struct Number<bfloat16> {

@@ -26,7 +26,8 @@ SOURCES = tuple(
     Path(__file__).with_name(f"{name}.cpp") for name in ("kernels", "packed_attention", "packed_product", "decoder", "fused")
 )
 _HEADERS = tuple(
-    Path(__file__).with_name(name) for name in ("common.h", "activations.h", "dot_pairs.h", "paged_attention.h", "products.h")
+    Path(__file__).with_name(f"{name}.h")
+    for name in ("common", "activations", "dot_pairs", "panel_product", "paged_attention", "products")
 )
 # The compiler may reorder sums to vectorise them. The order is the same in every call.
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")

@@ -1,8 +1,6 @@
 // Products with packed weights, by threads that run through a whole pass and share out its pieces.
 //
-// A panel of 32 columns of the weight is read once for up to twelve rows, whose sums stay in registers. While it is multiplied by, the
-// next one is fetched into the second-level cache. Every sum follows the order of the inputs, so a row's bits do not depend on the
-// number of rows.
+// While the rows are multiplied by one panel of the weight, the next one is fetched into the second-level cache.
 
 #pragma once
 
@@ -11,15 +9,11 @@
 #include <thread>
 
 #include "activations.h"
-#include "dot_pairs.h"
+#include "panel_product.h"
 
 #if HAS_FLOAT32_PRODUCTS
 
 namespace {
-
-constexpr int64_t COLUMNS = 32;          // per panel: two registers
-constexpr int64_t TILE = 12;             // rows per tile: 24 registers of sums
-constexpr int64_t BLOCK_BYTES = 262144;  // of rows that stay in the second-level cache while panels stream past
 
 struct Linear {
     const char *weight;  // [panels, inputs * size / 4, 32 columns, 32 bits]
@@ -63,34 +57,6 @@ struct Team {
     }
 };
 
-template <typename T, int ROWS>
-void tile(const char *weight, const char *ahead, int64_t ahead_step, int64_t steps, const char *rows, int64_t stride, float *to) {
-    __m512 sums[ROWS][2];
-    for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-    // Three pointers and two distances reach all rows: one pointer per row would not fit into the registers.
-    const int64_t three = 3 * stride;
-    const char *first = rows, *second = first + 4 * stride, *third = second + 4 * stride;
-    for (int64_t k = 0; k < steps; k++) {
-        _mm_prefetch(ahead, _MM_HINT_T1);
-        _mm_prefetch(ahead + 64, _MM_HINT_T1);
-        const __m512i left = _mm512_loadu_si512(weight), right = _mm512_loadu_si512(weight + 64);
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++) {
-            const char *base = r < 4 ? first : r < 8 ? second : third;
-            const char *input = base + (r % 4 == 0 ? 0 : r % 4 == 1 ? stride : r % 4 == 2 ? 2 * stride : three);
-            sums[r][0] = Number<T>::add(sums[r][0], input, left);
-            sums[r][1] = Number<T>::add(sums[r][1], input, right);
-        }
-        weight += 2 * 64;
-        ahead += ahead_step;
-        first += 4, second += 4, third += 4;
-    }
-    for (int r = 0; r < ROWS; r++) {
-        _mm512_store_ps(to + r * COLUMNS, sums[r][0]);
-        _mm512_store_ps(to + r * COLUMNS + 16, sums[r][1]);
-    }
-}
-
 enum Destination { TO_FLOAT, ADD_TO_FLOAT, TO_NUMBER, GATE };
 
 template <typename T>
@@ -103,12 +69,6 @@ struct Product {
     T *numbers;
     int64_t to_stride, activation;
     const Linear &next;  // the product after this one: its first panel is fetched at the end
-
-    int64_t blocks() const {
-        const int64_t bytes = linear.inputs * static_cast<int64_t>(sizeof(T));
-        const int64_t most = std::max<int64_t>(1, BLOCK_BYTES / (bytes * TILE)) * TILE;
-        return (count + most - 1) / most;
-    }
 };
 
 // activation(gate) * up.
@@ -149,23 +109,21 @@ void finish(const Product<T> &p, int64_t row, int64_t rows, int64_t panel, const
 template <typename T>
 void multiply(Team &team, const Product<T> &p) {
     if (!p.count) return;
-    using Tile = void (*)(const char *, const char *, int64_t, int64_t, const char *, int64_t, float *);
-    static constexpr Tile TILES[TILE + 1] = {nullptr,    tile<T, 1>, tile<T, 2>, tile<T, 3>,  tile<T, 4>,  tile<T, 5>, tile<T, 6>,
-                                             tile<T, 7>, tile<T, 8>, tile<T, 9>, tile<T, 10>, tile<T, 11>, tile<T, 12>};
     const int64_t steps = p.linear.inputs / Number<T>::TOGETHER, panel_bytes = steps * COLUMNS * 4, panels = p.linear.panels;
-    const int64_t blocks = p.blocks(), block = (p.count + blocks - 1) / blocks;
-    alignas(64) float sums[TILE * COLUMNS];
+    PanelProduct<T> product(steps);
+    const int64_t most = product.most(), blocks = (p.count + product.block() - 1) / product.block(), block = (p.count + blocks - 1) / blocks;
+    alignas(64) float sums[MOST_ROWS * COLUMNS];
     team.share(blocks * panels, [&](int64_t piece, int64_t end) {
         const int64_t first = piece / panels * block, last = std::min(p.count, first + block), panel = piece % panels;
         const char *weight = p.linear.weight + panel * panel_bytes;
         const char *ahead = piece + 1 < end ? p.linear.weight + (piece + 1) % panels * panel_bytes
                                             : p.next.weight + team.begin_of(p.next.panels, team.thread) * p.next.inputs * COLUMNS * sizeof(T);
-        // Equal tiles: twelve rows and then one take longer than seven and six.
-        const int64_t tiles = (last - first + TILE - 1) / TILE, size = (last - first + tiles - 1) / tiles;
+        // Equal parts: twelve rows and then one take longer than seven and six.
+        const int64_t parts = (last - first + most - 1) / most, size = (last - first + parts - 1) / parts;
         for (int64_t row = first, i = 0; row < last; row += size, i++) {
             const int64_t rows = std::min(size, last - row);
             const char *from = reinterpret_cast<const char *>(p.rows + row * p.stride);
-            TILES[rows](weight, ahead + i * panel_bytes / tiles, COLUMNS * 4 / tiles, steps, from, p.stride * sizeof(T), sums);
+            product(weight, ahead + i * panel_bytes / parts, COLUMNS * 4 / parts, from, p.stride * sizeof(T), rows, sums);
             finish(p, row, rows, panel, sums);
         }
     });
