@@ -98,7 +98,11 @@ async def measure(contender: Contender, *, streams: int, requests: int, words: i
     rng = random.Random(seed)
     prompts = [prompt_of(rng, words) for _ in range(max(requests, streams))]
     into = Measured()
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=streams)) as client:
+    async with httpx.AsyncClient(
+        timeout=600, limits=httpx.Limits(max_connections=streams, max_keepalive_connections=streams)
+    ) as client:
+        # Connections are opened beforehand: the first one of a client costs more than a first token.
+        await asyncio.gather(*(client.get(f"{contender.url}/models") for _ in range(streams)))
         waiting = iter(prompts)
 
         async def stream() -> None:
@@ -215,7 +219,7 @@ def warm_up(contender: Contender, chosen: argparse.Namespace, most: int = 64) ->
 
 def measured(contender: Contender, streams: int, requests: int, chosen: argparse.Namespace) -> dict[str, Any]:
     common = {"words": chosen.words, "tokens": chosen.tokens}
-    row = asyncio.run(measure(contender, streams=streams, requests=requests * streams, seed=streams, **common))
+    row = asyncio.run(measure(contender, streams=streams, requests=max(4, requests * streams), seed=streams, **common))
     print(f"{contender.name}, {streams} streams: {row['tokens_per_second']:.0f} tokens/s", flush=True)
     return row
 
