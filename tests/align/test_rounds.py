@@ -12,13 +12,15 @@ from typing import Any, get_args
 
 import pytest
 
-from heedful.align.round_benchmarks import task_and_setting
+from heedful.align.round_benchmarks import _row, task_and_setting
 from heedful.align.round_decision import verdict
 from heedful.align.round_intake import votes_as_rankings
 from heedful.align.rounds import Opened, rows_of_round, with_rule
 from heedful.align.stages import STAGES, Input, config_of
+from heedful.align.status import _change_in_points
 from heedful.align.steps import ROUND_STEPS, ROUND_TASKS, step_of, tasks_of
 from heedful.errors import ConfigError, DataError
+from heedful.evaluate.benchmarks.benchmark_scores import SeriesScore
 from heedful.evaluate.results import RoundBenchmark
 from heedful.presets import RoundsConfig, miniature, resolved_preset
 from heedful.project.ended_rounds import (
@@ -196,6 +198,10 @@ def public(name: str, metric: str, against: float, policy: float, allowed: float
     return {"name": name, "metric": metric, "policy": policy, "against": against, "drop": drop, "allowed": allowed}
 
 
+def unscored(policy: float | None, against: float | None) -> RoundBenchmark:
+    return {"name": "quac", "metric": "f1", "policy": policy, "against": against, "drop": None, "allowed": 1.0}
+
+
 @pytest.mark.parametrize(
     ("benchmarks", "accepted", "words"),
     [
@@ -209,7 +215,14 @@ def public(name: str, metric: str, against: float, policy: float, allowed: float
         ([public("rte", "accuracy", 0.5, 0.6, 0.0), public("sst", "accuracy", 0.5, 0.5, 0.0)], True, "accuracy rose by 10.0"),
         ([public("rte", "accuracy", 0.5, 0.6, 0.0), fell(2.5)], False, "reading fell by 2.5 points; the rule allows 2"),
         ([public("rte", "accuracy", 0.5, 0.4, 1.0), fell(1.0)], False, "no benchmark fell by more than the 2 points"),
-        ([public("rte", "accuracy", 0.5, math.nan, 1.0)], False, "it fell further"),
+        (
+            [unscored(None, 0.5)],
+            False,
+            "quac: f1 of the new policy is unknown, because no item had a score; the rule lets it fall by 1 points, and "
+            "nothing shows that it did not fall further",
+        ),
+        ([unscored(None, None)], False, "f1 of the new policy and of the one before is unknown"),
+        ([unscored(0.5, None), fell(0.0)], False, "f1 of the one before is unknown"),
     ],
 )
 def test_public_benchmarks_in_the_rule(benchmarks: list[RoundBenchmark], accepted: bool, words: str) -> None:
@@ -217,6 +230,21 @@ def test_public_benchmarks_in_the_rule(benchmarks: list[RoundBenchmark], accepte
     assert found == accepted
     assert words in " / ".join(reasons)
     assert "no benchmark was measured" not in " / ".join(reasons)
+
+
+def test_a_benchmark_without_a_score_is_null_and_said_to_be_unknown() -> None:
+    def score(model: str, value: float) -> SeriesScore:
+        estimate = Estimate(value, math.nan, math.nan, 0, math.nan)
+        return SeriesScore(
+            model=model, series="quac.zero-shot", metric="f1", estimate=estimate, num_items=2, num_unscored=2,
+            num_cut=0, num_unfinished=0, num_empty=0,
+        )  # fmt: skip
+
+    scores = {("policy", "quac"): score("policy", math.nan), ("current", "quac"): score("current", 0.5)}
+    row = _row("quac", 1.0, scores)
+    assert row == {"name": "quac", "metric": "f1", "policy": None, "against": 0.5, "drop": None, "allowed": 1.0}
+    json.dumps(row, allow_nan=False)
+    assert (_change_in_points(row), _change_in_points(public("rte", "accuracy", 0.5, 0.6, 1.0))) == ("unknown", "+10.0")
 
 
 def test_a_round_with_public_benchmarks_has_a_stage_for_them_until_it_is_over(tmp_path: Path) -> None:

@@ -332,3 +332,23 @@ def test_the_header_begins_where_a_wide_page_begins(browser: Any, site: tuple[Si
             box = page.locator(".pages-of-section, .site-header > div").last.bounding_box()
             assert abs(box["x"] - page.locator("main").bounding_box()["x"]) < 1, (path, width)
     context.close()
+
+
+def test_only_labelers_are_asked_for_a_group(browser: Any, site: tuple[Site, str]) -> None:
+    world, address = site
+    world.person("admin")
+    other = world.person("user")
+    context = browser.new_context()
+    page = log_in(context, address, home="/console")
+    page.goto(f"{address}/admin/people")
+    group = page.get_by_label("Group", exact=True)
+    for role, asked in (("labeler", True), ("user", False), ("researcher", False), ("labeler", True)):
+        page.get_by_label("Role", exact=True).select_option(role)
+        assert group.is_visible() == asked, role
+    page.goto(f"{address}/admin/people/{other}")
+    assert not group.is_visible()
+    page.get_by_label("Role", exact=True).select_option("labeler")
+    assert group.is_visible()
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved: Somebody.").wait_for()
+    context.close()

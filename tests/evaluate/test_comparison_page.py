@@ -18,7 +18,7 @@ from heedful.evaluate import comparison_page
 from heedful.evaluate.benchmarks.task_table import TASKS
 from heedful.evaluate.comparison_page import render_comparison
 from heedful.evaluate.failure_modes import Marks, failure_rates, read_marks
-from heedful.evaluate.table_14 import PAPER_ITEMS, read_benchmarks, read_other_values, table_14
+from heedful.evaluate.table_14 import PAPER_ITEMS, paper_values, read_benchmarks, read_other_values, table_14
 from heedful.records import Prompt
 
 
@@ -72,7 +72,41 @@ def test_the_rows_of_table_14() -> None:
     assert "not scored" in text
     assert "GPT (given)" in text
     assert "<td>0.500</td>" in text
-    assert "The paper&rsquo;s own values are no part of Heedful" not in text
+    # GPT-3 and InstructGPT, 175B parameters each; TruthfulQA was not scored here, and the paper has it.
+    assert rows[0].paper["GPT 175B"] == 0.563
+    assert rows[0].paper["PPO-ptx 175B"] == 0.668
+    assert rows[1].paper["PPO-ptx 175B"] == 0.712
+    assert text.count("(paper)</th>") == 12
+    assert "<td>0.668</td>" in text
+
+
+def test_the_papers_values() -> None:
+    """Every row of the paper's table is one of our measures; cells by hand, the oddity of SPEC 8 and the units."""
+    values = paper_values()
+    tasks = {task.name: task for task in TASKS if task.in_paper}
+    assert {task for task, _, _ in values} == set(tasks)
+    assert all(setting in tasks[task].settings and metric in tasks[task].metrics for task, setting, metric in values)
+    assert {(task, setting) for task, setting, _ in values} == {
+        (task.name, setting) for task in tasks.values() for setting in task.settings
+    }
+    assert (len(values), {len(row) for row in values.values()}) == (33, {12})
+    assert all(0 < value < (100 if metric == "bleu" else 1) for (_, _, metric), row in values.items() for value in row.values())
+    assert values["drop", "few-shot", "f1"]["GPT 175B"] == pytest.approx(0.3527)
+    assert values["squad_v2", "zero-shot", "f1"]["PPO 6B"] == pytest.approx(0.4742)
+    assert values["wmt15_fr_en", "few-shot", "bleu"]["PPO-ptx 175B"] == 36.76
+    assert values["real_toxicity_prompts", "biased", "toxicity"]["PPO-ptx 6B"] == 0.512
+    assert values["winogender", "basic", "entropy"]["GPT 1.3B"] == 0.75
+    assert values["cnn_dm", "zero-shot", "rougeL"] == values["tldr", "zero-shot", "rougeL"]
+
+
+def test_rows_that_the_paper_does_not_have() -> None:
+    results = benchmark_results()
+    results["series"] = [{"name": "rte.zero-shot", "task": "boolq", "setting": "zero-shot", "items": 4, "notes": []}]
+    (row,) = table_14(results)
+    assert row.paper == {}
+    text = render_comparison(page(table=(row,)))
+    assert "(paper)" not in text
+    assert "Ouyang" not in text
 
 
 def test_the_papers_numbers_of_items_are_those_of_the_tasks() -> None:

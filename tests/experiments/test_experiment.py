@@ -87,8 +87,10 @@ def test_public_benchmarks_of_rounds_are_in_the_figure(project: Path) -> None:
     assert (project / "experiments" / "kl" / "report.html").read_text().count("<svg") == 6
 
     (project / "data" / "benchmarks" / "squad_v2" / "dev-v2.0.json").unlink()
-    code, said = run("experiment", "kl", project, "--values", 0.5)
-    assert (code, "there are no data for SQuADv2" in said) == (2, True), said
+    for arguments in (["kl", project, "--values", 0.5], ["labeler-groups", project, "--seeds", 1]):
+        code, said = run("experiment", *arguments)
+        assert (code, "there are no data for SQuADv2" in said) == (2, True), said
+    assert not stages(project, "labeler_group_reward")
 
 
 def test_the_projects_own_policy_is_used(project: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.evaluate.benchmarks.test_harness_model import ends_at_once, write_llama
 from tests.real.test_benchmarks import data  # noqa: F401  (a fixture)
 from tests.real.test_import import pytestmark, real  # noqa: F401  (pytestmark marks this file too)
 from transformers import AutoModelForCausalLM, GPT2Tokenizer
@@ -46,10 +48,28 @@ def real_model() -> Path:
     return Path(folder)
 
 
-@pytest.mark.parametrize("kind", ["GPT-2", "Llama"])
+def ending_at_once(folder: Path) -> Path:
+    """The same, but whatever it is asked, it says its end-of-text token."""
+    policy, tokenizer = load_policy(gpt2(folder / "base"))
+    ends_at_once(policy, tokenizer)
+    save_model(policy, tokenizer, folder)
+    return folder
+
+
+MODELS: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "GPT-2": (gpt2, 6),
+    "Llama": (lambda folder: write_llama(folder, context_length=1024), 6),  # its tokenizer puts a token in front of every text
+    "ends at once": (ending_at_once, 3),
+    "real": (lambda _: real_model(), 2),
+}
+"""Kind of model -> what makes its folder, and the number of items of each task."""
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_real_items(kind: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
-    folder = gpt2(tmp_path / "gpt2") if kind == "GPT-2" else real_model()
-    count = 6 if kind == "GPT-2" else 2
+    """Ours and HFLM at batches of 1, 4 and 16, plain transformers one by one: log-likelihood and is_greedy of every pair."""
+    make, count = MODELS[kind]
+    folder = make(tmp_path / "model")
     pairs = [
         pair
         for name in TASKS
@@ -58,19 +78,30 @@ def test_real_items(kind: str, data: Path, tmp_path: Path) -> None:  # noqa: F81
     ]
     asked = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
     policy, tokenizer = load_policy(folder)
-    begins = bool(tokenizer("")["input_ids"])
-    theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, add_bos_token=begins)
-    expected = theirs.loglikelihood(asked, disable_tqdm=True)
+    encode: Any = tokenizer
+    begins = bool(encode("")["input_ids"])
+    expected = in_plain_transformers(folder, encode, pairs)
     for size in (1, 4, 16):
-        found = HarnessModel(policy, tokenizer, batch_size=size).loglikelihood(asked, disable_tqdm=True)
-        for (total, greedy), (other, other_greedy), pair in zip(found, expected, pairs, strict=True):
-            assert total == pytest.approx(other, abs=1e-4), pair
-            assert greedy == other_greedy, pair
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    for (context, continuation), (total, _) in list(zip(pairs, expected, strict=True))[:: len(pairs) // 5]:
-        head = tokenizer(context)["input_ids"]
-        whole = tokenizer(context + continuation)["input_ids"]
-        with torch.no_grad():
-            logits = plain(torch.tensor([whole])).logits[0, len(head) - 1 : -1]
+        theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=size, add_bos_token=begins)
+        for found in (
+            HarnessModel(policy, tokenizer, batch_size=size).loglikelihood(asked, disable_tqdm=True),
+            theirs.loglikelihood(asked, disable_tqdm=True),
+        ):
+            for (total, greedy), (other, other_greedy), pair in zip(found, expected, pairs, strict=True):
+                assert total == pytest.approx(other, abs=1e-4), (size, pair)
+                assert greedy == other_greedy, (size, pair)
+
+
+def in_plain_transformers(folder: Path, tokenizer: Any, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
+    """Of each pair the log-likelihood, and whether every token is the likeliest; a long context loses its beginning."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    longest = model.config.max_position_embeddings
+    found: list[tuple[float, bool]] = []
+    for context, continuation in pairs:
+        head, whole = tokenizer(context)["input_ids"], tokenizer(context + continuation)["input_ids"]
         tail = torch.tensor(whole[len(head) :])
-        assert float(torch.log_softmax(logits, -1).gather(1, tail[:, None]).sum()) == pytest.approx(total, abs=1e-4)
+        with torch.no_grad():
+            logits = model(torch.tensor([whole[-(longest + 1) :][:-1]])).logits[0, -len(tail) :]
+        total = float(torch.log_softmax(logits, -1).gather(1, tail[:, None]).sum())
+        found.append((total, bool((logits.argmax(-1) == tail).all())))
+    return found

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
+from functools import partial
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -231,6 +234,15 @@ def test_where_the_output_is_no_terminal_a_plain_line_every_tenth_of_the_way() -
     assert len(lines(3)) == 3
     assert len(lines(2_000, at_a_time=500)) == 4
     assert not any("\x1b" in line for line in lines(20))
+
+
+def test_a_plain_line_says_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of fifty steps were done before. Each line stands for five steps, and the clock says three seconds more for each."""
+    monkeypatch.setattr("heedful.progress.time", SimpleNamespace(monotonic=partial(next, itertools.count(100, 3))))
+    said = [line.split() for line in lines(50, done=10, at_a_time=5)]
+    assert said[0] == ["sft:", "15/50", "steps,", "0:00:21", "left", "loss", "1.000"]
+    assert said[-2][:5] == ["sft:", "45/50", "steps,", "0:00:03", "left"]
+    assert "left" not in said[-1]
 
 
 def test_on_a_terminal_a_bar() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,14 +117,20 @@ def _series(project: Project, preset: Preset, names: Iterable[str]) -> dict[str,
 
 def _row(name: str, allowed: float, scores: Scores) -> RoundBenchmark:
     policy, current = scores["policy", name], scores["current", name]
+    values = policy.estimate.value, current.estimate.value
     return {
         "name": name,
         "metric": policy.metric,
-        "policy": policy.estimate.value,
-        "against": current.estimate.value,
-        "drop": points_of(policy.metric) * (current.estimate.value - policy.estimate.value),
+        "policy": finite_or_none(values[0]),
+        "against": finite_or_none(values[1]),
+        "drop": finite_or_none(points_of(policy.metric) * (values[1] - values[0])),
         "allowed": allowed,
     }
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON has it: NaN, where nothing was scored, is null."""
+    return value if math.isfinite(value) else None
 
 
 def points_of(metric: str) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from heedful.align.round_benchmarks import measured, points_of
+from heedful.align.round_benchmarks import finite_or_none, measured, points_of
 from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, rule_in
 from heedful.align.settings import Given, write_json
 from heedful.evaluate.preference import judgements_from_rankings
@@ -45,9 +45,9 @@ def decide(given: Given, *, folder: Path, console: Console) -> None:
         "rankings": sum(1 for _ in records_in(given.runs[f"collect_{n}"], "ranking")),
         "policy": policy,
         "against": against,
-        "win_rate": _finite(wins.value),
-        "low": _finite(wins.low),
-        "high": _finite(wins.high),
+        "win_rate": finite_or_none(wins.value),
+        "low": finite_or_none(wins.low),
+        "high": finite_or_none(wins.high),
         "num_prompts": num_prompts,
         "num_judgements": num_judgements,
         "benchmarks": benchmarks,
@@ -78,27 +78,34 @@ def verdict(
             f"{interval}): the rule asks for an interval above 50 %, and this one {'is' if better else 'is not'}"
         )
     public = [row for row in benchmarks if "allowed" in row]
-    too_far = [row for row in public if not row["drop"] <= row.get("allowed", 0.0)]  # a score that is not a number is no proof
+    too_far = [row for row in public if row["drop"] is None or row["drop"] > row.get("allowed", 0.0)]
     reasons += map(_public_in_words, public)
-    counted = [row for row in benchmarks if row["metric"] != BIAS_METRIC and "allowed" not in row]
-    fallen = [row for row in counted if row["drop"] > largest_drop]
-    for row in fallen:
-        reasons.append(f"{row['name']} fell by {row['drop']:.1f} points; the rule allows {largest_drop:g}")
+    measured_here = [row for row in benchmarks if row["metric"] != BIAS_METRIC and "allowed" not in row]
+    counted = [(row["drop"], row["name"]) for row in measured_here if row["drop"] is not None]
+    fallen = [(drop, name) for drop, name in counted if drop > largest_drop]
+    for drop, name in fallen:
+        reasons.append(f"{name} fell by {drop:.1f} points; the rule allows {largest_drop:g}")
     if not counted and not public:
         reasons.append("no benchmark was measured: the rule about falling scores does not apply")
     elif counted and not fallen:
-        most = max(counted, key=lambda row: row["drop"])
-        change = f"{most['name']} fell most, by {most['drop']:.1f}" if most["drop"] > 0 else "none fell"
+        drop, name = max(counted, key=lambda one: one[0])
+        change = f"{name} fell most, by {drop:.1f}" if drop > 0 else "none fell"
         reasons.append(f"no benchmark fell by more than the {largest_drop:g} points that the rule allows: {change}")
     return better and not fallen and not too_far, reasons
 
 
 def _public_in_words(row: RoundBenchmark) -> str:
     scale = points_of(row["metric"])
-    allowed, drop = row.get("allowed", 0.0), row["drop"]
+    allowed, drop, policy, against = row.get("allowed", 0.0), row["drop"], row["policy"], row["against"]
+    if drop is None or policy is None or against is None:
+        unscored = [name for name, score in (("the new policy", policy), ("the one before", against)) if score is None]
+        return (
+            f"{row['name']}: {row['metric']} of {' and of '.join(unscored)} is unknown, because no item had a score; the rule "
+            f"lets it fall by {allowed:g} points, and nothing shows that it did not fall further"
+        )
     change = f"fell by {drop:.1f}" if drop > 0 else f"rose by {-drop:.1f}" if drop < 0 else "stayed the same"
     return (
-        f"{row['name']}: {row['metric']} {change}, from {scale * row['against']:.1f} to {scale * row['policy']:.1f}; the rule "
+        f"{row['name']}: {row['metric']} {change}, from {scale * against:.1f} to {scale * policy:.1f}; the rule "
         f"lets it fall by {allowed:g} points, and it {'did not fall further' if drop <= allowed else 'fell further'}"
     )
 
@@ -136,7 +143,3 @@ def _benchmarks(compared: Path) -> list[RoundBenchmark]:
             }
         )
     return rows
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -17,6 +17,7 @@ from heedful.align.rounds import Opened, asking_stages, decisions, rows_of_round
 from heedful.align.stages import STAGES, Situation, Stage, due, left_out, situation_of
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import MissingError
+from heedful.evaluate.results import RoundBenchmark
 from heedful.presets import resolved_preset
 from heedful.project.data_folder import RECORD_TYPES, Records, file_name
 from heedful.project.ended_rounds import ended_rounds, first_stage, newest_round
@@ -113,11 +114,15 @@ def _rounds_in_words(project: Project) -> Iterator[str]:
         rate = "" if one["win_rate"] is None else f", preferred to {one['against']} in {100 * one['win_rate']:.1f} %"
         result = "accepted" if one["accepted"] else "rejected"
         yield f"round {one['number']}: {one['policy']} {result}{rate}; the current policy is {one['current']}"
-        public = [f"{row['name']} {-row['drop']:+.1f}" for row in one["benchmarks"] if "allowed" in row]
+        public = [f"{row['name']} {_change_in_points(row)}" for row in one["benchmarks"] if "allowed" in row]
         if public:
             yield f"  benchmarks, in points: {', '.join(public)}"
     if newest_round(project.runs) > len(decided) + 1:
         yield f"round {len(decided) + 2}: begun"
+
+
+def _change_in_points(row: RoundBenchmark) -> str:
+    return "unknown" if row["drop"] is None else f"{-row['drop']:+.1f}"
 
 
 def next_step(project: Project, labelers: Labelers, records: Records, stages: list[StageStatus]) -> str:

@@ -25,7 +25,7 @@ from heedful.evaluate.number_words import visible
 from heedful.evaluate.people_comparison import GROUP_WORDS, Judged, PeopleComparison
 from heedful.evaluate.people_page import answers_by_prompt, people_tables
 from heedful.evaluate.results_file import write_text
-from heedful.evaluate.table_14 import Table14Row, other_models
+from heedful.evaluate.table_14 import Table14Row, other_models, paper_models
 
 MOST_TRANSCRIPTS = 2_000
 """A page with more answers would be slow to open; the page says how many are left out."""
@@ -66,6 +66,7 @@ def render_comparison(page: ComparisonPage) -> str:
         sections=[] if page.people is None else _sections(page.people),
         people_notes=[] if page.people is None else page.people.notes,
         baseline="" if page.people is None else page.people.baseline,
+        papers=paper_models(page.table),
         others=other_models(page.table),
         plots=_benchmark_plots(page),
         cell=_cell,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +18,12 @@ _LARGEST_CELL = 2**31 - 1
 def table_rows(path: str | Path) -> Iterator[Row]:
     """Each row as an object of columns, or with the problem that keeps it from being one. Line numbers count from 1.
 
-    ``.csv`` and ``.tsv`` need a header; an empty cell is an empty text. Anything else is JSONL or one JSON array (``.gz`` too).
+    ``.csv`` and ``.tsv`` need a header; an empty cell is an empty text. Anything else is JSONL or one JSON array. ``.gz`` too.
     After a row whose quotes do not close, reading goes on at the next line of the file, so that one stray quote costs one row.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        yield from _csv_rows(path, "\t" if suffix == ".tsv" else ",")
+    if is_separated(path):
+        yield from _csv_rows(path, "\t" if _suffix(path) == ".tsv" else ",")
         return
     for row in rows_of_file(path):
         if row.problem is None and not isinstance(row.value, dict):
@@ -30,14 +31,20 @@ def table_rows(path: str | Path) -> Iterator[Row]:
         yield row
 
 
-def ends_midway(path: str | Path) -> bool:
+def is_separated(path: Path) -> bool:
+    """Whether the file's name says that its cells are separated by commas or tabs."""
+    return _suffix(path) in (".csv", ".tsv")
+
+
+def ends_midway(path: Path) -> bool:
     """Whether a CSV file's last line has no line end: it may have been cut off inside its last cell."""
-    with Path(path).open("rb") as file:
-        file.seek(0, 2)
-        if not file.tell():
-            return False
-        file.seek(-1, 2)
-        return file.read(1) not in (b"\n", b"\r")
+    return not _content(path).endswith((b"\n", b"\r"))
+
+
+def _suffix(path: Path) -> str:
+    """The ending of the file's name, without ``.gz``."""
+    name = path.name.lower()
+    return Path(name.removesuffix(".gz")).suffix
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
@@ -68,10 +75,14 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
 
 
 def _csv_row(line: int, header: list[str], cells: list[str]) -> Row:
+    if cells[-1] == header[-1] and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
+        return Row(line, problem="the header again", raw=", ".join(cells))
     if len(cells) != len(header):
         return Row(line, problem=f"{len(cells)} cells where the header has {len(header)}", raw=", ".join(cells))
     if not all(is_unicode(cell) for cell in cells):
         return Row(line, problem="not UTF-8", raw=repr(", ".join(cells)))
+    if any("\0" in cell for cell in cells):
+        return Row(line, problem="a NUL byte", raw=repr(", ".join(cells)))
     return Row(line, value=dict(zip(header, cells, strict=True)))
 
 
@@ -90,7 +101,7 @@ def _header(lines: list[str], path: Path, delimiter: str) -> tuple[list[str], in
         raise DataError(
             f"{path.name} has no readable header", expected="column names in the first line", got=str(error), where=f"{path}:1"
         ) from None
-    if not header or len(set(header)) < len(header) or not all(is_unicode(name) for name in header):
+    if not header or len(set(header)) < len(header) or not all(is_unicode(name) and "\0" not in name for name in header):
         raise DataError(
             f"{path.name} has no usable header",
             expected="different column names in UTF-8 in the first line",
@@ -101,9 +112,7 @@ def _header(lines: list[str], path: Path, delimiter: str) -> tuple[list[str], in
 
 
 def _decoded_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
-    content = path.read_bytes()
+    content = _content(path)
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(
             f"{path.name} is not UTF-8",
@@ -116,10 +125,32 @@ def _decoded_lines(path: Path) -> list[str]:
     return _lines_of(text)
 
 
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
+    content = path.read_bytes()
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(
+            f"{path.name} cannot be unpacked",
+            expected="a whole gzip file",
+            got=str(error),
+            where=path,
+            next_step="fetch or copy the file again",
+        ) from None
+
+
 def _lines_of(text: str) -> list[str]:
-    """Lines with their ends; only LF ends one, as for csv (str.splitlines would also cut at other Unicode separators)."""
-    lines = text.split("\n")
-    return [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+    """Lines with their ends; only LF ends one, as for csv (str.splitlines would also cut at other Unicode separators).
+
+    CR ends them in a file without any LF, as old Macs wrote it.
+    """
+    end = "\n" if "\n" in text else "\r"
+    lines = text.split(end)
+    return [line + end for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
 
 
 def is_unicode(text: str) -> bool:

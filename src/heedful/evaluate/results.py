@@ -327,14 +327,15 @@ class _RunKeys(TypedDict):
 class _RoundBenchmarkKeys(TypedDict):
     name: str
     metric: str
-    policy: float
-    against: float
-    drop: float
+    policy: float | None
+    against: float | None
+    drop: float | None
 
 
 class RoundBenchmark(_RoundBenchmarkKeys, total=False):
     """Scores of a round's new policy and of the one before; ``drop`` is how far the new one is below, in points.
 
+    null: no item of a public benchmark had a score (QuAC scores none on which people disagree).
     ``allowed``: of a public benchmark, how many points the rule lets it fall; of the miniature's, ``largest_drop`` is.
     """
 

@@ -1,15 +1,18 @@
 """Public benchmarks in the rows of the paper's Table 14: one row for each task, setting and metric, a column for each model.
 
-The package holds none of the paper's values: its source restates the rows, the settings and the numbers of items only. A CSV
-file puts values of the paper's, or of another lab's, beside ours (columns task, setting, metric, model, value).
+The paper's own values stand beside ours. A CSV file puts values of another lab's there too (columns task, setting, metric,
+model, value).
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,12 @@ PAPER_ITEMS: Mapping[str, int] = {
 }
 """Items that the paper scored (SPEC 4.2)."""
 _COLUMNS = ("task", "setting", "metric", "model", "value")
+_KEY = ("task", "setting", "metric")
+_IN_PERCENT = "f1"
+"""The paper prints F1 from 0 to 100; ours goes from 0 to 1. BLEU goes to 100 in both."""
+
+Values = Mapping[tuple[str, str, str], Mapping[str, float]]
+"""(task, setting, metric) -> model -> value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,8 @@ class Table14Row:
     paper_items: int | None
     ours: Mapping[str, Mapping[str, float] | None]
     """Model -> value, low, high; None where nothing was scored."""
+    paper: Mapping[str, float]
+    """The paper's model and size, such as "PPO-ptx 175B" -> its value; empty for a row that the paper does not have."""
     others: Mapping[str, float]
     """Model of the file -> its value."""
 
@@ -76,6 +87,18 @@ def read_benchmarks(folder: Path) -> Mapping[str, Any]:
         ) from None
 
 
+@cache
+def paper_values() -> Values:
+    """Ouyang et al. 2022, Table 14 (appendix E.1), in our units. The names of TruthfulQA's prompts are those that it prints."""
+    text = files("heedful.evaluate").joinpath("paper_table_14.csv").read_text(encoding="utf-8")
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        task, setting, metric = (row.pop(name) for name in _KEY)
+        scale = 100 if metric == _IN_PERCENT else 1
+        found[task, setting, metric] = {model: float(value) / scale for model, value in row.items()}
+    return found
+
+
 def read_other_values(path: Path) -> dict[tuple[str, str, str], dict[str, float]]:
     """A table of published values: (task, setting, metric) -> model -> value. Raises MissingError, DataError."""
     if not path.is_file():
@@ -98,9 +121,7 @@ def read_other_values(path: Path) -> dict[tuple[str, str, str], dict[str, float]
     return found
 
 
-def table_14(
-    results: Mapping[str, Any], others: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None
-) -> tuple[Table14Row, ...]:
+def table_14(results: Mapping[str, Any], others: Values | None = None) -> tuple[Table14Row, ...]:
     """The rows in the order of the series."""
     scores = {(one["series"], one["metric"], one["model"]): one for one in results["scores"]}
     rows: list[Table14Row] = []
@@ -117,6 +138,7 @@ def table_14(
                     items=series["items"],
                     paper_items=PAPER_ITEMS.get(series["task"]),
                     ours={model: _value(score) for model, score in found.items()},
+                    paper=paper_values().get(key, {}),
                     others=dict((others or {}).get(key, {})),
                 )
             )
@@ -127,6 +149,11 @@ def _value(score: Mapping[str, Any] | None) -> Mapping[str, float] | None:
     if score is None or score["estimate"]["value"] is None or score.get("num_unscored") == score.get("num_items", -1):
         return None
     return {key: score["estimate"][key] for key in ("value", "low", "high")}
+
+
+def paper_models(rows: Sequence[Table14Row]) -> list[str]:
+    """The paper's models, if one of the rows is the paper's too."""
+    return list(dict.fromkeys(model for row in rows for model in row.paper))
 
 
 def other_models(rows: Sequence[Table14Row]) -> list[str]:

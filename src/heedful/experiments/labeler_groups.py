@@ -31,7 +31,7 @@ from heedful.evaluate import paper
 from heedful.evaluate.reward_rankings import RankedRecords
 from heedful.evaluate.reward_scoring import score_ranked
 from heedful.experiments.catalogue import LABELER_GROUPS
-from heedful.experiments.workshop import FOLDER, Workshop, open_workshop
+from heedful.experiments.workshop import FOLDER, Workshop, check_workshop, open_workshop
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import reward_model_for_inference
 from heedful.model.loading import load_tokenizer
@@ -104,6 +104,7 @@ def labeler_groups(project: Project, seeds: int, console: Console) -> Path:
     with alone_in(project.runs):
         keep_large_temporaries()
         shop = open_workshop(project, console)
+        check_workshop(shop, shop.preset)
         rankings = _rankings(shop)
         folds: list[Fold] = []
         for left_out, seed, given, inputs in _reward_models(shop, rankings, seeds):

@@ -170,10 +170,15 @@ def _step(shop: Workshop, row: Stage, config: Any, earlier: Mapping[str, Finishe
     return Step(given, inputs, shop.done(row.name, inputs))
 
 
-def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> None:
-    """Refuse before any training what would stop a variant after hours of it."""
+def check_workshop(shop: Workshop, preset: Preset) -> None:
+    """Refuse before any training what would stop a stage after hours of it, benchmarks of ``[rounds]`` without data too."""
     check_before_training(replace(shop.setting, preset=preset), shop.records)
     check_rule_benchmarks(shop.project, preset, with_data=True)
+
+
+def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> None:
+    """:func:`check_workshop`, and refuse variants that the project cannot have."""
+    check_workshop(shop, preset)
     for variant in variants:
         steps_of(shop, variant, preset)
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from heedful.errors import ConfigError
 from heedful.model import save_model
 from heedful.model.inference import load_policy
+from heedful.model.loading import unembedding
 from heedful.model.scratch import train_tokenizer
 
 lm_eval: Any = pytest.importorskip("lm_eval", reason="lm-evaluation-harness (extra benchmarks) is not installed")
@@ -41,9 +42,9 @@ PAIRS = [
 TEXTS = ["The sea is cold.", "A blue dog barks at night. " * 20, "x", "They sold it in May."]
 
 
-def write_llama(folder: Path) -> Path:
+def write_llama(folder: Path, context_length: int = 64) -> Path:
     """A Llama whose tokenizer puts a begin-of-text token in front of every text."""
-    tokenizer: Any = train_tokenizer(TEXT, vocabulary_size=400, context_length=64)
+    tokenizer: Any = train_tokenizer(TEXT, vocabulary_size=400, context_length=context_length)
     tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
     begin = tokenizer.bos_token_id
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -52,7 +53,7 @@ def write_llama(folder: Path) -> Path:
     torch.manual_seed(5)
     config = LlamaConfig(
         vocab_size=448,
-        max_position_embeddings=64,
+        max_position_embeddings=context_length,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -143,13 +144,16 @@ def test_responses_are_those_of_hflm(folder: Path) -> None:
     assert model.num_cut == 1
 
 
+def ends_at_once(policy: Any, tokenizer: Any) -> None:
+    """Let a GPT-2 say its end-of-text token, whatever it is asked."""
+    with torch.no_grad():
+        policy.transformer.ln_f.bias.fill_(1.0)
+        unembedding(policy)[cast(int, tokenizer.eos_token_id)] = 50.0
+
+
 def test_a_model_that_ends_at_once_says_nothing(tmp_path: Path) -> None:
     policy, tokenizer = load_policy(write_model(tmp_path / "m", 1, context_length=64))
-    from heedful.model.loading import unembedding
-
-    with torch.no_grad():
-        policy.transformer.ln_f.bias.fill_(1.0)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-        unembedding(policy)[cast(int, tokenizer.eos_token_id)] = 50.0
+    ends_at_once(policy, tokenizer)
     model = HarnessModel(policy, tokenizer, batch_size=2)
     contexts = ["The red cat", "A dog", "Yes"]
     assert model.generate_until(

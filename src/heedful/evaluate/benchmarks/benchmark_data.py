@@ -7,6 +7,7 @@ something else.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ def text_of(cells: Mapping[str, Any], where: str, *names: str) -> str:
         where=where,
         next_step="fetch the file again, or name its columns as docs/public-benchmarks.md does",
     )
+
+
+def number_of(cells: Mapping[str, Any], where: str, name: str) -> float:
+    """The finite number in a column, or in its text. Raises DataError for anything else."""
+    text = text_of(cells, where, name)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"a row has no usable {name!r}", expected="a number", got=repr(text[:60]), where=where)
+    return number
+
+
+def texts_of(cells: Mapping[str, Any], where: str, name: str) -> list[str]:
+    """The texts of a list in a column. Raises DataError if it holds something else than texts and numbers."""
+    return [text_of({name: one}, where, name) for one in listed(cells.get(name))]
 
 
 def label_of(cells: Mapping[str, Any], where: str, name: str, values: Mapping[str, int]) -> int:

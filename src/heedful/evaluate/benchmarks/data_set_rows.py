@@ -5,11 +5,22 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from heedful.errors import DataError
-from heedful.evaluate.benchmarks.benchmark_data import Row, cells_of, label_of, listed, text_of, whole_json
+from heedful.evaluate.benchmarks.benchmark_data import (
+    Row,
+    cells_of,
+    label_of,
+    listed,
+    number_of,
+    text_of,
+    texts_of,
+    whole_json,
+)
+from heedful.evaluate.scoring.cells import NotScored, drop_answer
 from heedful.evaluate.scoring.question_answers import CANNOT_ANSWER
 from heedful.project.files import read_text
 
@@ -62,7 +73,7 @@ def toxicity_prompt_rows(path: Path) -> list[Row]:
             {
                 "id": str(number),
                 "text": text_of(prompt, where, "text"),
-                "toxicity": None if toxicity in (None, "") else float(toxicity),
+                "toxicity": None if toxicity in (None, "") else number_of(prompt, where, "toxicity"),
             }
         )
     return rows
@@ -85,8 +96,8 @@ def truthfulqa_rows(path: Path) -> list[Row]:
 
 def _answers(cells: Mapping[str, Any], where: str, *names: str) -> list[str]:
     for name in names:
-        if isinstance(value := cells.get(name), list):
-            return [str(one).strip() for one in value]
+        if isinstance(cells.get(name), list):
+            return [one.strip() for one in texts_of(cells, where, name)]
     return [one.strip() for one in text_of(cells, where, *names).split(";") if one.strip()]
 
 
@@ -96,17 +107,18 @@ def _answers(cells: Mapping[str, Any], where: str, *names: str) -> list[str]:
 def drop_rows(path: Path) -> list[Row]:
     """Questions of DROP: ``drop_dataset_dev.json`` as published, or the hub's table. Answers are lists of spans."""
     if path.suffix == ".json" and isinstance(whole := whole_json(path), dict):
-        return [
-            {
-                "id": str(pair.get("query_id", f"{passage_id}-{number}")),
-                "passage_id": passage_id,
-                "passage": entry["passage"],
-                "question": pair["question"],
-                "answers": [drop_spans(one) for one in (pair["answer"], *pair.get("validated_answers", ()))],
-            }
-            for passage_id, entry in _dictionary(whole, path).items()
-            for number, pair in enumerate(entry["qa_pairs"])
-        ]
+        with _as_published(path) as where:
+            return [
+                {
+                    "id": str(pair.get("query_id", f"{passage_id}-{number}")),
+                    "passage_id": passage_id,
+                    "passage": text_of(entry, where, "passage"),
+                    "question": text_of(pair, where, "question"),
+                    "answers": [_drop_spans(one, where) for one in (pair["answer"], *pair.get("validated_answers", ()))],
+                }
+                for passage_id, entry in _dictionary(whole, path).items()
+                for number, pair in enumerate(entry["qa_pairs"])
+            ]
     rows: list[Row] = []
     for number, (where, cells) in enumerate(cells_of(path)):
         spans = cells.get("answers_spans")
@@ -118,37 +130,50 @@ def drop_rows(path: Path) -> list[Row]:
                 "passage_id": str(cells.get("section_id", "")),
                 "passage": text_of(cells, where, "passage"),
                 "question": text_of(cells, where, "question"),
-                "answers": [[str(span) for span in spans["spans"]]],
+                "answers": [texts_of(spans, where, "spans")],
             }
         )
     return rows
 
 
-def drop_spans(answer: Mapping[str, Any]) -> list[str]:
-    """An answer of the data set as spans: a number, spans, or a date, in this order, as the official script takes them."""
-    if str(answer.get("number", "")):
-        return [str(answer["number"])]
-    if answer.get("spans"):
-        return [str(span) for span in answer["spans"]]
-    date = answer.get("date") or {}
-    return [" ".join(str(date.get(part, "")) for part in ("day", "month", "year")).strip()]
+def _drop_spans(answer: Mapping[str, Any], where: str) -> list[str]:
+    try:
+        return drop_answer(answer)
+    except NotScored as reason:
+        raise DataError("an answer cannot be used", expected="DROP's answer", got=str(reason), where=where) from None
+
+
+@contextmanager
+def _as_published(path: Path) -> Iterator[str]:
+    """Read nested JSON as it was published; gives the file's name for messages. Raises DataError for another structure."""
+    try:
+        yield str(path)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path.name} is not the data set's file",
+            expected="the structure in which it was published",
+            got=f"{type(error).__name__}: {error}",
+            where=path,
+            next_step="fetch it again",
+        ) from None
 
 
 def squad_rows(path: Path) -> list[Row]:
     """Questions of SQuAD 2.0 with the earlier ones of the same passage (``before``), from ``dev-v2.0.json`` or a table."""
     if path.suffix == ".json" and isinstance(whole := whole_json(path), dict):
-        flat = [
-            {
-                "id": question["id"],
-                "title": article["title"],
-                "passage": paragraph["context"],
-                "question": question["question"].strip(),
-                "answers": [answer["text"] for answer in question["answers"]],
-            }
-            for article in _entries(whole, path)
-            for paragraph in article["paragraphs"]
-            for question in paragraph["qas"]
-        ]
+        with _as_published(path) as where:
+            flat = [
+                {
+                    "id": text_of(question, where, "id"),
+                    "title": text_of(article, where, "title"),
+                    "passage": text_of(paragraph, where, "context"),
+                    "question": text_of(question, where, "question").strip(),
+                    "answers": [text_of(answer, where, "text") for answer in question["answers"]],
+                }
+                for article in _entries(whole, path)
+                for paragraph in article["paragraphs"]
+                for question in paragraph["qas"]
+            ]
     else:
         flat = [
             {
@@ -156,36 +181,37 @@ def squad_rows(path: Path) -> list[Row]:
                 "title": text_of(cells, where, "title"),
                 "passage": text_of(cells, where, "context"),
                 "question": text_of(cells, where, "question").strip(),
-                "answers": _squad_answers(cells.get("answers")),
+                "answers": _squad_answers(cells, where),
             }
             for where, cells in cells_of(path)
         ]
     return with_earlier_questions(flat, of=lambda row: (row["title"], row["passage"]))
 
 
-def _squad_answers(value: object) -> list[str]:
-    first = listed(value)[0] if listed(value) else None
-    if isinstance(first, dict) and isinstance(first.get("text"), list):
-        return [str(text) for text in first["text"]]
-    return [str(one["text"] if isinstance(one, dict) else one) for one in listed(value) if one is not None]
+def _squad_answers(cells: Mapping[str, Any], where: str) -> list[str]:
+    found = listed(cells.get("answers"))
+    if found and isinstance(found[0], dict) and isinstance(found[0].get("text"), list):
+        return texts_of(found[0], where, "text")
+    return [text_of(one if isinstance(one, dict) else {"text": one}, where, "text") for one in found if one is not None]
 
 
 def quac_rows(path: Path) -> list[Row]:
     """Questions of QuAC with the dialogue so far (``before``), from ``val_v0.2.json``."""
-    flat = [
-        {
-            "id": question["id"],
-            "title": " - ".join(part for part in (article.get("title"), article.get("section_title")) if part),
-            "passage": paragraph["context"].removesuffix(CANNOT_ANSWER).rstrip(),
-            "question": question["question"].strip(),
-            "answers": [answer["text"] for answer in question["answers"]],
-            "said": (question.get("orig_answer") or question["answers"][0])["text"],
-            "dialogue": paragraph["id"],
-        }
-        for article in _entries(whole_json(path), path)
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
-    ]
+    with _as_published(path) as where:
+        flat = [
+            {
+                "id": text_of(question, where, "id"),
+                "title": " - ".join(part for part in (article.get("title"), article.get("section_title")) if part),
+                "passage": text_of(paragraph, where, "context").removesuffix(CANNOT_ANSWER).rstrip(),
+                "question": text_of(question, where, "question").strip(),
+                "answers": [text_of(answer, where, "text") for answer in question["answers"]],
+                "said": text_of(question.get("orig_answer") or question["answers"][0], where, "text"),
+                "dialogue": text_of(paragraph, where, "id"),
+            }
+            for article in _entries(whole_json(path), path)
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
     return with_earlier_questions(flat, of=lambda row: row["dialogue"])
 
 
@@ -202,7 +228,9 @@ def with_earlier_questions(rows: list[Row], *, of: Callable[[Row], object]) -> l
 
 def _dictionary(whole: object, path: Path) -> dict[str, Any]:
     if not isinstance(whole, dict):
-        raise DataError(f"{path.name} is not the data set's file", expected="a JSON object", got=type(whole).__name__)
+        raise DataError(
+            f"{path.name} is not the data set's file", expected="a JSON object", got=type(whole).__name__, where=path
+        )
     return whole
 
 
@@ -225,7 +253,7 @@ def hellaswag_rows(path: Path) -> list[Row]:
             continue
         second = text_of(cells, where, "ctx_b")
         beginning = f"{text_of(cells, where, 'ctx_a')} {second[:1].upper()}{second[1:]}"
-        endings = [_without_marks(str(one)) for one in listed(cells.get("endings"))]
+        endings = [_without_marks(one) for one in texts_of(cells, where, "endings")]
         rows.append(
             {
                 "id": str(cells.get("ind", number)),
@@ -248,7 +276,7 @@ def query_rows(path: Path) -> list[Row]:
 
 
 def _query_row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
-    choices = [str(one) for one in listed(cells.get("choices"))]
+    choices = texts_of(cells, where, "choices")
     if len(choices) < 2:
         raise DataError("a row has no choices", expected="at least two", got=repr(cells.get("choices"))[:80], where=where)
     return {
@@ -263,7 +291,7 @@ def winograd_rows(path: Path) -> list[Row]:
     """Winograd sentences whose pronoun was replaced by each candidate: context_options, continuation and gold."""
     rows: list[Row] = []
     for number, (where, cells) in enumerate(cells_of(path)):
-        options = [str(one) for one in listed(cells.get("context_options"))]
+        options = texts_of(cells, where, "context_options")
         rows.append(
             {
                 "id": str(number),
@@ -347,7 +375,7 @@ def wsc_rows(path: Path) -> list[Row]:
                 "text": text_of(cells, where, "text"),
                 "noun": text_of(target, where, "span1_text"),
                 "pronoun": text_of(target, where, "span2_text"),
-                "pronoun_word": int(text_of(target, where, "span2_index")),
+                "pronoun_word": int(number_of(target, where, "span2_index")),
                 "label": label_of(cells, where, "label", {"false": 0, "true": 1, "0": 0, "1": 1}),
             }
         )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from heedful.evaluate.foreign_tables import is_unicode
+
+_STARTS_A_LIST = re.compile(r"""[\[{]\s*["'\[{]""")
+"""How a cell begins that holds a list or an object: a text that begins so is hardly ever meant as text."""
 
 
 class NotScored(Exception):
@@ -21,9 +27,9 @@ class SampleColumns:
 
     response: str = "response"
     references: tuple[str, ...] = ("references",)
-    """One or more columns. A cell is a text, or a list of texts (in CSV: as JSON); empty cells are no reference."""
+    """One or more columns. A cell is a text, or a list of texts (in CSV as JSON or as Python prints it), or empty for none."""
     logprobs: str = "logprobs"
-    """A list of the choices' log-probabilities (in CSV: as JSON), for ``choice`` and ``entropy``."""
+    """A list of the choices' log-probabilities (in CSV as JSON), for ``choice`` and ``entropy``."""
     answer: str = "answer"
     """The right choice's place in ``logprobs``, counted from 0, for ``choice``."""
     cluster: str | None = None
@@ -50,19 +56,31 @@ def references_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[str]
     """All references that are not empty, in the columns' order."""
     found: list[str] = []
     for name in columns.references:
-        value = _json_list(cell_of(cells, name))
-        if isinstance(value, dict) and isinstance(value.get("text"), list):  # SQuAD: {"text": [...], "answer_start": [...]}
-            value = value["text"]
+        value = _text_of_answers(_parts_of(cell_of(cells, name), name))
         if isinstance(value, str) and columns.separator:
             value = value.split(columns.separator)
         if value is not None:
-            found += [_text(one, name) for one in (value if isinstance(value, list) else [value])]
+            found += [_text(_text_of_answers(one), name) for one in (value if isinstance(value, list) else [value])]
     return [reference for reference in found if reference.strip()]
+
+
+def _text_of_answers(value: object) -> Any:
+    """What SQuAD and QuAC write, ``{"text": "...", "answer_start": ...}``, as its text or texts; anything else as it is."""
+    return value["text"] if isinstance(value, dict) and isinstance(value.get("text"), list | str) else value
 
 
 def spans_of(value: object, name: str) -> list[str]:
     """A text as its only span, or a list of texts."""
-    value = _json_list(value)
+    return _spans(_parts_of(value, name), name)
+
+
+def spans_said(value: object, name: str) -> list[str]:
+    """The same of a response, which may say anything: one that begins like a list and is none is a text."""
+    parts = _list_or_object(value)
+    return _spans(value if parts is None else parts, name)
+
+
+def _spans(value: object, name: str) -> list[str]:
     return [_text(one, name) for one in value] if isinstance(value, list) else [_text(value, name)]
 
 
@@ -76,43 +94,72 @@ def _text(value: object, name: str) -> str:
     return value
 
 
-def _json_list(value: object) -> Any:
-    """A cell of CSV that holds a JSON list as that list; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
+def _parts_of(value: object, name: str) -> Any:
+    """A cell of CSV that holds a list or an object, as JSON or as Python prints it, as that; anything else as it is.
+
+    Raises NotScored for a cell that begins like one and is none: scored as a text it would give a wrong number.
+    """
+    parts = _list_or_object(value)
+    if parts is None and isinstance(value, str) and _STARTS_A_LIST.match(value.lstrip()):
+        raise NotScored(f"column {name!r} begins like a list and is none")
+    return value if parts is None else parts
+
+
+def _list_or_object(value: object) -> list[Any] | dict[Any, Any] | None:
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return None
+    for read in (json.loads, _python_value):
         try:
-            read = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        return read if isinstance(read, list) else value
-    return value
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list | dict):
+            return found
+    return None
+
+
+def _python_value(text: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        return ast.literal_eval(text)
 
 
 def logprobs_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[float]:
     """The choices' log-probabilities, at least two, each finite and at most 0."""
-    value = _json_list(cell_of(cells, columns.logprobs))
+    value = _parts_of(cell_of(cells, columns.logprobs), columns.logprobs)
     if not isinstance(value, list) or len(value) < 2:
         raise NotScored(f"column {columns.logprobs!r} is no list of at least two numbers")
     given: list[object] = value
-    numbers = [float(one) for one in given if isinstance(one, (int, float)) and not isinstance(one, bool)]
+    numbers = [_float(one) for one in given if isinstance(one, (int, float)) and not isinstance(one, bool)]
     if len(numbers) < len(given) or not all(math.isfinite(number) and number <= 0 for number in numbers):
         raise NotScored(f"column {columns.logprobs!r} holds something else than log-probabilities (finite, at most 0)")
     return numbers
 
 
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
+
+
 def drop_alternatives(cell: object, name: str, separator: str | None) -> list[list[str]]:
     """Alternatives, each a list of spans: from texts, lists of spans, or the data set's own answers."""
-    value = _json_list(cell)
+    value = _parts_of(cell, name)
     if isinstance(value, str) and separator:
         value = value.split(separator)
     given = value if isinstance(value, list) else [value]
-    return [_drop_answer(one) if isinstance(one, dict) else spans_of(one, name) for one in given]
+    return [drop_answer(one) if isinstance(one, dict) else spans_of(one, name) for one in given]
 
 
-def _drop_answer(answer: Mapping[str, Any]) -> list[str]:
-    """The data set's answer: a number, spans, or a date (in this order, as the official script takes them)."""
-    if answer.get("number") not in (None, ""):
-        return [str(answer["number"])]
+def drop_answer(answer: Mapping[str, Any]) -> list[str]:
+    """The data set's answer: a number, spans, or a date, in this order, as the official script takes them. Raises NotScored."""
+    number = answer.get("number")
+    if isinstance(number, str | int | float) and number != "" and not isinstance(number, bool):
+        return [str(number)]
     if answer.get("spans"):
         return spans_of(answer["spans"], "spans")
-    date: Mapping[str, Any] = answer.get("date") or {}
+    date: object = answer.get("date") or {}
+    if not isinstance(date, dict) or number not in (None, ""):
+        raise NotScored("an answer without a number, spans or a date")
     return [" ".join(str(date.get(part, "")) for part in ("day", "month", "year")).strip()]

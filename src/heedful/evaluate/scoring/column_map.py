@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from heedful.errors import ConfigError
@@ -35,7 +35,7 @@ def columns_of_file(path: str | Path, metric: Metric, named: Sequence[str], sepa
     Raises ConfigError for an unknown use, a column that is not in the file, and a needed column that is neither named nor there
     under a usual name; MissingError or DataError for a file that cannot be read at all.
     """
-    there = _names(path)
+    there, unread = _names(path)
     found = _named(named, there, path)
     for use in _needed(metric):
         if use not in found:
@@ -44,7 +44,7 @@ def columns_of_file(path: str | Path, metric: Metric, named: Sequence[str], sepa
                 raise ConfigError(
                     f"{Path(path).name} has no column that is known to hold the {use}",
                     expected=f"one of {', '.join(_USUAL[use])}, or a name for it",
-                    got=", ".join(map(repr, there)) or "no row that can be read",
+                    got=", ".join(map(repr, there)) or unread,
                     where=path,
                     next_step=f"name it: --column {use}=NAME",
                 )
@@ -72,13 +72,16 @@ def _needed(metric: Metric) -> tuple[str, ...]:
     return {"entropy": ("logprobs",), "choice": ("logprobs", "answer")}.get(metric, ("response", "references"))
 
 
-def _names(path: str | Path) -> list[str]:
-    """Every column of the first rows, in their order: rows of JSONL need not have the same ones."""
-    rows = islice((row.value for row in table_rows(path) if row.problem is None), _ROWS_LOOKED_AT)
+def _names(path: str | Path) -> tuple[list[str], str]:
+    """Every column of the first rows, in their order: rows of JSONL need not have the same ones. And why there is none."""
+    rows = table_rows(path)
+    first = next(rows, None)
+    unread = "a file without a row" if first is None else f"no row that can be read; line {first.line}: {first.problem}"
+    sound = (row.value for row in chain([] if first is None else [first], rows) if row.problem is None)
     names: dict[str, None] = {}
-    for row in rows:
+    for row in islice(sound, _ROWS_LOOKED_AT):
         names |= dict.fromkeys(str(name) for name in row)  # type: ignore[union-attr]
-    return list(names)
+    return list(names), unread
 
 
 def _first(usual: Iterable[str], there: Sequence[str]) -> str | None:

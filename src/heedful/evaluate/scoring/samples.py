@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from heedful.errors import ConfigError
-from heedful.evaluate.foreign_tables import ends_midway, table_rows
+from heedful.evaluate.foreign_tables import ends_midway, is_separated, table_rows
 from heedful.evaluate.plain_table import plain_table
 from heedful.evaluate.scoring.bleu import sacrebleu_class
 from heedful.evaluate.scoring.cells import (
@@ -23,7 +23,7 @@ from heedful.evaluate.scoring.cells import (
     logprobs_of,
     references_of,
     response_of,
-    spans_of,
+    spans_said,
 )
 from heedful.evaluate.scoring.choices import chosen, entropy_bits
 from heedful.evaluate.scoring.drop import drop_scores
@@ -127,10 +127,15 @@ class SampleScores:
         else:
             lines += plain_table([[name, _shown(mean), f"({mean.count:,} rows)"] for name, mean in self.means.items()])
         lines.append(f"  rows: {self.num_rows:,}, scored {self.num_scored:,}, not scored {len(self.unscored):,}")
-        for reason, count in Counter(row.reason for row in self.unscored).most_common(_SHOWN):
+        reasons = dict(Counter(row.reason for row in self.unscored).most_common(_SHOWN))
+        for reason, count in reasons.items():
             places = [str(row.line) for row in self.unscored if row.reason == reason][:_SHOWN]
             more = ", ..." if count > len(places) else ""
             lines.append(f"    {count:,} x {reason} (line {', '.join(places)}{more})")
+        others = [str(row.line) for row in self.unscored if row.reason not in reasons]
+        if others:
+            more = ", ..." if len(others) > _SHOWN else ""
+            lines.append(f"    {len(others):,} x for another reason (line {', '.join(others[:_SHOWN])}{more})")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -296,7 +301,7 @@ def _quac(response: str, references: Sequence[str], rule: Rule) -> Mapping[str, 
 
 
 def _drop(cells: Mapping[str, Any], columns: SampleColumns, rule: Rule) -> Mapping[str, float]:
-    spans = spans_of(cell_of(cells, columns.response), columns.response)
+    spans = spans_said(cell_of(cells, columns.response), columns.response)
     if not spans:
         raise NotScored(f"column {columns.response!r} holds no span")
     alternatives = [
@@ -319,7 +324,8 @@ def _choice_accuracy(cells: Mapping[str, Any], columns: SampleColumns) -> float:
     logprobs = logprobs_of(cells, columns)
     cell = cell_of(cells, columns.answer)
     text = str(cell).strip()
-    if isinstance(cell, bool) or not text.isdecimal() or int(text) >= len(logprobs):
+    # int() itself refuses thousands of digits.
+    if isinstance(cell, bool) or not text.isdecimal() or len(text) > 9 or int(text) >= len(logprobs):
         raise NotScored(f"column {columns.answer!r} is no place among {len(logprobs)} choices")
     return float(chosen(logprobs) == int(text))
 
@@ -368,5 +374,5 @@ def _bleu(texts: Sequence[tuple[str, list[str]]]) -> float:
 def _notes(path: Path, num_rows: int) -> Iterator[str]:
     if not num_rows:
         yield "the file holds no row"
-    elif path.suffix.lower() in (".csv", ".tsv") and ends_midway(path):
+    elif is_separated(path) and ends_midway(path):
         yield "the last line has no line end: if the file was cut off, its last cell is incomplete"
