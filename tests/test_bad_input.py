@@ -85,7 +85,7 @@ def test_a_ranking_of_a_response_that_is_not_there(project: Path, tmp_path: Path
     write_rows(project / "data" / "rankings.jsonl", [{**ranking, "id": "r1"}])
     for verb in ("align", "status"):
         message = fails(verb, project)
-        assert "the ranking 'r1' names what it cannot" in message
+        assert "the ranking 'r1' has a broken reference" in message
         assert f"where:    {project / 'data' / 'rankings.jsonl'}:1" in message
         assert "next:" in message
 

@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(tmp_path: Path
         write_jsonl(path, ["x" * 100] * 1000)
     assert caught.value.exit_code == 1
     assert str(path) in str(caught.value)
-    assert "make room" in str(caught.value)
+    assert "free some space" in str(caught.value)
     assert names(tmp_path) == ["f.jsonl"]
     assert list(read_jsonl(path)) == [(1, 1)]
 

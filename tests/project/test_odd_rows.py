@@ -274,7 +274,7 @@ def test_cells_may_hold_chat_messages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", ["[{'role': 'assistant', 'content': 'a'}]", '[{""role"": ""assistant""'])
 def test_messages_that_are_no_json_are_refused_and_not_taken_as_text(tmp_path: Path, cell: str) -> None:
-    with pytest.raises(DataError, match="the column 'chosen' starts like JSON and is not JSON"):
+    with pytest.raises(DataError, match="the column 'chosen' starts like JSON but is not JSON"):
         take("trl-preference", tmp_path, "in.csv", f'prompt,chosen,rejected\nq,"{cell}",b\n')
 
 

@@ -66,7 +66,7 @@ def test_lengths_in_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (("import", "prompts", "x.jsonl", "--region", "us"), "region"),
         (("import", "rows", "x.jsonl"), "--help"),
         (("stats",), "there are no prompts yet"),
-        (("forget", "nobody"), "there is nothing of this owner"),
+        (("forget", "nobody"), "this owner has no data here"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

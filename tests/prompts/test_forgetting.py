@@ -175,7 +175,7 @@ def test_the_tombstone_holds_no_name_and_is_written_once(tmp_path: Path) -> None
 
 def test_an_owner_who_is_not_there(tmp_path: Path) -> None:
     project = filled(tmp_path)
-    with pytest.raises(MissingError, match="nothing of this owner"):
+    with pytest.raises(MissingError, match="this owner has no data here"):
         forget_owner(project, "Ada-0815")
     assert not (project.data / "forgotten.jsonl").exists()
 

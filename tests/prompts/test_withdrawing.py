@@ -139,7 +139,7 @@ def test_the_import_does_what_the_page_could_not(
     with database.write() as connection:
         consent.withdraw_turn(connection, view.turns[0].id, me)
     bring(project)
-    assert "because users took it back: 1 prompts" in capsys.readouterr().out
+    assert "because users withdrew consent: 1 prompts" in capsys.readouterr().out
     assert [row["text"] for row in rows(project, "data/prompts.jsonl")] == ["What is the longest river of all?\n"]
 
 

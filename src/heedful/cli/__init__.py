@@ -1,4 +1,4 @@
-"""The command ``heedful``: each verb's help stands beside what the verb does, in files by audience.
+"""The command ``heedful``: each verb's help stands beside the code that it runs, in files by audience.
 
 torch is imported only by the verbs that need it, and only when they run.
 """

@@ -23,24 +23,24 @@ class Align:
     """Align a base model with people's feedback, and report what changed.
 
     - SFT, reward model, PPO with pretraining gradients, evaluation, report.html.
-    - Without PROJECT: the built-in miniature, in ./miniature, in some minutes.
+    - Without PROJECT: the built-in miniature, in ./miniature, in a few minutes.
     - It stops where people must label first, and says what they have to do.
     - You can interrupt it: run it again, and it continues from its checkpoints.
     - Finished stages run again only if their inputs have changed.
     """
 
     project: Annotated[Path | None, tyro.conf.Positional, optional("[PROJECT]")] = None
-    """A project's folder (see `heedful init`); none: the miniature."""
+    """A project's folder, as `heedful init` makes it (else the miniature)."""
     seed: Annotated[int | None, optional("INT")] = None
-    """Seed of a new miniature (else 0). A project's own seed is in its heedful.toml."""
+    """Seed of a new miniature (else 0). A project sets its own seed in heedful.toml."""
     with_what_is_there: bool = False
-    """Go on with the answers that labelers have given so far, though some tasks still wait."""
+    """Go on with the labelers' answers so far, even if some tasks are still open."""
     round: Annotated[int | None, optional("N")] = None
-    """Go on up to this round of feedback: from round 2 on, labelers rank outputs of the newest policy, and a new one is trained
-    from that (else the newest round that was begun)."""
+    """The last round of feedback to run (else the newest round that has begun). From round 2 on, labelers rank outputs of the
+    newest policy, and a new policy is trained on their rankings."""
 
     def run(self, console: Console) -> None:
-        """Go as far as the data allow; name the report once there is one. Raises UserError for a project with --seed."""
+        """Go as far as the data allow; print the report's path if there is one. Raises UserError for a project with --seed."""
         from heedful.align.loop import align
 
         project = self._miniature() if self.project is None else load_project(self.project)
@@ -69,7 +69,7 @@ class Sweep:
     - sft          by the lowest loss on validation demonstrations
     - reward       by the accuracy on validation rankings
     - ppo, ppo_ptx by the mean reward on validation prompts
-    - Grid: --low, --high and --trials, or the --values themselves.
+    - Give a grid with --low, --high and --trials, or list the --values.
     - The stages before the step must be done: run `heedful align` first.
     - If interrupted, run it again; a larger grid keeps the finished trials.
     """
@@ -77,7 +77,7 @@ class Sweep:
     step: Annotated[Literal["sft", "reward", "ppo", "ppo_ptx"], tyro.conf.Positional, tyro.conf.arg(metavar="STEP")]
     """The step to train: sft, reward, ppo or ppo_ptx."""
     field: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIELD")]
-    """A number among its settings, for example learning_rate."""
+    """Which of the step's settings to vary: a number, for example learning_rate."""
     project: ProjectFolder = Path()
     low: Annotated[float | None, optional("X")] = None
     """Smallest value of the grid."""
@@ -86,12 +86,12 @@ class Sweep:
     trials: int = 5
     """How many values, from low to high inclusive."""
     spacing: Literal["geometric", "linear"] = "geometric"
-    """Equal ratios (a log-linear scan) or equal distances."""
+    """Equal ratios between values (a log-linear scan), or equal distances."""
     values: Annotated[tuple[float, ...], optional("X [X ...]")] = ()
     """The values, instead of a grid."""
 
     def run(self, console: Console) -> None:
-        """Train every trial that is not done. Raises ConfigError for half a grid, or a grid and values together."""
+        """Train every trial that is not done. Raises ConfigError for half a grid, or for a grid and --values."""
         from heedful.align.sweep import sweep
         from heedful.align.trials import grid
 

@@ -26,9 +26,9 @@ class EvaluateBenchmarks:
       SQuADv2, HellaSwag, RTE, SST, WSC, WMT15 Fr-En, CNN/DM, TL;DR.
     - DATA holds a folder for each task; docs/public-benchmarks.md says which
       files and where they come from. Nothing is downloaded without --fetch.
-    - OUT keeps every answer. A run that was interrupted continues there, and no
+    - OUT keeps every answer. An interrupted run continues from there, and no
       item is asked twice.
-    - The first model is the one that all others are compared with.
+    - All other models are compared with the first.
     - For example: heedful evaluate benchmarks base=models/base sft=models/sft \\
         --data benchmarks --out results --tasks rte sst --limit 100
     """
@@ -42,30 +42,31 @@ class EvaluateBenchmarks:
     tasks: Annotated[tuple[str, ...], optional("TASK [TASK ...]")] = ()
     """Which benchmarks (else all that DATA has)."""
     settings: Annotated[tuple[SettingName, ...], optional("SETTING [SETTING ...]")] = ()
-    """Which settings (else all): zero-shot, few-shot; basic, respectful, biased; qa, instruction, qa-instruction."""
+    """Which prompt settings (else all): zero-shot, few-shot; basic, respectful, biased; qa, instruction, qa-instruction."""
     fetch: Flag = False
     """Fetch what DATA lacks from the Hugging Face hub (needs huggingface_hub), and note the commit in hub.json."""
     limit: Annotated[int | None, optional("N")] = None
-    """At most N items of each benchmark, drawn by the seed (else as many as the paper had)."""
+    """At most N items of each benchmark, drawn at random with the seed (else as many as in the paper)."""
     template: Annotated[str, tyro.conf.arg(metavar="plain|chat|FILE")] = "plain"
     """plain: the model continues the prompt, as in the paper. chat: it answers in its tokenizer's chat template.
-    A file: it answers in this chat template (Jinja)."""
+    FILE: it answers in the chat template in this file (Jinja)."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """The type to compute in."""
     batch_items: int = 64
-    """Items that are answered together and kept together."""
+    """How many items to answer and save at a time."""
     seed: int = 0
-    """Seed of the items and of the few-shot examples."""
+    """Seed that draws the items and the few-shot examples."""
     truth_judge: Annotated[Path | None, optional("MODEL")] = None
-    """Judge of truth for TruthfulQA: a model that says yes or no after "Q: ... A: ... True:"."""
+    """Judge of truth for TruthfulQA: a model folder. After "Q: ... A: ... True:", the model says yes or no."""
     info_judge: Annotated[Path | None, optional("MODEL")] = None
-    """Judge of informativeness: a model that says yes or no after "Q: ... A: ... Helpful:"."""
+    """Judge of informativeness: a model folder. After "Q: ... A: ... Helpful:", the model says yes or no."""
     judge_url: Annotated[str | None, optional("URL")] = None
-    """Instead, an OpenAI-compatible address whose model judges; its key is in $HEEDFUL_JUDGE_KEY."""
+    """Instead of judge folders: the address of an OpenAI-compatible server; its key is in $HEEDFUL_JUDGE_KEY."""
     judge_model: Annotated[str | None, optional("NAME")] = None
-    """The judge's model at that address."""
+    """The model at --judge-url that judges."""
     verdicts: Annotated[Path | None, optional("FILE")] = None
-    """Instead, the table that people filled: truthfulqa-to-judge.csv of an earlier run, with yes or no in its last columns."""
+    """Instead of a judging model: truthfulqa-to-judge.csv of an earlier run, with yes or no filled in by people in its last
+    columns."""
 
     def run(self, console: Console) -> None:
         """Ask, score, compare, and print the tables. Raises ConfigError, MissingError, ModelError, DataError, StorageError."""

@@ -18,18 +18,18 @@ class Card:
 
     - Base model and its license, data, labelers, instructions, settings,
       results with intervals, limits, how to load it.
-    - Nothing is made up: the card says of what is unknown that it is.
+    - Nothing is made up: where a fact is unknown, the card says so.
     """
 
     project: PositionalProject = Path()
     model: str = "ppo_ptx"
-    """A model of the evaluation (its newest run), or a run such as ppo_ptx-1."""
+    """A model that the evaluation names (its newest run is used), or a run such as ppo_ptx-1."""
     output: Annotated[Path | None, optional("FILE")] = None
     """The file to write (else README.md in the run's folder)."""
     benchmarks: Annotated[Path | None, optional("OUT")] = None
-    """The folder of `heedful evaluate benchmarks`, whose scores go into the card."""
+    """The --out folder of `heedful evaluate benchmarks`; its scores go into the card."""
     notes: Annotated[Path | None, optional("FILE")] = None
-    """Markdown on what the model is meant for, taken over as it is."""
+    """Markdown on what the model is meant for; it is copied unchanged."""
 
     def run(self, console: Console) -> None:
         """Write the card. Raises MissingError, DataError, StorageError."""

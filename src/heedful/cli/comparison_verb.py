@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 class EvaluatePage:
     """Write one page that compares models: preferences, benchmarks, answers.
 
-    - Labelers' win rates, ratings and Table 3 of a run of `heedful evaluate
-      people`, or of the project's own evaluation.
+    - Labelers' win rates, ratings and the paper's Table 3, from a run of
+      `heedful evaluate people` or from the project's own evaluation.
     - With --benchmarks: the rows of the paper's Table 14 with intervals.
-    - Known failure modes, where prompts or answers are labeled for them.
-    - All answers side by side, with a search. The page needs no network.
+    - With --marks: how often each model shows known failure modes.
+    - All answers side by side, with a search. The page works offline.
     """
 
     project: PositionalProject = Path()
     judged: Annotated[str | None, optional("RUN")] = None
-    """A run such as people-1 or evaluate-1 (else the newest of people's, else the newest evaluation)."""
+    """A run such as people-1 or evaluate-1 (else the newest people run, else the newest evaluate run)."""
     benchmarks: Annotated[Path | None, optional("OUT")] = None
-    """The folder of `heedful evaluate benchmarks`."""
+    """The --out folder of `heedful evaluate benchmarks`."""
     table14: Annotated[Path | None, optional("FILE")] = None
-    """Published values to put beside ours: CSV with task, setting, metric, model, value."""
+    """Published values to show beside yours: a CSV file with task, setting, metric, model, value."""
     marks: Annotated[Path | None, optional("FILE")] = None
-    """Labels of failure modes (docs/evaluation.md)."""
+    """A file of failure-mode labels (docs/evaluation.md describes it)."""
     output: Annotated[Path | None, optional("FILE")] = None
     """The page to write (else comparison.html in the project)."""
 
@@ -92,7 +92,7 @@ class EvaluatePage:
 
 
 def _baseline(folder: Path) -> str:
-    """The baseline of a run of people's; the SFT model in the project's own evaluation."""
+    """The baseline that a people run names, or the SFT model for the project's own evaluation."""
     from heedful.evaluate.lineup import BASELINE
 
     try:

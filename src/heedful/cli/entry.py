@@ -60,12 +60,12 @@ DESCRIPTION = """\
 Teach a language model to follow instructions from human feedback: InstructGPT.
   heedful align                              the built-in miniature, in minutes
   heedful init mine --base-model FOLDER      or a project of your own:
-  heedful import alpaca FILE --project mine  ... people's data,
-  heedful prompts import api LOG --project mine  ... users' prompts,
-  heedful web mine                           ... people label here,
-  heedful align mine                         ... as far as the data allow,
-  heedful status mine                        ... what is there, what is missing,
-  heedful up mine                            ... and its models in the browser"""
+  heedful import alpaca FILE --project mine  ... add people's data,
+  heedful prompts import api LOG --project mine  ... add users' prompts,
+  heedful web mine                           ... let people label,
+  heedful align mine                         ... train, as far as the data allow,
+  heedful status mine                        ... see what is done and what is missing,
+  heedful up mine                            ... talk to the models in the browser"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     except SystemExit as stop:
         announce_end(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
         raise
-    except Exception:  # a mistake in Heedful
+    except Exception:  # a bug in Heedful
         if should_report_error():
             traceback.print_exc()
         announce_end(HeedfulError.exit_code)
@@ -104,14 +104,14 @@ def _main(arguments: list[str], *, leads: bool) -> None:
         verb = _parsed(arguments, leads=leads)
         _refuse_torchrun(verb)
         verb.run(Console(stderr=True, quiet=not leads))
-        sys.stdout.flush()  # so that a closed pipe is noticed here, not when Python ends
+        sys.stdout.flush()  # notices a closed pipe here, not when Python ends
     except HeedfulError as error:
         _complain(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         missing = _not_installed(error)
         _complain(str(missing), missing.exit_code)
     except BrokenPipeError:
-        # Python flushes again when it ends: let that go nowhere.
+        # Python flushes again when it ends: send that to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _complain("the program that reads the output has ended (broken pipe): the rest was not printed", 1)
     except OSError as error:
@@ -123,7 +123,7 @@ def _main(arguments: list[str], *, leads: bool) -> None:
 
 
 def _parsed(arguments: list[str], *, leads: bool) -> Any:
-    """The verb. Exits with its help, or with what is wrong with the arguments; under torchrun only one rank prints that."""
+    """The verb that the arguments name. Exits after printing help or an error; under torchrun only one rank prints."""
 
     def parse() -> Any:
         return tyro.cli(
@@ -147,18 +147,18 @@ def _parsed(arguments: list[str], *, leads: bool) -> Any:
 
 
 def _verbs(*, in_full: bool) -> Any:
-    """The verbs for tyro: each with its docstring's first line for the list of verbs, or with all of it for its own help."""
+    """The verbs as tyro takes them: the list of verbs shows each docstring's first line, a verb's own help shows all of it."""
     described = [Annotated[verb, subcommand(verb, verb.__name__.lower(), in_full=in_full)] for verb in VERBS]
     return Union[tuple(described)]  # noqa: UP007 (their number is known only at run time)
 
 
 def _under_torchrun() -> bool:
-    """Whether this is one of several processes that torchrun has started."""
+    """Whether torchrun started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _refuse_torchrun(verb: Any) -> None:
-    """Several processes that run the same command at once would write each file several times."""
+    """Raise UserError for a verb that works in one process: several processes would write each file several times."""
     if _under_torchrun() and not isinstance(verb, Align | Pretrain):
         raise UserError(
             f"heedful {type(verb).__name__.lower()} works in one process",
@@ -169,7 +169,7 @@ def _refuse_torchrun(verb: Any) -> None:
 
 
 def _refused(error: OSError) -> str:
-    """The message if the system refused (a full disk, a folder without permission); any other error is a mistake in Heedful."""
+    """The message if the system refused (full disk, no permission). Raises any other error: it is a bug in Heedful."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM):
         raise error
     return str(
@@ -178,17 +178,17 @@ def _refused(error: OSError) -> str:
             expected="a disk with room, and folders that may be read and written",
             got=error.strerror or str(error),
             where=error.filename,
-            next_step="mend that and run the same command again: it continues where it was",
+            next_step="fix that and run the same command again: it continues where it stopped",
         )
     )
 
 
 def _not_installed(error: ModuleNotFoundError) -> HeedfulError:
-    """What to install for a verb that needs more. Raises the error itself if the missing module is our own."""
+    """An error that says what to install. Raises the original error if the missing module is Heedful's own."""
     if error.name is None or error.name.split(".")[0] == "heedful":
         raise error
     return MissingError(
-        "this command needs more than the light installation",
+        "this command needs packages that are not installed",
         expected="the extras train and eval",
         got=f"no module {error.name}",
         next_step="pip install 'heedful[train,eval]'",

@@ -1,4 +1,4 @@
-"""``heedful evaluate``: scores of stored samples, statistics of people's votes, and the size of a study."""
+"""``heedful evaluate``: score stored samples, analyse people's votes, and plan the size of a study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _RULES: dict[str, Rule] = {"any": "max over alternatives", "all": "all parts required", "first": "first"}
 _NO_ANSWER: dict[str, tuple[str, ...]] = {"squad_v2": ("Not in background.",)}
-"""How the paper's prompts let a model say that there is no answer."""
+"""What the paper's prompts tell a model to say when there is no answer."""
 _JSON = optional("FILE", "Also write the numbers to this file, as JSON.")
 
 
@@ -33,9 +33,9 @@ class EvaluateScore:
 
     - squad_v2, drop, quac; rouge and rouge_stemmed for summaries; bleu for
       translations; accuracy (equal text); choice, entropy (log-probabilities).
-    - Samples of several models or prompts are scored apart if columns such as
-      model_type or prompt_type tell them apart.
-    - Rows that cannot be scored are counted and named; they are in no mean.
+    - Samples of several models or prompts are scored separately if columns
+      such as model_type or prompt_type tell them apart.
+    - Rows that cannot be scored are counted and listed, and left out of means.
     - For example: heedful evaluate score squad_v2 samples.csv \\
         --column response=sample --column references=ref_text
     """
@@ -49,11 +49,12 @@ class EvaluateScore:
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The samples: .csv, .tsv, .jsonl, .json."""
     column: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, optional("USE=COLUMN")] = ()
-    """Which column holds what (else the usual names). USE: response, references, logprobs, answer, cluster or groups."""
+    """Which column holds what (else columns with the usual names). USE: response, references, logprobs, answer, cluster or
+    groups."""
     references: Annotated[Literal["any", "all", "first"] | None, optional("{any,all,first}")] = None
-    """If there are several references: any of them is right, all are parts of one answer, or only the first counts."""
+    """How to treat several references: any one is right, all are parts of one answer, or only the first counts."""
     separator: Annotated[str | None, optional("TEXT")] = None
-    """Splits a cell into several references, such as "|"; "" never splits (else "|" in columns named ref_text)."""
+    """Text between the references in one cell, such as "|"; "" never splits (else "|" in columns named ref_text)."""
     no_answer: Annotated[tuple[str, ...] | None, tyro.conf.UseAppendAction, optional("TEXT")] = None
     """A response or reference that says "there is no answer" (else for squad_v2: Not in background.)."""
     json: Annotated[Path | None, _JSON] = None
@@ -79,7 +80,7 @@ class EvaluateScore:
         if scores.num_rows and not scores.num_scored:
             raise DataError(
                 "no row could be scored",
-                expected=f"rows with what {self.task} needs",
+                expected=f"rows with the columns that {self.task} needs",
                 got=f"{scores.num_rows:,} rows; the first: {scores.unscored[0].reason}",
                 where=f"{self.file}:{scores.unscored[0].line}",
                 next_step="look at the reasons above; name other columns with --column",
@@ -91,9 +92,9 @@ class EvaluateVotes:
     """Compare models from people's votes: win rates and scores, with intervals.
 
     - FILE: a table of votes (winner and loser, or model_a, model_b and winner;
-      labeler and prompt if they are there), or records of rankings or ratings.
+      labeler and prompt if known), or records of rankings or ratings.
     - --project: the answers in a project's labeling database and records.
-    - Report the two-way interval: it speaks of other prompts and other labelers.
+    - Report the two-way interval: it holds for other prompts and labelers.
     - For example: heedful evaluate votes votes.csv --baseline sft
     """
 
@@ -113,13 +114,13 @@ class EvaluateVotes:
     answers: Annotated[Literal["rankings", "ratings"] | None, optional("{rankings,ratings}")] = None
     """Which records are votes (else rankings, or ratings if there are none)."""
     phase: Literal["evaluation", "training"] = "evaluation"
-    """What the records are for."""
+    """Only the records of this phase."""
     group: Annotated[Literal["training", "held_out", "user"] | None, optional("{training,held_out,user}")] = None
     """Only the records of this group: training labelers, held-out labelers, or users of the playground."""
     batch: Annotated[str | None, optional("NAME")] = None
     """Only the records of this batch of tasks."""
     confidence: float = 0.95
-    """Of all intervals."""
+    """Confidence level of all intervals."""
     json: Annotated[Path | None, _JSON] = None
 
     def run(self, console: Console) -> None:
@@ -160,31 +161,31 @@ class EvaluateVotes:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatePower:
-    """Show how many comparisons find a difference, before anybody is paid.
+    """Show how many comparisons it takes to find a difference, before you pay for them.
 
     - Two models are equal at a win rate of 50 %. A difference of 0.05 is a win
       rate of 55 %.
-    - Labelers who differ limit what any number of prompts can show.
-    - Take ties and variances from earlier votes with --from, if you have some.
+    - The more labelers differ, the less more prompts can help.
+    - If you have earlier votes, --from takes ties and variances from them.
     - For example: heedful evaluate power --difference 0.05 --labelers 20
     """
 
     difference: Annotated[tuple[float, ...], optional("X [X ...]")] = (0.03, 0.05, 0.1)
-    """How far the win rate is from 50 % (else 0.03, 0.05 and 0.1)."""
+    """Differences to plan for: how far the win rate is from 50 % (else 0.03, 0.05 and 0.1)."""
     labelers: int = 40
     """How many labelers take part; the paper had about 40."""
     labelers_per_prompt: int = 1
-    """How many of them compare the models on each prompt."""
+    """How many of those labelers compare the models on each prompt."""
     tie_rate: Annotated[float | None, optional("SHARE")] = None
-    """Share of comparisons that are ties (else that of --from, else 0.1)."""
+    """Share of comparisons that are ties (else as in --from, else 0.1)."""
     prompt_share: Annotated[float | None, optional("SHARE")] = None
-    """Share of the variance that is the prompts' (else that of --from, else 0.2)."""
+    """Share of the variance that comes from prompts (else as in --from, else 0.2)."""
     labeler_share: Annotated[float | None, optional("SHARE")] = None
-    """Share of the variance that is the labelers' (else that of --from, else 0.03)."""
+    """Share of the variance that comes from labelers (else as in --from, else 0.03)."""
     power: float = 0.8
-    """How likely the study is to find the difference."""
+    """How likely the study must be to find the difference."""
     confidence: float = 0.95
-    """Of the interval that must leave out 50 %."""
+    """Confidence level of the interval that must exclude 50 %."""
     earlier: Annotated[
         Path | None,
         tyro.conf.arg(
@@ -234,10 +235,10 @@ class Evaluate:
     - benchmarks  models on public benchmarks, in the paper's formats
     - score  stored samples of a benchmark, with the official rules
     - votes  people's comparisons: win rates and scores, with intervals
-    - power  how many comparisons find a difference, before anybody is paid
+    - power  how many comparisons it takes to find a difference
     - reward  how often a reward model orders responses as labelers do
     - page    one page that compares models, with all answers side by side
-    - `heedful evaluate score --help` and so on tell more.
+    - More on each: `heedful evaluate score --help`, and so on.
     """
 
     action: (
@@ -256,7 +257,7 @@ class Evaluate:
 
 
 def _named(entries: tuple[str, ...]) -> dict[str, str]:
-    """Entries "use=column" by use. Raises ConfigError."""
+    """The columns that ``--column`` names, by use. Raises ConfigError."""
     for entry in entries:
         if "=" not in entry:
             raise ConfigError("this names no column", expected="USE=COLUMN, such as winner=preferred", got=repr(entry))

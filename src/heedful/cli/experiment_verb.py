@@ -18,11 +18,10 @@ from heedful.errors import ConfigError
 class Experiment:
     """Repeat one of the paper's experiments with a project's own model.
 
-    - Names: `heedful experiment --list`.
+    - `heedful experiment --list` shows the names.
     - The project's stages must be done: run `heedful align` first. Only what
-      differs from them is trained, and what another experiment has trained is
-      not trained again.
-    - It ends in the paper's figure: report.html, results.json and results.csv
+      differs from them is trained, and experiments share what they train.
+    - It draws the paper's figure: report.html, results.json and results.csv
       in PROJECT/experiments/NAME/.
     - If interrupted, run it again: it continues.
     - For example: heedful experiment gamma mine --values 0 2 20 27.8 --plan
@@ -31,21 +30,21 @@ class Experiment:
     name: Annotated[str | None, tyro.conf.Positional, optional("NAME")] = None
     """The experiment."""
     project: Annotated[Path | None, tyro.conf.Positional, optional("[PROJECT]")] = None
-    """A project's folder; none: the miniature."""
+    """A project's folder (else the miniature)."""
     list: Flag = False
-    """Say what experiments there are."""
+    """List the experiments."""
     plan: Flag = False
-    """Say what would be trained, and how long it would take; train nothing."""
+    """Only say what would be trained and how long it would take."""
     values: Annotated[tuple[float, ...], optional("X [X ...]")] = ()
     """The values to try, instead of the experiment's own grid."""
     episodes: Annotated[int | None, optional("N")] = None
-    """Episodes of every policy (else as [ppo] in heedful.toml says)."""
+    """Episodes to train each policy for (else as in [ppo] of heedful.toml)."""
     seeds: Annotated[int | None, optional("N")] = None
-    """Policies for each value, with different seeds (else as in the paper)."""
+    """How many policies to train for each value, with different seeds (else as in the paper)."""
     prompts: int = 200
     """Validation prompts that each policy answers, at most."""
     samples: int = 2
-    """Answers to each of them."""
+    """Answers to each of these prompts."""
 
     def run(self, console: Console) -> None:
         """List, plan or run. Raises ConfigError, MissingError, DataError, BusyError, StorageError."""

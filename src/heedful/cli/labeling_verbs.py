@@ -21,8 +21,8 @@ class Web:
       page People.
     - Labels are kept in labels.sqlite in the project's folder, or in
       PostgreSQL with --database.
-    - Reached from other machines, it needs TLS: a certificate, or a proxy.
-    - docs/web.md tells more.
+    - For other machines to reach it, it needs TLS: a certificate, or a proxy.
+    - More is in docs/web.md.
     """
 
     project: Annotated[Path, tyro.conf.Positional, optional("[PROJECT]")] = Path()
@@ -34,17 +34,18 @@ class Web:
     port: int = 8000
     """Port to listen on; 0: any free port."""
     url: Annotated[str | None, optional("URL")] = None
-    """How people reach it, for links: https://labels.example.org (else made from host and port)."""
+    """The address that people open, for links: https://labels.example.org (else made from host and port)."""
     certificate: Annotated[Path | None, optional("FILE")] = None
     """TLS certificate in PEM format, with its chain."""
     certificate_key: Annotated[Path | None, optional("FILE")] = None
     """The certificate's key."""
     tls_proxy: Annotated[str | None, optional("ADDRESS")] = None
-    """Address of a reverse proxy that speaks TLS with browsers; its X-Forwarded-For is believed."""
+    """Address of a reverse proxy that speaks TLS with browsers; its X-Forwarded-For header is trusted."""
     model_server: Annotated[str | None, optional("URL")] = None
-    """OpenAI-compatible server that playground and public API ask (else heedful.toml, else $HEEDFUL_MODEL_SERVER)."""
+    """OpenAI-compatible server behind the playground and the public API (else as in heedful.toml, else
+    $HEEDFUL_MODEL_SERVER)."""
     send_passwords_unencrypted: Flag = False
-    """Serve other machines without TLS: everybody on the network can read passwords and labels."""
+    """Serve other machines without TLS: anyone on the network can read passwords and labels."""
 
     def run(self, console: Console) -> None:
         """Serve until interrupted. Raises ConfigError, MissingError."""
@@ -73,11 +74,11 @@ class StoreBackup:
     """Copy the labels to a file while people go on working.
 
     - The backup is one consistent, checked state; no partial file is ever left.
-    - For SQLite. PostgreSQL has pg_dump.
+    - Only for SQLite. For PostgreSQL, use pg_dump.
     """
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The backup to write; an older file of this name is replaced."""
+    """The backup to write; it replaces an older file of this name."""
     project: ProjectFolder = Path()
     database: DatabaseOption = None
 
@@ -93,7 +94,7 @@ class StoreBackup:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreRestore:
-    """Put a backup in place of the labels. Stop the server first.
+    """Replace the labels with a backup. Stop the server first.
 
     - An existing database is replaced only with --overwrite, and kept beside
       the new one as labels.sqlite.before-restore.
@@ -121,18 +122,18 @@ class StoreRestore:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreCheck:
-    """Check that the labels are whole.
+    """Check that the labels are intact.
 
-    - Looks at the file, references and counters, and compares each answer's
+    - Checks the file, references and counters, and compares each answer's
       rows with the raw answer.
-    - Exit code 1 if something is wrong.
+    - The exit code is 1 if something is wrong.
     """
 
     project: ProjectFolder = Path()
     database: DatabaseOption = None
 
     def run(self, console: Console) -> None:
-        """Print what there is. Raises StorageError that names what is wrong."""
+        """Print how many rows there are. Raises StorageError with a list of problems."""
         from heedful.labeling.database.locating import database_of, existing
         from heedful.labeling.database.maintenance import check
 
@@ -141,10 +142,10 @@ class StoreCheck:
         if checked.problems:
             raise StorageError(
                 f"the labeling database is not sound: {len(checked.problems)} problems",
-                expected="a whole file, references and counters that hold, answers that are as they were submitted",
+                expected="an intact file, valid references and counters, answers as they were submitted",
                 got="; ".join(checked.problems),
                 where=database.url.render_as_string(),
-                next_step="keep a copy, then restore a backup; the answers' raw JSON is in the table assignment",
+                next_step="keep a copy, then restore a backup; the raw JSON of the answers is in the table assignment",
             )
         print(f"{checked.summary()}\nsound: file, references, counters, and every answer's rows")
 
@@ -153,9 +154,9 @@ class StoreCheck:
 class StoreCopy:
     """Copy the labels from one database to another: SQLite, PostgreSQL or back.
 
-    - The target must be empty. Counts and a checksum of each table are compared
-      before anything is kept.
-    - A path, or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
+    - The target must be empty. Row counts and a checksum of each table are
+      compared before anything is kept.
+    - Each is a path, or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FROM")]
@@ -180,21 +181,21 @@ class StoreCopy:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreImport:
-    """Bring a project's prompts, responses and waiting tasks to the labelers.
+    """Copy a project's prompts, responses and open tasks to the labeling database.
 
-    - Tasks are those that `heedful align` left in the project's tasks/.
+    - The tasks are those that `heedful align` left in the project's tasks/.
     - A second import adds only what is new.
     """
 
     project: ProjectFolder = Path()
     database: DatabaseOption = None
     overlap: int = 1
-    """Labelers per task."""
+    """How many labelers answer each task."""
     demonstrations: int = 0
-    """Also create this many demonstration tasks, for prompts without one."""
+    """Also create this many tasks to write a demonstration, for prompts without one."""
 
     def run(self, console: Console) -> None:
-        """Add what is new to the database, which is created if there is none. Raises MissingError, DataError."""
+        """Add what is new to the database; create the database if there is none. Raises MissingError, DataError."""
         from heedful.labeling.database.connection import open_database
         from heedful.labeling.database.locating import database_of
         from heedful.labeling.exchange.labels import import_project
@@ -211,23 +212,23 @@ class StoreImport:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreExport:
-    """Bring the labelers' answers into the project's data, for `heedful align`.
+    """Copy the labelers' answers into the project's data, for `heedful align`.
 
-    - Every kind of answer is exported. Kinds that no record holds, such as
-      toxicity, stay in labels.jsonl.
-    - Labelers are named by pseudonym; late answers are marked.
-    - A second export adds only what is new. Records of answers that were
-      corrected or sent back since are removed.
+    - Every kind of answer goes to labels.jsonl. Those that can train a model go
+      on into data/; others, such as toxicity, stay in that file.
+    - Labelers appear under pseudonyms; late answers are marked.
+    - A second export adds only what is new, and removes records of answers
+      that were corrected or sent back in the meantime.
     """
 
     project: ProjectFolder = Path()
     database: DatabaseOption = None
     file: Annotated[Path | None, optional("FILE")] = None
-    """Only write the records to this file (JSONL)."""
+    """Write the records to this file (JSONL) instead of the project's data."""
     surplus: Flag = False
-    """Also late answers to tasks that had enough answers already, and answers that were corrected or sent back."""
+    """Include late answers to tasks that already had enough, and answers that were corrected or sent back."""
     screening: Flag = False
-    """Also answers of candidates and researchers in screening, under codes; with --file only."""
+    """Include screening answers of candidates and researchers, under codes; only with --file."""
 
     def run(self, console: Console) -> None:
         """Write the records to labels.jsonl and import them; with --file, only write that file.
@@ -243,7 +244,7 @@ class StoreExport:
 
         if self.screening and self.file is None:
             raise ConfigError(
-                "answers of screening do not belong in a project's data",
+                "screening answers do not belong in a project's data",
                 expected="--screening together with --file",
                 got="no --file",
                 next_step="name a file with --file",
@@ -272,7 +273,7 @@ class StoreExport:
 class Store:
     """The labeling database: backup, restore, check, copy, import and export.
 
-    - `heedful store VERB --help` says more of each.
+    - More on each: `heedful store backup --help`, and so on.
     """
 
     action: (

@@ -21,23 +21,24 @@ if TYPE_CHECKING:
 class Lineage:
     """Show what a model was made from, or which runs and models used a record.
 
-    - A model: ppo_ptx, a run (ppo_ptx-1), its folder, or a released model's:
-      every run, setting, code version, labeler and instructions' version.
-    - The id of a prompt, response, demonstration, ranking or rating,
-      an owner of prompts, or a vote in the playground (its id in exports):
-      every run that was given it, and every model that may have learned from it.
+    - For a model (ppo_ptx, a run such as ppo_ptx-1, a run's folder, or the
+      folder of a released model): every run, setting, code version, labeler
+      and version of the instructions behind it.
+    - For the id of a prompt, response, demonstration, ranking or rating, an
+      owner of prompts, or a playground vote (its id in exports): every run that
+      received it, and every model that may have learned from it.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|RECORD|OWNER|VOTE")]
-    """What to look for."""
+    """What to look up."""
     project: ProjectFolder = Path()
     kind: Annotated[Literal["model", "record", "owner", "vote"] | None, optional("KIND")] = None
-    """What the name stands for: model, record, owner or vote (else the first of these that fits)."""
+    """What the name is: model, record, owner or vote (else the first of these that matches)."""
     json: Flag = False
     """Print JSON instead of a tree, with every setting and count."""
 
     def run(self, console: Console) -> None:
-        """Print the tree, or JSON. Raises MissingError for a name that stands for nothing, DataError for a broken file."""
+        """Print the tree, or JSON. Raises MissingError if nothing has this name, DataError for a broken file."""
         from heedful.labeling.database.locating import if_there
         from heedful.lineage.subjects import subject_of
         from heedful.lineage.tracing import LINEAGE

@@ -1,4 +1,4 @@
-"""``heedful pretrain`` and ``heedful doctor``: a base model to start from, and whether a model computes here what it should."""
+"""``heedful pretrain`` makes a base model to start from; ``heedful doctor`` checks that a model computes correctly here."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Pretrain:
     """Train a base language model from scratch on plain text.
 
-    - For trying things out when there is no model to start from.
-    - A byte-level BPE tokenizer and a GPT-2 model, both trained on the text.
-    - If interrupted, it continues when you run the same command again.
+    - For trying things out when you have no model to start from.
+    - It trains a byte-level BPE tokenizer and a GPT-2 model on the text.
+    - If interrupted, run the same command again: it continues.
     """
 
     text: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
@@ -36,24 +36,24 @@ class Pretrain:
     width: int = 256
     """Hidden width."""
     heads: int = 4
-    """Attention heads; they divide the width."""
+    """Attention heads; the width must be a multiple of their number."""
     vocabulary: int = 4_096
-    """Tokens of the tokenizer that is trained on the text."""
+    """Size of the tokenizer's vocabulary."""
     context_length: int = 256
     """Context window in tokens."""
     num_tokens: int = 5_000_000
     """Tokens to train on; a shorter text is repeated."""
     batch_tokens: int = 8_192
-    """Tokens of one optimiser step."""
+    """Tokens in each optimiser step."""
     learning_rate: float = 2e-3
     """Peak learning rate."""
     seed: int = 0
-    """Seed of weights and order."""
+    """Seed of the initial weights and of the order of the text."""
     tensorboard: Flag = False
     """Also write TensorBoard events."""
 
     def run(self, console: Console) -> None:
-        """Train, and name the model's folder. Raises MissingError, DataError, ConfigError."""
+        """Train, and print the model's folder. Raises MissingError, DataError, ConfigError."""
         from heedful.align.pretraining import Shape, pretrain_from_text
         from heedful.training.config import PretrainConfig
 
@@ -72,14 +72,16 @@ class Pretrain:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Check that a model computes here what it computes in plain transformers.
+    """Check that a model computes the same here as in plain transformers.
 
     - Log-probs, scores and values must not depend on the batch, its order,
       padding or layout; cached decoding must equal the full forward pass; a
       saved model must load unchanged.
-    - Its chat template, if it has one: prompts must begin conversations, with
-      begin-of-text once, and answers must end with a token that ends them.
-    - Prints the largest differences and their limits; exit code 1 if one fails.
+    - If the model has a chat template: a prompt must be the start of its
+      conversation and hold begin-of-text once, and answers must end with an
+      end token.
+    - It prints the largest differences beside their limits. The exit code is 1
+      if a check fails.
     - Training runs the quick checks first, and does not start if one fails.
     """
 

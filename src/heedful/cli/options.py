@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def optional(metavar: str, text: str | None = None) -> Any:
-    """An option that may be left out: its text says what happens then, so the help shows no "(default: None)"."""
+    """An optional argument. Its text says what happens without it, so the help shows no "(default: None)"."""
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 
@@ -31,13 +31,13 @@ DatabaseOption = Annotated[
 
 
 def subcommand(verb: type, name: str, *, in_full: bool = True) -> Any:
-    """A verb's name and text: the whole docstring for the verb's own help, else the first line, for a list of verbs."""
+    """A verb with its description: the whole docstring for the verb's own help, or its first line for a list of verbs."""
     first, *more = (line for line in (inspect.getdoc(verb) or "").splitlines() if line)
     return tyro.conf.subcommand(name, description="\n".join([first, *more] if in_full else [first]))
 
 
 def controls_of(*, length: bool, style: bool) -> tuple[Control, ...]:
-    """What ``--length-control`` and ``--style-control`` ask for."""
+    """The controls that ``--length-control`` and ``--style-control`` switch on."""
     return (*(["length"] if length else []), *(["style"] if style else []))
 
 
@@ -49,9 +49,9 @@ def load_project(folder: Path) -> Project:
 
 
 def say(console: Console, message: str) -> None:
-    """Print a message as it is: unwrapped, so that paths stay whole, and with its square brackets.
+    """Print a message unchanged: not wrapped, so that paths stay whole, and with its square brackets.
 
-    Control characters become visible escapes: a message may quote data, and a terminal obeys what it is sent.
+    Control characters become visible escapes, because a message may quote data that would control the terminal.
     """
     from heedful.project.structure import printable
 

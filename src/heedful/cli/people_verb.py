@@ -14,12 +14,13 @@ from heedful.cli.options import Flag, controls_of, load_project, optional, say
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatePeople:
-    """Let labelers compare models on prompts of owners whom no model was trained on.
+    """Let labelers compare models on prompts of owners that no model was trained on.
 
     - Every model answers the project's prompts of the split test.
-    - Training and held-out labelers rate and rank the answers, and are reported
-      apart: win rates, means, Table 3, intervals over prompts and labelers.
-    - It stops where labelers have to work, and says how far they are. Run it
+    - Training and held-out labelers rate and rank the answers. The report shows
+      the two groups apart: win rates, means, the paper's Table 3, and intervals
+      over prompts and labelers.
+    - It stops when labelers have to work, and says how far they are. Run it
       again with the same models: it continues, and asks nothing twice.
     - For example: heedful evaluate people mine sft=models/sft ppo=models/ppo
     """
@@ -31,19 +32,19 @@ class EvaluatePeople:
     baseline: Annotated[str | None, optional("NAME")] = None
     """The model that all others are compared with (else the first)."""
     prompts: Annotated[int | None, optional("N")] = None
-    """At most N prompts (else as [evaluate] in heedful.toml says)."""
+    """At most N prompts (else as in [evaluate] of heedful.toml)."""
     labelers_per_prompt: Annotated[int | None, optional("N")] = None
-    """Labelers of each group who judge each prompt (else as [evaluate] in heedful.toml says)."""
+    """How many labelers of each group judge each prompt (else as in [evaluate] of heedful.toml)."""
     group: Annotated[Literal["held_out", "training"] | None, optional("{held_out,training}")] = None
     """Ask only this group of labelers (else both)."""
     with_what_is_there: Flag = False
-    """Report what labelers have said so far, though some tasks still wait."""
+    """Report the labelers' answers so far, even if some tasks are still open."""
     length_control: Flag = False
-    """Also Bradley-Terry scores at equal length of the responses."""
+    """Also report Bradley-Terry scores at equal length of the responses."""
     style_control: Flag = False
-    """Also Bradley-Terry scores at equal length, list items, headers, bold text and code blocks."""
+    """Also report Bradley-Terry scores at equal length, list items, headers, bold text and code blocks."""
     confidence: float = 0.95
-    """Of all intervals."""
+    """Confidence level of all intervals."""
 
     def run(self, console: Console) -> None:
         """Sample, ask, report. Raises ConfigError, MissingError, ModelError, DataError, BusyError, StorageError."""

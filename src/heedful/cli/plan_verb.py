@@ -1,4 +1,4 @@
-"""``heedful plan``: a project, or names and flags, become shapes, settings and assumptions; the paper fills in the rest."""
+"""``heedful plan``: turns a project, or flags, into shapes, settings and assumptions; the paper supplies the rest."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _PRESETS = {"gpt3-1.3b": "paper-1.3B", "gpt3-6b": "paper-6B", "gpt3-175b": "pape
 class Plan:
     """Show what each step needs before you start: memory on each GPU, time, compute.
 
-    - With PROJECT: its settings, its base model, the lengths of its texts, and
-      limits that fit them.
+    - With PROJECT: it uses the project's settings, base model and text lengths,
+      and suggests token limits that fit.
     - With --model: gpt3-1.3b, gpt3-6b, gpt3-175b, miniature-small, -medium,
       -large, or a folder with a config.json. No weights are read or downloaded.
     - It says what fits, and what to change if something does not.
     - Learning rates and batch sizes come with their source.
     - Compute is in petaflop/s-days, for the true number of tokens and as the
-      paper counts it: each sequence a full context.
-    - docs/planning.md has the formulae and what was measured.
+      paper counts it, with each sequence as long as the context.
+    - docs/planning.md has the formulas and the measurements behind them.
     """
 
     project: Annotated[Path | None, tyro.conf.Positional, optional("[PROJECT]")] = None
@@ -43,31 +43,31 @@ class Plan:
     model: Annotated[str | None, optional("MODEL")] = None
     """The policy: one of the names above, or a folder in Hugging Face format."""
     reward_model: Annotated[str | None, optional("MODEL")] = None
-    """What reward model and value function are made from (else the project's reward_start,
+    """The model that the reward model and value function start from (else the project's reward_start,
     gpt3-6b for the paper's sizes, or the model)."""
     preset: Annotated[str | None, optional("NAME")] = None
     """Settings: paper-1.3B, paper-6B, paper-175B, miniature, or a size such as 7B
     or 7B-lora (else the project's, or those of the model's size)."""
     gpus: Annotated[int | None, optional("INT")] = None
-    """GPUs over which weights, gradients and optimiser are split; 0: this machine's CPU and memory
-    (else 1; with PROJECT: those of this machine)."""
+    """GPUs that share the weights, gradients and optimiser state; 0: this machine's CPU and memory
+    (else 1; with PROJECT: as many as this machine has)."""
     gpu: Literal["a100", "h100", "h200"] = "h100"
     """Which GPU: a100 (80 GB), h100 (80 GB) or h200 (141 GB)."""
     utilization: Annotated[float | None, optional("SHARE")] = None
-    """Share of the operations a second that training reaches: of the GPU's bf16 data sheet (else 0.4),
+    """Share of the peak operations per second that training reaches: of the GPU's bf16 data sheet (else 0.4),
     or of this CPU's measured matrix products (else 0.65)."""
     prompt_tokens: Annotated[float | None, optional("TOKENS")] = None
     """Mean length of a prompt, for time and true compute (else the project's, or a quarter of the limit)."""
     response_tokens: Annotated[float | None, optional("TOKENS")] = None
     """Mean length of a response (else the project's, or a quarter of the limit)."""
     demonstrations: Annotated[int | None, optional("INT")] = None
-    """Demonstrations for SFT (else the project's, the paper's 12,725, or the miniature's 600)."""
+    """Demonstrations for SFT (else the project's, the paper's 12,725, or the miniature's 150)."""
     rankings: Annotated[int | None, optional("INT")] = None
     """Ranked prompts for the reward model (else the project's, or the preset's: the paper's 33,207)."""
     lora_rank: Annotated[int | None, optional("INT")] = None
     """Train adapters of this rank in all steps (else the preset's: 0, all weights)."""
     activation_checkpointing: Flag = False
-    """Plan with activations that are computed again in the backward pass."""
+    """Plan with activation checkpointing: activations are computed again in the backward pass."""
     json: Flag = False
     """Print JSON: bytes, operations and seconds."""
 
@@ -85,9 +85,9 @@ class Plan:
 def plan_of(given: Plan) -> planning.Plan:
     """Plan all steps. Raises MissingError, ModelError, ConfigError.
 
-    What is not given comes from the project. Without one: the preset of the model's size and its LoRA rank; for the paper's
-    sizes the paper's reward model (one 6B model serves all, SPEC 3.3), else the model itself; a quarter of the limits as mean
-    lengths (an assumption: the user's own lengths are better).
+    What is not given comes from the project. Without a project, the preset follows the model's size. The reward model is the
+    paper's 6B model for the paper's sizes (SPEC 3.3), else the model itself. Mean lengths are a quarter of the limits: an
+    assumption, the user's own lengths are better.
     """
     from heedful.planning.cpu_speed import measured_speed
     from heedful.planning.plan import UTILIZATION, make_plan
@@ -99,7 +99,7 @@ def plan_of(given: Plan) -> planning.Plan:
     shape = shape_of(model)
     name, chosen = _preset(given, project, shape)
     facts = None if project is None else project_facts(project, chosen, shape)
-    if project is not None:  # a project is told about its window in words
+    if project is not None:
         chosen = within_window(chosen, shape.context)
         if project.labelers != "simulated" and not project.pretraining_text.exists():
             chosen = replace(chosen, ppo=replace(chosen.ppo, ptx_coefficient=0.0))
@@ -134,7 +134,7 @@ def _project(given: Plan) -> Project | None:
 
 
 def _preset(given: Plan, project: Project | None, shape: Shape) -> tuple[str, Preset]:
-    """The settings and the name of their preset: the project's, with another preset if one is given, or those of the size."""
+    """The preset's name and the settings: ``--preset`` if given, else the project's preset, else that of the model's size."""
     from heedful.presets import preset, resolved_preset, sized_name
 
     if project is not None:
@@ -149,7 +149,7 @@ def _preset(given: Plan, project: Project | None, shape: Shape) -> tuple[str, Pr
 
 
 def _assumptions(given: Plan, project: Project | None, chosen: Preset, facts: ProjectFacts | None) -> planning.Assumptions:
-    """What the plan assumes of the data; the machine is filled in later."""
+    """What the plan assumes about the data; the caller fills in the machine."""
     from heedful.miniature.preparation import DEMONSTRATED
     from heedful.planning.compute import Lengths
     from heedful.planning.plan import DEMONSTRATIONS, Assumptions
@@ -185,7 +185,7 @@ def _gpus_here() -> int:
 
 
 def _with(chosen: Preset, lora_rank: int | None, activation_checkpointing: bool) -> Preset:
-    """The preset with LoRA and activation checkpointing in all three steps, if asked for."""
+    """The preset with this LoRA rank and activation checkpointing in all three steps, where given."""
     changes: dict[str, Any] = {} if lora_rank is None else {"lora_rank": lora_rank}
     if activation_checkpointing:
         changes["activation_checkpointing"] = True

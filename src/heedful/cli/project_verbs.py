@@ -1,4 +1,4 @@
-"""``heedful init``, ``status``, ``import`` and ``export``: a project's folder, and its records."""
+"""``heedful init``, ``status``, ``import`` and ``export``: a project's folder and its records."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from heedful.cli.options import Flag, PositionalProject, ProjectFolder, load_pro
 class Init:
     """Create a project: a folder with heedful.toml, data/, runs/ and tasks/.
 
-    - Next: `heedful import` people's labels into it, then `heedful align` it.
-    - heedful.toml holds the settings; a comment there explains each.
+    - Next: `heedful import` adds people's labels, then `heedful align` trains.
+    - heedful.toml holds the settings, with a comment that explains each.
     """
 
     project: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PROJECT")]
     """The folder to create."""
     base_model: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
-    """A causal language model in Hugging Face format; it is never downloaded."""
+    """A folder with a causal language model in Hugging Face format; it is never downloaded."""
     template: Annotated[str | None, optional("plain|chat|FILE")] = None
     """How a conversation becomes tokens: plain, chat (the model's own chat template)
     or a Jinja file (else chat if the model has a template)."""
 
     lora: Flag = False
-    """Settings for adapters (LoRA) instead of all weights."""
+    """Choose settings that train adapters (LoRA) instead of all weights."""
 
     def run(self, console: Console) -> None:
-        """Create the folder; warn if the model is not there yet. Raises ConfigError (a project is there, a bad template)."""
+        """Create the folder; warn if the model is missing. Raises ConfigError for an existing project or a bad template."""
         from heedful.model_files import how_to_get, is_model, what_is_there
         from heedful.presets import tables_as_comments
         from heedful.project.project import has_chat_template, init_project
@@ -66,7 +66,7 @@ class Init:
 
 
 def _show_template(base_model: Path, template: str, console: Console) -> None:
-    """Say which template was chosen, with one example as the model reads it: special tokens are visible."""
+    """Say which template was chosen, and show one example as the model reads it, with special tokens visible."""
     from importlib.util import find_spec
 
     from heedful.errors import HeedfulError
@@ -90,11 +90,11 @@ def _show_template(base_model: Path, template: str, console: Console) -> None:
     say(console, "an example, as the model reads it:")
     for line in prompt.splitlines():
         say(console, f"  | {line}")
-    say(console, f"and the response that it learns from, with the token that ends it: {response!r}")
+    say(console, f"and the response that it learns from, with its end token: {response!r}")
 
 
 def _preset_for(base_model: Path | None, *, lora: bool) -> tuple[str, str]:
-    """The preset for the model's size, and a sentence that says why."""
+    """The preset for the model's size, and a sentence that says why it was chosen."""
     from heedful.model_files import count_parameters
     from heedful.presets import sized_name
 
@@ -131,10 +131,10 @@ class Import:
     - alpaca, dolly   instruction, input, output: demonstrations
     - trl-preference  prompt, chosen, rejected: rankings of two
     - hh-rlhf         HH-RLHF pairs (chosen, rejected): rankings of two
-    - responses       prompt with several responses, ranked, rated or neither
+    - responses       a prompt with several responses, ranked, rated or neither
     - oasst           Open-Assistant trees: demonstrations and rankings
     - ultrafeedback, nectar, helpsteer, shp, pku-saferlhf,
-      summarize-from-feedback: these data sets' files
+      summarize-from-feedback: the files of these data sets
     - heedful         our own records, and filled-in tasks from tasks/
     - Importing the same file again adds nothing.
     - Rows that cannot be used are counted and kept in data/rejected.jsonl.
@@ -161,16 +161,16 @@ class Import:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="FORMAT"),
     ]
-    """What the file is, as listed above; auto finds it out."""
+    """The file's format, as listed above; auto detects it."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file (.jsonl, .json, also .gz; .csv, .tsv, .parquet)."""
     project: ProjectFolder = Path()
     labeler: Annotated[str | None, optional("NAME")] = None
     """Whose labels these are, if the file does not say (else the format's name)."""
     split_by: Literal["user", "prompt"] = "user"
-    """Keep all prompts of a user in one split, or split by prompt: for data of one user."""
+    """user keeps all prompts of a user in one split; prompt ignores users, for data of a single user."""
     seed: int = 0
-    """Seed of the split of new prompts into train, valid and test."""
+    """Seed that splits new prompts into train, valid and test."""
 
     def run(self, console: Console) -> None:
         """Add what is new and print the counts. Raises MissingError, DataError."""
@@ -199,7 +199,7 @@ class Export:
     """The file to write."""
     project: ProjectFolder = Path()
     split: Annotated[Literal["train", "valid", "test", "each"] | None, optional("SPLIT")] = None
-    """Only train, valid or test; each: a file for each of them (else all in one)."""
+    """Only train, valid or test; each: one file per split (else all in one file)."""
 
     def run(self, console: Console) -> None:
         """Write the file and print the counts."""

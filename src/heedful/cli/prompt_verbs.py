@@ -1,4 +1,4 @@
-"""``heedful prompts``: users' prompts come in cleaned, are counted, and are erased for an owner who asks."""
+"""``heedful prompts``: import users' prompts cleaned, count them, and erase those of an owner who asks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from heedful.errors import ConfigError, MissingError, ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsImport:
-    """Read users' prompts from a file into a project, cleaned.
+    """Read users' prompts from a file into a project, and clean them.
 
     - prompts  rows with prompt and owner (JSONL, CSV, TSV, Parquet)
-    - chat     conversations: the prompt is all up to the user's last turn
-    - api      the log of the public API: only requests with consent. Without a
-               FILE: requests and playground turns of this installation's own
+    - chat     conversations: the prompt is everything up to the user's last turn
+    - api      the log of the public API: only requests with consent. Without
+               FILE: requests and playground turns in the project's own
                labeling database
     - Left out, each with its reason in data/rejected.jsonl: personal data in
       train, duplicates, prompts that are too long or over an owner's cap.
@@ -31,7 +31,7 @@ class PromptsImport:
     """
 
     format: Annotated[Literal["prompts", "chat", "api"], tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")]
-    """What the file is: prompts, chat or api."""
+    """The file's format: prompts, chat or api."""
     file: Annotated[Path | None, tyro.conf.Positional, optional("[FILE]")] = None
     """The file (.jsonl, .json, also .gz; .csv, .tsv, .parquet). Without one: the labeling database (api only)."""
     project: ProjectFolder = Path()
@@ -39,18 +39,18 @@ class PromptsImport:
     source: Literal["customer", "labeler", "imported"] = "imported"
     """Where the prompts come from, if a row does not say (api: customers)."""
     tokenizer: Annotated[Path | None, optional("FOLDER")] = None
-    """A model's folder, or its tokenizer.json: lengths are in its tokens (else in words)."""
+    """A model's folder, or its tokenizer.json, to measure lengths in tokens (else in words)."""
     max_length: int = 1_024
     """Longest prompt, in tokens or words."""
     max_per_owner: int = 200
-    """Most prompts of one user or organisation."""
+    """Most prompts to keep of one user or organisation."""
     region: str = "US"
-    """Country whose phone numbers may lack the country code."""
+    """Country of phone numbers that have no country code."""
     names: Flag = False
-    """People's names are personal data too: found by Presidio (heedful[names])."""
+    """Treat people's names as personal data too; Presidio finds them (heedful[names])."""
 
     def run(self, console: Console) -> None:
-        """Add what is new and print what was left out, and why. Raises MissingError, DataError, ConfigError."""
+        """Add what is new; print what was left out and why. Raises MissingError, DataError, ConfigError."""
         from heedful.labeling.database.locating import database_of, existing
         from heedful.prompts.intake import Cleaning, count_words, import_prompts
         from heedful.prompts.personal import names_finder
@@ -81,7 +81,7 @@ class PromptsImport:
             withdrawn = apply_withdrawals(database, project)
             if any(withdrawn.erased.values()):
                 erased = ", ".join(f"{count} {kind}" for kind, count in withdrawn.erased.items())
-                say(Console(), f"erased, because users took it back: {erased}")
+                say(Console(), f"erased, because users withdrew consent: {erased}")
             with of_database(database) as rows:
                 if not any(True for _ in rows.rows()):
                     say(Console(), "the labeling database holds no requests or turns that may become prompts")
@@ -93,14 +93,14 @@ class PromptsImport:
 class PromptsStats:
     """Print the paper's Tables 1 and 6 to 11 for a project's prompts.
 
-    - Use cases, sizes by split and source, what labelers say of the prompts,
+    - Use cases, sizes by split and source, how labelers describe the prompts,
       prompts per owner, lengths, languages.
-    - The same tables with figures go to an HTML page.
+    - An HTML page gets the same tables, with figures.
     """
 
     project: PositionalProject = Path()
     tokenizer: Annotated[Path | None, optional("FOLDER")] = None
-    """A model's folder, or its tokenizer.json: lengths are in its tokens (else in words)."""
+    """A model's folder, or its tokenizer.json, to measure lengths in tokens (else in words)."""
     page: Annotated[Path | None, optional("FILE")] = None
     """The HTML page to write (else prompts.html in the project)."""
 
@@ -126,21 +126,22 @@ class PromptsStats:
 class PromptsForget:
     """Erase everything of one owner from a project.
 
-    - Prompts, and all responses, demonstrations, rankings, ratings and tasks.
-    - Their text in runs, reports, exports, the database and its backups.
+    - It erases the prompts, with all responses, demonstrations, rankings,
+      ratings and tasks, and their text in runs, reports, exports, the database
+      and its backups.
     - A tombstone stays, so that a later import does not bring them back.
-    - Lists what cannot be erased: the models that may have learned from it.
-    - It cannot be undone.
+    - It lists what cannot be erased: models that may have learned from them.
+    - You cannot undo it.
     """
 
     owner: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER")]
-    """The owner's id, as in the key user of data/prompts.jsonl."""
+    """The owner's id, as in the field user of data/prompts.jsonl."""
     project: ProjectFolder = Path()
     retrain: Flag = False
-    """Let the next `heedful align` train again what was trained on them."""
+    """Let the next `heedful align` retrain the models that were trained on this data."""
 
     def run(self, console: Console) -> None:
-        """Erase in the files and in the labeling database, if there is one; print what went. Raises MissingError."""
+        """Erase from the files and from the labeling database, if there is one; print what was erased. Raises MissingError."""
         from heedful.labeling.database.locating import if_there
         from heedful.prompts.forgetting import forget_owner
         from heedful.prompts.printing import show_forgotten
@@ -155,12 +156,12 @@ class PromptsForget:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Take in users' prompts, show what there is, forget an owner.
+    """Import users' prompts, show what there is, forget an owner.
 
     - import  read prompts, chats or the API's log, cleaned
     - stats   the paper's tables for your prompts
     - forget  erase everything of one owner
-    - `heedful prompts import --help` and so on tell more.
+    - More on each: `heedful prompts import --help`, and so on.
     """
 
     action: (
@@ -175,7 +176,7 @@ class Prompts:
 
 
 def _write_report_again(folder: Path) -> None:
-    """Write report.html from results.json, as far as the light installation can: else its text was only replaced."""
+    """Write report.html from results.json; without matplotlib, the page keeps only the text that forgetting replaced in it."""
     if not (folder / "report.html").is_file() or find_spec("matplotlib") is None:
         return
     from heedful.evaluate.report import write_report
@@ -188,7 +189,7 @@ def _write_report_again(folder: Path) -> None:
 
 
 def _token_counter(path: Path) -> Callable[[str], int]:
-    """How many tokens a text has, by the tokenizer of a model's folder. Raises MissingError, ModelError."""
+    """A function that counts the tokens of a text with this tokenizer. Raises MissingError, ModelError."""
     from tokenizers import Tokenizer
 
     file = path / "tokenizer.json" if path.is_dir() else path

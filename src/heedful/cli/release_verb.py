@@ -1,4 +1,4 @@
-"""``heedful release``: what a project gives away."""
+"""``heedful release``: a project's model in a folder that others can use."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ class Release:
     """Put the accepted policy, its card and its reward model into one folder.
 
     - transformers, vLLM, TRL and `heedful serve` load the folder as it is.
-    - The base model's license and notice go with it; SHA256SUMS lists all
+    - The base model's license and notice are included; SHA256SUMS lists all
       files.
-    - What is not finished or not evaluated is refused.
+    - It refuses a model that is not finished or not evaluated.
     - --push uploads it to a private repository on the Hugging Face hub, with
       the token in HF_TOKEN.
     """
 
     project: PositionalProject = Path()
     model: Annotated[str | None, optional("NAME")] = None
-    """A stage or run, such as ppo, dpo or ppo_ptx-2 (else the policy that the last round of feedback accepted, or PPO-ptx)."""
+    """A stage or run, such as ppo, dpo or ppo_ptx-2 (else the policy that the last round accepted, else PPO-ptx)."""
     output: Annotated[Path | None, optional("FOLDER")] = None
-    """The folder to write (else release in the project); an earlier release there is replaced."""
+    """The folder to write (else release in the project); it replaces an earlier release there."""
     notes: Annotated[Path | None, optional("FILE")] = None
-    """Markdown for the card on what the model is meant for."""
+    """Markdown for the card: what the model is meant for."""
     push: Annotated[str | None, optional("OWNER/NAME")] = None
     """The repository to upload to (else nothing is uploaded)."""
 
     def run(self, console: Console) -> None:
-        """Write the release, say what it lacks, and upload it if asked. Raises MissingError, DataError, StorageError."""
+        """Write the release, warn of what it lacks, and upload it if asked. Raises MissingError, DataError, StorageError."""
         from heedful.evaluate.release import push, release
         from heedful.project.files import read_text
 

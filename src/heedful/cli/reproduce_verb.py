@@ -19,8 +19,8 @@ class Reproduce:
     - For each base model that ships with the package: base, prompted base,
       task mixture (FLAN, T0), SFT, PPO and PPO-ptx; then the experiments.
     - It takes a night on two cores; --quick shows in minutes that it works.
-    - FOLDER/results/ gets results.json, reproduction.md and all figures, with
-      a plain statement where the paper's shapes do not appear.
+    - FOLDER/results/ gets results.json, reproduction.md and all figures. The
+      page says plainly where the paper's pattern does not appear.
     - If interrupted, run it again: it continues.
     """
 
@@ -28,12 +28,12 @@ class Reproduce:
         "reproduction"
     )
     quick: Flag = False
-    """Much reduced: too little training to show effects."""
+    """Train very little: everything runs, but no effect shows."""
     seed: int = 0
     """Seed of prompts, labelers and training."""
 
     def run(self, console: Console) -> None:
-        """Do what is not done, then write the results. Raises ConfigError, MissingError, BusyError, StorageError."""
+        """Do what is left to do, then write the results. Raises ConfigError, MissingError, BusyError, StorageError."""
         from heedful.experiments import reproduction
 
         extent = reproduction.QUICK if self.quick else reproduction.FULL

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateReward:
-    """Measure a reward model on rankings: is it right more often than length?
+    """Measure a reward model on rankings: does it beat simple rules such as length?
 
-    - Accuracy by K, use case, labeler and margin, with intervals for other
-      prompts and other labelers; calibration; best of n.
-    - Beside it: "the longer wins", "the shorter wins", and a bag of words that
-      learns from the project's training rankings.
-    - --project: its rankings of prompts outside the split train.
+    - Accuracy by K, use case, labeler and margin, with intervals that hold for
+      other prompts and labelers; calibration; best of n.
+    - It is compared with "the longer wins", "the shorter wins", and a bag of
+      words that learns from the project's training rankings.
+    - --project: the project's rankings of prompts outside the split train.
     - --rankings: all rankings of a file in any format that `heedful import`
-      reads. With --project too, the project is for the bag of words and limits.
+      reads. With --project too, the project only supplies the bag of words'
+      training rankings and the limits.
     - For example: heedful evaluate reward mine/runs/reward-1/model \\
         --project mine --json reward.json --html reward.html
     """
@@ -37,18 +38,18 @@ class EvaluateReward:
     project: Annotated[Path | None, optional("PROJECT")] = None
     """The project whose rankings are used."""
     rankings: Annotated[Path | None, optional("FILE")] = None
-    """Rankings or preferences from elsewhere, instead of the project's."""
+    """A file of rankings or preferences, instead of the project's."""
     database: DatabaseOption = None
     template: Annotated[Literal["plain", "chat"] | None, optional("{plain,chat}")] = None
-    """How prompts become tokens (else as in the project that made the model; else chat if its tokenizer has a template)."""
+    """How prompts become tokens (else as in the project that made the model, else chat if its tokenizer has a template)."""
     max_prompt_tokens: Annotated[int | None, optional("N")] = None
-    """Longer prompts are left out (else the project's limit for its reward model, else the context window)."""
+    """Leave out longer prompts (else the project's limit for its reward model, else the context window)."""
     max_response_tokens: Annotated[int | None, optional("N")] = None
-    """Longer responses are scored at this token (else as for prompts)."""
+    """Cut longer responses here (else as for prompts)."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """The type to compute in."""
     confidence: float = 0.95
-    """Of all intervals."""
+    """Confidence level of all intervals."""
     json: Annotated[Path | None, optional("FILE", "Also write the numbers to this file, as JSON.")] = None
     html: Annotated[Path | None, optional("FILE", "Also write a page with plots to this file.")] = None
 
@@ -119,7 +120,7 @@ class EvaluateReward:
             raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(self.confidence))
 
     def _source(self, project: Project | None) -> ModelSource:
-        """The reward model that is named, or that the named project has trained."""
+        """The given reward model, or the one that the given project has trained."""
         from dataclasses import replace
 
         from heedful.serve.served_models import REWARD_MODEL, sources_of

@@ -1,4 +1,4 @@
-"""``heedful serve`` and ``heedful up``: models behind OpenAI's API, and the application with them."""
+"""``heedful serve`` serves models behind OpenAI's API; ``heedful up`` starts them together with the web application."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from heedful.serve.served_models import ModelSource
 
 NEW_FOLDER = Path("playground")
-"""Where `heedful up` keeps people's work if there is no project."""
+"""Where `heedful up` keeps people's work without a project."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,10 @@ class Serve:
     - MODEL is a folder in Hugging Face format, NAME=FOLDER, or a project, which
       stands for its base, SFT, PPO and reward models.
     - Any client for OpenAI's API works: its base URL is the address with /v1.
-    - Reached from other machines, it needs an API key: --api-keys, or the
+    - For other machines to reach it, it needs an API key: --api-keys, or the
       variable HEEDFUL_API_KEY.
-    - SIGTERM and Ctrl-C finish what runs and refuse what comes.
-    - docs/serving.md tells more.
+    - After SIGTERM or Ctrl-C, it finishes running requests and refuses new ones.
+    - More is in docs/serving.md.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -40,20 +40,20 @@ class Serve:
     port: int = 8001
     """Port to listen on; 0: any free port."""
     api_keys: Annotated[Path | None, optional("FILE")] = None
-    """File of API keys: KEY, or KEY MODEL ..., on each line."""
+    """File of API keys; each line is KEY, or KEY MODEL ... for a key that may use only these models."""
     template: Annotated[str | None, optional("TEMPLATE")] = None
-    """How conversations become tokens: plain, chat, or a file with a Jinja template (else as the model's project says, else
+    """How conversations become tokens: plain, chat, or a file with a Jinja template (else as in the model's project, else
     chat if the tokenizer has a template)."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """The type to compute in."""
     slots: int = 64
-    """Responses that each model writes at the same time."""
+    """How many responses each model writes at the same time."""
     waiting: int = 512
-    """Responses that may wait for a slot; further requests are refused with status 429."""
+    """How many responses may wait for a slot; further requests are refused with status 429."""
     seconds: float = 600.0
-    """How long a request may take."""
+    """The longest time that a request may take."""
     drain_seconds: float = 60.0
-    """How long requests may still run after SIGTERM."""
+    """How long running requests may continue after SIGTERM."""
 
     def run(self, console: Console) -> None:
         """Serve until told to stop. Raises UserError, MissingError, ModelError."""
@@ -79,19 +79,20 @@ class Serve:
 
 @dataclass(frozen=True, kw_only=True)
 class Up:
-    """Start the application and the models that people talk to, in one command.
+    """Start the web application and the models that people talk to, in one command.
 
-    - With PROJECT: its base, SFT and PPO models, as far as they are finished. What
-      is finished later, such as the policy of a further round, is added.
+    - With PROJECT: its finished base, SFT and PPO models. Models that finish
+      later, such as the policy of another round, are added.
     - With a model's folder: that model; people's work is kept in ./playground.
-    - Without: the models of ./miniature if it is there (`heedful align`), else the
-      small base models that ship with Heedful.
+    - Without either: the models of ./miniature if it exists (`heedful align`
+      makes it), else the small base models that ship with Heedful.
     - The first start prints a link to join as admin.
-    - Only this machine reaches it; for a team: `heedful serve` and `heedful web`.
+    - Only this machine can reach it; for a team, use `heedful serve` and
+      `heedful web`.
     """
 
     project: Annotated[Path | None, tyro.conf.Positional, optional("[PROJECT]")] = None
-    """A project's or a model's folder (else ./miniature, or what ships with Heedful)."""
+    """A project's or a model's folder (else ./miniature, else the base models that ship with Heedful)."""
     port: int = 8000
     """Port of the application; 0: any free port."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -113,7 +114,7 @@ class Up:
         def finished() -> list[ModelSource]:
             return _to_compare(self.project)[1]
 
-        # Listen before the models are loaded: a port that is taken is known at once.
+        # Listen before the models are loaded, so that a port in use is noticed at once.
         with (
             closing(listen(listening.host, listening.port, command="heedful up")) as listener,
             serving(sources, Limits(), precision=self.precision, say=tell, later=finished) as address,
@@ -123,7 +124,7 @@ class Up:
 
 
 def _to_compare(project: Path | None) -> tuple[Path, list[ModelSource]]:
-    """The folder for labels, and the models. Raises MissingError, ConfigError."""
+    """The folder that keeps the labels, and the models to compare. Raises MissingError, ConfigError."""
     from heedful.miniature.preparation import base_model_folder
     from heedful.project.project import CONFIG_FILE
     from heedful.serve.served_models import REWARD_MODEL, ModelSource, project_models, sources_of

@@ -1,1 +1,1 @@
-"""The labeling database and what people do in it. Nothing here reaches torch."""
+"""The labeling database and what people do in it. Nothing here imports torch."""

@@ -51,10 +51,10 @@ def record_to_json(record: Record) -> dict[str, Any]:
 
 
 def first_format(record: Record) -> dict[str, Any]:
-    """The JSON object that digests are made of: for an older record, the one that the first format of records wrote.
+    """The JSON object that digests are computed from. An older record gives the object that the first record format wrote.
 
-    There, a conversation was one text and the phase was in the metadata. Stages that are done stay done only if the digests of
-    their records stay the same.
+    In that format a conversation was one text, and the phase was in the metadata. A finished stage stays finished only if the
+    digests of its records do not change.
     """
     row = record_to_json(record)
     if isinstance(record, Prompt) and turns_of(record.text) == record.turns:
@@ -73,7 +73,7 @@ def record_from_json(kind: Kind, row: object, *, where: str | Path | None = None
 
 
 def _in_todays_format(kind: Kind, row: Mapping[str, Any], where: str | Path | None) -> dict[str, Any]:
-    """A prompt's text as turns, and the phase that the first format kept in the metadata."""
+    """The row in today's format: a prompt's text becomes turns, and the phase comes out of the metadata."""
     row = {key: value for key, value in row.items() if key != "kind"}
     if kind == "prompt" and "turns" not in row:
         row["turns"] = turns_of(_text_of_prompt(row, where))
@@ -83,7 +83,7 @@ def _in_todays_format(kind: Kind, row: Mapping[str, Any], where: str | Path | No
         if first != "training" and row.setdefault("phase", first) != first:
             raise DataError(
                 f"the {kind} {row.get('id')!r} names two phases",
-                expected=f"one phase: what is for {first} never trains anything",
+                expected=f"one phase: a {kind} for {first} never trains a model",
                 got=f"{row['phase']!r}, and {first!r} as task in the metadata",
                 where=where,
                 next_step="remove one of them",
@@ -92,7 +92,7 @@ def _in_todays_format(kind: Kind, row: Mapping[str, Any], where: str | Path | No
 
 
 def _phase_in(metadata: Mapping[str, Any]) -> Phase:
-    """The phase as the first format had it: ``ranking`` stood for training."""
+    """The phase in the first format, where ``ranking`` meant training."""
     task = metadata.get("task")
     return task if task in ("evaluation", "screening") else "training"
 
@@ -140,7 +140,7 @@ class Records:
 
     @classmethod
     def load(cls, folder: str | Path) -> Records:
-        """Read and check a folder; a file that is not there holds nothing.
+        """Read and check a folder; a missing file counts as empty.
 
         Raises MissingError if there is no folder, DataError naming file, line and id for a bad row or a broken reference.
         """
@@ -163,8 +163,8 @@ class Records:
     def save(self, folder: str | Path) -> None:
         """Check, then write all five files; a full disk leaves every old file as it was. Raises DataError, StorageError.
 
-        The new files are put in place in dependency order, so that after a crash records refer only to what is there
-        (where records were only added).
+        The files are replaced in dependency order. So if records were only added, a crash leaves no record that refers to a
+        missing one.
         """
         self.check()
         write_jsonl_files(
@@ -172,7 +172,7 @@ class Records:
         )
 
     def check(self) -> None:
-        """Raise DataError if a record names a prompt or response that is not there, or that belongs elsewhere."""
+        """Raise DataError if a record names a prompt or response that is missing, or that belongs elsewhere."""
         _check(self, lambda kind, id: file_name(kind))
 
     def by_kind(self, kind: Kind) -> dict[str, Any]:
@@ -212,11 +212,11 @@ def _check(records: Records, where: Callable[[Kind, str], str]) -> None:
             problem = broken_reference(record, records.prompts, records.responses)
             if problem is not None:
                 raise DataError(
-                    f"the {kind} {id!r} names what it cannot",
+                    f"the {kind} {id!r} has a broken reference",
                     expected="the ids of a prompt, and of that prompt's own responses, in the same folder",
                     got=problem,
                     where=where(kind, id),
-                    next_step=f"add what is missing, put the id right, or take the {kind} out",
+                    next_step=f"add what is missing, correct the id, or remove the {kind}",
                 )
 
 

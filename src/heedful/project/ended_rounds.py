@@ -1,8 +1,8 @@
-"""Finished rounds of feedback (SPEC 3.8), as they lie on disk.
+"""Finished rounds of feedback (SPEC 3.8), as stored on disk.
 
-A round that has ended leaves ``runs/round-<n>.json``: which runs it consists of, which policy is the current one after it, and
-which records it knew. The next round starts from that, so data that arrive later do not make the earlier round do its work
-again. Each file names what the round before ended with: if that is done again, the later rounds no longer count.
+A finished round leaves ``runs/round-<n>.json``. The file lists the round's runs, the policy that is current after it, and the
+records that it knew. The next round starts from that, so data that arrive later do not make the earlier round run again. The
+file also names the fingerprint that the round before ended with: if that round runs again, the later rounds no longer count.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRound:
-    """A round that is over."""
+    """A finished round."""
 
     number: int
     runs: Mapping[str, Run]
     """Of all stages of this round, by name."""
     policy: str
-    """The stage that made the policy which is the current one after this round."""
+    """The stage that made the policy that is current after this round."""
     known: Known
     began_with: str | None
     """The fingerprint that the round before ended with; None for round 1."""
@@ -68,18 +68,18 @@ def known_in(records: Records) -> Known:
 
 
 def read_known(folder: Path) -> Known:
-    """What the first stage of a round wrote down."""
+    """The ids that the first stage of a round wrote."""
     found = json.loads((folder / KNOWN_FILE).read_text(encoding="utf-8"))
     return Known(**{kind: frozenset(found[kind]) for kind in ("prompts", "demonstrations", "rankings")})
 
 
 def known_as_json(known: Known) -> dict[str, list[str]]:
-    """In the alphabet's order, so that the same records give the same file."""
+    """The ids as JSON, sorted, so that the same records give the same file."""
     return {kind: sorted(ids) for kind, ids in asdict(known).items()}
 
 
 def ended_rounds(runs: Path) -> list[EndedRound]:
-    """The rounds that are over, from the first on; a round counts only if it began with what the one before ended with."""
+    """The finished rounds, in order. A round counts only if it began with what the round before ended with."""
     found: list[EndedRound] = []
     while (ended := _read(runs, len(found) + 1)) is not None:
         if ended.began_with != (found[-1].ended_with if found else None):
@@ -89,7 +89,7 @@ def ended_rounds(runs: Path) -> list[EndedRound]:
 
 
 def newest_round(runs: Path) -> int:
-    """The number of the newest round that was begun."""
+    """The number of the newest round that has begun."""
     ended = ended_rounds(runs)
     if not ended:
         return 1
@@ -102,7 +102,7 @@ def newest_round(runs: Path) -> int:
 def rounds_to_do(runs: Path, wanted: int | None) -> range:
     """The numbers of the rounds that `heedful align` walks through, in order; ``wanted`` is the last one (None: the newest).
 
-    A round that is over is walked through again only if it is the last one. Raises ConfigError for a number below 1.
+    A finished round is walked through again only if it is the last one. Raises ConfigError for a number below 1.
     """
     if wanted is not None and wanted < 1:
         raise ConfigError("there is no such round", expected="1 or more", got=str(wanted))
@@ -111,7 +111,7 @@ def rounds_to_do(runs: Path, wanted: int | None) -> range:
 
 
 def save_round(runs: Path, ended: EndedRound) -> None:
-    """Write down that a round is over. Raises StorageError."""
+    """Record on disk that a round is finished. Raises StorageError."""
     value = {
         "round": ended.number,
         "began_with": ended.began_with,
@@ -123,7 +123,7 @@ def save_round(runs: Path, ended: EndedRound) -> None:
 
 
 def current_policy(runs: Path) -> tuple[str, Path] | None:
-    """Name and model's folder of the policy that the last finished round left as the current one."""
+    """Name and model folder of the policy that is current after the last finished round; None before round 1 has ended."""
     ended = ended_rounds(runs)
     if not ended:
         return None
@@ -162,5 +162,5 @@ def _read(runs: Path, number: int) -> EndedRound | None:
 
 
 def first_stage(number: int) -> str:
-    """The stage that a further round begins with."""
+    """The stage that round ``number`` (2 or later) begins with."""
     return f"prompts_{number}"

@@ -1,15 +1,15 @@
 """A project's records as files that other tools load: Hugging Face ``datasets``, TRL, or Heedful itself elsewhere.
 
 - ``trl-sft``: ``{"prompt", "completion"}``, one row per demonstration.
-- ``trl-preference``: ``{"prompt", "chosen", "rejected"}``, one row per comparison of a ranking; ties are no comparisons.
+- ``trl-preference``: ``{"prompt", "chosen", "rejected"}``, one row per comparison of a ranking; a tie is not a comparison.
 - ``messages``: ``{"messages": [{"role", "content"}, …]}``, one row per demonstration.
 - ``heedful``: every record with its ``kind``, dependencies first; importing it elsewhere gives the same records.
 
 In TRL's formats a conversation is a list of messages, to which TRL applies the chat template. A lone prompt is text under the
 template ``plain``, and a list of one message under a chat template. The first three formats are for training: labels for
 evaluation or screening and those of held-out labelers are left out and counted. A model that trains on the splits valid and
-test cannot be evaluated on them: one file can hold one split, several files one split each, and a file that mixes them is
-reported.
+test cannot be evaluated on them. So an export can hold a single split, or write one file per split; a file for training that
+mixes splits gets a warning.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ExportReport:
     rows: Mapping[str, int]
     """Rows of each file."""
     notes: Mapping[str, int]
-    """What the format cannot hold, by reason."""
+    """What was left out, by reason."""
     mixed: str | None = None
     """The warning that one file for training holds several splits."""
 
@@ -71,7 +71,7 @@ def export_file(
 
     split: only the records of this split; with ``each``, one file for each split, ``rows.train.jsonl`` and so on if ``path`` is
     ``rows.jsonl`` (none for a split without rows). All files are written, or none.
-    template: the project's; under another one than ``plain`` a lone prompt is a message for TRL, so that it is rendered too.
+    template: the project's template. Unless it is ``plain``, a lone prompt becomes a message, so that TRL renders it too.
 
     Raises ConfigError for an unknown format, MissingError for no folder, DataError if there is nothing to export,
     StorageError for a full disk.

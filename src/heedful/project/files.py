@@ -1,7 +1,7 @@
-"""Files written atomically, and JSONL read and written.
+"""Write files atomically; read and write JSONL.
 
-A file is written aside, flushed to the disk and renamed over the old one. So a crash or a full disk leaves the old file or
-the new one, never half of either.
+A file is written under a temporary name, flushed to the disk and renamed over the old one. So a crash or a full disk leaves
+the old file or the new one, never half of either.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_jsonl(path: str | Path, rows: Iterable[object]) -> None:
 def write_jsonl_files(rows_by_path: Mapping[str | Path, Iterable[object]]) -> None:
     """Write several JSONL files; a full disk leaves every old file as it was. Raises StorageError.
 
-    All are written aside first, and then put in place in the order given.
+    All are written under temporary names first, then renamed in the order given.
     """
     _write_together({path: map(_line, rows) for path, rows in rows_by_path.items()})
 
@@ -60,7 +60,7 @@ def _write_together(chunks_by_path: Mapping[str | Path, Iterable[bytes]]) -> Non
 def append_jsonl(path: str | Path, rows: Iterable[object]) -> None:
     """Add rows at the end of a JSONL file (not ``.gz``): all of them or, if the disk refuses, none. Raises StorageError.
 
-    If a crash cut the last line in the middle, that line is removed first; a whole one that only lacks its newline gets it.
+    If a crash cut off the last line, that line is removed first; a complete line that only lacks its newline gets one.
     """
     path = _real(path)
     data = b"".join(map(_line, rows))
@@ -79,7 +79,7 @@ def append_jsonl(path: str | Path, rows: Iterable[object]) -> None:
 
 
 def _mend_last_line(file: BinaryIO) -> int:
-    """Make the file end with a whole line; its length after that."""
+    """Make the file end with a complete line; return its length."""
     end = file.seek(0, os.SEEK_END)
     file.seek(max(end - 1, 0))
     if end and file.read(1) != b"\n":
@@ -155,7 +155,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
             expected="a disk with room and a folder that may be written to",
             got=error.strerror or str(error),
             where=path,
-            next_step="make room or give another folder, then run the same command again; nothing half-written was left",
+            next_step="free some space or choose another folder, then run the same command again; nothing is half-written",
         ) from error
 
 
@@ -186,7 +186,7 @@ def _refuse_constant(name: str) -> object:
 
 
 LONGEST_LINE = 64 * 2**20
-"""Bytes of the longest line that is read: more is a mistake, and would fill the memory."""
+"""The longest line that is read, in bytes. A longer one is a mistake and would fill the memory."""
 
 _TOO_LONG = "a line of more than 64 MiB"
 
@@ -207,10 +207,10 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_each_key_once)
-"""JSON without NaN, Infinity, numbers that would become infinite (``1e400``), and objects that hold a key twice."""
+"""JSON without NaN, Infinity, numbers that would become infinite (``1e400``), or objects with a repeated key."""
 
 DEEPEST = 100
-"""Most levels of lists and objects in one row. Whatever writes or shows a deeper row later would run out of stack."""
+"""How deeply lists and objects may be nested in one row. Writing or showing a deeper row would exhaust the stack."""
 
 TOO_DEEP = f"lists and objects nested more than {DEEPEST} levels deep"
 
@@ -231,7 +231,7 @@ def _parts(value: object) -> Iterable[object]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file: its value, or the problem that kept it from being read and its raw text."""
+    """One row of a file: its value or, if it could not be read, the problem and the raw text."""
 
     line: int
     value: object = None
@@ -240,7 +240,7 @@ class Row:
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """The JSON values of a JSONL file, one per line (``.gz`` too); a bad line is a row with a problem, an empty one is none.
+    """The JSON values of a JSONL file (``.gz`` too). A bad line becomes a row with a problem; empty lines are skipped.
 
     Raises MissingError if there is no such file, DataError if it cannot be unpacked.
     """
@@ -273,7 +273,7 @@ def row_of_text(number: int, text: str) -> Row:
 
 
 def bad_character(text: str) -> str | None:
-    """What no later file or database could hold of a text, or None."""
+    """What in a text no later file or database could hold, or None."""
     if "\0" in text:
         return "a NUL character (\\u0000) in a text"
     return None if is_encodable(text) else "half of a surrogate pair (\\ud800 to \\udfff) in a text: no character"
@@ -322,7 +322,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each line; of one longer than ``LONGEST_LINE`` only the beginning, one byte longer than that."""
+    """Each line. Of a line longer than ``LONGEST_LINE``, only the first ``LONGEST_LINE + 1`` bytes."""
     if not path.is_file():
         raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
     try:
@@ -347,7 +347,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def what_is_there(path: Path) -> str:
-    """What stands at a path where a file or folder was expected, for a message."""
+    """What was found at a path that should hold a file or folder, for a message."""
     if path.is_dir():
         return "a folder"
     return "nothing" if path.parent.is_dir() else f"no folder {path.parent}"

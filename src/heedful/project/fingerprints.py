@@ -24,12 +24,12 @@ def as_json(value: Any) -> Any:
 
 
 def digest_of_records(records: Iterable[Record]) -> str:
-    """A digest of what records say, in their order, however their file is written: also by older versions of Heedful."""
+    """A digest of records, in order. It does not depend on how their file was written, or by which version of Heedful."""
     return fingerprint_of([first_format(record) for record in records])
 
 
 def digest_of_files(*paths: Path) -> str:
-    """A digest of files' contents; a folder stands for all files in it. Of files above 64 MiB only size and time count."""
+    """A digest of files' contents; a folder stands for all its files. Above 64 MiB, only size and modification time count."""
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:

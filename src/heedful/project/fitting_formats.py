@@ -18,7 +18,7 @@ _ROWS_TRIED = 20
 
 
 def groups_of(format: str, rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that a format reads together, in the order of their first rows; each other row by itself."""
+    """Groups of rows that the format reads together, in the order of their first rows; any other row is a group of its own."""
     group_of = FORMATS[format].group
     groups: dict[object, list[Row]] = {}
     for row in rows:
@@ -28,7 +28,7 @@ def groups_of(format: str, rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def draft_of(format: str, group: Sequence[Row], labeler: str | None) -> Draft:
-    """The records of the rows that belong together. Raises BadRow, SkippedRow."""
+    """The records of a group of rows. Raises BadRow, SkippedRow."""
     first = group[0]
     if first.problem is not None:
         raise BadRow(first.problem)
@@ -47,7 +47,7 @@ def draft_of(format: str, group: Sequence[Row], labeler: str | None) -> Draft:
 def nothing_usable(
     format: str, path: Path, rows: list[Row], rejected: list[tuple[Row, str]], skipped: Mapping[str, int]
 ) -> DataError:
-    """Why an import stops that could use no row: the most frequent reason, and the format that fits, if one does."""
+    """The error for an import that could use no row: it names the most frequent reason, and a format that fits, if any."""
     if not rows:
         return DataError(f"{path.name} holds no rows", expected=FORMATS[format].sample, got="an empty file", where=path)
     reasons = Counter(reason for _, reason in rejected) + Counter(skipped)
@@ -56,7 +56,7 @@ def nothing_usable(
     if isinstance(first.value, Mapping):
         got = "a first row with the keys " + ", ".join(map(str, first.value))
     else:
-        got = f"a first row that is {first.problem or 'no object but a ' + type(first.value).__name__}"
+        got = f"a first row that is {first.problem or 'not an object but a ' + type(first.value).__name__}"
     fits = next((name for name in _fitting(rows) if name != format), None)
     return DataError(
         f"no row of {path.name} is usable as {format}: {why} ({count} of {len(rows)} rows)",
@@ -70,14 +70,14 @@ def nothing_usable(
 
 
 def format_that_fits(path: Path, rows: list[Row]) -> str:
-    """The format of a file whose user does not know it. Raises DataError if there is none."""
+    """Detect a file's format. Raises DataError if no format fits."""
     if fitting := _fitting(rows):
         return fitting[0]
     if not rows:
         raise DataError(f"{path.name} holds no rows", expected="rows of a format that import reads", got="no row", where=path)
     first = next((row for row in rows if isinstance(row.value, Mapping)), None)
     raise DataError(
-        f"{path.name} has the rows of no format that import reads",
+        f"no format that import reads fits the rows of {path.name}",
         expected="; ".join(f"{name}: {format.sample}" for name, format in FORMATS.items()),
         got="no object" if first is None else "a row with the keys " + ", ".join(map(str, first.value)),  # type: ignore[arg-type]
         where=path if first is None else f"{path}:{first.line}",
@@ -86,7 +86,7 @@ def format_that_fits(path: Path, rows: list[Row]) -> str:
 
 
 def _fitting(rows: list[Row]) -> list[str]:
-    """The formats that can read most of the first rows; first the one that uses most of their keys, then the narrower one."""
+    """The formats that can read most of the first rows: fewest unused keys first and, among equals, the narrower one."""
     tried = rows[:_ROWS_TRIED]
     unused: dict[str, int] = {}
     for format in FORMATS:

@@ -1,4 +1,4 @@
-"""Data from elsewhere into a project's records: nothing dropped silently, nothing added twice.
+"""Import data into a project's records: nothing is dropped silently, nothing is added twice.
 
 Each row is accepted (it added a record), merged (everything in it was there already), rejected (kept in ``rejected.jsonl`` with
 file, line and reason) or skipped (a good row with nothing to import; counted by reason). Prompts with the same text are one
@@ -36,7 +36,7 @@ REJECTED = "rejected.jsonl"
 """In the data folder: one ``{"file", "line", "reason", "row"}`` per rejected row, of all imports."""
 
 AUTO = "auto"
-"""Stands for the format that fits the file's rows."""
+"""As a format's name: detect the format from the file's rows."""
 
 _SHOWN_REASONS = 5
 
@@ -180,7 +180,7 @@ def _check_shares(shares: tuple[float, float, float]) -> None:
 def _check_labeler(labeler: str | None) -> None:
     if labeler is not None and (not labeler.strip() or len(labeler) > LONGEST_ID or bad_character(labeler)):
         raise ConfigError(
-            "this is no labeler's name", expected=f"1 to {LONGEST_ID} characters", got=f"{len(labeler):,} characters"
+            "this is not a labeler's name", expected=f"1 to {LONGEST_ID} characters", got=f"{len(labeler):,} characters"
         )
 
 
@@ -218,7 +218,7 @@ class _OfForgotten(BadRow):
 
 @dataclass(slots=True)
 class _Merge:
-    """Records that grow row by row; each row goes in as a whole or not at all."""
+    """Records to which rows are added one by one; each row is added completely or not at all."""
 
     records: Records
     shares: tuple[float, float, float]
@@ -243,7 +243,7 @@ class _Merge:
             self.split_of.setdefault(self._group(prompt), prompt.split)
 
     def add(self, draft: Draft) -> bool:
-        """Add what is new of a row; whether anything was. Raises BadRow, and then nothing was added."""
+        """Add what is new in a row; return whether anything was. If it raises BadRow, nothing was added."""
         new: list[Record] = []
         try:
             for record in draft.records:
@@ -269,7 +269,7 @@ class _Merge:
         return bool(new)
 
     def _refuse_forgotten(self, record: Record) -> None:
-        """A forgotten owner's prompts do not come back: neither by name, nor without one, nor through a label."""
+        """Raise if a forgotten owner's prompt would come back: under the owner's name, without an owner, or through a label."""
         if isinstance(record, Prompt):
             ids = (record.id, content_id("prompt", record.text))
             refused = self.forgotten.owner(record.user) or (record.user is None and any(map(self.forgotten.prompt, ids)))
@@ -313,7 +313,7 @@ class _Merge:
         return record if there is None else None
 
     def _bare(self, record: Record) -> Record:
-        """What makes a label the same: all but metadata. A text counts as it continues the prompt, as older records have it."""
+        """What two equal labels share: all but metadata. Texts are compared as continuations, as in older records."""
         if isinstance(record, Response | Demonstration):
             turns = self.records.prompts[record.prompt_id].turns
             record = replace(record, text=continuation(turns, record.text))
@@ -331,7 +331,7 @@ def _taken(record: Record) -> BadRow:
 
 
 def _split(group: str, shares: tuple[float, float, float], seed: int) -> Split:
-    """A split drawn from the group's name alone, so that it does not depend on the order of the rows."""
+    """A split drawn from seed and group name alone, so that it does not depend on the order of the rows."""
     draw = int.from_bytes(blake2b(f"{seed} {group}".encode(errors="surrogatepass"), digest_size=8).digest(), "big") / 2**64
     return "train" if draw < shares[0] else "valid" if draw < shares[0] + shares[1] else "test"
 

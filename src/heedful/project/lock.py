@@ -22,8 +22,8 @@ LOCK_FILE = ".lock"
 def alone_in(runs: Path) -> Iterator[None]:
     """Hold the folder's lock; the system releases it when this process ends, however it ends.
 
-    Where the file system has no locks (some network ones) nothing is guarded. Raises BusyError where another process holds
-    it, StorageError.
+    On a file system without locks (some network ones), nothing is guarded. Raises BusyError if another process holds the lock,
+    StorageError.
     """
     path = runs / LOCK_FILE
     try:
@@ -39,7 +39,7 @@ def alone_in(runs: Path) -> Iterator[None]:
                 raise _busy(path) from None
             yield  # no locks here
             return
-        # Written into the file that is locked: a new one in its place would have no lock.
+        # Write into the locked file itself: a new file in its place would have no lock.
         file.truncate(0)
         file.seek(0)
         file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname(), "command": _command()}) + "\n")

@@ -1,7 +1,7 @@
-"""Sizes and digests of a finished stage's files, kept in its ``stage.json``: they tell whether a file was damaged or lost.
+"""Sizes and digests of a finished stage's files, kept in its ``stage.json``: they show whether a file was damaged or lost.
 
-Files up to 1 MiB are read again each time. Larger ones are read only if their time of change differs from the one noted, so
-that the check takes no time with models of any size.
+Files up to 1 MiB are read again each time. Larger ones are read only if their modification time has changed, so that the check
+is fast with models of any size.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from heedful.errors import DataError
 from heedful.project.runs import STAGE_FILE, stage_state, write_state
 
 OUTPUTS = "outputs"
-"""The key of ``stage.json``: path in the folder -> [bytes, time of change in nanoseconds, SHA-256]."""
+"""The key of ``stage.json``: path in the folder -> [bytes, modification time in nanoseconds, SHA-256]."""
 _ALWAYS_READ = 2**20
 
 
 def described_outputs(folder: Path) -> dict[str, list[Any]]:
-    """All files in a stage's folder but ``stage.json``."""
+    """All files in a stage's folder except ``stage.json``."""
     return {path.relative_to(folder).as_posix(): _described(path) for path in _files(folder)}
 
 
 def check_outputs(stage: str, folder: Path, state: Mapping[str, Any]) -> None:
     """Raises DataError naming the first file that is not as it was when the stage ended.
 
-    Files that came later are ignored, and so is what came later into an empty file: people rank an evaluation's answers after
-    its stage has ended. A ``stage.json`` of an older version has no digests: nothing is checked.
+    Files that came later are ignored, and so is what was added later to an empty file: people rank an evaluation's answers
+    after its stage has ended. A ``stage.json`` of an older version has no digests: nothing is checked.
     """
     for name, (size, changed, digest) in state.get(OUTPUTS, {}).items():
         path = folder / name
@@ -41,7 +41,7 @@ def check_outputs(stage: str, folder: Path, state: Mapping[str, Any]) -> None:
             elif (size > _ALWAYS_READ and status.st_mtime_ns == changed) or _digest(path) == digest:
                 continue
             else:
-                found = "as many bytes, but others"
+                found = "the same number of bytes, but different ones"
         except FileNotFoundError:
             found = "no such file"
         except OSError as error:
@@ -56,7 +56,7 @@ def check_outputs(stage: str, folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def forget_description(folder: Path, path: Path) -> bool:
-    """Before a stage's output is written again on purpose: no longer expect its old bytes. Whether they were expected."""
+    """Before a stage's output is rewritten on purpose: stop expecting its old bytes. Returns whether they were expected."""
     state, name = stage_state(folder), path.relative_to(folder).as_posix()
     if name not in state.get(OUTPUTS, {}):
         return False
@@ -66,7 +66,7 @@ def forget_description(folder: Path, path: Path) -> bool:
 
 
 def describe_again(folder: Path, path: Path) -> None:
-    """After a stage's output was written again on purpose: expect its new bytes."""
+    """After a stage's output was rewritten on purpose: expect its new bytes."""
     state = stage_state(folder)
     state[OUTPUTS][path.relative_to(folder).as_posix()] = _described(path)
     write_state(folder, state)

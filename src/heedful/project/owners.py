@@ -40,8 +40,8 @@ def spellings(owner: str) -> list[str]:
 def split_name(owner: str) -> str:
     """What decides an owner's split: the id without regard to case, character width and spaces around it.
 
-    "Anna" and "anna" may be one person, whose prompts must not be trained on and tested on (SPEC 1.3). They may also be two:
-    so they share nothing but the split, neither the cap nor what is forgotten.
+    "Anna" and "anna" may be one person, whose prompts must not be in both training and test data (SPEC 1.3). They may also be
+    two people. So they share only the split: each has its own cap, and forgetting one leaves the other.
     """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", owner).casefold()).strip()
 
@@ -54,7 +54,7 @@ class OwnerKey:
     shares: tuple[float, float, float]
 
     def split(self, group: str) -> Split:
-        """The split of an owner, or of a conversation without one; the same name always gets the same split."""
+        """The split of an owner, or of a conversation without an owner; the same name always gets the same split."""
         draw = int.from_bytes(blake2b(_encoded(group), digest_size=8, key=self.key, person=b"split").digest(), "big") / 2**64
         return "train" if draw < self.shares[0] else "valid" if draw < self.shares[0] + self.shares[1] else "test"
 
@@ -64,7 +64,7 @@ class OwnerKey:
 
 
 def owner_key(data: Path) -> OwnerKey:
-    """The key of a data folder; made and written on the first call. Raises DataError for a broken file, StorageError."""
+    """The key of a data folder; the first call makes and writes it. Raises DataError for a broken file, StorageError."""
     key = existing_owner_key(data)
     if key is None:
         key = OwnerKey(key=secrets.token_bytes(32), shares=SHARES)

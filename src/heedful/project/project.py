@@ -64,8 +64,8 @@ labelers = "people"
 # Where the application finds models to talk to: the address of `heedful serve`, or of any other server with OpenAI's API.
 # model_server = "http://127.0.0.1:8001/v1"
 
-# Where the values come from that the tables below do not set: "paper-1.3B", "paper-6B", "paper-175B", "miniature", or learning
-# rates and batch sizes for a number of parameters: "0.5B", "7B"; "7B-lora" trains adapters.
+# The preset gives the values that the tables below do not set: "paper-1.3B", "paper-6B", "paper-175B", "miniature", or a number
+# of parameters, for learning rates and batch sizes of that size: "0.5B", "7B"; "7B-lora" trains adapters.
 preset = {preset}
 
 # Seed of all stages.
@@ -121,7 +121,7 @@ class ProjectSection:
     """The table ``[project]`` of ``heedful.toml``."""
 
     name: str
-    """What the project is called in reports."""
+    """The project's name in reports."""
     base_model: str
     """Folder of the pretrained model, absolute or relative to the project."""
     pretraining_text: str = "data/pretraining"
@@ -138,14 +138,14 @@ class ProjectSection:
     model tuned on them is compared in the evaluation, as FLAN and T0 are in the paper (SPEC 3.7). For simulated labelers,
     `benchmarks` means tasks of the kinds of the miniature's benchmarks. Without it there is no such model."""
     engine: Literal["heedful", "vllm"] = "heedful"
-    """What generates outputs to rank, evaluation's answers and PPO's rollouts (where `[ppo]` does not say otherwise): Heedful's
+    """What generates outputs to rank, answers for evaluation and PPO's rollouts (unless `[ppo]` says otherwise): Heedful's
     own engine, or vLLM (needs `heedful[vllm]`; run on CPUs so far, not on a GPU)."""
     template: str = "plain"
     """How a conversation becomes tokens, in training and answers alike: plain (the model continues its text, as GPT-3 does),
     chat (the tokenizer's own chat template), or a file with a chat template in Jinja, absolute or relative to the project."""
     skip_sft: bool = False
-    """Whether the base model is the SFT model: a chat model that follows instructions already begins where it is. Then there is
-    no SFT and no initial policy, and no demonstrations are needed."""
+    """Whether the base model serves as the SFT model, for a chat model that follows instructions already. Then there is no SFT
+    and no initial policy, and no demonstrations are needed."""
     labelers: Labelers = "people"
     """Who demonstrates, ranks and rates: `people` at work in the labeling database (`heedful web`), people who fill in
     `files` of tasks, or the miniature's `simulated` labelers, who can judge only its own prompts."""
@@ -156,13 +156,13 @@ class ProjectSection:
     """Address of the models that people talk to in the application: `heedful serve`, or any server with OpenAI's API. Without
     it: `$HEEDFUL_MODEL_SERVER`. An API key for it: `$HEEDFUL_MODEL_SERVER_KEY`."""
     preset: str = "paper-1.3B"
-    """Where the values come from that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B, miniature, or learning rates
-    and batch sizes for a number of parameters, such as 0.5B, 7B, or 7B-lora for adapters."""
+    """What gives the values that heedful.toml does not set: paper-1.3B, paper-6B, paper-175B, miniature, or a number of
+    parameters, such as 0.5B or 7B, for learning rates and batch sizes of that size (7B-lora: for adapters)."""
     seed: int = 0
     """Seed of all stages."""
     processes: int = 1
     """How many independent stages run at the same time, each with its share of the cores (on a GPU: one).
-    With models of a few million parameters two do nearly twice the work of one; each needs memory of its own."""
+    With models of a few million parameters, two processes do nearly twice the work of one; each needs its own memory."""
 
     def __post_init__(self) -> None:
         check_encoding(self.pretraining_encoding, "[project] pretraining_encoding")
@@ -366,7 +366,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
             expected="key = value, under [tables]",
             got=str(error),
             where=f"{path}:{at}",
-            next_step=f"mend line {at}",
+            next_step=f"correct line {at}",
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path.name} is not UTF-8 text", expected="UTF-8", got=str(error), where=path) from None
@@ -377,7 +377,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
 
 
 def config_from_mapping(cls: type[Config], mapping: object, where: str | Path) -> Config:
-    """A configuration dataclass from a mapping, strictly: nothing is coerced (but a whole number to float, a text to Path).
+    """A configuration dataclass from a mapping, strictly: nothing is coerced (except an integer to float and a text to Path).
 
     Raises ConfigError for an unknown key (naming the nearest), a missing key, a wrong type; what the class itself raises for a
     value out of range keeps its type and gains ``where``.

@@ -1,4 +1,4 @@
-"""What a project's ``runs/`` folder shows without torch: which stages were done, in which folders, and how far they got."""
+"""Read a project's ``runs/`` folder without torch: which stages were done, in which folders, and how far they got."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stage_state(folder: Path) -> dict[str, Any]:
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Correct a finished stage's ``stage.json``; its time of change stays the time at which the stage ended."""
+    """Rewrite a finished stage's ``stage.json``; its modification time stays the time at which the stage ended."""
     path = folder / STAGE_FILE
     status = path.stat()
     write_atomically(path, json.dumps(state, indent=2))
@@ -69,7 +69,7 @@ def records_in(folder: Path, kind: Kind) -> Iterator[Any]:
 
 
 def with_records(records: Records, folder: Path, kinds: Sequence[Kind]) -> Records:
-    """The records, and those that a stage wrote into its folder. Raises DataError."""
+    """The records together with those that a stage wrote into its folder. Raises DataError."""
     merged = Records(**{f"{kind}s": dict(records.by_kind(kind)) for kind in RECORD_TYPES})
     for kind in kinds:
         for record in records_in(folder, kind):

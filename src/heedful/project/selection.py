@@ -22,8 +22,8 @@ def prompts_of(records: Records, split: Split) -> list[Prompt]:
 def prompts_for_policy(records: Records, prompts: Sequence[Prompt]) -> tuple[list[Prompt], str]:
     """Which of the prompts the policy answers in PPO and for ranking tasks, and the choice in words.
 
-    The paper gave these steps prompts of their own (SPEC 1.4). So the prompts without a demonstration are used, if they are at
-    least half. Otherwise all are: a few would be too little to train on.
+    The paper gave these steps prompts of their own (SPEC 1.4). So only prompts without a demonstration are used, if they are at
+    least half. Otherwise all are used: a few would be too little to train on.
     """
     with_one = {d.prompt_id for d in records.demonstrations.values() if may_train(d)}
     free = [prompt for prompt in prompts if prompt.id not in with_one]
@@ -76,7 +76,7 @@ def all_in_one_split(prompts: Iterable[Prompt]) -> str | None:
 
 
 def one_split_warning(number: int, users: Set[str | None], splits: Set[Split]) -> str | None:
-    """As :func:`all_in_one_split`, for a number of prompts with these users and splits."""
+    """Like :func:`all_in_one_split`, for a number of prompts with these users and splits."""
     if number < 2 or len(splits) != 1 or None in users:
         return None
     (split,) = splits

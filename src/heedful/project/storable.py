@@ -1,4 +1,4 @@
-"""What a record may hold, so that every later file, database and page takes what the first door let in."""
+"""What a record may hold, so that no later file, database or page refuses what an import accepted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_LANGUAGE = 20
 LONGEST_METADATA = 200_000
 """Characters of one text in the metadata."""
 LARGEST_WHOLE = 2**31 - 1
-"""What both databases keep as a whole number."""
+"""The largest integer that both databases can store."""
 
 
 def unstorable(record: Record) -> str | None:

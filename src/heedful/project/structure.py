@@ -1,4 +1,4 @@
-"""From a mapping (a JSON object, a TOML table) to a frozen dataclass, strictly: nothing is coerced, nothing is ignored."""
+"""Build a frozen dataclass from a mapping (a JSON object, a TOML table), strictly: nothing is coerced, nothing is ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from heedful.errors import HeedfulError, UserError
 Built = TypeVar("Built")
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal obeys, does not show or cannot be sent: control characters, overrides of direction, halves of pairs."""
+"""What would control a terminal, stay invisible or break the output: control characters, direction overrides, surrogates."""
 
 
 def from_mapping(cls: type[Built], mapping: object, *, what: str, where: str | Path | None, error: type[UserError]) -> Built:
@@ -165,7 +165,7 @@ def _unknown_key(key: str, cls: Any, path: str, what: str, where: str | Path | N
         expected=", ".join(known),
         got=repr(key),
         where=where,
-        next_step=f"did you mean {meant!r}?" if meant else f"take {key!r} out",
+        next_step=f"did you mean {meant!r}?" if meant else f"remove {key!r}",
     )
 
 

@@ -102,7 +102,7 @@ def _cell(name: str, cell: str) -> object:
     try:
         value = JSON_DECODER.decode(cell.strip())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the column {name!r} starts like JSON and is not JSON: {error}") from None
+        raise ValueError(f"the column {name!r} starts like JSON but is not JSON: {error}") from None
     if is_too_deep(value):
         raise ValueError(f"the column {name!r} is nested too deep")
     return value
@@ -142,7 +142,7 @@ def _parquet_row(number: int, value: object) -> Row:
 
 
 def _plain(value: object) -> object:
-    """The value as JSON has it: without missing parts (in Parquet also NaN), dates as text."""
+    """The value as JSON: missing parts (in Parquet also NaN) are left out, dates become text."""
     match value:
         case dict():
             return {name: _plain(part) for name, part in value.items() if part is not None and part == part}

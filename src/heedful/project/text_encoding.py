@@ -1,4 +1,4 @@
-"""The encoding of plain text that a user names, such as ``windows-1252``."""
+"""Check the encoding that a user names for plain text, such as ``windows-1252``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UTF8 = "utf-8"
 
 
 def check_encoding(name: str, where: str) -> None:
-    """Raises ConfigError for a name that is no encoding of text. ``where``: the setting or option that has it."""
+    """Raise ConfigError for a name that is no text encoding. ``where``: the setting or option that names it."""
     try:
         "".encode(name)
     except (LookupError, ValueError):  # ValueError: a NUL in the name

@@ -1,1 +1,1 @@
-"""Prompts from users into a project: intake, cleaning, split by owner, statistics, and forgetting an owner (SPEC 1)."""
+"""Users' prompts in a project: intake, cleaning, split by owner, statistics, and forgetting an owner (SPEC 1)."""

@@ -3,7 +3,7 @@
 Texts are compared without regard to case, width, compatibility forms and spacing. Two are duplicates if their first
 ``PREFIX_LENGTH`` characters are the same, or, where one is shorter, if they are the same as a whole. This relation is an
 equivalence, so the classes do not depend on the order of the texts, and each class has one key: a hash of the prefix. A million
-texts take a million hashes and one table, where comparing pairs, or neighbours after sorting, would not be transitive.
+texts take a million hashes and one table. Comparing pairs, or neighbours after sorting, would not be transitive.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def normalized(text: str) -> str:
 
 
 def spoken_text(turns: Sequence[Turn]) -> str:
-    """What of a prompt is compared: all but system messages, which many conversations of one application share."""
+    """The part of a prompt that is compared: all but system messages, which many conversations of one application share."""
     return plain_text([turn for turn in turns if turn.role != "system"])
 
 

@@ -1,7 +1,8 @@
 """Erase an owner's text from every other file of a project: runs, samples, reports, exports, caches.
 
-Rows of JSONL files that name one of the owner's records, or hold one of the texts and name nobody else's, go as a whole. In
-JSON files, and in pages and tables, the text is replaced by :data:`ERASED`. What cannot be searched or changed is named.
+A row of a JSONL file is removed whole if it names one of the owner's records, or if it holds one of the texts and names no
+other owner's prompt. In JSON files, pages and tables, :data:`ERASED` replaces the text. Files that cannot be searched or
+changed are listed.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from heedful.project.outputs import describe_again, forget_description
 from heedful.project.runs import STAGE_FILE, write_state
 
 ERASED = "[erased]"
-"""What stands where a text was."""
+"""What replaces an erased text."""
 TELLING = 12
-"""A shorter text of the owner's must be equal, not contained: "Hello" is in too many places."""
+"""In characters. A shorter text of the owner's only counts if it is a whole value: "Hello" is part of too many texts."""
 TELLING_ANSWER = 40
-"""A shorter answer is not looked for: "I do not know." is no trace of one owner."""
+"""In characters. A shorter answer is not searched for: "I do not know." is no trace of one owner."""
 _BEGINNING = 60
 _PACKED = (".parquet", ".zip", ".tar", ".tgz", ".xz", ".bz2", ".zst", ".arrow", ".pkl", ".pickle", ".pdf")
-"""Cannot be searched for a text byte by byte."""
+"""Files that cannot be searched for a text byte by byte."""
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".distcp")
 _DATABASES = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".before-restore")
 _CHECKPOINTS = "checkpoints"
@@ -35,18 +36,18 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is looked for in files."""
+    """What to search files for."""
 
     ids: Set[str]
     """Of the owner's prompts and of the records about them."""
     kept_ids: Set[str]
-    """Of other owners' prompts: a row that names one of them is theirs, whatever it says."""
+    """Of other owners' prompts: a row that names one of them belongs to that owner, whatever its text."""
     texts: Set[str]
-    """What the owner wrote. A short text must be equal to a value."""
+    """What the owner wrote. A short text must equal a whole value."""
     parts: tuple[str, ...]
-    """Longer texts, which may be a part of a value."""
+    """Longer texts, which may be part of a value."""
     joined: tuple[str, ...]
-    """The same with single spaces: a tokenizer may have changed the white space."""
+    """``parts`` with single spaces: a tokenizer may have changed the white space."""
 
     def is_text(self, value: str) -> bool:
         """Whether a value is one of the texts, or holds one of the longer ones, whatever its white space."""
@@ -57,7 +58,7 @@ class Wanted:
 
 
 def wanted_of(ids: Set[str], kept_ids: Set[str], written: Iterable[str], answers: Iterable[str]) -> Wanted:
-    """written: what the owner wrote. answers: what others wrote about it; only long ones are telling."""
+    """What to search for. written: what the owner wrote. answers: what others wrote about it; only long ones count."""
     texts = {text.strip() for text in written} - {""}
     parts = {part for text in texts if len(text) >= TELLING for part in _parts(text)}
     parts |= {answer.strip() for answer in answers if len(answer.strip()) >= TELLING_ANSWER}
@@ -117,7 +118,7 @@ def _files(folder: Path, skipped: Set[Path]) -> Iterator[Path]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file again. If it is an output of a finished stage, the stage's description of it changes too."""
+    """Replace a file's content. If it is an output of a finished stage, the stage's description of it changes too."""
     stage = next((parent for parent in path.parents if (parent / STAGE_FILE).is_file()), None)
     described = stage is not None and path.name != STAGE_FILE and forget_description(stage, path)
     if path.name == STAGE_FILE:
@@ -130,7 +131,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _cleaned(path: Path, wanted: Wanted) -> tuple[bytes, int] | None:
-    """The file's content without the text and how often it was there; None if it has to be left."""
+    """The file's content without the text, and how often the text was there; None if the file has to stay as it is."""
     if path.suffix in _WEIGHTS or _is_database(path):
         return b"", 0
     if path.suffix in _PACKED or _CHECKPOINTS in path.parts:
@@ -146,7 +147,7 @@ def _cleaned(path: Path, wanted: Wanted) -> tuple[bytes, int] | None:
 
 
 def _is_database(path: Path) -> bool:
-    """SQLite files are erased elsewhere: rows by rows."""
+    """Whether it is a SQLite file: those are erased elsewhere, row by row."""
     return path.name.endswith(_DATABASES)
 
 
@@ -212,7 +213,7 @@ def _holds(value: Any, wanted: Wanted) -> bool:
 
 
 def _without_values(text: str, wanted: Wanted) -> tuple[str, int]:
-    """A JSON file: parts of lists about the owner's prompts go, ids go, other texts are replaced."""
+    """A JSON file: list elements about the owner's prompts and keys that are ids are removed; other texts are replaced."""
     value = _parsed(text)
     if value is None:
         return _without_text(text, wanted)

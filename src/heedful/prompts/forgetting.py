@@ -1,14 +1,14 @@
 """``heedful prompts forget OWNER``: erase an owner's text from a project's records for good, and list its other traces.
 
-Erased are the owner's prompts; all responses, demonstrations, rankings and ratings of them; tasks that show them; rejected rows
+It erases the owner's prompts; all responses, demonstrations, rankings and ratings of them; tasks that show them; rejected rows
 that are the owner's or hold any of the texts; and temporary files of killed writers. A tombstone remains
-(``heedful.project.owners``). The text also goes from runs, samples, reports and exports in the project
+(``heedful.project.owners``). It also erases the text from runs, samples, reports and exports in the project
 (``heedful.prompts.erasing_files``), and from the labeling database and its backups. Models that may have learned from it are
 listed; with ``retrain`` the next ``heedful align`` makes new ones.
 
-It may be killed at any moment and run again. The tombstone is written first, so nothing comes back in between. The texts are
-needed to find them in other files, so those come first, and prompts are erased last. After each rename the folder is whole: no
-record names an erased one.
+You may kill it at any moment and run it again. The tombstone is written first, so nothing comes back in between. The texts are
+needed to find them in other files, so other files come first and prompts last. After each rename the folder is consistent: no
+record refers to an erased one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from heedful.project.runs import STAGE_FILE
 from heedful.prompts.erasing_files import TELLING, Wanted, erase_in_files, wanted_of
 
 LABELS_FIRST: tuple[Kind, ...] = tuple(reversed(list(RECORD_TYPES)))
-"""What names others before what is named."""
+"""Records that refer to others come before those they refer to."""
 _OWNER_KEYS = ("owner", "user", "user_id", "organization")
 _SEARCHED = (".jsonl", ".json", ".html", ".txt", ".csv")
 _NOT_SEARCHED = ("model", "checkpoints", "adapter")
@@ -63,8 +63,8 @@ class UsedRun:
 
     folder: Path
     holds_text: bool
-    """Whether some of its files held the text or named the prompts before they were erased. If not, it was given them or
-    builds on such a run, or it does not say what it was given and ended after the text was imported."""
+    """Whether some of its files held the text or named the prompts before they were erased. If not, the run was given
+    the prompts, or builds on such a run, or does not say what it was given and ended after the text was imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +74,17 @@ class ForgetReport:
     time: str
     """When the owner was first forgotten (ISO 8601, UTC)."""
     erased: Mapping[str, int]
-    """Records by kind, tasks and rejected rows: this time."""
+    """How many records of each kind, tasks and rejected rows this call erased."""
     runs: tuple[UsedRun, ...]
     cleaned: Mapping[Path, int]
     """Other files that the text was erased from -> rows or places."""
     files: tuple[Path, ...]
-    """Files that hold the text, or may, and were left: those that cannot be searched, and backups of the labeling database that
-    could not be opened."""
+    """Files that hold the text, or may hold it, and were not changed: files that cannot be searched, and backups of the
+    labeling database that could not be opened."""
     models: tuple[Path, ...]
     """Folders of models that may have learned from the text: it cannot be erased from their weights."""
     to_retrain: tuple[str, ...]
-    """Runs that have to be done again for models without it."""
+    """Runs that must be done again to get models without it."""
     marked: bool
     """Whether the next ``heedful align`` does them again."""
     similar: tuple[str, ...]
@@ -94,7 +94,7 @@ class ForgetReport:
 def forget_owner(project: Project, owner: str, *, database: Database | None = None, retrain: bool = False) -> ForgetReport:
     """Erase everything of one owner from a project's files, and from its labeling database if it has one.
 
-    retrain: the next ``heedful align`` does again what was trained on the owner's records, or on a model that was.
+    retrain: the next ``heedful align`` repeats what was trained on the owner's records, or on a model that was.
     Raises MissingError if there is no such owner (and none was forgotten), DataError for a broken data folder (nothing was
     changed), BusyError while `heedful align` runs, StorageError for a full disk (run it again).
     """
@@ -133,7 +133,7 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
         in_copies, left = erasing.forget_in_copies(project.folder, owner)
         if database is not None:
             erasing.leave_no_bytes(database)
-        for kind in LABELS_FIRST:  # what names others before what is named
+        for kind in LABELS_FIRST:
             rewrite(data / file_name(kind), traces.others(kind))
     counts = {
         **erased,
@@ -155,13 +155,11 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
 
 def _unknown(data: Path, owner: str, traces: Traces) -> MissingError:
     return MissingError(
-        "there is nothing of this owner",
-        expected="the id of an owner (the key user in prompts.jsonl)",
+        "this owner has no data here",
+        expected="the id of an owner (the field user in prompts.jsonl)",
         got=repr(owner),
         where=data / file_name("prompt"),
-        next_step=f"did you mean {traces.similar[0]!r}?"
-        if traces.similar
-        else "check the id: it must be the same to the letter",
+        next_step=f"did you mean {traces.similar[0]!r}?" if traces.similar else "check the id: every letter must match",
     )
 
 
@@ -191,7 +189,7 @@ class Traces:
 
     owner: str
     hashes: set[str]
-    """The owner as rejected rows of the prompt pipeline may name it."""
+    """The owner's keyed hashes, as rejected rows of the prompt pipeline hold them."""
     similar: list[str] = field(default_factory=list[str])
     """Other owners' ids that differ only in case or the like."""
     ids: set[str] = field(default_factory=set[str])
@@ -203,7 +201,7 @@ class Traces:
     texts: set[str] = field(default_factory=set[str])
     """Of prompts, their single turns, and all answers to them."""
     needles: tuple[str, ...] = ()
-    """The longer ones of the texts, as files may spell them."""
+    """The longer texts, as files may spell them."""
     imported: bool = True
     """Whether any of the prompts is in the data folder, and not in the labeling database alone."""
     since: datetime | None = None
@@ -213,11 +211,11 @@ class Traces:
         return row.get("id" if kind == "prompt" else "prompt_id") in self.ids
 
     def others(self, kind: Kind) -> Callable[[Any], bool]:
-        """Whether a row of a kind is not of the owner's prompts."""
+        """A function that is true for rows of this kind that do not belong to the owner's prompts."""
         return lambda row: not self.of(kind, row)
 
     def look_for_texts(self) -> None:
-        """Look for the longer ones of the texts in files, in every spelling."""
+        """Prepare the search in files for the longer texts, in every spelling."""
         self.texts.discard("")
         telling = [text for text in self.texts if len(text) >= TELLING]
         self.needles = tuple({needle for text in telling for needle in _spellings(text)})
@@ -226,7 +224,7 @@ class Traces:
         return isinstance(row, dict) and row.get("prompt_id") in self.ids
 
     def in_rejected(self, row: Mapping[str, Any]) -> bool:
-        """Whether a rejected row is the owner's, or holds any of the texts; the prompt pipeline keeps no text in them."""
+        """Whether a rejected row is the owner's, or holds any of the texts (the prompt pipeline keeps no text in such rows)."""
         return row.get("owner") in self.hashes or ("row" in row and self._inside(row["row"]))
 
     def _inside(self, value: object) -> bool:
@@ -271,7 +269,7 @@ def _traces(data: Path, owner: str, hashes: set[str]) -> Traces:
 
 
 def _erased(project: Project, traces: Traces) -> Counter[str]:
-    """How much will be erased. Every file is read here, so that a broken one stops it before anything is changed."""
+    """How much will be erased. Every file is read here, so that a broken one stops the call before anything is changed."""
     erased: Counter[str] = Counter()
     for kind in RECORD_TYPES:
         erased[f"{kind}s"] = sum(traces.of(kind, row) for row in read_rows(project.data / file_name(kind)))
@@ -295,7 +293,7 @@ def _tombstone(
 def runs_that_used(project: Project, traces: Traces) -> tuple[UsedRun, ...]:
     """Runs that hold the text or name the prompts, that were given them, or that build on such a run.
 
-    Of a run that does not say what it was given, it counts whether it ended after the text was imported.
+    A run that does not say what it was given counts if it ended after the text was imported.
     """
     needles = (*traces.needles, *traces.ids)
     graph = runs_of(project.runs)

@@ -1,7 +1,7 @@
-"""``heedful prompts import``: what users submitted becomes prompts of a project, cleaned as the paper did (SPEC 1.2).
+"""``heedful prompts import``: turn what users submitted into prompts of a project, cleaned as in the paper (SPEC 1.2).
 
 A row is added, was there already, or is left out for one reason. The reason is counted and kept in ``data/rejected.jsonl`` with
-file and line, but without the text, which may have to stay out. Reasons are looked for in this order: unreadable or empty, no
+file and line, but without the text, which may have to stay out. Reasons are checked in this order: unreadable or empty, no
 consent, a forgotten owner, too long, personal data if the owner's split is train, duplicate, the owner's cap.
 
 A hash of owner and text decides which of several duplicates is kept, and which prompts of an owner stay below the cap; stored
@@ -52,7 +52,7 @@ CATEGORIES = (
     "duplicate",
     "owner's cap",
 )
-"""Why a row is left out, in the order in which the reasons are looked for."""
+"""Why a row is left out, in the order in which the reasons are checked."""
 
 _SHOWN_REASONS = 5
 _SPLITS: tuple[Split, ...] = get_args(Split)
@@ -76,9 +76,9 @@ class Cleaning:
     max_per_owner: int = MAX_PER_OWNER
     """Most prompts of one owner."""
     region: str = "US"
-    """Country whose phone numbers may lack the country code."""
+    """Country of phone numbers without a country code."""
     names: Finder | None = None
-    """Finds names, which the patterns do not."""
+    """Finds people's names, which the patterns do not find."""
 
     def __post_init__(self) -> None:
         for name in ("max_length", "max_per_owner"):
@@ -267,7 +267,7 @@ def _candidates_of(
 
 
 def _checked(submission: Submission, stored: StoredPrompts, cleaning: Cleaning) -> tuple[Split, tuple[str, ...]]:
-    """The split, and the kinds of personal data. Raises LeftOut for what this prompt alone decides."""
+    """The split, and the kinds of personal data. Raises LeftOut for a reason that depends on this prompt alone."""
     text, owner = submission.text, submission.owner
     if stored.forgotten.owner(owner) or (owner is None and stored.forgotten.prompt(content_id("prompt", text))):
         raise LeftOut("forgotten owner", "the owner asked to be forgotten")
@@ -304,8 +304,8 @@ def _choose(found: _Found, stored: StoredPrompts, max_per_owner: int) -> int:
     """Reduce the table to the candidates to add; returns how many are stored already.
 
     It goes through the candidates in the order of their hashes, and keeps each whose prefix is new and whose owner has room.
-    So every candidate that is not kept is a duplicate of one that is kept, or its owner has reached the cap: the result is the
-    same when the file is imported a second time. The sets of ``stored`` are used up.
+    So every candidate that is not kept is a duplicate of one that is kept, or its owner has reached the cap: a second import of
+    the file gives the same result. The sets of ``stored`` are changed.
     """
     names, ids = list(found.owners), stored.prefixes
     counts = [stored.counts[name] for name in names]
@@ -325,7 +325,7 @@ def _choose(found: _Found, stored: StoredPrompts, max_per_owner: int) -> int:
         if candidate.prefix in ids:
             category, reason = "duplicate", f"duplicate of {ids[candidate.prefix]}: {_SAME}"
         else:
-            category, reason = "owner's cap", f"the owner's cap: {max_per_owner} prompts of the owner are there"
+            category, reason = "owner's cap", f"the owner's cap: {max_per_owner} prompts of the owner are there already"
         found.left_out.append(_Out(candidate.line, category, reason, names[candidate.owner] if candidate.owner >= 0 else None))
     already_there = len(order) - int(kept.sum()) - int(dropped.sum())
     found.table = found.table[kept]
@@ -395,7 +395,7 @@ def _changed(rows: RowSource) -> DataError:
 
 
 def _keep_aside(data: Path, rows: RowSource, left_out: Iterable[_Out], key: OwnerKey) -> None:
-    """Add to ``rejected.jsonl`` what is not in it yet: no text, and the owner only as a keyed hash (to be forgotten by)."""
+    """Add what is new to ``rejected.jsonl``: no text, and the owner only as a keyed hash, by which forgetting finds the row."""
     file, name = data / REJECTED, str(Path(rows.where).resolve()) if Path(rows.where).exists() else rows.where
     there = (row for _, row in read_jsonl(file)) if file.exists() else ()
     known = {hash_of(str(row.get("file")), str(row.get("line")), str(row.get("reason"))) for row in there}

@@ -1,9 +1,9 @@
-"""Personal data in a text, found by patterns that check themselves (SPEC 1.2): checksums, number plans, address ranges.
+"""Find personal data in a text by patterns and checks (SPEC 1.2): checksums, number plans, address ranges.
 
-Found: email addresses, phone numbers (by phonenumbers), payment cards (Luhn), IBANs (ISO 13616: length by country, mod 97),
-public IP addresses, numbers like US social security numbers, keys and tokens of services. Not found: names and postal
-addresses. For names there is Presidio (``names_finder``; the extra ``names``). The paper says only that PII was filtered; the
-patterns are ours.
+It finds email addresses, phone numbers (by phonenumbers), payment cards (Luhn), IBANs (ISO 13616: length by country, mod 97),
+public IP addresses, numbers like US social security numbers, keys and tokens of services. It does not find names and postal
+addresses. Presidio finds names (``names_finder``; the extra ``names``). The paper says only that PII was filtered; the patterns
+are ours.
 """
 
 from __future__ import annotations

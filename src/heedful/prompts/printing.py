@@ -75,9 +75,9 @@ def show_forgotten(report: ForgetReport, console: Console) -> None:
     for title, paths in (
         ("erased from other files too:", cleaned),
         ("these models may have learned from the text, which cannot be erased from their weights; delete them:", report.models),
-        (f"these runs were given it, or build on one that was; {again}", report.to_retrain),
+        (f"these runs used the text, or build on a run that did; {again}", report.to_retrain),
         (
-            "these files may hold the text and were left as they are; look at them, delete them or make them again:",
+            "these files may hold the text and were not changed; check them, delete them or make them again:",
             report.files,
         ),
         ("these owners' ids are almost the same; if it is one person, forget them too:", report.similar),
@@ -88,7 +88,7 @@ def show_forgotten(report: ForgetReport, console: Console) -> None:
             _print(console, f"  {path}")
     _print(
         console,
-        "Copies elsewhere (exports, other backups, the imported files) are not known here: erase them yourself.",
+        "Heedful does not know of copies elsewhere (exports, other backups, the imported files): erase them yourself.",
     )
 
 
@@ -122,7 +122,7 @@ def table_rows(tables: Tables) -> list[TextTable]:
         _use_cases(tables),
         _sizes(tables),
         (
-            "Table 7: what labelers say of the prompts",
+            "Table 7: how labelers describe the prompts",
             ("field", "yes, %", "prompts with an answer"),
             [(PROMPT_METADATA[name], f"{100 * yes / of:.1f}", f"{of:,}") for name, (yes, of) in tables.metadata.items()],
         ),

@@ -113,7 +113,7 @@ def prompt_tables(data: str | Path, *, length: Callable[[str], int] = count_word
             expected="prompts in the project",
             got="none",
             where=data / file_name("prompt"),
-            next_step="bring some in: `heedful prompts import FORMAT FILE`, or `heedful import FORMAT FILE`",
+            next_step="import some: `heedful prompts import FORMAT FILE`, or `heedful import FORMAT FILE`",
         )
     place = {id: number for number, id in enumerate(prompts.ids)}
     demonstrated, ranked = np.zeros(len(place), dtype=bool), np.zeros(len(place), dtype=bool)
@@ -165,7 +165,7 @@ def prompt_tables(data: str | Path, *, length: Callable[[str], int] = count_word
 
 
 def _for_ppo(demonstrated: npt.NDArray[np.bool_], splits: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
-    """PPO's prompts, by the rule of ``project.selection.prompts_for_policy``, and those that it is validated on."""
+    """PPO's training prompts, by the rule of ``project.selection.prompts_for_policy``, and its validation prompts."""
     train = splits == "train"
     free = ~demonstrated & train
     return (free if 2 * free.sum() >= train.sum() else train) | (splits == "valid")
@@ -191,7 +191,7 @@ def lengths_of(values: Iterable[int] | npt.NDArray[np.int64]) -> Lengths:
 
 
 class _Columns:
-    """What the tables need of every prompt, by place in the file."""
+    """What the tables need to know about every prompt, in the order of the file."""
 
     def __init__(self, data: Path, length: Callable[[str], int]) -> None:
         self.ids: list[str] = []
@@ -239,7 +239,7 @@ def _owner_shares(owners: npt.NDArray[np.int64]) -> OwnerShares:
 
 
 def _may_train(row: Mapping[str, Any]) -> bool:
-    """As ``selection.may_train``, for a stored label."""
+    """Like ``selection.may_train``, for a stored label."""
     return row.get("phase", "training") == "training" and (row.get("metadata") or {}).get("group") != "held_out"
 
 

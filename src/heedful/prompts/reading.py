@@ -29,7 +29,7 @@ from heedful.records import Prompt, Source, UseCase
 
 
 class LeftOut(Exception):
-    """The row is readable and not wanted: ``category`` is for the counts, ``str()`` is the reason for people."""
+    """The row is readable but not wanted: ``category`` is for the counts, ``str()`` is the reason for people."""
 
     def __init__(self, category: str, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a user submitted, as a row has it."""
+    """What a user submitted, as a row gives it."""
 
     turns: tuple[Turn, ...]
     """The prompt's turns."""
@@ -128,13 +128,13 @@ def _read_request(row: Mapping[str, Any]) -> Submission:
         turns, used = _asked(joined(earlier_turns(row), turns_of_messages(row["messages"]))), (*_FRONT, "messages")
     else:
         turns, used = _question(row), _QUESTION
-    usage = optional_text(row, "usage")  # of a row from the labeling database: what it is withdrawn by
+    usage = optional_text(row, "usage")  # names a row of the labeling database, so that it can be withdrawn
     known = {"time": time, "model": model} | ({} if usage is None else {"usage": usage})
     return _submission(turns, {"source": "customer", **row}, (*used, "time", "model", "usage"), **known)
 
 
 def _asked(turns: list[Turn]) -> list[Turn]:
-    """The conversation up to the last turn that the assistant was to answer: the user's, or what a tool gave back."""
+    """The conversation up to the last turn that the assistant had to answer: the user's, or a tool's result."""
     last = max((index for index, turn in enumerate(turns) if turn.role in ("user", "tool")), default=None)
     if last is None or all(turn.role != "user" for turn in turns[: last + 1]):
         raise BadRow("no turn of the user")

@@ -19,7 +19,7 @@ class RowSource:
 
     name: str
     where: str
-    """The same for every import of the same rows: rejected rows are known by it."""
+    """Identifies the source in ``rejected.jsonl``: it is the same for every import of the same rows."""
     rows: Callable[[], Iterable[Row]]
 
 

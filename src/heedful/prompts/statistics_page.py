@@ -1,4 +1,4 @@
-"""The tables as one HTML page with figures (matplotlib, inline SVG); nothing is loaded from elsewhere, nothing runs in it."""
+"""The tables as one HTML page with figures (matplotlib, inline SVG); the page loads nothing and runs no scripts."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _languages(tables: Tables) -> str:
 
 @contextmanager
 def _axes(*, height: float) -> Iterator[tuple[Any, Callable[[], str]]]:
-    """Axes to draw on, and what then gives their SVG; the same input gives the same text."""
+    """Axes to draw on, and a function that returns their SVG; the same input gives the same text."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

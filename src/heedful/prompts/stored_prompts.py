@@ -73,5 +73,5 @@ def hash_of(*parts: str) -> int:
 
 
 def identity_of(text: str, owner: str | None) -> int:
-    """The hash that recognizes a prompt and that puts prompts in order."""
+    """The hash that identifies a prompt and decides the order of prompts."""
     return hash_of("no owner" if owner is None else f"owner {owner}", text)

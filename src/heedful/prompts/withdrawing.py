@@ -1,8 +1,8 @@
-"""What users take back in the playground or of the public API leaves a project's records too.
+"""Erase from a project's records what users withdrew in the playground or from the public API.
 
-The labeling database lists what was withdrawn (``heedful.labeling.usage.consent``). Erased are the prompts that came from it
-and all responses, demonstrations, rankings and ratings of them, tasks that show them, and their rows in ``labels.jsonl``. What
-was trained already cannot be untrained: the runs that hold the prompts, or that ended after they were imported, are listed.
+The labeling database lists what was withdrawn (``heedful.labeling.usage.consent``). The prompts that came from it are erased,
+with all responses, demonstrations, rankings and ratings of them, tasks that show them, and their rows in ``labels.jsonl``. A
+trained model cannot be untrained, so the runs that hold the prompts or may have learned from them are listed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WithdrawalReport:
     """What was done about withdrawals."""
 
     number: int
-    """Of turns and requests that were withdrawn since the last time."""
+    """How many turns and requests were withdrawn since the last time."""
     erased: Mapping[str, int]
     """Records by kind."""
     runs: tuple[Path, ...]
@@ -38,7 +38,7 @@ class WithdrawalReport:
 
 
 def apply_withdrawals(database: Database, project: Project) -> WithdrawalReport:
-    """Erase from a project's records what was withdrawn and is still in them. Killed half-way, it is done again.
+    """Erase from a project's records what was withdrawn and is still in them. If it is killed half-way, run it again.
 
     Raises DataError for a broken data folder (nothing was changed), StorageError for a full disk (run it again).
     """
@@ -69,7 +69,7 @@ def apply_withdrawals(database: Database, project: Project) -> WithdrawalReport:
 
 
 def _traces(data: Path, keys: set[str]) -> tuple[dict[str, str], Traces]:
-    """Ids of the withdrawn prompts to what they were withdrawn by, and what identifies their texts."""
+    """The ids of withdrawn prompts, each with the key of its withdrawal, and what identifies their texts."""
     ids = {consent.stored_prompt_id(key): key for key in keys}
     traces = Traces("", set())
     times: list[datetime | None] = []
@@ -91,7 +91,7 @@ def _traces(data: Path, keys: set[str]) -> tuple[dict[str, str], Traces]:
 
 
 def _named(data: Path, id: str) -> bool:
-    """Whether a label names a prompt that is not there itself."""
+    """Whether a label names this prompt, which is not in the data folder itself."""
     return any(row.get("prompt_id") == id for kind in LABELS_FIRST for row in read_rows(data / file_name(kind)))
 
 

@@ -188,6 +188,6 @@ def test_the_prompt_pipeline_forgets_here_too(tmp_path: Path) -> None:
     labelled(database)
     report = forget_everywhere(project, "ada", database=database)  # an owner of the database alone
     assert report.erased["prompt (labeling database)"] == 1
-    with pytest.raises(MissingError, match="nothing of this owner"):
+    with pytest.raises(MissingError, match="this owner has no data here"):
         forget_everywhere(project, "carl", database=database)
     database.close()

@@ -1,1 +1,1 @@
-"""What the researchers' console asks the database."""
+"""The database queries of the researchers' console."""

@@ -1,4 +1,4 @@
-"""Reading the audit: who did what to what, and when, the newest first and page by page."""
+"""Read the audit log, newest first and page by page: who did what to what, and when."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def find(
     older_than: int | None = None,
     limit: int = 50,
 ) -> Lines:
-    """Events that fit all that is given, the newest first.
+    """Events that meet every given condition, newest first.
 
     ``since`` and ``until``: from this time on, and before it. ``older_than``: only events before this one.
     """
     query = select(event, person.c.pseudonym).select_from(event.outerjoin(person, event.c.person_id == person.c.id))
     if pseudonym is not None:
-        # Looked up first: events by a person's id are in an index.
+        # Look the person up first: there is an index of events by person id.
         found = connection.execute(select(person.c.id).where(person.c.pseudonym == pseudonym)).scalar_one_or_none()
         query = query.where(event.c.person_id == (-1 if found is None else found))
     for column, wanted in ((event.c.action, action), (event.c.subject, subject), (event.c.subject_id, subject_id)):

@@ -50,9 +50,9 @@ PAGE = 25
 STEP = 5_000
 """Index entries that one step reads."""
 BUDGET_SECONDS = 0.1
-"""No further step starts after this long."""
+"""No further step starts after this time."""
 SMALL_BATCH = 5_000
-"""A batch of at most this many tasks is searched by itself, not by looking through everything."""
+"""For a batch of at most this many tasks, only its own rows are searched."""
 EXCERPT = 300
 """Characters of a text on a page."""
 
@@ -116,13 +116,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some rows, and where the next page starts."""
+    """The rows of one page, and where the next page starts."""
 
     rows: tuple[Found, ...]
     next: tuple[float, str] | None
     """(created, id) of the row after which the next page starts; none: this is the last page."""
     full: bool
-    """False if the page ended because its time was up: there may be more rows further back."""
+    """False if the page ended because its time was up: older rows may follow."""
     looked_back_to: float | None
     """The oldest time that was searched; none: nothing was searched."""
 
@@ -176,7 +176,7 @@ def of_prompt(connection: Connection, kind: Literal["demonstration", "ranking"],
     return [Found(**dict(row)) for row in connection.execute(query).mappings()]
 
 
-# ---------------------------------------------------------------------------------------------------- how it is looked for
+# ---------------------------------------------------------------------------------------------------- the queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +203,7 @@ class _Plan:
         return created, self.table.c.id
 
     def bounds(self, behind: tuple[float, str] | None) -> list[ColumnElement[bool]]:
-        """The conditions that an index answers: where to start, how far to go, whose rows."""
+        """The conditions that an index serves: where to start, how far to go, whose rows."""
         created, id = self.position()
         found: list[ColumnElement[bool]] = [] if self.own is None else [self.own]
         if behind is not None:
@@ -255,7 +255,7 @@ def _few_of_batch(connection: Connection, plan: _Plan, batch_id: int) -> list[An
 
 
 def _edge(connection: Connection, plan: _Plan, behind: tuple[float, str] | None, step: int) -> tuple[float, str] | None:
-    """Time and id of the last of the next ``step`` rows; None: there are fewer."""
+    """Time and id of the last of the next ``step`` rows; None if there are fewer."""
     if plan.own is not None:
         return None
     created, id = plan.position()
@@ -263,7 +263,7 @@ def _edge(connection: Connection, plan: _Plan, behind: tuple[float, str] | None,
         select(created, id)
         .where(*plan.bounds(behind))
         .order_by(created.desc(), id.desc())
-        .offset(step - 1)  # over entries of one index, not over rows
+        .offset(step - 1)  # skips index entries, not rows
         .limit(1)
     ).one_or_none()
     return None if row is None else (row[0], row[1])

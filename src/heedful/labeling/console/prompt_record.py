@@ -1,4 +1,4 @@
-"""One prompt with everything about it: its outputs and the models that wrote them, every answer, what happened."""
+"""One prompt with everything about it: its outputs and the models that wrote them, every answer, every event."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecord:
-    """A prompt with everything about it; of answers and events the newest ``MOST``."""
+    """A prompt with everything about it; only the newest ``MOST`` answers and events."""
 
     prompt: Mapping[str, Any]
     outputs: tuple[Mapping[str, Any], ...]
@@ -52,7 +52,7 @@ class PromptRecord:
 
 
 def prompt_record(connection: Connection, prompt_id: str) -> PromptRecord:
-    """One prompt. Raises MissingError. Answers of candidates and of screening are not in it, nor are their events."""
+    """One prompt, without answers (and their events) by candidates or from screening. Raises MissingError."""
     found = connection.execute(select(prompt).where(prompt.c.id == prompt_id)).mappings().one_or_none()
     if found is None:
         raise MissingError("there is no such prompt", expected="the id of a stored prompt", got=prompt_id[:80])
@@ -76,7 +76,7 @@ def prompt_record(connection: Connection, prompt_id: str) -> PromptRecord:
 
 
 def _answers(connection: Connection, task_ids: Sequence[int]) -> tuple[Given, ...]:
-    """The newest answers to some tasks, superseded ones among them."""
+    """The newest answers to some tasks, including superseded ones."""
     surplus, superseded = false().label("surplus"), superseded_answer.c.superseded
     found = [
         *_given(connection, assignment, task_ids, (assignment.c.surplus, null().label("superseded"))),

@@ -1,9 +1,8 @@
-"""What the researchers' console shows of queues and people: counts, pace, who works on what (SPEC 2.2, 2.3).
+"""What the researchers' console shows about queues and people: counts, pace, who works on what (SPEC 2.2, 2.3).
 
-Everything is counted over indexes, never row by row over the big tables; plans are asserted in
-tests/labeling/console/test_queue_progress.py. People stand under their pseudonyms. Candidates in screening are never listed:
-selection is on anonymised data (SPEC 2.1), and what one of them answered is only in
-:mod:`heedful.labeling.quality.candidate_screening`. Days are UTC days.
+All counts come from indexes, never from scanning the big tables; tests/labeling/console/test_queue_progress.py checks the query
+plans. People appear under their pseudonyms. Candidates in screening are never listed, because selection is on anonymised data
+(SPEC 2.1); only :mod:`heedful.labeling.quality.candidate_screening` shows their answers. Days are UTC days.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from heedful.labeling.database.tables import assignment, batch, person, session,
 
 DAY = 86_400.0
 MIN_PACE_SECONDS = 3_600.0
-"""A batch that has been served for less than this is taken to have been served for so long: two answers are no pace."""
+"""The shortest time over which a batch's pace is measured: two answers in the first minute say little."""
 MEDIAN_OF = 100
-"""A labeler's median time is taken over this many of their newest answers."""
+"""A labeler's median time is over this many of their newest answers."""
 
 LATE = text("assignment.late")
-"""As the partial index ``ix_assignment_late`` says it: SQLite uses it for these very words only."""
+"""Exactly the condition of the partial index ``ix_assignment_late``: SQLite uses the index only for these words."""
 
 
 # ---------------------------------------------------------------------------------------------------- queues
@@ -34,7 +33,7 @@ LATE = text("assignment.late")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """How far one batch is. Counts of answers, not of tasks, unless the name says tasks."""
+    """How far one batch is. Numbers count answers, unless the name says tasks."""
 
     batch_id: int
     name: str
@@ -47,27 +46,27 @@ class Queue:
     open_tasks: int
     done_tasks: int
     set_aside_tasks: int
-    """Skipped too often; a researcher has to look at them."""
+    """Tasks that were skipped too often; a researcher has to look at them."""
     withdrawn_tasks: int
     wanted: int
-    """Answers wanted for all tasks that are open or done."""
+    """Answers wanted for all open and done tasks."""
     answered: int
-    """Answers to these tasks, late ones included; ``remaining`` counts none twice."""
+    """Answers that these tasks have, late ones included."""
     remaining: int
     """Answers that open tasks still lack."""
     leased: int
     """Running leases."""
     skipped: int
     late: int
-    """Answers submitted after their lease had expired: kept, and marked."""
+    """Answers submitted after their lease had expired; they are kept and marked."""
     last_day: int
     """Answers of the last 24 hours."""
     days_left: float | None
-    """At the pace of the last 24 hours; none: nothing was answered in that time."""
+    """At the pace of the last 24 hours; None if nothing was answered in that time."""
 
     @property
     def share(self) -> float:
-        """Of the wanted answers, how many are there; 0 to 1."""
+        """The share of wanted answers that have been given; 0 to 1."""
         return 1 - self.remaining / self.wanted if self.wanted else 0.0
 
 
@@ -113,7 +112,7 @@ def queues(connection: Connection, *, batch_id: int | None = None, now: float | 
 
 
 def days_left(remaining: int, last_day: int, age_seconds: float) -> float | None:
-    """Days until ``remaining`` answers are there at the pace of the last 24 hours (or since the batch was made, if later)."""
+    """Days until ``remaining`` answers are given, at the pace of the last 24 hours (or since the batch was made, if later)."""
     if remaining <= 0:
         return 0.0
     if not last_day:
@@ -133,7 +132,7 @@ def answers_per_day(connection: Connection, *, days: int = 14, now: float | None
 
 
 def batch_names(connection: Connection) -> list[tuple[int, str]]:
-    """(id, name) of every batch but those of screening, newest first: what pages choose from."""
+    """(id, name) of every batch but those of screening, newest first, for pages to choose from."""
     rows = connection.execute(select(batch.c.id, batch.c.name).where(batch.c.phase != "screening").order_by(batch.c.id.desc()))
     return [(id, name) for id, name in rows]
 
@@ -142,7 +141,7 @@ def batch_names(connection: Connection) -> list[tuple[int, str]]:
 
 
 def candidates(connection: Connection) -> set[int]:
-    """Candidates: pages that show people leave them out."""
+    """Ids of all candidates: pages that show people leave them out."""
     return set(connection.execute(select(person.c.id).where(person.c.group_name == "candidate")).scalars())
 
 
@@ -163,7 +162,7 @@ class Labeler:
     median_seconds: float | None
     """Over the newest 100 answers whose time is known."""
     skips: Mapping[str, int]
-    """Reasons and how often in the days shown, the most frequent first."""
+    """How often each reason was given in the days shown, most frequent first."""
     last_seen: float | None
     """Of the newest session."""
     leases: tuple[tuple[str, float], ...]
@@ -227,20 +226,20 @@ def people(connection: Connection, *, days: int = 7, now: float | None = None) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedTask:
-    """A task that several labelers did not want; its prompt may be unclear, or not be labelable at all (SPEC 2.2)."""
+    """A task that several labelers skipped; its prompt may be unclear or impossible to label (SPEC 2.2)."""
 
     task_id: int
     batch_id: int
     kind: str
     state: str
-    """open, done, or set_aside (skipped too often: served no more until a researcher says so)."""
+    """open, done, or set_aside (skipped too often: not served until a researcher reopens it)."""
     prompt_id: str | None
     skips: int
     reasons: Mapping[str, int]
 
 
 def skipped_often(connection: Connection, *, batch_id: int | None = None, least: int = 2, limit: int = 20) -> list[SkippedTask]:
-    """Tasks that at least ``least`` people skipped, most often skipped first."""
+    """Tasks that at least ``least`` people skipped, most skipped first."""
     counted = (
         select(assignment.c.task_id, func.count().label("skips"))
         .where(assignment.c.state == "skipped")
@@ -324,7 +323,7 @@ def _running(now: float) -> ColumnElement[bool]:
 
 
 def _of_anyone(state: str) -> ColumnElement[bool]:
-    """Said with all people by id, so that the index by person and time serves it, and not a look at every row."""
+    """The condition lists all people by id, so that the index by person and time serves it instead of a full scan."""
     return and_(assignment.c.person_id.in_(select(person.c.id)), assignment.c.state == state)
 
 

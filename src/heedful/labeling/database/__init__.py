@@ -1,1 +1,1 @@
-"""The database itself: tables, migrations, backup, the audit's events."""
+"""The database itself: tables, migrations, backup, events of the audit log."""

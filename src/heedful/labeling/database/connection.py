@@ -1,9 +1,9 @@
 """The labeling database: one SQLite file, or a PostgreSQL server.
 
-Reading and writing are told apart: ``read()`` gives a connection on which the database itself refuses every change, ``write()``
-one transaction that is committed whole or not at all. SQLite keeps a write-ahead log, flushes it to the disk at every commit
-(what was acknowledged survives a crash), and takes the write lock when a transaction begins, so that what a transaction has
-read stays true until it commits; PostgreSQL locks rows (see :mod:`heedful.labeling.queue.leases`).
+Reading and writing are separate: ``read()`` gives a connection on which the database itself refuses every change; ``write()``
+gives one transaction that is committed completely or not at all. SQLite keeps a write-ahead log and flushes it to the disk at
+every commit, so what was acknowledged survives a crash. It takes the write lock when a transaction begins, so that what the
+transaction has read stays true until it commits. PostgreSQL locks rows (see :mod:`heedful.labeling.queue.leases`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BUSY_SECONDS = 30
 _POOL = {"pool_size": 20, "max_overflow": 40, "pool_timeout": 60}
 REWRITE_SECONDS = 5
 """How long a rewrite waits for readers to finish."""
-_ADVISORY_LOCK = 0x68656564  # of PostgreSQL: "heed"; two servers that start together migrate one after the other
+_ADVISORY_LOCK = 0x68656564  # for PostgreSQL, "heed": two servers that start together migrate one after the other
 
 
 class Database:
@@ -42,13 +42,13 @@ class Database:
     def __init__(self, url: URL) -> None:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
-        # Errors end up in logs: they never show what was written.
+        # Errors end up in logs, so they must never show what was written.
         options: dict[str, Any] = {
             "json_serializer": json.JSONEncoder(allow_nan=False).encode,
             "hide_parameters": True,
             **_POOL,
         }
-        # One writer at a time is SQLite's rule anyway: waiting here is fair and quick, waiting in SQLite is polling.
+        # SQLite allows one writer at a time anyway. Waiting here is fair and quick; SQLite itself would poll.
         self._one_writer = threading.Lock()
         if self.is_sqlite:
             options["connect_args"] = {"timeout": BUSY_SECONDS}
@@ -63,7 +63,7 @@ class Database:
 
     @property
     def path(self) -> Path | None:
-        """The SQLite file; None: PostgreSQL."""
+        """The SQLite file; None for PostgreSQL."""
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
     @contextmanager
@@ -91,7 +91,7 @@ class Database:
                 yield connection
 
     def rewrite(self) -> bool:
-        """Write SQLite's file again without its unused bytes, and empty the log; False if a reader keeps the log from it."""
+        """Rewrite SQLite's file without unused bytes, and empty the log; False if a reader keeps the log from being emptied."""
         assert self.path is not None
         with self._one_writer, _storage_errors(self.url), closing(sqlite3.connect(self.path, timeout=REWRITE_SECONDS)) as alone:
             alone.isolation_level = None
@@ -100,13 +100,13 @@ class Database:
         return not busy
 
     def close(self) -> None:
-        """Close all connections; on SQLite the write-ahead log goes into the file."""
+        """Close all connections; SQLite then moves its write-ahead log into the file."""
         self._reader.dispose()
         self._writer.dispose()
 
 
 def open_database(where: str | Path) -> Database:
-    """Open a labeling database: a path, ``sqlite:///path`` or ``postgresql+psycopg://…``. It is made, or brought up to date.
+    """Open a labeling database at a path, ``sqlite:///path`` or ``postgresql+psycopg://…``; create or upgrade it if needed.
 
     Raises ConfigError for another kind of address, DataError if a newer Heedful made it or it is another database, StorageError
     if it cannot be reached or written.
@@ -125,7 +125,7 @@ def open_database(where: str | Path) -> Database:
 
 
 def database_url(where: str | Path) -> URL:
-    """The address of a database as SQLAlchemy has it. Raises ConfigError."""
+    """The address of a database in SQLAlchemy's form. Raises ConfigError."""
     given = str(where)
     if "://" not in given:
         return URL.create("sqlite", database=str(Path(given).expanduser().absolute()))
@@ -142,7 +142,7 @@ def database_url(where: str | Path) -> URL:
 
 def _no_address(given: str) -> ConfigError:
     return ConfigError(
-        "this is no address of a labeling database",
+        "this is not the address of a labeling database",
         expected="a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME",
         got=given,
     )
@@ -157,7 +157,7 @@ def _make_file(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Create an empty file that only its owner may read, if there is none; SQLite gives its log the same rights."""
+    """Create an empty file that only its owner may read, if there is none; SQLite gives its log the same permissions."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
@@ -179,7 +179,7 @@ def _prepare_sqlite(engine: Engine, *, begin: str, query_only: bool) -> None:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
-            "secure_delete = ON",  # what is replaced or deleted is overwritten: a forgotten owner leaves no bytes behind
+            "secure_delete = ON",  # overwrites what is replaced or deleted: a forgotten owner leaves no bytes behind
             "cache_size = -65536",  # KiB
             f"query_only = {'ON' if query_only else 'OFF'}",
         ):
@@ -193,7 +193,7 @@ def _prepare_sqlite(engine: Engine, *, begin: str, query_only: bool) -> None:
 
 @contextmanager
 def _storage_errors(url: URL) -> Iterator[None]:
-    """What the database itself refuses or cannot do, as StorageError; a broken constraint is a mistake of ours and stays."""
+    """Turn what the database refuses or cannot do into StorageError. A broken constraint is a bug in Heedful and stays."""
     try:
         yield
     except DBAPIError as error:
@@ -203,7 +203,7 @@ def _storage_errors(url: URL) -> Iterator[None]:
         if reason == "database is locked":
             raise _busy(url) from None
         if reason == "file is not a database":
-            raise DataError("this is no database", expected="a SQLite database", got=reason, where=str(url.database)) from None
+            raise DataError("this is not a database", expected="a SQLite file", got=reason, where=str(url.database)) from None
         raise StorageError(
             "the labeling database refused or cannot be reached",
             expected="a database that answers, on a disk with room",

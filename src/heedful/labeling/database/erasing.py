@@ -1,4 +1,4 @@
-"""Erase an owner's prompts from the labeling database, with all that was written and said about them (SPEC 1.1, 1.2)."""
+"""Erase an owner's prompts from the labeling database, with everything written about them (SPEC 1.1, 1.2)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from heedful.project.owners import spellings
 
 
 def forget_owner(database: Database, owner: str) -> dict[str, int]:
-    """Delete an owner's prompts, their outputs, tasks and answers; how many rows of each kind there were (none: empty).
+    """Delete an owner's prompts, their outputs, tasks and answers; return how many rows of each kind (empty: there were none).
 
-    The audit keeps the prompts' ids and that they were erased; events hold no text. If someone is working on one of the
-    prompts, the page says that the task is gone. Raises StorageError.
+    The audit log keeps the prompts' ids and the fact that they were erased; events hold no text. If someone is working on one
+    of the prompts, the page says that the task is gone. Raises StorageError.
     """
     with database.write() as connection:
         erased = _erase_usage(connection, owner)
@@ -51,12 +51,12 @@ def forget_owner(database: Database, owner: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class OwnersTraces:
-    """What the database holds of an owner."""
+    """What the database holds about an owner."""
 
     there: bool
     """Whether there is anything to erase."""
     ids: frozenset[str]
-    """Of prompts, and keys of turns and requests."""
+    """Ids of prompts, and keys of turns and requests."""
     written: frozenset[str]
     """Texts by the owner."""
     answers: frozenset[str]
@@ -64,7 +64,7 @@ class OwnersTraces:
 
 
 def traces_of_owner(database: Database, owner: str) -> OwnersTraces:
-    """An owner's ids and texts, to look for them elsewhere before they are erased."""
+    """An owner's ids and texts, to search for them elsewhere before they are erased here."""
     with database.read() as connection:
         prompts = select(prompt.c.id).where(prompt.c.owner.in_(spellings(owner)))
         people = select(person.c.id).where(person.c.pseudonym.in_(spellings(owner)))
@@ -92,7 +92,7 @@ def traces_of_owner(database: Database, owner: str) -> OwnersTraces:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All texts in a JSON value but those of the keys role and type."""
+    """All texts in a JSON value except those under the keys role and type."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -105,7 +105,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def erase_prompts(connection: Connection, wanted: ColumnElement[bool]) -> dict[str, int]:
-    """Delete the prompts that meet a condition, with their outputs, tasks and answers; how many rows of each kind."""
+    """Delete the prompts that meet a condition, with outputs, tasks and answers; return how many rows of each kind."""
     prompts = select(prompt.c.id).where(wanted)
     tasks = select(task.c.id).where(task.c.prompt_id.in_(prompts))
     assignments = select(assignment.c.id).where(assignment.c.task_id.in_(tasks))
@@ -157,9 +157,9 @@ def _erase_usage(connection: Connection, owner: str) -> dict[str, int]:
 
 
 def leave_no_bytes(database: Database) -> None:
-    """Write the database's file again, so that neither its unused pages nor its log hold what was erased.
+    """Rewrite the database's file, so that neither its unused pages nor its log hold what was erased.
 
-    PostgreSQL has this from its own vacuum. Raises StorageError if another process is reading an older state.
+    PostgreSQL's own vacuum does this. Raises StorageError if another process is reading an older state.
     """
     if database.is_sqlite and not database.rewrite():
         raise StorageError(
@@ -172,9 +172,9 @@ def leave_no_bytes(database: Database) -> None:
 
 
 def forget_in_copies(folder: Path, owner: str) -> tuple[dict[str, int], list[Path]]:
-    """Erase an owner from the copies of the database in a project's folder; rows erased, and the copies that are left.
+    """Erase an owner from the copies of the database in a project's folder; return rows erased, and copies not changed.
 
-    The copies are the files in ``backups/`` and what a restore replaced. A copy that cannot be opened is left as it is.
+    The copies are the files in ``backups/`` and those that a restore replaced. A copy that cannot be opened is not changed.
     """
     erased: dict[str, int] = {}
     left: list[Path] = []

@@ -1,4 +1,4 @@
-"""The audit: who did what to what, and when. Events are only added; the database refuses to change or remove one."""
+"""The audit log: who did what to what, and when. Events are only added; the database refuses to change or remove one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def record(
     after: Mapping[str, Any] | None = None,
     now: float | None = None,
 ) -> None:
-    """Add an event, in the transaction of the change it tells of.
+    """Add an event, in the transaction of the change that it records.
 
     ``person_id`` None: the command line. ``subject`` is a table's name. ``before`` and ``after`` hold what changed, but no text
-    of a prompt, an output or an answer: an owner's text can be erased, an event cannot.
+    of a prompt, an output or an answer: it must be possible to erase an owner's text, and events cannot be erased.
     """
     connection.execute(
         insert(event).values(

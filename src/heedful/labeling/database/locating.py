@@ -1,4 +1,4 @@
-"""Where a project's labeling database is, and opening one that must be there already."""
+"""Find a project's labeling database, and open one that must already exist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def database_of(project: Path, database: str | None) -> str | Path:
 
 @contextmanager
 def existing(where: str | Path) -> Iterator[Database]:
-    """Open a database that must be there. Raises MissingError."""
+    """Open a database that must already exist. Raises MissingError."""
     url = database_url(where)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise MissingError(

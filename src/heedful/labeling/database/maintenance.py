@@ -1,4 +1,4 @@
-"""Backup, restore, check and copy of a labeling database. Rows are streamed: memory does not grow with the database."""
+"""Back up, restore, check and copy a labeling database. Rows are streamed: memory does not grow with the database."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def backup(database: Database, target: str | Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         make_private(aside)
         with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as read, closing(sqlite3.connect(aside)) as write:
-            # One state: nothing that is written in the meantime makes the copy start over.
+            # Read one state: otherwise each write in the meantime would make the copy start over.
             read.execute("BEGIN")
             read.execute("SELECT count(*) FROM sqlite_master").fetchone()
             read.backup(write, pages=_PAGES_AT_ONCE)
@@ -68,10 +68,10 @@ def backup(database: Database, target: str | Path) -> Path:
 
 
 def restore(source: str | Path, target: str | Path, *, overwrite: bool = False) -> Path:
-    """Put a backup in place of a database; stop the server first. The old database is kept as ``….before-restore``.
+    """Replace a database with a backup; stop the server first. The old database is kept as ``….before-restore``.
 
-    Raises MissingError (no backup), DataError (it is damaged or no such database), ConflictError where a database is there and
-    ``overwrite`` was not given, StorageError.
+    Raises MissingError (no backup), DataError (the backup is damaged or not a labeling database), ConflictError if a database
+    exists and ``overwrite`` was not given, StorageError.
     """
     source, target = Path(source).expanduser().absolute(), Path(target).expanduser().absolute()
     if not source.is_file():
@@ -79,10 +79,10 @@ def restore(source: str | Path, target: str | Path, *, overwrite: bool = False) 
     if target.exists() and not overwrite:
         raise ConflictError(
             "there is a database already",
-            expected="a place that is free",
+            expected="no file there yet",
             got="a file",
             where=target,
-            next_step="stop the server, then say --overwrite (the old one is kept beside it), or give another place",
+            next_step="stop the server, then use --overwrite (the old one is kept beside it), or give another path",
         )
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -97,13 +97,13 @@ def restore(source: str | Path, target: str | Path, *, overwrite: bool = False) 
         _put_in_place(aside, target)
     except (sqlite3.Error, OSError) as error:
         if "not a database" in str(error):
-            raise DataError("this is no backup", expected="a SQLite database", got=str(error), where=source) from None
+            raise DataError("this is not a backup", expected="a SQLite database", got=str(error), where=source) from None
         raise StorageError(
             "the backup could not be put in place", expected="a disk with room", got=str(error), where=target
         ) from error
     finally:
         _remove(aside)
-    open_database(target).close()  # of an older version: brought up to date; of a newer one: refused
+    open_database(target).close()  # upgrades an older version, refuses a newer one
     return target
 
 
@@ -136,7 +136,7 @@ def _refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
     missing = {"assignment", "event", "alembic_version"} - there
     if said != "ok" or missing:
         got = said if said != "ok" else f"no table {sorted(missing)[0]}"
-        raise DataError("this is no whole labeling database", expected="all its pages and tables", got=got, where=path)
+        raise DataError("this is not an intact labeling database", expected="all its pages and tables", got=got, where=path)
 
 
 def _put_in_place(aside: Path, target: Path) -> None:
@@ -169,16 +169,16 @@ class Checked:
     counts: Mapping[str, int]
     """Rows by table."""
     problems: Sequence[str] = field(default_factory=list[str])
-    """At most some tens; none: the database is sound."""
+    """A few dozen at most; empty if the database is intact."""
 
     def summary(self) -> str:
-        """Some lines for people."""
+        """A few lines for people."""
         lines = [f"{name:<20}{count:>12,}" for name, count in self.counts.items() if count]
         return "\n".join([*lines, *(f"problem: {problem}" for problem in self.problems)])
 
 
 def check(database: Database) -> Checked:
-    """Check the file, its references, that every answer's rows match its raw JSON, and that counters agree."""
+    """Check the file, its references and counters, and that every answer's rows match its raw JSON."""
     problems: list[str] = []
     with database.read() as connection:
         if database.is_sqlite:
@@ -196,7 +196,7 @@ def counts_of(connection: Connection) -> dict[str, int]:
 
 
 def _broken_references(connection: Connection) -> list[str]:
-    """Rows that refer to rows that do not exist. SQLite does not notice them if another program changed the file."""
+    """References to rows that do not exist. SQLite does not notice them if another program changed the file."""
     problems: list[str] = []
     for table in metadata.sorted_tables:
         for key in table.foreign_keys:
@@ -208,7 +208,7 @@ def _broken_references(connection: Connection) -> list[str]:
             ).scalar_one()
             if missing:
                 problems.append(
-                    f"{table.name}.{key.parent.name}: {missing} rows name a {key.column.table.name} that is not there"
+                    f"{table.name}.{key.parent.name}: {missing} rows name a {key.column.table.name} that does not exist"
                 )
     return problems
 
@@ -232,7 +232,7 @@ def _wrong_counters(connection: Connection) -> list[str]:
 
 
 def _wrong_rows(connection: Connection) -> list[str]:
-    """Answers whose rows are not those that their raw JSON makes; rows that belong to no answer."""
+    """Answers whose rows differ from those that their raw JSON gives; rows that belong to no answer."""
     problems: list[str] = []
     query = (
         select(assignment, task.c.kind, task.c.prompt_id)
@@ -277,7 +277,7 @@ def _wrong_rows_of(connection: Connection, answers: Sequence[RowMapping]) -> lis
         if expected != there[row["id"]]:
             missing, extra = len(expected - there[row["id"]]), len(there[row["id"]] - expected)
             problems.append(
-                f"assignment {row['id']}: {missing} rows of its answer are missing or changed, {extra} are not of it"
+                f"assignment {row['id']}: {missing} rows of its answer are missing or changed, {extra} do not belong to it"
             )
     return problems
 
@@ -292,10 +292,10 @@ def _content(table: Table, row: Mapping[Any, Any]) -> str:
 
 
 def copy(source: Database, target: Database) -> dict[str, int]:
-    """Copy everything into an empty database (SQLite to PostgreSQL or back), in one transaction; rows by table.
+    """Copy everything into an empty database (SQLite to PostgreSQL or back), in one transaction; return rows by table.
 
-    The copy is compared by counts and a checksum of each table before it is committed. Raises ConflictError where the target
-    holds something, DataError where the copy differs, StorageError.
+    Counts and a checksum of each table are compared before the copy is committed. Raises ConflictError if the target is not
+    empty, DataError if the copy differs, StorageError.
     """
     with source.read() as reading, target.write() as writing:
         held = {name: count for name, count in counts_of(writing).items() if count}
@@ -327,7 +327,7 @@ def copy(source: Database, target: Database) -> dict[str, int]:
 
 
 def checksum(connection: Connection, table: Table) -> str:
-    """SHA-256 over all rows in the order of the key; the same on both databases."""
+    """SHA-256 over all rows in the order of the primary key; the same on both databases."""
     digest = sha256()
     for row in _rows_in_order(connection, table):
         digest.update(json.dumps(list(row.values()), sort_keys=True, separators=(",", ":")).encode())
@@ -336,9 +336,9 @@ def checksum(connection: Connection, table: Table) -> str:
 
 
 def _rows_in_order(connection: Connection, table: Table) -> Iterator[RowMapping]:
-    """All rows by key, page by page: no cursor stays open, no order depends on the database's sorting of text."""
+    """All rows by key, page by page: no cursor stays open, and the order does not depend on how the database sorts text."""
     keys = list(table.primary_key.columns)
-    # Text is compared byte by byte on both, whatever language PostgreSQL was set up for.
+    # Compare text byte by byte on both, whatever language PostgreSQL was set up for.
     is_text = [not isinstance(key.type, Integer) for key in keys]
     bytewise = connection.dialect.name == "postgresql"
     order = [key.collate("C") if text_key and bytewise else key for key, text_key in zip(keys, is_text, strict=True)]

@@ -1,8 +1,8 @@
-"""The tables of the labeling database: people, what they work on, what they answered, and what happened (SPEC 2).
+"""The tables of the labeling database: people, tasks, answers, and the audit log (SPEC 2).
 
-SQLAlchemy Core, the same on SQLite and PostgreSQL. Times are seconds since 1970 in UTC (float), so that both databases, and a
-copy from one to the other, hold the very same values. Answers are never overwritten: a correction is a new row, scores are
-derived.
+SQLAlchemy Core, the same on SQLite and PostgreSQL. Times are seconds since 1970 in UTC (float), so that both databases, and
+copies from one to the other, hold exactly the same values. Answers are never overwritten: a correction is a new row, and scores
+are derived.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ person = Table(
     Column("simulated", Boolean, nullable=False, default=False),
     Column("daily_limit", Integer),  # answers in 24 hours; none: no limit
     Column("created", Double, nullable=False),
-    Column("disabled", Double),  # may not log in since then
+    Column("disabled", Double),  # cannot log in since then
 )
 
 invite = Table(
@@ -94,7 +94,7 @@ prompt = Table(
     "prompt",
     metadata,
     Column("id", String(200), primary_key=True),
-    Column("text", Text, nullable=False),  # of all turns: what people search in
+    Column("text", Text, nullable=False),  # of all turns; searches read it
     Column("turns", Json),  # [{"role": …, "text": …}, …]; NULL: the text is the user's only turn
     Column("use_case", String(40)),
     Column("source", String(20), nullable=False),
@@ -118,7 +118,7 @@ response = Table(
     Column("created", Double, nullable=False),
 )
 
-batch = Table(  # tasks that were made together, and the rules by which they are served
+batch = Table(  # tasks that were made together, and the rules for serving them
     "batch",
     metadata,
     Column("id", Integer, primary_key=True),
@@ -131,7 +131,7 @@ batch = Table(  # tasks that were made together, and the rules by which they are
     Column("lease_seconds", Double, nullable=False),
     Column("created_by", ForeignKey("person.id")),
     Column("created", Double, nullable=False),
-    Column("closed", Double),  # nothing of it is served since then
+    Column("closed", Double),  # its tasks are not served since then
 )
 
 task = Table(
@@ -139,13 +139,13 @@ task = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("batch_id", ForeignKey("batch.id"), nullable=False),
-    # Of the batch, again; a single task's priority may be raised.
+    # Copied from the batch; a single task's priority may be raised.
     Column("kind", String(30), nullable=False),
     Column("phase", String(20), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("prompt_id", ForeignKey("prompt.id"), index=True),
     Column("payload", Json, nullable=False),  # what else this kind needs (see queue.payloads)
-    Column("gold", Json),  # the researchers' answer, never shown; a gold item is served like any other
+    Column("gold", Json),  # the researchers' answer, never shown; a gold task is served like any other
     Column("wanted", Integer, nullable=False),  # answers
     Column("held", Integer, nullable=False, default=0),  # answers and running leases; no surplus answers
     Column("answered", Integer, nullable=False, default=0),  # no surplus answers
@@ -172,7 +172,7 @@ assignment = Table(  # one person's work on one task: the lease, the draft, the 
     Column("id", Integer, primary_key=True),
     Column("task_id", ForeignKey("task.id"), nullable=False),
     Column("person_id", ForeignKey("person.id"), nullable=False),
-    Column("token", String(64), nullable=False),  # of the present lease; a submit must carry it
+    Column("token", String(64), nullable=False),  # of the current lease; a submitted answer must carry it
     Column("state", String(20), nullable=False),  # leased | answered | skipped | expired | released
     Column("shown_order", Json, nullable=False),  # response ids as this labeler saw them, left to right
     Column("instruction_id", ForeignKey("instruction.id")),  # the version in force when it was leased
@@ -185,14 +185,14 @@ assignment = Table(  # one person's work on one task: the lease, the draft, the 
     Column("answered", Double),  # or skipped
     Column("late", Boolean, nullable=False, default=False),  # submitted after the lease had expired
     Column("surplus", Boolean, nullable=False, default=False),  # the task had enough answers, or was withdrawn
-    Column("seconds_spent", Double),  # with the page in front, as the browser counted
+    Column("seconds_spent", Double),  # while the page was visible, as the browser counted
     Column("skip_reason", Text),
     UniqueConstraint("task_id", "person_id"),
     Index("ix_assignment_person", "person_id", "state", "answered", "task_id"),
     Index("ix_assignment_lease", "state", "expires"),
 )
 
-superseded_answer = Table(  # an answer that was corrected or sent back: kept, and only here, so that nothing counts or uses it
+superseded_answer = Table(  # an answer that was corrected or sent back: kept only here, so that nothing counts or uses it
     "superseded_answer",
     metadata,
     Column("id", Integer, primary_key=True),
@@ -302,7 +302,7 @@ screening_decision = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
-    Column("code", String(20), nullable=False),  # what the candidate was shown as: selection is on anonymised data (SPEC 2.1)
+    Column("code", String(20), nullable=False),  # stands for the candidate: selection is on anonymised data (SPEC 2.1)
     Column("selected", Boolean, nullable=False),
     Column("note", Text, nullable=False),
     Column("decided_by", ForeignKey("person.id"), nullable=False),
@@ -337,14 +337,13 @@ event = Table(  # append-only (triggers refuse UPDATE and DELETE): who did what 
     Column("after", Json),
 )
 
-# ---------------------------------------------------------------- what the researchers' console reads by
-
-# Newest first, then by id: a page continues where the last one ended, even if a million rows came at once.
+# ---------------------------------------------------------------- indexes for the researchers' console
+# By time, then by id: a page continues where the last one ended, even if a million rows came at once.
 for _table in (prompt, response, demonstration, ranking, rating, annotation):
     Index(f"ix_{_table.name}_newest", _table.c.created, _table.c.id)
 for _table in (demonstration, ranking, rating, annotation):
     Index(f"ix_{_table.name}_of_person", _table.c.person_id, _table.c.created, _table.c.id)
-Index("ix_task_progress", task.c.batch_id, task.c.state, task.c.wanted, task.c.answered)  # counted from it alone
+Index("ix_task_progress", task.c.batch_id, task.c.state, task.c.wanted, task.c.answered)  # counts read only this index
 Index("ix_task_gold", task.c.id, sqlite_where=task.c.gold.isnot(None), postgresql_where=task.c.gold.isnot(None))
 Index("ix_assignment_late", assignment.c.task_id, sqlite_where=text("late"), postgresql_where=text("late"))
 Index(

@@ -24,7 +24,7 @@ conversation = Table(
     Column("use_case", String(40)),
     Column("sampling", Json, nullable=False),  # temperature, top_p, max_tokens, stop, seed
     Column("training", Boolean, nullable=False),  # whether new turns may be used for training unless they say otherwise
-    Column("share_token", String(64), unique=True),  # who knows it may read the conversation
+    Column("share_token", String(64), unique=True),  # anyone who knows it may read the conversation
     Column("created", Double, nullable=False),
     Index("ix_conversation_of_person", "person_id", "created", "id"),
 )
@@ -33,7 +33,7 @@ conversation_turn = Table(
     "conversation_turn",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("key", String(40), nullable=False, unique=True),  # random: what records and runs name it by
+    Column("key", String(40), nullable=False, unique=True),  # random: records and runs name the turn by it
     Column("conversation_id", ForeignKey("conversation.id"), nullable=False),
     Column("position", Integer, nullable=False),
     Column("text", Text, nullable=False),  # the user's
@@ -92,7 +92,7 @@ api_key = Table(
     Column("id", Integer, primary_key=True),
     Column("person_id", ForeignKey("person.id"), nullable=False, index=True),  # the owner
     Column("name", String(100), nullable=False),
-    Column("beginning", String(20), nullable=False),  # of the key, to recognize it by
+    Column("beginning", String(20), nullable=False),  # of the key, to recognise it
     Column("key_hash", String(64), nullable=False, unique=True),  # SHA-256
     Column("purpose", String(20), nullable=False),  # playground | production
     Column("scopes", Json, nullable=False),  # among chat, completions, models
@@ -107,11 +107,11 @@ api_key = Table(
     Column("revoked", Double),
 )
 
-api_request = Table(  # every request that a key was admitted with, whatever came of it
+api_request = Table(  # every request that was admitted with a key, whatever its result
     "api_request",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("key", String(40), nullable=False, unique=True),  # random: what records and runs name it by
+    Column("key", String(40), nullable=False, unique=True),  # random: records and runs name the request by it
     Column("api_key_id", ForeignKey("api_key.id"), nullable=False),
     Column("at", Double, nullable=False),
     Column("endpoint", String(20), nullable=False),  # chat | completions | models
@@ -132,7 +132,7 @@ api_request = Table(  # every request that a key was admitted with, whatever cam
 
 # ---------------------------------------------------------------- opt-out
 
-withdrawal = Table(  # what an owner took back after the fact
+withdrawal = Table(  # turns and requests whose owner withdrew consent later
     "withdrawal",
     metadata,
     Column("key", String(40), primary_key=True),  # of the turn or request

@@ -1,1 +1,1 @@
-"""Between the database and a project's records."""
+"""Move data between the database and a project's records."""

@@ -1,7 +1,7 @@
-"""Tasks that ``heedful align`` puts to the people in the labeling database, and their answers.
+"""Tasks that ``heedful align`` adds to the labeling database for people, and their answers.
 
-Labelers work at the same time: tasks are added in short transactions with pauses between them, and answers are read from a
-snapshot, which holds no lock. A task that is already there is not added again, so a killed ``align`` leaves no duplicates.
+Labelers work at the same time. So tasks are added in short transactions with pauses between them, and answers are read from a
+snapshot, which holds no lock. An existing task is not added again, so a killed ``align`` leaves no duplicates.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLOSED = ("done", "set_aside", "withdrawn")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Something to ask labelers for: a demonstration of a prompt, or a ranking of responses to it."""
+    """What to ask labelers for: a demonstration of a prompt, or a ranking of responses to it."""
 
     kind: Kind
     phase: Phase
@@ -44,12 +44,12 @@ class Task:
     labelers: Mapping[Group, int]
     """How many simulated labelers of each group do it."""
     people: int = 1
-    """How many people are wanted for it."""
+    """How many people should do it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far people have come with some tasks."""
+    """How far people are with some tasks."""
 
     tasks: int
     answered: int
@@ -59,9 +59,9 @@ class Progress:
 
 
 def add_tasks(database: Database, tasks: Iterable[Task], *, name: str, pause: Callable[[float], None] = time.sleep) -> int:
-    """Add the tasks that are not there yet to a batch of this name; how many were new. Raises DataError, StorageError.
+    """Add the tasks that do not exist yet to a batch of this name; return how many. Raises DataError, StorageError.
 
-    People of the held-out group get the tasks of the phase evaluation, those of the training group the others.
+    The held-out group gets tasks of the phase evaluation, the training group gets the others.
     """
     added = 0
     for some in batched(tasks, TASKS_AT_ONCE):
@@ -74,30 +74,30 @@ def add_tasks(database: Database, tasks: Iterable[Task], *, name: str, pause: Ca
         with database.write() as connection:
             _add(connection, new, name)
         added += len(new)
-        # Another process that waits for SQLite's lock looks only now and then: leave it time to get in.
+        # Another process that waits for SQLite's lock only polls now and then: leave it time to get in.
         pause(_PAUSE * (time.monotonic() - started))
     return added
 
 
 def progress(connection: Connection, about: Sequence[str], kind: Kind, phase: Phase) -> Progress:
-    """How far tasks are. ``about``: of each ranking task its first response's id, of each demonstration task its prompt's."""
+    """How far tasks are. ``about``: a ranking task's first response id, a demonstration task's prompt id."""
     rows = [row for some in batched(about, _IDS_AT_ONCE) for row in _tasks_about(connection, some, kind, phase).values()]
     closed = sum(row.state in _CLOSED for row in rows)
     return Progress(tasks=len(about), answered=sum(row.answered > 0 for row in rows), open=len(about) - closed)
 
 
 def demonstrations(connection: Connection) -> Iterator[Demonstration]:
-    """All demonstrations by people that may train, the oldest first."""
+    """All demonstrations by people that may train a model, oldest first."""
     return (one for one in stored_demonstrations(connection) if one.phase == "training" and not one.metadata["simulated"])
 
 
 def rankings(connection: Connection, phase: Phase) -> Iterator[Ranking]:
-    """All rankings of a phase by people, the oldest first."""
+    """All rankings of a phase by people, oldest first."""
     return (one for one in stored_rankings(connection) if one.phase == phase and not one.metadata["simulated"])
 
 
 def ratings(connection: Connection, phase: Phase) -> Iterator[Rating]:
-    """All ratings of a phase by people, the oldest first."""
+    """All ratings of a phase by people, oldest first."""
     return (one for one in stored_ratings(connection) if one.phase == phase and not one.metadata["simulated"])
 
 
@@ -128,7 +128,7 @@ def _add(connection: Connection, tasks: Sequence[Task], name: str) -> None:
 
 
 def _about(one: Task) -> str:
-    """What tells a task from others of its kind and phase: its first response, or its prompt."""
+    """What identifies a task among others of its kind and phase: its first response, or its prompt."""
     return one.responses[0].id if one.responses else one.prompt.id
 
 

@@ -1,6 +1,6 @@
 """Rows of the database as the records that files hold: for the export and the data explorer alike.
 
-The metadata of answers differ: a search's export also says what was shown and when it was answered.
+The metadata of answers differ: the explorer's export also says what was shown and when it was answered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ METADATA = (
 
 
 def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The record as JSON, labelers under their pseudonyms. ``row``: one of ``explorer.every_row``, or of the table."""
+    """The record as JSON, with labelers' pseudonyms. ``row``: from ``explorer.every_row``, or from the table."""
     known = {name: row[name] for name in METADATA if row.get(name) is not None}
     match kind:
         case "prompt":
@@ -63,7 +63,7 @@ def record_of(kind: Kind, row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def demonstration_of(row: Mapping[Any, Any], metadata: Mapping[str, Any]) -> Demonstration:
-    """A demonstration as it continues its prompt."""
+    """A demonstration whose text continues its prompt."""
     text = response_text(stored_turns(row["prompt_text"], row["prompt_turns"]), row["text"])
     return Demonstration(**_of_answer(row, metadata), text=text)
 

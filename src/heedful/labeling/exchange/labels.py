@@ -1,11 +1,11 @@
-"""Between the database and a project's records: prompts, outputs and tasks go in, answers come out (JSONL; SPEC 1, 2).
+"""Move prompts, outputs and tasks from a project into the database, and answers back as records (JSONL; SPEC 1, 2).
 
 The rules of the export:
 
-- Every kind of answer comes out: demonstrations, rankings, ratings and prompts as records, every other kind as a row of
+- Every kind of answer is exported: demonstrations, rankings, ratings and prompts as records, every other kind as a row of
   ``"kind": "annotation"`` with the answer exactly as it was given.
 - Ids are those of the stored rows, so a second export adds nothing. The labeler is the pseudonym.
-- Each answer has its phase. Only those of the phase training may train anything.
+- Each answer has its phase. Only answers of the phase training may train a model.
 - Screening is exported only on request. Its labelers get codes, which differ from those on the console and from export to
   export.
 - Late answers are marked ``late``. Surplus ones (the task had enough answers, or was withdrawn) are exported only on request,
@@ -84,10 +84,10 @@ def import_project(
     created_by: int | None = None,
     now: float | None = None,
 ) -> Imported:
-    """Bring a project in: its prompts and responses, and tasks of those that ``heedful align`` left in ``tasks/``.
+    """Add a project's prompts and responses, and make the tasks that ``heedful align`` left in ``tasks/``.
 
-    ``demonstrations``: also make this many tasks to demonstrate train prompts without a demonstration. What is already there
-    is not added again. Raises DataError naming file and line for a broken row or an id that another text already has.
+    ``demonstrations``: also make this many tasks to demonstrate prompts of the split train that have no demonstration. What is
+    already there is not added again. Raises DataError naming file and line for a broken row or an id that has another text.
     """
     data = project.data
     prompts = items.add_prompts(connection, _read(data, "prompt"), now=now)
@@ -167,7 +167,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 def stored_demonstrations(
     connection: Connection, *, batch_ids: Sequence[int] | None = None, surplus: bool = False
 ) -> Iterator[Demonstration]:
-    """Demonstrations as records, the oldest first, with who, how and when in ``metadata``; each continues its prompt."""
+    """Demonstrations as records, oldest first; ``metadata`` says how each was made. Each text continues its prompt."""
     for row in _answers(connection, demonstration, batch_ids=batch_ids, surplus=surplus):
         yield demonstration_of(row, _metadata(row))
 
@@ -192,7 +192,7 @@ def exported_records(connection: Connection, *, surplus: bool = False, screening
     """Every answer, and the prompts and responses that answers name, as rows for ``heedful import heedful``.
 
     Dependencies come first. Rows are streamed, however many answers there are. A prompt that a labeler wrote has no split: the
-    import gives it its owner's. ``surplus`` (with superseded ones) and ``screening``: also export these answers.
+    import gives it the split of its owner. ``surplus`` (with superseded ones) and ``screening`` also export these answers.
     """
     phases = PHASES if screening else EXPORTED
     kinds: tuple[Kind, ...] = ("prompt", "response")
@@ -203,7 +203,7 @@ def exported_records(connection: Connection, *, surplus: bool = False, screening
             if row["id"].startswith(PLAYGROUND):
                 of_playground.add(row["id"])
                 if kind == "prompt" and record.get("split") != "test":
-                    record.pop("split", None)  # the import gives it its owner's
+                    record.pop("split", None)  # the import gives it the split of its owner
             yield record
     secret = secrets.token_bytes(32)
 
@@ -230,7 +230,7 @@ def exported_records(connection: Connection, *, surplus: bool = False, screening
 
 
 def annotation_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer that no record type holds, exactly as it was given, with what its task showed."""
+    """An answer for which there is no record type, exactly as it was given, with what its task showed."""
     return {
         "kind": "annotation",
         "task_kind": row["annotation_kind"],
@@ -247,7 +247,7 @@ def annotation_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def written_prompt_rows(
     id: str, answer: Mapping[str, Any], labeler: str, phase: Phase, metadata: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """A labeler's prompt as rows. Few-shot: K pairs make K prompts and demonstrations, each in the context of the others."""
+    """A labeler's prompt as rows. Few-shot: K pairs give K prompts and demonstrations, each with the others as context."""
     common = {"kind": "prompt", "use_case": answer["use_case"], "source": "labeler", "user": labeler}
     if phase != "training":
         common["split"] = "test"  # a prompt has no phase
@@ -292,7 +292,7 @@ def _answers(
     batch_ids: Sequence[int] | None = None,
     surplus: bool,
 ) -> Iterator[RowMapping]:
-    """Rows of an answer table with their assignment's, task's and person's, in the order in which they were answered."""
+    """Rows of an answer table joined with assignment, task and person, in the order in which they were answered."""
     columns: list[Any] = [column for column in table.c if column.name != "kind"]
     if table is annotation:
         columns += [table.c.kind.label("annotation_kind"), assignment.c.answer, task.c.payload]
@@ -367,7 +367,7 @@ def _superseded(connection: Connection, phases: Sequence[Phase], secret: bytes) 
 
 def _metadata(row: Mapping[Any, Any]) -> dict[str, Any]:
     group = row["group_name"]
-    if row["phase"] == "screening":  # their group at that time; they may have joined the team since
+    if row["phase"] == "screening":  # the group at that time; the labeler may have joined the team since
         group = "candidate" if row["role"] == "labeler" else "researcher"
     found = {
         "task_id": row["task_id"],

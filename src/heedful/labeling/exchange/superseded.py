@@ -1,4 +1,4 @@
-"""Records in a project's data whose answers were corrected or sent back after they were exported."""
+"""Remove records from a project's data whose answers were corrected or sent back after the export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heedful.project.files import locked, read_jsonl, write_jsonl_files
 
 
 def remove_superseded(connection: Connection, data: Path) -> int:
-    """Take these demonstrations, rankings and ratings out of the data folder; how many there were. Raises StorageError.
+    """Remove these demonstrations, rankings and ratings from the data folder; return how many. Raises StorageError.
 
     The database keeps the answers. Prompts that labelers wrote stay: responses may refer to them.
     """

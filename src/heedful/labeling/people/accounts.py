@@ -1,7 +1,7 @@
 """People: invites, accounts, sessions, roles and groups (SPEC 2.1, 2.4). Every change is an event in the same transaction.
 
 Links and session cookies hold random tokens; the database holds only their SHA-256, so a backup is not enough to log in.
-A pseudonym is drawn at random and says nothing about the person: it is what exports and researchers see.
+A pseudonym is drawn at random and says nothing about the person; exports and researchers see only the pseudonym.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from heedful.labeling.database import events
 from heedful.labeling.database.tables import invite, person, session
 
 Role = Literal["user", "labeler", "researcher", "admin"]
-"""A user comes from outside: they talk to models and have API keys, and see nothing of the labeling."""
+"""A user is an outsider who talks to models and has API keys, and sees nothing of the labeling."""
 RESEARCH_ROLES: tuple[Role, ...] = ("researcher", "admin")
-"""Those whose answers to screening tasks others are measured by."""
+"""The roles whose answers to screening tasks are the standard for others."""
 Group = Literal["training", "held_out", "candidate"]
 ShownGroup = Literal["training", "held_out", "candidate", "user"]
-"""What records, tables and the API call a person's group: users from outside are a group of their own."""
+"""A person's group in records, tables and the API: users from outside are a group of their own."""
 
 INVITE_SECONDS = 7 * 86_400.0
 RESET_SECONDS = 86_400.0
@@ -87,7 +87,7 @@ def invite_to_join(
 
 
 def first_admin_token(connection: Connection, *, now: float | None = None) -> str | None:
-    """A token for the first admin to join with; None once there is an admin. One that was printed before stops working."""
+    """A token for the first admin to join with; None once there is an admin. Earlier printed tokens stop working."""
     now = time.time() if now is None else now
     if _working_admins(connection):
         return None
@@ -107,9 +107,9 @@ def reset_password_token(connection: Connection, person_id: int, *, by: int | No
 
 
 def link_of(connection: Connection, token: str, *, now: float | None = None) -> Invite:
-    """The unused link with this token, if its maker is still an active admin, or it was made on the command line.
+    """The unused link with this token, if the admin who made it is still active or it was made on the command line.
 
-    Raises the same MissingError for a link that never existed, was used, has expired, or whose maker is no longer an admin.
+    Raises the same MissingError for a link that never existed, was used, has expired, or was made by a former admin.
     """
     now = time.time() if now is None else now
     row = connection.execute(select(invite).where(invite.c.token_hash == hashed(token))).one_or_none()
@@ -117,7 +117,7 @@ def link_of(connection: Connection, token: str, *, now: float | None = None) -> 
         raise MissingError(
             "this link does not work",
             expected="a link that has not been used and has not expired",
-            next_step="ask whoever sent it to you for a new one; if you have joined already, log in",
+            next_step="ask the person who sent it for a new one; if you have joined already, log in",
         )
     return _invite(row)
 
@@ -180,7 +180,7 @@ def _end_links(connection: Connection, links: ColumnElement[bool], now: float) -
 
 
 def _use_link(connection: Connection, link: Invite, by: int, now: float) -> None:
-    """Mark a link as used; of two who try at once, the second gets a ConflictError."""
+    """Mark a link as used. If two people try at once, the second gets a ConflictError."""
     unused = (invite.c.id == link.id, invite.c.used.is_(None))
     if connection.execute(invite.update().where(*unused).values(used=now, used_by=by)).rowcount != 1:
         raise ConflictError("this link has just been used", next_step="log in, or ask for a new link")
@@ -190,7 +190,7 @@ def _use_link(connection: Connection, link: Invite, by: int, now: float) -> None
 
 
 def join(connection: Connection, token: str, *, name: str, email: str, password_hash: str, now: float | None = None) -> Person:
-    """Make an account by an invite. Raises MissingError (the link), DataError (the form), ConflictError (the address)."""
+    """Make an account with an invite. Raises MissingError (the link), DataError (the form), ConflictError (the address)."""
     now = time.time() if now is None else now
     link = link_of(connection, token, now=now)
     if link.purpose != "join":
@@ -221,7 +221,7 @@ def add_person(
     pseudonym: str | None = None,
     now: float | None = None,
 ) -> int:
-    """A new person's id. A pseudonym is drawn at random if none is given. Raises DataError for an unknown role or group."""
+    """Add a person; return the id. Without a pseudonym, draws one at random. Raises DataError for an unknown role or group."""
     now = time.time() if now is None else now
     values = {
         "pseudonym": pseudonym or _new_pseudonym(connection),
@@ -233,7 +233,7 @@ def add_person(
     private = {"name": name, "email": email, "password_hash": password_hash}
     key = connection.execute(person.insert().values(**values, **private)).inserted_primary_key
     assert key is not None
-    # Events can never be removed: none holds a name or an address.
+    # Events can never be removed, so they hold no name or address.
     events.record(connection, person_id=key[0], action="join", subject="person", subject_id=str(key[0]), after=values, now=now)
     return int(key[0])
 
@@ -281,7 +281,7 @@ def change_person(
 
 
 def disable(connection: Connection, person_id: int, *, by: int, now: float | None = None) -> None:
-    """Log a person out everywhere, end the links they made, and refuse their logins; what they did stays.
+    """Log a person out everywhere, end the links they made, and refuse their logins; their work stays.
 
     Raises MissingError, RefusedError.
     """
@@ -315,7 +315,7 @@ def set_password(connection: Connection, person_id: int, password_hash: str, *, 
 
 
 def reset_password(connection: Connection, token: str, password_hash: str, *, now: float | None = None) -> Person:
-    """Set a password by a one-time link. Raises MissingError."""
+    """Set a password with a one-time link. Raises MissingError."""
     now = time.time() if now is None else now
     link = link_of(connection, token, now=now)
     if link.purpose != "reset_password" or link.person_id is None:
@@ -378,7 +378,7 @@ def _changed(
 
 
 def _new_pseudonym(connection: Connection) -> str:
-    """Six letters that can be said aloud: bizoka, lemuta ... 343,000 of them."""
+    """Six letters that can be said aloud, such as bizoka or lemuta; there are 343,000."""
     while True:
         name = "".join(secrets.choice(_CONSONANTS) + secrets.choice(_VOWELS) for _ in range(3))
         if not connection.execute(select(func.count()).where(person.c.pseudonym == name)).scalar_one():
@@ -386,7 +386,7 @@ def _new_pseudonym(connection: Connection) -> str:
 
 
 def shown_group(role: str, group: str) -> ShownGroup:
-    """The group under which a person's votes and feedback appear. A user has a group in the database, but it means nothing."""
+    """The group shown with a person's votes and feedback. A user's group in the database has no meaning."""
     return "user" if role == "user" else cast("ShownGroup", group)
 
 
@@ -426,5 +426,5 @@ def _invite(row: Row) -> Invite:
 
 
 def hashed(secret: str) -> str:
-    """SHA-256 in hex: enough for a random token, which nobody can guess."""
+    """SHA-256 in hex: enough for a random token, which cannot be guessed."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -1,7 +1,7 @@
-"""What labelers are told to do: Markdown in versions, one line of versions for each kind of task and phase (SPEC 2.2).
+"""The instructions for labelers: Markdown, with its own sequence of versions for each kind of task and phase (SPEC 2.2).
 
-A version is never changed: a correction is a new version with a note on what changed, announced to labelers until they say that
-they have read it. Each answer keeps the version under which it was given (``assignment.instruction_id``).
+A version is never changed. A correction is a new version with a note on what changed; it is announced to labelers until they
+confirm that they have read it. Each answer keeps the version under which it was given (``assignment.instruction_id``).
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Unread:
 
 
 def first_version(kind: TaskKind, phase: Phase) -> str:
-    """The Markdown that ships.
+    """The Markdown that ships with Heedful.
 
-    What matters most in this phase stands where a page has ``{{priorities}}``: on those about how good outputs are. The other
-    kinds have the same page in every phase, but that candidates are told what screening is for (``{{screening}}``).
+    On pages about the quality of outputs, ``{{priorities}}`` becomes what matters most in this phase. The other kinds have the
+    same page in every phase, except that ``{{screening}}`` tells candidates what screening is for.
     """
     folder = resources.files("heedful.labeling.people") / "first_instructions"
     text = (folder / f"{kind}.md").read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ def first_version(kind: TaskKind, phase: Phase) -> str:
 
 
 def publish_first_versions(connection: Connection, *, now: float | None = None) -> int:
-    """Publish the shipped instructions for every kind and phase without a version; how many were published."""
+    """Publish the shipped instructions for every kind and phase without a version; return how many."""
     rows = connection.execute(select(instruction.c.kind, instruction.c.phase).distinct())
     have = {(row.kind, row.phase) for row in rows}
     published = 0
@@ -107,7 +107,7 @@ def publish(
     author_id: int | None,
     now: float | None = None,
 ) -> Instruction:
-    """Make a new version, in force at once. Raises DataError if it is empty, changes nothing, or has no change note."""
+    """Publish a new version, in force at once. Raises DataError if it is empty, changes nothing, or has no change note."""
     now = time.time() if now is None else now
     refuse_unstorable(markdown, "the instructions")
     refuse_unstorable(change_note, "the note on the change")
@@ -166,7 +166,7 @@ def current(connection: Connection, kind: str, phase: str) -> Instruction | None
 
 
 def history(connection: Connection, kind: str, phase: str) -> list[Instruction]:
-    """All versions, the newest first."""
+    """All versions, newest first."""
     return [_of(row) for row in connection.execute(_versions(kind, phase))]
 
 
@@ -189,7 +189,7 @@ def all_current(connection: Connection, phases: Iterable[str] = PHASES) -> list[
 
 
 def acknowledge(connection: Connection, person_id: int, instruction_id: int, *, now: float | None = None) -> None:
-    """Record that a person says they have read this version; a second time changes nothing. Raises MissingError."""
+    """Record that a person has confirmed reading this version; a second call changes nothing. Raises MissingError."""
     now = time.time() if now is None else now
     one = get(connection, instruction_id)
     mine = (acknowledgement.c.person_id == person_id) & (acknowledgement.c.instruction_id == instruction_id)

@@ -1,4 +1,4 @@
-"""What a labeler's own page shows of their work: how much is done, and how long a task usually takes."""
+"""What a labeler's own page shows about their work: how much is done, and how long a task usually takes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def progress(connection: Connection, person_id: int, *, now: float | None = None
 
 def usual_seconds(connection: Connection, person_id: int) -> Mapping[str, float]:
     """Median seconds by kind: the person's last answers, or everyone's if there are none. Kinds without times are left out."""
-    # Take the newest rows first and drop untimed ones after: the read is bounded, however many answers there are.
+    # Take the newest rows first, then drop untimed ones: this bounds the read, however many answers there are.
     columns = (assignment.c.task_id, assignment.c.state, assignment.c.seconds_spent)
     own = select(*columns).where(assignment.c.person_id == person_id, assignment.c.state == "answered")
     return {
@@ -52,7 +52,7 @@ def usual_seconds(connection: Connection, person_id: int) -> Mapping[str, float]
 
 
 def phases_of(connection: Connection, person_id: int) -> tuple[Phase, ...]:
-    """The phases whose instructions concern a person: their group's, and all of them for researchers (SPEC 2.4)."""
+    """The phases whose instructions concern a person: that of their group, or all phases for researchers (SPEC 2.4)."""
     row = connection.execute(select(person.c.role, person.c.group_name).where(person.c.id == person_id)).one()
     if row.role != "labeler":
         return ("training", "evaluation", "screening")

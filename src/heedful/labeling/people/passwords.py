@@ -1,4 +1,4 @@
-"""Passwords: argon2id hashes, checked in the same time whether or not there is an account."""
+"""Passwords as argon2id hashes. A check takes the same time whether or not there is an account."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from heedful.errors import DataError, ThrottledError
 
 SHORTEST = 10
-"""Characters; length is what counts (NIST SP 800-63B), so no rule asks for digits or signs."""
+"""In characters. Length is what counts (NIST SP 800-63B), so no rule asks for digits or symbols."""
 LONGEST = 200
 
 HASHER = PasswordHasher(time_cost=3, memory_cost=47_104, parallelism=1)
-"""argon2id with 46 MiB: the memory OWASP's first recommendation names, with more passes."""
+"""argon2id with 46 MiB, as in OWASP's first recommendation, but with more passes."""
 
 _AT_ONCE = threading.BoundedSemaphore(2)
 """Each hash needs 46 MiB and a core: more at once would slow down the labelers at work."""
 LONGEST_QUEUE = 8
-"""Hashes under way and waiting. Each waiting one holds a thread that pages need, so further ones are refused at once."""
+"""Hashes running and waiting. Each waiting one holds a thread that pages need, so further ones are refused at once."""
 _queue = threading.BoundedSemaphore(LONGEST_QUEUE)
 
 
@@ -48,7 +48,7 @@ def hash_password(password: str) -> str:
 
 
 def check_password(password: str) -> None:
-    """Raises DataError for a password that is too short, too long, or a repetition of few characters."""
+    """Raise DataError for a password that is too short, too long, or repeats a few characters."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise DataError(
             "the password is too short" if len(password) < SHORTEST else "the password is too long",

@@ -20,7 +20,7 @@ LONGEST = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A question or report of a labeler, answered or not."""
+    """A labeler's question or report, with the answer if there is one."""
 
     id: int
     person_id: int
@@ -38,7 +38,7 @@ class Problem:
 
 
 def ask(connection: Connection, person_id: int, text: str, *, task_id: int | None = None, now: float | None = None) -> int:
-    """Store a question, about one of the person's tasks or in general; its number. Raises DataError, MissingError."""
+    """Store a question about one of the person's tasks or in general; return its number. Raises DataError, MissingError."""
     now = time.time() if now is None else now
     text = _checked(text, "the question")
     if task_id is not None:
@@ -79,7 +79,7 @@ def answer(connection: Connection, problem_id: int, text: str, *, answered_by: i
 
 
 def get(connection: Connection, problem_id: int) -> Problem:
-    """One question by anyone: for researchers. Raises MissingError."""
+    """One question by any labeler, for researchers. Raises MissingError."""
     row = connection.execute(_problems().where(problem.c.id == problem_id)).one_or_none()
     if row is None:
         raise MissingError("there is no such question", expected="a question's number", got=str(problem_id))
@@ -87,13 +87,13 @@ def get(connection: Connection, problem_id: int) -> Problem:
 
 
 def own(connection: Connection, person_id: int, *, limit: int = 100) -> list[Problem]:
-    """A labeler's questions, the newest first."""
+    """A labeler's questions, newest first."""
     query = _problems().where(problem.c.person_id == person_id).order_by(problem.c.id.desc()).limit(limit)
     return [Problem(**row._mapping) for row in connection.execute(query)]
 
 
 def count_unseen(connection: Connection, person_id: int) -> int:
-    """How many of a labeler's questions have an answer that they have not seen."""
+    """How many of a labeler's questions have an answer that the labeler has not seen."""
     query = select(func.count()).where(
         problem.c.person_id == person_id, problem.c.answered.is_not(None), problem.c.seen.is_(None)
     )
@@ -101,7 +101,7 @@ def count_unseen(connection: Connection, person_id: int) -> int:
 
 
 def mark_seen(connection: Connection, problem_id: int, person_id: int, *, now: float | None = None) -> None:
-    """The labeler has seen the answer. Raises MissingError if the question does not exist or is another person's."""
+    """Record that the labeler has seen the answer. Raises MissingError unless it is a question of that person's."""
     now = time.time() if now is None else now
     mine = (problem.c.id == problem_id) & (problem.c.person_id == person_id)
     row = connection.execute(select(problem.c.answered, problem.c.seen).where(mine)).one_or_none()
@@ -116,7 +116,7 @@ def mark_seen(connection: Connection, problem_id: int, person_id: int, *, now: f
 def list_problems(
     connection: Connection, *, answered: bool | None = None, before_id: int | None = None, limit: int = 50
 ) -> list[Problem]:
-    """All labelers' questions, the newest first: for researchers. ``answered`` None: both; ``before_id``: for the next page."""
+    """All questions, newest first, for researchers. ``answered`` None: answered or not; ``before_id``: for the next page."""
     query = _problems()
     if answered is not None:
         query = query.where(problem.c.answered.is_not(None) if answered else problem.c.answered.is_(None))
@@ -126,7 +126,7 @@ def list_problems(
 
 
 def outputs_asked_about(connection: Connection, questions: Sequence[Problem]) -> dict[int, list[str]]:
-    """Texts of the outputs of each question's task, as its labeler saw them: the first is their output A. By question."""
+    """By question: the texts of its task's outputs in the order that the labeler saw, output A first."""
     asked = problem.join(
         assignment, (assignment.c.task_id == problem.c.task_id) & (assignment.c.person_id == problem.c.person_id)
     )

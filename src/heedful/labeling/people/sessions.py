@@ -20,18 +20,18 @@ IDLE_SECONDS = 12 * 3_600.0
 LONGEST_SECONDS = 14 * 86_400.0
 """A session ends after this long in any case."""
 TOUCH_SECONDS = 300.0
-"""A session is extended at most this often: one write in five minutes, not one per request."""
+"""A session is extended at most this often: one write every five minutes, not one per request."""
 
 WINDOW_SECONDS = 900.0
 ACCOUNT_ATTEMPTS = 10
-"""Wrong passwords of one account in the window."""
+"""Wrong passwords allowed for one account in the window."""
 ADDRESS_ATTEMPTS = 100
-"""Wrong passwords from one network address, which a whole office may share."""
+"""Wrong passwords allowed from one network address, which a whole office may share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """What the browser gets: the token for its cookie, once; and for how long."""
+    """What the browser gets: the token for its cookie, shown only now, and its lifetime."""
 
     token: str
     person: Person
@@ -47,10 +47,10 @@ def log_in(
     earlier_token: str | None = None,
     now: float | None = None,
 ) -> NewSession:
-    """Check a password and start a session; the browser's earlier one ends (a token from before a login is never used after).
+    """Check a password and start a session. The browser's earlier session ends: no token from before a login is valid after it.
 
-    The attempt is counted before the password is looked at, so that many at once cannot pass the limit together. An unknown
-    address, a wrong password and a disabled account are answered alike, after the same work.
+    The attempt is counted before the password is checked, so that many attempts at once cannot pass the limit together. An
+    unknown address, a wrong password and a disabled account get the same answer after the same work.
 
     Raises ThrottledError, RefusedError.
     """
@@ -75,7 +75,7 @@ def log_in(
                 now=now,
             )
         raise RefusedError(
-            "that e-mail address and password do not go together",
+            "that e-mail address and password do not match",
             next_step="check both; if you forgot the password, ask an admin for a link to set a new one",
         )
     with database.write() as connection:
@@ -113,7 +113,7 @@ def _count_attempt(connection: Connection, keys: tuple[str, str], now: float) ->
 
 
 def forget_failures(connection: Connection, email: str) -> None:
-    """Forget an account's wrong passwords, after a new one was set by a link."""
+    """Forget an account's wrong passwords, after a link has set a new password."""
     connection.execute(login_failure.delete().where(login_failure.c.key == hashed(f"account {email}")))
 
 
@@ -143,7 +143,7 @@ def start(connection: Connection, person_id: int, *, earlier_token: str | None =
 
 
 def person_of_session(connection: Connection, token: str, now: float | None = None) -> tuple[Person, str, float] | None:
-    """Whose session it is, its CSRF token, and when it was last extended; None if it has ended. Changes nothing."""
+    """The person, the CSRF token and the time of the last extension; None if the session has ended. Changes nothing."""
     now = time.time() if now is None else now
     row = connection.execute(select(session).where(session.c.token_hash == hashed(token))).one_or_none()
     if row is None or row.expires <= now:

@@ -2,7 +2,7 @@
 
 An answer is stored without person and time. Who took part is stored separately, so that people are asked only once. The two
 cannot be joined: no event is recorded, and each new answer rewrites all answers of the survey in a random order, so that even
-their order on the disk says nothing. Results are shown once there are five answers.
+their order on disk reveals nothing. Results are shown once there are five answers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AGREEMENT = ("Strongly agree", "Agree", "Neither agree nor disagree", "Disagree
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question of a survey; any may be left out."""
+    """One question of a survey; people may leave any question out."""
 
     name: str
     text: str
@@ -119,7 +119,7 @@ def open_surveys(connection: Connection, person_id: int) -> list[Survey]:
 
 
 def take(connection: Connection, person_id: int, name: str, answers: Mapping[str, Any]) -> bool:
-    """Store a person's answers without the person; False, and nothing stored, if they answered before. Raises DataError.
+    """Store a person's answers without the person; return False and store nothing if they answered before. Raises DataError.
 
     Questions left out are not stored. If all are, only that the person was asked is stored.
     """

@@ -1,12 +1,12 @@
-"""Screening of candidates: from their stored answers to one anonymous row each, and the decision (SPEC 2.1).
+"""Screening of candidates: turns their stored answers into one anonymous row each, and records the decision (SPEC 2.1).
 
-The rule of who may know what:
+Who may know what:
 
 - Researchers see a candidate only under a code, without name, pseudonym or id. No other page of the console shows what a
-  candidate did: people, explorer and agreement leave out candidates and screening. An export has them only on request.
+  candidate did: people, explorer and agreement leave out candidates and screening. Exports contain screening only on request.
 - The code is made from the person's number, the number of times they were selected before, and a secret that is kept beside the
-  database and never shown: the same for as long as one candidacy lasts, another one afterwards, and not computable from
-  anything a researcher sees.
+  database and never shown: it stays the same during one candidacy, changes afterwards, and cannot be computed
+  from anything that a researcher sees.
 - The program looks up the person only when the decision is made. From then on the person appears in the team under the
   pseudonym. The code is kept in ``screening_decision`` and the event log, for an admin with a reason to look; no page shows it.
 """
@@ -45,7 +45,7 @@ GOLD_LABELER = "\x00gold"
 """The labeler of a task's gold answer. No pseudonym contains a NUL."""
 CANDIDATE = "candidate"
 SCORED = "demonstration_id"
-"""In the payload of a task to score a demonstration: which one."""
+"""The payload key that names the demonstration to score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def code_of(secret: bytes, person_id: int, candidacy: int) -> str:
 
 
 def screening(connection: Connection, secret: bytes) -> Screening:
-    """Everything about the present candidates, under codes and sorted by them."""
+    """Everything about the current candidates, under their codes and sorted by code."""
     codes = _codes(connection, secret)
     ids = list(codes)
     sensitive = _sensitive(connection, ids)
@@ -135,8 +135,8 @@ def decide(
 ) -> None:
     """Select or decline the candidate behind ``code``; a selected candidate joins the group training.
 
-    A declined candidate stays a candidate and may be selected later. Raises MissingError for a code that is no present
-    candidate's, DataError for a note that is too long. Nothing is returned, so that the caller does not learn who it was.
+    A declined candidate stays a candidate and may be selected later. Raises MissingError for a code that no current
+    candidate has, DataError for a note that is too long. Returns nothing, so that the caller does not learn who it was.
     """
     now = time.time() if now is None else now
     if len(note) > 2_000:
@@ -290,9 +290,9 @@ def _writers(connection: Connection, ids: Sequence[int]) -> dict[str, int]:
 
 
 def make_scoring_tasks(connection: Connection, *, created_by: int, overlap: int = 1, now: float | None = None) -> int:
-    """Make one task for researchers for each of the candidates' demonstrations that has none; how many.
+    """Make a scoring task for each candidate's demonstration that has none; return how many.
 
-    The tasks hold the prompt and the text, in random order, and not who wrote it.
+    The tasks, for researchers, come in random order. They show the prompt and the text, but not who wrote it.
     """
     candidates = connection.execute(select(person.c.id).where(person.c.group_name == CANDIDATE)).scalars().all()
     scoring = select(batch.c.id).where(batch.c.kind == "score_demonstration")
@@ -326,7 +326,7 @@ def make_scoring_tasks(connection: Connection, *, created_by: int, overlap: int 
 
 
 def _topics(connection: Connection, ids: Sequence[int]) -> tuple[Mapping[int, frozenset[str]], tuple[str, ...]]:
-    """Each candidate's topics as they said last, and all topics that were asked about."""
+    """Each candidate's newest choice of topics, and all topics that were asked about."""
     chosen: dict[int, frozenset[str]] = {}
     asked: dict[str, None] = {}
     for id, value, payload in connection.execute(

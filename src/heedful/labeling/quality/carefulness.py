@@ -1,4 +1,4 @@
-"""Who works carefully: scores on gold items, and signs of carelessness in stored answers (SPEC 2.4).
+"""Who works carefully: scores on gold tasks, and signs of carelessness in stored answers (SPEC 2.4).
 
 People appear under their pseudonyms. Answers from screening are left out. A sign is no proof: talk to the labeler first.
 """
@@ -32,10 +32,10 @@ from heedful.statistics import (
 MAX_GOLD = 2_000
 """Newest gold tasks that scores are computed from."""
 MAX_SUBMISSIONS = 200
-"""Newest answers of each labeler in which signs of carelessness are looked for."""
+"""How many of each labeler's newest answers are checked for signs of carelessness."""
 WITH_OUTPUTS = frozenset({"rank", "rate", "toxicity"})
 FREE_TEXT = frozenset({"write_prompt", "demonstrate"})
-"""Kinds of task in which equal answers mean nothing."""
+"""Kinds of task for which equal answers are not compared."""
 
 
 # ---------------------------------------------------------------------------------------------------- gold
@@ -62,18 +62,18 @@ class GoldReport:
     overall: Mapping[str, Estimate]
     """Share of overall ratings within one point of the researchers'."""
     other: Mapping[str, Estimate]
-    """Share of known fields of all other kinds (use case, yes or no) that are the researchers'."""
+    """Share of the known fields of all other kinds (use case, yes or no) on which they agree with the researchers."""
     missed: Sequence[MissedGold]
     """Gold rankings that most labelers got wrong: perhaps the gold itself is wrong."""
 
     @property
     def labelers(self) -> list[str]:
-        """Everyone who answered a gold item."""
+        """Everyone who answered a gold task."""
         return sorted({*self.rankings, *self.flags, *self.overall, *self.other})
 
 
 def gold(connection: Connection, scope: Scope | None = None, *, limit: int = MAX_GOLD) -> GoldReport:
-    """Scores on the newest ``limit`` gold tasks of training and evaluation; screening's gold is part of screening."""
+    """Scores on the newest ``limit`` gold tasks of training and evaluation. Gold in screening is part of screening."""
     scope = scope or Scope()
     newest = select(task.c.id).where(task.c.gold.isnot(None), task.c.phase != "screening").order_by(task.c.id.desc())
     if scope.batch_id is not None:
@@ -100,7 +100,7 @@ def gold(connection: Connection, scope: Scope | None = None, *, limit: int = MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldAnswer:
-    """One labeler's answer to a task whose answer is known; both as ``queue.kinds`` says, gold perhaps with fewer fields."""
+    """One labeler's answer to a gold task. Both answers have the form of ``queue.kinds``; gold may have fewer fields."""
 
     task_id: int
     kind: str
@@ -110,7 +110,7 @@ class GoldAnswer:
 
 
 def gold_report(answers: Sequence[GoldAnswer]) -> GoldReport:
-    """Rankings, flags and overall ratings by ``statistics.gold``; of other kinds each known field is right or wrong."""
+    """Score rankings, flags and overall ratings by ``statistics.gold``; in other kinds each known field is right or wrong."""
     rankings: list[Ranking] = []
     ratings: list[Rating] = []
     ranks: dict[str, dict[str, int]] = {}
@@ -128,7 +128,7 @@ def gold_report(answers: Sequence[GoldAnswer]) -> GoldReport:
                 )
             )
         for response_id, known in given.gold.get("ratings", {}).items():
-            # A response may be in two tasks with gold of its own in each.
+            # A response may be in two tasks, each with its own gold.
             item = f"{task_id} {response_id}"
             flags[item] = dict(known.get("flags", {}))
             if "overall" in known:
@@ -149,7 +149,7 @@ def gold_report(answers: Sequence[GoldAnswer]) -> GoldReport:
             key: value for key, value in _flat(given.gold).items() if given.kind not in ("rank", "rate", "toxicity")
         }
         own_fields = _flat(given.answer)
-        # A field that the form no longer has is not asked of newer answers.
+        # Newer answers lack fields that the form no longer has.
         former = {f"flags.{name}" for name in FORMER_PROMPT_FLAGS} - set(own_fields)
         known_fields = {key: value for key, value in known_fields.items() if key not in former}
         if known_fields:
@@ -175,7 +175,7 @@ def _ranks(groups: Sequence[Sequence[str]]) -> dict[str, int]:
 
 
 def _flat(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an answer that hold one value each, without the note: every note is different."""
+    """The fields of an answer that hold a single value, without the note: every note is different."""
     flat = {key: value for key, value in answer.items() if isinstance(value, str | bool | int) and key != "note"}
     return flat | {f"flags.{key}": value for key, value in answer.get("flags", {}).items()}
 
@@ -259,7 +259,7 @@ def submission_of(
     answer: Mapping[str, Any],
     shown_order: Sequence[str],
 ) -> Submission:
-    """One answer as ``statistics.carelessness`` looks at it: outputs by their place on the screen, not by their ids."""
+    """One answer in the form for ``statistics.carelessness``: outputs by their place on the screen, not by id."""
     place = {response_id: number for number, response_id in enumerate(shown_order, start=1)}
     groups: list[list[int]] = [sorted(place[response_id] for response_id in group) for group in answer.get("groups", [])]
     per_output = answer.get("ratings") or answer.get("labels") or {}
@@ -284,7 +284,7 @@ def submission_of(
 
 
 def _characters(connection: Connection, task_ids: Sequence[int]) -> dict[int, int]:
-    """Of each task, the characters of its prompt and all its outputs."""
+    """Number of characters of each task's prompt and outputs together."""
     found: defaultdict[int, int] = defaultdict(int)
     prompts = select(task.c.id, func.length(prompt.c.text)).join(prompt, prompt.c.id == task.c.prompt_id)
     outputs = (

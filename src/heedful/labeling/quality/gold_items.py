@@ -17,7 +17,7 @@ from heedful.labeling.people.accounts import RESEARCH_ROLES
 from heedful.labeling.queue.kinds import TaskKind
 
 GOLD_KINDS: tuple[TaskKind, ...] = ("rank", "rate", "review_prompt", "review_personal_data", "toxicity", "flag_sensitive")
-"""Kinds whose answers can be compared. Two texts cannot: neither is the only right one."""
+"""Kinds whose answers can be compared. Free texts cannot: no text is the only right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,9 @@ class Known:
 
 
 def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | None = None) -> list[Known]:
-    """Researchers' answers to tasks of screening, the oldest first: of one batch, or of all.
+    """Researchers' answers to screening tasks, oldest first, of one batch or of all.
 
-    Not those to tasks that were withdrawn, and not those about prompts that a labeler was given in screening.
+    Answers to withdrawn tasks are left out, and so are answers about prompts that a labeler was given in screening.
     """
     other, given, labeler = task.alias(), assignment.alias(), person.alias()
     seen_by_a_labeler = exists().where(
@@ -52,7 +52,7 @@ def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | Non
             task.c.state != "withdrawn",
             task.c.prompt_id.is_not(None),
             assignment.c.state == "answered",
-            # The next condition implies this one. But from the few researchers the database finds their answers quickly.
+            # The next condition implies this one, but starting from the few researchers lets the database find answers quickly.
             assignment.c.person_id.in_(select(person.c.id).where(person.c.role.in_(RESEARCH_ROLES))),
             ~seen_by_a_labeler,
         )
@@ -67,7 +67,7 @@ def known_answers(connection: Connection, kind: TaskKind, *, batch_id: int | Non
 
 
 def batches_of_answers(connection: Connection, kind: TaskKind) -> list[tuple[int, str]]:
-    """The number and name of each batch in which researchers can have answered, the newest first."""
+    """The number and name of each batch in which researchers may have answered, newest first."""
     found = connection.execute(
         select(batch.c.id, batch.c.name).where(batch.c.kind == kind, batch.c.phase == "screening").order_by(batch.c.id.desc())
     )

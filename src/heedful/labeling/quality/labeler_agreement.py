@@ -1,4 +1,4 @@
-"""From stored answers to heedful.statistics: agreement, alpha, kappa, tau-b (SPEC 2.4).
+"""Compute agreement, alpha, kappa and tau-b from stored answers (SPEC 2.4).
 
 People appear under their pseudonyms. Answers from screening are left out:
 :mod:`heedful.labeling.quality.candidate_screening` shows them under codes. Only the newest answers count (``MAX_RANKINGS`` and
@@ -35,9 +35,9 @@ MAX_RANKINGS = 5_000
 """Newest rankings that agreement is computed from, unless asked otherwise."""
 MAX_RATINGS = 20_000
 LOOKED_THROUGH = 100_000
-"""Newest answers that are searched for those that can be compared with another person's."""
+"""How many of the newest answers are searched for pairs that can be compared."""
 RESEARCHERS = "researchers"
-"""The group in which researchers and admins are listed, whatever their own is."""
+"""The group under which researchers and admins are listed, whatever their own group is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +57,15 @@ class AgreementReport:
 
     rankings: int
     ratings: int
-    """Of outputs and prompts that two or more people judged; the others say nothing about agreement."""
+    """Like ``rankings``, only those of outputs or prompts that two or more people judged."""
     prompts: int
     """Prompts that two or more labelers ranked."""
     newest_only: bool
-    """Whether there are older answers that do not count."""
+    """Whether older answers were left out."""
     comparisons: Estimate
-    """Among all labelers, over comparisons; the paper's 72.6 ± 1.5 %."""
+    """Among all labelers, over comparisons; 72.6 ± 1.5 % in the paper."""
     by_group: Mapping[tuple[str, str], Estimate]
-    """Within and between groups, researchers being one of them."""
+    """Within and between groups; researchers are a group."""
     with_others: Mapping[str, Estimate]
     """Each labeler against all other labelers."""
     with_researchers: Mapping[str, Estimate]
@@ -83,7 +83,7 @@ class AgreementReport:
 def agreement(
     connection: Connection, scope: Scope | None = None, *, max_rankings: int = MAX_RANKINGS, max_ratings: int = MAX_RATINGS
 ) -> AgreementReport:
-    """Everything the agreement page shows, of the newest rankings and ratings in ``scope``."""
+    """Everything that the agreement page shows, from the newest rankings and ratings in ``scope``."""
     scope = scope or Scope()
     rankings, groups = compared_rankings(connection, scope, limit=max_rankings + 1)
     ratings, rating_groups = compared_ratings(connection, scope, limit=max_ratings + 1)
@@ -96,7 +96,7 @@ def agreement(
 def agreement_report(
     rankings: Sequence[Ranking], ratings: Sequence[Rating], groups: Mapping[str, str], *, newest_only: bool = False
 ) -> AgreementReport:
-    """From records to numbers; ``groups`` gives each person's group, which is ``RESEARCHERS`` for researchers."""
+    """The report on these records; ``groups`` gives each person's group, which is ``RESEARCHERS`` for researchers."""
     own = [record for record in rankings if groups[record.labeler] != RESEARCHERS]
     own_ratings = [record for record in ratings if groups[record.labeler] != RESEARCHERS]
     researchers = [labeler for labeler, group in groups.items() if group == RESEARCHERS]

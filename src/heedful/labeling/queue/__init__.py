@@ -1,1 +1,1 @@
-"""The queue: what is worked on, who works on it, for how long, and what becomes of it."""
+"""The queue of tasks: who works on what, for how long, and what happens to the answers."""

@@ -1,4 +1,4 @@
-"""An answer as rows: beside the raw JSON on its assignment, what was said goes into the table of its kind."""
+"""An answer as rows: the assignment keeps the raw JSON, and the table of its kind gets the content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWER_TABLES: tuple[Table, ...] = (demonstration, ranking, rating, annotation)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """An answer's person, task and outputs."""
+    """Who answered, which task, and its outputs."""
 
     assignment_id: int
     token: str
@@ -30,13 +30,13 @@ class Answered:
 
 
 def write_answer(connection: Connection, of: Answered, answer: Mapping[str, Any]) -> None:
-    """Add the rows of an answer that was checked."""
+    """Add the rows of a checked answer."""
     for table, rows in rows_of_answer(of, answer):
         connection.execute(insert(table), rows)
 
 
 def rows_of_answer(of: Answered, answer: Mapping[str, Any]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-    """The rows that an answer becomes, table by table. Their ids come from the lease's token: the same each time."""
+    """The rows of an answer, table by table. Their ids come from the lease's token, so they are the same each time."""
     common = {"assignment_id": of.assignment_id, "person_id": of.person_id, "created": of.at}
     about = common | {"prompt_id": of.prompt_id}
     name = blake2b(of.token.encode(), digest_size=10).hexdigest()
@@ -63,7 +63,7 @@ def rows_of_answer(of: Answered, answer: Mapping[str, Any]) -> Iterator[tuple[Ta
                 ],
             )
         case "toxicity":
-            # Ordered by toxicity, not by preference: no ranking that a reward model may learn from (SPEC 2.6).
+            # Ordered by toxicity, not by preference, so it is not a ranking for a reward model (SPEC 2.6).
             labelled = about | {"kind": of.kind}
             yield (
                 annotation,

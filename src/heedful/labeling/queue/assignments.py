@@ -1,4 +1,4 @@
-"""One person's work on one task, as that person may see it: no model's name, no gold, no other labeler's answer."""
+"""One person's work on one task, as that person may see it: no model names, no gold, no other labeler's answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ShownPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One of a task's outputs, without a word on who or what wrote it."""
+    """One of a task's outputs, without its author."""
 
     id: str
     text: str
@@ -104,7 +104,7 @@ _SEEN = select(
 
 
 def view_assignment(connection: Connection, assignment_id: int, person_id: int) -> AssignmentView:
-    """A person's own assignment. Raises MissingError if there is none, in the same words if it is another person's."""
+    """A person's own assignment. Raises the same MissingError if there is none and if it is another person's."""
     query = _SEEN.where(assignment.c.id == assignment_id, assignment.c.person_id == person_id)
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -113,7 +113,7 @@ def view_assignment(connection: Connection, assignment_id: int, person_id: int) 
 
 
 def current_assignments(connection: Connection, person_id: int, *, now: float) -> list[AssignmentView]:
-    """What the person has begun and not finished, the newest first: running leases, and expired ones with a draft."""
+    """The person's unfinished work, newest first: running leases, and expired leases with a draft."""
     worker = connection.execute(select(person.c.role, person.c.group_name).where(person.c.id == person_id)).mappings().one()
     query = _begun(person_id, phase_of(worker)).order_by(assignment.c.leased.desc(), assignment.c.id.desc())
     views = [_view(connection, row) for row in connection.execute(query).all()]
@@ -137,9 +137,9 @@ def phase_of(worker: Mapping[Any, Any]) -> Phase:
 
 
 def own_answers(connection: Connection, person_id: int, *, limit: int = 50, before: float | None = None) -> list[PastAnswer]:
-    """A person's answers and skips, the newest first; ``before``: only those older than this time (for the next page)."""
+    """A person's answers and skips, newest first; ``before``: only those older than this time (for the next page)."""
     newest_first = assignment.c.answered.desc(), assignment.c.id.desc()
-    # An index tells which they are; only these few rows, which hold whole answers, are read.
+    # An index gives the ids; then only these few rows, which hold whole answers, are read.
     ids = select(assignment.c.id).where(assignment.c.person_id == person_id, assignment.c.state.in_(("answered", "skipped")))
     if before is not None:
         ids = ids.where(assignment.c.answered < before)
@@ -161,7 +161,7 @@ def own_answers(connection: Connection, person_id: int, *, limit: int = 50, befo
 
 
 def not_there(assignment_id: int) -> MissingError:
-    """Nothing here for this person."""
+    """The error for an assignment that this person does not have."""
     return MissingError("there is no such task for you", expected="a task that was given to you", got=f"number {assignment_id}")
 
 

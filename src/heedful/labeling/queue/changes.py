@@ -65,7 +65,7 @@ def withdraw_task(connection: Connection, task_id: int, *, person_id: int | None
 
 
 def set_task_aside(connection: Connection, task_id: int, *, person_id: int | None, now: float | None = None) -> None:
-    """Stop serving a task until it is looked at. Raises MissingError, ConflictError."""
+    """Stop serving a task until a researcher has looked at it. Raises MissingError, ConflictError."""
     before = counters.lock(connection, task_id)
     if before.state != "open":
         raise ConflictError("the task is not being served", expected="open", got=before.state)
@@ -117,7 +117,7 @@ def reopen_task(connection: Connection, task_id: int, *, person_id: int | None, 
     """Serve a task again that was set aside (too many skipped it) or withdrawn. Raises MissingError, ConflictError."""
     before = counters.lock(connection, task_id)
     if before.state not in ("set_aside", "withdrawn"):
-        raise ConflictError("the task was not taken out", expected="set_aside or withdrawn", got=before.state)
+        raise ConflictError("the task cannot be reopened", expected="a task set_aside or withdrawn", got=before.state)
     _record_state(connection, "reopen_task", before, counters.reopen(connection, before), person_id, now)
 
 

@@ -1,4 +1,4 @@
-"""Which tasks a person gets: claims, what is waiting, and expired leases (SPEC 2.3, 2.4)."""
+"""Which tasks a person gets: claims, waiting tasks, and expired leases (SPEC 2.3, 2.4)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def claim(
 ) -> AssignmentView | None:
     """A task for a person to work on, or None if nothing is waiting or a limit (the day's, a batch's) is reached.
 
-    A running lease of that kind or batch comes back first, renewed; then a task with the person's draft; then a new task, by
-    priority, at random within one. Raises MissingError (no such person), RefusedError (disabled).
+    A running lease of that kind or batch is renewed first; then comes a task with the person's draft; then a new task, by
+    priority, in random order within a priority. Raises MissingError (no such person), RefusedError (disabled).
     """
     at = _now(now)
     worker = locked_worker(connection, person_id)
@@ -88,7 +88,7 @@ def claim(
 
 
 def claim_task(connection: Connection, person_id: int, task_id: int, *, now: float | None = None) -> int:
-    """Lease this very task to a person, or renew their lease; the assignment's id. An answered one is only looked up."""
+    """Lease this task to a person; return the assignment's id. A leased, answered or skipped assignment stays as it is."""
     at = _now(now)
     locked_worker(connection, person_id)
     mine = (assignment.c.task_id == task_id, assignment.c.person_id == person_id)
@@ -99,7 +99,7 @@ def claim_task(connection: Connection, person_id: int, task_id: int, *, now: flo
 
 
 def give_back_expired(connection: Connection, *, now: float | None = None) -> int:
-    """Give back leases whose time is over (at most 200 at once, the oldest first): others can have the tasks. How many."""
+    """Give back expired leases (at most 200 at once, oldest first), so that others can get the tasks; return how many."""
     at = _now(now)
     rows = connection.execute(
         select(assignment.c.id, assignment.c.task_id, assignment.c.person_id, assignment.c.expires)
@@ -108,7 +108,7 @@ def give_back_expired(connection: Connection, *, now: float | None = None) -> in
         .limit(_GIVEN_BACK_AT_ONCE)
         .with_for_update(key_share=True, skip_locked=True)
     ).all()
-    # In the order of the tasks: two claims that both give back never wait for each other in a circle.
+    # In the order of the tasks, so that two claims that both give back cannot deadlock.
     for row in sorted(rows, key=lambda row: (row.task_id, row.id)):
         connection.execute(update(assignment).where(assignment.c.id == row.id).values(state="expired"))
         counters.end_lease(connection, row.task_id)
@@ -126,7 +126,7 @@ def give_back_expired(connection: Connection, *, now: float | None = None) -> in
 
 
 def answers_left_today(connection: Connection, person_id: int, *, now: float | None = None) -> int | None:
-    """How many answers the person may still give within 24 hours, or None: no limit. Skips do not count."""
+    """How many more answers the person may give within 24 hours; None if there is no limit. Skips do not count."""
     limit = connection.execute(select(person.c.daily_limit).where(person.c.id == person_id)).scalar_one_or_none()
     if limit is None:
         return None
@@ -139,7 +139,7 @@ def answers_left_today(connection: Connection, person_id: int, *, now: float | N
 
 
 def waiting(connection: Connection, person_id: int, now: float | None = None) -> list[Waiting]:
-    """What a claim could give the person, batch by batch, the highest priority first; it changes nothing."""
+    """What a claim could give the person, batch by batch, highest priority first; changes nothing."""
     at = _now(now)
     worker = _look_at(connection, person_id)
     left = answers_left_today(connection, person_id, now=at)
@@ -151,7 +151,7 @@ def waiting(connection: Connection, person_id: int, now: float | None = None) ->
     ids = [row["id"] for row in live]
     open_tasks = (task.c.state == "open", task.c.batch_id.in_(ids))
     count = dict(connection.execute(select(task.c.batch_id, func.count()).where(*open_tasks).group_by(task.c.batch_id)).all())
-    # An open task is full only by leases that run; those whose time is over would be given back by the claim.
+    # Only running leases fill an open task: a claim would give expired ones back.
     over = func.sum(case((assignment.c.expires <= at, 1), else_=0))
     full = connection.execute(
         select(task.c.id, task.c.batch_id)
@@ -185,7 +185,7 @@ def waiting(connection: Connection, person_id: int, now: float | None = None) ->
 
 
 def locked_worker(connection: Connection, person_id: int) -> RowMapping:
-    """The person, locked: what one person does at the same time on two pages is done one after the other."""
+    """The person's row, locked, so that what one person does on two pages at once happens in sequence."""
     worker = _look_at(connection, person_id, lock=True)
     if worker["disabled"] is not None:
         raise RefusedError("this account is disabled", next_step="ask the researchers")
@@ -203,7 +203,7 @@ def _look_at(connection: Connection, person_id: int, *, lock: bool = False) -> R
 
 
 def _served_to(worker: RowMapping) -> Any:
-    """The condition on a batch under which this person is served it (SPEC 2.1, 2.4)."""
+    """The condition for batches that are served to this person (SPEC 2.1, 2.4)."""
     phase = phase_of(worker)
     if phase != "screening":
         return batch.c.phase == phase
@@ -212,7 +212,7 @@ def _served_to(worker: RowMapping) -> Any:
 
 
 def _live_batches(connection: Connection, person_id: int, wanted: Any) -> list[dict[str, Any]]:
-    """Batches with open tasks whose limit this person has not reached; ``left`` is how many more, or None."""
+    """Batches with open tasks whose limit this person has not reached; ``left`` is how many more they may answer, or None."""
     is_open = exists().where(task.c.batch_id == batch.c.id, task.c.state == "open")
     found = connection.execute(
         select(batch.c.id, batch.c.name, batch.c.kind, batch.c.phase, batch.c.per_labeler_limit)
@@ -239,7 +239,7 @@ def _live_batches(connection: Connection, person_id: int, wanted: Any) -> list[d
 
 
 def _begun(connection: Connection, person_id: int, wanted: Any) -> int | None:
-    """A task that the person has a draft of, whose lease was over, and that still wants answers."""
+    """A task that still wants answers, of which the person has a draft under an expired lease."""
     return connection.execute(
         select(task.c.id)
         .select_from(assignment.join(task).join(batch, task.c.batch_id == batch.c.id))
@@ -259,7 +259,7 @@ def _begun(connection: Connection, person_id: int, wanted: Any) -> int | None:
 
 
 def _next(connection: Connection, person_id: int, wanted: Any) -> int | None:
-    """The open task to serve next; on PostgreSQL its row is locked, and rows that others have locked are passed over."""
+    """The open task to serve next. PostgreSQL locks its row, and skips rows that others have locked."""
     best: list[tuple[int, float, int]] = []
     for row in _live_batches(connection, person_id, wanted):
         candidate = connection.execute(candidate_query(row["id"], person_id)).one_or_none()
@@ -274,7 +274,7 @@ def _next(connection: Connection, person_id: int, wanted: Any) -> int | None:
 
 
 def candidate_query(batch_id: int, person_id: int) -> Select[int, float, int]:
-    """The first task of a batch that a person can be given: an index is read backwards until one fits, nothing is sorted."""
+    """The first task of a batch that a person can get: an index is read backwards until one fits, without sorting."""
     mine = exists().where(
         assignment.c.task_id == task.c.id, assignment.c.person_id == person_id, assignment.c.state.in_(_TAKEN)
     )
@@ -287,7 +287,7 @@ def candidate_query(batch_id: int, person_id: int) -> Select[int, float, int]:
 
 
 def _lease(connection: Connection, person_id: int, task_id: int, at: float) -> int:
-    """Lease a task; the assignment's id. A person who had it before gets it in the same order, with the draft."""
+    """Lease a task; return the assignment's id. A person who had it before gets the same order, and the draft."""
     rules = connection.execute(
         select(task.c.kind, task.c.phase, batch.c.lease_seconds)
         .select_from(task.join(batch, task.c.batch_id == batch.c.id))

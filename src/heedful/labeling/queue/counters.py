@@ -1,7 +1,7 @@
 """A task's counters and state. Only this module changes ``wanted``, ``held``, ``answered``, ``skipped`` and ``state``.
 
-``held`` counts answers and running leases, ``answered`` answers; surplus answers count in neither. Whoever changes a task that
-they have looked at locks it first.
+``held`` counts answers and running leases, ``answered`` counts answers; surplus answers count in neither. Lock a task before
+you read it in order to change it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from heedful.errors import MissingError
 from heedful.labeling.database.tables import task
 
 SKIPS_BEFORE_ASIDE = 3
-"""A task is set aside if this many people skipped it, and more than answered it."""
+"""A task is set aside once this many people, and more than have answered it, have skipped it."""
 _TASKS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What a task counts, and its state: open, done, set_aside (skipped too often) or withdrawn."""
+    """A task's counters, and its state: open, done, set_aside (skipped too often) or withdrawn."""
 
     task_id: int
     state: str
@@ -39,7 +39,7 @@ class Counters:
 
 
 def lock(connection: Connection, task_id: int) -> Counters:
-    """Lock a task until the transaction ends; what it counts. Raises MissingError."""
+    """Lock a task until the transaction ends; return its counters. Raises MissingError."""
     columns = (task.c.state, task.c.wanted, task.c.held, task.c.answered, task.c.skipped)
     found = select(task.c.id.label("task_id"), *columns).where(task.c.id == task_id).with_for_update(key_share=True)
     row = connection.execute(found).mappings().one_or_none()
@@ -49,17 +49,17 @@ def lock(connection: Connection, task_id: int) -> Counters:
 
 
 def add_lease(connection: Connection, task_id: int) -> None:
-    """A lease begins."""
+    """Count a lease that begins."""
     _set(connection, task_id, held=task.c.held + 1)
 
 
 def end_lease(connection: Connection, task_id: int) -> None:
-    """A lease ends without an answer."""
+    """Count a lease that ends without an answer."""
     _set(connection, task_id, held=task.c.held - 1)
 
 
 def add_answer(connection: Connection, before: Counters, *, leased: bool, surplus: bool) -> str:
-    """An answer arrives, from a running lease or not; the task's state after it."""
+    """Count an answer, from a running lease or not; return the task's state afterwards."""
     answered, held = before.answered + (not surplus), before.held - leased + (not surplus)
     state = "done" if before.state in ("open", "set_aside") and answered >= before.wanted else before.state
     _set(connection, before.task_id, held=held, answered=answered, state=state)
@@ -67,21 +67,21 @@ def add_answer(connection: Connection, before: Counters, *, leased: bool, surplu
 
 
 def take_back_answer(connection: Connection, before: Counters) -> str:
-    """An answer that counted becomes a running lease again; the task's state after it."""
+    """Turn an answer that counted into a running lease again; return the task's state afterwards."""
     state = "open" if before.state == "done" and before.answered - 1 < before.wanted else before.state
     _set(connection, before.task_id, answered=before.answered - 1, state=state)
     return state
 
 
 def set_aside(connection: Connection, before: Counters) -> None:
-    """The task is not served until a researcher serves it again."""
+    """Stop serving the task until a researcher reopens it."""
     _set(connection, before.task_id, state="set_aside")
 
 
 def set_wanted(connection: Connection, batch_id: int, before: int, wanted: int) -> None:
-    """A batch's tasks want another number of answers, except those with a number of their own.
+    """Change how many answers a batch's tasks want, except tasks with a number of their own.
 
-    A task that has more answers and leases than that wants as many as it has. Tasks with enough answers are done, others open.
+    A task that already has more answers and leases wants as many as it has. Tasks with enough answers are done, others open.
     """
     of_batch = task.c.batch_id == batch_id
     no_less = case((task.c.held > wanted, task.c.held), else_=wanted)
@@ -92,7 +92,7 @@ def set_wanted(connection: Connection, batch_id: int, before: int, wanted: int) 
 
 
 def add_skip(connection: Connection, before: Counters, *, leased: bool, set_aside: bool) -> str:
-    """A labeler skips the task; returns the task's state afterwards. ``set_aside``: whether it may be set aside."""
+    """Count a skip; return the task's state afterwards. ``set_aside``: whether the task may be set aside."""
     skipped = before.skipped + 1
     often = skipped >= SKIPS_BEFORE_ASIDE and skipped > before.answered
     state = "set_aside" if set_aside and often and before.state == "open" else before.state
@@ -101,7 +101,7 @@ def add_skip(connection: Connection, before: Counters, *, leased: bool, set_asid
 
 
 def add_recorded(connection: Connection, task_ids: Iterable[int]) -> None:
-    """Count answers that came without a lease, one for each id: each task wants as many answers as it has."""
+    """Count answers that came without a lease, one for each id; each task then wants as many answers as it has."""
     tasks_of: dict[int, list[int]] = {}
     for task_id, count in Counter(task_ids).items():
         tasks_of.setdefault(count, []).append(task_id)
@@ -113,12 +113,12 @@ def add_recorded(connection: Connection, task_ids: Iterable[int]) -> None:
 
 
 def withdraw(connection: Connection, before: Counters) -> None:
-    """The task is no longer served."""
+    """Stop serving the task for good."""
     _set(connection, before.task_id, state="withdrawn")
 
 
 def reopen(connection: Connection, before: Counters) -> str:
-    """The task is served again if it wants answers, and its skips are forgotten; its state after it."""
+    """Serve the task again if it wants answers, and forget its skips; return its state afterwards."""
     state = "done" if before.answered >= before.wanted else "open"
     _set(connection, before.task_id, state=state, skipped=0)
     return state

@@ -1,4 +1,4 @@
-"""Store prompts and responses, and make tasks of them in batches."""
+"""Store prompts and responses, and make tasks from them in batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from heedful.project.storable import LARGEST_WHOLE, LONGEST_ID, LONGEST_LANGUAGE
 from heedful.records import Prompt, Response
 
 LEASE_SECONDS = 1_800.0
-"""How long a task is a labeler's; each saved draft renews it."""
+"""How long a task belongs to a labeler; each saved draft renews the lease."""
 _ROWS_AT_ONCE = 1_000
 
 Item = TypeVar("Item")
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
-    """A task to be made: about a prompt, its outputs, or what the payload says (see ``queue.kinds``)."""
+    """A task to make, about a prompt, its outputs, or what the payload says (see ``queue.payloads``)."""
 
     prompt_id: str | None = None
     response_ids: Sequence[str] = ()
@@ -41,7 +41,7 @@ class NewTask:
 
 
 def add_prompts(connection: Connection, prompts: Iterable[Prompt], *, now: float | None = None) -> int:
-    """Store prompts; how many were new. Raises DataError if an id has another text, or a text cannot be stored."""
+    """Store prompts; return how many were new. Raises DataError if an id has another text, or a text cannot be stored."""
     at = _now(now)
 
     def row(record: Prompt) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def add_responses(
     sampling: Mapping[str, Any] | None = None,
     now: float | None = None,
 ) -> int:
-    """Store responses to stored prompts, all sampled with ``sampling`` (temperature, seed …); how many were new.
+    """Store responses to stored prompts, all sampled with ``sampling`` (temperature, seed …); return how many were new.
 
     Raises DataError if an id has another text, MissingError if a prompt is not stored.
     """
@@ -114,7 +114,7 @@ def make_batch(
     created_by: int | None = None,
     now: float | None = None,
 ) -> int:
-    """Make an empty batch; its id. ``overlap``: labelers per task; a higher ``priority`` is served first. Raises DataError."""
+    """Make an empty batch; return its id. ``overlap``: labelers per task. Higher ``priority`` comes first. Raises DataError."""
     _require(name.strip() != "", "a name", repr(name))
     _require(kind in get_args(TaskKind), f"kind one of {', '.join(get_args(TaskKind))}", repr(kind))
     _require(phase in get_args(Phase), f"phase one of {', '.join(get_args(Phase))}", repr(phase))
@@ -150,7 +150,7 @@ def add_tasks(
     seed: int | None = None,
     now: float | None = None,
 ) -> list[int]:
-    """Make tasks in a batch, in one transaction; their ids. They are served in random order (``seed``: the same each time).
+    """Make tasks in a batch, in one transaction; return their ids. They are served in random order, repeatable with ``seed``.
 
     Raises MissingError if the batch, a prompt or a response is not stored, DataError if a task does not fit its kind.
     """
@@ -224,7 +224,7 @@ def _require(condition: bool, expected: str, got: str) -> None:
 
 def _check_fits(kind: TaskKind, new: NewTask) -> None:
     def refuse(expected: str, got: str) -> None:
-        raise DataError(f"this is no task of the kind {kind}", expected=expected, got=got)
+        raise DataError(f"this is not a task of the kind {kind}", expected=expected, got=got)
 
     if kind in WITH_OUTPUTS and not new.response_ids:
         refuse("outputs to show", "none")
@@ -302,7 +302,7 @@ def _refuse_other_prompts(connection: Connection, tasks: Sequence[NewTask]) -> N
 
 
 def _add(connection: Connection, table: Table, rows: Iterator[dict[str, Any]], same: tuple[str, ...]) -> int:
-    """Insert rows whose id is new; a row that is there must be the same in the columns ``same``. How many were inserted."""
+    """Insert rows with new ids; return how many. An existing row must be equal in the columns ``same``."""
     added = 0
     for some in batched(rows, _ROWS_AT_ONCE):
         columns = [table.c.id, *(table.c[name] for name in same)]

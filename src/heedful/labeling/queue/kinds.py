@@ -1,4 +1,4 @@
-"""The kinds of tasks, what an answer to each looks like, and the check that an answer is whole (SPEC 2.1, 2.3, 2.6).
+"""The kinds of tasks, what an answer to each looks like, and the check that an answer is complete (SPEC 2.1, 2.3, 2.6).
 
 Answers are JSON, the same from a page and from the API; docs/store.md shows one of each kind.
 """
@@ -60,20 +60,20 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """What the check of an answer needs to know of its task."""
+    """What the check of an answer needs to know about its task."""
 
     response_ids: tuple[str, ...] = ()
     payload: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def check_answer(kind: TaskKind, task: TaskView, answer: Mapping[str, Any]) -> None:
-    """Raise DataError, naming the field, unless the answer is whole and holds nothing else. Nothing is coerced."""
+    """Raise DataError, naming the field, unless the answer is complete and holds nothing else. Nothing is coerced."""
     refuse_unstorable(answer)
     _CHECKS[kind](task, answer)
 
 
 def refuse_unstorable(value: object, where: str = "the answer") -> None:
-    """Raise DataError for text that no database keeps: NUL characters and unpaired surrogates; for NaN; for other types."""
+    """Raise DataError for what a database cannot keep: NUL characters, unpaired surrogates, NaN, types outside JSON."""
     with suppress(TypeError, ValueError):  # (an unpaired surrogate is a ValueError, too)
         text = _ENCODE(value)
         text.encode()
@@ -102,12 +102,12 @@ def refuse_unstorable(value: object, where: str = "the answer") -> None:
 
 
 def storable(value: str) -> bool:
-    """Whether both databases keep this text: no NUL characters, no unpaired surrogates."""
+    """Whether both databases can keep this text: no NUL characters, no unpaired surrogates."""
     return bad_character(value) is None
 
 
 def ranks_of_groups(groups: Sequence[Sequence[str]], response_ids: Sequence[str]) -> list[int]:
-    """The rank of each response, 1 best; outputs of one group are tied, and the next group's rank follows at once."""
+    """The rank of each response, 1 for the best. Outputs in one group are tied; ranks have no gaps."""
     rank = {response_id: number for number, group in enumerate(groups, start=1) for response_id in group}
     return [rank[response_id] for response_id in response_ids]
 

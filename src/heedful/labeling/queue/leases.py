@@ -1,11 +1,11 @@
-"""The queue: who works on what, for how long, and what becomes of it. Every change and its event are one transaction.
+"""Work on a leased task: save a draft, submit, skip, give back. Every change and its event are one transaction.
 
-The rules (docs/store.md says more): A task wants a number of answers, each by another person; leases and answers that count
-never exceed it. When a lease expires, the next claim by anyone gives the task back; looking at a page changes nothing. A person
-whose lease has expired may still save drafts and submit. Such an answer is kept and marked late, and surplus if others have
-answered the task or hold it. A skip is no answer: the person does not get the task again, and a task that many people skip is
-set aside for the researchers. Three phases are kept apart: training labelers work in training, held-out labelers in evaluation,
-candidates and researchers in screening (SPEC 2.4).
+The rules (more in docs/store.md): A task wants a number of answers, each by a different person; leases and answers that count
+never exceed it. When a lease expires, the next claim by anyone gives the task back; viewing a page changes nothing. A person
+whose lease has expired may still save drafts and submit. Such an answer is kept and marked late, and marked surplus if others
+have answered the task or hold it. A skip is not an answer: the person does not get the task again, and a task that many people
+skip is set aside for the researchers. Three phases are kept apart: training labelers work in training, held-out labelers in
+evaluation, candidates and researchers in screening (SPEC 2.4).
 
 Functions that change something take the connection of a ``write()``.
 """
@@ -74,7 +74,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedDraft:
-    """What the server holds now."""
+    """The draft that the server holds now."""
 
     version: int
     saved: float
@@ -83,7 +83,7 @@ class SavedDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What became of an answer; it is stored in every case."""
+    """How an answer was stored; it is stored in every case."""
 
     late: bool
     surplus: bool
@@ -102,7 +102,7 @@ def save_draft(
     """Keep an unfinished answer and renew the lease; an expired lease is renewed if the task has room.
 
     ``version``: the stored version that this draft follows, or any higher number that the page counts by itself. Saving the
-    same again changes nothing but the lease. Raises ConflictError for an older version with another content (it was saved from
+    same draft again only renews the lease. Raises ConflictError for an older version with another content (it was saved from
     another page), a lost token or a finished task; MissingError, RefusedError.
     """
     at = _now(now)
@@ -125,7 +125,7 @@ def save_draft(
     if running or _take_up(connection, row):
         values |= {"state": "leased", "expires": max(row["expires"], at + row["lease_seconds"])}
     connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**values))
-    # A draft is saved every few seconds and is no answer: the audit tells of the first, and of a lease that is taken up again.
+    # A draft is saved every few seconds and is not an answer: the audit log records the first, and a lease taken up again.
     if row["draft_version"] == 0 or values.get("state", row["state"]) != row["state"]:
         events.record(
             connection,
@@ -141,7 +141,7 @@ def save_draft(
 
 
 def _take_up(connection: Connection, row: Mapping[str, Any]) -> bool:
-    """Hold the task again for a person whose lease was over; whether it has room."""
+    """Lease the task again to a person whose lease has expired; return False if it has no room."""
     if not counters.lock(connection, row["task_id"]).has_room or row["closed"] is not None:
         return False
     counters.add_lease(connection, row["task_id"])
@@ -158,10 +158,10 @@ def submit(
     seconds_spent: float | None,
     now: float | None = None,
 ) -> Submitted:
-    """Store an answer, whole or not at all; the same answer again is fine and changes nothing.
+    """Store an answer, completely or not at all; submitting the same answer again changes nothing.
 
     Raises DataError naming the field if the answer is incomplete; ConflictError if another answer is stored, the task was
-    skipped, or it was opened again since (the token is lost); MissingError, RefusedError.
+    skipped, or it has been opened again since (the token is out of date); MissingError, RefusedError.
     """
     at = _now(now)
     row = _own(connection, assignment_id, person_id, token, finished="answered")
@@ -169,7 +169,7 @@ def submit(
         if _json(row["answer"]) == _json(answer):
             return Submitted(late=row["late"], surplus=row["surplus"])
         raise ConflictError(
-            "you have answered this task already, in another way",
+            "you have already given another answer to this task",
             next_step="answers are never overwritten: tell the researchers if the first one was wrong",
         )
     _refuse_other_phase(row)
@@ -179,7 +179,7 @@ def submit(
     before = counters.lock(connection, row["task_id"])
     leased = row["state"] == "leased"
     late = not leased or row["expires"] <= at
-    # A late answer counts if it and those that others hold are not too many; an answer in time always does.
+    # An answer in time always counts. A late one counts unless others' answers and leases already suffice.
     surplus = before.state == "withdrawn" or (late and before.held - leased >= before.wanted)
     state = counters.add_answer(connection, before, leased=leased, surplus=surplus)
     values = {"state": "answered", "answered": at, "late": late, "surplus": surplus, "seconds_spent": seconds_spent}
@@ -212,7 +212,7 @@ def submit(
 def skip(
     connection: Connection, assignment_id: int, person_id: int, *, token: str, reason: str, now: float | None = None
 ) -> None:
-    """Do without this person's answer; ``reason`` is for the researchers. Skipping again changes nothing.
+    """Skip the task for this person; ``reason`` is for the researchers. Skipping again changes nothing.
 
     Raises DataError without a reason, ConflictError, MissingError, RefusedError.
     """
@@ -224,11 +224,11 @@ def skip(
     if not reason.strip():
         raise DataError("a skip needs a reason", expected="a few words", got="nothing", where="reason")
     before = counters.lock(connection, row["task_id"])
-    # All must pass screening: its tasks are never set aside.
+    # Every candidate gets all of screening, so its tasks are never set aside.
     set_aside = row["phase"] != "screening"
     state = counters.add_skip(connection, before, leased=row["state"] == "leased", set_aside=set_aside)
     values = {"state": "skipped", "answered": at}
-    changed = values | {"skip_reason": reason.strip()}  # not in the event: events are never erased
+    changed = values | {"skip_reason": reason.strip()}  # kept out of the event: events are never erased
     connection.execute(update(assignment).where(assignment.c.id == assignment_id).values(**changed))
     events.record(
         connection,
@@ -243,7 +243,7 @@ def skip(
 
 
 def release(connection: Connection, assignment_id: int, person_id: int, *, token: str, now: float | None = None) -> None:
-    """Give a task back unfinished, for others or for later; the draft stays.
+    """Give a task back unfinished, for others or for later; the draft is kept.
 
     Raises ConflictError, MissingError, RefusedError.
     """
@@ -292,7 +292,7 @@ def _own(
         raise not_there(assignment_id)
     if not secrets.compare_digest(row["token"].encode(), token.encode(errors="surrogatepass")):
         raise ConflictError(
-            "this page is out of date: the task was opened again since",
+            "this page is out of date: the task has been opened again",
             next_step="copy what you wrote, and reload the page",
         )
     if row["state"] in ("answered", "skipped") and row["state"] != finished:
@@ -301,7 +301,7 @@ def _own(
 
 
 def _refuse_other_phase(row: Mapping[str, Any]) -> None:
-    """Someone who was moved to another group gives no more answers to tasks of the old one (SPEC 2.4)."""
+    """Raise ConflictError if the person has moved to another group since: tasks of the old group are closed (SPEC 2.4)."""
     if row["phase"] != row["works_in"]:
         raise ConflictError(
             "this task is no longer yours: you were moved to another group",

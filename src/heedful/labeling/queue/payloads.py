@@ -1,4 +1,4 @@
-"""What a task holds besides its prompt and outputs, checked when the task is made: a broken payload would break its page."""
+"""Check what a task holds besides its prompt and outputs when it is made: a broken payload would break its page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from heedful.labeling.queue.kinds import TaskKind, refuse_unstorable
 from heedful.records import UseCase
 
 STYLES = ("plain", "few_shot", "user_based")
-"""Of prompts that labelers write (SPEC 1.1)."""
+"""Styles of the prompts that labelers write (SPEC 1.1)."""
 
 
 def check_payload(kind: TaskKind, payload: Mapping[str, Any]) -> None:

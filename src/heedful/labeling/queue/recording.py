@@ -1,9 +1,9 @@
-"""Simulated labelers' work, in the same tables and events as people's: many answers in one transaction.
+"""Store simulated labelers' work in the same tables and events as people's, many answers in one transaction.
 
 A person claims a task and submits an answer; here both happen at once, for an answer that exists already. The task is created
-with its outputs, the assignment is leased under the current instructions and answered, the answer passes the same check into
-the same rows, and one event records it. :mod:`heedful.labeling.exchange.labels` reads these answers like people's. Simulated
-labelers see outputs in the task's order: position does not bias them.
+with its outputs, and the assignment is leased under the current instructions and answered. The answer passes the same check,
+gives the same rows, and is recorded in one event. :mod:`heedful.labeling.exchange.labels` reads these answers like people's.
+Simulated labelers see outputs in the task's order, because position does not bias them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Work:
 
 
 def assessing(ranking: Ranking, ratings: Sequence[Rating], *, seconds_spent: float) -> Work:
-    """The work that results in a ranking and in ratings of the same outputs, in the same order."""
+    """The work that gives a ranking, and ratings of the same outputs in the same order."""
     if [one.response_id for one in ratings] != list(ranking.response_ids):
         raise DataError(
             "a ranking and its ratings are not of the same outputs", expected=str(ranking.response_ids), got=ranking.id
@@ -70,7 +70,7 @@ def record_work(
     responses: Iterable[Response] = (),
     now: float | None = None,
 ) -> list[int]:
-    """Store what simulated labelers did in a run, with the prompts and responses it is about; the ids of its batches.
+    """Store simulated labelers' work of a run, with its prompts and responses; return the ids of its batches.
 
     ``groups``: each labeler's group (training, held_out) by name. As in the queue, the held-out group works in the phase
     evaluation and the others in the phase training. Raises DataError if an answer is incomplete, a labeler is in no group, or
@@ -87,9 +87,9 @@ def record_work(
 
 
 def is_recorded(connection: Connection, kind: Literal["demonstration", "ranking"], id: str, *, run: str) -> bool:
-    """Whether the database holds the answer with this id, and as one that ``record_work`` stored for the run.
+    """Whether ``record_work`` has stored the answer with this id for this run.
 
-    A run's answers are stored together, so one of them speaks for all.
+    A run's answers are stored together, so checking one of them is enough.
     """
     table = demonstration if kind == "demonstration" else ranking
     joined = table.join(assignment, table.c.assignment_id == assignment.c.id).join(task, assignment.c.task_id == task.c.id)
@@ -119,7 +119,7 @@ def _people(connection: Connection, groups: Mapping[str, accounts.Group], at: fl
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What one kind of task in one phase goes into."""
+    """The batch for one kind of task in one phase."""
 
     id: int
     instruction_id: int | None
@@ -129,7 +129,7 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
-    """A run's work on its way into the database."""
+    """State while a run's work is stored in the database."""
 
     connection: Connection
     run: str
@@ -139,7 +139,7 @@ class _Recording:
     batches: dict[tuple[TaskKind, Phase], _Batch] = field(default_factory=dict[tuple[TaskKind, Phase], _Batch])
 
     def add(self, works: Sequence[Work]) -> None:
-        """Store some works: their tasks, assignments, answers' rows and events."""
+        """Store some works: tasks, assignments, rows of answers, and events."""
         kinds: list[tuple[TaskKind, Phase]] = [(work.kind, self._phase(work)) for work in works]
         for kind, phase in dict.fromkeys(kinds):
             self._add_tasks(kind, phase, [work for work, of in zip(works, kinds, strict=True) if of == (kind, phase)])
@@ -182,7 +182,8 @@ class _Recording:
         return {
             "task_id": task_id,
             "person_id": person_id,
-            # No secret: who has no account submits nothing. The answer's ids come from it: the same for the same runs.
+            # Not a secret: simulated labelers have no account. The answer's ids come from it, so the same run gives the same
+            # ids.
             "token": f"simulated-{task_id}-{person_id}",
             "state": "answered",
             "shown_order": list(work.response_ids),
@@ -221,7 +222,7 @@ def _about(work: Work) -> tuple[str, tuple[str, ...]]:
 
 
 def _insert_ratings(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert ratings by the driver itself: there are many, SQLAlchemy would take most of the time, few flags are different."""
+    """Insert ratings through the driver: there are many, SQLAlchemy would take most of the time, few sets of flags differ."""
     names = [column.name for column in rating.columns]
     compiled = insert(rating).compile(dialect=connection.dialect, column_keys=names)
     encoded: dict[tuple[tuple[str, bool], ...], str] = {}

@@ -1,8 +1,8 @@
-"""Answers that are opened again: by the labeler within minutes, or sent back by a researcher with a note.
+"""Open answers again: for the labeler within minutes, or sent back by a researcher with a note.
 
-The old answer moves to ``superseded_answer`` with the ids of its records. There it is kept, and nothing counts, exports or
-trains on it. The assignment is leased again, with the old answer as its draft. The next answer makes new records with new
-ids, so a project that has used the old records stays as it is. The audit says who did it and when.
+The old answer moves to ``superseded_answer`` with the ids of its records. There it is kept, but it does not count and no model
+trains on it. The assignment is leased again, with the old answer as its draft. The next answer makes new records with new ids,
+so a project that has used the old records is not affected. The audit log says who did it and when.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def can_correct(state: str, answered: float | None, surplus: bool, now: float) -
 
 
 def correct(connection: Connection, assignment_id: int, person_id: int, *, now: float | None = None) -> None:
-    """Open one's own last answer again. Raises ConflictError if it is too late, MissingError, RefusedError."""
+    """Open one's own recent answer again. Raises ConflictError if it is too late, MissingError, RefusedError."""
     at = time.time() if now is None else now
     locked_worker(connection, person_id)
     row = _answered(connection, assignment_id)
@@ -83,7 +83,7 @@ def _answered(connection: Connection, assignment_id: int) -> dict[str, Any]:
 def _open_again(
     connection: Connection, row: Mapping[str, Any], action: str, *, by: int, seconds: float, note: str | None, at: float
 ) -> None:
-    if phase_of(row) != row["phase"]:  # the answer would be lost: no one could submit it again (SPEC 2.4)
+    if phase_of(row) != row["phase"]:  # the answer would be lost: the labeler could not submit it again (SPEC 2.4)
         raise ConflictError("this answer stays as it is: its labeler was moved to another group")
     before = counters.lock(connection, row["task_id"])
     if before.state == "withdrawn":
@@ -119,7 +119,7 @@ def _open_again(
 
 
 def _supersede(connection: Connection, row: Mapping[str, Any], *, by: int, at: float) -> list[str]:
-    """Move an answer out of the tables that everything else reads; the ids of its records."""
+    """Move an answer out of the tables that everything else reads; return the ids of its records."""
     record_ids: list[str] = []
     for table in ANSWER_TABLES:
         of_answer = table.c.assignment_id == row["id"]

@@ -1,4 +1,4 @@
-"""Tasks from stored prompts: which prompts, which of their outputs, how many (SPEC 1.1, 2.3)."""
+"""Make tasks from stored prompts: which prompts, which of their outputs, how many (SPEC 1.1, 2.3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from heedful.labeling.queue.items import LEASE_SECONDS, NewTask, add_tasks, batc
 from heedful.labeling.queue.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind
 
 MOST_TASKS = 100_000
-"""Tasks of one batch made here."""
+"""The largest number of tasks in one batch."""
 SMALLEST_K, LARGEST_K = 4, 9
 """Outputs of a ranking (SPEC 2.3)."""
 TRAINING_KINDS: frozenset[TaskKind] = frozenset({"demonstrate", "rank", "rate"})
@@ -26,7 +26,7 @@ _PROMPTS_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which prompts tasks are made of. None: any, except that training takes no prompt of the split test."""
+    """Which prompts to use. None means any, except that training takes no prompts of the split test."""
 
     split: str | None = None
     source: str | None = None
@@ -50,18 +50,18 @@ class Plan:
     kind: TaskKind
     phase: Phase
     tasks: int
-    """How many at most."""
+    """At most this many."""
     gold: int = 0
-    """How many of them, at most, have a researcher's answer to hold labelers' against."""
+    """At most this many of them are gold: they have a researcher's answer to compare labelers with."""
     gold_batch_id: int | None = None
-    """The batch of screening in which researchers answered; None: every one."""
+    """The screening batch that gold answers come from; None: any."""
     overlap: int = 1
     priority: int = 0
     per_labeler_limit: int | None = None
     lease_seconds: float = LEASE_SECONDS
     choice: Choice = Choice()
     payloads: Sequence[Mapping[str, Any]] = field(default=({},))
-    """What else tasks hold. If there are several, the tasks take turns."""
+    """What else tasks hold. Tasks use several payloads in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A batch was made."""
+    """The batch that was made."""
 
     batch_id: int
     tasks: int
@@ -99,7 +99,7 @@ class Made:
 
 
 def all_batches(connection: Connection) -> list[Batch]:
-    """Every batch, those that are served first, the newest first."""
+    """Every batch: open ones first, newest first."""
     return _batches(connection, None)
 
 
@@ -112,7 +112,7 @@ def get_batch(connection: Connection, batch_id: int) -> Batch:
 
 
 def asks_order_alone(connection: Connection, batch_id: int) -> bool:
-    """Whether a batch of ranking tasks asks for the order alone, without ratings and flags: its last task says so."""
+    """Whether a batch of ranking tasks asks only for the order, without ratings and flags, judged by its last task."""
     last = select(task.c.payload).where(task.c.batch_id == batch_id).order_by(task.c.id.desc()).limit(1)
     payload = connection.execute(last).scalar_one_or_none()
     return payload is not None and payload.get("order_only") is True
@@ -149,9 +149,9 @@ def _batches(connection: Connection, batch_id: int | None) -> list[Batch]:
 
 
 def fitting_prompts(connection: Connection, kind: TaskKind, phase: Phase, choice: Choice) -> list[str]:
-    """The ids of all prompts that a task of this kind can be made of.
+    """The ids of all prompts from which a task of this kind can be made.
 
-    Tasks that train take prompts of the split test only if the choice names that split.
+    Tasks that train a model take prompts of the split test only if the choice names that split.
     """
     query = select(prompt.c.id)
     if phase == "training" and kind in TRAINING_KINDS and choice.split is None:
@@ -160,7 +160,7 @@ def fitting_prompts(connection: Connection, kind: TaskKind, phase: Phase, choice
         wanted = getattr(choice, name)
         if wanted is not None:
             query = query.where(prompt.c[name] == wanted)
-    if kind == "review_personal_data":  # where the prompt pipeline found some and kept the prompt (SPEC 1.2)
+    if kind == "review_personal_data":  # prompts that the pipeline kept although it found personal data (SPEC 1.2)
         query = query.where(prompt.c.details["needs_review"].as_boolean().is_(True))
     if kind in WITH_OUTPUTS:
         query = query.where(_outputs_of(choice.model) >= choice.smallest_k)
@@ -201,7 +201,7 @@ def check_plan(plan: Plan) -> None:
     require(0 <= plan.gold <= plan.tasks, "the number of gold tasks", f"0 to {plan.tasks}: some of the tasks", plan.gold)
     if plan.gold:
         require(plan.kind in GOLD_KINDS, "gold in a batch of this kind", ", ".join(GOLD_KINDS), plan.kind)
-        expected = "training or evaluation: candidates are held against the researchers' answers without"
+        expected = "training or evaluation: in screening, candidates are compared with researchers anyway"
         require(plan.phase != "screening", "gold in a batch of this phase", expected, plan.phase)
     if plan.kind in WITH_OUTPUTS:
         low, high = plan.choice.smallest_k, plan.choice.largest_k
@@ -218,12 +218,11 @@ def make_tasks(
     about: Callable[[str], Mapping[str, Any]] | None = None,
     batch_id: int | None = None,
 ) -> Made:
-    """Make a batch of at most ``plan.tasks`` of these prompts, drawn at random; at most ``plan.gold`` of its tasks are gold.
+    """Make a batch from at most ``plan.tasks`` of these prompts, drawn at random; at most ``plan.gold`` of its tasks are gold.
 
-    ``prompt_ids``: from :func:`fitting_prompts`; kinds without prompts need none. ``about``: what a task holds about its
+    ``prompt_ids``: from :func:`fitting_prompts`; kinds without prompts need none. ``about``: makes a task's payload from its
     prompt's text, instead of ``plan.payloads``. ``batch_id``: add the tasks to this batch, under its rules.
-
-    Raises DataError if nothing fits, or no gold does that was asked for.
+    Raises DataError if no prompt fits, or if gold was asked for and none fits.
     """
     check_plan(plan)
     draw = random.Random(seed)
@@ -234,7 +233,7 @@ def make_tasks(
     if plan.kind not in WITHOUT_PROMPT:
         others = [id for id in prompt_ids if id not in gold]
         chosen = [*gold, *draw.sample(others, min(plan.tasks - len(gold), len(others)))]
-        draw.shuffle(chosen)  # labelers see their tasks' numbers, and these must not tell
+        draw.shuffle(chosen)  # labelers see their tasks' numbers, which must not reveal gold
     if batch_id is None:
         batch_id = make_batch(
             connection,
@@ -271,15 +270,15 @@ def _nothing_fits(plan: Plan) -> DataError:
         "no prompt fits",
         expected=f"stored prompts{outputs}",
         got="none that are not in such a task already" if plan.choice.fresh else "none",
-        next_step="choose less strictly, or import prompts and outputs first",
+        next_step="relax the conditions, or import prompts and outputs first",
     )
 
 
 def fitting_gold(connection: Connection, plan: Plan, prompt_ids: Sequence[str]) -> dict[str, Known]:
-    """What is known for tasks of a plan, by prompt; of several researchers' answers about a prompt the newest.
+    """Gold answers for tasks of a plan, by prompt; the newest one if several researchers answered.
 
-    ``prompt_ids``: from :func:`fitting_prompts`. An answer about outputs fits where its task showed as many as any other task
-    about its prompt will: fewer or more would give a gold task away.
+    ``prompt_ids``: from :func:`fitting_prompts`. An answer about outputs fits if its task showed as many outputs as other tasks
+    about this prompt will show: another number would give a gold task away.
     """
     if plan.kind not in GOLD_KINDS or plan.phase == "screening":
         return {}

@@ -1,1 +1,1 @@
-"""What people do with the models: conversations, votes and feedback in the playground; keys, limits and the log of the API."""
+"""How people use the models: conversations, votes and feedback in the playground; keys, limits and the log of the API."""

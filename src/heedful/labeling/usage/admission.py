@@ -1,8 +1,8 @@
-"""Who may make a request, and how many: counted in the database, in the transaction that admits it.
+"""Who may make requests, and how many: counted in the database, in the transaction that admits the request.
 
-A request counts from the moment that it is admitted, whatever comes of it: an unreadable body, an error of the model server, a
-client that leaves. So the limits hold exactly for requests that come at the same time, for several processes and after a
-restart. A request that is refused is not counted.
+A request counts from the moment it is admitted, whatever happens next: an unreadable body, an error of the model server, a
+client that leaves. So the limits hold exactly for simultaneous requests, for several processes and after a restart. A refused
+request is not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MINUTE, DAY, MONTH = 60.0, 86_400.0, 30 * 86_400.0
 
 
 class KeyRefusedError(Exception):
-    """The request is not admitted; ``str()`` says why. ``status`` is HTTP's, ``code`` a word for programs."""
+    """The request is refused; ``str()`` says why. ``status`` is the HTTP status, ``code`` a word for programs."""
 
     def __init__(self, status: int, code: str, message: str, *, wait_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class KeyRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """A request that may go on."""
+    """An admitted request."""
 
     request_id: int
     key: ApiKey
@@ -41,7 +41,7 @@ class Admitted:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What came of a request: what the log keeps."""
+    """The outcome of a request, as the log keeps it."""
 
     status: int
     model: str | None = None
@@ -56,7 +56,7 @@ class Outcome:
 
 def admit(database: Database, secret: str, scope: Scope, *, used_for: str | None = None, now: float | None = None) -> Admitted:
     """Admit a request with this key and count it. Raises KeyRefusedError (401, 403, 429)."""
-    with database.read() as connection:  # most refusals need no turn to write
+    with database.read() as connection:  # refuses most bad requests without waiting for a turn to write
         key = _working(with_secret(connection, secret), scope, used_for)
         _within_limits(connection, key, _now(now))
     with database.write() as connection:
@@ -77,7 +77,7 @@ def admit(database: Database, secret: str, scope: Scope, *, used_for: str | None
 
 
 def finish(database: Database, admitted: Admitted, outcome: Outcome, *, now: float | None = None) -> None:
-    """Log what came of a request. A production key's texts are dropped here and kept nowhere."""
+    """Log the outcome of a request. A production key's texts are dropped here and kept nowhere."""
     keeps = admitted.key.keeps_text and outcome.status == 200
     values = {
         "status": outcome.status,

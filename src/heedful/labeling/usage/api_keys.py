@@ -1,4 +1,4 @@
-"""Keys of the public API: made by admins, shown once, kept as hashes, revoked at once."""
+"""Keys of the public API: made by admins, shown once, stored as hashes, revoked at once."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _MOST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """What a key may do, and how much."""
+    """The permissions and limits of a key."""
 
     person_id: int
     name: str
     purpose: Purpose = "playground"
     scopes: Sequence[Scope] = SCOPES
     uses: Sequence[str] = ()
-    """Tags of allowed use; none: any use."""
+    """Tags of allowed use; empty: any use."""
     training: bool = True
     """Whether its requests may be used for training; those of a production key never are."""
     per_minute: int = 60
     per_day: int | None = None
     tokens_per_month: int | None = None
     keep_days: int | None = None
-    """Days after which texts are erased; None: only when the owner asks for it."""
+    """Days after which texts are erased; None: only when the owner asks."""
 
     def __post_init__(self) -> None:
         _require(1 <= len(self.name.strip()) <= 100, "a name of 1 to 100 characters", repr(self.name[:40]))
@@ -69,7 +69,7 @@ def _require(condition: bool, expected: str, got: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A key, without what it consists of."""
+    """A key, without its secret."""
 
     id: int
     person_id: int
@@ -90,11 +90,11 @@ class ApiKey:
     revoked: float | None
     owner_disabled: bool
     makes_training_data: bool
-    """Whether its owner's group makes training data at all."""
+    """Whether its owner's group may produce training data at all."""
 
     @property
     def may_train(self) -> bool:
-        """Whether a request of now may be used for training."""
+        """Whether a request made now may be used for training."""
         return self.training and self.purpose == "playground" and self.makes_training_data
 
     @property
@@ -104,7 +104,7 @@ class ApiKey:
 
 
 def make(connection: Connection, new: NewKey, *, by: int | None, now: float | None = None) -> tuple[int, str]:
-    """Make a key: its id and the key itself, which is not kept and cannot be shown again. Raises MissingError, DataError."""
+    """Make a key; return its id and the key itself, which is not stored or shown again. Raises MissingError, DataError."""
     at = time.time() if now is None else now
     get_person(connection, new.person_id)
     secret = PREFIX + secrets.token_urlsafe(32)
@@ -130,7 +130,7 @@ def make(connection: Connection, new: NewKey, *, by: int | None, now: float | No
 
 
 def revoke(connection: Connection, key_id: int, *, by: int, own_only: bool, now: float | None = None) -> None:
-    """Make a key stop working with the next request. Raises MissingError for no such key, or another's if ``own_only``."""
+    """Revoke a key from the next request on. Raises MissingError for no such key, or another person's if ``own_only``."""
     at = time.time() if now is None else now
     found = get(connection, key_id, person_id=by if own_only else None)
     if found.revoked is None:
@@ -139,7 +139,7 @@ def revoke(connection: Connection, key_id: int, *, by: int, own_only: bool, now:
 
 
 def with_secret(connection: Connection, secret: str, *, lock: bool = False) -> ApiKey | None:
-    """The key that a request carries, revoked or not; None: there is no such key."""
+    """The key that a request carries, revoked or not; None if there is no such key."""
     if not secret.startswith(PREFIX) or len(secret) > 200:
         return None
     query = _SELECT.where(api_key.c.key_hash == hashed(secret))
@@ -159,13 +159,13 @@ def get(connection: Connection, key_id: int, *, person_id: int | None = None) ->
 
 
 def all_keys(connection: Connection, *, person_id: int | None = None) -> list[ApiKey]:
-    """Every key, or one person's; the newest first."""
+    """Every key, or one person's, newest first."""
     query = _SELECT if person_id is None else _SELECT.where(api_key.c.person_id == person_id)
     return [_key(row) for row in connection.execute(query.order_by(api_key.c.id.desc())).mappings()]
 
 
 def delete_texts(connection: Connection, key_id: int, *, by: int, now: float | None = None) -> int:
-    """Erase the texts of a key's requests; how many had some. What was derived must have been withdrawn before."""
+    """Erase the texts of a key's requests; return how many had some. Withdraw what was derived from them first."""
     held = (api_request.c.api_key_id == key_id) & (api_request.c.request.is_not(None) | api_request.c.response.is_not(None))
     number = connection.execute(update(api_request).where(held).values(request=None, response=None)).rowcount
     events.record(
@@ -175,7 +175,7 @@ def delete_texts(connection: Connection, key_id: int, *, by: int, now: float | N
 
 
 def erase_expired(connection: Connection, *, now: float | None = None) -> int:
-    """Erase texts that are older than their key keeps them; how many requests had some."""
+    """Erase texts that are older than their key's ``keep_days``; return how many requests had some."""
     at = time.time() if now is None else now
     number = 0
     for row in connection.execute(select(api_key.c.id, api_key.c.keep_days).where(api_key.c.keep_days.is_not(None))).all():

@@ -1,8 +1,8 @@
-"""Votes on blind comparisons: cast once, marked if an answer gave its model away, written as a table of pairs.
+"""Votes on blind comparisons: cast once, marked if an answer gave its model away, exported as a table of pairs.
 
-An answer gives its model away if it contains the model's name (as the server has it, or its last part), its family (the
-letters with which that last part begins) or the name of a widely known family. The vote counts all the same, and says so: who
-evaluates decides.
+An answer gives its model away if it contains the model's name (the server's name, or its last part), its family (the letters
+at the start of that last part) or the name of a widely known family. The vote still counts, but it is marked, so that the
+evaluation can leave it out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NO_FAMILY = frozenset(
         "test",
     )
 )
-"""Words that many models' names begin with, and that answers use for other things."""
+"""Words that many models' names begin with, but that answers also use in other senses."""
 _SHORTEST_FAMILY = 4
 
 COLUMNS = (
@@ -69,7 +69,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cast:
-    """A vote with the models of its answers."""
+    """A vote together with the models of its answers."""
 
     turn_key: str
     prompt: str
@@ -88,8 +88,8 @@ def vote(
 ) -> None:
     """Vote on one's own turn: for the answer at a position, for a tie, or that all are bad.
 
-    The conversation continues with the preferred answer, else with the first. Raises MissingError; ConflictError if there is a
-    vote already or answers are still being written; DataError.
+    The conversation continues with the preferred answer, else with the first. Raises MissingError; ConflictError if there is
+    already a vote or answers are still being written; DataError.
     """
     view = conversation_of(connection, turn_id=turn_id, person_id=person_id)
     turn = turn_of(view, turn_id)
@@ -102,7 +102,7 @@ def vote(
     ended = [answer for answer in turn.answers if answer.ended]
     if choice not in ("answer", "tie", "bad") or (choice == "answer" and position not in [one.position for one in ended]):
         raise DataError(
-            "that is no vote", expected="one of the answers, a tie, or that all are bad", got=f"{choice} {position}"
+            "that is not a vote", expected="one of the answers, a tie, or that all are bad", got=f"{choice} {position}"
         )
     rows = connection.execute(select(turn_answer).where(turn_answer.c.turn_id == turn_id).order_by(turn_answer.c.position))
     texts = {row.position: (row.text, row.model) for row in rows}
@@ -144,12 +144,12 @@ def names_of(model: str) -> list[str]:
     family = re.match(r"([^\W\d_]+)(\d*)", last)
     if family:
         names += [name for name in (family[0], family[1]) if name not in names]
-    # A name such as "ppo" or "a" says nothing in a sentence.
+    # A name such as "ppo" or "a" reveals nothing in a sentence.
     return [name for name in names if len(name) >= _SHORTEST_FAMILY and name.lower() not in _NO_FAMILY]
 
 
 def votes_cast(connection: Connection, *, gave_away: bool = True) -> Iterator[Cast]:
-    """All votes, oldest first, without those of turns that were opted out; ``gave_away`` False also leaves out marked votes."""
+    """All votes, oldest first, except on turns that were opted out; ``gave_away`` False also leaves out marked votes."""
     query = (
         select(
             model_vote,
@@ -201,7 +201,7 @@ class Pair:
 
 
 def pairs(cast: Cast) -> Iterator[Pair]:
-    """A vote as pairs of models. A vote for one of several answers says nothing of the others among each other."""
+    """A vote as pairs of models. A vote for one of several answers says nothing about how the others compare."""
     for (place_a, model_a, text_a), (place_b, model_b, text_b) in combinations(cast.answers, 2):
         if cast.choice != "answer":
             winner = "tie" if cast.choice == "tie" else "both_bad"
@@ -213,7 +213,7 @@ def pairs(cast: Cast) -> Iterator[Pair]:
 
 
 def write_csv(casts: Iterable[Cast], file: TextIO) -> int:
-    """Write votes as a table that ``heedful evaluate votes`` reads; how many rows."""
+    """Write votes as a table that ``heedful evaluate votes`` reads; return how many rows."""
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
     number = 0
@@ -235,5 +235,5 @@ def _counts(style: TextStyle) -> list[str]:
 
 
 def _harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+    """The cell, made safe against spreadsheets that would run it as a formula."""
     return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

@@ -1,8 +1,8 @@
-"""Who makes training data, and taking back what may be used (SPEC 1.1, 2.4).
+"""Whose texts may become training data, and how they withdraw consent (SPEC 1.1, 2.4).
 
-A turn or a request that its owner opts out is never used again: every export asks the row itself. What was derived from it and
-lies elsewhere is erased: in this database here, in a project's records by :mod:`heedful.prompts.withdrawing`, which the rows of
-``withdrawal`` tell what to look for.
+A turn or request whose owner opts out is never used again: every export checks the row itself. What was derived from it is
+erased: this module erases it from the database, and :mod:`heedful.prompts.withdrawing` erases it from a project's records. The
+rows of ``withdrawal`` tell that module what to search for.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from heedful.labeling.usage import conversations
 from heedful.labeling.usage.usage_log import usable_keys
 
 PLAYGROUND = "playground-"
-"""What ids of prompts begin with that came from the playground."""
+"""The prefix of the ids of prompts that came from the playground."""
 _ROWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdrawn:
-    """Something that an owner took back."""
+    """Something that an owner withdrew."""
 
     key: str
     at: float
@@ -40,7 +40,7 @@ class Withdrawn:
 
 
 def makes_training_data(who: Person) -> bool:
-    """Whether what the person writes may train anything: held-out labelers and candidates never do (SPEC 2.4)."""
+    """Whether the person's texts may train a model. Those of held-out labelers and candidates never do (SPEC 2.4)."""
     return who.role != "labeler" or who.group == "training"
 
 
@@ -50,16 +50,16 @@ def stored_prompt_id(key: str) -> str:
 
 
 def withdraw_turn(connection: Connection, turn_id: int, person_id: int, *, now: float | None = None) -> None:
-    """Opt one's own turn out, with the later turns that repeat it. Raises MissingError."""
+    """Opt one's own turn out, and the later turns that contain it. Raises MissingError."""
     view = conversations.conversation_of(connection, turn_id=turn_id, person_id=person_id)
     first = conversations.turn_of(view, turn_id).position
-    # In a chat a later turn's prompt holds the earlier ones.
+    # In a chat, a later turn's prompt contains the earlier turns.
     last = len(view.turns) if view.mode == "chat" else first + 1
     _withdraw_turns(connection, view.turns[first:last], person_id, now)
 
 
 def withdraw_conversation(connection: Connection, conversation_id: int, person_id: int, *, now: float | None = None) -> None:
-    """Opt one's own conversation out: all its turns, and those that will be added. Raises MissingError."""
+    """Opt one's own conversation out: all its turns, and future ones. Raises MissingError."""
     view = conversations.own(connection, conversation_id, person_id, lock=True)
     connection.execute(update(conversation).where(conversation.c.id == conversation_id).values(training=False))
     _withdraw_turns(connection, view.turns, person_id, now)
@@ -80,7 +80,7 @@ def withdraw_request(connection: Connection, request_id: int, person_id: int, *,
 
 
 def withdraw_key(connection: Connection, api_key_id: int, person_id: int, *, now: float | None = None) -> int:
-    """Opt one's own key out: its requests so far and all that will come; how many had been usable. Raises MissingError."""
+    """Opt one's own key out: its requests so far and future ones; return how many were usable. Raises MissingError."""
     mine = (api_key.c.id == api_key_id, api_key.c.person_id == person_id)
     if connection.execute(update(api_key).where(*mine).values(training=False)).rowcount != 1:
         raise MissingError("there is no such key")
@@ -90,7 +90,7 @@ def withdraw_key(connection: Connection, api_key_id: int, person_id: int, *, now
 
 
 def withdraw_requests(connection: Connection, keys: Sequence[str], person_id: int, *, now: float | None = None) -> None:
-    """Opt requests out, whoever's they are."""
+    """Opt requests out; the caller has checked whose they are."""
     for some in items.batched(keys, _ROWS_AT_ONCE):
         connection.execute(update(api_request).where(api_request.c.key.in_(some)).values(training=False))
         _record(connection, some, person_id, now)
@@ -107,7 +107,7 @@ def _withdraw_turns(connection: Connection, turns: Sequence[conversations.TurnVi
 
 
 def _record(connection: Connection, keys: Sequence[str], person_id: int, now: float | None) -> None:
-    """Erase what the labeling queue holds of these, and note them for the project's records."""
+    """Erase what the labeling queue derived from these, and note them for the project's records."""
     if not keys:
         return
     at = time.time() if now is None else now
@@ -129,27 +129,27 @@ def _record(connection: Connection, keys: Sequence[str], person_id: int, now: fl
 
 
 def pending(connection: Connection) -> list[str]:
-    """Keys whose project records have not been cleaned yet, the oldest first."""
+    """Keys of withdrawals that have not been applied to the project's records yet, oldest first."""
     query = select(withdrawal.c.key).where(withdrawal.c.applied.is_(None)).order_by(withdrawal.c.at, withdrawal.c.key)
     return list(connection.execute(query).scalars())
 
 
 def applied(connection: Connection, reports: Mapping[str, Mapping[str, Any]], *, now: float | None = None) -> None:
-    """Note that the records hold nothing more of these. ``reports``: what was erased and which runs used it, by key."""
+    """Note that these were erased from the records. ``reports``: what was erased and which runs used it, by key."""
     at = time.time() if now is None else now
     for key, report in reports.items():
         connection.execute(update(withdrawal).where(withdrawal.c.key == key).values(applied=at, report=dict(report)))
 
 
 def withdrawn_by(connection: Connection, person_id: int, *, limit: int = 100) -> list[Withdrawn]:
-    """What a person took back, the newest first."""
+    """What a person withdrew, newest first."""
     query = select(withdrawal).where(withdrawal.c.person_id == person_id)
     rows = connection.execute(query.order_by(withdrawal.c.at.desc(), withdrawal.c.key).limit(limit))
     return [Withdrawn(key=row.key, at=row.at, applied=row.applied, report=row.report or {}) for row in rows]
 
 
 def delete_conversation(connection: Connection, conversation_id: int, person_id: int, *, now: float | None = None) -> None:
-    """Delete one's own conversation, and whatever was derived from it. Raises MissingError."""
+    """Delete one's own conversation and everything derived from it. Raises MissingError."""
     withdraw_conversation(connection, conversation_id, person_id, now=now)
     conversations.remove(connection, conversation_id)
     events.record(

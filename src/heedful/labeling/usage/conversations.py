@@ -1,7 +1,7 @@
-"""Conversations of the playground: started, continued, answered by models, shared by an unguessable address, read again.
+"""Conversations of the playground: start and continue them, store models' answers, share them by an unguessable address.
 
 A conversation has one of three layouts: ``single`` (one model), ``compare`` (two to four models, whose names are hidden until
-the vote) and ``rank`` (several answers, to be put in order). A new turn needs an answer to continue from: the only one, or the
+the vote) and ``rank`` (several answers to put in order). A new turn needs an answer to continue from: the only one, or the
 one that the vote chose.
 """
 
@@ -33,7 +33,7 @@ LONGEST_TURN = 50_000
 """Characters."""
 MOST_TURNS = 200
 LOST_SECONDS = 600.0
-"""An answer that has been running for longer has lost its writer: it may be asked for again."""
+"""An answer that has been running for longer is lost: it may be asked for again."""
 _RANDOM = SystemRandom()
 
 
@@ -58,7 +58,7 @@ class Sampling:
             raise DataError("there are too many stop texts", expected="at most 4, none empty", got=str(len(self.stop)))
 
     def to_json(self) -> dict[str, Any]:
-        """What was set."""
+        """Only the values that were set."""
         values = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens", "seed")}
         set_values = {name: value for name, value in values.items() if value is not None}
         return set_values | ({"stop": list(self.stop)} if self.stop else {})
@@ -71,13 +71,13 @@ def _within(name: str, value: float | None, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewConversation:
-    """What a conversation begins with."""
+    """The settings of a new conversation."""
 
     mode: Mode = "chat"
     layout: Layout = "single"
     models: tuple[str, ...]
     num_answers: int = 1
-    """Of the layout ``rank``; in other layouts each model answers once."""
+    """For the layout ``rank``; in other layouts each model answers once."""
     system: str | None = None
     use_case: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
@@ -99,7 +99,7 @@ class NewConversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """An edit of an answer, or what its reader wrote about it."""
+    """An edit or a critique of an answer."""
 
     kind: Literal["edit", "critique"]
     text: str
@@ -118,13 +118,13 @@ class AnswerView:
     finish_reason: str | None
     chosen: bool
     lost: bool
-    """Marked as running, but its writer is gone."""
+    """Whether it is marked as running, but the process that wrote it is gone."""
     edit: str | None
     critique: str | None
 
     @property
     def ended(self) -> bool:
-        """Whether there is a text to judge."""
+        """Whether there is a finished text to judge."""
         return self.state in ("finished", "stopped")
 
 
@@ -154,14 +154,14 @@ class TurnView:
 
     @property
     def complete(self) -> bool:
-        """Whether every answer has ended, and enough of them did not fail."""
+        """Whether no answer is still open, and enough of them did not fail."""
         ended = [answer for answer in self.answers if answer.ended]
         open_answers = any(answer.state in ("waiting", "running") and not answer.lost for answer in self.answers)
         return not open_answers and len(ended) >= min(2, len(self.answers))
 
     @property
     def chosen(self) -> AnswerView | None:
-        """The answer with which the conversation continues."""
+        """The answer that the conversation continues with."""
         return next((answer for answer in self.answers if answer.chosen), None)
 
 
@@ -185,7 +185,7 @@ class ConversationView:
 
     @property
     def can_continue(self) -> bool:
-        """Whether a further turn can be added."""
+        """Whether another turn can be added."""
         if not self.turns:
             return True
         return self.layout != "rank" and self.turns[-1].chosen is not None and len(self.turns) < MOST_TURNS
@@ -213,7 +213,7 @@ class Ask:
     model: str
     mode: Mode
     turns: tuple[Turn, ...]
-    """For a completion: the text alone, as the user's."""
+    """For a completion: only the text, as a user's turn."""
     sampling: Mapping[str, Any]
     started: float
 
@@ -222,7 +222,7 @@ class Ask:
 
 
 def start(connection: Connection, person_id: int, new: NewConversation, *, now: float | None = None) -> int:
-    """Start a conversation; its id."""
+    """Start a conversation; return its id."""
     values = {
         "person_id": person_id,
         "mode": new.mode,
@@ -248,9 +248,9 @@ def add_turn(
     flags: Sequence[str] = (),
     now: float | None = None,
 ) -> int:
-    """Add what the user says, with an answer for each model to write; the turn's id.
+    """Add a user's turn, with an answer for each model to write; return the turn's id.
 
-    After a turn of a chat that may not be used for training, no later one may.
+    In a chat, once a turn may not be used for training, no later turn may.
 
     Raises MissingError, DataError for an empty or too long text, ConflictError if there is no answer to continue from.
     """
@@ -265,10 +265,10 @@ def add_turn(
         raise ConflictError(
             "this conversation cannot go on yet",
             expected="an answer to continue from",
-            got="a turn that has none, or that waits for your vote",
+            got="a turn that has none, or that still needs your vote",
             next_step="wait for the answers and vote, or start another conversation",
         )
-    earlier = view.turns if view.mode == "chat" else ()  # a later turn's prompt holds them
+    earlier = view.turns if view.mode == "chat" else ()  # a later turn's prompt contains them
     training = training and all(turn.training for turn in earlier)
     found = dict.fromkeys([*(flag for turn in earlier for flag in turn.flags), *flags])
     values = {
@@ -283,7 +283,7 @@ def add_turn(
     added = insert(conversation_turn).values(values).returning(conversation_turn.c.id)
     turn_id = connection.execute(added).scalar_one()
     models = [view.models[place % len(view.models)] for place in range(view.num_answers)]
-    _RANDOM.shuffle(models)  # blind: the place tells nothing
+    _RANDOM.shuffle(models)  # blind: the place must not reveal the model
     rows = [
         {"turn_id": turn_id, "position": position, "model": model, "text": "", "state": "waiting", "chosen": False}
         for position, model in enumerate(models)
@@ -293,7 +293,7 @@ def add_turn(
 
 
 def begin_answer(connection: Connection, answer_id: int, person_id: int, *, now: float | None = None) -> Ask:
-    """Take an answer in hand, so that no other page asks for it too. Raises MissingError, ConflictError."""
+    """Claim an answer, so that no other page asks for it too. Raises MissingError, ConflictError."""
     at = _now(now)
     row = _own_answer(connection, answer_id, person_id)
     state = turn_answer.c.state
@@ -325,7 +325,7 @@ def begin_answer(connection: Connection, answer_id: int, person_id: int, *, now:
 def end_answer(
     connection: Connection, ask: Ask, text: str, *, state: State, finish_reason: str | None = None, now: float | None = None
 ) -> None:
-    """Keep what the model wrote; nothing happens if the answer was deleted meanwhile, or taken over by another page."""
+    """Store what the model wrote; does nothing if the answer was deleted in the meantime or claimed by another page."""
     values = {
         "text": text.replace("\x00", "\ufffd").encode(errors="replace").decode(),
         "state": state,
@@ -346,14 +346,14 @@ def end_answer(
 
 
 def share(connection: Connection, conversation_id: int, person_id: int, *, shared: bool) -> None:
-    """Make an address at which anyone may read the conversation, or make it stop working. Raises MissingError."""
+    """Make an address at which anyone may read the conversation, or end it. Raises MissingError."""
     view = own(connection, conversation_id, person_id, lock=True)
     token = (view.share_token or secrets.token_urlsafe(32)) if shared else None
     connection.execute(update(conversation).where(conversation.c.id == conversation_id).values(share_token=token))
 
 
 def remove(connection: Connection, conversation_id: int) -> None:
-    """Delete a conversation. What was derived from it must have been withdrawn before (``consent.withdraw_turns``)."""
+    """Delete a conversation. Withdraw what was derived from it first (``consent.withdraw_conversation``)."""
     turns = select(conversation_turn.c.id).where(conversation_turn.c.conversation_id == conversation_id)
     answers = select(turn_answer.c.id).where(turn_answer.c.turn_id.in_(turns))
     connection.execute(delete(answer_feedback).where(answer_feedback.c.answer_id.in_(answers)))
@@ -367,7 +367,7 @@ def remove(connection: Connection, conversation_id: int) -> None:
 
 
 def own(connection: Connection, conversation_id: int, person_id: int, *, lock: bool = False) -> ConversationView:
-    """One's own conversation. Raises MissingError: that of another person does not exist."""
+    """One's own conversation. Raises MissingError, also for another person's conversation."""
     query = select(conversation).where(conversation.c.id == conversation_id, conversation.c.person_id == person_id)
     return _view(connection, connection.execute(query.with_for_update() if lock else query).mappings().one_or_none())
 
@@ -379,7 +379,7 @@ def shared(connection: Connection, token: str) -> ConversationView:
 
 
 def history(connection: Connection, person_id: int, *, limit: int = 50, before: int | None = None) -> list[Listed]:
-    """A person's conversations, the newest first; ``before``: only those with a smaller id."""
+    """A person's conversations, newest first; ``before``: only those with a smaller id."""
     query = select(conversation).where(conversation.c.person_id == person_id)
     if before is not None:
         query = query.where(conversation.c.id < before)
@@ -405,7 +405,7 @@ def history(connection: Connection, person_id: int, *, limit: int = 50, before: 
 
 
 def turns_before(view: ConversationView, position: int) -> tuple[Turn, ...]:
-    """What a model is asked at a turn: in a chat all turns up to it, with the answers that were continued from."""
+    """The turns that a model is asked: in a chat, all turns up to this one, with the chosen answers."""
     turn = view.turns[position]
     if view.mode == "completion":
         return (Turn("user", turn.text),)
@@ -418,7 +418,7 @@ def turns_before(view: ConversationView, position: int) -> tuple[Turn, ...]:
 
 
 def conversation_of(connection: Connection, *, turn_id: int, person_id: int, lock: bool = True) -> ConversationView:
-    """One's own conversation that a turn belongs to. Raises MissingError."""
+    """The conversation of one's own that a turn belongs to. Raises MissingError."""
     of = conversation_turn.c.conversation_id
     found = connection.execute(select(of).where(conversation_turn.c.id == turn_id)).scalar_one_or_none()
     return own(connection, found or 0, person_id, lock=lock)

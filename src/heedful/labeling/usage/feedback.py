@@ -1,4 +1,4 @@
-"""What people say about answers in the playground: edits, critiques, and rankings by the labelers' form (SPEC 2.3, 7)."""
+"""Feedback on answers in the playground: edits, critiques, and rankings on the labelers' form (SPEC 2.3, 7)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BATCH = "Playground: answers to rank"
 def keep(
     connection: Connection, answer_id: int, person_id: int, *, kind: str, text: str, now: float | None = None
 ) -> ConversationView:
-    """Keep an edit or critique of an answer in one's own conversation; an empty text removes it. The conversation.
+    """Keep an edit or critique of an answer in one's own conversation; an empty text removes it. Returns the conversation.
 
     Raises MissingError, ConflictError for an answer that is not finished, DataError.
     """
@@ -58,7 +58,7 @@ def keep(
 
 
 def prompt_of_turn(view: ConversationView, turn_id: int, owner: str) -> Prompt:
-    """A turn as a prompt of the store: the conversation up to it. Its owner is the user's pseudonym (SPEC 1.3)."""
+    """A turn as a stored prompt: the conversation up to it. Its owner is the user's pseudonym (SPEC 1.3)."""
     turn = turn_of(view, turn_id)
     turns = turns_before(view, turn.position)
     return Prompt(
@@ -72,7 +72,7 @@ def prompt_of_turn(view: ConversationView, turn_id: int, owner: str) -> Prompt:
 
 
 def start_ranking(connection: Connection, turn_id: int, person_id: int, *, now: float | None = None) -> int:
-    """Make a task of a turn's answers, for its own user; the id of the assignment, which opens the ranking board.
+    """Make a ranking task from a turn's answers, for its own user; return the id of the assignment, which opens the board.
 
     Raises MissingError; ConflictError if answers are missing; DataError if the turn may not be used for training.
     """

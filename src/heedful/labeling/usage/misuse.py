@@ -1,11 +1,11 @@
-"""Signs of misuse in what is asked and answered: found by callables that an installation brings as entry points.
+"""Signs of misuse in requests and answers, found by classifiers that other packages provide as entry points.
 
 An entry point of the group ``heedful.misuse`` names a callable that takes a text and returns the names of what it found::
 
     [project.entry-points."heedful.misuse"]
     weapons = "our_checks:find_weapons"        # def find_weapons(text: str) -> list[str]
 
-Names of findings are logged, texts are not: so production keys are watched too.
+The names of findings are logged, the texts are not. So production keys are checked too.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ log = logging.getLogger("heedful.usage")
 
 @cache
 def installed() -> tuple[tuple[str, Classifier | None], ...]:
-    """The classifiers that the installed packages bring, by name; None: it could not be loaded."""
+    """The classifiers of the installed packages, by name; None if one could not be loaded."""
     found: list[tuple[str, Classifier | None]] = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             found.append((point.name, point.load()))
-        except Exception:  # another package's mistake must not keep the application from starting
+        except Exception:  # another package's bug must not keep the application from starting
             log.exception("the misuse classifier %s could not be loaded", point.name)
             found.append((point.name, None))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What the playground and the public API hold of one person: counted, copied out, deleted (SPEC 1.1)."""
+"""Count, export and delete what the playground and the public API hold about one person (SPEC 1.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnData:
-    """How much there is."""
+    """How much is stored about a person."""
 
     conversations: int
     turns: int
@@ -36,13 +36,13 @@ class OwnData:
     requests: int
     """Of one's own keys."""
     kept_texts: int
-    """Requests whose text is still there."""
+    """Requests whose text is still stored."""
     usable_requests: int
     """Requests that may be used for training."""
 
 
 def own_data(connection: Connection, person_id: int) -> OwnData:
-    """Count what there is of a person."""
+    """Count what is stored about a person."""
     turns = conversation_turn.join(conversation, conversation_turn.c.conversation_id == conversation.c.id)
     requests = api_request.join(api_key, api_request.c.api_key_id == api_key.c.id)
     my_turn, my_key = conversation.c.person_id == person_id, api_key.c.person_id == person_id
@@ -64,7 +64,7 @@ def own_data(connection: Connection, person_id: int) -> OwnData:
 
 
 def everything(connection: Connection, person_id: int) -> Iterator[dict[str, Any]]:
-    """All of it, a row at a time: conversations, then keys and their requests. Hidden names of models stay hidden."""
+    """Everything stored about a person, row by row: conversations, then keys and requests. Hidden model names stay hidden."""
     for number in _conversations_of(connection, person_id):
         yield {"kind": "conversation", **asdict(conversations.own(connection, number, person_id))}
     for key in api_keys.all_keys(connection, person_id=person_id):
@@ -76,9 +76,9 @@ def everything(connection: Connection, person_id: int) -> Iterator[dict[str, Any
 
 
 def delete_everything(connection: Connection, person_id: int, *, now: float | None = None) -> OwnData:
-    """Delete all conversations and all texts of requests, and whatever was derived from them; what there was.
+    """Delete all conversations, all texts of requests, and everything derived from them; return what there was.
 
-    Keys stay, and so does the count of what they used.
+    Keys stay, and so do the counts of their requests.
     """
     was = own_data(connection, person_id)
     for number in _conversations_of(connection, person_id):

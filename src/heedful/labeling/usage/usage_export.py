@@ -1,9 +1,9 @@
 """What the playground adds to the export of labels: prompts with their answers, edits, critiques and votes.
 
-An edit is a demonstration, and with the answer that it mends a ranking of two (the edit is better). Critiques and votes are
-rows of ``"kind": "annotation"``. Rankings on the board are labels of the queue and come out with the others. Nothing comes out
-of a turn that was opted out, in which something was found, or whose user is a candidate. Held-out labelers' feedback is of the
-phase evaluation.
+An edit is a demonstration and, with the answer that it corrects, a ranking of two (the edit is better). Critiques and votes are
+rows of ``"kind": "annotation"``. Rankings on the board are labels of the queue and are exported with the others. Nothing is
+exported from a turn that was opted out or flagged, or whose user is a candidate. Held-out labelers' feedback has the phase
+evaluation.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from heedful.project.data_folder import record_to_json
 from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 PLAYGROUND = "playground"
-"""The source, in the metadata, of what people say there."""
+"""The ``source`` in the metadata of feedback from the playground."""
 
 
 def playground_rows(connection: Connection, without: Container[str] = ()) -> Iterator[dict[str, Any]]:
-    """Rows as ``heedful import heedful`` reads them; what others name comes first. ``without``: exported ids."""
+    """Rows as ``heedful import heedful`` reads them, dependencies first. ``without``: ids that were exported already."""
     answers = select(turn_answer.c.id).where(turn_answer.c.turn_id == conversation_turn.c.id)
     said = exists().where(answer_feedback.c.answer_id.in_(answers))
     voted = exists().where(model_vote.c.turn_id == conversation_turn.c.id)
@@ -63,7 +63,7 @@ def _rows_of_turn(connection: Connection, row: Mapping[Any, Any]) -> Iterator[di
     phase: Phase = "evaluation" if row["role"] == "labeler" and row["group_name"] == "held_out" else "training"
     prompt = prompt_of_turn(view, turn.id, row["pseudonym"])
     record = {"kind": "prompt", **record_to_json(prompt)}
-    record.pop("split", None)  # the import gives it its owner's
+    record.pop("split", None)  # the import gives it the split of its owner
     yield record | ({"split": "test"} if phase == "evaluation" else {})
     group = shown_group(row["role"], row["group_name"])
     metadata = {"usage": turn.key, "group": group, "source": PLAYGROUND}
@@ -132,7 +132,7 @@ def _feedback_rows(
 
 
 def _continuing(prompt: Prompt, text: str) -> str:
-    """An edit as it continues its prompt: that of a completion exactly, as the model's own text did."""
+    """An edit as it continues its prompt. For a completion it is kept exactly, as the model's own text was."""
     is_completion = len(prompt.turns) == 1 and not prompt.text.endswith("\n")
     return text if is_completion else response_text(prompt.turns, text)
 

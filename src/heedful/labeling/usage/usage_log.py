@@ -1,4 +1,4 @@
-"""The log of the public API: what keys used, request by request and day by day; and its rows for the import of prompts."""
+"""The log of the public API: usage by request and by day, and its rows for the import of prompts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class KeyUsage:
 
 
 def usage_by_key(connection: Connection, *, now: float | None = None) -> dict[int, KeyUsage]:
-    """Usage by the key's id; keys without requests in 30 days are not there."""
+    """Usage by key id; keys without requests in the last 30 days are left out."""
     at = time.time() if now is None else now
     tokens = func.coalesce(api_request.c.prompt_tokens, 0) + func.coalesce(api_request.c.completion_tokens, 0)
     failed = or_(api_request.c.status.is_(None), api_request.c.status != _OK)
@@ -87,7 +87,7 @@ def usage_by_key(connection: Connection, *, now: float | None = None) -> dict[in
 
 
 def flagged_requests(connection: Connection, *, since: float, limit: int = 100) -> list[Mapping[Any, Any]]:
-    """Requests in which something was found, the newest first, with key and owner, without texts."""
+    """Flagged requests, newest first, with key and owner, without texts."""
     columns = [column for column in api_request.c if column.name not in ("request", "response")]
     query = (
         select(*columns, api_key.c.name, api_key.c.purpose, person.c.pseudonym)
@@ -107,7 +107,7 @@ def flagged_requests(connection: Connection, *, since: float, limit: int = 100) 
 
 
 def per_day(connection: Connection, *, days: int = 14, now: float | None = None) -> list[tuple[float, int]]:
-    """Requests of each of the last days (UTC), the oldest first."""
+    """Number of requests on each of the last days (UTC), oldest first."""
     at = time.time() if now is None else now
     today = at // DAY * DAY
     starts = [today - DAY * back for back in range(days - 1, -1, -1)]
@@ -119,7 +119,7 @@ def per_day(connection: Connection, *, days: int = 14, now: float | None = None)
 
 
 def requests_of(connection: Connection, key_id: int, *, limit: int = 50, before: int | None = None) -> list[Request]:
-    """A key's requests, the newest first; ``before``: only those with a smaller id."""
+    """A key's requests, newest first; ``before``: only those with a smaller id."""
     query = select(api_request).where(api_request.c.api_key_id == key_id)
     if before is not None:
         query = query.where(api_request.c.id < before)
@@ -134,8 +134,8 @@ def requests_of(connection: Connection, key_id: int, *, limit: int = 50, before:
 def prompt_rows(connection: Connection) -> Iterator[tuple[int, dict[str, Any]]]:
     """What may become prompts, as (number, row of the format ``api``): requests of the API, then turns of the playground.
 
-    Requests and turns that were opted out, of production keys, or of people who make no training data have no row: their text
-    leaves the database in no case.
+    Some have no row, so their text never leaves the database: requests and turns that were opted out, requests of production
+    keys, and texts of people who make no training data.
     """
     yield from _rows_of_requests(connection)
     yield from _rows_of_turns(connection)
@@ -189,10 +189,10 @@ def _common(at: float, owner: str, model: str, key: str) -> dict[str, Any]:
 
 
 _TRAINERS = (or_(person.c.role != "labeler", person.c.group_name == "training"),)
-"""As ``consent.makes_training_data``."""
+"""The same rule as ``consent.makes_training_data``."""
 
 
 def usable_keys(connection: Connection, key_id: int) -> list[str]:
-    """What names the requests of a key that may be used for training."""
+    """The identifying keys of an API key's requests that may be used for training."""
     usable = select(api_request.c.key).where(api_request.c.api_key_id == key_id, api_request.c.training)
     return list(connection.execute(usable).scalars())

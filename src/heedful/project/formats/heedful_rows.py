@@ -1,4 +1,4 @@
-"""Our own records, one per row, of any kind; also tasks as labelers send them back, filled in.
+"""Heedful's own records of any kind, one per row; also tasks that labelers have filled in.
 
 A ranking task is a ranking with two more keys for the labeler to read, ``prompt`` and ``responses`` (texts in the order of
 ``response_ids``), and ``ranks`` null until it is filled in::
@@ -6,9 +6,9 @@ A ranking task is a ranking with two more keys for the labeler to read, ``prompt
     {"kind": "ranking", "prompt_id": "…", "prompt": "…", "response_ids": ["a", "b"], "responses": ["…", "…"], "ranks": [1, 2],
      "labeler": "anna"}
 
-A demonstration task has ``prompt`` besides, and ``text`` null until it is filled in. A row without ``id`` gets one made of its
-content. Rows of the kind ``annotation`` (other answers from the labeling database, such as toxicity) are counted and left in
-the file.
+A demonstration task has an additional ``prompt``, and its ``text`` is null until it is filled in. A row without ``id`` gets one
+made from its content. Rows of the kind ``annotation`` (other answers from the labeling database, such as toxicity) are counted
+and left in the file.
 """
 
 from __future__ import annotations
@@ -84,6 +84,6 @@ def _seen(record: Record, task: dict[str, Any]) -> dict[str, str]:
     seen = {record.prompt_id: prompt} if prompt is not None else {}
     if isinstance(record, Ranking) and responses is not None:
         if not isinstance(responses, list) or len(responses) != len(record.response_ids):
-            raise BadRow(f"{len(record.response_ids)} response_ids and not as many 'responses'")
+            raise BadRow(f"{len(record.response_ids)} response_ids, but another number of 'responses'")
         seen.update(zip(record.response_ids, responses, strict=True))
     return seen

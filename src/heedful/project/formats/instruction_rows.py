@@ -48,8 +48,8 @@ def read_instruction(row: object, labeler: str | None) -> Draft:
     """A question with an answer (``output``, ``response`` or ``completion``), a ``chosen`` and ``rejected`` one, or both.
 
     The question is ``instruction``, ``prompt`` or ``question``; ``input`` or ``context`` follows it after an empty line, and
-    ``system`` and ``history`` become turns in front of it. If a ``prompt`` is in Alpaca's template, the template is removed, so
-    that a task reads the same from every file; without it the two texts are kept as they are. Raises BadRow.
+    ``system`` and ``history`` become turns in front of it. If a ``prompt`` uses Alpaca's template, the template is removed, so
+    that a task reads the same from every file. Otherwise a lone ``prompt`` and its answer are kept exactly. Raises BadRow.
     """
     row = an_object(row)
     labeler = labeler or "alpaca"

@@ -5,10 +5,10 @@ A row may also be a tree's first message with the others nested in it. Rows of s
 
 - A prompt is the conversation up to each prompter message; those without an answer are prompts too.
 - Every assistant reply is a response; two or more sibling replies with ranks make a ranking.
-- The best-ranked reply that a person wrote is the demonstration, or an only reply without rank; among several replies
-  without ranks there is none.
-- Deleted messages and spam (a failed review, or the label ``spam`` at 0.5 or more) are left out with all that hangs under
-  them; replies by a model stay in rankings under its name and are never demonstrations.
+- The best-ranked reply that a person wrote is the demonstration. A single reply needs no rank; several replies without
+  ranks give no demonstration.
+- Deleted messages and spam (a failed review, or the label ``spam`` at 0.5 or more) are left out with everything below them.
+  Replies by a model stay in rankings under its name and are never demonstrations.
 - All prompts of a tree belong to the user who opened it, so a tree is in one split.
 """
 
@@ -60,7 +60,7 @@ def _tree_of_messages(messages: list[Any]) -> dict[str, Any]:
         raise BadRow("two messages of the tree have one message_id")
     roots = [message for message in nested.values() if message.get("parent_id") is None]
     if len(roots) != 1:
-        raise BadRow(f"{len(roots)} messages of the tree have no parent_id, and not one")
+        raise BadRow(f"{len(roots)} messages of the tree have no parent_id; exactly one should have none")
     for message in nested.values():
         parent = optional_text(message, "parent_id")
         if parent is not None and parent not in nested:
@@ -77,7 +77,7 @@ def read_tree(row: object, labeler: str | None) -> Draft:
     tree = _tree_of_messages([an_object(each) for each in row]) if isinstance(row, list) else an_object(row)
     if "role" in tree and "prompt" not in tree:  # the root message without the tree around it
         if "replies" not in tree:
-            raise BadRow("a single message without replies: the file of trees is wanted, not the one of messages")
+            raise BadRow("a single message without replies: import the file of trees, not the one of messages")
         tree = {"prompt": tree}
     if str(tree.get("tree_state")) in _CLOSED_STATES:
         raise SkippedRow(f"tree_state is {tree['tree_state']}")

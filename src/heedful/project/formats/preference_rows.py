@@ -30,10 +30,10 @@ TRL_SAMPLE = (
 
 
 def read_dialogue_pair(row: object, labeler: str | None) -> Draft:
-    """Two dialogues that part at their last Assistant turn: all before it is the prompt, each last turn a response.
+    """Two dialogues that differ in their last Assistant turn only: it is the response, and everything before it the prompt.
 
-    An empty response is kept, as a legal answer. ``system`` is a turn in front. Raises BadRow if the dialogues part earlier or
-    are the same.
+    An empty response is kept: it is a legal answer. ``system`` becomes the first turn. Raises BadRow if the dialogues differ
+    earlier or are the same.
     """
     pair = an_object(row)
     before = earlier_turns(pair)
@@ -55,7 +55,7 @@ def _pair_of_dialogues(chosen: list[Turn], rejected: list[Turn], labeler: str, u
         if turns[-1][0] != "assistant":
             raise BadRow(f"{name!r} does not end with a turn of the assistant")
     if chosen[:-1] != rejected[:-1]:
-        raise BadRow("the chosen and the rejected dialogue part before their last assistant turn")
+        raise BadRow("the chosen and the rejected dialogue differ before their last assistant turn")
     if not any(role == "user" for role, _ in chosen[:-1]):
         raise BadRow("no user's turn before the last assistant turn")
     prompt = new_prompt(prompt_turns(chosen[:-1]), user=user)
@@ -66,10 +66,10 @@ def _pair_of_dialogues(chosen: list[Turn], rejected: list[Turn], labeler: str, u
 def read_trl_pair(row: object, labeler: str | None) -> Draft:
     """A row of TRL's preference format, of either type, with or without its own prompt.
 
-    Texts are taken as they are, to the last space, because TRL joins prompt and response as they are. A text row without
-    prompt is cut at the last white space that both responses share (TRL cuts inside words too); dialogues, at their last
-    turn. ``question`` or ``instruction`` may take the place of ``prompt``; ``input`` or ``context``, ``system`` and ``history``
-    are read into the prompt's turns. If the lists of messages repeat the prompt, it is read once. Raises BadRow.
+    Texts are kept exactly, every space included, because TRL joins prompt and response unchanged. A text row without prompt is
+    cut at the last white space that both responses share (TRL cuts inside words too); dialogues are cut at their last turn.
+    ``question`` or ``instruction`` may replace ``prompt``. ``input`` or ``context``, ``system`` and ``history`` become turns of
+    the prompt. If the lists of messages repeat the prompt, it is read once. Raises BadRow.
     """
     pair = an_object(row)
     labeler = labeler or "trl-preference"
@@ -125,7 +125,7 @@ def _cut_at_what_is_shared(pair: Mapping[str, Any], chosen: str, rejected: str, 
 
 
 def _after(before: list[Turn], turns: list[Turn]) -> list[Turn]:
-    """The messages after the prompt's turns. They may repeat those, from the first on or the last ones only."""
+    """The prompt's turns and the messages after them. The messages may repeat the prompt's turns, all or only the last ones."""
     plain = [Turn(role, trimmed(text)) for role, text in before]
     repeated = [Turn(role, trimmed(text)) for role, text in turns[:-1]]
     for length in range(min(len(plain), len(repeated)), 0, -1):

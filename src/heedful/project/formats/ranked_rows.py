@@ -1,4 +1,4 @@
-"""A prompt with several responses in one row, with ranks or ratings where there are some."""
+"""A prompt with several responses in one row, with ranks or ratings if the row has any."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RANKS = ("ranks", "rank")
 _LABELERS = ("labeler", "annotator", "worker")
 _NUMBERED = re.compile(r"(?P<what>response|completion|output|answer|model|rating|score|rank)(?P<number>_?\d+|_[a-z])")
 _SAME = {"completion": "response", "output": "response", "answer": "response", "score": "rating"}
-"""What other words of a numbered column mean."""
+"""Synonyms in the names of numbered columns."""
 _BARE = ("response", "completion", "output", "answer")
 _JUDGING = frozenset(
     ("winner", "preferred", "preference", "ranking", "order", "choice", "better", "best", "label", "chosen", "rejected")
@@ -34,7 +34,7 @@ _JUDGING = frozenset(
 
 
 class Given(NamedTuple):
-    """A response as a row has it."""
+    """A response as a row gives it."""
 
     text: str
     model: str | None = None
@@ -49,7 +49,7 @@ def read_responses(row: object, labeler: str | None) -> Draft:
 
     ``models``, ``ratings`` and ``ranks`` may also be lists of their own. A table has numbered columns instead: ``response_1``,
     ``model_1``, ``rating_1``, ``response_2``... Ratings are used only where there are no ranks: the highest is rank 1, equal
-    ratings are a tie. Without either, the responses wait for labelers. Raises BadRow.
+    ratings are a tie. Without either, the responses are imported without a ranking. Raises BadRow.
     """
     row = an_object(row)
     question = asked(row)
@@ -76,7 +76,7 @@ def _refuse_judging(row: Mapping[str, Any]) -> None:
 
 
 def _listed(row: Mapping[str, Any], key: str) -> tuple[list[Given], list[str], list[str]]:
-    """The responses of a list, the keys that were read, and notes on those of the responses that were not."""
+    """The responses of a list, the keys that were read, and notes on keys of the responses that were not read."""
     responses = row[key]
     if not isinstance(responses, list):
         raise BadRow(f"{key!r} should be a list and is {shown(responses)}")

@@ -1,6 +1,6 @@
-"""What the keys of a row mean: those that every format reads the same way, and those that no reader used.
+"""What the keys of a row mean: keys that every format reads the same way, and keys that no reader used.
 
-Each reader names the keys that it used, and ``unused_keys`` answers for the others:
+Each reader names the keys that it used, and ``unused_keys`` decides about the others:
 
 - a key that changes what the prompt means (``tools``, ``passage``, a second conversation) makes the row unusable;
 - a key that is known to be harmless (ids, sources, hashes, times) is ignored;
@@ -105,7 +105,7 @@ class Asked:
 
     turns: tuple[Turn, ...]
     exact: bool
-    """Whether the text is the row's own to the last space, as for TRL's text rows: the answer goes on right after it."""
+    """Whether the text is exactly the row's, every space included, as in TRL's text rows: the answer follows directly."""
     used: tuple[str, ...]
     """The keys that were read."""
 
@@ -140,7 +140,7 @@ def asked(row: Mapping[str, Any]) -> Asked | None:
 
 
 def earlier_turns(row: Mapping[str, Any]) -> list[Turn]:
-    """The turns in front of the question that have keys of their own: system message and history."""
+    """The turns before the question that have keys of their own: system message and history."""
     system, history = given_key(row, SYSTEM_KEYS), given_key(row, HISTORY_KEYS)
     turns = [] if system is None else [Turn("system", text_of(row, system))]
     return turns if history is None else joined(turns, _turns_of_history(row[history], history))

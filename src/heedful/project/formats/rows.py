@@ -1,4 +1,4 @@
-"""What a format's reader makes of a row. Ids are made of the content, so that a second import adds nothing."""
+"""What a format's reader makes of a row. Ids are made from the content, so that a second import adds nothing."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class BadRow(Exception):
 
 
 class SkippedRow(Exception):
-    """The row is good and holds nothing to import; ``str()`` is the reason."""
+    """The row is good but holds nothing to import; ``str()`` is the reason."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """The records of one row, in dependency order; splits are given by the importer unless ``split_given``."""
+    """The records of one row, in dependency order; the importer assigns splits unless ``split_given``."""
 
     records: list[Record] = field(default_factory=list[Record])
     notes: list[str] = field(default_factory=list[str])
-    """What was left out of the row or changed, one note for each time; the report counts them."""
+    """What was left out of the row or changed, one note each time; the report counts them."""
     split_given: bool = False
     seen: dict[str, str] = field(default_factory=dict[str, str])
     """What the labeler saw according to the row, by prompt or response id: the stored texts must be the same."""
 
 
 def content_id(kind: str, *parts: object) -> str:
-    """An id made of the content: the same content has the same id (64 bits; 100,000 records collide once in 3 billion)."""
+    """An id made from the content: the same content has the same id (64 bits: 3 in 10^10 that any two of 100,000 collide)."""
     return f"{kind}-{blake2b(repr(parts).encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
 
 
@@ -50,13 +50,13 @@ def new_prompt(
 
 
 def new_response(prompt: Prompt, text: str, model: str | None) -> Response:
-    """A response; its id is that of the text as it continues the prompt."""
+    """A response; its id is made from the text as it continues the prompt."""
     id = content_id("response", prompt.text, continuation(prompt.turns, text), model)
     return Response(id=id, prompt_id=prompt.id, text=text, model=model)
 
 
 def new_demonstration(prompt: Prompt, text: str, labeler: str) -> Demonstration:
-    """A demonstration; its id is that of the text as it continues the prompt. Raises BadRow if it is empty."""
+    """A demonstration; its id is made from the text as it continues the prompt. Raises BadRow if it is empty."""
     if not text.strip():
         raise BadRow("the answer is empty")
     id = content_id("demonstration", prompt.text, continuation(prompt.turns, text), labeler)
@@ -64,7 +64,7 @@ def new_demonstration(prompt: Prompt, text: str, labeler: str) -> Demonstration:
 
 
 def new_ranking(prompt: Prompt, ranked: Sequence[tuple[Response, float]], labeler: str) -> Ranking:
-    """A ranking in the order of the response ids, so that the best one does not always come first.
+    """A ranking whose responses are ordered by id, so that the best one does not always come first.
 
     Ranks are made dense (0, 2, 5 becomes 1, 2, 3): a weak order holds no distances.
     """
@@ -151,7 +151,7 @@ def turns_of_messages(messages: object) -> list[Turn]:
 
 
 _LEARNED = ("weight", "train", "loss")
-"""Keys of a message that say whether a model learns from it: 0 and false mean no."""
+"""Keys of a message that say whether a model learns from it; 0 and false mean no."""
 
 
 _PART_KEYS = {"type", "text", "annotations", "cache_control"}

@@ -13,7 +13,7 @@ _PAIRS = (("inputs", "targets"), ("inputs_pretokenized", "targets_pretokenized")
 def read_task(row: object, labeler: str | None) -> Draft:
     """A prompt and a demonstration: ``inputs`` and ``targets``, or ``inputs_pretokenized`` and ``targets_pretokenized`` (T0).
 
-    Where both pairs are there, T0's is taken: its ``inputs`` are token ids. Raises BadRow.
+    If a row has both pairs, the second is used: in T0's files, ``inputs`` are token ids. Raises BadRow.
     """
     row = an_object(row)
     keys = next((pair for pair in reversed(_PAIRS) if pair[0] in row), None)

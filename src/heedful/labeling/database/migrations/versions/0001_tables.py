@@ -1,4 +1,4 @@
-"""The first tables, and triggers that keep the audit as it was written.
+"""The first tables, and triggers that keep the audit log unchanged.
 
 Revision ID: 0001
 """

@@ -1,4 +1,4 @@
-"""Indexes that the researchers' console reads by; what claims and answers are served by stays as it was.
+"""Indexes for the researchers' console; the indexes for claims and answers do not change.
 
 Revision ID: 0002
 """
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Newest first with the id behind, for every table that is looked through; counters; the few rows that stand out."""
+    """Indexes by time and id for every table that can be searched, for counters, and for a few rare conditions."""
     op.drop_index("ix_prompt_created", "prompt")
     for table in ("prompt", "response", "demonstration", "ranking", "rating", "annotation"):
         op.create_index(f"ix_{table}_newest", table, ["created", "id"])

@@ -1,4 +1,4 @@
-"""The audit holds no text of a task: reasons to skip, questions and their answers stay in their own rows, which can be erased.
+"""The audit log holds no text of a task: reasons to skip, questions and answers stay in their own rows, which can be erased.
 
 Revision ID: 0004
 """
@@ -28,7 +28,7 @@ _KEEP_AGAIN = {
 
 
 def upgrade() -> None:
-    """Take the texts out of the events that have some."""
+    """Remove the texts from events that have some."""
     dialect, connection = op.get_context().dialect.name, op.get_bind()
     json = sa.JSON(none_as_null=True)
     columns = (sa.column("id"), sa.column("action"), sa.column("before", json), sa.column("after", json))
