@@ -57,7 +57,7 @@ def test_from_a_vote_to_the_next_policy_without_a_shell(processes: Any, chromium
 
         page.goto(f"{addresses['application']}/admin/rounds")
         page.get_by_role("button", name="Start round 2").click()
-        page.get_by_text("Round 2 is being done.").wait_for()
+        page.get_by_text("Round 2 is running.").wait_for()
         page.get_by_role("button", name="Start round 3").wait_for(timeout=ROUND_MS)
         (decided,) = json.loads((project / "results.json").read_text())["rounds"]
         row = page.get_by_role("row").filter(has_text="policy_2").inner_text()

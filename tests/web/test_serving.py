@@ -120,7 +120,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_no_database(tmp_path: Path) -> None:
     (tmp_path / "labels.sqlite").write_text("These are no labels but a text that somebody put here.\n" * 100)
-    assert "this is no database" in refusal(tmp_path, port=free_port())
+    assert "this is not a database" in refusal(tmp_path, port=free_port())
 
 
 def test_no_such_address(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The labeling application: pages and a JSON API over the store. Nothing here reaches torch."""
+"""The labeling application: pages and a JSON API over the labeling database. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""The application: routes, guards and failures put together."""
+"""Put the application together: routes, guards and error pages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STATUS_OF: tuple[tuple[type[HeedfulError], int], ...] = (
     (UserError, 400),
     (HeedfulError, 500),
 )
-"""The first that fits."""
+"""The first match counts."""
 
 TITLES = {
     400: "That did not work",
@@ -104,7 +104,7 @@ MODULES = (
     ),
     *(labeler_api, playground_api, researcher_api, api_docs),
 )
-"""Each adds its routes."""
+"""Modules that add routes."""
 
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -113,7 +113,7 @@ NO_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-"""FastAPI can report requests, with what was in them, to where environment variables say: what people write goes nowhere."""
+"""FastAPI can report requests with their content if environment variables say so; what people write must stay here."""
 
 STATIC_SECONDS = 31_536_000
 
@@ -152,13 +152,13 @@ def _static(request: Request, version: str, name: str) -> Response:
     file = rendering.static.get(name)
     if file is None:
         raise HTTPException(404)
-    # A page from before an update asks for another version: it gets today's file, and asks again next time.
+    # A page from before an update asks for an old version: it gets today's file, uncached.
     kept = f"public, max-age={STATIC_SECONDS}, immutable" if version == rendering.version else "no-cache"
     return Response(file.content, media_type=file.media_type, headers={"Cache-Control": kept})
 
 
 def _health(request: Request) -> JSONResponse:
-    """For a proxy or a service manager: the database answers."""
+    """For a proxy or a service manager: check that the database answers."""
     with request.app.state.database.read() as connection:
         connection.exec_driver_sql("SELECT 1")
     return JSONResponse({"status": "ok"})
@@ -179,7 +179,7 @@ def _failure(
     headers: dict[str, str] | None = None,
     **more: Any,
 ) -> Response:
-    """A failure as a page for a person, or as a problem (RFC 9457) for a program."""
+    """A failure, as a page for people or as a problem document (RFC 9457) for programs."""
     message = message or MESSAGES.get(status) or HTTPStatus(status).phrase.lower()
     next_step = next_step or NEXT_STEPS.get(status)
     title = TITLES.get(status) or HTTPStatus(status).phrase
@@ -191,7 +191,7 @@ def _failure(
         content = {key: value for key, value in (problem | more).items() if value is not None}
         return JSONResponse(content, status_code=status, headers=headers, media_type="application/problem+json")
     visit: Visit | None = getattr(request.state, "visit", None)
-    if visit is None:  # it failed before the visitor was known: show the page that anybody may see
+    if visit is None:  # it failed before the visitor was known: show a page that anyone may see
         settings: Settings = app.state.settings
         visit = Visit(
             request=request,
@@ -215,7 +215,7 @@ def _on_error(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": str(max(1, round(error.wait_seconds)))} if isinstance(error, ThrottledError) else None
     if status == 503:
         return _failure(request.app, request, status, headers={"Retry-After": str(RETRY_SECONDS)})
-    if status >= 500:  # a full disk, say: what it says may name folders, so only the log has it
+    if status >= 500:  # for example a full disk: the message may name folders, so it goes only to the log
         log.error("failed: %s %s", request.method, request.url.path, exc_info=error)
         return _failure(request.app, request, status)
     return _failure(

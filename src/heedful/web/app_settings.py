@@ -1,4 +1,4 @@
-"""The settings that the application starts with, and its secret, made at the first start."""
+"""The settings of the application, and its secret key, which the first start makes."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ class Settings:
     """Settings of one running application."""
 
     key: bytes
-    """Signs what the browser keeps for us before anybody is logged in."""
+    """Signs what the browser keeps before its user logs in."""
     public_url: str
-    """Where people reach the application, without a slash at the end: what links begin with."""
+    """Where people reach the application, without a slash at the end: the beginning of all links."""
     secure: bool
-    """Whether browsers reach it by TLS: cookies are then never sent without."""
+    """Whether browsers reach it over TLS; cookies are then sent only over TLS."""
     title: str = "Heedful"
-    """The title on top of the pages."""
+    """The title at the top of the pages."""
     backups: Path | None = None
-    """Folder for backups of the database; None: pages offer no backups."""
+    """Folder for backups of the database; None if pages offer no backups."""
     project: Path | None = None
     """Folder of the project that prompts come from; None if there is no project."""
     model_server: str | None = None
-    """Address of the models that people talk to, with OpenAI's API (``http://127.0.0.1:8001/v1``); None: there are none."""
+    """Address of the models that people talk to, with OpenAI's API (``http://127.0.0.1:8001/v1``); None if there are none."""
     model_server_key: str | None = None
     """API key for the model server."""
     max_body_bytes: int = 2_000_000
-    """Largest request that is read."""
+    """The largest request that is accepted."""
 
 
 def model_server_of(project: Path, given: str | None) -> str | None:
-    """The address of the model server: ``given``, else as heedful.toml says, else $HEEDFUL_MODEL_SERVER.
+    """The address of the model server: ``given``, else as in heedful.toml, else $HEEDFUL_MODEL_SERVER.
 
-    Raises ConfigError for an address that is none, or a bad heedful.toml.
+    Raises ConfigError for an invalid address or a bad heedful.toml.
     """
     configured = Project.load(project).model_server if given is None and (project / CONFIG_FILE).is_file() else None
     address = given or configured or os.environ.get("HEEDFUL_MODEL_SERVER")
@@ -64,9 +64,9 @@ def model_server_of(project: Path, given: str | None) -> str | None:
 
 
 def secret_key(file: Path) -> bytes:
-    """The application's key, from a file that only its owner may read; made where there is none.
+    """The application's key, from a file that only its owner may read; made if there is none.
 
-    Raises StorageError where it cannot be written or read, DataError where it holds something else.
+    Raises StorageError if the file cannot be written or read, DataError if it holds something else.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

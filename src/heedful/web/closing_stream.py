@@ -1,4 +1,4 @@
-"""A streamed response whose source is always closed: at the end, on an error, and when the visitor leaves."""
+"""A streamed response that always closes its source: at the end, on an error, and when the visitor leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class ClosingStream(StreamingResponse):
-    """Starlette leaves the generator of a visitor who has gone to the garbage collector; this closes it at once."""
+    """When a visitor leaves, Starlette leaves the generator to the garbage collector; this closes it at once."""
 
     def __init__(self, source: AsyncGenerator[bytes, None], *, headers: dict[str, str] | None = None) -> None:
         # Proxies such as nginx must pass each piece on.

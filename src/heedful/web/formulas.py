@@ -1,6 +1,6 @@
-"""LaTeX formulas as MathML, which browsers draw without scripts and fonts of ours.
+"""LaTeX formulas as MathML, which browsers draw without scripts or fonts from the application.
 
-The package math-core reads the LaTeX. Its answer is never passed on: it is parsed, and the formula is written again from the
+The package math-core reads the LaTeX. Its output is never passed on: it is parsed, and the formula is written again from the
 elements, attributes and values that are listed here. A formula with anything else in it is not rendered.
 """
 
@@ -14,18 +14,18 @@ from markupsafe import escape
 from math_core import LatexError, LatexToMathML
 
 LONGEST_FORMULA = 2_000
-"""Characters. A longer formula stays source."""
+"""In characters. A longer formula stays source."""
 DEEPEST = 40
-"""Braces inside braces. math-core calls itself for each level; without a limit, deep nesting would end the server's process."""
+"""Braces inside braces. math-core recurses for each level; without a limit, deep nesting would crash the server."""
 MOST_COMMANDS = 250
 """Commands without braces nest too: \\sqrt\\sqrt\\sqrt x. The smallest stack of a thread, one megabyte, holds 380 levels."""
 MOST_ELEMENTS = 4_000
-"""Elements of all formulas of one text. The rest stays source: drawing it would keep the reader waiting."""
+"""Elements of all formulas in one text. The rest stays source: drawing it would keep the reader waiting."""
 
 _WHOLE = re.compile(r"[0-9]")
 _YES_NO = re.compile(r"true|false")
 _SMALL = re.compile(r"(?:[0-4](?:\.[0-9]{1,10})?em|0)")
-"""No length may move or cover what stands around a formula."""
+"""Lengths this small cannot move or cover what is around a formula."""
 
 FORMULA_ELEMENTS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     "math": {"display": re.compile("block")},
@@ -56,13 +56,13 @@ FORMULA_ELEMENTS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     "munder": {"accentunder": _YES_NO},
     "munderover": {},
 }
-"""What a formula may consist of, with the values of each attribute. No element here links, loads, hides or runs anything."""
+"""The elements of formulas, with the values of each attribute. No element here links, loads, hides or runs anything."""
 
 _EMPTY = {"mprescripts", "mspace"}
 _LEFT_OUT = {"class", "id", "style"}
-"""Attributes that are taken away; a style's meaning becomes a class, because pages allow no styles in attributes."""
+"""Attributes that are removed; classes replace styles, because pages allow no style attributes."""
 _TEXT_STYLES = {"b": "bold", "i": "italic", "em": "italic", "code": "typewriter", "u": "", "s": "", "span": ""}
-"""HTML inside a text of a formula, and the class that says the same."""
+"""HTML inside text in a formula, and the class with the same meaning."""
 _CELL_CLASSES: Mapping[str, str] = {
     "text-align:right": "to-right",
     "text-align:left": "to-left",
@@ -81,13 +81,13 @@ FORMULA_CLASSES = {
 }
 
 _LINE = "\u0332"
-"""What math-core puts above or below to draw a line. Few fonts have it in every width: the page draws a border."""
+"""What math-core uses to draw a line above or below. Few fonts have it in every width, so the page draws a border."""
 
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 _REFUSED = re.compile(
     r"(?<!\\)(?:\\\\)*(?:%|\\(?:def|gdef|edef|xdef|let|mathchoice|\w*phantom|(?:new|renew|provide)command)\b)"
 )
-"""What hides a part of its text: comments, definitions, phantoms. Such a formula stays source."""
+"""What hides part of a formula's text: comments, definitions, phantoms. Such a formula stays source."""
 _CONVERTER = LatexToMathML(
     fancy_error=False, max_expansions=100, macros={"mbox": r"\text{#1}", "hbox": r"\text{#1}"}, unicode_substitution="never"
 )
@@ -110,7 +110,7 @@ def mathml(latex: str, *, display: bool) -> str | None:
 
 
 def _depth(latex: str) -> int:
-    """How deep braces and brackets nest."""
+    """How deeply braces and brackets nest."""
     deepest = depth = 0
     for character in _ESCAPED.sub("", latex):
         if character in "{[":
@@ -122,7 +122,7 @@ def _depth(latex: str) -> int:
 
 
 class _Writing(HTMLParser):
-    """Writes a formula again from what is allowed. ``allowed`` turns false at the first thing that is not."""
+    """Writes a formula again from what is allowed. ``allowed`` becomes false at the first thing that is not."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

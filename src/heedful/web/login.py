@@ -16,7 +16,7 @@ from heedful.web.sent_forms import FormValues
 
 
 def routes(add: Routes) -> None:
-    """Pages of accounts; the header has its own place for them."""
+    """Add the pages of accounts."""
     add.get("/login", show_login, who="public")
     add.post("/login", log_in, who="public")
     add.post("/logout", log_out, who="public")
@@ -29,13 +29,13 @@ def routes(add: Routes) -> None:
 
 
 def login_path(path: str, query: str = "") -> str:
-    """The login page that leads back to the page that was asked for."""
+    """The address of the login page, which then leads back to the requested page."""
     target = f"{path}?{query}" if query else path
     return "/login" if target == "/" else f"/login?next={quote(target, safe='/')}"
 
 
 def home_of(visit: Visit, who: accounts.Person) -> str:
-    """Where a person's work is. Without a project and without a batch, only the playground is left."""
+    """The page where a person's work starts. Without a project and without a batch, that is the playground."""
     if who.role in ("user", "labeler"):
         return "/playground" if who.role == "user" else "/"
     if visit.settings.project is None and visit.settings.model_server is not None:
@@ -56,7 +56,7 @@ def show_login(visit: Visiting, next: str = "") -> Response:
 
 
 def log_in(visit: Visiting, form: Form) -> Response:
-    """Start a session, or show the form again with what was wrong."""
+    """Start a session, or show the form again with the problem."""
     email, target = form.text("email"), safe_next(form.text("next", ""))
     try:
         new = sessions.log_in(
@@ -76,7 +76,7 @@ def log_in(visit: Visiting, form: Form) -> Response:
 
 
 def log_out(visit: Visiting) -> Response:
-    """End the session here."""
+    """End this browser's session."""
     if visit.session_token is not None:
         with visit.database.write() as connection:
             sessions.log_out(connection, visit.session_token)
@@ -97,7 +97,7 @@ def show_join(visit: Visiting, token: str) -> Response:
 
 def join(visit: Visiting, form: Form, token: str) -> Response:
     """Make the account and log in."""
-    with visit.database.read() as connection:  # before hashing, which is expensive: only for holders of a link
+    with visit.database.read() as connection:  # check the link before the expensive hashing
         link = accounts.link_of(connection, token)
     try:
         password_hash = _new_password(form)

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible server that answers in the playground and behind the public API: Heedful's own, vLLM or any other."""
+"""A client for the OpenAI-compatible server behind the playground and the public API: Heedful's own, vLLM or another."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from heedful.errors import StorageError
 
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 300.0
-"""How long the server may take until its next token."""
+"""How long the server may take for its next token."""
 LIST_SECONDS = 10.0
 """How long a list of models is kept."""
 LONGEST_LINE = 4_000_000
 
 
 class ModelServerError(StorageError):
-    """The model server does not answer, or not in the way that it should. ``status``: what it answered, if it did."""
+    """The model server does not answer, or answers wrongly. ``status``: the status of its answer, if there was one."""
 
     def __init__(self, message: str, *, got: str | None = None, status: int | None = None, body: Any = None) -> None:
-        super().__init__(message, got=got, next_step="look at the model server, or try again in a while")
+        super().__init__(message, got=got, next_step="check the model server, or try again in a while")
         self.status, self.body = status, body
 
     @property
     def context_exceeded(self) -> bool:
-        """Whether prompt and limit of tokens do not fit the model's context window: OpenAI, vLLM and we word this alike."""
+        """Whether prompt and token limit exceed the model's context window; OpenAI, vLLM and Heedful word it alike."""
         return self.status == 400 and "maximum context length" in (self.got or "")
 
 
@@ -50,14 +50,14 @@ class ModelServer:
     address: str
     key: str | None = None
     transport: httpx.AsyncBaseTransport | None = None
-    """Another way than the network, for tests."""
+    """Replaces the network in tests."""
     _listed: tuple[float, list[str]] = field(default=(0.0, []), init=False)
 
     @asynccontextmanager
     async def post(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
-        """The beginning of an answer, whose body is read by the caller. Raises ModelServerError if there is none.
+        """The beginning of an answer; the caller reads its body. Raises ModelServerError if there is no answer.
 
-        An answer with an error's status is an answer: the caller looks at it.
+        An answer with an error status counts as an answer: the caller must check the status.
         """
         timeout = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
         async with self._client(timeout) as client:
@@ -95,7 +95,7 @@ class ModelServer:
 
     def _client(self, timeout: httpx.Timeout) -> httpx.AsyncClient:
         headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
-        # No proxy of the environment stands between two servers of one installation.
+        # Ignore proxies from the environment: both servers belong to one installation.
         return httpx.AsyncClient(timeout=timeout, headers=headers, verify=_tls(), trust_env=False, transport=self.transport)
 
 
@@ -105,7 +105,7 @@ def _tls() -> ssl.SSLContext:
 
 
 async def refusal_of(response: httpx.Response) -> ModelServerError:
-    """What the server said instead of answering."""
+    """The error that the server sent instead of an answer."""
     text = (await response.aread()).decode(errors="replace")
     return _refusal(response.status_code, text)
 
@@ -139,7 +139,7 @@ async def events(response: httpx.Response) -> AsyncIterator[str]:
 
 
 def piece_of(choice: Mapping[str, Any]) -> str:
-    """The text of one choice of a chunk or answer: of a chat or of a completion."""
+    """The text of one choice in a chunk or an answer, for chats and completions."""
     delta = choice.get("delta") or choice.get("message") or {}
     text = delta.get("content") if isinstance(delta, Mapping) and "text" not in choice else choice.get("text")
     return text if isinstance(text, str) else ""

@@ -1,4 +1,4 @@
-"""The one navigation of all pages: three sections, each with its pages; a page's name appears once."""
+"""The navigation of all pages: three sections with their pages; each page's name appears once."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ SECTIONS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         ),
     ),
 }
-"""A section's name to who sees it and its pages, by name and path."""
+"""By section: who sees it, and its pages (name and path)."""
 
 _FOR_USERS = ("/playground", "/keys", "/your-data")
-"""Pages for everyone with an account; the others of the first section are for labelers."""
+"""Pages for everyone with an account; the other pages of the first section are for labelers."""
 
 _ELSEWHERE = {"/tasks": "/", "/surveys": "/", "/console/batches": "/console", "/console/prompts": "/console/data"}
-"""Pages that are in no list, and the page that leads to them."""
+"""Addresses that are not in the navigation, and the page under which they belong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A link of the header."""
+    """A link in the header."""
 
     label: str
     path: str

@@ -1,4 +1,4 @@
-"""Templates and the static files with their content's hash in the address."""
+"""Templates, and static files with a hash of their content in the address."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ WORDS: Mapping[str, str] = {
     "researcher": "researcher",
     "admin": "admin",
 }
-"""How pages name what the database names."""
+"""The words on pages for names in the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticFile:
-    """A file that is served as it is."""
+    """A static file."""
 
     content: bytes
     media_type: str
@@ -65,7 +65,7 @@ class Rendering:
         for name, file in sorted(self.static.items()):
             digest.update(f"{name}\n{len(file.content)}\n".encode())
             digest.update(file.content)
-        # One version for all: modules import each other by relative paths, so they must change together.
+        # One version for all files: modules import each other by relative paths, so they must change together.
         self.version = digest.hexdigest()[:16]
         self.environment = Environment(
             loader=PackageLoader("heedful.web"),
@@ -80,13 +80,13 @@ class Rendering:
         self.environment.globals |= {"static": self.static_path, "app_title": title, "app_version": __version__}
 
     def static_path(self, name: str) -> str:
-        """Where a static file is served: its address changes when any of them does, so browsers may keep it for ever."""
+        """The address of a static file. It changes when any static file does, so browsers may keep the file forever."""
         if name not in self.static:
             raise MissingError("there is no such static file", got=name)
         return f"/static/{self.version}/{name}"
 
     def render(self, visit: Visit, template: str, values: Mapping[str, Any]) -> str:
-        """A page. Every template also knows visit, person (or none), csrf_token, csrf_field(), sections, pages, flash, path."""
+        """A page. Templates also get visit, person (or none), csrf_token, csrf_field(), sections, pages, flash and path."""
         path = visit.request.url.path
         sections, pages = links(path, {who: visit.may(who) for who in ("user", "labeler", "researcher", "admin")})
         common = {
@@ -117,7 +117,7 @@ def _static_files() -> dict[str, StaticFile]:
 
 
 def when(seconds: float | None) -> Markup:
-    """A moment, in UTC; local-times.js shows it in the reader's own zone. Nothing where there is none."""
+    """A moment in UTC, which page.js shows in the reader's time zone; a dash for None."""
     if seconds is None:
         return Markup("–")
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -135,7 +135,7 @@ def day(seconds: float | None) -> Markup:
 
 
 def ago(seconds: float) -> str:
-    """A length of time in its largest fitting unit: 40 s, 12 min, 3 h, 5 days."""
+    """A duration in its largest fitting unit: 40 s, 12 min, 3 h, 5 days."""
     for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length * (2 if unit == "days" else 1):
             return f"{seconds / length:.0f} {unit}"
@@ -143,7 +143,7 @@ def ago(seconds: float) -> str:
 
 
 def words(name: str) -> str:
-    """How pages name a kind, phase, role or group; other names have their underscores taken out."""
+    """The words for a kind, phase, role or group; in other names, spaces replace underscores."""
     return WORDS.get(name, name.replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""Routes that say who may call them, and what a handler knows of the visit.
+"""Routes that say who may call them, and what a handler knows about the visit.
 
 A module of pages has a function ``routes(add: Routes)``::
 
@@ -8,18 +8,18 @@ A module of pages has a function ``routes(add: Routes)``::
 
     def show_task(visit: Visiting, assignment_id: Id) -> Response:
         with visit.database.read() as connection:
-            task = queue.view_assignment(connection, assignment_id, visit.person.id)
+            task = leases.view_assignment(connection, assignment_id, visit.person.id)
         return visit.page("label/task.html", task=task)
 
     def skip_task(visit: Visiting, form: Form, assignment_id: Id) -> Response:
         with visit.database.write() as connection:
-            queue.skip(connection, assignment_id, visit.person.id, token=form.text("token"), reason=form.text("reason"))
+            leases.skip(connection, assignment_id, visit.person.id, token=form.text("token"), reason=form.text("reason"))
         return visit.go("/", flash="Skipped.")
 
-Who may call is checked before the handler runs: ``public``; ``user`` (everybody who is logged in); ``labeler`` (labelers,
-researchers and admins); ``researcher`` (researchers and admins); ``admin``. The labeling package checks whether an object is
-theirs. Everything but GET needs the CSRF token: the field ``csrf`` of a form ({{ csrf_field() }} in a template), or the header
-X-CSRF-Token.
+Who may call a route is checked before the handler runs: ``public``; ``user`` (everyone who is logged in); ``labeler``
+(labelers, researchers and admins); ``researcher`` (researchers and admins); ``admin``. The labeling package checks whether an
+object belongs to the person. Every request except GET needs the CSRF token: the field ``csrf`` of a form ({{ csrf_field() }} in
+a template), or the header X-CSRF-Token.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from heedful.web.sent_forms import FormValues, is_form, sent_form
 Who = Literal["public", "user", "labeler", "researcher", "admin"]
 
 RANKS: Mapping[str, int] = {"public": 0, "user": 1, "labeler": 2, "researcher": 3, "admin": 4}
-"""The roles in order: each may do everything that the ones before may."""
+"""The roles in order: each role may do everything that the roles before it may."""
 
 KEY_HOLDERS = "key"
 """Replaces the role on a route of the public API."""
@@ -61,11 +61,11 @@ AnyResponse = TypeVar("AnyResponse", bound=Response)
 FLASH_LENGTH = 500
 
 CHANGES_AT_ONCE = 16
-"""How many changes are worked on at once. One that waits for the database keeps its thread; pages have threads of their own."""
+"""How many changes run at once. A change that waits for the database keeps its thread; pages have threads of their own."""
 MOST_WAITING = 100
-"""How many further changes wait for such a thread; the rest are answered with 503."""
+"""How many further changes may wait for a thread; the rest get status 503."""
 RETRY_SECONDS = 5
-"""When to try again after a 503."""
+"""How long clients should wait after a 503."""
 
 
 def network_of(host: str) -> str:
@@ -87,7 +87,7 @@ class NobodyError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Visit:
-    """One request: who makes it, with what, and the answers that every page gives in the same way."""
+    """One request: who makes it, and ways to respond that all pages share."""
 
     request: Request
     database: Database
@@ -106,15 +106,15 @@ class Visit:
 
     @property
     def address(self) -> str:
-        """The visitor's network address; of an IPv6 address the /64 network, as one household or server has a whole one."""
+        """The visitor's network address; for IPv6 the /64 network, because a household or server usually has a whole one."""
         return network_of(self.request.client.host) if self.request.client else "unknown"
 
     def may(self, who: Who) -> bool:
-        """Whether the visitor may call routes for these."""
+        """Whether the visitor may call routes for this role."""
         return RANKS["public" if self.somebody is None else self.somebody.role] >= RANKS[who]
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-        """A page from a template, with the values every page has (rendering.page_values)."""
+        """A page from a template, with the values that every page has (``Rendering.render``)."""
         rendering = self.request.app.state.rendering
         response = HTMLResponse(rendering.render(self, template, values), status_code=status)
         for name in ("flash", "done"):
@@ -123,7 +123,7 @@ class Visit:
         return self.with_cookies(response)
 
     def go(self, path: str, *, flash: str | None = None, done: int | None = None) -> RedirectResponse:
-        """Send the browser to a page of ours after a POST.
+        """Send the browser to another page of the application after a POST.
 
         The next page shows the message once. ``done``: an assignment whose draft the browser no longer needs to keep.
         """
@@ -138,13 +138,13 @@ class Visit:
 
     @property
     def flash(self) -> str | None:
-        """The message that the page before left."""
+        """The message that the previous request left for this page."""
         value = self._signed_cookie("flash")
         return None if value is None else bytes.fromhex(value).decode()
 
     @property
     def done(self) -> str | None:
-        """The assignment that was finished on the page before; signed, so that no link from elsewhere can name one."""
+        """The assignment that the previous page finished; signed, so that no link from elsewhere can name one."""
         return self._signed_cookie("done")
 
     def _signed_cookie(self, name: str) -> str | None:
@@ -158,7 +158,7 @@ class Visit:
         return response
 
     def without_session(self, response: AnyResponse) -> AnyResponse:
-        """Take the session's cookie away."""
+        """Remove the session's cookie."""
         self._remove_cookie(response, "session")
         return response
 
@@ -200,12 +200,12 @@ def _visit(request: Request) -> Visit:
 Visiting = Annotated[Visit, Depends(_visit)]
 """The type of a handler's first parameter."""
 Form = Annotated[FormValues, Depends(_form)]
-"""The type of a handler's parameter for the form that was sent."""
+"""The type of a handler's parameter for the submitted form."""
 Upload = Annotated[FormValues, Depends(_upload)]
 """The same for a form that may hold a file."""
 
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
-"""The type of a number in a path: what the database's integers hold."""
+"""The type of a number in a path, within the range of the database's integers."""
 
 
 class Routes:
@@ -235,7 +235,7 @@ class Routes:
         self, method: str, path: str, handler: Callable[..., Any], who: Who, more: dict[str, Any], *, upload: bool = False
     ) -> None:
         if who not in RANKS:
-            raise ValueError(f"{method} {path}: who may call it must be one of {', '.join(RANKS)}")
+            raise ValueError(f"{method} {path}: 'who' must be one of {', '.join(RANKS)}")
         # A handler's declared return type is its response, except in the JSON API, where a model describes it.
         options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
         options["openapi_extra"] = {"x-who": who}
@@ -246,12 +246,12 @@ class Routes:
         self._app.routes[-1].heedful_who = who  # type: ignore[attr-defined]
 
     def keyed(self, method: str, path: str, handler: Callable[..., Any]) -> None:
-        """A route of the public API: its handler looks at the request's API key itself, cookies mean nothing to it."""
+        """A route of the public API: its handler checks the request's API key itself and ignores cookies."""
         self._app.add_api_route(path, handler, methods=[method], response_model=None, include_in_schema=False)
         self._app.routes[-1].heedful_who = KEY_HOLDERS  # type: ignore[attr-defined]
 
     def _in_turn(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """The handler of a change, run in one of the threads that changes have."""
+        """The handler of a change, run in one of the threads for changes."""
 
         @wraps(handler)
         async def change(*values: Any, **named: Any) -> Any:
@@ -280,7 +280,7 @@ class Routes:
 
 
 def begin_visit(request: Request, database: Database, settings: Settings, changes: bool = False) -> Visit:
-    """Who makes this request. A session that is used for changes lives on; reading changes nothing."""
+    """Identify the visitor. A session that makes changes is extended; reading changes nothing."""
     token = request.cookies.get(_cookie(settings, "session"))
     if token is not None:
         now = time.time()
@@ -299,7 +299,7 @@ def begin_visit(request: Request, database: Database, settings: Settings, change
                 csrf_token=csrf_token,
                 session_token=token,
             )
-    # Not logged in: the token of the login form belongs to a random cookie that we signed.
+    # Not logged in: the CSRF token of the login form belongs to a random, signed cookie.
     signed = request.cookies.get(_cookie(settings, "visitor"))
     visitor = None if signed is None else signed_value(settings.key, "visitor", signed)
     cookies: dict[str, str] = {}
@@ -331,5 +331,5 @@ async def _check_csrf(request: Request, visit: Visit, *, public: bool, upload: b
 
 
 def _cookie(settings: Settings, name: str) -> str:
-    # With this prefix a browser takes the cookie only from the host itself, by TLS, for all paths.
+    # With this prefix, a browser accepts the cookie only from the host itself, over TLS, for all paths.
     return f"__Host-heedful_{name}" if settings.secure else f"heedful_{name}"

@@ -1,4 +1,4 @@
-"""What guards every request: headers, the size limit, signed values, safe addresses to go to next."""
+"""Guards for every request: headers, the size limit, signed values, safe addresses for redirects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BODY_SECONDS = 30.0
 
 
 class TooLarge(Exception):
-    """The body is longer than what is read."""
+    """The body is larger than the limit."""
 
 
 class Shield:
@@ -74,13 +74,13 @@ class Shield:
                 headers = MutableHeaders(scope=message)
                 for name, value in self.headers.items():
                     headers[name] = value
-                # What people wrote stays out of shared caches and off the disk of a shared machine.
+                # Keep what people wrote out of shared caches and off the disk of a shared machine.
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         async def guarded_receive() -> Message:
             nonlocal read, complete
-            # Once the body is there, the same call only waits for the visitor to leave.
+            # Once the body is complete, the same call only waits for the visitor to leave.
             async with asyncio.timeout(None if complete else BODY_SECONDS):
                 message = await receive()
             if message["type"] == "http.request":
@@ -107,7 +107,7 @@ class Shield:
                 raise
             await self.on_failure(request, 408)(scope, receive, guarded_send)
         except Exception:
-            # The path alone: a query or a body may hold what people wrote.
+            # Log only the path: a query or a body may hold what people wrote.
             log.exception("failed: %s %s", request.method, request.url.path)
             if started:
                 raise
@@ -115,30 +115,30 @@ class Shield:
 
 
 def _holds_null(scope: Scope) -> bool:
-    """Whether the address holds a NUL character, which PostgreSQL cannot look up."""
+    """Whether the address contains a NUL character, which PostgreSQL cannot look up."""
     return "\x00" in scope["path"] or b"%00" in scope.get("query_string", b"") or b"\x00" in scope.get("query_string", b"")
 
 
 def declared_length(request: Request) -> int:
-    """How long a request says that its body is; 0 if it says nothing that can be read."""
+    """The body length that a request declares; 0 if it declares none that can be read."""
     length = request.headers.get("content-length", "0")
-    # Python refuses to read numbers of thousands of digits.
+    # Python refuses to convert numbers of thousands of digits.
     return int(length[:20]) if length.isascii() and length.isdigit() else 0
 
 
 def sign(key: bytes, purpose: str, value: str) -> str:
-    """The value with a signature in front, that holds for one purpose only."""
+    """The value with a signature in front, which is valid for one purpose only."""
     return hmac.new(key, f"{purpose}\n{value}".encode(), hashlib.sha256).hexdigest() + "." + value
 
 
 def signed_value(key: bytes, purpose: str, signed: str) -> str | None:
-    """What was signed, or None where it was not signed by us for this purpose."""
+    """The signed value; None if it was not signed with this key for this purpose."""
     value = signed.partition(".")[2]
     return value if hmac.compare_digest(sign(key, purpose, value).encode(), signed.encode(errors="replace")) else None
 
 
 def is_same(given: str | None, expected: str) -> bool:
-    """Whether two tokens are the same, in a time that does not tell how much of them is."""
+    """Whether two tokens are equal, in constant time."""
     return given is not None and hmac.compare_digest(given.encode(errors="replace"), expected.encode())
 
 
@@ -148,7 +148,7 @@ def comes_from_elsewhere(request: Request) -> bool:
 
 
 def safe_next(target: str | None) -> str | None:
-    """The path to go to after logging in, where it is one of this application; else None (never another site)."""
+    """The path to go to after logging in, if it belongs to this application; else None (never another site)."""
     if not target or not target.startswith("/") or target.startswith("//") or len(target) > 2_000:
         return None
     if "\\" in target or any(ord(character) < 32 or ord(character) == 127 for character in target):

@@ -23,11 +23,11 @@ MOST_FIELDS = 2_000
 PUBLIC_BYTES = 20_000
 """Largest form of a visitor who is not logged in."""
 LARGEST_WHOLE = 2**31 - 1
-"""What both databases keep as an integer."""
+"""The largest integer that both databases can store."""
 
 
 class FormValues:
-    """The fields of a sent form, and of an upload the files' bytes."""
+    """The fields of a submitted form and, for an upload, the files' bytes."""
 
     def __init__(self, values: list[tuple[str, str]], files: dict[str, bytes] | None = None) -> None:
         self._values, self.files = values, files or {}
@@ -48,11 +48,11 @@ class FormValues:
         return [value.replace("\r\n", "\n") for key, value in self._values if key == name]
 
     def has(self, name: str) -> bool:
-        """Whether it was sent: a ticked box."""
+        """Whether the field was sent, as for a ticked box."""
         return any(key == name for key, _ in self._values)
 
     def names(self) -> list[str]:
-        """Every field's name, once, in the order sent."""
+        """Every field's name, once, in the order of the form."""
         return list(dict.fromkeys(key for key, _ in self._values))
 
     def whole(self, name: str, default: int | None = None) -> int | None:
@@ -68,7 +68,7 @@ class FormValues:
 
 
 def is_form(request: Request) -> bool:
-    """Whether the body calls itself a form of either type."""
+    """Whether the request declares its body as a form of either type."""
     return _content_type(request).get_content_type() in (URLENCODED, MULTIPART)
 
 

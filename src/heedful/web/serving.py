@@ -1,4 +1,4 @@
-"""The work of ``heedful web``: decide whether it is safe to listen, open the database, serve until told to stop."""
+"""``heedful web``: check that it is safe to listen, open the database, serve until stopped."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from heedful.web.public.expiry import texts_expire
 KEY_FILE = "web-key"
 BACKUPS_FOLDER = "backups"
 STOP_SECONDS = 10
-"""How long running requests may still take after Ctrl-C."""
+"""How long running requests may continue after Ctrl-C."""
 
 
 REQUEST_SECONDS = 15.0
-"""How long a connection may take to send the head of a request."""
+"""How long a connection may take to send the headers of a request."""
 MOST_CONNECTIONS = 1_000
-"""Further ones are answered with 503 at once."""
+"""More connections get status 503 at once."""
 
 
 class PromptProtocol(H11Protocol):
-    """Uvicorn's protocol, which would wait for ever for the rest of a request; here the connection is closed instead."""
+    """Uvicorn's protocol, with a time limit: it would wait forever for the rest of a request."""
 
     waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Give the first request its time."""
+        """Start the time limit for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """A whole head ends the wait; a part of one does not prolong it."""
+        """Complete headers end the time limit; a part of them does not extend it."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
@@ -59,7 +59,7 @@ class PromptProtocol(H11Protocol):
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more to wait for."""
+        """Stop the time limit."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -103,21 +103,21 @@ class Listening:
             )
         if not (self.secure or self.unencrypted or is_loopback(self.host)):
             raise UserError(
-                "without TLS, passwords and labels would cross the network for everybody on it to read",
+                "without TLS, anyone on the network could read passwords and labels",
                 expected="a certificate, or a proxy that speaks TLS, to listen beyond this machine",
                 got=f"--host {self.host} without either",
                 next_step="give --certificate and --certificate-key; or --tls-proxy with --url (docs/web.md); "
-                "or, in a network that you trust wholly, --send-passwords-unencrypted",
+                "or, in a network that you fully trust, --send-passwords-unencrypted",
             )
 
     @property
     def secure(self) -> bool:
-        """Whether browsers speak TLS, with us or with the proxy."""
+        """Whether browsers speak TLS, with this server or with the proxy."""
         return self.certificate is not None or self.tls_proxy is not None
 
     @property
     def public_url(self) -> str:
-        """What links begin with."""
+        """The beginning of all links."""
         if self.url is not None:
             return self.url.rstrip("/")
         host = socket.gethostname() if self.host in ("0.0.0.0", "::", "") else self.host
@@ -133,10 +133,10 @@ def serve(
     model_server: str | None = None,
     listener: socket.socket | None = None,
 ) -> None:
-    """Serve the labeling application until interrupted. Raises UserError, StorageError where it cannot.
+    """Serve the labeling application until interrupted. Raises UserError, StorageError.
 
-    model_server: address of the models that people talk to, if not as heedful.toml or the environment says.
-    listener: a socket that listens already, as `heedful.listening.listen` makes one.
+    model_server: address of the models that people talk to; None: as in heedful.toml or the environment.
+    listener: a socket that is already listening, from ``heedful.listening.listen``.
     """
     if not folder.is_dir():
         raise MissingError(
@@ -161,7 +161,7 @@ def serve(
 
 
 def _end(signal_number: int, frame: object) -> None:
-    """End by an exception, so that the database is closed; the web server repeats the signal when it has finished."""
+    """Raise, so that the database is closed; the web server repeats the signal when it has finished."""
     raise SystemExit(128 + signal_number)
 
 
@@ -189,7 +189,7 @@ def _serve(
         http=PromptProtocol,
         limit_concurrency=MOST_CONNECTIONS,
         log_level="warning",
-        # Paths may hold the tokens of invites: they belong in no log.
+        # Paths may hold invite tokens, which must not be logged.
         access_log=False,
         server_header=False,
         proxy_headers=listening.tls_proxy is not None,
@@ -217,7 +217,7 @@ def _serve(
     if token is not None:
         say(f"join as its first admin, once, within a week: {settings.public_url}/join/{token}")
     if model_server is not None:
-        say(f"playground and public API ask the model server at {model_server}")
+        say(f"playground and public API use the model server at {model_server}")
     say("stop it with Ctrl-C")
     # uvicorn has finished its requests, and repeats the signal that stopped it
     with suppress(KeyboardInterrupt), texts_expire(database):

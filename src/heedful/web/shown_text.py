@@ -1,4 +1,4 @@
-"""What people and models wrote, as safe HTML: Markdown, code and LaTeX. Nothing is loaded from elsewhere, nothing runs."""
+"""What people and models wrote, as safe HTML: Markdown, code and LaTeX. It loads nothing from elsewhere and runs nothing."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MARKDOWN_TAGS = {
     *("a", "blockquote", "br", "code", "dd", "del", "dl", "dt", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol"),
     *("p", "pre", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul"),
 }
-"""No pictures (a picture's address would tell its server who reads), no forms, no styles."""
+"""No images (an image's server would learn who reads the text), no forms, no styles."""
 
 LONGEST_RENDERED = 20_000
-"""Characters. A longer text is shown as it was written: rendering it would keep the labeler waiting."""
+"""In characters. A longer text is shown as source: rendering it would keep the labeler waiting."""
 MOST_BRACKETS = 1_000
-"""Each opening bracket may begin a link, which is searched for up to the end of the text."""
+"""Each opening bracket may begin a link, and the search for its end may read the rest of the text."""
 
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 
@@ -36,13 +36,13 @@ _FORMULA = re.compile(
     r"\$\$(?P<display>(?:[^$\\]|\\.)+)\$\$"
     r"|\\\[(?P<bracket>.+?)\\\]"
     r"|\\\((?P<paren>.+?)\\\)"
-    # As Pandoc: no space inside the dollars, no digit after them, so that "$5 and $6" stays money.
+    # Like Pandoc: no space inside the dollars, no digit after them, so that "$5 and $6" stays money.
     r"|(?<![A-Za-z0-9])\$(?P<inline>(?!\s)(?:[^$\\\n]|\\[^\n])+(?<!\s))\$(?![0-9A-Z])",
     re.DOTALL,
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})?")
 _MONEY = re.compile(r"[0-9].*\s[A-Za-z]{2}", re.DOTALL)
-"""It begins with a digit and goes on with words: "$5 or 10$"."""
+"""Begins with a digit and continues with words: "$5 or 10$"."""
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)"}
 _EMPTY_LINE = re.compile(r"\n[ \t>]*\n")
 _SIGN = re.compile(r"[$\\]")
@@ -54,7 +54,7 @@ _BAR = "\ue000"
 
 
 def _formula(state: StateInline, silent: bool) -> bool:
-    """An inline rule of markdown-it: LaTeX between its signs is one piece, so that a_b_c is no emphasis."""
+    """An inline rule for markdown-it: LaTeX between its delimiters is one piece, so that a_b_c is not emphasis."""
     found = _formula_at(state.src, state.pos, state.posMax)
     if found is None:
         return False
@@ -67,7 +67,7 @@ def _formula(state: StateInline, silent: bool) -> bool:
 
 
 def _formula_at(text: str, begin: int, end: int) -> re.Match[str] | None:
-    """The formula with its signs that begins at a place, if one does."""
+    """The formula, with its delimiters, that begins at this position, if there is one."""
     if text[begin] not in "$\\":
         return None
     end = min(end, begin + LONGEST_FORMULA)
@@ -79,13 +79,13 @@ def _formula_at(text: str, begin: int, end: int) -> re.Match[str] | None:
 
 
 def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:
-    """markdown-it's rule for tables, but a formula's own bars, as in P(a|b), separate no cells."""
+    """markdown-it's rule for tables, except that bars inside formulas, as in P(a|b), do not separate cells."""
     source, num_tokens = state.src, len(state.tokens)
     if _BAR in source:
         return table(state, first, last, silent)
     if "without_bars" not in state.env:
         state.env["without_bars"] = "\n".join(map(_without_bars, source.split("\n")))
-    state.src = state.env["without_bars"]  # as long as the source, so that all places in it stay right
+    state.src = state.env["without_bars"]  # same length as the source, so that all positions stay valid
     try:
         return table(state, first, last, silent)
     finally:
@@ -95,7 +95,7 @@ def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:
 
 
 def _without_bars(line: str) -> str:
-    """A line with another character for the bars of formulas. An escaped bar stays: it separates no cells anyway."""
+    """A line with another character for the bars in formulas. An escaped bar stays: it does not separate cells anyway."""
     if "|" not in line:
         return line
     pieces: list[str] = []
@@ -115,7 +115,7 @@ def _without_bars(line: str) -> str:
 
 
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:
-    """A block rule of markdown-it: in a formula on lines of its own, no line is a heading or the item of a list."""
+    """A block rule for markdown-it: in a formula on its own lines, no line is a heading or a list item."""
     begin = state.bMarks[first] + state.tShift[first]
     closing = _CLOSING.get(state.src[begin : begin + 2])
     if closing in (None, "\\)") or state.is_code_block(first):
@@ -138,7 +138,7 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
 def _render_formula(
     renderer: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: MutableMapping[str, Any]
 ) -> str:
-    """The formula as MathML. What cannot be read, or is too much for one text, stays source."""
+    """The formula as MathML. A formula that cannot be read, or is too large, stays source."""
     token = tokens[index]
     full = env.get("elements", 0) > MOST_ELEMENTS
     drawn = None if full else mathml(token.meta["latex"], display=token.meta["display"])
@@ -166,7 +166,7 @@ def markdown(text: str) -> Markup:
 
 @lru_cache(maxsize=512)
 def rendered(text: str) -> Markup | None:
-    """A text with its Markdown, code and LaTeX rendered; None where there is none, or the text is too long."""
+    """A text with its Markdown, code and LaTeX rendered; None if it has none, or is too long."""
     if len(text) > LONGEST_RENDERED or text.count("[") > MOST_BRACKETS or not text.strip():
         return None
     html = _WRITTEN.render(text)
@@ -176,7 +176,7 @@ def rendered(text: str) -> Markup | None:
 
 
 def beginning_of_turns(text: str) -> list[Turn]:
-    """The turns of the beginning of a prompt's text, which may be cut anywhere."""
+    """The turns in the beginning of a prompt's text, which may be cut anywhere."""
     head, turns = split_turns(text)
     if not turns or not (text.startswith("Human: ") or "\n\nHuman: " in text):
         return [Turn("user", text)]
@@ -189,7 +189,7 @@ def speaker(role: str) -> str:
 
 
 def _cleaned(html: str) -> Markup:
-    """Keep only what is allowed. The renderer lets no HTML of the writer through; this is the second lock."""
+    """Keep only what is allowed. The renderer lets no HTML of the author through; this is a second barrier."""
     return Markup(
         nh3.clean(
             html,

@@ -54,7 +54,7 @@ def test_foreign_database_is_refused(tmp_path: Path) -> None:
 def test_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     path.write_text("some notes, and no database at all " * 100)
-    with pytest.raises(DataError, match="this is no database"):
+    with pytest.raises(DataError, match="this is not a database"):
         open_database(path)
 
 

@@ -50,7 +50,7 @@ def test_a_sound_database(database: Database) -> None:
         ("UPDATE demonstration SET text = 'other'", "missing or changed"),
         ("UPDATE task SET held = held + 1 WHERE id = 1", "task 1: it counts"),
         ("UPDATE task SET answered = 5 WHERE id = 2", "task 2: it counts"),
-        ("DELETE FROM prompt WHERE id = 'rank-0'", "task.prompt_id: 1 rows name a prompt that is not there"),
+        ("DELETE FROM prompt WHERE id = 'rank-0'", "task.prompt_id: 1 rows name a prompt that does not exist"),
         ("UPDATE assignment SET answer = '{}' WHERE state = 'answered'", "its raw answer cannot be read"),
     ],
 )

@@ -63,7 +63,7 @@ def test_more_tasks_ask_for_what_their_batch_asks_for(site: Site, order_only: bo
     made = browser.post("/batches/new/rank", fields("rank", tasks="1", **({"order_only": "yes"} if order_only else {})))
     address = made.headers["location"]
     form = browser.get(f"{address}/more").text
-    assert ("This batch asks for the order alone" in form) == order_only
+    assert ("This batch asks only for the order" in form) == order_only
     assert 'type="checkbox" name="order_only"' not in form
     sent = {"tasks": "2", "fresh": "yes"} if order_only else {"tasks": "2", "fresh": "yes", "order_only": "yes"}
     assert browser.post(f"{address}/more", sent).status_code == 303
@@ -137,7 +137,7 @@ def a_researcher_who_answered_two(site: Site) -> Browser:
 
 def test_a_researcher_mixes_gold_in_and_sees_how_labelers_do_on_it(site: Site) -> None:
     researcher = site.browser(site.person("researcher", name="Rex"))
-    assert "There is none yet" in researcher.get("/batches/new/rank").text
+    assert "There are no gold answers yet" in researcher.get("/batches/new/rank").text
     assert "<legend>Gold" not in researcher.get("/batches/new/demonstrate").text
     researcher = a_researcher_who_answered_two(site)
     form = researcher.get("/batches/new/rank").text

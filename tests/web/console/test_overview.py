@@ -154,7 +154,7 @@ def test_a_batch_is_idle_only_once_it_has_had_a_day(site: Site, researcher: Brow
             batch_id = items.make_batch(connection, name=name, kind="write_prompt", phase="training", now=time.time() - age)
             items.add_tasks(connection, batch_id, [items.NewTask(payload={"style": "plain"})])
     page = researcher.get("/console").text
-    assert re.findall(r">([^<]*)</a>: 1 answer waits, and none was given", page) == ["Made yesterday"]
+    assert re.findall(r">([^<]*)</a>: 1 answer is still needed, and none was given", page) == ["Made yesterday"]
 
 
 def test_agreement_is_plotted_with_its_numbers_in_a_table(site: Site, researcher: Browser) -> None:

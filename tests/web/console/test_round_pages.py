@@ -68,11 +68,11 @@ def test_the_button_starts_the_next_round_once(site: Site, admin: Browser, tmp_p
     assert "started a round" not in events_of(admin)
     assert admin.post("/admin/rounds").status_code == 303
     page = admin.get("/admin/rounds").text
-    assert "Round 2 is being done" in page
+    assert "Round 2 is running" in page
     assert 'hx-trigger="every 2s"' in page
     assert "Start round" not in page
     again = admin.post("/admin/rounds")
-    assert (again.status_code, "is being done already" in again.text.lower()) == (409, True)
+    assert (again.status_code, "is already running" in again.text.lower()) == (409, True)
     audit = events_of(admin)
     assert audit.count("started a round") == 1, "the refused one leaves no event"
     assert '<a href="/admin/rounds">round 2</a>' in audit

@@ -57,7 +57,7 @@ def test_json_lines_a_json_list_and_csv_are_read() -> None:
         ('{"prompt": "a", "responses": [{"text": "b", "rating": 3}]}', "rating"),
         ('{"prompt": "a", "responses": ["b"], "winner": "b"}', "winner"),
         ('{"prompt": "a", "responses": ["b"], "docs": ["c"]}', "docs"),
-        ('{"prompt": "a", "responses": ["b"], "shade": "c"}', "shade.*not known here"),
+        ('{"prompt": "a", "responses": ["b"], "shade": "c"}', "shade.*unknown"),
         ('{"prompt": "a", "responses": [{"message": "b"}]}', "none of the keys text"),
         ('{"prompt": "a", "responses": {"m": "b"}}', "should be a list"),
         ("prompt,response,response\na,b,c", "two columns"),

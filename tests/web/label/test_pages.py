@@ -51,7 +51,7 @@ def test_the_daily_limit_is_shown_and_kept(site: Site) -> None:
     browser = site.browser(site.person())
     with site.database.write() as connection:
         connection.execute(update(person).values(daily_limit=1))
-    assert "(1 more may come)" in browser.get("/").text
+    assert "(1 more allowed)" in browser.get("/").text
     number = claim(browser, "demonstrate")
     own = hidden(browser.get(f"/tasks/{number}").text)
     browser.post(f"/tasks/{number}/submit", own | FORMS["demonstrate"])

@@ -174,7 +174,7 @@ def test_opting_out(site: Site, models: FakeModels) -> None:
     number = start(me, training=None)
     page = me.get(f"/playground/{number}").text
     assert "not for training" in page
-    assert "Nothing more of this chat is used" in page
+    assert "The rest of this chat is not used" in page
     assert 'name="training"' not in page
     number = start(me)
     view = answered(site, me, number)

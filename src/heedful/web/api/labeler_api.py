@@ -1,7 +1,8 @@
 """The labelers' part of the JSON API under /api/v1.
 
-Sessions and rules are those of the pages: ``POST /api/v1/session`` logs in and sets a cookie; every request except GET needs
-the header X-CSRF-Token. Errors are problem documents (RFC 9457). Researchers' and admins' part: ``researcher_api.py``.
+Sessions and rules are the same as for the pages: ``POST /api/v1/session`` logs in and sets a cookie; every request except GET
+needs the header X-CSRF-Token. Errors are problem documents (RFC 9457). The part for researchers and admins is in
+``researcher_api.py``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _not_too_deep(value: Any) -> Any:
 
 
 Json = Annotated[dict[str, Any], AfterValidator(_not_too_deep)]
-Token = Annotated[str, Field(max_length=200, description="The assignment's token: it shows that the lease is still yours")]
+Token = Annotated[str, Field(max_length=200, description="The assignment's token, which proves that the lease is still yours")]
 
 
 class Sent(BaseModel):
@@ -239,7 +240,7 @@ def save_draft(visit: Visiting, assignment_id: Id, sent: Draft) -> leases.SavedD
 
 
 def submit(visit: Visiting, assignment_id: Id, sent: Answer) -> leases.Submitted:
-    """Submit the answer to a task. Sending the same answer twice is fine. After the lease has expired, it is kept as late."""
+    """Submit the answer to a task. Sending the same answer twice is fine. If the lease has expired, it is marked late."""
     with visit.database.write() as connection:
         view = leases.view_assignment(connection, assignment_id, visit.person.id)
         try:

@@ -29,12 +29,12 @@ def opaque_id(response_id: str, key: bytes) -> str:
 
 
 def with_own_ids(view: AssignmentView, answer: Mapping[str, Any], key: bytes) -> dict[str, Any]:
-    """An answer with the responses' own ids, which are those in ``view``."""
+    """An answer with the responses' own ids, as in ``view``."""
     return _renamed(answer, {opaque_id(output.id, key): output.id for output in view.outputs})
 
 
 def explain(error: DataError, view: AssignmentView, answer: Mapping[str, Any], key: bytes) -> DataError:
-    """The same complaint about an answer, in opaque ids."""
+    """The same error about an answer, with opaque ids."""
     shown = opaque(view, key)
     ids = {output.id: opaque_id(output.id, key) for output in view.outputs}
     try:

@@ -1,7 +1,7 @@
-"""The playground's part of the JSON API: conversations, answers, votes, feedback, sharing, and taking back.
+"""The playground's part of the JSON API: conversations, answers, votes, feedback, sharing, and withdrawal.
 
-The rules are those of the pages (``web.playground``): names of models are hidden until the vote, and a conversation is "not
-there" for everybody but its owner.
+The rules are the same as for the pages (``web.playground``): names of models are hidden until the vote, and only its owner can
+see that a conversation exists.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Training = Annotated[bool, Field(description="Whether the text, its answers and 
 
 
 class HowToAnswer(Sent):
-    """How models answer; what is left out is the model server's own default."""
+    """How models answer; the model server's defaults apply to what is left out."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
@@ -62,7 +62,7 @@ class NewTurn(Sent):
 
 
 class Vote(Sent):
-    """Which answer is better: the answer at a position (0: the left one), none of them (tie), or all are bad."""
+    """Which answer is better: the one at a position (0: the left one), none (a tie), or all are bad."""
 
     choice: blind_votes.Choice
     position: int | None = Field(default=None, ge=0, le=8)
@@ -98,7 +98,7 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """The address at which the conversation can be read; null: it is not shared."""
+    """The address at which anyone can read the conversation; null if it is not shared."""
 
     link: str | None
 
@@ -183,7 +183,7 @@ def listed(
 
 
 async def start(visit: Visiting, sent: StartConversation) -> ConversationView:
-    """Start a conversation. Its answers wait until they are asked for: POST /api/v1/answers/{answer_id}/write."""
+    """Start a conversation. Its answers are written on request: POST /api/v1/answers/{answer_id}/write."""
     if sent.layout == "rank" and not visit.may("labeler"):
         raise DataError("only labelers rank answers", expected="layout single or compare", got="rank")
     there = await models_of(visit)
@@ -220,7 +220,7 @@ def show(visit: Visiting, conversation_id: Id) -> ConversationView:
 
 
 def add_turn(visit: Visiting, conversation_id: Id, sent: NewTurn) -> ConversationView:
-    """Say something more."""
+    """Add a turn to a conversation."""
     training = sent.training and consent.makes_training_data(visit.person)
     flags = flags_of(sent.text)
     with visit.database.write() as connection:
@@ -229,7 +229,7 @@ def add_turn(visit: Visiting, conversation_id: Id, sent: NewTurn) -> Conversatio
 
 
 async def write(visit: Visiting, request: Request, answer_id: Id) -> Any:
-    """Let the model write an answer that waits. The response comes when it has ended.
+    """Let the model write a waiting answer. The response comes when the answer has ended.
 
     With the header ``Accept: text/event-stream`` it is a stream of events: ``{"text": "..."}`` for each piece, and last
     ``{"state": "finished"}``.
@@ -250,14 +250,14 @@ def _wrote(visit: Visit, answer_id: int, message: str | None) -> Wrote:
 
 
 def vote(visit: Visiting, turn_id: Id, sent: Vote) -> ConversationView:
-    """Vote on a blind comparison, once. The models are named from then on."""
+    """Vote on a blind comparison, once. After that, the models are named."""
     with visit.database.write() as connection:
         blind_votes.vote(connection, turn_id, visit.person.id, choice=sent.choice, position=sent.position)
         return conversations.conversation_of(connection, turn_id=turn_id, person_id=visit.person.id, lock=False)
 
 
 def rank(visit: Visiting, turn_id: Id) -> Assignment:
-    """Make a ranking task of a turn's answers, for you; or give the one that there is."""
+    """Make a ranking task for you from a turn's answers, or return the existing one."""
     with visit.database.write() as connection:
         return Assignment(assignment_id=feedback.start_ranking(connection, turn_id, visit.person.id))
 
@@ -293,21 +293,21 @@ def shared(visit: Visiting, token: str) -> SharedConversation:
 
 
 def withdraw(visit: Visiting, conversation_id: Id) -> TakenBack:
-    """Take a whole conversation back from training, with whatever was made from it. This is final."""
+    """Take a whole conversation back from training, with everything made from it. This is final."""
     with visit.database.write() as connection:
         consent.withdraw_conversation(connection, conversation_id, visit.person.id)
     return TakenBack(message=clean_project(visit))
 
 
 def withdraw_turn(visit: Visiting, turn_id: Id) -> TakenBack:
-    """Take a turn back from training, with the later turns that repeat it. This is final."""
+    """Take a turn back from training, with the later turns that contain it. This is final."""
     with visit.database.write() as connection:
         consent.withdraw_turn(connection, turn_id, visit.person.id)
     return TakenBack(message=clean_project(visit))
 
 
 def delete(visit: Visiting, conversation_id: Id) -> TakenBack:
-    """Delete a conversation and whatever was derived from it."""
+    """Delete a conversation and everything derived from it."""
     with visit.database.write() as connection:
         consent.delete_conversation(connection, conversation_id, visit.person.id)
     return TakenBack(message=clean_project(visit))

@@ -69,7 +69,7 @@ class NewInvite(Sent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invited:
-    """A link that works once. It is shown only now: the database keeps its hash alone."""
+    """A link that works once. It is shown only now: the database keeps only its hash."""
 
     link: str
 
@@ -104,7 +104,7 @@ def one_batch(visit: Visiting, batch_id: Id) -> task_making.Batch:
 
 
 def make_batch(visit: Visiting, sent: NewBatch) -> task_making.Made:
-    """Make a batch of tasks from prompts chosen at random among those that fit. If fewer fit, fewer tasks are made.
+    """Make a batch of tasks from prompts drawn at random among those that fit. If fewer fit, fewer tasks are made.
 
     ``gold`` of the tasks use prompts that a researcher answered in screening. Labelers' answers are compared with the
     researcher's, and labelers cannot tell which tasks these are.
@@ -155,7 +155,7 @@ def export(visit: Visiting, surplus: bool = False) -> StreamingResponse:
     """Export all answers as records, one JSON object per line (JSONL), as ``heedful import heedful`` reads them.
 
     The prompts and outputs that the answers refer to come first. ``surplus`` adds answers beyond the overlap that was asked
-    for, and those that were corrected or sent back. This is a POST because the audit records who exports.
+    for, and those that were corrected or sent back. This is a POST because the audit log records who exports.
     """
     with visit.database.write() as connection:
         after = {"surplus": surplus}
@@ -208,7 +208,7 @@ def events(
     older_than: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> audit.Lines:
-    """List the audit, newest first. For the next page, send the last page's ``next`` as ``older_than``."""
+    """List the audit log, newest first. For the next page, send the last page's ``next`` as ``older_than``."""
     with visit.database.read() as connection:
         return audit.find(
             connection,

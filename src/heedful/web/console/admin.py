@@ -41,12 +41,12 @@ def routes(add: Routes) -> None:
 
 
 def show_people(visit: Visiting) -> Response:
-    """Everybody, the invites that still work, and the form for new ones."""
+    """Everyone with an account, the invites that still work, and the form for new ones."""
     return _people_page(visit)
 
 
 def invite(visit: Visiting, form: Form) -> Response:
-    """Make one-time links; they are shown now and never again, as only their hashes are kept."""
+    """Make one-time links; they are shown only now, because only their hashes are kept."""
     number = form.whole("number", 1) or 0
     role, group = cast("Role", form.text("role")), cast("Group", form.text("group", "training"))
     try:
@@ -91,7 +91,7 @@ def _people_page(visit: Visit, *, status: int = 200, problem: HeedfulError | Non
 
 
 def show_person(visit: Visiting, person_id: Id) -> Response:
-    """One person: role, group, limit, password, access."""
+    """One person's account: role, group, limit, password, access."""
     return _person_page(visit, person_id)
 
 
@@ -169,7 +169,7 @@ def show_audit(
     until: str = "",
     older: str = "",
 ) -> Response:
-    """Who did what, the newest first."""
+    """Who did what, newest first."""
     older_than = int(older) if older.isdecimal() and len(older) < 10 else None
     with visit.database.read() as connection:
         found = audit.find(
@@ -191,7 +191,7 @@ def show_audit(
 
 
 def show_backups(visit: Visiting) -> Response:
-    """The backups that there are, and the button for a new one."""
+    """The existing backups, and the button for a new one."""
     return _backups_page(visit)
 
 
@@ -212,7 +212,7 @@ def back_up(visit: Visiting) -> Response:
 
 
 def download(visit: Visiting, file: str) -> Response:
-    """A backup's file. The audit records who took it, so a GET will not do."""
+    """A backup's file. The audit log records who downloaded it, so this is not a GET."""
     there = {path.name: path for path in _backups(visit)}
     if file not in there:
         raise MissingError("there is no such backup")

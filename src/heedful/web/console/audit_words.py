@@ -1,4 +1,4 @@
-"""What the audit says of each event, in words: "bizoka answered task 12"."""
+"""The words of the audit page for each event: "bizoka submitted an answer"."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ACTIONS: Mapping[str, str] = {
     "forget": "erased a prompt",
     "start_round": "started a round",
 }
-"""Other actions are named by their own words."""
+"""For other actions, the page shows their names."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Accounts and access": (
@@ -69,7 +69,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Rounds": ("start_round",),
     "Backups": ("backup", "download_backup"),
 }  # fmt: skip
-"""How the filter lists them."""
+"""The groups of actions in the filter."""
 
 _FIELDS: Mapping[str, str] = {
     "group_name": "group",
@@ -84,7 +84,7 @@ _FIELDS: Mapping[str, str] = {
 
 
 def changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[tuple[str, Any, Any]]:
-    """Each value that an event tells of: its name, what it was and what it became (None: not there)."""
+    """Each value in an event: its name, the value before and the value after (None: no value)."""
     was, became = dict(before or {}), dict(after or {})
     names = [*was, *(name for name in became if name not in was)]
     return [

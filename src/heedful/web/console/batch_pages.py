@@ -1,4 +1,4 @@
-"""Batches of tasks: make them from stored prompts and outputs, see how far they are, close them."""
+"""Batches of tasks: make them from stored prompts and outputs, see their progress, close them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from heedful.web.routing import Form, Id, Routes, Visit, Visiting
 from heedful.web.sent_forms import FormValues
 
 MADE_HERE: tuple[TaskKind, ...] = tuple(kind for kind in KINDS if kind != "score_demonstration")
-"""Demonstrations are scored in the screening."""
+"""All kinds except scoring demonstrations, which belongs to screening."""
 STYLES = ("plain", "few_shot", "user_based")
 
 
 def routes(add: Routes) -> None:
-    """Pages of batches and the link to them."""
+    """Add the pages of batches."""
     add.get("/batches", show_batches, who="researcher")
     add.post("/batches/import", bring_in, who="researcher")
     uploads.routes(add)
@@ -42,7 +42,7 @@ def routes(add: Routes) -> None:
 
 
 def show_batches(visit: Visiting) -> Response:
-    """Every batch, and what can be made."""
+    """Every batch, and the kinds of task that can be made."""
     with visit.database.read() as connection:
         found = task_making.all_batches(connection)
     return visit.page("console/batches/list.html", batches=found, kinds=MADE_HERE, project=visit.settings.project)
@@ -51,7 +51,7 @@ def show_batches(visit: Visiting) -> Response:
 def bring_in(visit: Visiting) -> Response:
     """Load the project's prompts and outputs, and the rankings that `heedful align` asks for."""
     if visit.settings.project is None:
-        raise MissingError("there is no project to take prompts from", next_step="start heedful web in a project's folder")
+        raise MissingError("there is no project to import prompts from", next_step="start heedful web in a project's folder")
     project = Project.load(visit.settings.project)
     with visit.database.write() as connection:
         imported = labels.import_project(connection, project, created_by=visit.person.id)
@@ -59,7 +59,7 @@ def bring_in(visit: Visiting) -> Response:
 
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:
-    """One batch: its rules, how far it is."""
+    """One batch: its rules and its progress."""
     with visit.database.read() as connection:
         found = task_making.get_batch(connection, batch_id)
     return visit.page("console/batches/batch.html", batch=found, problem=None)
@@ -131,7 +131,7 @@ def show_new(visit: Visiting, kind: str) -> Response:
 
 
 def make(visit: Visiting, form: Form, kind: str) -> Response:
-    """Make a batch; or, with the button "Count", only say how many prompts fit."""
+    """Make a batch or, with the button "Count matching prompts", only say how many prompts fit."""
     return _make(visit, form, _known(kind), None)
 
 
@@ -160,14 +160,14 @@ def fitting(visit: Visit, plan: task_making.Plan) -> Sequence[str]:
     """The ids of the prompts that a plan's tasks can be about; kinds without prompts need none."""
     if plan.kind in WITHOUT_PROMPT:
         return ()
-    with visit.database.read() as connection:  # may look at every prompt; no writer waits for it
+    with visit.database.read() as connection:  # may read every prompt, but no writer waits for it
         return task_making.fitting_prompts(connection, plan.kind, plan.phase, plan.choice)
 
 
 def make_planned(
     visit: Visit, plan: task_making.Plan, prompt_ids: Sequence[str], *, batch_id: int | None = None
 ) -> task_making.Made:
-    """Make a batch, or more tasks of one, for the page and the JSON API alike. Raises DataError where nothing fits."""
+    """Make a batch, or add tasks to one, for the page and the JSON API. Raises DataError if nothing fits."""
     about = _findings if plan.kind == "review_personal_data" and not any(plan.payloads) else None
     with visit.database.write() as connection:
         seed = secrets.randbits(32)
@@ -283,7 +283,7 @@ def _plan(kind: TaskKind, form: FormValues, batch: task_making.Batch | None) -> 
 
 
 def _findings(text: str) -> Mapping[str, Any]:
-    """What the patterns find in a prompt, for a labeler to see marked."""
+    """Personal data that the patterns find in a prompt, to mark for the labeler."""
     return {"findings": [asdict(finding) for finding in find_personal_data(text)]}
 
 
@@ -304,5 +304,5 @@ def _payloads(kind: TaskKind, form: FormValues) -> Sequence[Mapping[str, Any]]:
     if style != "user_based":
         return [{"style": style, "use_case": use_case, "application": None}]
     if not lines:
-        raise DataError("there are no applications", expected="what users want to use the model for, one on each line")
+        raise DataError("there are no applications", expected="what users want to use the model for, one per line")
     return [{"style": style, "use_case": use_case, "application": line} for line in lines]

@@ -34,11 +34,11 @@ def routes(add: Routes) -> None:
 
 
 def search_of(asked: Mapping[str, str]) -> Search:
-    """A search from the fields of its form; empty ones mean nothing. Raises DataError."""
+    """A search from the fields of its form; empty fields are ignored. Raises DataError."""
     given = {name: asked.get(name, "").strip() for name in FIELDS}
     batch = given["batch"]
     if batch and not (batch.isdecimal() and len(batch) < 10):
-        raise DataError("that is no batch", expected="a batch's number", got=batch[:20])
+        raise DataError("that is not a batch", expected="a batch's number", got=batch[:20])
     kind = given["kind"] or "prompt"
     return Search(
         kind=cast("Kind", kind),
@@ -46,7 +46,7 @@ def search_of(asked: Mapping[str, str]) -> Search:
         use_case=given["use_case"] or None,
         source=given["source"] or None,
         split=given["split"] or None,
-        # The form sends this field for every kind; it counts only for some.
+        # The form sends this field for every kind, but only some kinds have it.
         labeler=(given["labeler"] or None) if kind not in ("prompt", "response") else None,
         batch_id=int(batch) if batch else None,
         since=start_of(given["since"]),
@@ -55,18 +55,18 @@ def search_of(asked: Mapping[str, str]) -> Search:
 
 
 def start_of(text: str, days: int = 0) -> float | None:
-    """The first moment of a UTC day, or of one ``days`` later."""
+    """The first moment of a UTC day, or of the day ``days`` later."""
     if not text:
         return None
     try:
         day = date.fromisoformat(text) + timedelta(days=days)
         return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
     except (ValueError, OverflowError):
-        raise DataError("that is no date", expected="year-month-day, as 2026-01-31", got=text[:20]) from None
+        raise DataError("that is not a date", expected="year-month-day, such as 2026-01-31", got=text[:20]) from None
 
 
 def show_data(visit: Visiting) -> Response:
-    """A page of what is found, newest first."""
+    """A page of search results, newest first."""
     asked = visit.request.query_params
     search, behind = search_of(asked), _behind(asked.get("behind", ""))
     with visit.database.read() as connection:
@@ -113,7 +113,7 @@ def show_prompt(visit: Visiting, prompt_id: str) -> Response:
 
 
 def export(visit: Visiting, form: Form) -> Response:
-    """All that a search finds, as JSONL; the audit records who exported what."""
+    """All results of a search as JSONL; the audit log records who exported what."""
     asked = {name: form.text(name, "") for name in FIELDS}
     search = search_of(asked)
     with visit.database.write() as connection:

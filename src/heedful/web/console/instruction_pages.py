@@ -26,7 +26,7 @@ def routes(add: Routes) -> None:
 
 
 def show_all(visit: Visiting) -> Response:
-    """Which versions are in force."""
+    """The versions in force."""
     with visit.database.read() as connection:
         current = {(one.phase, one.kind): one for one in instruction_versions.all_current(connection)}
     return visit.page("console/instructions.html", current=current, kinds=KINDS, phases=PHASES)
@@ -52,7 +52,7 @@ def show_one(visit: Visiting, phase: str, kind: str) -> Response:
 
 
 def save(visit: Visiting, form: Form, phase: str, kind: str) -> Response:
-    """Show what the text looks like and changes, or publish it as the next version."""
+    """Preview the text and its changes, or publish it as the next version."""
     own_kind, own_phase = _checked(kind, phase)
     text, note, problem = form.text("markdown"), form.text("change_note", ""), None
     if form.text("do", "preview") == "publish":
@@ -84,7 +84,7 @@ def save(visit: Visiting, form: Form, phase: str, kind: str) -> Response:
 
 
 def show_version(visit: Visiting, phase: str, kind: str, version: str) -> Response:
-    """One version, and word by word what it changed of the one before (or of the one asked for by ``?from=``)."""
+    """One version, with its changes, word by word, from the version before (or the one in ``?from=``)."""
     own_kind, own_phase = _checked(kind, phase)
     with visit.database.read() as connection:
         history = instruction_versions.history(connection, own_kind, own_phase)
@@ -105,7 +105,7 @@ def show_version(visit: Visiting, phase: str, kind: str, version: str) -> Respon
 
 
 def _changes(first: str, second: str) -> list[Piece]:
-    """What changed, with some of the text around it; long stretches that are the same are left out."""
+    """What changed, with some of the text around it; long unchanged stretches are left out."""
     pieces = word_differences(first, second)
     return [
         piece if piece.change != "same" else Piece("same", shortened(piece.text, index == 0, index == len(pieces) - 1))
@@ -114,7 +114,7 @@ def _changes(first: str, second: str) -> list[Piece]:
 
 
 def shortened(text: str, first: bool, last: bool) -> str:
-    """The text's ends, that touch changes, with a mark for what is left out between; all of it if it is short."""
+    """The ends of an unchanged text, next to changes, with a mark for what is left out; the whole text if it is short."""
     head, tail = ("" if first else text[:AROUND]), ("" if last else text[-AROUND:])
     return text if len(text) <= 3 * AROUND else f"{head} {LEFT_OUT} {tail}"
 

@@ -1,4 +1,4 @@
-"""Slow numbers are kept for a while: agreement over thousands of answers for minutes, counts for seconds."""
+"""Cache slow numbers for a while: agreement over thousands of answers for minutes, counts for seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 MOST_SECONDS = 600.0
 TIMES = 100
-"""A value that took a second is kept for this many, at most ``MOST_SECONDS``: small databases are always fresh."""
+"""A value that took one second is kept for this many seconds, at most ``MOST_SECONDS``. Small databases stay fresh."""
 MOST_VALUES = 40
 
 
@@ -29,16 +29,16 @@ class KeptValue(Generic[Value]):
     value: Value
     at: float
     seconds: float
-    """How long that took."""
+    """How long computing it took."""
 
     @property
     def fresh(self) -> bool:
-        """Whether it need not be computed again."""
+        """Whether it is recent enough."""
         return time.time() - self.at < min(MOST_SECONDS, TIMES * self.seconds)
 
 
 class Kept:
-    """Values by key. An old value is shown once more while a thread computes it again; only the first visitor waits."""
+    """Values by key. An old value is shown once more while a thread computes a new one; only the first visitor waits."""
 
     def __init__(self) -> None:
         self._values: OrderedDict[Hashable, KeptValue[Any]] = OrderedDict()
@@ -50,12 +50,12 @@ class Kept:
         with self._guard:
             found, lock = self._values.get(key), self._locks.setdefault(key, threading.Lock())
         if found is None:
-            with lock:  # others who ask at the same moment wait for the first one's result
+            with lock:  # simultaneous visitors wait for the first one's result
                 found = self._values.get(key)
                 return self._compute(key, make) if found is None else found
         if not found.fresh and lock.acquire(blocking=False):
             try:
-                if TIMES * found.seconds < MOST_SECONDS / 20:  # quick: no need to show the old one
+                if TIMES * found.seconds < MOST_SECONDS / 20:  # quick to compute: no need to show the old value
                     return self._compute(key, make)
             finally:
                 lock.release()
@@ -72,7 +72,7 @@ class Kept:
             return
         try:
             self._compute(key, make)
-        except Exception:  # the old value stays; the next asker starts it again
+        except Exception:  # the old value stays; the next visitor starts it again
             log.exception("could not compute %r again", key)
         finally:
             lock.release()
@@ -91,7 +91,7 @@ class Kept:
 
 
 def kept_of(visit: Visit) -> Kept:
-    """The application's."""
+    """The application's cache."""
     state = visit.request.app.state
     if not hasattr(state, "kept"):
         state.kept = Kept()

@@ -1,4 +1,4 @@
-"""The researchers' console: how far the work is, who works, what labelers ask."""
+"""The researchers' console: the progress of the work, who works, what labelers ask."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def routes(add: Routes) -> None:
 
 
 def overview(visit: Visiting) -> Response:
-    """Queues with their pace, the last days' answers, what needs a researcher."""
+    """Queues with their pace, the answers of the last days, and what needs a researcher."""
 
     def compute() -> tuple[list[queue_progress.Queue], list[tuple[float, int]], list[queue_progress.SkippedTask]]:
         with visit.database.read() as connection:
@@ -62,7 +62,7 @@ def overview(visit: Visiting) -> Response:
 
 
 def show_batch(visit: Visiting, batch_id: Id) -> Response:
-    """One batch: how far it is, and which tasks were skipped. The pages under Batches close, open and prioritise it."""
+    """One batch: its progress and its skipped tasks. The pages under Batches close, open and prioritise it."""
 
     def compute() -> tuple[list[queue_progress.Queue], list[queue_progress.SkippedTask]]:
         with visit.database.read() as connection:
@@ -87,7 +87,7 @@ def serve_task(visit: Visiting, form: Form, task_id: Id) -> Response:
         elif do == "reopen":
             changes.reopen_task(connection, task_id, person_id=visit.person.id)
         else:
-            raise DataError("there is no such thing to do", expected="withdraw, set_aside or reopen", got=do[:20])
+            raise DataError("there is no such action", expected="withdraw, set_aside or reopen", got=do[:20])
     state = {"withdraw": "withdrawn", "set_aside": "set aside", "reopen": "served again"}[do]
     batch_id = form.whole("batch_id")
     for key in ("overview", ("batch", batch_id)):
@@ -109,7 +109,7 @@ def send_back(visit: Visiting, form: Form, assignment_id: Id) -> Response:
 
 
 def show_people(visit: Visiting) -> Response:
-    """Who answered how much, how fast, what they skipped and why; pseudonyms only."""
+    """How much and how fast each labeler answered, what they skipped and why; pseudonyms only."""
 
     def compute() -> list[queue_progress.Labeler]:
         with visit.database.read() as connection:
@@ -120,7 +120,7 @@ def show_people(visit: Visiting) -> Response:
 
 
 def show_questions(visit: Visiting) -> Response:
-    """Labelers' questions: those that wait, or all."""
+    """Labelers' questions: those without an answer, or all."""
     every = visit.request.query_params.get("show") == "all"
     before = visit.request.query_params.get("before", "")
     with visit.database.read() as connection:

@@ -1,4 +1,4 @@
-"""The console's pages on quality: agreement, gold items and signs of carelessness, screening."""
+"""The console's pages on quality: agreement, gold tasks and signs of carelessness, screening."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from heedful.web.label.words import RATING_FLAG_WORDS
 from heedful.web.routing import Form, Routes, Visit, Visiting
 
 PAPER_AGREEMENT = 0.726
-"""Training labelers (SPEC 2.4)."""
+"""The paper's agreement among training labelers (SPEC 2.4)."""
 
 
 def routes(add: Routes) -> None:
@@ -31,7 +31,7 @@ def routes(add: Routes) -> None:
 
 
 def scope_of(visit: Visit) -> Scope:
-    """The batch, phase and labelers that the page was asked for. Raises DataError."""
+    """The batch, phase and labelers in the page's address. Raises DataError."""
     asked = visit.request.query_params
     batch, phase, labelers = asked.get("batch", ""), asked.get("phase", ""), asked.get("labelers", "")
     if (batch and not (batch.isdecimal() and len(batch) < 10)) or phase not in ("", "training", "evaluation"):
@@ -46,7 +46,7 @@ def scope_of(visit: Visit) -> Scope:
 
 
 def show_agreement(visit: Visiting) -> Response:
-    """How labelers agree: all of them, by group, each with the others and with the researchers; coefficients; flags."""
+    """How labelers agree: overall, by group, each with the others and with the researchers; coefficients; flags."""
     scope = scope_of(visit)
 
     def compute() -> labeler_agreement.AgreementReport:
@@ -69,7 +69,7 @@ def show_agreement(visit: Visiting) -> Response:
 
 
 def show_quality(visit: Visiting) -> Response:
-    """Scores on gold items and signs of carelessness, with what they mean."""
+    """Scores on gold tasks and signs of carelessness, with explanations."""
 
     def compute() -> tuple[carefulness.GoldReport, list]:
         with visit.database.read() as connection:
@@ -92,7 +92,7 @@ def show_quality(visit: Visiting) -> Response:
 
 
 def show_screening(visit: Visiting) -> Response:
-    """The table that the team is selected on: codes, no names."""
+    """The table for selecting the team: codes, no names."""
     with visit.database.read() as connection:
         found = candidate_screening.screening(connection, _secret(visit))
     rows = screening_table(found.records)
@@ -108,12 +108,14 @@ def show_screening(visit: Visiting) -> Response:
 
 
 def decide(visit: Visiting, form: Form) -> Response:
-    """Select or decline the candidates behind some codes, all or none of them."""
+    """Select or decline the candidates behind these codes, all of them or none."""
     choice, codes = form.text("choice"), sorted(set(form.all("code")))
     if choice not in ("select", "decline"):
-        raise DataError("that is no decision", expected="select or decline", got=choice[:20])
+        raise DataError("that is not a decision", expected="select or decline", got=choice[:20])
     if not codes:
-        raise DataError("no one is chosen", expected="at least one ticked code", got="none", next_step="go back and tick some")
+        raise DataError(
+            "no candidate is chosen", expected="at least one ticked code", got="none", next_step="go back and tick some"
+        )
     with visit.database.write() as connection:
         for code in codes:
             candidate_screening.decide(
@@ -129,14 +131,14 @@ def decide(visit: Visiting, form: Form) -> Response:
 
 
 def make_scoring_tasks(visit: Visiting, form: Form) -> Response:
-    """Make tasks for researchers of the candidates' demonstrations."""
+    """Make tasks for researchers to score the candidates' demonstrations."""
     with visit.database.write() as connection:
         made = candidate_screening.make_scoring_tasks(connection, created_by=visit.person.id)
     if not made:
         return visit.go("/console/screening", flash="Every demonstration has its scoring task already.")
-    return visit.go("/console/screening", flash=f"{made} scoring tasks made. They wait under Tasks.")
+    return visit.go("/console/screening", flash=f"Made {made} scoring tasks. Researchers find them under Tasks.")
 
 
 def _secret(visit: Visit) -> bytes:
-    """What candidates' codes are made with: derived from the application's key, which no page shows."""
+    """The secret behind candidates' codes, derived from the application's key, which no page shows."""
     return hmac.digest(visit.settings.key, b"screening codes", hashlib.sha256)

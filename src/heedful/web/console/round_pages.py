@@ -1,4 +1,4 @@
-"""The admin's page about rounds of feedback (SPEC 3.8): what each decided, the button that starts the next, its progress."""
+"""The admin's page on rounds of feedback (SPEC 3.8): their decisions, a button that starts the next one, its progress."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show_rounds(visit: Visiting) -> Response:
 
 
 def start_round(visit: Visiting) -> Response:
-    """Start the next round, or continue the one that was begun."""
+    """Start the next round, or continue the unfinished one."""
     running = _process(visit)
     if running is None:
         raise ConfigError("there is no project here", expected="an application over a project", got="none")
@@ -42,7 +42,7 @@ def start_round(visit: Visiting) -> Response:
 
 
 def next_round(runs: Path) -> int:
-    """The round that the button starts or continues: the one that was begun, or the one after the last finished one."""
+    """The round that the button starts or continues: the unfinished one, or the one after the last finished one."""
     return max(len(ended_rounds(runs)) + 1, newest_round(runs))
 
 
@@ -61,6 +61,6 @@ def _page(visit: Visit, *, status: int = 200, problem: ConflictError | None = No
 
 
 def _process(visit: Visit) -> RoundProcess | None:
-    """The application's own; None if there is no project."""
+    """The application's process for rounds; None if there is no project."""
     found: RoundProcess | None = visit.request.app.state.round_process
     return found

@@ -1,4 +1,4 @@
-"""One further round of feedback, done beside the application: ``heedful align PROJECT --round N`` in a process of its own."""
+"""Run a round of feedback beside the application: ``heedful align PROJECT --round N`` in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from heedful.errors import ConflictError
 
 LOG_FILE = "rounds.log"
-"""In the folder of runs: the process's output."""
+"""The process's output, in the folder of runs."""
 _SHOWN_BYTES = 4_000
 
 
 class RoundProcess:
-    """At most one process. It ends with the application; started again, the round continues from its checkpoints."""
+    """Runs at most one process, which ends with the application. A new start continues the round from its checkpoints."""
 
     def __init__(self, project: Path) -> None:
         self.project = project
@@ -35,9 +35,9 @@ class RoundProcess:
         return self._process is not None and self._process.poll() not in (None, 0)
 
     def start(self, number: int) -> None:
-        """Start round ``number``, or continue it. Raises ConflictError if a round is being done."""
+        """Start round ``number``, or continue it. Raises ConflictError if a round is running."""
         if self.is_running:
-            raise ConflictError("a round is being done already", next_step="wait until it is over")
+            raise ConflictError("a round is already running", next_step="wait until it is over")
         self.log.parent.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "heedful.cli", "align", str(self.project), "--round", str(number)]
         with self.log.open("wb") as log:
@@ -45,7 +45,7 @@ class RoundProcess:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """End the process; its checkpoints stay."""
+        """End the process; its checkpoints are kept."""
         if self._process is not None and self.is_running:
             self._process.terminate()
             self._process.wait()

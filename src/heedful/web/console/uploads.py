@@ -1,4 +1,4 @@
-"""Prompts with outputs that a researcher uploads on the page: read, shown, and stored once they confirm.
+"""Prompts with outputs that a researcher uploads: read, shown, and stored after the researcher confirms.
 
 Each row is one prompt with its outputs. JSON Lines (or a JSON list)::
 
@@ -62,7 +62,7 @@ def show(visit: Visiting) -> Page:
 
 
 def preview(visit: Visiting, form: Upload) -> Page:
-    """What the file holds; nothing is stored yet."""
+    """Show what the file holds; nothing is stored yet."""
     try:
         text = _decoded(form.files["file"]) if form.files.get("file") else form.text("rows", "")
         return _page(visit, text, found=read(text))
@@ -113,7 +113,7 @@ def read(text: str) -> list[Uploaded]:
         expected = (
             'rows such as {"prompt": "…", "responses": ["…", "…"]}, or CSV with the columns prompt, response, response_2 …'
         )
-        raise DataError("there is nothing in it", expected=expected)
+        raise DataError("the upload is empty", expected=expected)
     return found
 
 
@@ -152,7 +152,7 @@ def _column(name: str) -> str:
 
 
 def _uploaded(value: object) -> Uploaded:
-    """A row as the import format ``responses`` reads it. Ranks, ratings and unknown keys have no place here. Raises BadRow."""
+    """A row in the import format ``responses``, but without ranks, ratings and unknown keys. Raises BadRow."""
     row = dict(an_object(value))
     if "messages" in row:
         if "prompt" in row:
@@ -165,12 +165,12 @@ def _uploaded(value: object) -> Uploaded:
     )
     judged = next((key for each in (row, *parts) for key in each if _JUDGED.match(key)), None)
     if judged is not None:
-        raise BadRow(f"the key {judged!r} has no place here: `heedful import responses` reads ranks and ratings")
+        raise BadRow(f"the key {judged!r} is not allowed here: `heedful import responses` reads ranks and ratings")
     draft = read_responses(row, None)
     notes = [note for note in draft.notes if note != NO_RANKING]
     unused = next((note for note in notes if note.startswith(UNUSED)), None)
     if unused is not None:
-        raise BadRow(f"the key {unused.removeprefix(UNUSED).split(chr(39))[1]!r} is not known here")
+        raise BadRow(f"the key {unused.removeprefix(UNUSED).split(chr(39))[1]!r} is unknown")
     prompt = next(record for record in draft.records if isinstance(record, Prompt))
     prompt = replace(prompt, language=optional_text(row, "language"))
     responses = tuple(record for record in draft.records if isinstance(record, Response))

@@ -1,4 +1,4 @@
-"""The console's pages about playground and API: votes for researchers, keys for admins."""
+"""The console's pages on the playground and the API: votes for researchers, keys for admins."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def show_votes(visit: Visiting) -> Response:
 
 
 def export_votes(visit: Visiting, form: Form) -> Response:
-    """All votes as a table for ``heedful evaluate votes``. The audit has who took it, so this is no GET."""
+    """All votes as a table for ``heedful evaluate votes``. The audit log records who exports, so this is not a GET."""
     blind = form.has("blind")
     with visit.database.write() as connection:
         file = io.StringIO(newline="")
@@ -80,7 +80,7 @@ def export_votes(visit: Visiting, form: Form) -> Response:
 
 
 def show_usage(visit: Visiting) -> Response:
-    """The usage of keys, and what was found in their requests; no texts."""
+    """The usage of keys, and the flags of their requests; no texts."""
     with visit.database.read() as connection:
         keys = api_keys.all_keys(connection)
         usage = usage_log.usage_by_key(connection)

@@ -9,7 +9,7 @@ from typing import Literal
 Change = Literal["same", "removed", "added"]
 
 MAX_WORDS = 10_000
-"""Of one text. Beyond it the comparison would keep a labeler waiting, so the rest counts as one piece."""
+"""Words compared in each text. Longer comparisons would keep a labeler waiting, so the rest counts as one piece."""
 
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 
@@ -23,10 +23,11 @@ class Piece:
 
 
 def word_differences(first: str, second: str) -> list[Piece]:
-    """The way from ``first`` to ``second`` in whole words; all but "added" is ``first``, all but "removed" ``second``.
+    """The changes from ``first`` to ``second`` in whole words.
 
-    A longest common subsequence of words, spaces and punctuation; a short match between larger changes ("of", a comma) counts
-    as part of the change, so that two sentences that have nothing in common do not read as a mosaic.
+    The pieces without "added" give ``first``; those without "removed" give ``second``. The method is a longest common
+    subsequence of words, spaces and punctuation. A short match between larger changes ("of", a comma) counts as part of the
+    change, so that two sentences with nothing in common do not look like a mosaic.
     """
     a, b = _TOKEN.findall(first), _TOKEN.findall(second)
     rest_a, rest_b = "".join(a[MAX_WORDS:]), "".join(b[MAX_WORDS:])
@@ -43,7 +44,7 @@ def side(pieces: list[Piece], which: Literal["first", "second"]) -> list[Piece]:
 
 
 def share_in_common(pieces: list[Piece]) -> float:
-    """Share of the characters of both texts together that are the same; 1 for two equal (or two empty) texts."""
+    """The share of both texts' characters that is the same; 1 for two equal (or two empty) texts."""
     same = 2 * sum(len(piece.text) for piece in pieces if piece.change == "same")
     total = same + sum(len(piece.text) for piece in pieces if piece.change != "same")
     return same / total if total else 1.0
@@ -52,8 +53,8 @@ def share_in_common(pieces: list[Piece]) -> float:
 def _aligned(a: list[str], b: list[str]) -> list[Piece]:
     """Longest common subsequence, bit-parallel: one integer of len(a) bits per token of b.
 
-    Hyyrö, "Bit-parallel LCS-length computation revisited", 2004; the way back as in rapidfuzz. Repetitive text, which models
-    do write, costs no more than any other (difflib needs seconds for it).
+    Hyyrö, "Bit-parallel LCS-length computation revisited", 2004; the backtracking is that of rapidfuzz. Repetitive text,
+    which models do write, costs no more than other text (difflib needs seconds for it).
     """
     full = (1 << len(a)) - 1
     places: dict[str, int] = {}
@@ -101,7 +102,7 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
 
 
 def _without_crumbs(pieces: list[Piece]) -> list[Piece]:
-    """Makes a match part of the changes around it if it is no longer than either of them."""
+    """Make a match part of the changes around it if it is no longer than either of them."""
 
     def size(step: int, index: int) -> int:
         longest = 0

@@ -1,4 +1,4 @@
-"""The labelers' forms: what a browser sends to an answer, and an answer or a draft back to what fills the form.
+"""The labelers' forms: turn what a browser sends into an answer, and an answer or a draft back into form fields.
 
 A form is a flat mapping of field names to texts, the same with and without JavaScript, in a draft and in a submit::
 
@@ -12,8 +12,8 @@ A form is a flat mapping of field names to texts, the same with and without Java
     score_demonstration   score
     self_assess           topic.0 = on ...
 
-A, B, C ... are the different outputs by shown position: outputs with the same text are one card, whose answer counts for
-all of them. What an answer looks like is said in :mod:`heedful.labeling.queue.kinds`.
+A, B, C ... are the different outputs in the order shown: outputs with the same text share one card, whose answer counts for
+all of them. :mod:`heedful.labeling.queue.kinds` describes answers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from heedful.web.label.words import USE_CASES
 Fields = Mapping[str, str]
 
 MAX_PAIRS = 20
-"""Of one few-shot prompt."""
+"""The most examples of one few-shot prompt."""
 FIRST_PAIRS = 3
-"""Shown on an empty form."""
+"""Examples on an empty form."""
 WORK_FIELD = "seconds_spent"
 """How long the labeler worked, as the browser counted: stored with the draft, not part of the answer."""
 
@@ -85,24 +85,24 @@ def parse(view: AssignmentView, fields: Fields) -> Parsed:
     """The answer that a form holds, or an error for each field that is not right; what was typed is not changed."""
     errors: dict[str, str] = {}
     answer = _PARSERS[view.kind](view, fields, errors)
-    # All of one output's together, as they stand on the page.
+    # Group the errors by output, as on the page.
     ordered = sorted(errors, key=lambda name: name[0] if name[1:2] == "." else "")
     return Parsed(answer=None if errors else answer, errors={name: errors[name] for name in ordered})
 
 
 def fields_of_answer(view: AssignmentView, answer: Mapping[str, Any]) -> dict[str, str]:
-    """The form that gives this answer. Parts may be missing or odd (a draft from elsewhere): those fields stay empty."""
+    """The fields that give this answer. Fields for missing or malformed parts (of a draft from another program) stay empty."""
     return {name: value for name, value in _FILLERS[view.kind](view, answer).items() if value}
 
 
 def fields_of_draft(view: AssignmentView, draft: Mapping[str, Any] | None) -> dict[str, str]:
-    """The form as a draft left it: the page keeps its fields as they are, another program may keep a part of an answer."""
+    """The form as a draft left it. The page stores its fields; another program may store part of an answer."""
     if not draft:
         return {}
     if isinstance(draft.get("fields"), Mapping):
         fields = {str(name): str(value) for name, value in draft["fields"].items() if isinstance(value, str)}
         return fields if draft.get("cards") or len(cards(view)) == len(view.outputs) else _to_cards(view, fields)
-    seconds = draft.get(WORK_FIELD)  # of an answer that was opened again
+    seconds = draft.get(WORK_FIELD)  # an answer that was opened again has it
     worked = {WORK_FIELD: f"{seconds:.1f}"} if isinstance(seconds, int | float) and seconds > 0 else {}
     return fields_of_answer(view, draft) | worked
 
@@ -114,7 +114,7 @@ def sent_back(view: AssignmentView) -> str | None:
 
 
 def draft_of_fields(view: AssignmentView, fields: Fields) -> dict[str, Any]:
-    """What is kept of a half-filled form: the fields that this kind has, and a researcher's note."""
+    """What is stored of a half-filled form: the fields of this kind of task, and a researcher's note."""
     draft: dict[str, Any] = {"fields": {name: value for name, value in fields.items() if value and _is_field(view, name)}}
     if len(cards(view)) != len(view.outputs):
         draft["cards"] = True
@@ -123,7 +123,7 @@ def draft_of_fields(view: AssignmentView, fields: Fields) -> dict[str, Any]:
 
 
 def _to_cards(view: AssignmentView, fields: Fields) -> dict[str, str]:
-    """A draft of an earlier version, which gave each output a letter of its own, by the letters of the cards."""
+    """Convert a draft from an earlier version, which gave each output its own letter, to the letters of the cards."""
     card_of = {output_id: card.letter for card in cards(view) for output_id in card.ids}
     letter_of = dict(zip(string.ascii_uppercase, (card_of[output.id] for output in view.outputs), strict=False))
     moved: dict[str, str] = {}

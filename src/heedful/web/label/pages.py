@@ -1,4 +1,4 @@
-"""The labeler's pages around the tasks: what waits, instructions, questions to the researchers, surveys, own answers."""
+"""The labeler's pages besides tasks: waiting tasks, instructions, questions to the researchers, surveys, own answers."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def routes(add: Routes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WaitingKind:
-    """What waits of one batch, and how long one takes."""
+    """The waiting tasks of one batch, and how long one usually takes."""
 
     waiting: leases.Waiting
     seconds: float | None
 
 
 def home(visit: Visiting) -> Response:
-    """The tasks that wait for this labeler, those they began, and news. For a user: the playground."""
+    """Waiting tasks, started tasks and news for a labeler. A user goes to the playground."""
     if not visit.may("labeler"):
         return visit.go("/playground")
     now, person_id = time.time(), visit.person.id
@@ -59,7 +59,7 @@ def home(visit: Visiting) -> Response:
             "surveys": surveys.open_surveys(connection, person_id),
         }
         unread = instruction_versions.unacknowledged(connection, person_id, own_work.phases_of(connection, person_id))
-    # Researchers may read everything, so only instructions that they once acknowledged can be news to them.
+    # Researchers may read everything, so only instructions that they once acknowledged count as news for them.
     labeler = visit.person.role == "labeler"
     concerned = {one.waiting.kind for one in values["waiting"]} | {view.kind for view in values["begun"]}
     values["unread"] = [
@@ -69,7 +69,7 @@ def home(visit: Visiting) -> Response:
 
 
 def history(visit: Visiting, before: float | None = None) -> Response:
-    """The labeler's own answers and skips, the newest first."""
+    """The labeler's own answers and skips, newest first."""
     with visit.database.read() as connection:
         found = leases.own_answers(connection, visit.person.id, limit=HISTORY_LENGTH + 1, before=before)
     return visit.page(
@@ -116,7 +116,7 @@ def show_instructions(visit: Visiting, kind: str, phase: str, version: int | Non
 
 
 def acknowledge(visit: Visiting, form: Form, instruction_id: Id) -> Response:
-    """Keep that the labeler has read this version; back to the task, if it was read there."""
+    """Record that the labeler has read this version; return to the task if the labeler came from there."""
     with visit.database.write() as connection:
         one = instruction_versions.get(connection, instruction_id)
         if one.phase not in own_work.phases_of(connection, visit.person.id):
@@ -136,7 +136,7 @@ def questions(visit: Visiting) -> Response:
 
 
 def ask(visit: Visiting, form: Form) -> Response:
-    """A question that is about no task."""
+    """Store a question that is not about a task."""
     text = form.text("text", "")
     try:
         with visit.database.write() as connection:
@@ -149,7 +149,7 @@ def ask(visit: Visiting, form: Form) -> Response:
 
 
 def mark_seen(visit: Visiting, problem_id: Id) -> Response:
-    """The labeler has read the answer."""
+    """Record that the labeler has read the answer."""
     with visit.database.write() as connection:
         problems.mark_seen(connection, problem_id, visit.person.id)
     return visit.go("/questions")

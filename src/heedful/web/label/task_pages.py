@@ -1,4 +1,4 @@
-"""A task's page and what is done on it: drafts, submit, skip, give back, compare two outputs, ask the researchers.
+"""A task's page and its actions: save a draft, submit, skip, give back, compare two outputs, ask the researchers.
 
 Everything on the page is one form, so that no button loses what was typed, with or without JavaScript.
 """
@@ -27,7 +27,7 @@ from heedful.web.sent_forms import FormValues
 
 
 def routes(add: Routes) -> None:
-    """What is done with tasks."""
+    """Add the pages and actions of tasks."""
     add.post("/tasks/claim", claim, who="labeler")
     add.get("/tasks/{assignment_id}", show, who="labeler")
     add.get("/tasks/{assignment_id}/compare", compare, who="labeler")
@@ -40,12 +40,12 @@ def routes(add: Routes) -> None:
 
 
 def claim(visit: Visiting, form: Form) -> Response:
-    """Give the visitor a task of a kind or batch, or say that none waits."""
+    """Give the visitor a task of a kind or batch, or say that none is waiting."""
     return _next_task(visit, kind=form.text("kind", "") or None, batch_id=form.whole("batch_id"))
 
 
 def show(visit: Visiting, assignment_id: Id, pairs: int = 0) -> Response:
-    """The task to work on; or, once answered or skipped, what was sent. ``pairs``: examples of a few-shot form to show."""
+    """The task to work on, or what was sent. ``pairs``: how many examples a few-shot form shows."""
     view = _view(visit, assignment_id)
     finished = view.answer is not None
     fields = forms.fields_of_answer(view, view.answer or {}) if finished else forms.fields_of_draft(view, view.draft)
@@ -53,7 +53,7 @@ def show(visit: Visiting, assignment_id: Id, pairs: int = 0) -> Response:
 
 
 def compare(visit: Visiting, request: Request, assignment_id: Id, first: str = "", second: str = "") -> Response:
-    """Two outputs beside each other with their differences marked: a page, or the part of one that htmx asks for."""
+    """Two outputs side by side with differences marked: a page, or the part that htmx requests."""
     view = _view(visit, assignment_id)
     text_of = {card.letter: card.text for card in forms.cards(view)}
     chosen = first in text_of and second in text_of and first != second
@@ -71,7 +71,7 @@ def compare(visit: Visiting, request: Request, assignment_id: Id, first: str = "
 
 
 def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: Id) -> Response:
-    """Keep what is typed so far; for a program (drafts.js) the answer is JSON, a conflict with what is stored instead."""
+    """Save what is typed so far. drafts.js gets JSON, and in a conflict also the stored draft."""
     view, fields = _view(visit, assignment_id), _fields(form)
     to_script = "application/json" in request.headers.get("accept", "")
     try:
@@ -79,7 +79,7 @@ def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: Id)
     except ConflictError as error:
         if not to_script:
             return _conflict(visit, view, fields, error)
-        view = _view(visit, assignment_id)  # again: what is stored may come from this page's earlier, slow attempt
+        view = _view(visit, assignment_id)  # read again: the stored draft may come from this page's earlier, slow attempt
         stored = forms.draft_of_fields(view, forms.fields_of_draft(view, view.draft))["fields"]
         content = {"message": error.message, "state": view.state, "version": view.draft_version, "fields": stored}
         return JSONResponse(content, status_code=409)
@@ -95,7 +95,7 @@ def save_draft(visit: Visiting, request: Request, form: Form, assignment_id: Id)
 
 
 def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
-    """Store the answer; or show the form again, as it was filled in, with what is missing."""
+    """Store the answer, or show the filled-in form again with what is missing."""
     view, fields = _view(visit, assignment_id), _fields(form)
     parsed = forms.parse(view, fields)
     if parsed.answer is None:
@@ -108,7 +108,7 @@ def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
                 visit.person.id,
                 token=form.text("_token", ""),
                 answer=parsed.answer,
-                # A labeler cannot have worked on a task for longer than they had it.
+                # Nobody can have worked on a task for longer than the lease has existed.
                 seconds_spent=forms.seconds_spent(fields, max(0.0, time.time() - view.leased)),
             )
     except ConflictError as error:
@@ -126,7 +126,7 @@ def submit(visit: Visiting, form: Form, assignment_id: Id) -> Response:
 
 
 def skip(visit: Visiting, form: Form, assignment_id: Id) -> Response:
-    """Skip the task for a reason, and go on with the next of the kind."""
+    """Skip the task for a reason, and continue with the next of the kind."""
     view, fields = _view(visit, assignment_id), _fields(form)
     chosen, note = form.text("_skip_reason", ""), form.text("_skip_note", "").strip()
     if chosen not in words.SKIP_REASONS or (chosen == "other" and not note):
@@ -145,7 +145,7 @@ def skip(visit: Visiting, form: Form, assignment_id: Id) -> Response:
 
 
 def release(visit: Visiting, form: Form, assignment_id: Id) -> Response:
-    """Give the task back; the draft stays, in case it comes again."""
+    """Give the task back; the draft is kept, in case the labeler gets the task again."""
     view, fields = _view(visit, assignment_id), _fields(form)
     try:
         _keep(visit, form, view)
@@ -159,14 +159,14 @@ def release(visit: Visiting, form: Form, assignment_id: Id) -> Response:
 
 
 def correct(visit: Visiting, assignment_id: Id) -> Response:
-    """Open one's own answer again, some minutes after it was sent."""
+    """Open one's own answer again, within a few minutes."""
     with visit.database.write() as connection:
         reopening.correct(connection, assignment_id, visit.person.id)
     return visit.go(f"/tasks/{assignment_id}", flash="Your answer is open again: change it, then submit it again.")
 
 
 def ask(visit: Visiting, form: Form, assignment_id: Id) -> Response:
-    """Send the researchers a question about this task; what is typed of the answer is kept as a draft."""
+    """Send the researchers a question about this task; an unfinished answer is kept as a draft."""
     view, fields = _view(visit, assignment_id), _fields(form)
     try:
         with visit.database.write() as connection:
@@ -192,14 +192,14 @@ def ask(visit: Visiting, form: Form, assignment_id: Id) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A run of text, and what was found in it (or nothing)."""
+    """A run of text, and the kind of finding in it, or None."""
 
     text: str
     kind: str | None
 
 
 def marked(text: str, findings: Sequence[Mapping[str, Any]]) -> list[Marked]:
-    """The text in runs, findings ({"kind", "start", "end"} in characters) apart; what does not fit the text is left out."""
+    """The text as runs; each finding ({"kind", "start", "end"} in characters) is a run. Those that do not fit are ignored."""
     runs: list[Marked] = []
     place = 0
     usable = [
@@ -218,7 +218,7 @@ def marked(text: str, findings: Sequence[Mapping[str, Any]]) -> list[Marked]:
 
 
 def marked_turns(prompt: ShownPrompt, findings: Sequence[Mapping[str, Any]]) -> list[tuple[Turn, list[Marked]]]:
-    """Each turn of a prompt with its findings marked; findings are places in the text of all turns."""
+    """Each turn of a prompt with its findings marked; findings are positions in the text of all turns."""
     found: list[tuple[Turn, list[Marked]]] = []
     place = 0
     for turn in prompt.turns:
@@ -242,7 +242,7 @@ def _view(visit: Visit, assignment_id: int) -> AssignmentView:
 
 
 def _fields(form: FormValues) -> dict[str, str]:
-    """What belongs to the answer or its draft; names with _ in front are the page's own."""
+    """The fields of the answer or its draft; names that begin with _ belong to the page."""
     return {name: form.text(name) for name in form.names() if not name.startswith("_") and name != "csrf"}
 
 
@@ -261,7 +261,7 @@ def _keep(visit: Visit, form: FormValues, view: AssignmentView) -> leases.SavedD
 def _next_task(
     visit: Visit, *, kind: Any = None, batch_id: int | None = None, done: int | None = None, message: str | None = None
 ) -> Response:
-    """Go to a task of the batch, or else of another batch of the same kind; or say that there is none."""
+    """Go to a task of the batch, or of another batch of the same kind, or say that there is none."""
     with visit.database.write() as connection:
         view = leases.claim(connection, visit.person.id, kind=kind, batch_id=batch_id)
         if view is None and kind is not None and batch_id is not None:
@@ -273,7 +273,7 @@ def _next_task(
 
 
 def _conflict(visit: Visit, view: AssignmentView, fields: Mapping[str, str], error: HeedfulError) -> Response:
-    """Another tab was faster. Nothing typed is lost: the page shows it again and says what to do."""
+    """The page when another tab was faster. Nothing typed is lost: it is shown again with what to do."""
     return _page(visit, _view(visit, view.id), fields, conflict=error, status=409)
 
 
@@ -306,7 +306,7 @@ def _page(
         problem=problem,
         conflict=conflict,
         finished=finished,
-        # The browser's own copy must not replace what was just sent and came back.
+        # The browser's own copy must not replace what was just sent and returned.
         refilled=status != 200,
         over=not finished and (view.state != "leased" or view.expires <= time.time()),
         letters=shown,

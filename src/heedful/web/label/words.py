@@ -1,4 +1,4 @@
-"""What the fields and choices of the labelers' forms are called: plain words, one for each thing (kinds: rendering.WORDS)."""
+"""The words for fields and choices of the labelers' forms. The words for kinds of task are in ``rendering.WORDS``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said about answers: votes, edits, critiques, rankings."""
+"""Feedback on answers: votes, edits, critiques, rankings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def routes(add: Routes) -> None:
 
 
 def vote(visit: Visiting, form: Form, turn_id: Id) -> Response:
-    """Vote; the names of the models are shown from then on."""
+    """Store a vote; after that, the page shows the models' names."""
     choice, _, place = form.text("vote", "").partition("-")
     position = int(place) if place.isdecimal() and len(place) < 3 else None
     with visit.database.read() as connection:
@@ -28,7 +28,7 @@ def vote(visit: Visiting, form: Form, turn_id: Id) -> Response:
             blind_votes.vote(connection, turn_id, visit.person.id, choice=choice, position=position)
     except (ConflictError, DataError) as error:
         return conversation_page(visit, view.id, problem=error, status=409 if isinstance(error, ConflictError) else 422)
-    return visit.go(f"/playground/{view.id}#last", flash="Thank you. Your vote is kept; the models are named now.")
+    return visit.go(f"/playground/{view.id}#last", flash="Thank you. Your vote is kept. You can see the models' names now.")
 
 
 def rank(visit: Visiting, turn_id: Id) -> Response:

@@ -1,4 +1,4 @@
-"""The playground's pages: start a conversation, read it, share it, take it back."""
+"""The playground's pages: start a conversation, read it, share it, withdraw it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def routes(add: Routes) -> None:
 
 
 def server_of(visit: Visit) -> ModelServer | None:
-    """The model server that the application asks."""
+    """The application's model server, if one is set."""
     return visit.request.app.state.model_server
 
 
@@ -53,7 +53,7 @@ async def show_start(visit: Visiting, use_case: str = "", before: str = "") -> R
 
 
 async def start(visit: Visiting, form: Form) -> Response:
-    """Start a conversation with its first turn; or show the form again with what is wrong."""
+    """Start a conversation with its first turn, or show the form again with the problem."""
     try:
         new, text = _new_conversation(visit, form), form.text("text", "")
         models = await models_of(visit)
@@ -179,7 +179,7 @@ def show(visit: Visiting, conversation_id: Id) -> Response:
 
 
 def add_turn(visit: Visiting, form: Form, conversation_id: Id) -> Response:
-    """Say something more."""
+    """Add a turn to a conversation."""
     text = form.text("text", "")
     training = form.has("training") and consent.makes_training_data(visit.person)
     flags = flags_of(text)
@@ -192,7 +192,7 @@ def add_turn(visit: Visiting, form: Form, conversation_id: Id) -> Response:
 
 
 def share(visit: Visiting, form: Form, conversation_id: Id) -> Response:
-    """Make the address at which others may read it, or end it."""
+    """Make an address at which others may read the conversation, or end it."""
     shared = form.text("do", "share") == "share"
     with visit.database.write() as connection:
         conversations.share(connection, conversation_id, visit.person.id, shared=shared)
@@ -201,7 +201,7 @@ def share(visit: Visiting, form: Form, conversation_id: Id) -> Response:
 
 
 def show_shared(visit: Visiting, token: str) -> Response:
-    """A shared conversation, to read only; names of models that are hidden from its owner are hidden here too."""
+    """A shared conversation, read-only; model names that are hidden from its owner are hidden here too."""
     with visit.database.read() as connection:
         view = conversations.shared(connection, token)
     return visit.page("playground/shared.html", view=view, layouts=LAYOUTS)
@@ -215,7 +215,7 @@ def withdraw(visit: Visiting, conversation_id: Id) -> Response:
 
 
 def withdraw_turn(visit: Visiting, turn_id: Id) -> Response:
-    """Opt a turn out, with the later turns that repeat it."""
+    """Opt a turn out, with the later turns that contain it."""
     with visit.database.write() as connection:
         view = conversations.conversation_of(connection, turn_id=turn_id, person_id=visit.person.id)
         consent.withdraw_turn(connection, turn_id, visit.person.id)
@@ -223,7 +223,7 @@ def withdraw_turn(visit: Visiting, turn_id: Id) -> Response:
 
 
 def delete(visit: Visiting, conversation_id: Id) -> Response:
-    """Delete a conversation and whatever was derived from it."""
+    """Delete a conversation and everything derived from it."""
     with visit.database.write() as connection:
         consent.delete_conversation(connection, conversation_id, visit.person.id)
     return visit.go("/playground", flash=f"The conversation is deleted. {clean_project(visit)}")
@@ -256,6 +256,6 @@ def conversation_page(
 
 
 def flags_of(text: str) -> list[str]:
-    """What was found in a text: kinds of personal data, and what the installed classifiers name."""
+    """Flags of a text: kinds of personal data, and findings of the installed classifiers."""
     kinds = sorted({found.kind for found in find_personal_data(text)})
     return [f"personal data: {kind}" for kind in kinds] + misuse.flags_of([text], misuse.installed())

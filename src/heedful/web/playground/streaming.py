@@ -1,8 +1,8 @@
-"""An answer on its way from the model server to the page: server-sent events, kept in the database when it ends.
+"""Stream an answer from the model server to the page as server-sent events, and store it when it ends.
 
 Events: ``{"text": "…"}`` for each piece; then ``{"state": "finished", "finish_reason": "stop"}``, or ``{"state": "failed",
-"message": "…"}``. No event names the model. If the page is closed or its stop button pressed, what there is so far is kept. A
-browser without JavaScript gets the page again when the answer is whole.
+"message": "…"}``. No event names the model. If the page is closed or its stop button pressed, the text so far is kept. A
+browser without JavaScript gets the page again when the answer is complete.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from heedful.web.security import log
 
 EVENT_STREAM = "text/event-stream"
 LONGEST_ANSWER = 400_000
-"""Characters; a model that does not end is stopped there."""
+"""In characters; a model that does not stop by itself is stopped there."""
 TOO_LONG = "The text is too long for this model. Shorten it, or begin a new conversation."
 
 
@@ -41,7 +41,7 @@ def routes(add: Routes) -> None:
 
 
 async def stream(visit: Visiting, request: Request, answer_id: Id) -> Response:
-    """Let the model write an answer that waits for it."""
+    """Let the model write a waiting answer."""
     conversation_id, writing = await begin_writing(visit, answer_id)
     if wants_events(request):
         return ClosingStream(as_events(writing))
@@ -51,9 +51,9 @@ async def stream(visit: Visiting, request: Request, answer_id: Id) -> Response:
 
 
 async def begin_writing(visit: Visit, answer_id: int) -> tuple[int, AsyncGenerator[dict[str, Any], None]]:
-    """Take an answer of one's own in hand: its conversation, and the events of its text, which is written as they are read.
+    """Claim one's own answer; return its conversation and its events. Reading the events makes the model write.
 
-    Raises MissingError if there is no model server or no such answer, ConflictError if the answer does not wait.
+    Raises MissingError if there is no model server or no such answer, ConflictError if the answer is not waiting.
     """
     server = server_of(visit)
     if server is None:
@@ -63,7 +63,7 @@ async def begin_writing(visit: Visit, answer_id: int) -> tuple[int, AsyncGenerat
 
 
 def wants_events(request: Request) -> bool:
-    """Whether a request asks for the answer piece by piece, not for the whole of it."""
+    """Whether a request asks for the answer piece by piece instead of as a whole."""
     return EVENT_STREAM in request.headers.get("accept", "")
 
 
@@ -91,7 +91,7 @@ def request_body(ask: Ask) -> tuple[str, dict[str, Any]]:
 
 @asynccontextmanager
 async def _begun(server: ModelServer, path: str, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
-    """The server's answer. A limit of tokens that does not fit the model's context window is halved until it fits."""
+    """The server's answer. A token limit that exceeds the model's context window is halved until it fits."""
     while True:
         async with server.post(path, body) as response:
             if response.status_code == 200:
@@ -105,7 +105,7 @@ async def _begun(server: ModelServer, path: str, body: dict[str, Any]) -> AsyncI
 
 
 async def written(server: ModelServer, database: Database, ask: Ask) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of an answer. However this ends, the answer's row says how, and keeps the text so far."""
+    """The events of an answer. However it ends, the answer's row records how and keeps the text so far."""
     pieces: list[str] = []
     length = 0
     state: State = "stopped"
@@ -143,7 +143,7 @@ async def written(server: ModelServer, database: Database, ask: Ask) -> AsyncGen
 
 
 def _piece(data: str, reason: str | None) -> tuple[str, str | None]:
-    """The text of an event, and why the answer ends, if it does."""
+    """The text of an event, and the reason if the answer ends with it."""
     try:
         chunk = json.loads(data)
         if "error" in chunk:

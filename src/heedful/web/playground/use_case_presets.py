@@ -1,4 +1,4 @@
-"""What a conversation begins with for each use case (SPEC 1.5): an example to write over, and how models answer."""
+"""Starting values of a conversation for each use case (SPEC 1.5): an example to overwrite, and how models answer."""
 
 from __future__ import annotations
 

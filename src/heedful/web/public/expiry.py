@@ -1,4 +1,4 @@
-"""Texts of requests are erased when their key's time for keeping them is over: at the start, then once an hour."""
+"""Erase texts of requests once their key's ``keep_days`` are over: at the start, then once an hour."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EVERY_SECONDS = 3_600.0
 
 @contextmanager
 def texts_expire(database: Database, every: float = EVERY_SECONDS) -> Iterator[None]:
-    """Erase what has expired now, and then from a thread as long as this is open.
+    """Erase expired texts now, and again from a thread until the context ends.
 
-    The first time needs no thread, so an application that is stopped as it starts leaves none that uses the database.
+    The first time uses no thread, so an application that stops while it starts leaves no thread that uses the database.
     """
     stop = threading.Event()
 

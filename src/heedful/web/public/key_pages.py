@@ -1,4 +1,4 @@
-"""A person's own API keys: their usage, what the log keeps, and how to take it back."""
+"""A person's own API keys: their usage, what the log keeps, and how to withdraw it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def show_keys(visit: Visiting) -> Response:
 
 
 def show_key(visit: Visiting, key_id: Id, before: str = "") -> Response:
-    """One of them, with the log of its requests."""
+    """One of one's own keys, with the log of its requests."""
     older_than = int(before) if before.isdecimal() and len(before) < 10 else None
     with visit.database.read() as connection:
         key = api_keys.get(connection, key_id, person_id=visit.person.id)
@@ -62,7 +62,7 @@ def withdraw(visit: Visiting, key_id: Id) -> Response:
 
 
 def delete_texts(visit: Visiting, key_id: Id) -> Response:
-    """Erase the texts of all requests so far, and whatever was made from them. The key stays opted in or out as it was."""
+    """Erase the texts of all requests so far and everything made from them. The key stays opted in or out as before."""
     with visit.database.write() as connection:
         api_keys.get(connection, key_id, person_id=visit.person.id)
         consent.withdraw_requests(connection, usage_log.usable_keys(connection, key_id), visit.person.id)

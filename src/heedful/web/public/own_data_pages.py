@@ -20,12 +20,12 @@ def routes(add: Routes) -> None:
 
 
 def show(visit: Visiting) -> Response:
-    """How much there is, and what was taken back."""
+    """How much is stored, and what was taken back."""
     return _page(visit)
 
 
 def download(visit: Visiting) -> Response:
-    """All of it as JSON Lines."""
+    """Everything as JSON Lines."""
     with visit.database.read() as connection:
         rows = [json.dumps(row, ensure_ascii=False) + "\n" for row in own_data.everything(connection, visit.person.id)]
     headers = {"Content-Disposition": 'attachment; filename="your-data.jsonl"'}
@@ -33,7 +33,7 @@ def download(visit: Visiting) -> Response:
 
 
 def delete(visit: Visiting, form: Form) -> Response:
-    """Delete all of it, once the box is ticked."""
+    """Delete everything, if the box is ticked."""
     if not form.has("sure"):
         return _page(visit, DataError("nothing was deleted", expected="a tick that you are sure", got="none"))
     with visit.database.write() as connection:

@@ -1,8 +1,8 @@
 """The public API: OpenAI's routes in front of the model server, behind keys with limits.
 
 A request is admitted and counted before its body is read (``heedful.labeling.usage.admission``). It then goes to the model
-server as it came, and the answer comes back as the server gives it; so which fields work is the server's to say. Every error
-has OpenAI's form. The header X-Heedful-Training of every answer says whether the request may be used for training.
+server unchanged, and the answer comes back unchanged, so the server decides which fields work. Every error has OpenAI's form.
+The header X-Heedful-Training of every answer says whether the request may be used for training.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GONE = 499
 """The status in the log if the client left before the end."""
 _WATCH_SECONDS = 0.2
 _CHARACTERS_OF_TOKEN = 4
-"""An estimate, for requests whose answers give no token count because the client left."""
+"""An estimate, for requests without a token count because the client left."""
 _LONGEST_LOGGED = 400_000
 
 Value = TypeVar("Value")
@@ -52,7 +52,7 @@ def routes(add: Routes) -> None:
 def error_response(
     status: int, message: str, *, kind: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An error as OpenAI's clients know it."""
+    """An error in the form that OpenAI's clients expect."""
     usual = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kind or usual.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
     error = {"message": message, "type": kind, "param": None, "code": code}
@@ -64,7 +64,7 @@ def error_response(
 
 @dataclass(slots=True)
 class Call:
-    """An admitted request on its way."""
+    """An admitted request that is being processed."""
 
     database: Database
     admitted: Admitted
@@ -78,7 +78,7 @@ class Call:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every answer says."""
+        """The headers of every answer."""
         return {"X-Heedful-Training": "may-be-used" if self.key.may_train else "never"}
 
     async def close(self) -> None:
@@ -203,7 +203,7 @@ async def _whole(server: ModelServer, call: Call, path: str, body: Mapping[str, 
 
 
 async def _streamed(server: ModelServer, call: Call, path: str, body: dict[str, Any]) -> Response:
-    """Begin the stream, so that a refusal is an answer with its own status; then pass the events on."""
+    """Begin the stream first, so that a refusal keeps its own status; then pass the events on."""
     options = body.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
     if options is None or isinstance(options, dict):  # the model server refuses other types
@@ -243,7 +243,7 @@ async def _closing(source: AsyncGenerator[bytes, None], call: Call) -> AsyncGene
 async def _passed_on(
     server: ModelServer, call: Call, path: str, body: Mapping[str, Any], wants_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The server's events. The one about usage is always asked for, and passed on only to a client that wants it."""
+    """The server's events. The usage event is always requested, but passed on only to a client that wants it."""
     texts: dict[int, list[str]] = {}
     pieces = 0
     begun = False
@@ -311,7 +311,7 @@ def _no_server() -> JSONResponse:
 
 
 def _from_server(error: ModelServerError) -> JSONResponse:
-    """What the model server said, as an answer of ours: its refusal of the request, or that it is not there."""
+    """The response for an error of the model server: its own refusal, or status 502."""
     if error.status in (400, 404, 413, 422, 429, 503) and isinstance(error.body, dict):
         return JSONResponse(error.body, status_code=cast("int", error.status))
     log.error("the model server: %s %s", error.message, error.status or "")
@@ -327,7 +327,7 @@ def _count(call: Call, usage: object) -> None:
 
 
 def _logged(asked: object) -> Any:
-    """Messages or prompts as the log keeps them: texts with roles and nothing else; None for token ids and other forms."""
+    """Messages or prompts as the log keeps them: only texts and roles; None for token ids and other forms."""
     if isinstance(asked, str):
         return asked
     if not isinstance(asked, list) or not asked:

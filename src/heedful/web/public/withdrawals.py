@@ -1,4 +1,4 @@
-"""After an opt-out: the project's records are cleaned at once, and the page says what came of it."""
+"""After an opt-out: clean the project's records at once, and tell the page the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heedful.web.security import log
 
 
 def clean_project(visit: Visit) -> str:
-    """Erase from the project's records what was withdrawn; the words for the page. What fails is done by the next import."""
+    """Erase what was withdrawn from the project's records; return the message for the page. The next import retries."""
     if visit.settings.project is None:
         with visit.database.read() as connection:
             keys = consent.pending(connection)
@@ -24,7 +24,7 @@ def clean_project(visit: Visit) -> str:
     except HeedfulError as error:
         log.error("withdrawals could not be applied: %s", error.message)
         return (
-            "It will not be taken for training any more. The project's records could not be cleaned yet: "
+            "It will not be used for training any more. The project's records could not be cleaned yet: "
             "this is done before the next import or training."
         )
     erased = ", ".join(f"{count} {kind}" for kind, count in report.erased.items() if count)
@@ -33,5 +33,5 @@ def clean_project(visit: Visit) -> str:
         said.append(f"Erased from the project's records: {erased}.")
     if report.runs:
         names = ", ".join(run.name for run in report.runs)
-        said.append(f"It may have been used already by: {names}. Tell the researchers if these models should be made again.")
+        said.append(f"It may have been used already by: {names}. Tell the researchers if you want these models retrained.")
     return " ".join(said)
