@@ -115,7 +115,7 @@ def test_they_do_not() -> None:
 
 def test_a_reward_model_that_loses_nothing_is_within_five_points() -> None:
     found = verdicts(within=0.61, across=0.612)
-    assert found["A reward model loses less than 5 points on labelers whom it never saw"] == "appears"
+    assert found["A reward model loses less than 5 points on labelers it never saw"] == "appears"
 
 
 def test_quality_that_hardly_differs_cannot_be_told() -> None:

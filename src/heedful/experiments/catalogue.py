@@ -1,7 +1,7 @@
-"""The table of experiments: which policies each trains, what it measures, and what the paper found. No torch here.
+"""The table of experiments: which policies each one trains, what it measures, and what the paper found. No torch here.
 
-An experiment changes a few settings of the stages that ``heedful align`` has done. A *variant* is one policy of it: a point of
-the figure. Variants that are equal to the project's own settings are not trained again.
+An experiment changes a few settings of the stages that ``heedful align`` has done. A *variant* is one of its policies: a point
+in the figure. Variants with the project's own settings are not trained again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MEASURES: Mapping[str, str] = {
     "kl": "KL from the initial policy, nats per response",
     "length": "tokens per response",
 }
-"""What is measured of a policy, and how a figure calls it."""
+"""Measures of a policy, and their titles in figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +40,11 @@ class Variant:
     series: str
     """The line of the figure that it belongs to."""
     value: float
-    """Where it is on the line."""
+    """Its x value."""
     ppo: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Settings of ``[ppo]`` that are not the project's."""
+    """Settings of ``[ppo]`` that differ from the project's."""
     initial_policy: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Settings of ``[initial_policy]`` that are not the project's; if any, another initial policy is trained first."""
+    """Settings of ``[initial_policy]`` that differ from the project's; if any, another initial policy is trained first."""
     seed: int = 0
     """Added to the project's seed."""
 
@@ -59,24 +59,24 @@ class Experiment:
     name: str
     title: str
     source: str
-    """Where the paper has it."""
+    """Where it is in the paper."""
     paper: str
     """What the paper found."""
     x: str
-    """What the values are: the figure's x axis."""
+    """The meaning of the values, as a label for the x axis."""
     panels: tuple[str, ...]
-    """The measures that are drawn, one plot for each; a measure that a project lacks is left out."""
+    """The measures to draw, one plot each; measures that a project lacks are left out."""
     grid: Callable[[Preset], list[float]]
-    """The values if none are given, for a project's settings."""
+    """The default values, given a project's settings."""
     variants: Variants
     seeds: int = 1
     x_measure: str | None = None
-    """The x axis is this measure and not the value."""
+    """If set, the x axis is this measure instead of the value."""
     logarithmic: bool = True
 
 
 def _multiples(field_name: str, *factors: float) -> Callable[[Preset], list[float]]:
-    """Multiples of the project's own setting of ``[ppo]``, or of the paper's where that is 0; whole where the setting is."""
+    """Multiples of the project's setting in ``[ppo]``, or of the paper's if that is 0; integers if the setting is one."""
 
     def values(preset: Preset) -> list[float]:
         own = getattr(preset.ppo, field_name) or getattr(PPOConfig(), field_name)
@@ -113,7 +113,7 @@ def _whole(value: float, what: str) -> int:
 
 
 def _gamma(preset: Preset, values: Sequence[float]) -> list[Variant]:
-    """Without pretraining gradients it is the stage ``ppo``, which most projects have done already."""
+    """At 0 the variant is the stage ``ppo``, which most projects have done already."""
     mixed = _of("ppo_ptx", "ptx_coefficient")(preset, values)
     return [replace(one, stage="ppo", ppo={}) if one.value == 0 else one for one in mixed]
 
@@ -136,7 +136,7 @@ def _initial_mix(preset: Preset, values: Sequence[float]) -> list[Variant]:
 
 
 def _batches(preset: Preset, values: Sequence[float]) -> list[Variant]:
-    """Episodes per iteration; the size of the minibatches stays (the paper: 64), and so does the number of episodes."""
+    """Episodes per iteration; the minibatch size (64 in the paper) and the number of episodes stay the same."""
     size = preset.ppo.batch_size // preset.ppo.minibatches
     found: list[Variant] = []
     for value in values:
@@ -165,14 +165,14 @@ def _minibatches(preset: Preset, values: Sequence[float]) -> list[Variant]:
 
 
 def _minibatch_sizes(preset: Preset) -> list[float]:
-    """The project's own size, a quarter, a half, and twice, as far as they divide the batch."""
+    """A quarter, half, one and two times the project's own size, as far as they divide the batch."""
     own = preset.ppo.batch_size // preset.ppo.minibatches
     sizes = {own // 4, own // 2, own, 2 * own}
     return [float(size) for size in sorted(sizes) if size >= 1 and preset.ppo.batch_size % size == 0]
 
 
 def _batch_sizes(preset: Preset) -> list[float]:
-    """Down to one minibatch, up to twice the project's own."""
+    """From one minibatch up to twice the project's own batch."""
     size, own = preset.ppo.batch_size // preset.ppo.minibatches, preset.ppo.batch_size
     return [
         float(value) for value in sorted({max(size, own // 4 // size * size), max(size, own // 2 // size * size), own, 2 * own})
@@ -305,10 +305,10 @@ PROMPT_CHOICE = "prompt-choice"
 """Trains reward models and no policy (:mod:`heedful.experiments.prompt_choice`)."""
 SUMMARIES: Mapping[str, str] = {
     **{one.name: f"{one.title} ({one.source})" for one in EXPERIMENTS},
-    LABELER_GROUPS: "Does a reward model hold for labelers whom it never saw? (appendix E.2)",
+    LABELER_GROUPS: "Does a reward model generalize to labelers it never saw? (appendix E.2)",
     PROMPT_CHOICE: "Are rankings worth more where reward models disagree than at random? (ours; simulated labelers)",
 }
-"""Name -> what ``heedful experiment --list`` says."""
+"""Name -> its line in ``heedful experiment --list``."""
 
 
 def experiment_named(name: str) -> Experiment:
@@ -333,9 +333,9 @@ def planned_variants(
     episodes: int | None = None,
     seeds: int | None = None,
 ) -> tuple[Preset, list[Variant]]:
-    """The settings that count as the project's own, and all policies of an experiment, seeds of a value one after the other.
+    """The settings that count as the project's own, and all policies of an experiment; seeds of a value are adjacent.
 
-    values: instead of the grid. episodes: of every policy, instead of the project's. Raises ConfigError.
+    values: replace the grid. episodes: of every policy, instead of the project's number. Raises ConfigError.
     """
     if seeds is not None and seeds < 1:
         raise ConfigError("an experiment needs a seed", expected="at least 1", got=str(seeds))

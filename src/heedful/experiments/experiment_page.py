@@ -1,4 +1,4 @@
-"""An experiment's page: the paper's figure for the user's own model, one plot for each measure, and a table; self-contained."""
+"""An experiment's page, self-contained: the paper's figure for the user's own model, a plot per measure, and a table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _shown(measure: Measure) -> str:
 
 
 def panel_figure(findings: Findings, name: str) -> str:
-    """One measure over the values as inline SVG: lines of means over seeds, whiskers, the best ringed, the base dashed."""
+    """One measure over the values as inline SVG: lines of means over seeds, whiskers, a ring at the best, the base dashed."""
     title = MEASURES.get(name, name.replace("_", " "))
     mark = "simulated labelers" if findings["labelers"] == "simulated" and name in _BY_LABELERS else None
     places = _places(findings)
@@ -92,7 +92,7 @@ def panel_figure(findings: Findings, name: str) -> str:
 
 
 def _places(findings: Findings) -> Any:
-    """Where a policy is on the x axis: at its measure, at its value, or, for a grid of ratios, at the value's number."""
+    """A policy's place on the x axis: its measure, its value or, for a grid of ratios, the value's index."""
     measure = findings["x_measure"]
     values = sorted({point["value"] for point in findings["points"]})
 

@@ -1,6 +1,6 @@
-"""``heedful experiment``: train an experiment's policies, measure them, and write its figure; or say what that will cost.
+"""``heedful experiment``: train an experiment's policies, measure them and draw the figure, or estimate the cost.
 
-An experiment leaves ``experiments/<name>/``: results.json, results.csv and report.html. The policies themselves lie in
+An experiment writes ``experiments/<name>/`` with results.json, results.csv and report.html. The policies are in
 ``experiments/runs/``, where all experiments of the project find them.
 """
 
@@ -30,24 +30,24 @@ from heedful.project.project import Project
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """How large an experiment is to be."""
+    """The size of an experiment."""
 
     values: Sequence[float] = ()
-    """Instead of the experiment's grid."""
+    """Values instead of the experiment's grid."""
     episodes: int | None = None
-    """Of every policy, instead of the project's."""
+    """Episodes of every policy, instead of the project's number."""
     seeds: int | None = None
     """Policies for each value, instead of the experiment's number."""
     prompts: int = 200
     """Validation prompts that each policy answers, at most."""
     samples: int = 2
-    """Answers to each of them."""
+    """Answers to each prompt."""
 
 
 def run_experiment(project: Project, experiment: Experiment, wanted: Wanted, console: Console) -> Path:
-    """Do what is not done, and write the figure; returns the page.
+    """Do what is left to do and write the figure; return the page's path.
 
-    Raises ConfigError for values that the project cannot have, MissingError if a stage that it starts from was not done,
+    Raises ConfigError for values that the project cannot have, MissingError if a stage that it needs is not done,
     DataError without validation prompts, BusyError if another process works in the project, StorageError.
     """
     with alone_in(project.runs):
@@ -133,7 +133,7 @@ def _findings(shop: Workshop, experiment: Experiment, preset: Preset, stick: Yar
 
 
 def _show(findings: Findings, console: Console) -> None:
-    """The table of all policies."""
+    """Print the table of all policies."""
     table = Table(title=findings["title"], title_justify="left")
     for heading in ("", findings["x"], "seed", *(name.replace("_", " ") for name in findings["panels"])):
         table.add_column(heading, justify="right")
@@ -160,7 +160,7 @@ class Cost:
     seed: int
     done: bool
     seconds: float | None
-    """How long it will take, judged by the project's own run of the stage; None if there is none."""
+    """Estimated time, from the project's own run of the stage; None without such a run."""
 
 
 def cost_of(project: Project, experiment: Experiment, wanted: Wanted, console: Console) -> list[Cost]:
@@ -189,7 +189,7 @@ def cost_of(project: Project, experiment: Experiment, wanted: Wanted, console: C
 
 
 def _seconds(shop: Workshop, name: str, config: object) -> float | None:
-    """In proportion to the project's own run: by episodes, or by epochs."""
+    """The time in proportion to the project's own run, by episodes or by epochs."""
     own = newest_run(shop.project, name)
     if own is None:
         return None
@@ -199,7 +199,7 @@ def _seconds(shop: Workshop, name: str, config: object) -> float | None:
 
 
 def show_cost(costs: Sequence[Cost], console: Console) -> None:
-    """A row for each stage, and the sum."""
+    """Print a row for each stage, and the sum."""
     table = Table()
     for heading in ("stage", "", "value", "seed", "time"):
         table.add_column(heading, justify="left" if heading in ("stage", "") else "right")
@@ -211,7 +211,7 @@ def show_cost(costs: Sequence[Cost], console: Console) -> None:
     known = [cost.seconds for cost in left if cost.seconds is not None]
     words = f"{len(left):,} of {len(costs):,} stages to train, about {_time(sum(known))}" if left else "nothing to train"
     if len(known) < len(left):
-        words += f"; unknown: {len(left) - len(known):,}, because the project has no run of that stage to go by"
+        words += f"; unknown: {len(left) - len(known):,}, because the project has no run of that stage"
     console.print(
         f"{words}. Times follow the project's own runs; measuring takes a little more.", highlight=False, soft_wrap=True
     )

@@ -1,7 +1,7 @@
-"""The paper's figure 1 in miniature: every model of every size against the largest SFT model, by expected win rate.
+"""The paper's figure 1 in miniature: expected win rate of every model of every size against the largest SFT model.
 
-The projects of all sizes have the same seed, and with it the same test prompts and labelers. So nothing is sampled here: the
-answers are those that each project's evaluation kept, and held-out simulated labelers judge them in closed form.
+The projects of all sizes have the same seed, and so the same test prompts and labelers. Nothing is sampled here: the answers
+come from each project's evaluation, and held-out simulated labelers judge them in closed form.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class SizeRow(TypedDict):
 
 
 class FigureOne(TypedDict):
-    """All rows, by size and then in the order of the pages."""
+    """All rows, by size and then in the order of the report."""
 
     baseline: str
-    """Size of the SFT model that all are compared with."""
+    """Size of the SFT model that all models are compared with."""
     num_prompts: int
     rows: list[SizeRow]
 
 
 def figure_one(projects: Mapping[str, Project]) -> FigureOne:
-    """Size -> its project, whose stages are all done; the last one's SFT model is the baseline."""
+    """The figure's numbers. projects: size -> project with all stages done; the last one's SFT model is the baseline."""
     found = {size: _Evaluated(project) for size, project in projects.items()}
     baseline = list(found)[-1]
     labelers = labelers_of(projects[baseline])
@@ -91,7 +91,7 @@ def figure_one(projects: Mapping[str, Project]) -> FigureOne:
 
 
 class _Evaluated:
-    """What a project's newest evaluation kept: model -> prompt id -> answer, and the models' sizes."""
+    """A project's newest evaluation: model -> prompt id -> answer, and the models' sizes."""
 
     def __init__(self, project: Project) -> None:
         folder = newest_done(project.runs, "evaluate")

@@ -1,4 +1,4 @@
-"""What an experiment found: results.json, and the same as a table for a spreadsheet. No torch here."""
+"""The results of an experiment: results.json, and the same as a table for spreadsheets. No torch here."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ class Findings(TypedDict):
     prompts: int
     samples: int
     base: dict[str, Measure]
-    """Of the base model: what alignment should not cost."""
+    """Measures of the base model, which alignment should not worsen."""
     points: list[Point]
     best: Point | None
-    """By the first panel; seeds of a value count together."""
+    """The best policy by the first panel; seeds of a value count together."""
     notes: list[str]
 
 
 def as_measure(estimate: Estimate) -> Measure:
-    """For JSON, which has no NaN."""
+    """An estimate for JSON, which has no NaN."""
     ends = [None if math.isnan(end) else round(end, 6) for end in (estimate.low, estimate.high)]
     return {"value": round(estimate.value, 6), "low": ends[0], "high": ends[1]}
 
@@ -87,7 +87,7 @@ def mean_over_seeds(points: Sequence[Point], name: str) -> dict[float, float]:
 
 
 def best_point(findings: Findings) -> Point | None:
-    """The policy of the best value by the first panel: the first seed of the value whose mean is best."""
+    """The first seed's policy of the value with the best mean in the first panel."""
     if not findings["panels"]:
         return None
     name = findings["panels"][0]
@@ -104,7 +104,7 @@ def best_point(findings: Findings) -> Point | None:
 
 
 def measure_names(points: Sequence[Point], first: Sequence[str] = ()) -> list[str]:
-    """All measures, those of the figure first."""
+    """Names of all measures, those of the figure first."""
     names = dict.fromkeys(first)
     for point in points:
         names |= dict.fromkeys(point["measures"])
@@ -133,5 +133,5 @@ def _cells(measures: Mapping[str, Measure], name: str) -> list[float | str]:
 
 
 def text_of(value: float) -> str:
-    """A value of the grid: whole numbers in full, others with the digits that tell neighbours apart."""
+    """A value of the grid as text: whole numbers in full, others with three digits."""
     return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.3g}"

@@ -1,8 +1,8 @@
-"""Does a reward model generalize to labelers whom it never saw? Cross-validation over groups of labelers (SPEC 4.6, E.2).
+"""Does a reward model generalize to labelers it never saw? Cross-validation over groups of labelers (SPEC 4.6, E.2).
 
-Training labelers are dealt into five groups. For each group a reward model learns from the rankings of the other four, with
-several seeds, and is measured on prompts that no reward model learned from: on rankings by the labelers who taught it (within),
-and by the group that was left out (across).
+Training labelers are dealt into five groups. For each group, reward models with several seeds learn from the rankings of the
+other four. They are measured on prompts that no reward model learned from: on rankings by the labelers who taught them
+(within), and by the group that was left out (across).
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ STAGE = "labeler_group_reward"
 
 
 class Fold(TypedDict):
-    """One reward model: the group that was left out, and how often it is right."""
+    """One reward model: the group that was left out, and how often the model is right."""
 
     left_out: int
     labelers: list[str]
-    """Of the group that was left out."""
+    """The labelers of the group that was left out."""
     seed: int
     training_rankings: int
     within: float
-    """Share of pairs that it orders as the labelers who taught it did."""
+    """Share of pairs that it orders as the labelers who taught it do."""
     within_pairs: int
     across: float
     """The same for the group that was left out."""
@@ -63,7 +63,7 @@ class Fold(TypedDict):
 
 
 class MeanAccuracy(TypedDict):
-    """Mean over the groups; seeds of a group are averaged first. The standard error is that of the groups' means."""
+    """Mean over groups, after averaging the seeds of a group. The standard error is that of the groups' means."""
 
     mean: float
     standard_error: float | None
@@ -85,7 +85,7 @@ class LabelerGroups(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rankings:
-    """Rankings of training labelers, on prompts to learn from and on prompts to measure on."""
+    """Rankings of training labelers: of prompts to learn from, and of prompts to measure on."""
 
     train: Sequence[Ranking]
     measured: Sequence[Ranking]
@@ -94,7 +94,7 @@ class _Rankings:
 
 
 def labeler_groups(project: Project, seeds: int, console: Console) -> Path:
-    """Train and measure what is not done; returns the page.
+    """Train and measure what is left to do; return the page's path.
 
     Raises DataError if the project has too few labelers or no rankings to measure on, ConfigError for no seeds, MissingError if
     the project's reward model is not done, BusyError, StorageError.
@@ -123,7 +123,7 @@ def labeler_groups(project: Project, seeds: int, console: Console) -> Path:
 
 
 def show_labeler_cost(project: Project, seeds: int, console: Console) -> None:
-    """What is still to train, by the time of the project's own reward model; nothing is trained."""
+    """Print what is still to train, with times from the project's own reward model; train nothing."""
     shop = open_workshop(project, console)
     rankings = _rankings(shop)
     own = newest_run(project, "reward")
@@ -139,7 +139,7 @@ def show_labeler_cost(project: Project, seeds: int, console: Console) -> None:
 
 
 def dealt(labelers: Sequence[str], *, seed: int, groups: int = NUM_GROUPS) -> dict[str, int]:
-    """Labelers dealt into groups of equal size (give or take one), in an order that depends on the seed and the names alone."""
+    """Labelers dealt into groups of equal size (give or take one); the result depends only on the seed and the names."""
     ordered = sorted(set(labelers), key=lambda name: hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest())
     return {name: place % groups for place, name in enumerate(ordered)}
 
@@ -178,7 +178,7 @@ def _rankings(shop: Workshop) -> _Rankings:
 
 
 def _reward_models(shop: Workshop, rankings: _Rankings, seeds: int) -> list[tuple[int, int, Given, dict[str, Any]]]:
-    """(group left out, seed, what the stage is given, the inputs of its fingerprint) of each reward model."""
+    """For each reward model: group left out, seed, what the stage is given, the inputs of its fingerprint."""
     if seeds < 1:
         raise ConfigError("an experiment needs a seed", expected="at least 1", got=str(seeds))
     row = stage("reward")
@@ -194,7 +194,7 @@ def _reward_models(shop: Workshop, rankings: _Rankings, seeds: int) -> list[tupl
 
 
 def _taught_by(records: Records, rankings: _Rankings, left_out: int) -> Records:
-    """The records with the training rankings of all groups but one; there is nothing to validate on while training."""
+    """The records with the training rankings of all groups but one, and without validation rankings."""
     own = {one.id: one for one in rankings.train if rankings.groups[one.labeler] != left_out}
     return Records(prompts=records.prompts, demonstrations=records.demonstrations, responses=records.responses, rankings=own)
 
@@ -249,7 +249,7 @@ def _score_into(shop: Workshop, rankings: _Rankings, model: Path, folder: Path) 
 
 
 def summary(project: str, labelers: str, seeds: int, folds: Sequence[Fold]) -> LabelerGroups:
-    """Means over the groups, beside the paper's."""
+    """Means over the groups, beside those of the paper."""
     published = {
         name: MeanAccuracy(mean=value.value, standard_error=value.plus_minus)
         for name, value in (

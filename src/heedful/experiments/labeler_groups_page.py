@@ -1,4 +1,4 @@
-"""The page about reward models and groups of labelers: means beside the paper's, and each reward model; self-contained."""
+"""The page on reward models and groups of labelers, self-contained: means beside the paper's, and each reward model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def render_labeler_groups_page(found: LabelerGroups) -> str:
 
 
 def accuracy_figure(found: LabelerGroups) -> str:
-    """Each reward model's accuracy within and across as a dot, the mean as a line; hollow diamonds: the paper's means."""
+    """Each reward model's accuracy, within and across, as a dot; means as lines; the paper's means as hollow diamonds."""
     mark = "simulated labelers" if found["labelers"] == "simulated" else None
     with plots._style():
         figure, axes = plots._row_figure(list(_ROWS.values()), legend_rows=0, row_height=46)

@@ -1,8 +1,8 @@
-"""What experiments measure of a policy: answers to held-out prompts, judged, scored, and compared with the initial policy.
+"""Measure a policy in an experiment: its answers to held-out prompts are judged, scored and compared with the initial policy.
 
-Every policy answers the same validation prompts with the same random numbers. Test prompts are left to the final evaluation.
-Simulated labelers judge in closed form (:mod:`heedful.miniature.expected`). Where people label, a *held-out reward model*
-learns from rankings of prompts that the project's reward model never saw, and of other prompts than those that are answered.
+Every policy answers the same validation prompts with the same random numbers. Test prompts are reserved for the final
+evaluation. Simulated labelers judge in closed form (:mod:`heedful.miniature.expected`). If people label, a *held-out reward
+model* judges. It learns from rankings of prompts that the project's reward model never saw and that policies do not answer.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ Answers = Mapping[str, Sequence[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yardstick:
-    """What all policies of a project are measured on."""
+    """What all policies of a project are measured with."""
 
     prompts: Sequence[Prompt]
     samples: int
     """Answers to each prompt."""
     baseline: FinishedStage
-    """SFT's answers."""
+    """The stage with the SFT model's answers."""
     held_out_reward: FinishedStage | None
     """A reward model that learned from other rankings than the project's; None for simulated labelers, who need none."""
     notes: tuple[str, ...]
@@ -93,7 +93,7 @@ def yardstick(shop: Workshop, *, num_prompts: int, samples: int) -> Yardstick:
         )
     notes: list[str] = []
     simulated = isinstance(shop.setting.labelers, SimulatedLabelers)
-    # Half of them at most, so that the held-out reward model has rankings of the others.
+    # At most half of the prompts, so that the held-out reward model has rankings of the others.
     most = len(fitting) if simulated else max(1, len(fitting) // 2)
     prompts = fitting[: min(num_prompts, most)]
     if len(prompts) < num_prompts:
@@ -111,7 +111,7 @@ def yardstick(shop: Workshop, *, num_prompts: int, samples: int) -> Yardstick:
 
 
 def measure(shop: Workshop, policy: Policy, stick: Yardstick) -> tuple[FinishedStage, Measured]:
-    """Everything that is measured of a policy, unless that was done; its answers are kept beside the numbers."""
+    """Measure everything about a policy, unless done already; its answers are kept beside the numbers."""
     model, initial = policy.finished.folder / "model", initial_policy_of(policy.given)
     return measure_model(shop, model, initial, stick, {"policy": policy.finished.fingerprint})
 
@@ -119,7 +119,7 @@ def measure(shop: Workshop, policy: Policy, stick: Yardstick) -> tuple[FinishedS
 def measure_model(
     shop: Workshop, model: Path, initial: Path | None, stick: Yardstick, identity: Mapping[str, Any]
 ) -> tuple[FinishedStage, Measured]:
-    """As :func:`measure`, for any model; without an initial policy there is no KL."""
+    """Like :func:`measure`, for any model; without an initial policy there is no KL."""
     judge = None if stick.held_out_reward is None else stick.held_out_reward.fingerprint
     inputs = {
         **identity,
@@ -162,7 +162,7 @@ def _how_sampled(shop: Workshop, prompts: Sequence[Prompt], samples: int) -> dic
 def answer_into(
     shop: Workshop, model_folder: Path, name: str, prompts: Sequence[Prompt], samples: int, folder: Path
 ) -> list[Response]:
-    """Answers of a model, also into responses.jsonl. Every policy draws with the same random numbers, SFT with others."""
+    """A model's answers, also written to responses.jsonl. All policies use the same random numbers, the SFT model others."""
     limits = shop.preset.answering("evaluate")
     model, tokenizer = policy_for_inference(model_folder, limits.precision)
     responses = _answers(shop, model, tokenizer, name, prompts, samples)
@@ -261,7 +261,7 @@ def lengths_and_kl(
     initial: Path | None,
     responses: Sequence[Response],
 ) -> Measured:
-    """Tokens of a response with its end, and log(policy / initial policy) of it: its mean is the KL in nats per response.
+    """Response length in tokens, with the end token, and log(policy / initial policy): its mean is the KL in nats per response.
 
     The texts are tokenised again, as the reward model reads them.
     """
@@ -292,7 +292,7 @@ def lengths_and_kl(
 
 
 def opinions_of(shop: Workshop, stick: Yardstick, responses: Sequence[Response]) -> Measured:
-    """What held-out simulated labelers think, in closed form; nothing where people label."""
+    """What held-out simulated labelers think, in closed form; empty if people label."""
     labelers = shop.setting.labelers
     if not isinstance(labelers, SimulatedLabelers):
         return {}
@@ -314,7 +314,7 @@ def opinions_of(shop: Workshop, stick: Yardstick, responses: Sequence[Response])
 
 
 def judged_answers(shop: Workshop, answers: Answers) -> dict[str, list[Judged]]:
-    """What held-out simulated labelers think of each prompt's answers."""
+    """What held-out simulated labelers think about each prompt's answers."""
     labelers = shop.setting.labelers
     assert isinstance(labelers, SimulatedLabelers)
     world, held_out = labelers.panel.world, labelers.panel.labelers["held_out"]
@@ -326,7 +326,7 @@ def judged_answers(shop: Workshop, answers: Answers) -> dict[str, list[Judged]]:
 
 
 def _benchmark_scores(shop: Workshop, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Measured:
-    """Each benchmark's mean over items, and the mean over benchmarks without paired bias, which is no ability."""
+    """Each benchmark's mean over items, and the mean over benchmarks except paired bias, which is not an ability."""
     found: Measured = {}
     abilities: list[Estimate] = []
     for benchmark in shop.setting.benchmarks:
@@ -338,9 +338,9 @@ def _benchmark_scores(shop: Workshop, model: PreTrainedModel, tokenizer: PreTrai
 
 
 def _public_scores(shop: Workshop, model_folder: Path, folder: Path) -> Measured:
-    """Each public benchmark that ``[rounds]`` names, by its first metric, and the mean over those that go from 0 to 1.
+    """Each public benchmark in ``[rounds]`` by its first metric, and the mean over those whose metric is between 0 and 1.
 
-    The miniature has a mean of its own benchmarks already.
+    In the miniature, the mean of its own benchmarks takes the place of this mean.
     """
     names = shop.preset.rounds.benchmarks
     if not names:
@@ -370,7 +370,7 @@ def _over_prompts(shop: Workshop, responses: Sequence[Response], values: Mapping
 
 
 def _held_out_reward(shop: Workshop, measured: Sequence[Prompt], notes: list[str]) -> FinishedStage | None:
-    """A reward model that learned from rankings of other prompts than the project's, and not from those measured here."""
+    """A reward model that learned neither from the project's training prompts nor from the prompts measured here."""
     names = {prompt.id for prompt in measured}
     rankings = [
         ranking
@@ -397,7 +397,7 @@ def _held_out_reward(shop: Workshop, measured: Sequence[Prompt], notes: list[str
 
 
 def trained_on(records: Records, rankings: Sequence[Ranking]) -> Records:
-    """The same records with these rankings alone, and their prompts in the split train: a reward model learns from them."""
+    """The records with only these rankings; their prompts move to the split train, so that a reward model learns from them."""
     prompts = dict(records.prompts)
     for ranking in rankings:
         prompts[ranking.prompt_id] = replace(prompts[ranking.prompt_id], split="train")

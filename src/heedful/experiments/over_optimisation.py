@@ -1,8 +1,8 @@
-"""What the over-optimisation figure shows beside PPO: the initial policy at no KL, and the best of n of SFT's answers.
+"""Further points of the over-optimisation figure: the initial policy, with KL 0, and the best of n of the SFT model's answers.
 
-The best of n by the reward model is optimised against it too, without any training: its KL from SFT is known in closed form.
-A PPO run with fewer episodes is the longer one stopped earlier: the same seeds, the same constant learning rate after the
-warm-up. So the saved steps of a run are runs of fewer episodes.
+Best of n also optimises against the reward model, but without training, and its KL from SFT is known in closed form.
+A PPO run with fewer episodes is the longer run stopped earlier: same seeds, same constant learning rate after the warm-up. So
+the saved steps of a run are runs of fewer episodes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FILE = "best_of.json"
 
 
 def further_points(shop: Workshop, experiment: Experiment, stick: Yardstick) -> list[Point]:
-    """The points of this figure that are no variants; none for other experiments."""
+    """The points of this figure that are not variants; none for other experiments."""
     if experiment.name != NAME:
         return []
     return [_initial_point(shop, stick), *_best_of_points(shop, stick)]

@@ -1,4 +1,4 @@
-"""Do the paper's shapes appear? Each claim of the paper beside our numbers, with a verdict that intervals decide."""
+"""Do the paper's patterns ("shapes") appear? Each claim of the paper beside our numbers; intervals decide the verdict."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shapes_of(
 
 
 def verdict_of(better: Measure | None, worse: Measure | None) -> Verdict:
-    """Whether one number is above another. If their intervals overlap, it cannot be told."""
+    """Whether one number is above another; "cannot be told" if their intervals overlap."""
     if better is None or worse is None:
         return "cannot be told"
     lows, highs = [_end(one, "low") for one in (better, worse)], [_end(one, "high") for one in (better, worse)]
@@ -45,7 +45,7 @@ def verdict_of(better: Measure | None, worse: Measure | None) -> Verdict:
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """A chain appears if each link does; one link that does not refutes it."""
+    """The verdict on a chain: it appears if every link does; a single link that does not appear refutes it."""
     found = list(verdicts)
     if "does not appear" in found:
         return "does not appear"
@@ -192,7 +192,7 @@ def _learning_rate(findings: Findings | None) -> Shape | None:
 
 def _labelers(within: float, across: float) -> Shape:
     return {
-        "claim": "A reward model loses less than 5 points on labelers whom it never saw",
+        "claim": "A reward model loses less than 5 points on labelers it never saw",
         "paper": "72.4 ± 0.4 % on its own labelers, 69.6 ± 0.9 % on the group left out (E.2)",
         "here": f"{100 * within:.1f} % and {100 * across:.1f} %",
         "verdict": "appears" if within - across < 0.05 else "does not appear",

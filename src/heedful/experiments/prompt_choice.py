@@ -1,8 +1,8 @@
-"""Which prompts are worth labelers' time? Those that an ensemble of reward models disagrees on most, against random ones.
+"""Which prompts are worth labelers' time: those on which reward models disagree most, or random ones?
 
-Both ways get the same number of new prompts and of labelers. With each of the two sets, added to round 1's rankings, reward
-models are trained with several seeds; so are reward models on the rankings of round 1 alone. All are measured on rankings of
-validation prompts, which none of them has seen. Simulated labelers answer; their answers stay in the experiment's folder.
+Both ways get the same number of new prompts and of labelers. Reward models are trained, with several seeds, on round 1's
+rankings plus either set, and on round 1's rankings alone. All are measured on rankings of validation prompts, which none of
+them has seen. Simulated labelers answer; their answers stay in the experiment's folder.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ArmResult(TypedDict):
 
     way: str
     rankings: int
-    """That they learned from."""
+    """How many rankings they learned from."""
     accuracy: Estimate
     by_seed: list[float]
 
@@ -85,7 +85,7 @@ class PromptChoice(TypedDict):
 
 @dataclass(slots=True)
 class _Bench:
-    """The round that is tried in two ways, and its stages that are done."""
+    """Round 2, tried in two ways, and what its stages need."""
 
     project: Project
     preset: Preset
@@ -93,7 +93,7 @@ class _Bench:
     opened: Opened
     stages: Stages
     answers: SimulatedLabelers
-    """The same labelers, with a labeling database of the experiment's own."""
+    """The same labelers with the experiment's own labeling database."""
 
     def rows(self, choose: Literal["random", "disagreement"]) -> tuple[Preset, dict[str, Stage]]:
         preset = replace(self.preset, rounds=replace(self.preset.rounds, choose=choose))
@@ -101,7 +101,7 @@ class _Bench:
         return preset, {row.name: row for row in rows}
 
     def run(self, row: Stage, preset: Preset, done: Mapping[str, FinishedStage], *, seed: int = 0) -> FinishedStage:
-        """Do a stage of the round, in the experiment's folder."""
+        """Run a stage of the round in the experiment's folder."""
         records = self.records(done)
         setting = replace(setting_of(self.project, preset, self.labelers, records), labelers=self.answers)
         given = given_for(row, setting, records, {name: finished.folder for name, finished in done.items()})
@@ -116,9 +116,9 @@ class _Bench:
 
 
 def prompt_choice(project: Project, seeds: int, console: Console) -> Path:
-    """Label, train and measure what is not done; prints the comparison; returns results.json.
+    """Label, train and measure what is left to do; print the comparison; return the path of results.json.
 
-    Raises ConfigError for labelers who are not simulated or no seeds, MissingError if round 1 is not over, BusyError.
+    Raises ConfigError if labelers are not simulated or there are no seeds, MissingError if round 1 is not over, BusyError.
     """
     with alone_in(project.runs):
         keep_large_temporaries()
@@ -162,7 +162,7 @@ def _opened(project: Project, seeds: int, console: Console) -> tuple[_Bench, dic
 def _measured(
     bench: _Bench, done: dict[str, FinishedStage], seeds: int
 ) -> tuple[list[Ranking], dict[Arm, tuple[int, list[dict[str, tuple[float, int]]]]]]:
-    """The rankings to measure on; of each way, how many rankings it learned from, and for each seed what was right."""
+    """The rankings to measure on; and for each way, how many rankings it learned from and its right comparisons by seed."""
     first, ways = dict(done), {}
     for choose in ("random", "disagreement"):
         preset, rows = bench.rows(choose)
@@ -205,7 +205,7 @@ def _scores(bench: _Bench, records: Records, measured: Sequence[Ranking], model:
 
 
 def right_by_prompt(rankings: Sequence[Ranking], scores: Mapping[str, float]) -> dict[str, tuple[float, int]]:
-    """For each prompt: how many comparisons the scores order as labelers did (equal scores: half), and how many it has."""
+    """By prompt: how many comparisons the scores order as the labelers did (equal scores count half), and of how many."""
     found: dict[str, tuple[float, int]] = {}
     for ranking in rankings:
         right, count = found.get(ranking.prompt_id, (0.0, 0))

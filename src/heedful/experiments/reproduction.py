@@ -1,6 +1,6 @@
 """``heedful reproduce``: the paper in miniature, from bare base models to its figures.
 
-One miniature project for each size of base model goes through `heedful align` with a task mixture (FLAN, T0). Figure 1
+For each size of base model, one miniature project goes through `heedful align` with a task mixture (FLAN, T0). Figure 1
 compares all models of all sizes. The experiments run on the smallest size, as the paper's ran on 1.3B. Every part continues
 after a kill.
 """
@@ -37,14 +37,14 @@ PROCESSES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How much is done."""
+    """The extent of a reproduction."""
 
     name: str
     """full or quick."""
     tables: str
     """Tables of heedful.toml that differ from the miniature's."""
     experiments: Mapping[str, Wanted]
-    """Experiment -> how large."""
+    """Experiment -> its size."""
     labeler_seeds: int
     """Reward models for each group of labelers; 0: none."""
 
@@ -96,14 +96,14 @@ choice_prompts = 16
     },
     labeler_seeds=1,
 )
-"""Everything once, in minutes: to see that it works, not to see effects."""
+"""Everything once, in minutes: it shows that everything works, not effects."""
 
 
 def reproduce(folder: Path, extent: Extent, seed: int, console: Console) -> Path:
-    """Do what is not done, then write ``results/``; returns its reproduction.md.
+    """Do what is left to do, then write ``results/``; return the path of its reproduction.md.
 
-    Raises ConfigError if the folder holds a reproduction of another extent or seed, MissingError without base models, and what
-    `heedful align` and `heedful experiment` raise.
+    Raises ConfigError if the folder holds a reproduction with another extent or seed, MissingError without base models, and
+    whatever `heedful align` and `heedful experiment` raise.
     """
     sizes = shipped_sizes()
     projects = {size: _project(folder, size, sizes, extent, seed) for size in sizes}
@@ -132,7 +132,7 @@ def reproduce(folder: Path, extent: Extent, seed: int, console: Console) -> Path
 
 
 def shipped_sizes() -> list[str]:
-    """The base models that ship with the package, the smallest first. Raises MissingError if there is none."""
+    """The base models that ship with the package, smallest first. Raises MissingError if there is none."""
     found = sorted(WEIGHTS.glob("*/model.safetensors"), key=lambda path: path.stat().st_size)
     if not found:
         raise MissingError(
@@ -146,7 +146,7 @@ def shipped_sizes() -> list[str]:
 
 
 def _project(folder: Path, size: str, sizes: Sequence[str], extent: Extent, seed: int) -> Project:
-    """A size's project, made if it does not exist. The largest base model is every reward model's start, as one of 6B was."""
+    """The project of a size, made if needed. Every reward model starts from the largest base model, as the paper's from 6B."""
     path, text = folder / size, _settings(size, sizes, extent, seed)
     file = path / CONFIG_FILE
     if file.is_file():

@@ -1,4 +1,4 @@
-"""What a reproduction leaves to read: reproduction.md, with every figure as an SVG file beside it."""
+"""The written result of a reproduction: reproduction.md, with every figure as an SVG file beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heedful.experiments.paper_shapes import Shape
 from heedful.project.files import write_atomically
 
 NUM_SIZES = 3
-"""The paper has three."""
+"""The number of model sizes in the paper."""
 _COLOURS = (
     "<style>svg{--fig-ink:#1b1e24;--fig-muted:#5a6270;--fig-grid:#e2e5ea;--fig-base:#6b7280;--fig-prompted-base:#8a6d3b;"
     "--fig-task-mixture:#2f7d4f;--fig-sft:#7a4ea3;--fig-ppo:#0b66b5;--fig-ppo-ptx:#b8480b;--fig-paper:#1b1e24;background:#fff}"
@@ -37,7 +37,7 @@ class Reproduction(TypedDict):
 
 
 def write_reproduction(results: Reproduction, folder: Path) -> Path:
-    """Write the page and its figures; returns the page. The same results give the same bytes. Raises StorageError."""
+    """Write the page and its figures; return the page's path. The same results give the same bytes. Raises StorageError."""
     figures = {"figure-1": win_rate_figure(results["figure_1"])}
     for name, found in results["experiments"].items():
         figures |= {f"{name}-{panel.replace('_', '-')}": panel_figure(found, panel) for panel in found["panels"]}
@@ -52,7 +52,7 @@ def write_reproduction(results: Reproduction, folder: Path) -> Path:
 
 
 def standalone(svg: str) -> str:
-    """An inline SVG as a file of its own: with the colours that pages set."""
+    """An inline SVG as a separate file, with the colours that pages define."""
     at = svg.index(">") + 1
     return svg[:at] + _COLOURS + svg[at:] + "\n"
 
@@ -126,7 +126,7 @@ def _experiment(name: str, found: Findings) -> list[str]:
 def _labeler_groups(groups: LabelerGroups) -> list[str]:
     rows = (("labelers who taught it", "within"), ("the group left out", "across"))
     lines = [
-        "## Does a reward model hold for labelers whom it never saw?",
+        "## Does a reward model generalize to labelers it never saw?",
         "",
         f"Appendix E.2. {NUM_GROUPS} groups of labelers, {groups['seeds']} seeds. The paper does not say what its ± is; ours",
         "is the standard error of the groups' means.",

@@ -1,7 +1,7 @@
-"""Where experiments make their policies: the project's finished stages, and variants of them in ``experiments/runs/``.
+"""Make the policies of experiments: from the project's finished stages, and variants of them in ``experiments/runs/``.
 
-Every variant is an ordinary stage. One that has the project's own settings is found in the project's ``runs/``, one that
-another experiment trained in ``experiments/runs/``; a killed one continues from its checkpoint.
+Every variant is an ordinary stage. A variant with the project's own settings is found in the project's ``runs/``; one that
+another experiment trained is found in ``experiments/runs/``. A killed variant continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Workshop:
     earlier: Mapping[str, FinishedStage]
     """The newest runs of the project's stages."""
     stages: Stages
-    """What experiments make."""
+    """The stages that experiments run."""
     digests: dict[Path, str] = field(default_factory=dict[Path, str])
 
     @property
@@ -56,23 +56,23 @@ class Workshop:
         return self.stages.console
 
     def given(self, row: Stage, config: Any, earlier: Mapping[str, FinishedStage]) -> Given:
-        """What a stage is given with these settings after these stages."""
+        """The inputs of a stage with these settings, after these stages."""
         folders = {name: finished.folder for name, finished in earlier.items()}
         return replace(given_for(row, self.setting, self.records, folders), config=config)
 
     def inputs(self, given: Given, earlier: Mapping[str, FinishedStage]) -> dict[str, Any]:
-        """The inputs of its fingerprint."""
+        """The inputs of the stage's fingerprint."""
         found = {name: finished.fingerprint for name, finished in earlier.items()}
         return fingerprint_inputs(given, self.records, found, self.digest)
 
     def digest(self, path: Path) -> str:
-        """Of a model or text: read once."""
+        """The digest of a model or text, read once."""
         if path not in self.digests:
             self.digests[path] = digest_of_files(path)
         return self.digests[path]
 
     def done(self, name: str, inputs: Mapping[str, Any]) -> FinishedStage | None:
-        """The stage with these inputs, made by the project or by an experiment."""
+        """The finished stage with these inputs, from the project or an experiment."""
         fingerprint = stage_fingerprint(name, inputs)
         for runs in (self.project.runs, self.stages.runs):
             if (found := done_before(runs, name, fingerprint)) is not None:
@@ -87,7 +87,7 @@ class Step:
     given: Given
     inputs: Mapping[str, Any]
     done: FinishedStage | None
-    """None: it must be trained."""
+    """The finished stage; None if it must be trained."""
 
     @property
     def name(self) -> str:
@@ -96,21 +96,21 @@ class Step:
 
     @property
     def fingerprint(self) -> str:
-        """Known before the stage is done."""
+        """Its fingerprint, known before the stage is done."""
         return stage_fingerprint(self.name, self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A trained policy, or the reason why there is none."""
+    """A trained policy; its run may have diverged."""
 
     finished: FinishedStage
     given: Given
-    """What its stage was given; the initial policy is in it."""
+    """What its stage was given, including the initial policy."""
 
 
 def open_workshop(project: Project, console: Console) -> Workshop:
-    """The project's finished stages. Raises MissingError if its reward model or initial policy is not done."""
+    """Open the project's finished stages. Raises MissingError if its reward model or initial policy is not done."""
     preset, labelers = resolved_preset(project), labelers_of(project)
     collected = newest_run(project, "collect")
     records = labelers.known(None if collected is None else collected.folder)
@@ -130,7 +130,7 @@ def open_workshop(project: Project, console: Console) -> Workshop:
 
 
 def steps_of(shop: Workshop, variant: Variant, preset: Preset) -> list[Step]:
-    """The stages of a variant in order: an initial policy of its own, if it has one, and the policy.
+    """The stages of a variant in order: its own initial policy, if it has one, and the policy.
 
     preset: what counts as the project's own settings. Raises ConfigError if the project cannot have the variant.
     """
@@ -171,20 +171,20 @@ def _step(shop: Workshop, row: Stage, config: Any, earlier: Mapping[str, Finishe
 
 
 def check_workshop(shop: Workshop, preset: Preset) -> None:
-    """Refuse before any training what would stop a stage after hours of it, benchmarks of ``[rounds]`` without data too."""
+    """Refuse, before any training, what would stop a stage after hours, also missing benchmark data of ``[rounds]``."""
     check_before_training(replace(shop.setting, preset=preset), shop.records)
     check_rule_benchmarks(shop.project, preset, with_data=True)
 
 
 def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> None:
-    """:func:`check_workshop`, and refuse variants that the project cannot have."""
+    """Run :func:`check_workshop`, and refuse variants that the project cannot have."""
     check_workshop(shop, preset)
     for variant in variants:
         steps_of(shop, variant, preset)
 
 
 def make_policy(shop: Workshop, variant: Variant, preset: Preset) -> Policy:
-    """Train what is not done of a variant."""
+    """Train the stages of a variant that are not done."""
     while True:
         steps = steps_of(shop, variant, preset)
         step = next((one for one in steps if one.done is None), None)

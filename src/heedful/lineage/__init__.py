@@ -1,1 +1,1 @@
-"""Where a model comes from, and where a record went: read from a project's run folders, without torch."""
+"""Where a model comes from and which models used a record: read from a project's run folders, without torch."""

@@ -1,4 +1,4 @@
-"""Every record that a project holds, in its data and in its runs, as rows by id."""
+"""Every record in a project's data and runs, as rows by id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heedful.project.owners import composed
 
 @dataclass(slots=True)
 class KnownRecords:
-    """Rows as the files have them."""
+    """Rows as in the files."""
 
     by_kind: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=lambda: {kind: {} for kind in RECORD_TYPES})
     labels_of: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
@@ -31,7 +31,7 @@ class KnownRecords:
         return self.by_kind[kind][id] if kind else {}
 
     def with_labels(self, prompt_ids: Iterable[str]) -> set[str]:
-        """The prompts and everything that names them."""
+        """The ids of prompts and of everything that names them."""
         return {found for id in prompt_ids for found in (id, *self.labels_of.get(id, ()))}
 
     def prompts_of_owner(self, owner: str) -> set[str]:
@@ -40,7 +40,7 @@ class KnownRecords:
         return {id for id, row in self.by_kind["prompt"].items() if composed(str(row.get("user", ""))) == wanted}
 
     def rankings_with(self, response_id: str) -> set[str]:
-        """Ids of the rankings that a response is in."""
+        """Ids of the rankings that contain a response."""
         return {id for id, row in self.by_kind["ranking"].items() if response_id in row.get("response_ids", ())}
 
     def of_usage(self, key: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Lineage as a tree on the terminal."""
+"""Print lineage as a tree on the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heedful.lineage.tracing import RecordUse
 from heedful.project.structure import printable
 
 _SETTINGS = ("learning_rate", "epochs", "batch_size", "episodes", "beta", "kl_coefficient", "ptx_coefficient", "seed")
-"""Settings that the tree shows; --json has all."""
+"""Settings that the tree shows; --json prints all."""
 
 
 def show_model(lineage: Mapping[str, Any], console: Console) -> None:
@@ -48,7 +48,7 @@ def show_model(lineage: Mapping[str, Any], console: Console) -> None:
 
 
 def show_use(subject: Subject, use: RecordUse, runs: Mapping[str, RunNode], console: Console) -> None:
-    """Print where a record, an owner's records or a vote's records went."""
+    """Print what used a record, an owner's records or a vote's records."""
     tree = _tree(f"{subject.kind} {subject.name}" if subject.kind in ("owner", "vote") else subject.name)
     for note in subject.notes:
         tree.add(_line(note))

@@ -1,4 +1,4 @@
-"""Which runs must be repeated because a record was erased, and how the next `heedful align` learns of it."""
+"""Which runs must be repeated because a record was erased, and how to tell the next `heedful align`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from heedful.lineage.run_graph import FORGOTTEN, RunNode
 from heedful.project.runs import stage_state, write_state
 
 ASKING = ("data", "demonstrate", "collect", "prompts_")
-"""How the names of stages that only choose prompts or ask labelers begin. What was said of other prompts remains valid."""
+"""Name prefixes of stages that only choose prompts or ask labelers. Their answers about other prompts remain valid."""
 _OF_OLDER_VERSIONS = ("choose_sft", "choose_prefix", "evaluate")
 
 
 def to_do_again(runs: Mapping[str, RunNode], names: Collection[str]) -> list[str]:
-    """Of these runs, the ones that `heedful align` trains, chooses or evaluates, in the order of the runs."""
+    """Those of these runs that `heedful align` trains, chooses or evaluates, in the order of the runs."""
     return [name for name, run in runs.items() if name in names and run.done and _of_align(run)]
 
 
 def mark_to_retrain(runs: Mapping[str, RunNode], names: Collection[str]) -> None:
-    """Let the next `heedful align` do these runs again, in new folders; their old folders stay. Raises StorageError."""
+    """Let the next `heedful align` repeat these runs in new folders; the old folders stay. Raises StorageError."""
     for name in names:
         state = stage_state(runs[name].folder)
         if FORGOTTEN not in state:

@@ -1,4 +1,4 @@
-"""A project's runs, and which of them builds on which: from ``used.json``, or from the fingerprints of older runs."""
+"""A project's runs, and which runs build on which: from ``used.json``, or from the fingerprints of older runs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from heedful.project.files import read_jsonl
 from heedful.project.runs import STAGE_FILE, stage_state
 
 OTHERS = "others"
-"""In a run's folder: prompts and responses that researchers' own tasks were about."""
+"""In a run's folder: prompts and responses of researchers' own tasks."""
 FORGOTTEN = "forgotten"
-"""The key of ``stage.json`` under which `heedful prompts forget --retrain` keeps a run's fingerprint: the run no longer counts
-as done for it."""
+"""The key of ``stage.json`` under which `heedful prompts forget --retrain` keeps a run's fingerprint, so that the run no longer
+counts as done."""
 MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunNode:
-    """One run, as its folder tells."""
+    """One run, read from its folder."""
 
     name: str
     """Its folder's name, such as ``ppo_ptx-1``."""
@@ -35,7 +35,7 @@ class RunNode:
     ended: str | None
     """When it ended (ISO 8601, UTC)."""
     inputs: Mapping[str, Any]
-    """What its fingerprint was made of."""
+    """The inputs of its fingerprint."""
     use: UseRecord | None
     """What it was given; None for a run of an older version."""
     parents: tuple[str, ...]
@@ -66,7 +66,7 @@ def runs_of(folder: Path) -> dict[str, RunNode]:
 
 
 def ancestors(runs: Mapping[str, RunNode], name: str) -> list[str]:
-    """Names of the runs that a run builds on and its own, each after those that it builds on itself."""
+    """Names of a run and of the runs that it builds on, each after those that it builds on."""
     found: dict[str, None] = {}
 
     def visit(one: str, above: frozenset[str]) -> None:
@@ -81,7 +81,7 @@ def ancestors(runs: Mapping[str, RunNode], name: str) -> list[str]:
 
 
 def descendants(runs: Mapping[str, RunNode], names: Iterable[str]) -> list[str]:
-    """Names of the runs that build on any of these, in the order of the runs; without these themselves."""
+    """Names of the runs that build on any of these, in the order of the runs, without these themselves."""
     start = set(names)
     found = set(start)
     while more := {run.name for run in runs.values() if run.name not in found and found.intersection(run.parents)}:
@@ -98,7 +98,7 @@ def record_files(run: RunNode) -> Iterator[tuple[str, Path]]:
 
 
 def ids_in_run(run: RunNode) -> set[str]:
-    """Ids of the records that a run was given, and of those in its folder with the prompts that they name."""
+    """Ids of the records that a run was given, of the records in its folder, and of the prompts that those name."""
     found = {id for ids in (run.use.records if run.use else {}).values() for id in ids}
     for _, path in record_files(run):
         for _, row in read_jsonl(path):

@@ -1,4 +1,4 @@
-"""What `heedful lineage NAME` is asked about: a model, a record, a prompt's owner or a vote."""
+"""Find what `heedful lineage NAME` is about: a model, a record, an owner of prompts or a vote."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Subject:
     ids: frozenset[str] = frozenset()
     """The records that it stands for."""
     run: str | None = None
-    """Of a model: the run that made it."""
+    """For a model: the run that made it."""
     released: Mapping[str, Any] | None = None
-    """Of a released model: the lineage in its folder."""
+    """For a released model: the lineage in its folder."""
     notes: tuple[str, ...] = ()
     """Further remarks."""
 
@@ -52,10 +52,10 @@ class Subject:
 def subject_of(
     project: Project | None, name: str, *, kind: SubjectKind | None = None, database: Database | None = None
 ) -> Subject:
-    """What a name stands for: a model before a record, a record before an owner, an owner before a vote, unless ``kind`` says.
+    """What a name stands for: tried in the order model, record, owner, vote, or only ``kind``.
 
-    project: None if only a released model's folder can be meant.
-    Raises MissingError if it stands for nothing, DataError for a broken file.
+    project: None if the name can only be a released model's folder.
+    Raises MissingError if nothing has this name, DataError for a broken file.
     """
     if kind in (None, "model") and (found := _released(name)):
         return found
@@ -100,7 +100,7 @@ def _released(name: str) -> Subject | None:
     except (OSError, ValueError) as error:
         raise DataError("a released model's lineage cannot be read", expected="JSON", got=str(error), where=path) from None
     if not isinstance(value, dict) or not isinstance(value.get("runs"), list):
-        raise DataError("this is no lineage", expected="a JSON object with runs", got=type(value).__name__, where=path)
+        raise DataError("this is not a lineage", expected="a JSON object with runs", got=type(value).__name__, where=path)
     return Subject(kind="model", name=name, run=str(value.get("model", "")), released=value)
 
 
@@ -157,7 +157,7 @@ def _vote(known: KnownRecords, name: str, database: Database | None) -> Subject 
     elif not ids:
         return None
     else:
-        said = "there is no labeling database here that could tell what was voted"
+        said = "there is no labeling database here, so the vote itself is not known"
     came = (
         f"{len(ids):,} records came from this turn"
         if ids

@@ -25,11 +25,11 @@ from heedful.project.selection import (
 from heedful.records import Demonstration, Ranking, Split
 
 LINEAGE = "lineage.json"
-"""In the folder of a released model: what :func:`model_lineage` says of it."""
+"""In the folder of a released model: its :func:`model_lineage`."""
 
 
 def model_lineage(project: Project, name: str, runs: Mapping[str, RunNode] | None = None) -> dict[str, Any]:
-    """Everything that a run builds on, as a JSON object: its runs in order, the data, labelers, instructions and code.
+    """Everything that a run builds on, as a JSON object: runs in order, data, labelers, instructions and code.
 
     name: the run's folder name. Raises DataError for a broken file.
     """
@@ -55,7 +55,7 @@ def model_lineage(project: Project, name: str, runs: Mapping[str, RunNode] | Non
 
 
 def published(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """A lineage for others to read: of paths on this machine only the last part is left."""
+    """A lineage for publication: it keeps only the last part of paths on this machine."""
     runs: list[dict[str, Any]] = []
     for row in lineage["runs"]:
         inputs = {what: {**given, "path": PurePath(given["path"]).name} for what, given in row.get("inputs", {}).items()}
@@ -65,14 +65,14 @@ def published(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordUse:
-    """Where records went."""
+    """What used some records."""
 
     ids: frozenset[str]
-    """The records that were looked for."""
+    """The records that were searched for."""
     given_to: tuple[str, ...]
-    """Runs that were given any of them, or hold one."""
+    """Runs that were given one of them, or hold one."""
     doubtful: tuple[str, ...]
-    """Runs of older versions that do not say what they were given."""
+    """Runs of older versions, which do not say what they were given."""
     built_on: tuple[str, ...]
     """Runs that build on those."""
     models: tuple[str, ...]
@@ -109,7 +109,7 @@ def use_of(project: Project, ids: Collection[str], runs: Mapping[str, RunNode] |
 
 
 def _use_by_digests(project: Project, run: RunNode) -> UseRecord | None:
-    """What an older run was given, if the project's records still have the digests that its fingerprint was made of."""
+    """What an older run was given, if the project's records still have the digests in its fingerprint."""
     if run.use is not None or run.stage not in ("sft", "initial_policy", "initial_policy_small", "reward"):
         return run.use
     for records in _states_of_records(project):
@@ -128,7 +128,7 @@ def _use_by_digests(project: Project, run: RunNode) -> UseRecord | None:
 
 
 def _states_of_records(project: Project) -> Iterator[Records]:
-    """The records of the data folder, and those together with the answers that the runs took."""
+    """The records of the data folder, then the same with the answers that the runs collected."""
     try:
         records = Records.load(project.data)
         yield records
@@ -138,7 +138,7 @@ def _states_of_records(project: Project) -> Iterator[Records]:
                 kinds: tuple[Kind, ...] = ("response", "ranking") if (run.folder / "rankings.jsonl").is_file() else ()
                 records = with_records(records, run.folder, (*kinds, "demonstration"))
         yield records
-    except HeedfulError:  # a broken or missing file: then its digest cannot be found again
+    except HeedfulError:  # a broken or missing file: its digest cannot be reproduced
         return
 
 
@@ -182,7 +182,7 @@ def _run_row(run: RunNode, use: UseRecord | None) -> dict[str, Any]:
 
 
 def _counts(kind: str, ids: Iterable[str], known: KnownRecords) -> dict[str, Any]:
-    """How many records, by split, source and language or phase; how many are no longer there."""
+    """How many records, by split, source, time of import and (prompts) use case and language; how many are gone."""
     rows = known.by_kind[kind]
     prompts = known.by_kind["prompt"]
     by: dict[str, Counter[str]] = {"split": Counter(), "source": Counter(), "imported": Counter()}
@@ -257,6 +257,6 @@ def _instructions(labels: Mapping[str, set[str]], known: KnownRecords, uses: Ite
 
 
 def _code(uses: Iterable[UseRecord]) -> list[dict[str, Any]]:
-    """The different versions of the code that the runs were made with."""
+    """The versions of the code that made the runs."""
     found = {(use.heedful, use.sources, use.commit): None for use in uses if use.heedful}
     return [{"heedful": version, "sources": sources, "commit": commit} for version, sources, commit in found]

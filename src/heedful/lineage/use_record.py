@@ -1,8 +1,7 @@
-"""``used.json`` in a run's folder: what a stage was given, written as it begins.
+"""``used.json`` in a run's folder: what a stage was given, written when it begins.
 
-It names the code, the runs and files that the stage builds on, and the ids of the records that it was given. It is no input of
-a stage's fingerprint. Runs of older versions do not have it: :mod:`heedful.lineage.run_graph` reads what their ``stage.json``
-tells.
+It names the code, the runs and files that the stage builds on, and the ids of the records that it was given. It is not part of
+the stage's fingerprint. Runs of older versions do not have it; for them, :mod:`heedful.lineage.run_graph` reads ``stage.json``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ USED = "used.json"
 _SOURCES = (".py", ".cpp", ".h", ".jinja")
 _KIND_OF_TASK: Mapping[type, str] = {Demonstration: "demonstrate", Ranking: "rank", Rating: "rate"}
 UNKNOWN_VERSION = "unknown"
-"""The version of the instructions of labels that do not name one: those from files."""
+"""The version of the instructions for labels that name none: labels from files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +35,19 @@ class UseRecord:
     """What one stage was given."""
 
     heedful: str
-    """The version."""
+    """Version of Heedful."""
     sources: str
     """A digest of the package's source files."""
     commit: str | None = None
-    """The commit of the source files, if they lie in a git checkout; "-dirty" if they were changed."""
+    """The commit of the source files, if they are in a git checkout; with "-dirty" if they were changed."""
     parents: dict[str, str] = field(default_factory=dict[str, str])
-    """What an earlier run was used as -> the run's folder name."""
+    """Role of an earlier run -> the run's folder name."""
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """A model or text of the project's -> its path and a digest of its files."""
+    """A model or text of the project -> its path and a digest of its files."""
     template: str = "plain"
     """plain, chat, or a digest of the template's text."""
     asks: str | None = None
-    """What the stage asks labelers for, if it does."""
+    """What the stage asks labelers for, if anything."""
     makes: str | None = None
     """The name that its model has in the evaluation."""
     records: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
@@ -60,7 +59,7 @@ class UseRecord:
 
 
 def labels_given(labels: Iterable[Demonstration | Ranking]) -> dict[str, Any]:
-    """The fields of a :class:`UseRecord` that tell of labels: who gave them, and under which instructions."""
+    """The fields of a :class:`UseRecord` about labels: who gave them, and under which instructions."""
     labelers: dict[str, Counter[str]] = {}
     instructions: dict[str, Counter[str]] = {}
     for label in labels:
@@ -109,7 +108,7 @@ def read_use(folder: Path) -> UseRecord | None:
 
 @functools.cache
 def code_version() -> tuple[str, str, str | None]:
-    """Version, digest of the package's source files, and the commit if they lie in a git checkout."""
+    """Version, digest of the package's source files, and the commit if they are in a git checkout."""
     package = Path(heedful.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(path for path in package.rglob("*") if path.suffix in _SOURCES):

@@ -6,11 +6,11 @@ export function waitAfter(failures) {
 }
 
 /**
- * Which draft a reloaded page should show: "server", "browser", or "both" (the server's, and a word of the other).
+ * Which draft a reloaded page should show: "server", "browser", or "both" (the server's, with a notice about the other).
  *
- * browser: { fields, version, synced, attempts } as kept here, or null: version is the server's draft it followed, attempts
- * what was sent without a word coming back; server: { version, content }. The browser's is the newer one when the server has
- * nothing that this browser did not know of.
+ * browser: { fields, version, synced, attempts } as kept here, or null: version is the server's draft that it followed,
+ * attempts is what was sent without an answer; server: { version, content }. The browser's draft is newer if the server has nothing
+ * that this browser did not know.
  */
 export function newerDraft(browser, server) {
   if (!browser || !browser.fields || browser.synced !== false) return "server";
@@ -18,12 +18,12 @@ export function newerDraft(browser, server) {
   return "both";
 }
 
-/** Whether what the server holds is one of ours, of which we never heard that it arrived. */
+/** Whether the server holds a draft that this page sent, but whose answer never came. */
 export function holdsOurs(content, attempts) {
   return attempts.includes(content);
 }
 
-/** What an answer of the server means for a draft. */
+/** What the server's answer means for a draft. */
 export function meaningOf(status) {
   if (status >= 200 && status < 300) return "saved";
   if (status === 401 || status === 403) return "signed out";
@@ -33,7 +33,7 @@ export function meaningOf(status) {
 }
 
 /**
- * Counts the seconds of work: the page is in front, and something was done in the last idleAfter seconds.
+ * Counts the seconds of work: the page is visible, and something was done in the last idleAfter seconds.
  * Call tick(now, visible) every second or so, and active(now) at each key, click or scroll; times in seconds.
  */
 export class WorkClock {
@@ -52,7 +52,7 @@ export class WorkClock {
     const before = this.lastTick;
     this.lastTick = now;
     if (before === null || !visible || this.lastActive === null) return this.seconds;
-    // A gap of more than a few seconds is a machine that slept: no one worked through it.
+    // A gap of more than a few seconds means that the machine slept.
     if (now - before > 5 || now - this.lastActive > this.idleAfter) return this.seconds;
     this.seconds += Math.max(0, now - before);
     return this.seconds;

@@ -1,4 +1,4 @@
-// Keeps what is typed: in this browser at once, on the server a moment later, again and again until the server has it.
+// Keeps what is typed: in this browser at once, on the server a moment later, with retries until the server has it.
 // The rules are in draft-rules.js, the entries in kept.js. The form works without any of this ("Save now" is a plain button).
 
 import { forget, keep, load } from "./kept.js";
@@ -9,7 +9,7 @@ const SAVE_AFTER = 2000; // ms after a change
 const ANSWER_WITHIN = 15000; // ms, then the server counts as out of reach
 const MOST_ATTEMPTS = 12; // sent without a reply: more than fit into the time in which a late one may still be stored
 
-/** What the form holds, in the shape in which drafts are stored: names with _ are the page's own, empty ones are left out. */
+/** What the form holds, as drafts are stored: names that begin with _ belong to the page, empty fields are left out. */
 export function fieldsOf(form) {
   const fields = {};
   for (const [name, value] of new FormData(form)) {
@@ -18,13 +18,13 @@ export function fieldsOf(form) {
   return fields;
 }
 
-/** The same text for the same content, however it was typed; the time spent is no content. */
+/** The same text for the same content, however it was typed; the time spent does not count as content. */
 export function contentOf(fields) {
   const entries = Object.entries(fields).filter(([name]) => name !== "seconds_spent");
   return JSON.stringify(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Put fields into the form; what they do not name is emptied. */
+/** Put fields into the form; empty the others. */
 export function fill(form, fields) {
   for (const element of form.elements) {
     if (!element.name || element.name.startsWith("_") || element.name === "csrf") continue;
@@ -36,7 +36,7 @@ export function fill(form, fields) {
   }
 }
 
-/** Start keeping drafts of a task's form. makeRoom: called with fields that will be filled in; onFilled: when they were. */
+/** Start keeping drafts of a task's form. makeRoom: called with fields before they are filled in; onFilled: called after. */
 export function startDrafts(form, { makeRoom, onFilled }) {
   const assignment = form.dataset.assignment;
   const line = document.getElementById("saved");
@@ -105,7 +105,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
 
   /** Save now; resolves to "saved", "unreachable", "conflict", "refused" or "signed out". */
   function save(options = {}) {
-    // One at a time: what changed meanwhile goes with the next.
+    // One at a time: what changes in the meantime goes with the next request.
     running ??= send(options).finally(() => { running = null; });
     return running;
   }
@@ -154,7 +154,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
     }
     if (meaning === "conflict") {
       if (answer?.fields && answer.state !== "answered" && holdsOurs(contentOf(answer.fields), attempts)) {
-        // It arrived, only the word of it was lost on the way.
+        // It arrived; only the answer was lost.
         version = answer.version;
         synced = contentOf(answer.fields);
         attempts = [];
@@ -176,9 +176,9 @@ export function startDrafts(form, { makeRoom, onFilled }) {
       return "signed out";
     }
     if (meaning === "refused") {
-      show("lost", "The server does not take this text: kept in this browser");
-      const why = answer?.expected ? `: it takes ${answer.expected}, and got ${answer.got}` : "";
-      tell(`The server does not take what you typed${why}. Once you change it, it is saved again.`);
+      show("lost", "The server cannot store this text: kept in this browser");
+      const why = answer?.expected ? `: it expects ${answer.expected}, and got ${answer.got}` : "";
+      tell(`The server cannot store what you typed${why}. Change it, and it is saved again.`);
       return "refused";
     }
     retry(meaning === "busy" ? "The server is busy" : "Not connected");
@@ -189,12 +189,12 @@ export function startDrafts(form, { makeRoom, onFilled }) {
     if (!keepHere()) plan(SAVE_AFTER);
   }
 
-  // ---- what the page shows at first: the server's draft, or what this browser has and the server has not
+  // ---- what the page shows at first: the server's draft, or one that only this browser has
 
   const before = load(assignment);
   if (form.dataset.refilled === "yes") {
-    synced = null; // what was sent came back: newer than both
-    history.replaceState(history.state, "", `/tasks/${assignment}`); // a reload asks for the task, and sends nothing again
+    synced = null; // the form that was sent came back: it is newer than both
+    history.replaceState(history.state, "", `/tasks/${assignment}`); // a reload then asks for the task and does not send the form again
     plan(SAVE_AFTER);
   } else if (before) {
     const here = fieldsOf(form);
@@ -209,7 +209,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
       plan(0);
     } else if (choice === "both") {
       tell(
-        `This browser kept another draft of ${clockTime(new Date(before.changed))}; shown is the newer one from the server.`,
+        `This browser kept another draft, from ${clockTime(new Date(before.changed))}. The page shows the newer one from the server.`,
         "Show the one from this browser",
         () => {
           makeRoom(before.fields);
@@ -255,7 +255,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
     if (!submitting && !stored && contentOf(current()) !== synced) event.preventDefault();
   });
 
-  // ---- submitting: only once the server was reached, so that a lost network never shows the browser's own error page
+  // ---- submitting: only after reaching the server, so that a lost network never shows the browser's own error page
 
   let submitting = false;
   form.addEventListener("submit", async (event) => {
@@ -289,7 +289,7 @@ export function startDrafts(form, { makeRoom, onFilled }) {
     submitting = true;
     current();
     form.requestSubmit(submitter ?? undefined);
-    // A page that came back from the browser's memory works again.
+    // Make a page that came back from the browser's cache work again.
     window.addEventListener("pageshow", () => { submitting = false; }, { once: true });
   });
 

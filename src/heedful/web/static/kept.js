@@ -1,6 +1,6 @@
-// What this browser keeps of unfinished answers until the server has them: one entry per task in localStorage.
-// { fields, version, changed, synced, attempts }: what is in the form; the server's draft it follows; when it was changed (ms);
-// whether the server has it; what was sent without an answer coming back.
+// Unfinished answers that this browser keeps until the server has them: one entry per task in localStorage.
+// { fields, version, changed, synced, attempts }: the form's fields; the server's draft that it follows; when it was changed
+// (ms); whether the server has it; what was sent without an answer.
 
 const PREFIX = "heedful.draft.";
 
@@ -12,7 +12,7 @@ export function load(assignment) {
   }
 }
 
-/** Whether it could be kept. */
+/** Returns whether the browser could keep it. */
 export function keep(assignment, entry) {
   try {
     localStorage.setItem(PREFIX + assignment, JSON.stringify(entry));
@@ -38,7 +38,7 @@ export function all() {
   }
 }
 
-// After a submit, the server's page names the task whose answer it has: the copy here is no longer needed.
+// After a submit, the server's page names the task whose answer it has: this copy is no longer needed.
 if (document.body.dataset.done) forget(document.body.dataset.done);
 
 // After a logout, another person may use this browser.

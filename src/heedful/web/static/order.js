@@ -1,9 +1,9 @@
-// The order of outputs into groups, best first: pure functions, no page. ranking.js shows what they say.
+// The order of outputs in groups, best first: pure functions, no page. ranking.js shows their results.
 //
 // An order is { groups: [["B"], ["A", "C"]], unplaced: ["D"] }: letters name outputs; letters in one group are tied.
-// Every function returns a new order and leaves its argument alone; what is not possible returns an equal order.
+// Every function returns a new order and does not change its argument; an impossible move returns an equal order.
 
-/** From what the select boxes hold: { A: "2", B: "1", C: "2", D: "" }. Gaps between numbers are closed up. */
+/** The order in the select boxes: { A: "2", B: "1", C: "2", D: "" }. Gaps between numbers are closed. */
 export function fromSelects(values) {
   const byNumber = new Map();
   const unplaced = [];
@@ -21,7 +21,7 @@ export function fromSelects(values) {
   return { groups: numbers.map((number) => byNumber.get(number)), unplaced };
 }
 
-/** What the select boxes should hold: the number of each output's group, 1 best; "" where it has no place yet. */
+/** The values for the select boxes: the number of each output's group, 1 for the best; "" if it has no place yet. */
 export function toSelects(order) {
   const values = {};
   order.groups.forEach((group, index) => {
@@ -31,7 +31,7 @@ export function toSelects(order) {
   return values;
 }
 
-/** Index of the output's group, or -1 where it has no place yet. */
+/** Index of the output's group, or -1 if it has no place yet. */
 export function groupOf(order, letter) {
   return order.groups.findIndex((group) => group.includes(letter));
 }
@@ -109,7 +109,7 @@ export function unplace(order, letter) {
 }
 
 /**
- * The key that was meant, whatever the keyboard's layout: a Latin letter or digit as it is printed, else by its place
+ * The intended key, whatever the keyboard layout: a Latin letter or digit as printed, else by its position
  * (on a Russian keyboard the key at B is "b", on a French one the top row gives digits without Shift).
  */
 export function keyOf(event) {
@@ -118,7 +118,7 @@ export function keyOf(event) {
   return place ? (place[1]?.toLowerCase() ?? place[2] ?? place[3]) : event.key;
 }
 
-/** Pairs that the order and the ratings put the other way round: [better by the order, better by the ratings]. */
+/** Pairs on which the order and the ratings disagree: [better in the order, better in the ratings]. */
 export function contradictions(order, ratings) {
   const pairs = [];
   order.groups.forEach((group, index) => {
@@ -131,7 +131,7 @@ export function contradictions(order, ratings) {
   return pairs;
 }
 
-/** What the page says of them, or "". */
+/** The page's message about them, or "". */
 export function contradictionInWords(order, ratings) {
   const pairs = contradictions(order, ratings);
   if (!pairs.length) return "";
@@ -154,12 +154,12 @@ function list(letters) {
   return `${letters.slice(0, -1).join(", ")} and ${letters[letters.length - 1]}`;
 }
 
-/** For ears: "A and C tied, better than B". */
+/** For screen readers: "A and C tied, better than B". */
 export function inWords(order) {
   return order.groups.map((group) => (group.length > 1 ? `${list(group)} tied` : group[0])).join(", better than ");
 }
 
-/** What a screen reader says of one output's place after a move. */
+/** What a screen reader says about an output's place after a move. */
 export function placeInWords(order, letter) {
   const index = groupOf(order, letter);
   if (index < 0) return `${letter} has no place yet.`;

@@ -1,4 +1,4 @@
-// The outputs by keys: letters go to an output, digits rate it, X opens its flags, O goes to the order, Ctrl+Enter submits.
+// Keys for outputs: letters go to an output, digits rate it, X opens its flags, O goes to the order, Ctrl+Enter submits.
 // Keys that are characters work only while the focus is in the workspace, and never in a text box.
 
 import { keyOf } from "./order.js";
@@ -38,7 +38,7 @@ export function startOutputs(form, layout, ranking) {
     return true;
   }
 
-  /** Whether the key meant something here. */
+  /** Handle a key; returns whether it had a meaning here. */
   function act(key, target) {
     const output = target.closest(".output");
     const letter = output?.querySelector("[data-body]").dataset.body;

@@ -1,12 +1,12 @@
-// What every page gets: times in the reader's own zone, buttons that copy, a question before what cannot be undone;
-// and kept.js, which lets go of what this browser no longer needs to keep.
+// For every page: times in the reader's time zone, copy buttons, a question before what cannot be undone;
+// and kept.js, which removes what this browser no longer needs to keep.
 
 import "./kept.js";
 
 export function say(message) {
   const region = document.getElementById("live");
   region.textContent = "";
-  // A screen reader notices a change, so the same message twice must change twice.
+  // Screen readers notice only changes, so a repeated message must change twice.
   requestAnimationFrame(() => { region.textContent = message; });
 }
 

@@ -52,14 +52,14 @@ async function write(card) {
   return last.state;
 }
 
-/** All at once; when they have ended the page comes again, with the forms for what can be said of them. */
+/** Ask for all answers at once; when they have ended, reload the page, which then has the feedback forms. */
 async function writeAll() {
   const cards = [...document.querySelectorAll("[data-stream]")];
   if (!cards.length) return;
   writing += cards.length;
   const states = await Promise.all(cards.map((card) => write(card).finally(() => { writing -= 1; })));
   const typed = document.querySelector("[data-composer] textarea");
-  // Nothing that was typed meanwhile is lost. What was stopped needs a moment until the server has kept it.
+  // Keep what was typed in the meantime. A stopped answer needs a moment until the server has stored it.
   if (states.every((state) => state !== "failed") && !typed?.value) {
     if (states.includes("stopped")) await new Promise((wait) => { setTimeout(wait, 400); });
     location.hash = "last";

@@ -1,5 +1,5 @@
 // The board on which outputs are ordered: by dragging (mouse, pen, finger), by keys and by buttons.
-// The select boxes under the outputs hold the order; the board shows what they hold, and changes nothing but them.
+// The select boxes under the outputs hold the order; the board only shows and changes them.
 
 import { contradictionInWords, fromSelects, groupOf, inSigns, inWords, keyOf, makeOwn, moveDown, moveUp, placeBefore, placeIn, placeInWords, sameOrder, tieUp, toSelects, unplace } from "./order.js";
 import { say } from "./page.js";
@@ -90,7 +90,7 @@ export function startRanking(section, form) {
       card.setAttribute("aria-selected", String(letter === chosen));
       card.querySelector(".board-rating").textContent = rating ? `${rating}/7` : "";
     }
-    // A card that was moved in the page has lost the focus.
+    // A moved card loses the focus.
     if (active?.classList.contains("board-card") && document.activeElement !== active) active.focus({ preventScroll: true });
     section.querySelector("[data-chosen]").textContent = chosen;
     section.querySelector("[data-move=undo]").disabled = undone.length === 0;
@@ -193,7 +193,7 @@ export function startRanking(section, form) {
   }
   for (const select of selects) {
     select.addEventListener("change", () => {
-      // The browser has changed the box already: what was before is in none of them, so undo starts again.
+      // The browser has changed the box already and the old order is gone, so undo starts again.
       undone.length = 0;
       choose(select.dataset.place, { focus: false });
       say(placeInWords(read(), select.dataset.place));

@@ -9,7 +9,7 @@ import { startRanking } from "./ranking.js";
 const form = document.getElementById("task");
 const finished = form.dataset.finished === "yes";
 
-/** A long text shows its first lines, and a button the rest; without JavaScript all of it is there. */
+/** Show the first lines of a long text, and a button for the rest; without JavaScript all of it is shown. */
 function fold(box) {
   const lines = Number(box.dataset.fold);
   const height = lines * Number.parseFloat(getComputedStyle(box).lineHeight);
@@ -91,7 +91,7 @@ function addPair(button, list) {
   return copy;
 }
 
-/** A draft may have more examples than the page came with. */
+/** A draft may have more examples than the page shows. */
 function makeRoom(fields) {
   if (!pairs) return;
   const numbers = Object.keys(fields).map((name) => Number(/^pair\.(\d+)\./.exec(name)?.[1] ?? 0));
@@ -117,7 +117,7 @@ morePairs?.addEventListener("click", (event) => {
   addPair(morePairs, pairs).querySelector("textarea").focus();
 });
 
-/** What was missing is missing no longer: said beside it and above only until it is filled in otherwise than it came. */
+/** Remove the message about a missing field, beside it and above, as soon as its content changes. */
 function takeBackProblems() {
   const box = document.getElementById("problem");
   const all = [...(box?.querySelectorAll(".missing a") ?? [])].map((link) => ({ link, name: link.hash.slice("#f-".length) }));
@@ -144,7 +144,7 @@ function showAll() {
   words.forEach(countWords);
 }
 
-// The whole comparison would be too much to listen to: its first line says what came of it.
+// The whole comparison would be too long for a screen reader: its first line gives the result.
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.target.id === "comparison") say(event.target.querySelector("p").textContent.trim());
 });
@@ -156,5 +156,5 @@ form.addEventListener("input", () => words.forEach(countWords));
 if (finished) forget(form.dataset.assignment);
 else startDrafts(form, { makeRoom, onFilled: showAll });
 showAll();
-// What went wrong is read out and found at once.
+// Read the problem aloud and move to it.
 document.getElementById("problem")?.focus({ preventScroll: false });
