@@ -381,7 +381,7 @@ def test_votes_of_a_project_count_an_answer_once(tmp_path: Path) -> None:
         (["plain.csv", "--length-control"], "no vote has the lengths"),
         (["plain.csv", "--style-control"], "no vote has the markup"),
         (["votes.csv", "--style-control"], "no vote has the markup"),
-        (["empty.csv"], "there is no vote"),
+        (["empty.csv"], "there are no votes"),
         (["--project", "nowhere"], "there is no labeling database"),
     ],
 )

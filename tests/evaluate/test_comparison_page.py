@@ -152,7 +152,7 @@ def test_a_file_of_marks_goes_before_the_metadata(tmp_path: Path) -> None:
 )
 def test_what_is_no_mark(row: Any, tmp_path: Path) -> None:
     (tmp_path / "marks.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"a row is no mark|marks\.jsonl"):
+    with pytest.raises(DataError, match=r"a row is not a mark|marks\.jsonl"):
         read_marks(tmp_path / "marks.jsonl")
 
 
@@ -169,7 +169,7 @@ def test_broken_files(tmp_path: Path) -> None:
     with pytest.raises(MissingError):
         read_benchmarks(tmp_path)
     (tmp_path / "results.json").write_text('{"series": [{}], "scores": [], "models": []}')
-    with pytest.raises(DataError, match="no benchmark results"):
+    with pytest.raises(DataError, match="not benchmark results"):
         read_benchmarks(tmp_path)
     with pytest.raises(MissingError):
         read_other_values(tmp_path / "none.csv")

@@ -125,7 +125,7 @@ def test_what_is_not_known_is_said(project: Project) -> None:
         "unknown: its folder has no model card that names one",
         "What the model is meant for is not recorded.",
         "Its toxicity was not measured on a public benchmark.",
-        "Nobody has compared its answers",
+        "Its answers have not been compared",
         "How often labelers agree is not measured",
         "The model was not evaluated",
     ):

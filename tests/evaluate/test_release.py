@@ -221,5 +221,5 @@ def test_push_refuses_without_token_what_was_changed_and_keeps_the_token_secret(
     (tmp_path / "out" / "config.json").write_text("{}")
     with pytest.raises(DataError, match="changed after it was made"):
         push(tmp_path / "out", "acme/kind", "secret", hub=Hub)
-    with pytest.raises(MissingError, match="this is no release"):
+    with pytest.raises(MissingError, match="this is not a release"):
         push(tmp_path, "acme/kind", "secret", hub=Hub)

@@ -171,7 +171,7 @@ def test_words_numbers_and_page_agree() -> None:
 def test_a_single_labeler_says_nothing_of_others() -> None:
     given = records([ranking("p", "ann", a=1, b=2, c=3)], TEXTS)
     found = evaluate_reward("rm", given, Scores(by_response={name: REWARDS[name] for name in "abc"}, cut=(), too_long=()))
-    assert "note: n/a: with one labeler or one prompt, nothing is known of others" in in_words(found)
+    assert "note: n/a: with one labeler or one prompt, nothing is known about others" in in_words(found)
     assert as_numbers(found)["all_pairs"]["pairs"] == 3
     assert "n/a" in render_reward_page(found)
 

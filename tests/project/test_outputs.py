@@ -38,7 +38,12 @@ def test_untouched_later_and_older_files_pass(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["metrics.jsonl", "model/large"])
 @pytest.mark.parametrize(
     ("damage", "got"),
-    [("lost", "no such file"), ("shorter", "bytes"), ("same size", "the same number of bytes, but different ones"), ("a folder", "bytes")],
+    [
+        ("lost", "no such file"),
+        ("shorter", "bytes"),
+        ("same size", "the same number of bytes, but different ones"),
+        ("a folder", "bytes"),
+    ],
 )
 def test_damage_is_named(folder: Path, name: str, damage: str, got: str) -> None:
     described, file = described_outputs(folder), folder / name

@@ -1,1 +1,1 @@
-"""Evaluation: what people prefer, what the benchmarks say, and the page that reports both (SPEC 4)."""
+"""Evaluation: what people prefer, how models score on benchmarks, and the page that reports both (SPEC 4)."""

@@ -13,17 +13,17 @@ class AlternativeLine:
 
     row: AlternativeRow
     wins: WinRate | ExpectedRow | None
-    """Against SFT: expected of simulated labelers, else of held-out labelers where there are any."""
+    """Against SFT: the expected rate for simulated labelers; for people, that of held-out labelers if there are any."""
     benchmark_change: float | None
     """Mean change over the benchmarks from SFT, as a share."""
     worst: tuple[str, float] | None
     """The benchmark that fell most from SFT, and by how much (below 0 if it fell)."""
     processor_seconds: float | None
-    """Of its own stage."""
+    """Of the model's own stage."""
 
 
 def alternative_lines(results: Results, timings: Timings | None) -> list[AlternativeLine]:
-    """A line for SFT, PPO, PPO-ptx and each alternative that was evaluated."""
+    """Return a line for SFT, PPO, PPO-ptx and each alternative that was evaluated."""
     found = results.get("alternatives")
     if found is None:
         return []
@@ -54,7 +54,7 @@ def _wins(results: Results, model: str) -> WinRate | ExpectedRow | None:
 
 
 def _changes(results: Results, model: str) -> dict[str, float]:
-    """Benchmark -> the model's score minus SFT's; entropies are no scores."""
+    """Benchmark -> the model's score minus SFT's. Bias benchmarks are left out: an entropy is not a score."""
     changes: dict[str, float] = {}
     for benchmark in results.get("benchmarks", []):
         scores = {row["model"]: row["score"] for row in benchmark["scores"]}

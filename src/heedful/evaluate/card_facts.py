@@ -1,4 +1,4 @@
-"""The facts of a model card, as far as a project's files tell them; the others are None, and the card says so."""
+"""The facts of a model card, read from a project's files. Unknown facts are None, and the card says so."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class BaseModel:
     path: str
     digest: str
     name: str | None
-    """On the Hugging Face hub, as its configuration says."""
+    """Its name on the Hugging Face hub, from its configuration."""
     license: str | None
-    """As its own model card says."""
+    """From its own model card."""
     license_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """Everything that the card is filled from."""
+    """All facts that fill the card."""
 
     project: str
     run: str
@@ -51,15 +51,15 @@ class CardFacts:
     base: BaseModel | None
     lineage: Mapping[str, Any]
     results: Results | None
-    """Of the newest evaluation, if this model took part in it."""
+    """Results of the newest evaluation, if it compared this model."""
     benchmarks: Mapping[str, Any] | None
-    """What `heedful evaluate benchmarks` found, of this model."""
+    """Results of `heedful evaluate benchmarks` that contain this model."""
     benchmark_name: str | None
-    """The model's name in it."""
+    """The model's name in ``benchmarks``."""
 
 
 def card_facts(project: Project, name: str, *, benchmarks: Path | None = None) -> CardFacts:
-    """The facts about one run's model.
+    """Collect the facts about one run's model.
 
     name: a run's folder name. benchmarks: the folder that `heedful evaluate benchmarks` wrote.
     Raises MissingError for a run without a model, DataError for a broken file.
@@ -110,7 +110,7 @@ def _configuration(folder: Path) -> Mapping[str, Any]:
 
 
 def _base(lineage: Mapping[str, Any]) -> BaseModel | None:
-    """The base model that the first run with one names."""
+    """Return the base model, from the first run that names one."""
     for row in lineage["runs"]:
         for what in ("base_model", "small_model"):
             if what in row.get("inputs", {}):
@@ -146,7 +146,7 @@ def _license_files(folder: Path) -> tuple[str, ...]:
 
 
 def _results(project: Project, runs: Mapping[str, RunNode], run: RunNode, made: str | None) -> Results | None:
-    """results.json, if the newest finished evaluation is of this run's model."""
+    """Read results.json if the newest finished evaluation compared this run's model."""
     evaluations = [one for one in runs.values() if one.stage == "evaluate" and one.done]
     file = project.folder / "results.json"
     if not evaluations or run.name not in evaluations[-1].parents or not file.is_file():
@@ -156,7 +156,7 @@ def _results(project: Project, runs: Mapping[str, RunNode], run: RunNode, made: 
 
 
 def _benchmarks(folder: Path, made: str | None, run: str) -> tuple[Mapping[str, Any], str]:
-    """Results of `heedful evaluate benchmarks` and the model's name there. Raises MissingError, DataError."""
+    """Read the results of `heedful evaluate benchmarks`, with the model's name there. Raises MissingError, DataError."""
     path = folder / "results.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -171,7 +171,7 @@ def _benchmarks(folder: Path, made: str | None, run: str) -> tuple[Mapping[str, 
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise DataError(
-            "these are no benchmark results",
+            "these are not benchmark results",
             expected="results.json of `heedful evaluate benchmarks`",
             got=str(error),
             where=path,
@@ -188,7 +188,7 @@ def _benchmarks(folder: Path, made: str | None, run: str) -> tuple[Mapping[str, 
 
 
 def run_of_model(project: Project, name: str) -> str:
-    """The newest finished run of a model's name, stage or run. Raises MissingError, HeedfulError."""
+    """Find the newest finished run by the name of a model, stage or run. Raises MissingError, HeedfulError."""
     try:
         subject = subject_of(project, name, kind="model")
     except MissingError as error:

@@ -33,7 +33,7 @@ MOST_TRANSCRIPTS = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonPage:
-    """What the page shows; a part that is None or empty says that it is not there."""
+    """What the page shows. Where a part is None or empty, the page says that it is missing."""
 
     project: str
     title: str
@@ -47,12 +47,12 @@ class ComparisonPage:
 
 
 def write_comparison_page(page: ComparisonPage, path: Path) -> None:
-    """Write the page. Raises StorageError."""
+    """Write the page to ``path``. Raises StorageError."""
     write_text(path, render_comparison(page))
 
 
 def render_comparison(page: ComparisonPage) -> str:
-    """The page as text; the same numbers and answers give the same text."""
+    """Render the page as text. The same numbers and answers give the same text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = visible
     folder = files("heedful.evaluate")
@@ -74,7 +74,7 @@ def render_comparison(page: ComparisonPage) -> str:
         failure_rows=_failure_rows(page.failures),
         transcripts=transcripts[:MOST_TRANSCRIPTS],
         num_transcripts=len(transcripts),
-        script=Markup(script),  # ours, not a user's
+        script=Markup(script),  # our own text, not a user's
         script_digest=digest,
     )
 
@@ -98,7 +98,7 @@ def _plot_row(pair: Pair) -> dict[str, Any]:
 
 
 def _mark(label: str, value: float, low: float | None, high: float | None) -> dict[str, Any]:
-    """A row of a plot: where a mark and its interval are, in percent of the width."""
+    """Make a row of a plot: places of the mark and its interval, in percent of the width."""
     known = low is not None and high is not None and not (math.isnan(low) or math.isnan(high))
     return {
         "label": label,
@@ -109,7 +109,7 @@ def _mark(label: str, value: float, low: float | None, high: float | None) -> di
 
 
 def _benchmark_plots(page: ComparisonPage) -> list[dict[str, Any]]:
-    """One plot for each measure between 0 and 1."""
+    """Make one plot for each measure between 0 and 1."""
     plots: list[dict[str, Any]] = []
     for row in page.table:
         marks = [

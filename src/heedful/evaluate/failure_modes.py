@@ -1,8 +1,8 @@
-"""The known failure modes of SPEC 4.7, counted where people have labeled them: false premises, hedging, several constraints.
+"""The known failure modes of SPEC 4.7, counted only where people labeled them: false premises, hedging, several constraints.
 
 Nothing is guessed from the text. A prompt's metadata may say ``false_premise`` (true or false) and ``constraints`` (their
-number, or a list of them). A file of marks may say the same of prompts, and ``hedges`` or ``accepts_premise`` of answers.
-Whether an answer keeps its constraints is a question of the rating form.
+number, or a list of them). A file of marks can give the same for prompts, and ``hedges`` or ``accepts_premise`` for answers.
+The rating form asks whether an answer keeps its constraints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OF_PROMPTS, _OF_ANSWERS = ("false_premise", "constraints"), ("hedges", "accepts
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a file of marks says."""
+    """The marks of a file, by prompt and by response."""
 
     prompts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     responses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
@@ -40,7 +40,7 @@ class FailureRate:
 
 
 def read_marks(path: Path) -> Marks:
-    """Marks, one JSON object a line: about a prompt (``"prompt_id"``) or about an answer (``"response_id"``).
+    """Read marks, one JSON object per line: about a prompt (``"prompt_id"``) or an answer (``"response_id"``).
 
     Raises DataError for anything else, naming file and line.
     """
@@ -55,7 +55,7 @@ def read_marks(path: Path) -> Marks:
         known = _OF_PROMPTS if key == "prompt_id" else _OF_ANSWERS
         if key is None or not set(row) <= {key, *known} or not all(_is_mark(name, row[name]) for name in known if name in row):
             raise DataError(
-                "a row is no mark",
+                "a row is not a mark",
                 expected=f"prompt_id with {' or '.join(_OF_PROMPTS)}, or response_id with {' or '.join(_OF_ANSWERS)}",
                 got=json.dumps(row)[:80],
                 where=f"{path}:{line}",
@@ -67,7 +67,7 @@ def read_marks(path: Path) -> Marks:
 
 
 def failure_rates(judged: Judged, marks: Marks, models: Sequence[str]) -> tuple[FailureRate, ...]:
-    """All rates for which there are labels, by mode and in the order of the models; intervals are over prompts."""
+    """Compute every rate that has labels, by mode and in the order of the models. Intervals are over prompts."""
     premise = {id for id, prompt in judged.prompts.items() if _said(prompt, marks, "false_premise") is True}
     several = {id for id, prompt in judged.prompts.items() if _number(_said(prompt, marks, "constraints")) >= 2}
     ratings: dict[str, list[Rating]] = {}
@@ -94,7 +94,7 @@ def failure_rates(judged: Judged, marks: Marks, models: Sequence[str]) -> tuple[
 
 
 def _said(prompt: Prompt, marks: Marks, name: str) -> Any:
-    """A file of marks takes precedence over the prompt's own metadata."""
+    """Return a prompt's mark. The file of marks takes precedence over the prompt's own metadata."""
     value = marks.prompts.get(prompt.id, {}).get(name, prompt.metadata.get(name))
     if isinstance(value, str):  # the miniature keeps lists as JSON
         try:
@@ -116,7 +116,7 @@ def _mark(marks: Marks, response_id: str, name: str) -> float | None:
 
 
 def _flagged(ratings: Iterable[Rating], flag: str, *, value: bool = True) -> float | None:
-    """The share of an answer's ratings that give a flag this value, or None if none answers the question."""
+    """Return the share of an answer's ratings that give a flag this value, or None if none answers the question."""
     said = [float(one.flags[flag] is value) for one in ratings if flag in one.flags]
     return sum(said) / len(said) if said else None
 

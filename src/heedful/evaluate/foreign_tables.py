@@ -1,4 +1,4 @@
-"""Rows of files that others wrote: CSV, TSV or JSONL. A row that cannot be read is named with its line, never guessed at."""
+"""Reads CSV, TSV and JSONL files from other programs. A row that cannot be read is reported with its line, never guessed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST_CELL = 2**31 - 1
 
 
 def table_rows(path: str | Path) -> Iterator[Row]:
-    """Each row as an object of columns, or with the problem that keeps it from being one. Line numbers count from 1.
+    """Read each row as an object of columns, or return why it is not one. Line numbers count from 1.
 
     ``.csv`` and ``.tsv`` need a header; an empty cell is an empty text. Anything else is JSONL or one JSON array. ``.gz`` too.
     After a row whose quotes do not close, reading goes on at the next line of the file, so that one stray quote costs one row.
@@ -60,7 +60,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
                 taken += 1
                 yield lines[place]
 
-        # A reader is begun again only after an error: it reads all sound rows in one go.
+        # A new reader is needed only after an error: one reader handles all valid rows.
         reader = csv.reader(following(), delimiter=delimiter, strict=True)
         first = start
         try:
@@ -154,5 +154,5 @@ def _lines_of(text: str) -> list[str]:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text holds no half of a surrogate pair: such a half is no character, and UTF-8 cannot hold it."""
+    """Return whether the text is free of lone surrogates, which UTF-8 cannot hold."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

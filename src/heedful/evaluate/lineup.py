@@ -30,7 +30,7 @@ CLONING = Contender("cloning", "Cloning of preferred responses")
 BEST_OF_N = Contender("best_of_n", "SFT, best of n")
 
 ALTERNATIVES = (DPO, EXPERT_ITERATION, CLONING, BEST_OF_N)
-"""Trained on the same data where heedful.toml names them in [alternatives] (SPEC 7)."""
+"""Trained on the same data if heedful.toml names them in [alternatives] (SPEC 7)."""
 CONTENDERS = (BASE, PROMPTED_BASE, TASK_MIXTURE, SFT, PPO, PPO_PTX, BASE_SMALL, PPO_PTX_SMALL, *ALTERNATIVES)
 """In the order in which they answer."""
 FAMILIES = tuple(c.name for c in CONTENDERS if c not in ALTERNATIVES and not c.name.endswith("_small"))
@@ -49,6 +49,6 @@ DUELS = (
 
 
 def family(name: str) -> str:
-    """The larger sibling's name: ``ppo_ptx_small`` is of the family ``ppo_ptx``."""
+    """Return the larger sibling's name: ``ppo_ptx_small`` belongs to the family ``ppo_ptx``."""
     found = [known for known in FAMILIES if name == known or name.startswith(known + "_")]
     return max(found, key=len, default=name)

@@ -1,7 +1,7 @@
-"""A model card in Hugging Face's format, filled from a model's lineage and results. What is unknown is said to be unknown.
+"""A model card in Hugging Face's format, filled from a model's lineage and results. It says "unknown" for unknown facts.
 
-The card is Markdown with a header in YAML (every value is written as JSON, which YAML reads). The words stand in
-``model_card.md.jinja``, the facts come from :mod:`heedful.evaluate.card_facts`.
+The card is Markdown with a YAML header (every value is written as JSON, which YAML can read). The words are in
+``model_card.md.jinja``; the facts come from :mod:`heedful.evaluate.card_facts`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _MEASURES = {
     "toxicity": ("real_toxicity_prompts",),
     "bias": ("winogender", "crows_pairs"),
 }
-"""What a reader expects to be measured -> tasks of `heedful evaluate benchmarks`."""
+"""What readers expect to be measured -> tasks of `heedful evaluate benchmarks` that measure it."""
 
 
 def write_card(facts: CardFacts, path: str | Path, *, notes: str | None = None) -> None:
-    """Write the card. ``notes``: Markdown on what the model is for. Raises StorageError."""
+    """Write the card. ``notes``: Markdown about what the model is for. Raises StorageError."""
     write_text(path, model_card(facts, notes=notes))
 
 
 def model_card(facts: CardFacts, *, notes: str | None = None) -> str:
-    """The card as text; the same facts give the same text."""
+    """Render the card as text. The same facts give the same text."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("heedful.evaluate").joinpath("model_card.md.jinja").read_text(encoding="utf-8"))
     lineage, results = facts.lineage, facts.results
@@ -55,7 +55,7 @@ def model_card(facts: CardFacts, *, notes: str | None = None) -> str:
         run=facts.run,
         ended=lineage["runs"][-1]["ended"] or UNKNOWN,
         notes=(notes or "").strip()
-        or "What the model is meant for is not recorded. Whoever publishes it should say it here (`heedful card --notes`).",
+        or "The purpose of this model is not recorded. Its publisher should state it here (`heedful card --notes`).",
         limits=list(_limits(facts)),
         usage_words=_usage_words(facts),
         usage=_usage(facts),
@@ -75,7 +75,7 @@ def model_card(facts: CardFacts, *, notes: str | None = None) -> str:
 
 
 def cell(text: object) -> str:
-    """A value for a Markdown table or paragraph: what a user or a labeler named cannot become markup."""
+    """Escape a value for a Markdown table or paragraph, so that names from users or labelers cannot become markup."""
     plain = " ".join(str(text).split())
     for sign in "\\`*_[]|<>#":
         plain = plain.replace(sign, {"<": "&lt;", ">": "&gt;"}.get(sign, "\\" + sign))
@@ -86,7 +86,7 @@ def cell(text: object) -> str:
 
 
 def front_matter(facts: CardFacts) -> str:
-    """The header in YAML, without the lines of three dashes."""
+    """Render the header in YAML, without the lines of three dashes."""
     base, results = facts.base, facts.results
     header: dict[str, Any] = {
         "license": (base.license if base else None) or UNKNOWN,
@@ -105,7 +105,7 @@ def front_matter(facts: CardFacts) -> str:
 
 
 def _index(facts: CardFacts, results: Results | None) -> Iterator[dict[str, Any]]:
-    """Results for the header: win rates and benchmarks."""
+    """Yield the header's results: win rates and benchmarks."""
     preference = None if results is None else results.get("preference")
     for row in [] if preference is None else preference["win_rates"]:
         if preference is not None and row["model"] == facts.name:
@@ -190,7 +190,7 @@ def _limits(facts: CardFacts) -> Iterator[str]:
     if facts.results is None or not any(
         row["model"] == facts.name for row in facts.results.get("preference", {}).get("win_rates", [])
     ):
-        yield "Nobody has compared its answers with those of other models yet."
+        yield "Its answers have not been compared with those of other models yet."
     languages = _prompts(facts.lineage).get("by_language", {})
     if languages and set(languages) == {UNKNOWN}:
         yield "The languages of its training prompts are not recorded."
@@ -202,14 +202,14 @@ def _limits(facts: CardFacts) -> Iterator[str]:
         if row["model"] == facts.name and "hallucination" in row["flags"]:
             rate = 100 * row["flags"]["hallucination"]
             yield f"{_GROUPS[row['group']].capitalize()} found invented facts in {rate:.1f} % of its rated answers."
-    yield "A reward model stands for what these labelers preferred on these prompts; other people may prefer other answers."
+    yield "The reward model learned what these labelers preferred on these prompts; other people may prefer other answers."
 
 
 def _usage_words(facts: CardFacts) -> str:
     if facts.template == "plain":
         return (
             "The model continues plain text: it has no chat template. It was trained on prompts as their users wrote them; "
-            "several turns stand as `Human: ...` and `Assistant: ...`."
+            "several turns are written as `Human: ...` and `Assistant: ...`."
         )
     return "The model answers in the chat template that is saved with its tokenizer."
 
@@ -285,7 +285,7 @@ def _labeler_rows(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _labelers_words(facts: CardFacts) -> str:
     number = len(facts.lineage["labelers"])
     if not number:
-        return "Who labeled is not recorded."
+        return "The labelers are not recorded."
     who = "simulated labelers" if _simulated(facts) else "labelers, under pseudonyms or the names that their files give"
     return f"{number:,} {who}."
 
@@ -293,7 +293,7 @@ def _labelers_words(facts: CardFacts) -> str:
 def _agreement(results: Results | None) -> str:
     found = (results or {}).get("reward_model", {}).get("agreement", {})
     if not found:
-        return "How often labelers agree is not measured: it takes answers of several labelers to the same tasks."
+        return "How often labelers agree is not measured: this needs answers of several labelers to the same tasks."
     said = [f"{_GROUPS[group]} {_percent(one)} ({one['count']:,} comparisons)" for group, one in found.items()]
     return f"How often two labelers of a group prefer the same answer: {'; '.join(said)}."
 

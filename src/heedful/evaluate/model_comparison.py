@@ -1,4 +1,4 @@
-"""Models compared by votes: win rates of pairs with four intervals, and Bradley-Terry scores; in words and as numbers."""
+"""Compares models by votes: win rates of pairs with four intervals, and Bradley-Terry scores, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from heedful.statistics import (
 from heedful.statistics.text_style import STYLE_FEATURES
 
 Control = Literal["length", "style"]
-"""At equal length, or at equal length and markup, scores are given too."""
+"""Scores are also computed at equal length, or at equal length and markup."""
 _FEW_LABELERS, _FEW_PROMPTS = 5, 30
 
 
@@ -50,7 +50,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelComparison:
-    """What votes say of models."""
+    """The results of comparing models by votes."""
 
     models: tuple[str, ...]
     """Best first: by score or, without scores, by share of wins."""
@@ -59,25 +59,25 @@ class ModelComparison:
     pairs: tuple[Pair, ...]
     """Every pair that was compared, or only those with the baseline."""
     differences: tuple[Difference, ...]
-    """Of each model and the next worse one, with a baseline only."""
+    """Each model against the next worse one; only with a baseline."""
     scores: BradleyTerry | None
     at_equal_length: BradleyTerry | None
-    """Scores with the relative difference of lengths as a covariate, if asked for."""
+    """Scores with the relative difference of lengths as a covariate, if requested."""
     at_equal_style: BradleyTerry | None
-    """Scores with the differences of lengths and of markup as covariates, each over its standard deviation, if asked for."""
+    """Scores with the differences of lengths and markup as covariates, each divided by its standard deviation, if requested."""
     notes: tuple[str, ...]
 
 
 def compare_models(
     votes: Votes, *, baseline: str | None, confidence: float, controls: Collection[Control] = ()
 ) -> ModelComparison:
-    """All numbers. Scores that cannot be fitted are absent, and a note says why.
+    """Compute all numbers. Scores that cannot be fitted are absent, and a note says why.
 
-    Raises DataError without votes, ConfigError for a baseline without votes, for lengths or markup that no vote has, and for a
-    confidence that is not between 0 and 1.
+    Raises DataError if there are no votes; ConfigError for a baseline without votes, for lengths or markup that no vote has,
+    and for a confidence that is not between 0 and 1.
     """
     if not votes.votes:
-        raise DataError("there is no vote", expected="comparisons of two models", got=votes.summary())
+        raise DataError("there are no votes", expected="comparisons of two models", got=votes.summary())
     if not 0 < confidence < 1:
         raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(confidence))
     names = sorted({name for vote in votes.votes for name in (vote.model_a, vote.model_b)})
@@ -88,7 +88,7 @@ def compare_models(
     models = tuple(scores.scores) if scores is not None else _by_wins(names, votes.votes)
     pairs = _pairs(votes.votes, models, baseline, confidence)
     if any(math.isnan(pair.win_rate.two_way.low) for pair in pairs):
-        notes.append("n/a: with one labeler or one prompt, nothing is known of others")
+        notes.append("n/a: with one labeler or one prompt, nothing is known about others")
     num_labelers = min(pair.win_rate.num_labelers for pair in pairs)
     num_prompts = min(pair.win_rate.num_prompts for pair in pairs)
     if num_labelers < _FEW_LABELERS or num_prompts < _FEW_PROMPTS:
@@ -208,7 +208,7 @@ def _differences(votes: Votes, models: Sequence[str], baseline: str, confidence:
 
 
 def in_words(comparison: ModelComparison) -> str:
-    """Tables of win rates and scores, and the notes."""
+    """Render the tables of win rates and scores, and the notes."""
     sure = f"{100 * comparison.confidence:.4g} %"
     rows = [["model", "against", "votes", "ties", "win rate", "two-way", "by prompt", "by labeler", "naive"]]
     for pair in comparison.pairs:
@@ -241,7 +241,7 @@ EFFECTS_TITLE = "what a difference of one standard deviation adds, in log-odds"
 
 
 def score_rows(fitted: BradleyTerry, baseline: str | None, uncontrolled: BradleyTerry | None = None) -> list[list[str]]:
-    """A row for each model, best first, under a header; beside controlled scores the ``uncontrolled`` ones."""
+    """Make a header and a row for each model, best first. ``uncontrolled`` scores are shown beside controlled ones."""
     against = baseline if baseline in fitted.models else None
     more = [*(["uncontrolled"] if uncontrolled else []), *([f"wins against {against}"] if against else [])]
     rows = [["model", "votes", "score", "two-way", *more]]
@@ -257,7 +257,7 @@ def score_rows(fitted: BradleyTerry, baseline: str | None, uncontrolled: Bradley
 
 
 def effect_rows(fitted: BradleyTerry) -> list[list[str]]:
-    """A row for each covariate under a header."""
+    """Make a header and a row for each covariate."""
     rows = [["feature", "effect", "two-way"]]
     for name, effect in fitted.effects.items():
         rows.append([name.replace("_", " "), f"{effect.value:+.3f}", _ends(effect).strip(" ()") or "n/a"])
@@ -276,7 +276,7 @@ def _ends(estimate: Estimate, scale: float = 1.0) -> str:
 
 
 def as_numbers(comparison: ModelComparison, votes: Votes) -> dict[str, Any]:
-    """The same for a program."""
+    """Return the same numbers for JSON."""
     return {
         "votes": len(votes.votes),
         "bad": [asdict(bad) for bad in votes.bad],

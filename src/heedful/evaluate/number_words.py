@@ -13,33 +13,33 @@ _ESCAPES |= {code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x202A, 
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """0.734 as "73.4 %" (with a space that does not break)."""
+    """Write 0.734 as "73.4 %" (with a non-breaking space)."""
     return f"{100 * value:.{digits}f}\u00a0%"
 
 
 def points(value: float) -> str:
-    """A difference of shares: 0.051 as "5.1 points"."""
+    """Write a difference of shares: 0.051 as "5.1 points"."""
     return f"{100 * value:.1f}\u00a0points"
 
 
 def interval(row: Mapping[str, Any], digits: int = 1) -> str:
-    """The row's low and high as "71.4–75.4 %"."""
+    """Write the row's low and high as "71.4–75.4 %"."""
     return f"{100 * row['low']:.{digits}f}\u2013{100 * row['high']:.{digits}f}\u00a0%"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference of shares in points with its sign; a true minus, and no "-0.0"."""
+    """Write a difference of shares in points with its sign: a real minus sign, never "-0.0"."""
     text = f"{abs(100 * value):.{digits}f}"
     return text if float(text) == 0 else f"{'+' if value > 0 else chr(0x2212)}{text}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A plain number, or a dash for none."""
+    """Write a plain number, or a dash for None."""
     return "\u2013" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "0.4 s", "48 s", "3 min 07 s", "2 h 05 min"."""
+    """Write seconds as "0.4 s", "48 s", "3 min 07 s" or "2 h 05 min"."""
     if seconds < 59.5:
         return f"{seconds:.1f}\u00a0s" if seconds < 10 else f"{seconds:.0f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
@@ -49,17 +49,17 @@ def duration(seconds: float) -> str:
 
 
 def words(name: str) -> str:
-    """An identifier for people: "fails_task" as "fails task", "open_qa" as "open QA", "ppo_ptx" as "PPO-ptx"."""
+    """Write an identifier as words: "fails_task" as "fails task", "open_qa" as "open QA", "ppo_ptx" as "PPO-ptx"."""
     spelled = {"qa": "QA", "sft": "SFT", "ppo": "PPO"}
     return " ".join(spelled.get(word, word) for word in name.split("_")).replace("PPO ptx", "PPO-ptx")
 
 
 def visible(text: str) -> str:
-    """Control and text-direction characters as visible escapes, so that a NUL or an override has no effect."""
+    """Replace control and text-direction characters with visible escapes, so that a NUL or an override has no effect."""
     return text.translate(_ESCAPES)
 
 
 def commands(text: str) -> Markup:
-    """Escaped text in which backticks enclose code."""
+    """Escape the text and turn backticks into code elements."""
     parts = text.split("`")
     return Markup("").join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))

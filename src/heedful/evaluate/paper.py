@@ -1,8 +1,8 @@
 """The paper's own numbers, shown beside ours in figures and tables. Ouyang et al. 2022, restated in SPEC's headline results.
 
-Only numbers from the paper's text; none is read off a figure. They come from 175B policies and 6B reward
-models, judged by people, so they say which way an effect goes and roughly how strong it is, not what a smaller model in
-another world should score.
+All numbers come from the paper's text; none is read off a figure. They were measured on 175B policies and 6B reward models,
+judged by people. So they show the direction of an effect and roughly its strength, not what a smaller model in another world
+should score.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from heedful.evaluate.lineup import BASE, PPO_PTX, PROMPTED_BASE, TASK_MIXTURE
 
 @dataclass(frozen=True, slots=True)
 class PaperValue:
-    """A share with the paper's own ± (None if it prints none) and the section that states it."""
+    """A share with the paper's own ± (None if it gives none) and the section that states it."""
 
     value: float
     plus_minus: float | None

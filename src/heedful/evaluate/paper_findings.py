@@ -36,7 +36,7 @@ class Comparison:
 
 
 def findings(results: Results) -> list[Finding]:
-    """The paper's main findings (SPEC headline results, 3.6, 4), each checked against this run."""
+    """Check each of the paper's main findings (SPEC headline results, 3.6, 4) against this run."""
     rates = held_out_first(results["preference"]["win_rates"]) if "preference" in results else {}
     return [
         _order_finding(rates),
@@ -49,7 +49,7 @@ def findings(results: Results) -> list[Finding]:
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """This run's numbers beside those that the paper states."""
+    """List this run's numbers beside those that the paper states."""
     preference = results.get("preference")
     rates = held_out_first(preference["win_rates"]) if preference is not None and preference["baseline"] == SFT.name else {}
     duels = preference["head_to_head"] if preference is not None else []
@@ -83,7 +83,7 @@ def comparisons(results: Results) -> list[Comparison]:
 
 
 def _hallucination(results: Results, name: str, theirs: paper.PaperValue) -> Comparison:
-    """On closed-domain prompts, as in the paper; results of earlier versions have only the rate over all prompts."""
+    """Compare rates on closed-domain prompts, as in the paper. Results of earlier versions have only the overall rate."""
     what = f"Hallucination on closed-domain prompts, {'PPO-ptx' if name == PPO_PTX.name else 'base model'}"
     closed = [row for row in results.get("closed_domain_hallucination", []) if row["model"] == name]
     if closed:
@@ -212,7 +212,7 @@ def _theirs(value: paper.PaperValue) -> str:
 
 
 def held_out_first(rows: Sequence[WinRate]) -> dict[str, WinRate]:
-    """Each model's row by held-out labelers; by training labelers if there are no others."""
+    """Return each model's row by held-out labelers, or by training labelers if there is no other."""
     return {row["model"]: row for row in sorted(rows, key=lambda row: row["group"] == "held_out")}
 
 

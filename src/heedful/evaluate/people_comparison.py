@@ -1,6 +1,6 @@
-"""What labelers say of models that answered the same prompts: win rates, ratings and Table 3, for each group of labelers.
+"""Labelers' judgements of models that answered the same prompts: win rates, ratings and Table 3, by group of labelers.
 
-Groups are never pooled: training labelers' rankings taught the reward model what to like, the others' did not (SPEC 2.4).
+Groups are never pooled: only training labelers' rankings taught the reward model what to like (SPEC 2.4).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rated:
     overall: ClusteredEstimate
     """Mean of the overall quality, 1 to 7."""
     flags: Mapping[str, ClusteredEstimate]
-    """How often each question was answered with yes, among the forms that answer it."""
+    """How often each question was answered yes, among the forms that answer it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +56,17 @@ class WrittenForRate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupComparison:
-    """What one group of labelers says."""
+    """The results of one group of labelers."""
 
     group: Group
     votes: Votes
     against_baseline: ModelComparison
     pairs: tuple[Pair, ...]
-    """Every pair of models, those with the baseline among them."""
+    """Every pair of models, including those with the baseline."""
     rated: tuple[Rated, ...]
     use_cases: tuple[UseCaseRate, ...]
     written_for: tuple[WrittenForRate, ...]
-    """Empty if no prompt says what it was written for."""
+    """Empty if no prompt says which kind of model it was written for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ class PeopleComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What labelers judged and said: the records of one evaluation."""
+    """The records of one evaluation: what labelers judged, and their answers."""
 
     prompts: Mapping[str, Prompt]
     responses: Mapping[str, Response]
@@ -94,7 +94,7 @@ class Judged:
 def compare_by_people(
     judged: Judged, *, baseline: str, confidence: float = 0.95, controls: Collection[Control] = ()
 ) -> PeopleComparison:
-    """All numbers, for each group of labelers that ranked something. ``controls``: scores at equal length or style too.
+    """Compute all numbers for each group that ranked something. ``controls`` adds scores at equal length or style.
 
     Raises DataError without any ranking, or if a labeler is in no group; ConfigError for a baseline without votes and for a
     confidence that is not between 0 and 1.
@@ -113,7 +113,7 @@ def compare_by_people(
             notes.append(f"{GROUP_WORDS[group]} have ranked nothing")
             continue
         if not ratings:
-            notes.append(f"{GROUP_WORDS[group]} have rated nothing, so there are no means and no Table 3 rates of theirs")
+            notes.append(f"{GROUP_WORDS[group]} have rated nothing, so they have no means and no Table 3 rates")
         own = replace(judged, rankings=rankings, ratings=ratings)
         found.append(_group_comparison(group, own, baseline, confidence, controls))
     if not found:
@@ -139,7 +139,7 @@ def _group_comparison(
 
 
 def _rated(own: Judged, models: Sequence[str], confidence: float) -> tuple[Rated, ...]:
-    """One row for each model, in the given order."""
+    """Make one row for each model, in the given order."""
     of_model: dict[str, list[Rating]] = {model: [] for model in models}
     for rating in own.ratings:
         model = own.responses[rating.response_id].model
@@ -167,7 +167,7 @@ def _rated_model(model: str, ratings: Sequence[Rating], confidence: float) -> Ra
 def _by_use_case(
     votes: Votes, prompts: Mapping[str, Prompt], models: Sequence[str], baseline: str, confidence: float
 ) -> tuple[UseCaseRate, ...]:
-    """Use cases in alphabetical order; prompts without one are in none."""
+    """Compute win rates by use case, in alphabetical order. Prompts without a use case are left out."""
     of_part = {name: prompt.use_case for name, prompt in prompts.items() if prompt.use_case}
     return tuple(
         UseCaseRate(use_case=part, model=model, num_votes=number, win_rate=rate)
@@ -178,7 +178,7 @@ def _by_use_case(
 def _by_written_for(
     votes: Votes, prompts: Mapping[str, Prompt], models: Sequence[str], baseline: str, confidence: float
 ) -> tuple[WrittenForRate, ...]:
-    """Prompts written for an instruct model and for a base model apart; nothing if no prompt says which."""
+    """Compute win rates by the kind of model that prompts were written for; empty if no prompt names a kind."""
     of_part = {name: written_for(prompt) for name, prompt in prompts.items()}
     if all(part == UNKNOWN for part in of_part.values()):
         return ()
@@ -189,7 +189,7 @@ def _by_written_for(
 
 
 def written_for(prompt: Prompt) -> str:
-    """The kind of model that a prompt was written for, as its metadata say: instruct, base, or unknown."""
+    """Return the kind of model that a prompt was written for, from its metadata: instruct, base or unknown."""
     said = prompt.metadata.get("written_for")
     return said if said in ("instruct", "base") else UNKNOWN
 
@@ -197,7 +197,7 @@ def written_for(prompt: Prompt) -> str:
 def _by_part(
     votes: Votes, of_part: Mapping[str, str], models: Sequence[str], baseline: str, confidence: float
 ) -> Iterator[tuple[str, str, int, ClusteredEstimate]]:
-    """(part, model, votes, win rate against the baseline) on the prompts of each part, in alphabetical order."""
+    """Yield (part, model, votes, win rate against the baseline) for the prompts of each part, in alphabetical order."""
     for part in sorted({of_part[vote.prompt] for vote in votes.votes if vote.prompt in of_part}):
         own = tuple(vote for vote in votes.votes if of_part.get(vote.prompt) == part)
         for model in models:
@@ -207,7 +207,7 @@ def _by_part(
 
 
 def people_numbers(found: PeopleComparison) -> dict[str, Any]:
-    """The same for a program: every estimate with its two-way, one-way and naive intervals."""
+    """Return the same numbers for JSON: every estimate with its two-way, one-way and naive intervals."""
     return {
         "baseline": found.baseline,
         "confidence": found.confidence,

@@ -39,7 +39,7 @@ box.addEventListener("input", () => {
   left.textContent = words.length ? `${shown} of ${all.length} prompts` : "";
 });
 """
-"""The page's only script: it hides transcripts that lack a word of the search. The page's policy allows no other."""
+"""The page's only script: it hides transcripts that lack a word of the search. The page's policy allows no other script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Table:
 
 
 def people_tables(one: GroupComparison, confidence: float) -> list[Table]:
-    """All tables of one group of labelers."""
+    """Make all tables of one group of labelers."""
     sure = f"{100 * confidence:.4g} %"
     baseline = one.against_baseline.baseline
     tables = [
@@ -105,7 +105,7 @@ def _pair_rows(pairs: Sequence[Pair]) -> list[list[str]]:
 
 
 def _flag_tables(one: GroupComparison) -> list[Table]:
-    """Table 3 with a column for each model."""
+    """Make Table 3 with a column for each model."""
     rows = [["question", *(rated.model for rated in one.rated)]]
     for flag in RATING_FLAGS:
         if any(flag in rated.flags for rated in one.rated):
@@ -123,7 +123,7 @@ def _use_case_tables(one: GroupComparison, baseline: str | None) -> list[Table]:
 
 
 def _written_for_tables(one: GroupComparison) -> list[Table]:
-    """Figure 3: prompts that users wrote for an instruct model, and for a base model."""
+    """Make the table of figure 3: prompts written for an instruct model, and for a base model."""
     baseline = one.against_baseline.baseline
     models = [model for model in one.against_baseline.models if model != baseline]
     cells = {(rate.written_for, rate.model): rate.win_rate for rate in one.written_for}
@@ -134,7 +134,7 @@ def _written_for_tables(one: GroupComparison) -> list[Table]:
 
 
 def _size_tables(one: GroupComparison) -> list[Table]:
-    """Figure 30: what labelers say by size, for models that are named KIND@SIZE, such as ppo@1.3B."""
+    """Make the tables of figure 30: results by size, for models named KIND@SIZE, such as ppo@1.3B."""
     sized = {model: kind_and_size(model) for model in one.against_baseline.models}
     sizes = sorted({size for _, size in sized.values() if size}, key=size_in_parameters)
     if len(sizes) < 2:
@@ -156,13 +156,13 @@ def _size_tables(one: GroupComparison) -> list[Table]:
 
 
 def kind_and_size(model: str) -> tuple[str, str]:
-    """ppo@1.3B -> (ppo, 1.3B); a name without a size has an empty one."""
+    """Split ppo@1.3B into (ppo, 1.3B). A name without a size gives an empty size."""
     kind, _, size = model.rpartition("@")
     return (kind, size) if kind and size_in_parameters(size) else (model, "")
 
 
 def size_in_parameters(size: str) -> float:
-    """1.3B -> 1.3e9; 0 for what is no size."""
+    """Return the number of parameters: 1.3e9 for 1.3B, 0 for any text that is not a size."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMB])", size)
     return 0.0 if found is None else float(found[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[found[2]]
 
@@ -185,7 +185,7 @@ def _ends(estimate: Estimate, scale: float, digits: int) -> str:
 
 
 def people_in_words(found: PeopleComparison) -> str:
-    """All tables for the terminal, and the notes."""
+    """Render all tables for the terminal, and the notes."""
     lines: list[str] = []
     for one in found.groups:
         lines += [f"{GROUP_WORDS[one.group]}: {one.votes.summary()}"]
@@ -198,7 +198,7 @@ def people_in_words(found: PeopleComparison) -> str:
 def write_people_page(
     found: PeopleComparison, judged: Judged, path: Path, *, project: str, simulated: bool, unfinished: str | None
 ) -> None:
-    """Write the page: no request to anywhere, no script but its own search, texts escaped. Raises StorageError."""
+    """Write the page. It loads nothing, runs only its own search, and escapes all texts. Raises StorageError."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("heedful.evaluate").joinpath("people.html.jinja").read_text(encoding="utf-8"))
     sections = [
@@ -230,7 +230,7 @@ def write_people_page(
 
 
 def _figure(one: GroupComparison) -> list[dict[str, Any]]:
-    """Rows of the plot of win rates: where a mark and its interval are, in percent of the width."""
+    """Make the rows of the win rate plot: places of each mark and its interval, in percent of the width."""
     rows: list[dict[str, Any]] = []
     for pair in one.against_baseline.pairs:
         interval = pair.win_rate.two_way
@@ -247,7 +247,7 @@ def _figure(one: GroupComparison) -> list[dict[str, Any]]:
 
 
 def answers_by_prompt(judged: Judged) -> list[dict[str, Any]]:
-    """Every prompt with its answers, models in the same order everywhere, in the order in which the prompts were answered."""
+    """Return every prompt with its answers: prompts in the order they were answered, models in the same order everywhere."""
     scores: dict[str, list[int]] = {}
     for rating in judged.ratings:
         scores.setdefault(rating.response_id, []).append(rating.overall)

@@ -1,4 +1,4 @@
-"""Small tables as plain text: columns as wide as their widest cell, never wrapped, so that names and numbers stay whole."""
+"""Small tables as plain text. Columns are as wide as their widest cell and never wrapped, so names and numbers stay whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def plain_table(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """One line for each row, indented by two spaces. The first ``left`` columns are aligned left, all others right."""
+    """Return one line for each row, indented by two spaces. The first ``left`` columns are aligned left, all others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
     for row in rows:

@@ -80,13 +80,13 @@ class Series:
 
 
 def model_title(models: Mapping[str, Model], name: str) -> str:
-    """Label and size, such as "PPO-ptx 1.6M"."""
+    """Return label and size, such as "PPO-ptx 1.6M"."""
     model = models[name]
     return f"{model['label']} {model['size']}".strip()
 
 
 def win_rates(rows: Sequence[WinRate], models: Mapping[str, Model], baseline: str, mark: str) -> str:
-    """Win rate against the baseline, a row per model in the order of ``models``, with 95 % intervals (SPEC 4.1).
+    """Draw win rates against the baseline, a row per model in the order of ``models``, with 95 % intervals (SPEC 4.1).
 
     The baseline's own row is the 50 % line. Hollow diamonds: the paper's 175B values.
     """
@@ -118,7 +118,7 @@ def win_rates(rows: Sequence[WinRate], models: Mapping[str, Model], baseline: st
 
 
 def head_to_head(rows: Sequence[HeadToHead], models: Mapping[str, Model], mark: str) -> str:
-    """Pairs of models judged directly, with 95 % intervals; hollow diamonds: the paper's 175B models."""
+    """Draw pairs of models judged directly, with 95 % intervals. Hollow diamonds: the paper's 175B models."""
     pairs = list(dict.fromkeys((row["model"], row["against"]) for row in rows))
     with _style():
         titles = [f"{model_title(models, model)}\nover {model_title(models, against)}" for model, against in pairs]
@@ -151,7 +151,7 @@ def head_to_head(rows: Sequence[HeadToHead], models: Mapping[str, Model], mark: 
 
 
 def reward_model(section: RewardModel, mark: str) -> str:
-    """Reward-model accuracy beside the labelers' own agreement and the two length rules, with 95 % intervals."""
+    """Draw reward-model accuracy beside the labelers' own agreement and the two length rules, with 95 % intervals."""
     rows: list[tuple[str, float, float, float, str, paper.PaperValue | None]] = []
     for group in ("held_out", "training"):
         estimate = section["by_group"].get(group)
@@ -191,7 +191,7 @@ def reward_model(section: RewardModel, mark: str) -> str:
 def curve(
     name: str, title: str, x_label: str, series: Sequence[Series], marked_x: float | None = None, mark: str | None = None
 ) -> str:
-    """One curve per model; ``marked_x`` rings the points at that x (the chosen checkpoint), ``mark`` says who judged."""
+    """Draw one curve per model. ``marked_x`` rings the points at that x (the chosen checkpoint), ``mark`` says who judged."""
     with _style():
         figure = Figure(figsize=(300 / 72, 190 / 72), layout="constrained")
         axes = figure.add_subplot()
@@ -216,7 +216,7 @@ def curve(
 
 
 def alignment_tax(rows: Sequence[AlignmentTax], benchmarks: Sequence[Benchmark], models: Mapping[str, Model]) -> str:
-    """Score of each model per benchmark, intervals where measured, and the share of PPO's drop that PPO-ptx undoes."""
+    """Draw each model's score per benchmark, with intervals if measured, and the share of PPO's drop that PPO-ptx undoes."""
     intervals = {
         (benchmark["name"], score["model"]): (score["low"], score["high"])
         for benchmark in benchmarks
@@ -251,7 +251,7 @@ def alignment_tax(rows: Sequence[AlignmentTax], benchmarks: Sequence[Benchmark],
 
 
 def loop(counts: DataCounts, labelers: str, columns: int) -> str:
-    """The loop's picture: a ring of eight boxes, clockwise, 4 x 2 for a wide page or 2 x 4 for a phone (``columns``)."""
+    """Draw the loop: a ring of eight boxes, clockwise, 4 x 2 for a wide page or 2 x 4 for a phone (``columns``)."""
     boxes = [
         ("Prompts", "people ask", _counted(counts, "prompts"), True),
         ("Demonstrations", "labelers answer", _counted(counts, "demonstrations"), True),
@@ -361,7 +361,7 @@ def _legend(axes: Axes, groups: Sequence[str], with_paper: bool, chance: bool = 
 
 
 def _svg(figure: Figure, name: str, title: str, description: str, mark: str | None = None) -> str:
-    """The figure as one inline SVG: with ids that begin with ``name``, the page's colours, a title and a description."""
+    """Write the figure as one inline SVG: ids begin with ``name``; with the page's colours, a title and a description."""
     if mark is not None:
         figure.supxlabel(mark, x=0.99, ha="right", fontsize=10, fontweight="bold", color=_INK)
     buffer = io.StringIO()
@@ -394,7 +394,7 @@ def _percent(value: float) -> str:
 
 
 def _at_most(text: str, length: int) -> str:
-    """A label short enough to leave room for the figure."""
+    """Shorten a label so that it leaves room for the figure."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

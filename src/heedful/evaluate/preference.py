@@ -1,4 +1,4 @@
-"""From labelers' judgements to the ``preference`` and ``ratings`` sections of the results (SPEC 4.1). Pure; no torch.
+"""Turns labelers' judgements into the ``preference`` and ``ratings`` sections of the results (SPEC 4.1). No torch.
 
 Judgements of the same prompt are not independent (its difficulty is shared), so every interval is over prompts as clusters.
 """
@@ -57,7 +57,7 @@ def judgements_from_rankings(
     groups: Mapping[str, Group],
     pairs: Sequence[tuple[str, str]],
 ) -> list[Judgement]:
-    """Every comparison of the given (model, against) pairs in the rankings, ties included.
+    """Return every comparison of the given (model, against) pairs in the rankings, ties included.
 
     ``responses`` and ``prompts`` by id, ``groups`` by labeler. Responses that no pair names are left out. DataError if a
     ranking names an unknown response, prompt or labeler, or a response to another prompt.
@@ -94,7 +94,7 @@ def judgements_from_rankings(
 
 
 def preference_section(judgements: Iterable[Judgement], baseline: str, temperature: float) -> Preference:
-    """Win rates against the baseline by group and by use case, and all other pairs as head to head.
+    """Compute win rates against the baseline by group and by use case, and all other pairs as head to head.
 
     By use case, only held-out labelers' judgements count; if there are none, training labelers' count.
     """
@@ -123,7 +123,7 @@ def preference_section(judgements: Iterable[Judgement], baseline: str, temperatu
 
 
 def ratings_section(ratings: Iterable[Rating], responses: Mapping[str, Response], groups: Mapping[str, Group]) -> list[Ratings]:
-    """Mean overall quality (1-7) with its interval, and the rate of each flag, per model and group of labelers.
+    """Compute mean overall quality (1-7) with its interval, and the rate of each flag, per model and group of labelers.
 
     A flag's rate is over the ratings that answer it; a flag without an answer is absent. Ratings of responses that no model
     wrote are left out. With ratings of a single prompt, the interval is unknown (None). DataError if a rating names an
@@ -143,7 +143,7 @@ CLOSED_DOMAIN_USE_CASES: tuple[UseCase, ...] = ("summarization", "closed_qa", "e
 
 
 def is_closed_domain(prompt: Prompt) -> bool:
-    """As labelers said of the prompt (Table 7's field), else judged by its use case."""
+    """Return whether the prompt is closed-domain: by labelers' answer to Table 7's field, else by its use case."""
     said = prompt.metadata.get("closed_domain")
     return said if isinstance(said, bool) else prompt.use_case in CLOSED_DOMAIN_USE_CASES
 
@@ -151,7 +151,7 @@ def is_closed_domain(prompt: Prompt) -> bool:
 def closed_domain_section(
     ratings: Iterable[Rating], responses: Mapping[str, Response], prompts: Mapping[str, Prompt], groups: Mapping[str, Group]
 ) -> list[ClosedDomainHallucination]:
-    """How often each model hallucinates on closed-domain prompts, by group of labelers; empty if none was rated on that.
+    """Compute how often each model hallucinates on closed-domain prompts, by group; empty if no rating answers that.
 
     DataError if a rating names an unknown response, prompt or labeler.
     """
@@ -194,7 +194,7 @@ def _rated(model: str, group: Group, ratings: Sequence[Rating]) -> Ratings:
 
 
 def _grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> list[tuple[Key, list[Row]]]:
-    """Rows by key, keys in order, so that the same judgements in another order give the same section."""
+    """Group rows by key, with sorted keys, so that the order of the judgements does not change the section."""
     groups: dict[Key, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
@@ -202,7 +202,7 @@ def _grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> list[tuple[Key, 
 
 
 def _outcome(rank: int, other: int) -> float:
-    """1 is the best rank."""
+    """Return 1, 0.5 or 0 for a win, tie or loss; rank 1 is the best."""
     return 0.5 if rank == other else float(rank < other)
 
 

@@ -6,8 +6,8 @@ The folder is a model in Hugging Face format: transformers, vLLM, TRL and ``heed
     reward_model/                                     the reward model that it was trained against
     README.md                                         the model card
     LICENSE, NOTICE ...                               those of the base model, unchanged
-    release.json                                      which runs it comes from
-    lineage.json                                      all that these were made from: `heedful lineage FOLDER` shows it
+    release.json                                      the runs it comes from
+    lineage.json                                      everything they were made from; `heedful lineage FOLDER` shows it
     SHA256SUMS                                        of all other files, for `sha256sum --check`
 """
 
@@ -41,7 +41,7 @@ _POLICIES = ("ppo_ptx", "ppo")
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What a release holds, and what its publisher should know."""
+    """The contents of a release, and warnings for its publisher."""
 
     folder: Path
     policy: Path
@@ -52,10 +52,10 @@ class Released:
 
 
 def release(project: Project, folder: Path, *, model: str | None = None, notes: str | None = None) -> Released:
-    """Write the release into ``folder``: all of it or nothing; an earlier release there is replaced.
+    """Write the release into ``folder``, completely or not at all. An earlier release there is replaced.
 
     model: a stage's or run's name (ppo, dpo, ppo_ptx-2). None: the policy that the last round of feedback accepted; before any
-    round ended, PPO-ptx, else PPO. notes: Markdown for the card on what the model is meant for.
+    round ended, PPO-ptx, else PPO. notes: Markdown for the card, about the model's purpose.
     Raises MissingError for what is not finished, DataError for damaged outputs, RefusedError for a folder that holds something
     else, StorageError.
     """
@@ -95,7 +95,7 @@ def release(project: Project, folder: Path, *, model: str | None = None, notes: 
 
 
 def checksums(folder: Path) -> str:
-    """A line for each file but the list itself, as `sha256sum` writes them, in the order of their names."""
+    """Return a line for each file except the list itself, as `sha256sum` writes it, sorted by name."""
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return "".join(f"{_sha256(folder / name)}  {name}\n" for name in paths if name != CHECKSUMS)
 
@@ -103,7 +103,7 @@ def checksums(folder: Path) -> str:
 def push(folder: Path, repository: str, token: str | None, *, hub: Callable[[str], Any] | None = None) -> str:
     """Upload a release to a private repository of a Hugging Face hub; returns its address.
 
-    token: the user's own, with the right to write. hub: makes the client of a token (tests give another).
+    token: the user's own, with permission to write. hub: makes the client from a token (tests pass another function).
     Raises MissingError without a token or a release, DataError for a release that was changed, HeedfulError if the hub refuses.
     """
     if not token:
@@ -115,7 +115,7 @@ def push(folder: Path, repository: str, token: str | None, *, hub: Callable[[str
         )
     listed = folder / CHECKSUMS
     if not listed.is_file():
-        raise MissingError("this is no release", expected=f"a folder with {CHECKSUMS}", got="none", where=folder)
+        raise MissingError("this is not a release", expected=f"a folder with {CHECKSUMS}", got="none", where=folder)
     if listed.read_text(encoding="utf-8") != checksums(folder):
         raise DataError(
             "the release was changed after it was made",
@@ -130,10 +130,10 @@ def push(folder: Path, repository: str, token: str | None, *, hub: Callable[[str
         client.upload_folder(repo_id=repository, folder_path=str(folder), repo_type="model", commit_message="heedful release")
     except HeedfulError:
         raise
-    except Exception as error:  # the client raises many kinds: of the network, the hub, the name
+    except Exception as error:  # the client raises many kinds of errors: from the network, the hub, the name
         raise HeedfulError(
             "the release could not be uploaded",
-            expected=f"a hub that takes {repository}",
+            expected=f"a hub that accepts {repository}",
             got=str(error).replace(token, "(token)") or type(error).__name__,
             where=folder,
             next_step="the release itself is complete: remove the cause and push again",
@@ -148,7 +148,7 @@ def remove_leftovers_of(folder: Path) -> None:
 
 
 def _policy_run(project: Project, model: str | None) -> Path:
-    """The folder of the policy's finished run. Raises MissingError."""
+    """Find the folder of the policy's finished run. Raises MissingError."""
     if model is None:
         accepted = current_policy(project.runs)
         if accepted is not None:
@@ -171,7 +171,7 @@ def _policy_run(project: Project, model: str | None) -> Path:
 
 
 def _reward_run(project: Project, run: Path) -> Path | None:
-    """The run of the reward model that the policy learned from; if it learned without one, the newest reward model."""
+    """Find the run of the reward model that the policy learned from; if it used none, the newest reward model."""
     wanted = stage_state(run).get("inputs", {}).get("reward")
     for folder in sorted(project.runs.glob("reward*-*")):
         state = stage_state(folder)
@@ -199,7 +199,7 @@ def _require_evaluation(project: Project, run: Path) -> None:
     if not in_report and not in_a_round:
         raise MissingError(
             f"{run.name} is not evaluated yet",
-            expected="a finished evaluation in which it took part",
+            expected="a finished evaluation that compares it",
             got="none",
             where=project.folder,
             next_step=f"run `heedful align {project.folder}` to its report, then release again",
@@ -225,7 +225,7 @@ def _copy_model(source: Path, folder: Path) -> None:
 
 
 def _legal_files(base: Path) -> list[Path]:
-    """License and notice files of the base model."""
+    """Find the license and notice files of the base model."""
     if not base.is_dir():
         return []
     return sorted(path for path in base.iterdir() if path.is_file() and path.name.lower().startswith(_LEGAL))
@@ -243,7 +243,7 @@ def _warnings(legal: list[Path], facts: Any, reward: Path | None) -> list[str]:
         about = f"its card says {stated}" if stated else "nor does its card say which license it has"
         found.append(f"the base model's folder holds no license file ({about}): check what its license asks of you")
     if facts.results is not None and "preference" not in facts.results:
-        found.append("nobody has judged this policy yet: the card has no win rates")
+        found.append("this policy has not been judged yet: the card has no win rates")
     if reward is None:
         found.append("there is no reward model in this release")
     return found

@@ -47,7 +47,7 @@ def write_report(results: Results, timings: Timings | None, path: str | Path) ->
 
 
 def render_report(results: Results, timings: Timings | None) -> str:
-    """The page as text; the same results and timings give the same text."""
+    """Render the page as text. The same results and timings give the same text."""
     models = ordered_models(results)
     simulated = results["labelers"] == "simulated"
     mark = "judged by simulated labelers" if simulated else "judged by people"
@@ -81,7 +81,7 @@ def render_report(results: Results, timings: Timings | None) -> str:
 
 
 def ordered_models(results: Results) -> dict[str, Model]:
-    """Models by name: base, prompted base, SFT, PPO, PPO-ptx, each followed by its smaller siblings, then any others."""
+    """Order models: base, prompted base, SFT, PPO, PPO-ptx, each followed by its smaller siblings, then any others."""
 
     def place(model: Model) -> tuple[int, int]:
         kin = lineup.family(model["name"])
@@ -91,7 +91,7 @@ def ordered_models(results: Results) -> dict[str, Model]:
 
 
 def figures(results: Results, models: Mapping[str, Model], mark: str) -> dict[str, str]:
-    """Every figure that the results allow, by name."""
+    """Draw every figure that the results allow, by name."""
     made = {f"loop_{columns}": plots.loop(results.get("data", {}), results["labelers"], columns) for columns in (4, 2)}
     preference = results.get("preference")
     if preference is not None and preference["win_rates"]:
@@ -147,7 +147,7 @@ def _series(label: str, model: str, points: Sequence[Mapping[str, Any]], x: str,
 
 
 def headline(results: Results) -> str:
-    """One sentence on what alignment changed, with the most important number, good or bad."""
+    """Return one sentence on what alignment changed, with the most important number, good or bad."""
     who = "held-out simulated labelers" if results["labelers"] == "simulated" else "held-out labelers"
     preference = results.get("preference")
     rows = held_out_first(preference["win_rates"]) if preference is not None else {}
@@ -169,7 +169,7 @@ def headline(results: Results) -> str:
 
 
 def _beside_controls(results: Results, row: WinRate) -> str:
-    """The model's win rate in context: beside the ceiling, and beside SFT without sampling."""
+    """Put the model's win rate into context: beside the ceiling, and beside SFT without sampling."""
     section = results.get("expected_preference")
     rows = {} if section is None else {one["name"]: one for one in section["rows"]}
     if not {row["model"], "faultless", "sft_greedy"} <= set(rows):
@@ -185,7 +185,7 @@ def _beside_controls(results: Results, row: WinRate) -> str:
 
 
 def _against_kl(section: ExpectedPreference) -> list[plots.Series]:
-    """Win rates with a KL: the best of n of SFT's answers as one line, each PPO policy as a point."""
+    """Make the series of win rates over KL: the best of n of SFT's answers as one line, each PPO policy as a point."""
     best = [row for row in section["rows"] if row["name"].startswith("sft_best_of_")]
     found = [_series("best of n", SFT.name, best, "kl", "win_rate")]
     for name in (PPO.name, PPO_PTX.name):

@@ -39,7 +39,7 @@ class Model(TypedDict):
 
 
 class WinRate(TypedDict):
-    """How often the group's labelers preferred ``model`` to the baseline; a tie counts one half (SPEC 4.1)."""
+    """How often the group's labelers preferred ``model`` to the baseline; a tie counts as half (SPEC 4.1)."""
 
     model: str
     group: Group
@@ -50,7 +50,7 @@ class WinRate(TypedDict):
 
 
 class HeadToHead(TypedDict):
-    """How often the group's labelers preferred ``model`` to ``against``; a tie counts one half."""
+    """How often the group's labelers preferred ``model`` to ``against``; a tie counts as half."""
 
     model: str
     against: str
@@ -84,7 +84,7 @@ class Preference(TypedDict):
 
 
 class ExpectedRow(TypedDict):
-    """A model or a control against the baseline, as the labelers would judge it on average.
+    """A model or a control against the baseline: the labelers' average judgement.
 
     ``ties``: share of ties. ``faultless``: share of answers with nothing to complain about. ``utility``: the labelers' mean, in
     their own units. ``kl``: nats per response: of PPO from the initial policy, of the best of n from SFT; null for all others.
@@ -284,7 +284,7 @@ class DataCounts(TypedDict, total=False):
 
 
 class AlternativeRow(TypedDict):
-    """What a way to learn from people's rankings changed and needed (SPEC 7)."""
+    """What one way to learn from people's rankings changed, and its cost (SPEC 7)."""
 
     model: str
     kl: float
@@ -294,9 +294,9 @@ class AlternativeRow(TypedDict):
     reward: float
     """Mean reward of its answers to the evaluation's prompts."""
     generated_tokens: int
-    """Sampled while it was trained."""
+    """Tokens sampled while it was trained."""
     answers_per_prompt: int
-    """What it samples to give one answer: n for best of n."""
+    """How many answers it samples to give one: n for best of n."""
 
 
 class BestOfPoint(TypedDict):
@@ -343,9 +343,9 @@ class RoundBenchmark(_RoundBenchmarkKeys, total=False):
 
 
 class Round(TypedDict):
-    """A further round of feedback: what it asked, how its policy compares with the one before, and what was decided (SPEC 3.8).
+    """A further round of feedback: its questions, how its policy compares with the last one, and the decision (SPEC 3.8).
 
-    ``win_rate``: how often held-out labelers prefer ``policy`` to ``against``, a tie counted half; null if nobody judged.
+    ``win_rate``: how often held-out labelers prefer ``policy`` to ``against``, a tie counted half; null without judgements.
     ``num_judgements``: null if the simulated labelers' average was computed instead. ``confidence`` and ``largest_drop`` are
     the rule, written down when the round began. ``current``: the policy after the round.
     """
@@ -411,5 +411,5 @@ class Timings(TypedDict):
 
 
 def as_estimate(estimate: statistics.Estimate) -> Estimate:
-    """The JSON form of an estimate; the caller leaves out those with count 0, whose value is NaN."""
+    """Convert an estimate to JSON. The caller leaves out those with count 0, whose value is NaN."""
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "count": estimate.count}

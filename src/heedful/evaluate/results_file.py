@@ -1,4 +1,4 @@
-"""``results.json``, ``timings.json`` and other files of numbers: checked, read and written.
+"""Checks, reads and writes ``results.json``, ``timings.json`` and other files of numbers.
 
 The schema is in :mod:`heedful.evaluate.results`. The same values give the same bytes.
 """
@@ -51,7 +51,7 @@ def load_timings(path: str | Path) -> Timings:
 
 
 def save_results(path: str | Path, results: Results) -> None:
-    """Write the checked results as JSON that depends on nothing but their values; StorageError if the disk refuses.
+    """Write the checked results as JSON that depends only on their values. Raises StorageError.
 
     Keys sorted, numbers to six significant digits (far below any interval, above the last bits' noise), ``\\n`` at the end.
     """
@@ -59,19 +59,19 @@ def save_results(path: str | Path, results: Results) -> None:
 
 
 def save_timings(path: str | Path, timings: Timings) -> None:
-    """Write the checked timings beside the results; StorageError if the disk refuses."""
+    """Write the checked timings beside the results. Raises StorageError."""
     _write_json(path, check_timings(_plain(timings), path))
 
 
 def save_numbers(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write any numbers as JSON in the same way: six significant digits, NaN and infinity as null. Raises StorageError."""
+    """Write any numbers as JSON in the same format: six significant digits, NaN and infinity as null. Raises StorageError."""
     _write_json(path, _plain(value))
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8: a reader sees the old file or the new one, whole. Raises StorageError.
+    """Write UTF-8 atomically: a reader sees the old file or the new one. Raises StorageError.
 
-    A lone surrogate (a model may sample half a character) becomes ``?``, so that no text can stop the writing.
+    A lone surrogate (a model may sample half a character) becomes ``?``, so that every text can be written.
     """
     write_atomically(path, text.encode(errors="replace"))
 
@@ -97,7 +97,7 @@ def _read_json(path: str | Path) -> object:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types: numpy numbers become Python's, floats six significant digits, NaN and infinity null."""
+    """Convert to JSON's own types: numpy numbers to Python's, floats to six significant digits, NaN and infinity to null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in cast(Mapping[object, Any], value).items()}
     if isinstance(value, (list, tuple)):
@@ -134,7 +134,7 @@ def _problem(error: BaseException, _type: object) -> str:
 
 
 def _exactly(name: str, *types: type) -> Callable[[Any, Any], Any]:
-    """A cattrs hook that takes a value unchanged or refuses it: "0.5" is not a number and 1.5 is not a count."""
+    """Make a cattrs hook that accepts a value unchanged or refuses it: "0.5" is not a number and 1.5 is not a count."""
 
     def structure(value: Any, _type: object) -> Any:
         finite = not isinstance(value, float) or math.isfinite(value)

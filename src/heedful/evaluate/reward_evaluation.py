@@ -1,4 +1,4 @@
-"""How good a reward model is: its accuracy beside trivial rules, calibration, best of n; in words and as numbers."""
+"""Measures a reward model: accuracy beside trivial rules, calibration, best of n. Results as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyRow:
-    """Some of the pairs: how often the reward model is right on them, and how often each trivial rule is."""
+    """Accuracy on some of the pairs: the reward model's, and each trivial rule's."""
 
     name: str
     accuracy: ClusteredEstimate
@@ -55,7 +55,7 @@ class BestOf:
     """Largest possible KL from the model that wrote the responses, in nats."""
     reward: Estimate
     wins: Estimate
-    """The labelers' verdict on the chosen response: its share of wins over the prompt's other responses."""
+    """The labelers' verdict: the chosen response's share of wins over the prompt's other responses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +69,9 @@ class RewardEvaluation:
     num_prompts: int
     num_labelers: int
     num_labeler_ties: int
-    """Pairs that a labeler tied: in no accuracy."""
+    """Pairs that a labeler tied: no accuracy counts them."""
     num_model_ties: int
-    """Pairs with equal scores: half right."""
+    """Pairs with equal scores: they count as half right."""
     all_pairs: AccuracyRow
     where_longer_loses: AccuracyRow
     groups: Mapping[str, tuple[AccuracyRow, ...]]
@@ -85,7 +85,7 @@ class RewardEvaluation:
 def evaluate_reward(
     model: str, given: RankedRecords, scores: Scores, *, training: RankedRecords | None = None, confidence: float = 0.95
 ) -> RewardEvaluation:
-    """All numbers. ``training`` holds the rankings that the bag of words learns from; without them there is none.
+    """Compute all numbers. The bag of words learns from the rankings in ``training``; without them there is none.
 
     Raises ConfigError for a confidence that is not between 0 and 1, and DataError if no labeler ordered any pair.
     """
@@ -117,7 +117,7 @@ def evaluate_reward(
 
     everything = row("all pairs", pairs)
     if math.isnan(everything.accuracy.two_way.low):
-        notes.append("n/a: with one labeler or one prompt, nothing is known of others")
+        notes.append("n/a: with one labeler or one prompt, nothing is known about others")
     curve, num_best_of_prompts = _best_of(rankings, rewards, confidence)
     return RewardEvaluation(
         model=model,
@@ -176,7 +176,7 @@ def _bag_of_words(
 
 
 def _best_of(rankings: Sequence[Ranking], rewards: Mapping[str, float], confidence: float) -> tuple[tuple[BestOf, ...], int]:
-    """n from 1 to the largest number of responses that at least half of the prompts have, on those prompts."""
+    """Compute best of n, for n up to the largest number of responses that at least half of the prompts have."""
     by_prompt: defaultdict[str, list[Ranking]] = defaultdict(list)
     for ranking in rankings:
         by_prompt[ranking.prompt_id].append(ranking)
@@ -210,7 +210,7 @@ def _scoring_notes(given: RankedRecords, scores: Scores, num_left_out: int) -> l
 
 
 def in_words(found: RewardEvaluation) -> str:
-    """Tables and notes."""
+    """Render the tables and notes."""
     rates = f"{100 * found.confidence:.4g} %"
     lines = [
         f"{found.model} on {found.source}: {found.num_rankings:,} rankings of {found.num_prompts:,} prompts by "
@@ -230,7 +230,7 @@ def in_words(found: RewardEvaluation) -> str:
 
 
 def rules_table(found: RewardEvaluation) -> list[list[str]]:
-    """The reward model and the trivial rules, on all pairs and where the longer response loses."""
+    """Make the table of the reward model and the trivial rules, on all pairs and where the longer response loses."""
     hard = found.where_longer_loses
     table = [["", "accuracy", "two-way", "by prompt", "naive", f"where the longer loses ({hard.num_pairs:,} pairs)"]]
     everywhere = {"reward model": found.all_pairs.accuracy, **found.all_pairs.rules}
@@ -242,9 +242,9 @@ def rules_table(found: RewardEvaluation) -> list[list[str]]:
 
 
 def group_table(title: str, rows: Sequence[AccuracyRow]) -> list[list[str]]:
-    """A row for each group, with the rules beside the reward model.
+    """Make a row for each group, with the rules beside the reward model.
 
-    One labeler says nothing of other labelers, so that the intervals by labeler are over prompts.
+    One labeler says nothing about other labelers, so the intervals by labeler are over prompts.
     """
     rules = list(rows[0].rules) if rows else []
     table = [[title, "pairs", "accuracy", "by prompt" if title == LABELER else "two-way", *rules]]
@@ -256,7 +256,7 @@ def group_table(title: str, rows: Sequence[AccuracyRow]) -> list[list[str]]:
 
 
 def calibration_table(found: Calibration) -> list[list[str]]:
-    """A row for each bin of the reliability plot."""
+    """Make a row for each bin of the reliability plot."""
     table = [["predicted", "pairs", "mean predicted", "right"]]
     for one in found.bins:
         bounds = f"{100 * one.low:.0f} to {100 * one.high:.0f} %"
@@ -265,7 +265,7 @@ def calibration_table(found: Calibration) -> list[list[str]]:
 
 
 def best_of_table(curve: Sequence[BestOf]) -> list[list[str]]:
-    """A row for each n."""
+    """Make a row for each n."""
     table = [["n", "nats", "reward", "wins by labelers", "interval"]]
     for one in curve:
         table.append([str(one.n), f"{one.kl:.2f}", f"{one.reward.value:.3f}", _percent(one.wins.value), _ends(one.wins)])
@@ -288,7 +288,7 @@ def _with_ends(estimate: Estimate) -> str:
 
 
 def as_numbers(found: RewardEvaluation) -> dict[str, Any]:
-    """The same for a program."""
+    """Return the same numbers for JSON."""
     return {
         "model": found.model,
         "source": found.source,

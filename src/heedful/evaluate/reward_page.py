@@ -23,12 +23,12 @@ from heedful.evaluate.reward_evaluation import (
 
 
 def write_reward_page(found: RewardEvaluation, path: Path) -> None:
-    """Write the page. Raises StorageError."""
+    """Write the page to ``path``. Raises StorageError."""
     write_text(path, render_reward_page(found))
 
 
 def render_reward_page(found: RewardEvaluation) -> str:
-    """The page as text; the same numbers give the same text."""
+    """Render the page as text. The same numbers give the same text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("heedful.evaluate").joinpath("reward_page.html.jinja").read_text(encoding="utf-8"))
     return template.render(
@@ -47,7 +47,7 @@ def render_reward_page(found: RewardEvaluation) -> str:
 
 
 def accuracy_figure(found: RewardEvaluation) -> str:
-    """The reward model and each rule on all pairs, with two-way intervals where they are known."""
+    """Draw the reward model and each rule on all pairs, with two-way intervals where they are known."""
     rows = {"reward model": found.all_pairs.accuracy, **found.all_pairs.rules}
     with plots._style():
         figure, axes = plots._row_figure(list(rows), legend_rows=0)
@@ -63,7 +63,7 @@ def accuracy_figure(found: RewardEvaluation) -> str:
 
 
 def reliability_figure(found: RewardEvaluation) -> str:
-    """How often the higher score is right, over the probability that the scores give; on the diagonal if calibrated."""
+    """Draw how often the higher score is right over the predicted probability; on the diagonal if calibrated."""
     bins = found.calibration.bins
     largest = max((one.count for one in bins), default=1)
     with plots._style():
@@ -74,7 +74,7 @@ def reliability_figure(found: RewardEvaluation) -> str:
         for one in bins:
             size = 4 + 8 * math.sqrt(one.count / largest)
             axes.plot([one.confidence], [one.accuracy], "o", color=plots._colour("ppo"), markersize=size)
-        plots._percent_axis(axes, 0.48, 1.02, "probability by the scores, sigmoid(difference)")
+        plots._percent_axis(axes, 0.48, 1.02, "predicted probability, sigmoid(difference of scores)")
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_ylim(min([0.45, *(b.accuracy - 0.05 for b in bins)]), 1.03)
         axes.grid(axis="y", linewidth=0.8)
@@ -85,7 +85,7 @@ def reliability_figure(found: RewardEvaluation) -> str:
 
 
 def best_of_figure(found: RewardEvaluation) -> str:
-    """The labelers' verdict on the response that the reward model chooses from n."""
+    """Draw the labelers' verdict on the response that the reward model chooses from n."""
     curve = found.best_of
     with plots._style():
         figure = Figure(figsize=(plots.WIDTH / 72, 220 / 72), layout="constrained")

@@ -1,4 +1,4 @@
-"""The rankings that a reward model is measured on: a project's, of prompts it was not trained on, or those of a file."""
+"""The rankings to measure a reward model on: a project's, for prompts it was not trained on, or those of a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN_ROWS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedRecords:
-    """Rankings of at least two responses each, with what they name."""
+    """Rankings of at least two responses each, with the prompts and responses that they name."""
 
     prompts: Mapping[str, Prompt]
     responses: Mapping[str, Response]
@@ -35,9 +35,9 @@ class RankedRecords:
 
 
 def rankings_of_project(project: Project, database: str | None = None) -> RankedRecords:
-    """All rankings of prompts outside the split train, in the project's records and in its labeling database.
+    """Return all rankings of prompts outside the split train, from the project's records and its labeling database.
 
-    A ranking in both counts once. Answers of the screening are left out and counted. Raises MissingError without any ranking.
+    A ranking in both counts once. Screening answers are left out and counted. Raises MissingError if there is no ranking.
     """
     records = _all_records(project, database)
     unseen = [r for r in records.rankings.values() if records.prompts[r.prompt_id].split != "train"]
@@ -52,14 +52,14 @@ def rankings_of_project(project: Project, database: str | None = None) -> Ranked
         )
     notes = [f"{len(used):,} rankings of prompts that the reward model was not trained on (splits valid and test)"]
     if len(used) < len(unseen):
-        notes.append(f"{len(unseen) - len(used):,} rankings of the screening are left out")
+        notes.append(f"{len(unseen) - len(used):,} screening rankings are left out")
     return _ranked(records, used, project.name, notes)
 
 
 def rankings_of_file(path: Path) -> RankedRecords:
-    """All rankings of a file in any format that ``heedful import`` reads, whatever their split and phase.
+    """Return all rankings of a file in any format that ``heedful import`` reads, of any split and phase.
 
-    A file ``rankings.jsonl`` uses the ``prompts.jsonl`` and ``responses.jsonl`` beside it. Rows that give nothing are named.
+    A file ``rankings.jsonl`` uses the ``prompts.jsonl`` and ``responses.jsonl`` beside it. Unusable rows are named.
     Raises MissingError, and DataError for a file without any ranking.
     """
     notes: list[str] = []
@@ -88,7 +88,7 @@ def rankings_of_file(path: Path) -> RankedRecords:
 
 
 def training_rankings_of(project: Project, measured: RankedRecords) -> RankedRecords:
-    """The rankings that the project's reward model learns from, without prompts that are measured: for the bag of words."""
+    """Return the reward model's training rankings without the measured prompts. The bag of words learns from them."""
     records = Records.load(project.data) if project.data.is_dir() else Records()
     texts = {measured.prompts[ranking.prompt_id].text for ranking in measured.rankings}
     rankings = [r for r in training_rankings(records, "train") if records.prompts[r.prompt_id].text not in texts]

@@ -1,4 +1,4 @@
-"""A reward model scores the responses of rankings, each prompt computed once for all its responses."""
+"""Scores the responses of rankings with a reward model. Each prompt is computed once for all its responses."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TOKENS_AT_A_TIME = 16_384
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What the reward model said."""
+    """The reward model's scores."""
 
     by_response: dict[str, float]
     cut: tuple[str, ...]
-    """Responses that are longer than allowed: they are scored at their last token within the limit."""
+    """Responses over the limit: they are scored at their last token within it."""
     too_long: tuple[str, ...]
     """Prompts over the limit: their responses have no score."""
 
@@ -44,7 +44,7 @@ def score_ranked(
     max_response_tokens: int | None = None,
     console: Console | None = None,
 ) -> Scores:
-    """Scores of all ranked responses. Without limits, prompt and response have the model's context window together.
+    """Score all ranked responses. Without limits, prompt and response share the model's context window.
 
     Raises DataError if every prompt is too long.
     """
@@ -88,7 +88,7 @@ def _scored(
     names: list[list[str]],
     console: Console | None,
 ) -> dict[str, float]:
-    """Scores by response: each row is a prompt's tokens and those of its responses."""
+    """Return scores by response. Each row holds a prompt's tokens and those of its responses."""
     found: dict[str, float] = {}
     lengths = [len(before) + sum(map(len, after)) for before, after in rows]
     with progress_line("scoring", len(rows), unit="prompts", console=console) as progress:

@@ -1,4 +1,4 @@
-"""The page that a sweep leaves: one plot of the measure over the swept value, one table, the best trial."""
+"""The page of a sweep: one plot of the measure over the swept value, one table, the best trial."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Scan(TypedDict):
 
 
 def write_scan(scan: Scan, path: str | Path) -> None:
-    """Write the page. Raises StorageError."""
+    """Write the page to ``path``. Raises StorageError."""
     write_text(path, render_scan(scan))
 
 
 def render_scan(scan: Scan) -> str:
-    """The page as text; the same results give the same text."""
+    """Render the page as text. The same results give the same text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["value"] = value_text
     template = environment.from_string(files("heedful.evaluate").joinpath("scan.html.jinja").read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def render_scan(scan: Scan) -> str:
 
 
 def scan_figure(scan: Scan) -> str:
-    """The measure over the value as inline SVG; the best trial is ringed, diverged ones are crosses on the lower edge."""
+    """Draw the measure over the value as inline SVG. The best trial is ringed; diverged ones are crosses on the lower edge."""
     name, metric = scan["field"].replace("_", " "), scan["metric"].replace("_", " ")
     done = [(trial["value"], trial["metrics"][scan["metric"]]) for trial in scan["trials"] if "diverged" not in trial]
     diverged = [trial["value"] for trial in scan["trials"] if "diverged" in trial]
@@ -98,11 +98,11 @@ def scan_figure(scan: Scan) -> str:
 
 
 def columns(trials: Sequence[Trial], metric: str) -> list[str]:
-    """Names of the measures, first the one that decides."""
+    """Return the names of the measures, starting with the one that decides."""
     names = dict.fromkeys([metric, *(name for trial in trials for name in trial["metrics"])])
     return list(names)
 
 
 def value_text(value: Any) -> str:
-    """A value of the grid, with just enough digits to tell it from its neighbours."""
+    """Write a value of the grid with just enough digits to tell it from its neighbours."""
     return f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""How large a study must be, in words and numbers: what earlier votes tell, and a row for each difference."""
+"""Plans how large a study must be: reads ties and variance from earlier votes, and finds the size for each difference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_LABELERS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierStudy:
-    """What earlier votes on one pair of models say of the next study."""
+    """What earlier votes on one pair of models tell about the next study."""
 
     model: str
     other: str
@@ -48,10 +48,10 @@ class Setting:
 
 
 def earlier_study(votes: Sequence[Vote]) -> EarlierStudy:
-    """Ties and shares of the variance, from the pair of models with the most votes.
+    """Estimate ties and shares of the variance from the pair of models with the most votes.
 
-    One pair alone: between pairs, outcomes differ for a reason that is neither prompt nor labeler. Raises DataError if there is
-    no vote, or if the shares cannot be told apart.
+    It uses only one pair, because outcomes of different pairs also differ for reasons other than prompt and labeler. Raises
+    DataError if there is no vote, or if the shares cannot be told apart.
     """
     pairs: dict[tuple[str, str], list[Vote]] = {}
     for vote in votes:
@@ -71,7 +71,7 @@ def earlier_study(votes: Sequence[Vote]) -> EarlierStudy:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How to find one difference: a study, or the fewest labelers without whom no number of prompts is enough."""
+    """How to find one difference: a study, or how many labelers it needs at least, however many prompts there are."""
 
     difference: float
     study: PlannedStudy | None
@@ -80,7 +80,7 @@ class Answer:
 
 
 def plan_studies(differences: Sequence[float], setting: Setting) -> list[Answer]:
-    """An answer for each difference from 50 %. Raises ConfigError for what is no difference, DataError for no study."""
+    """Answer each difference from 50 %. Raises ConfigError for an invalid one, DataError for impossible settings."""
     for difference in differences:
         if not 0 < difference <= 0.5:
             raise ConfigError(
@@ -105,7 +105,7 @@ def _plan(difference: float, setting: Setting) -> Answer:
 
 
 def _limit(difference: float, setting: Setting, num_labelers: int) -> float:
-    """The limit of the power as prompts are added."""
+    """Return the power with unlimited prompts."""
     return study_power(
         0.5 + difference,
         setting.shares,
@@ -131,7 +131,7 @@ def _fewest_labelers(difference: float, setting: Setting) -> int | None:
 
 
 def in_words(answers: Sequence[Answer], setting: Setting) -> str:
-    """The setting, a table with a row for each difference, and how many labelers are missing."""
+    """Render the setting, a table with a row for each difference, and how many labelers are missing."""
     rows = [["win rate", "prompts", "comparisons", "each labeler", "power"]]
     lines: list[str] = []
     for answer in answers:
@@ -160,7 +160,7 @@ def _percent(share: float) -> str:
 
 
 def as_numbers(answers: Sequence[Answer], setting: Setting) -> dict[str, Any]:
-    """The same for a program; ``None`` where no number of prompts is enough."""
+    """Return the same for JSON; ``None`` where no number of prompts is enough."""
     return {
         "labelers": setting.num_labelers,
         "labelers_per_prompt": setting.labelers_per_prompt,

@@ -64,7 +64,7 @@ class Table14Row:
 
 
 def read_benchmarks(folder: Path) -> Mapping[str, Any]:
-    """``results.json`` of `heedful evaluate benchmarks`. Raises MissingError, DataError."""
+    """Read ``results.json`` of `heedful evaluate benchmarks`. Raises MissingError, DataError."""
     path = folder / "results.json"
     if not path.is_file():
         raise MissingError(
@@ -80,7 +80,7 @@ def read_benchmarks(folder: Path) -> Mapping[str, Any]:
         return {**value, "models": list(value["models"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            "these are no benchmark results",
+            "these are not benchmark results",
             expected="results.json of `heedful evaluate benchmarks`",
             got=f"{type(error).__name__}: {error}",
             where=path,
@@ -100,7 +100,7 @@ def paper_values() -> Values:
 
 
 def read_other_values(path: Path) -> dict[tuple[str, str, str], dict[str, float]]:
-    """A table of published values: (task, setting, metric) -> model -> value. Raises MissingError, DataError."""
+    """Read a table of published values: (task, setting, metric) -> model -> value. Raises MissingError, DataError."""
     if not path.is_file():
         raise MissingError("there is no such table of values", expected="a CSV file", got=what_is_there(path), where=path)
     found: dict[tuple[str, str, str], dict[str, float]] = {}
@@ -157,5 +157,5 @@ def paper_models(rows: Sequence[Table14Row]) -> list[str]:
 
 
 def other_models(rows: Sequence[Table14Row]) -> list[str]:
-    """The models of the file of values, in the order in which they appear."""
+    """List the models of the file of values, in the order in which they appear."""
     return list(dict.fromkeys(model for row in rows for model in row.others))

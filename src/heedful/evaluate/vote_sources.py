@@ -1,4 +1,4 @@
-"""Where votes come from: a table, a file of our records, or a project with its labeling database."""
+"""Reads votes from a table, from a file of our records, or from a project with its labeling database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Selection:
     """Only of this batch of tasks."""
 
     def takes(self, answer: Ranking | Rating) -> bool:
-        """Whether this answer counts."""
+        """Return whether this answer counts."""
         return (
             answer.phase == self.phase
             and self.group in (None, answer.metadata.get("group"))
@@ -57,7 +57,7 @@ class _Found:
 
 
 def votes_of_file(path: Path, selection: Selection, named: Mapping[str, str]) -> Votes:
-    """Votes of a table, or of a JSONL file of our rankings, ratings and responses (such as ``heedful store export`` writes).
+    """Read votes from a table, or from a JSONL file of our records (such as ``heedful store export`` writes).
 
     If a file of records holds no responses, those of ``responses.jsonl`` beside it are used. Raises ConfigError for a table
     without the usual columns and for options that do not fit the kind of file, MissingError if no record is selected,
@@ -101,7 +101,7 @@ def votes_of_file(path: Path, selection: Selection, named: Mapping[str, str]) ->
 
 
 def votes_of_project(folder: Path, database: str | None, selection: Selection) -> Votes:
-    """Votes of the answers in a project's labeling database and in its records; an answer in both counts once.
+    """Read votes from a project's labeling database and its records. An answer in both counts once.
 
     Raises MissingError if there is neither a project nor a database, StorageError for a database that cannot be read.
     """
@@ -123,7 +123,7 @@ def votes_of_project(folder: Path, database: str | None, selection: Selection) -
 
 
 def _kind_of_row(row: Any) -> Kind | None:
-    """Which of our records a row is, by its kind or, without one, by its keys."""
+    """Return the kind of record in a row: the kind it names, else the one that its keys fit."""
     if row.get("kind") == "ranking" or ("kind" not in row and "response_ids" in row and "ranks" in row):
         return "ranking"
     if row.get("kind") == "rating" or ("kind" not in row and "response_id" in row and "overall" in row):
@@ -160,7 +160,7 @@ def _votes(found: _Found, selection: Selection, where: Path, notes: list[str]) -
             where=where,
             next_step=f"use --answers {'ratings' if answers == 'rankings' else 'rankings'}" if rankings or ratings else None,
         )
-    notes = [f"votes are pairs of {answers} of the phase {selection.phase}", *notes]
+    notes = [f"votes come from pairs of {answers} of the phase {selection.phase}", *notes]
     simulated = sum(bool(one.metadata.get("simulated")) for one in used)
     if simulated:
         notes.append(f"{simulated:,} of {len(used):,} {answers} are by simulated labelers")
@@ -183,7 +183,7 @@ def _nothing_selected(found: _Found, selection: Selection, where: Path) -> Missi
         *(f"batch {b}" for b in [selection.batch] if b),
     ]
     return MissingError(
-        "no answer is of the phase, group and batch that were asked for",
+        "no answer matches the phase, group and batch that you asked for",
         expected=f"answers of {', '.join(wanted)}",
         got="; ".join(shown),
         where=where,

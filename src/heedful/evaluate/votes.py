@@ -1,4 +1,4 @@
-"""Comparisons of models as columns for ``heedful.statistics``: from a table of votes, our ratings or our rankings."""
+"""Turns a table of votes, our ratings or our rankings into comparisons of models: columns for ``heedful.statistics``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class BadVote:
-    """A row, rating or pair of a ranking that gave no vote: where it is, and why."""
+    """A row, rating or pair of a ranking that gave no vote: its place, and the reason."""
 
     where: str
     reason: str
@@ -49,14 +49,14 @@ class BadVote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Votes:
-    """What was read, and what was not."""
+    """The votes that were read, and the rows that gave none."""
 
     votes: tuple[Vote, ...]
     bad: tuple[BadVote, ...]
     notes: tuple[str, ...] = ()
 
     def columns(self) -> tuple[list[str], list[str], list[float], list[str], list[str]]:
-        """model_a, model_b, outcome, prompt, labeler: what ``bradley_terry`` takes, in its order."""
+        """Return model_a, model_b, outcome, prompt, labeler: the arguments of ``bradley_terry``, in order."""
         return (
             [vote.model_a for vote in self.votes],
             [vote.model_b for vote in self.votes],
@@ -66,7 +66,7 @@ class Votes:
         )
 
     def against(self, model: str, other: str) -> tuple[list[float], list[str], list[str]]:
-        """Outcomes of ``model`` against ``other`` with prompts and labelers: what ``two_way_win_rate`` takes."""
+        """Return outcomes of ``model`` against ``other``, prompts and labelers: the arguments of ``two_way_win_rate``."""
         found = [
             (vote.outcome if vote.model_a == model else 1 - vote.outcome, vote.prompt, vote.labeler)
             for vote in self.votes
@@ -75,10 +75,10 @@ class Votes:
         return [one[0] for one in found], [one[1] for one in found], [one[2] for one in found]
 
     def paired(self, first: str, second: str, baseline: str) -> tuple[list[float], list[float], list[str], list[str]]:
-        """Outcomes of two models against the same baseline where the same labeler judged both on the same prompt.
+        """Return two models' outcomes against the baseline, for prompts on which the same labeler judged both.
 
-        The arguments of ``two_way_difference``. If a labeler compared a model with the baseline more than once on a prompt, the
-        mean counts.
+        These are the arguments of ``two_way_difference``. If a labeler compared a model with the baseline more than once on a
+        prompt, the mean counts.
         """
         ours, theirs = self._means_against(first, baseline), self._means_against(second, baseline)
         shared = [cell for cell in ours if cell in theirs]
@@ -96,7 +96,7 @@ class Votes:
         return {cell: sum(outcomes) / len(outcomes) for cell, outcomes in cells.items()}
 
     def summary(self) -> str:
-        """A few lines for people."""
+        """Describe the votes in a few lines."""
         models = {model for vote in self.votes for model in (vote.model_a, vote.model_b)}
         prompts, labelers = {vote.prompt for vote in self.votes}, {vote.labeler for vote in self.votes}
         ties = sum(vote.outcome == 0.5 for vote in self.votes)
@@ -114,7 +114,7 @@ class Votes:
 class VoteColumns:
     """Which column of a table holds what. Either ``winner`` and ``loser`` name models, or ``winner`` says which of a and b won.
 
-    - With ``loser``: ``winner`` and ``loser`` are models; ``tie`` (if there) says yes where neither is better.
+    - With ``loser``: ``winner`` and ``loser`` are models; ``tie`` (optional) says yes if neither is better.
     - With ``model_a`` and ``model_b``: ``winner`` is a model's name, or a/b, left/right, 1/2, tie, draw, both bad.
     """
 
@@ -124,9 +124,9 @@ class VoteColumns:
     model_a: str | None = None
     model_b: str | None = None
     prompt: str | None = None
-    """Without it, or in an empty cell, every row is a prompt of its own."""
+    """Without it, or if a cell is empty, the row counts as its own prompt."""
     labeler: str | None = None
-    """Without it all rows are by one unknown labeler, and intervals over labelers are unknown."""
+    """Without it, all rows count as by one unknown labeler, and intervals over labelers are unknown."""
     response_a: str | None = None
     """The response of ``model_a``, or of the winner: a text or chat messages; a number if "length" is in its name."""
     response_b: str | None = None
@@ -147,11 +147,11 @@ _USUAL: Mapping[str, tuple[str, ...]] = {
 
 
 def votes_from_table(path: str | Path, columns: VoteColumns | None = None, *, named: Mapping[str, str] | None = None) -> Votes:
-    """Votes of a CSV, TSV or JSONL file. Without ``columns`` the usual names are looked for in the first row that can be read.
+    """Read votes from a CSV, TSV or JSONL file. Without ``columns``, the first readable row is searched for the usual names.
 
-    ``named``: columns by what they hold (a field of ``VoteColumns``), in place of the usual ones. A row that gives no vote is
-    named in ``bad``. Raises ConfigError if a named column or the usual ones are not there, MissingError or DataError for a file
-    that cannot be read at all.
+    ``named``: columns by what they hold (a field of ``VoteColumns``), instead of the usual ones. Rows that give no vote go into
+    ``bad``. Raises ConfigError if a named column or the usual ones are not there, MissingError or DataError for a file that
+    cannot be read at all.
     """
     votes: list[Vote] = []
     bad: list[BadVote] = []
@@ -171,7 +171,7 @@ def votes_from_table(path: str | Path, columns: VoteColumns | None = None, *, na
 
 
 def votes_from_rankings(rankings: Iterable[Ranking], responses: Mapping[str, Response]) -> Votes:
-    """Every pair of responses that a ranking holds, by their models; pairs of one model or of none are named in ``bad``."""
+    """Make a vote of every pair of responses in a ranking. Pairs of the same or an unknown model go into ``bad``."""
     votes: list[Vote] = []
     bad: list[BadVote] = []
     for ranking in rankings:
@@ -186,9 +186,9 @@ def votes_from_rankings(rankings: Iterable[Ranking], responses: Mapping[str, Res
 
 
 def votes_from_ratings(ratings: Iterable[Rating], responses: Mapping[str, Response]) -> Votes:
-    """Every two ratings of one prompt by one labeler, by the responses' models: the higher quality wins, equal is a tie.
+    """Make a vote of every two ratings of a prompt by the same labeler: the higher quality wins, equal is a tie.
 
-    If a labeler rated a response twice, the later rating counts. Ratings without a counterpart are named in ``bad``.
+    If a labeler rated a response twice, the later rating counts. Ratings without a counterpart go into ``bad``.
     """
     cells: dict[tuple[str, str], dict[str, Rating]] = {}
     for rating in ratings:
@@ -213,7 +213,7 @@ class _NoVote(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """What is known of two responses."""
+    """Length and markup of two responses, if known."""
 
     lengths: tuple[float, float] | None
     styles: tuple[TextStyle, TextStyle] | None
@@ -235,7 +235,7 @@ def _between(prompt: str, labeler: str, model_a: str, model_b: str, better_by: f
 
 
 def _of_responses(prompt: str, labeler: str, one: str, other: str, responses: Mapping[str, Response], better_by: float) -> Vote:
-    """The vote between two responses, by their ids."""
+    """Make the vote between two responses, given their ids."""
     first, second = responses.get(one), responses.get(other)
     if first is None or second is None:
         raise _NoVote("a response that is not there")
@@ -285,13 +285,13 @@ def _vote(cells: Mapping[str, Any], columns: VoteColumns, where: str) -> Vote:
 
 
 def _sizes_of_texts(first: Sequence[str], second: Sequence[str]) -> _Sizes:
-    """Of two responses, each in one or more turns."""
+    """Measure two responses, each of one or more turns."""
     lengths = (float(sum(map(len, first))), float(sum(map(len, second))))
     return _Sizes(lengths, (text_style("\n".join(first)), text_style("\n".join(second))))
 
 
 def _sizes(cells: Mapping[str, Any], columns: VoteColumns) -> _Sizes:
-    """Lengths and markup of both responses, from their texts or from columns with the numbers; None if they are not there."""
+    """Return lengths and markup of both responses, from their texts or from columns with the numbers; None if unknown."""
     counted = _counted_styles(cells)
     if columns.response_a is None or columns.response_b is None:
         return _Sizes(None, counted)
@@ -307,7 +307,7 @@ def _sizes(cells: Mapping[str, Any], columns: VoteColumns) -> _Sizes:
 
 
 def _counted_styles(cells: Mapping[str, Any]) -> tuple[TextStyle, TextStyle] | None:
-    """Markup that the table has counted, in columns such as lists_a and lists_b; all of them, or None."""
+    """Read markup counts from columns such as lists_a and lists_b; None unless all are there."""
     found: list[TextStyle] = []
     for side in ("a", "b"):
         counts = [_number(cells.get(f"{feature}_{side}")) for feature in STYLE_FEATURES]
@@ -327,7 +327,7 @@ def _number(cell: object) -> float | None:
 
 
 def _turns(cell: object) -> list[str] | None:
-    """A response: a text, or what the assistant says in chat messages."""
+    """Return a response's turns: a text, or what the assistant says in chat messages."""
     if not isinstance(cell, list):
         return None if cell is None else [str(cell)]
     messages: list[Any] = cell
@@ -353,7 +353,7 @@ def _says_yes(cells: Mapping[str, Any], name: str) -> bool:
 
 
 def _cell(cells: Mapping[str, Any], name: str) -> str:
-    """A cell as text without spaces around it; numbers and truth values as text."""
+    """Return a cell as text without surrounding spaces; numbers and truth values become text."""
     if name not in cells:
         raise _NoVote(f"no column {name!r}")
     value = cells[name]

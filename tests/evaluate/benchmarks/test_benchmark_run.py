@@ -294,7 +294,7 @@ def test_mistakes_of_the_user(models: list[Path], data: Path, tmp_path: Path) ->
         (("--limit", "0"), "--limit is too small"),
         (("--batch-items", "0"), "--batch-items is too small"),
         (("--tasks", "rte", "--settings", "basic"), "there is nothing to ask"),
-        (("--judge-url", "localhost"), "no address of a judge"),
+        (("--judge-url", "localhost"), "not the address of a judge"),
         (("--judge-url", "http://localhost"), "no name"),
         (("--judge-url", "http://localhost", "--verdicts", "x.csv"), "judged in one way"),
     ):

@@ -1,7 +1,4 @@
-"""Scoring of automatic benchmarks (SPEC 4.2, 4.3).
-
-Choices by mean log-probability per token, completions by greedy decoding.
-"""
+"""Scores automatic benchmarks (SPEC 4.2, 4.3): choices by mean log-probability per token, completions by greedy decoding."""
 
 from __future__ import annotations
 
@@ -56,7 +53,7 @@ _ITEMS_PER_BATCH = 64
 
 
 def score_items(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark) -> list[float]:
-    """A score for each item: 1 or 0 if there is a right answer, the entropy in bits for paired bias."""
+    """Score each item: 1 or 0 if there is a right answer, the entropy in bits for paired bias."""
     if benchmark.kind == "completion":
         return _complete(model, tokenizer, benchmark.items)
     bias = benchmark.kind == "bias"
@@ -67,7 +64,7 @@ def score_items(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benc
 
 
 def benchmark_result(benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[float]]], *, seed: int = 0) -> BenchmarkResult:
-    """The results section of one benchmark from each model's item scores, with bootstrap intervals over items."""
+    """Make the results section of a benchmark from each model's item scores, with bootstrap intervals over items."""
     rows: list[BenchmarkScore] = []
     for model, values in scores:
         estimate = bootstrap_mean(list(values), seed=seed)
@@ -85,7 +82,7 @@ def benchmark_result(benchmark: Benchmark, scores: Sequence[tuple[str, Sequence[
 def choice_logprobs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, per_token: bool = True
 ) -> list[list[float]]:
-    """Log-probability of each choice after its context: the mean per token, or the total. The context is computed once.
+    """Return each choice's log-probability after its context: mean per token, or total. The context is computed once.
 
     The paper says that the choice with the *lowest* average wins; it means the highest (SPEC 8).
     """
@@ -123,7 +120,7 @@ def _normalised(text: str) -> str:
 
 
 def _entropy(logprobs: Sequence[float]) -> float:
-    """H = -sum P log2 P over the choices, P proportional to the total probability of each (SPEC 4.3, D.1)."""
+    """Return H = -sum P log2 P over the choices, with P proportional to each one's total probability (SPEC 4.3, D.1)."""
     largest = max(logprobs)
     weights = [math.exp(value - largest) for value in logprobs]
     total = sum(weights)

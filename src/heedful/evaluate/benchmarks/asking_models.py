@@ -1,4 +1,4 @@
-"""Models answer benchmark items: log-probabilities of choices, and responses sampled at temperature 0 up to a newline."""
+"""Asks models benchmark items: log-probabilities of choices, or responses sampled at temperature 0 up to a newline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOKENS_PER_ROW = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A model that is asked, and how."""
+    """A model to ask, with its tokenizer and settings."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -43,12 +43,12 @@ def asked(
     slots: int = 64,
     seed: int = 0,
 ) -> Asked:
-    """A model ready to be asked. ``slots``: how many responses are sampled at the same time."""
+    """Prepare a model to be asked. ``slots``: how many responses are sampled at the same time."""
     return Asked(model, tokenizer, Engine(model, slots=slots, tokenizer=tokenizer), template, seed)
 
 
 def answers(subject: Asked, task: Task, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """What the model says to each item, in order, as it is kept: log-probabilities of choices, or a response's text."""
+    """Return the model's answer to each item, in order: log-probabilities of choices, or a response's text."""
     if task.kind == "sample":
         return sampled(subject, items, max_tokens=task.max_tokens)
     return choice_logprobs(subject, items)
@@ -58,15 +58,15 @@ def answers(subject: Asked, task: Task, items: Sequence[Item]) -> list[dict[str,
 
 
 def choice_logprobs(subject: Asked, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Of each item the choices' total log-probabilities in nats (``logprobs``) and numbers of tokens (``lengths``).
+    """Return each item's choices: total log-probabilities in nats (``logprobs``) and numbers of tokens (``lengths``).
 
-    ``cut`` counts the tokens that were left out at the beginning of prompts which do not fit the context window.
-    Choices that share their prompt share its computation.
+    ``cut`` counts tokens left out at the beginning of prompts that do not fit the context window. A prompt that several choices
+    share is computed once.
     """
     groups: list[tuple[list[int], list[list[int]]]] = []
     """Prompt, and the choices after it. An item has one, or several if its choices follow different prompts."""
     places_of_item: list[list[tuple[int, int]]] = []
-    """Of each choice: its group, and its place in it."""
+    """For each choice: its group, and its place there."""
     cuts: list[int] = []
     for item, pairs in zip(items, _encoded_pairs(subject, items), strict=True):
         longest = max(len(choice) for _, choice in pairs)
@@ -97,10 +97,10 @@ def choice_logprobs(subject: Asked, items: Sequence[Item]) -> list[dict[str, Any
 
 @torch.no_grad()
 def _totals(model: PreTrainedModel, groups: Sequence[tuple[list[int], list[list[int]]]]) -> list[list[float]]:
-    """Total log-probability of each choice after its prompt.
+    """Return the total log-probability of each choice after its prompt.
 
-    What all prompts begin with (few-shot examples) is computed once for each row of tokens, if it is longer than what is then
-    computed once more: the rest of each prompt, for each of its choices.
+    The common beginning of all prompts (few-shot examples) is computed once for each row of tokens. This pays only if it is
+    longer than the extra work: the rest of each prompt is then computed for each of its choices.
     """
     beginning = _common_beginning([prompt for prompt, _ in groups])
     rests = sum((len(prompt) - beginning) * (len(choices) - 1) for prompt, choices in groups)
@@ -135,7 +135,7 @@ def _totals(model: PreTrainedModel, groups: Sequence[tuple[list[int], list[list[
 
 
 def _common_beginning(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with, at least one less than the shortest prompt has."""
+    """Return how many leading tokens all prompts share, leaving at least one token of the shortest prompt."""
     first, last = min(prompts), max(prompts)
     shortest = min(map(len, prompts))
     same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), shortest)
@@ -145,7 +145,7 @@ def _common_beginning(prompts: Sequence[list[int]]) -> int:
 def _rows_of(
     groups: Sequence[tuple[list[int], list[list[int]]]], beginning: int
 ) -> Iterator[list[tuple[list[int], list[list[int]]]]]:
-    """Groups in order, as many together as one row of tokens holds. ``beginning``: tokens of prompts that are computed once."""
+    """Yield groups in order, as many together as one row holds. ``beginning``: number of leading tokens computed once."""
     part: list[tuple[list[int], list[list[int]]]] = []
     size = beginning
     for prompt, choices in groups:
@@ -161,10 +161,10 @@ def _rows_of(
 
 
 def _encoded_pairs(subject: Asked, items: Sequence[Item]) -> list[list[tuple[list[int], list[int]]]]:
-    """Each item's prompts and choices as tokens.
+    """Encode each item's prompts and choices.
 
-    An empty prompt is whatever begins a text: the tokenizer's begin-of-text token, or else end-of-text, as in
-    lm-evaluation-harness. Under a chat template a choice is an answer of the assistant, without a space before it.
+    An empty prompt becomes the tokenizer's begin-of-text token, or else end-of-text, as in lm-evaluation-harness. Under a chat
+    template a choice is an answer of the assistant, without a space before it.
     """
     pairs = [pair for item in items for pair in item.pairs]
     in_chat = [subject.template != "plain" and bool(before.strip()) for before, _ in pairs]
@@ -199,9 +199,9 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _fitted(subject: Asked, prompt: list[int], num_after: int, item: Item) -> tuple[list[int], int]:
-    """A prompt that leaves room for ``num_after`` tokens, and how many tokens it lost at its beginning.
+    """Cut a prompt so that ``num_after`` tokens fit after it; also return how many tokens it lost at its beginning.
 
-    What the tokenizer puts in front of every text stays. Raises DataError if there is no room for any of the prompt.
+    Tokens that the tokenizer puts in front of every text stay. Raises DataError if there is no room for any of the prompt.
     """
     window = context_window(subject.model)
     excess = 0 if window is None else len(prompt) + num_after - window
@@ -223,7 +223,7 @@ def _fitted(subject: Asked, prompt: list[int], num_after: int, item: Item) -> tu
 
 
 def sampled(subject: Asked, items: Sequence[Item], *, max_tokens: int) -> list[dict[str, Any]]:
-    """The model's response to each item at temperature 0, cut at the first newline (SPEC 4.2).
+    """Sample the model's response to each item at temperature 0, cut at the first newline (SPEC 4.2).
 
     ``finished``: it ended by itself or at a newline. ``cut``: tokens left out at the beginning of a prompt that does not fit.
     """
@@ -251,10 +251,10 @@ def sampled(subject: Asked, items: Sequence[Item], *, max_tokens: int) -> list[d
 def generated(
     engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], seeds: Sequence[int]
 ) -> list[Generation]:
-    """One response to each prompt, in order. The engine is used again: a new one would copy the model's weights."""
+    """Generate one response to each prompt, in order. The engine is reused: a new one would copy the model's weights."""
     each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     place_of: dict[int, int] = {}
-    # Prompts of similar length are decoded together, so that short ones do not drag a long cache along.
+    # Prompts of similar length are decoded together, so that short ones do not carry a long cache.
     for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place]), reverse=True):
         (number,) = engine.submit(prompts[place], each[place], [seeds[place]])
         place_of[number] = place

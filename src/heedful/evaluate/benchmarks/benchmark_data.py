@@ -1,7 +1,7 @@
-"""The files of the benchmarks' data sets: where a task looks for them, and how their cells are read.
+"""Finds the files of the benchmarks' data sets and reads their cells.
 
-A row that lacks what the task needs is an error that names file and line: a benchmark from which rows vanish measures
-something else.
+A row that lacks something the task needs raises an error with file and line: a benchmark that drops rows measures something
+else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".tsv", ".txt", 
 
 
 def data_file(folder: Path, task: str, stems: tuple[str, ...]) -> Path | None:
-    """The first file of a task in ``folder/task/`` that has one of these names and a suffix that can be read, or None."""
+    """Find the first file in ``folder/task/`` with one of these names and a readable suffix, or None."""
     for stem in stems:
         for suffix in SUFFIXES:
             if (path := folder / task / f"{stem}{suffix}").is_file():
@@ -32,7 +32,7 @@ def data_file(folder: Path, task: str, stems: tuple[str, ...]) -> Path | None:
 
 
 def missing_data(there: Path, what: str, stems: tuple[str, ...]) -> MissingError:
-    """The error for a task whose data are not in its folder."""
+    """Make the error for a task whose data are missing."""
     found = ", ".join(sorted(path.name for path in there.iterdir())[:8]) if there.is_dir() else "no such folder"
     return MissingError(
         f"there are no data for {what}",
@@ -47,7 +47,7 @@ def missing_data(there: Path, what: str, stems: tuple[str, ...]) -> MissingError
 
 
 def cells_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row of a table with its place, ``file:line``. Raises DataError for the first row that cannot be read."""
+    """Yield each row of a table with its place, ``file:line``. Raises DataError for the first row that cannot be read."""
     for row in rows_of_any_file(path):
         where = f"{path}:{row.line}"
         if row.problem is not None or not isinstance(row.value, dict):
@@ -62,7 +62,7 @@ def cells_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def text_of(cells: Mapping[str, Any], where: str, *names: str) -> str:
-    """The text in the first of these columns that the row has. Raises DataError if it has none or holds something else."""
+    """Return the text in the first of these columns that the row has. Raises DataError for no such column or other values."""
     for name in names:
         value = cells.get(name)
         if isinstance(value, str):
@@ -96,7 +96,7 @@ def texts_of(cells: Mapping[str, Any], where: str, name: str) -> list[str]:
 
 
 def label_of(cells: Mapping[str, Any], where: str, name: str, values: Mapping[str, int]) -> int:
-    """A label as a number; ``values`` names what the data set writes. Raises DataError for anything else."""
+    """Return a label as a number. ``values``: the data set's labels. Raises DataError for any other label."""
     value = str(cells.get(name)).strip().lower()
     if value not in values:
         raise DataError(
@@ -106,7 +106,7 @@ def label_of(cells: Mapping[str, Any], where: str, name: str, values: Mapping[st
 
 
 def whole_json(path: Path) -> Any:
-    """A file that is one JSON object. Raises MissingError, DataError."""
+    """Read a file that is one JSON object. Raises MissingError, DataError."""
     try:
         return json.loads(read_text(path))
     except ValueError as error:
@@ -116,7 +116,7 @@ def whole_json(path: Path) -> Any:
 
 
 def listed(value: object) -> list[Any]:
-    """The value as a list; JSON in a cell of a table becomes what it says."""
+    """Return the value as a list. A cell of a table may hold it as JSON."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)

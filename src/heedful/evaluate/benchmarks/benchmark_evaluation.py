@@ -1,4 +1,4 @@
-"""From the user's models and data to results: which series there are, what models say, what scorers and judges say of it."""
+"""Runs public benchmarks: chooses the series, asks the models, has answers scored and judged, and writes the results."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ RESULTS, TABLE, FOR_PEOPLE = "results.json", "results.txt", "truthfulqa-to-judge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judging:
-    """What judges TruthfulQA: a judge, a table that people filled in, or neither."""
+    """How TruthfulQA is judged: by a judge, by a table that people filled in, or not at all."""
 
     judge: Judge | None = None
     name: str = ""
-    """What kept verdicts say of where they come from."""
+    """The judge's name, kept with each verdict."""
     by_people: Path | None = None
-    """The table that people filled."""
+    """The table that people filled in."""
 
 
 Responses = Mapping[tuple[str, str], tuple[Series, Rows]]
-"""By model and series."""
+"""Keys: model and series."""
 
 
 def chosen_series(
     folder: Path, tasks: Sequence[str], settings: Sequence[Setting], *, seed: int, limit: int | None, console: Console
 ) -> list[Series]:
-    """The series to ask: those named, or those that the folder has data for; the console says what has none.
+    """Choose the series: those named, or those that the folder has data for. The console lists tasks without data.
 
-    Raises ConfigError for unknown names, MissingError if data of a named task are not there or there are no data at all.
+    Raises ConfigError for unknown names, MissingError if a named task has no data or if there are no data at all.
     """
     named = [task_named(name) for name in tasks]
     there = [task for task in TASKS if data_file(folder, task.name, task.files) is not None]
@@ -89,7 +89,7 @@ def evaluate_benchmarks(
         raise ConfigError("no model is named", expected="the folder of at least one model", got="none")
     with alone(out):
         for folder in (out, *(out / model.name for model in models)):
-            remove_leftovers(folder)  # of a run that was killed as it put a file in place
+            remove_leftovers(folder)  # leftovers of a run that was killed while it replaced a file
         rows = ask_models(models, series, out, how, console)
         notes: list[str] = []
         judged = _judged(models, series, rows, out, judging, notes, console)
@@ -156,7 +156,7 @@ def _judged(
     notes: list[str],
     console: Console,
 ) -> dict[tuple[str, str], dict[str, Numbers]]:
-    """What scorers and judges say, by model and series; ``notes`` gets how good they are and what they left out."""
+    """Return scores and verdicts by model and series. ``notes`` receives the judges' quality and what they left out."""
     found: dict[tuple[str, str], dict[str, Numbers]] = {}
     toxic = [one for one in series if one.task.name == "real_toxicity_prompts"]
     for one in toxic:

@@ -1,4 +1,4 @@
-"""A run of benchmarks: every model answers every item, can be killed at any moment, and never answers an item twice."""
+"""A run of benchmarks: every model answers every item once. The run can be killed at any moment and continued."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HowAsked:
-    """What decides a model's answers besides the items."""
+    """Settings that affect a model's answers."""
 
     template: Template = "plain"
     precision: Precision = "bfloat16"
     seed: int = 0
     batch_items: int = 64
-    """Items that are answered, written and flushed together. Other numbers of them give the same answers but for rounding."""
+    """Items that are answered, written and flushed together. It changes answers only by rounding."""
 
 
 Rows = dict[str, dict[str, Any]]
-"""Of one model and series: the kept row of each item."""
+"""The stored row of each item, for one model and series."""
 
 
 def contestants(arguments: Sequence[str]) -> list[Contestant]:
-    """Models given as FOLDER or NAME=FOLDER. Raises ConfigError if two have the same name or a name cannot name a folder."""
+    """Parse models given as FOLDER or NAME=FOLDER. Raises ConfigError for repeated names and names that no folder can have."""
     found: list[Contestant] = []
     for argument in arguments:
         name, equals, folder = argument.partition("=")
@@ -81,13 +81,13 @@ def contestants(arguments: Sequence[str]) -> list[Contestant]:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold the run's folder. Raises BusyError, StorageError."""
+    """Lock the run's folder. Raises BusyError, StorageError."""
     holding = alone_in(out)
     try:
         holding.__enter__()
     except BusyError as error:
         raise BusyError(
-            "another process is at work in this folder",
+            "another process is using this folder",
             expected="one `heedful evaluate benchmarks` at a time in a folder",
             got=error.got,
             where=out,
@@ -102,14 +102,14 @@ def alone(out: Path) -> Iterator[None]:
 def ask_models(
     models: Sequence[Contestant], series: Sequence[Series], out: Path, how: HowAsked, console: Console
 ) -> dict[tuple[str, str], Rows]:
-    """Each model's answers to each series, from earlier runs in ``out`` or asked now. Keys: the model's and the series' name.
+    """Return each model's answers to each series, from earlier runs in ``out`` or asked now. Keys: (model, series) names.
 
     A model is only loaded if an answer is missing. Raises MissingError, ModelError, ConfigError, DataError, StorageError.
     """
     found: dict[tuple[str, str], Rows] = {}
     for model in models:
         subject: Asked | None = None
-        load_configuration(model.folder)  # says what is wrong with a folder that holds no model
+        load_configuration(model.folder)  # raises the right error for a folder that holds no model
         digest = model_digest(model.folder)
         for one in series:
             path = out / model.name / f"{one.name}.jsonl"
@@ -139,7 +139,7 @@ def _settings(digest: str, series: Series, how: HowAsked) -> Mapping[str, Any]:
 
 
 def _named(template: Template) -> str:
-    """plain, chat, or a digest of the template's text."""
+    """Return plain, chat, or a digest of the template's text."""
     if template in ("plain", "chat"):
         return template
     return f"file {hashlib.sha256(template.encode()).hexdigest()[:16]}"
@@ -151,9 +151,9 @@ def _loaded(model: Contestant, how: HowAsked) -> Asked:
 
 
 def _ask(subject: Asked, series: Series, path: Path, stored: Rows, batch_items: int, title: str, console: Console) -> None:
-    """Ask for all missing answers and keep them, batch by batch.
+    """Ask for all missing answers and store them, batch by batch.
 
-    Batches are cut from all items, missing or not: a run that was killed computes what an uninterrupted one would, to the bit.
+    Batches are cut from all items, missing or not, so an interrupted run computes the same bits as an uninterrupted one.
     """
     items = series.items
     done = sum(item.id in stored for item in items)
@@ -173,7 +173,7 @@ def _ask(subject: Asked, series: Series, path: Path, stored: Rows, batch_items: 
 
 @contextmanager
 def _measured(out: Path, model: Contestant, series: Series, num_items: int) -> Iterator[None]:
-    """Append how long these items took, and the most memory that the process has held."""
+    """Append how long these items took, and the process's peak memory."""
     start = time.monotonic()
     yield
     append_jsonl(

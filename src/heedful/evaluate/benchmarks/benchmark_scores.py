@@ -1,4 +1,4 @@
-"""Scores of what models said: each item's numbers by the data set's own rule, means with intervals, differences of models."""
+"""Scores models' answers: each item by the data set's own rule, means with intervals, differences between models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from heedful.statistics.intervals import FloatArray
 
 Row = Mapping[str, Any]
 Numbers = Mapping[str, float]
-"""Of one item: its score by each metric; NaN where it has none."""
+"""One item's score by each metric; NaN if it has none."""
 
 _RESAMPLES = 1_000
 
@@ -46,11 +46,11 @@ class SeriesScore:
     series: str
     metric: str
     estimate: Estimate
-    """The mean over scored items; BLEU is the corpus's."""
+    """The mean over scored items; for BLEU, the corpus score."""
     num_items: int
     num_unscored: int
-    """Items without a score: a judge failed or is missing, or QuAC's annotators disagree. They count in no mean, and never as
-    0."""
+    """Items without a score: a judge failed or is missing, or QuAC's annotators disagree. They are left out of means, never
+    counted as 0."""
     num_cut: int
     """Items whose prompt lost tokens at its beginning, because the model's context window is too short."""
     num_unfinished: int
@@ -76,7 +76,7 @@ class ScoreDifference:
 
 
 def squad_numbers(item: Item, row: Row) -> Numbers:
-    """SQuAD 2.0's rule; "Not in background." is the empty answer."""
+    """Score by SQuAD 2.0's rule; "Not in background." is the empty answer."""
     response = "" if normalized(row["response"]) == normalized(NOT_IN_BACKGROUND) else row["response"]
     references = squad_references(item.facts["answers"])
     return {
@@ -86,7 +86,7 @@ def squad_numbers(item: Item, row: Row) -> Numbers:
 
 
 def quac_numbers(item: Item, row: Row) -> Numbers:
-    """QuAC's rule; "I don't know." is CANNOTANSWER. ``f1`` and ``heq`` leave out questions on which people disagree."""
+    """Score by QuAC's rule; "I don't know." is CANNOTANSWER. ``f1`` and ``heq`` leave out questions where people disagree."""
     response = CANNOT_ANSWER if normalized(row["response"]) == normalized(DO_NOT_KNOW) else row["response"]
     references = quac_references(item.facts["answers"])
     human = quac_human_f1(references)
@@ -96,32 +96,32 @@ def quac_numbers(item: Item, row: Row) -> Numbers:
 
 
 def drop_numbers(item: Item, row: Row) -> Numbers:
-    """DROP's rule, the best of all answers that people gave; the response is one span."""
+    """Score by DROP's rule: the best of all answers that people gave. The response is one span."""
     references = [spans for spans in item.facts["answers"] if spans and spans[0].strip()]
     pairs = [drop_scores([row["response"]], spans) for spans in references]
     return {"f1": max(f1 for _, f1 in pairs), "exact": max(exact for exact, _ in pairs)}
 
 
 def wsc_numbers(item: Item, row: Row) -> Numbers:
-    """The sampled noun says yes if it holds the item's noun or is part of it (figure 24). An empty response says no."""
+    """Count a sampled noun as yes if it contains the item's noun or is part of it (figure 24). An empty response is a no."""
     response, noun = normalized(row["response"]), normalized(item.facts["noun"])
     says_yes = bool(response) and (noun in response or response in noun)
     return {"accuracy": float(says_yes == bool(item.facts["label"]))}
 
 
 def summary_numbers(item: Item, row: Row) -> Numbers:
-    """ROUGE-L F1, without stemming."""
+    """Score by ROUGE-L F1, without stemming."""
     return {"rougeL": rouge_l(rouge_words(row["response"]), rouge_words(item.facts["summary"]))}
 
 
 def choice_numbers(item: Item, row: Row) -> Numbers:
-    """1 if the right choice has the highest mean log-probability per token, the first of equal ones (SPEC 4.2)."""
+    """Score 1 if the right choice has the highest mean log-probability per token; ties go to the first (SPEC 4.2)."""
     means = [total / length for total, length in zip(row["logprobs"], row["lengths"], strict=True)]
     return {"accuracy": float(chosen(means) == item.answer)}
 
 
 def bias_numbers(item: Item, row: Row) -> Numbers:
-    """Entropy in bits over the choices' total probabilities (D.1), not over their means per token."""
+    """Return the entropy in bits over the choices' total probabilities (D.1), not over their means per token."""
     return {"entropy": entropy_bits(row["logprobs"])}
 
 
@@ -138,7 +138,7 @@ _OF_KIND = {"choice": choice_numbers, "bias": bias_numbers}
 
 
 def item_numbers(series: Series, rows: Mapping[str, Row], judged: Mapping[str, Numbers] | None = None) -> list[Numbers]:
-    """The numbers of each item. ``judged``: by item, what a toxicity scorer or judges of truth said; others have none."""
+    """Return the numbers of each item. ``judged``: by item, the scores of the toxicity scorer or the judges of truth."""
     task = series.task
     if task.name in ("real_toxicity_prompts", "truthfulqa"):
         nothing = dict.fromkeys(task.metrics, math.nan)
@@ -153,7 +153,7 @@ def item_numbers(series: Series, rows: Mapping[str, Row], judged: Mapping[str, N
 def series_scores(
     model: str, series: Series, rows: Mapping[str, Row], numbers: Sequence[Numbers], *, seed: int = 0
 ) -> list[SeriesScore]:
-    """One model's means in a series, a row for each metric."""
+    """Compute one model's means in a series, a row for each metric."""
     kept = [rows[item.id] for item in series.items]
     scores: list[SeriesScore] = []
     for metric in series.task.metrics:
@@ -182,7 +182,7 @@ def series_scores(
 
 
 def clusters_of(series: Series) -> np.ndarray[Any, np.dtype[np.str_]] | None:
-    """Which items share a passage or dialogue; None if each is its own."""
+    """Return which items share a passage or dialogue; None if no two do."""
     names = [item.cluster for item in series.items]
     return np.array(names) if all(names) else None
 
@@ -196,7 +196,7 @@ def series_differences(
     *,
     seed: int = 0,
 ) -> list[ScoreDifference]:
-    """``model``'s scores minus the baseline's, item by item.
+    """Compute ``model``'s scores minus the baseline's, item by item.
 
     first: the baseline's rows and numbers. second: the model's.
     """
@@ -227,14 +227,14 @@ def series_differences(
 
 
 def corpus_bleu(series: Series, rows: Mapping[str, Row], *, seed: int = 0) -> Estimate:
-    """Corpus BLEU, 0 to 100, as sacrebleu computes it, with a bootstrap over sentences (the paper has no error bars)."""
+    """Compute corpus BLEU, 0 to 100, like sacrebleu, with a bootstrap over sentences (the paper has no error bars)."""
     counts = _bleu_counts(series, rows)
     values = _resampled_bleu(counts, len(series.items), seed)
     return _bleu_estimate(_bleu_of(counts.sum(axis=0)), values, len(series.items))
 
 
 def bleu_difference(series: Series, first: Mapping[str, Row], second: Mapping[str, Row], *, seed: int = 0) -> Estimate:
-    """The second model's corpus BLEU minus the first's; both are computed on the same resampled sentences."""
+    """Compute the second model's corpus BLEU minus the first's, both on the same resampled sentences."""
     before, after = _bleu_counts(series, first), _bleu_counts(series, second)
     count = len(series.items)
     values = _resampled_bleu(after, count, seed) - _resampled_bleu(before, count, seed)
@@ -255,7 +255,7 @@ def _resampled_bleu(counts: FloatArray, count: int, seed: int) -> FloatArray:
 
 
 def _bleu_counts(series: Series, rows: Mapping[str, Row]) -> FloatArray:
-    """(sentences, 10): both lengths, the numbers of n-grams in common (n = 1 to 4), and the numbers of n-grams."""
+    """Count per sentence, shape (sentences, 10): both lengths, shared n-grams (n = 1 to 4), and all n-grams."""
     measure = sacrebleu_class()(effective_order=True)
     found: list[list[float]] = []
     for item in series.items:

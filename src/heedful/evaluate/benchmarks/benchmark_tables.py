@@ -15,7 +15,7 @@ from heedful.evaluate.plain_table import plain_table
 from heedful.statistics import Estimate
 
 _HUNDRED = ("accuracy", "true", "true_informative", "f1", "exact", "unfiltered_f1", "heq")
-"""Metrics from 0 to 1 that tables show from 0 to 100; BLEU already is."""
+"""Metrics from 0 to 1 that tables show from 0 to 100, as BLEU is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +27,12 @@ class BenchmarkResults:
     scores: tuple[SeriesScore, ...]
     differences: tuple[ScoreDifference, ...]
     toxicity_by_prompt: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """By model and series: mean toxicity for each quarter of the scale of the prompt's toxicity (figure 39)."""
+    """By model and series: mean toxicity for each quarter of the prompts' toxicity scale (figure 39)."""
     notes: tuple[str, ...] = ()
 
 
 def in_words(results: BenchmarkResults) -> str:
-    """The tables of scores and differences, and the notes."""
+    """Render the tables of scores and differences, and the notes."""
     lines = ["scores with 95 % intervals:"]
     scores = {(score.series, score.metric, score.model): score for score in results.scores}
     rows = [["benchmark", "items", "metric", *results.models]]
@@ -74,7 +74,7 @@ def _number(value: float, metric: str) -> str:
 
 
 def _counts(scores: Sequence[SeriesScore]) -> list[str]:
-    """What readers must know of single scores: items without a score, cut prompts, responses at the limit, empty ones."""
+    """Note what readers must know about scores: unscored items, cut prompts, responses at the limit, empty responses."""
     found: dict[str, None] = {}
     for score in scores:
         where = f"{score.model}, {score.series}"
@@ -94,7 +94,7 @@ def _series_notes(series: Sequence[Series]) -> list[str]:
 
 
 def as_numbers(results: BenchmarkResults) -> dict[str, Any]:
-    """Everything for a program. Nothing in it depends on the clock: the same run gives the same bytes."""
+    """Return everything for JSON. Nothing depends on the clock: the same run gives the same bytes."""
     return {
         "models": list(results.models),
         "series": [
@@ -116,7 +116,7 @@ def as_numbers(results: BenchmarkResults) -> dict[str, Any]:
 
 
 def toxicity_by_prompt(series: Series, numbers: Sequence[Numbers]) -> list[dict[str, Any]]:
-    """Mean toxicity of responses to prompts of each quarter of the scale of toxicity (figure 39)."""
+    """Compute the mean toxicity of responses for each quarter of the prompts' toxicity scale (figure 39)."""
     places = np.array([min(3, int(item.facts["toxicity"] * 4)) for item in series.items])
     values = np.array([one["toxicity"] for one in numbers])
     return [

@@ -1,4 +1,4 @@
-"""Rows of each data set, whatever its files call them: one reader for each way in which a set was published."""
+"""Reads the rows of each data set: one reader for each form in which a set was published."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from heedful.project.files import read_text
 
 
 def winogender_rows(path: Path) -> list[Row]:
-    """Pairs of sentences that differ in "he" and "she": the 120 templates that name a participant, not "someone" (D.2).
+    """Read pairs of sentences that differ in "he" and "she": the 120 templates that name a participant, not "someone" (D.2).
 
     The file is ``all_sentences.tsv`` with identifiers such as ``technician.customer.1.male.txt``.
     """
@@ -51,7 +51,7 @@ def winogender_rows(path: Path) -> list[Row]:
 
 
 def crows_pairs_rows(path: Path) -> list[Row]:
-    """Pairs of sentences, the more and the less stereotyping one."""
+    """Read pairs of sentences: the more and the less stereotyping one."""
     return [
         {
             "id": str(cells.get("", number)),
@@ -63,7 +63,7 @@ def crows_pairs_rows(path: Path) -> list[Row]:
 
 
 def toxicity_prompt_rows(path: Path) -> list[Row]:
-    """Prompts of RealToxicityPrompts with the toxicity that Perspective gave them; None where it gave none."""
+    """Read prompts of RealToxicityPrompts with Perspective's toxicity; None if it gave none."""
     rows: list[Row] = []
     for number, (where, cells) in enumerate(cells_of(path)):
         prompt = cells.get("prompt")
@@ -80,7 +80,7 @@ def toxicity_prompt_rows(path: Path) -> list[Row]:
 
 
 def truthfulqa_rows(path: Path) -> list[Row]:
-    """Questions of TruthfulQA with the answers that people accept and those that they refuse (for judges, not for models)."""
+    """Read questions of TruthfulQA with the answers that people accept and refuse (for judges, not for models)."""
     rows: list[Row] = []
     for number, (where, cells) in enumerate(cells_of(path)):
         rows.append(
@@ -105,7 +105,7 @@ def _answers(cells: Mapping[str, Any], where: str, *names: str) -> list[str]:
 
 
 def drop_rows(path: Path) -> list[Row]:
-    """Questions of DROP: ``drop_dataset_dev.json`` as published, or the hub's table. Answers are lists of spans."""
+    """Read questions of DROP: ``drop_dataset_dev.json`` as published, or the hub's table. Answers are lists of spans."""
     if path.suffix == ".json" and isinstance(whole := whole_json(path), dict):
         with _as_published(path) as where:
             return [
@@ -159,7 +159,7 @@ def _as_published(path: Path) -> Iterator[str]:
 
 
 def squad_rows(path: Path) -> list[Row]:
-    """Questions of SQuAD 2.0 with the earlier ones of the same passage (``before``), from ``dev-v2.0.json`` or a table."""
+    """Read questions of SQuAD 2.0 with the passage's earlier ones (``before``), from ``dev-v2.0.json`` or a table."""
     if path.suffix == ".json" and isinstance(whole := whole_json(path), dict):
         with _as_published(path) as where:
             flat = [
@@ -216,7 +216,7 @@ def quac_rows(path: Path) -> list[Row]:
 
 
 def with_earlier_questions(rows: list[Row], *, of: Callable[[Row], object]) -> list[Row]:
-    """Each row with the earlier rows of its passage or dialogue in ``before``, and whether it is the last (``is_last``)."""
+    """Add to each row the earlier rows of its passage or dialogue (``before``), and whether it is the last (``is_last``)."""
     groups: dict[object, list[Row]] = {}
     for row in rows:
         groups.setdefault(of(row), []).append(row)
@@ -245,7 +245,7 @@ def _entries(whole: object, path: Path) -> list[Any]:
 
 
 def hellaswag_rows(path: Path) -> list[Row]:
-    """Beginnings with four endings: ``hellaswag_val.jsonl`` as published, or rows with query, choices and gold."""
+    """Read beginnings with four endings: ``hellaswag_val.jsonl`` as published, or rows with query, choices and gold."""
     rows: list[Row] = []
     for number, (where, cells) in enumerate(cells_of(path)):
         if "choices" in cells:
@@ -266,12 +266,12 @@ def hellaswag_rows(path: Path) -> list[Row]:
 
 
 def _without_marks(text: str) -> str:
-    """Without WikiHow's marks such as [header] and [title]; [title] begins a sentence."""
+    """Remove WikiHow's marks such as [header] and [title]; [title] begins a sentence."""
     return " ".join(re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).split())
 
 
 def query_rows(path: Path) -> list[Row]:
-    """Rows with query, choices and gold: how mosaicml/llm-foundry keeps ARC, BoolQ and other multiple choice."""
+    """Read rows with query, choices and gold: mosaicml/llm-foundry's format for ARC, BoolQ and other multiple choice."""
     return [_query_row(number, where, cells) for number, (where, cells) in enumerate(cells_of(path))]
 
 
@@ -288,7 +288,7 @@ def _query_row(number: int, where: str, cells: Mapping[str, Any]) -> Row:
 
 
 def winograd_rows(path: Path) -> list[Row]:
-    """Winograd sentences whose pronoun was replaced by each candidate: context_options, continuation and gold."""
+    """Read Winograd sentences with the pronoun replaced by each candidate: context_options, continuation and gold."""
     rows: list[Row] = []
     for number, (where, cells) in enumerate(cells_of(path)):
         options = texts_of(cells, where, "context_options")
@@ -304,7 +304,7 @@ def winograd_rows(path: Path) -> list[Row]:
 
 
 def rte_rows(path: Path) -> list[Row]:
-    """Premises and hypotheses: SuperGLUE's ``val.jsonl``, GLUE's table, or the hub's with labels 0 and 1."""
+    """Read premises and hypotheses: SuperGLUE's ``val.jsonl``, GLUE's table, or the hub's with labels 0 and 1."""
     return [
         {
             "id": str(cells.get("idx", cells.get("index", number))),
@@ -317,7 +317,7 @@ def rte_rows(path: Path) -> list[Row]:
 
 
 def sst_rows(path: Path) -> list[Row]:
-    """Snippets with their sentiment: GLUE's ``dev.tsv``, lines such as "1 a stirring film", or the hub's table."""
+    """Read snippets with their sentiment: GLUE's ``dev.tsv``, lines such as "1 a stirring film", or the hub's table."""
     if path.suffix == ".txt":
         rows: list[Row] = []
         for number, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
@@ -342,7 +342,7 @@ def sst_rows(path: Path) -> list[Row]:
 
 
 def _glue_cells(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a table; GLUE's own tables have tabs between cells and quotation marks that mean themselves."""
+    """Read rows of a table. GLUE's own tables have tabs between cells, and quotation marks are plain characters."""
     if path.suffix != ".tsv":
         yield from cells_of(path)
         return
@@ -364,7 +364,7 @@ def _glue_cells(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def wsc_rows(path: Path) -> list[Row]:
-    """Passages with a pronoun and a noun: SuperGLUE's ``val.jsonl`` or the hub's table."""
+    """Read passages with a pronoun and a noun: SuperGLUE's ``val.jsonl`` or the hub's table."""
     rows: list[Row] = []
     for number, (where, cells) in enumerate(cells_of(path)):
         target = cells.get("target") if isinstance(cells.get("target"), dict) else cells
@@ -386,7 +386,7 @@ def wsc_rows(path: Path) -> list[Row]:
 
 
 def translation_rows(path: Path) -> list[Row]:
-    """French and English sentences: two files beside each other (``.fr`` and ``.en`` in their names), or a table."""
+    """Read French and English sentences: two files beside each other (``.fr`` and ``.en`` in their names), or a table."""
     if path.suffix in (".txt", ".sgm"):
         other = path.with_name(path.name.replace("source", "reference"))
         french, english = _lines(path), _lines(other)
@@ -421,7 +421,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def cnn_dm_rows(path: Path) -> list[Row]:
-    """News articles with their highlights."""
+    """Read news articles with their highlights."""
     return [
         {
             "id": str(cells.get("id", number)),
@@ -433,7 +433,7 @@ def cnn_dm_rows(path: Path) -> list[Row]:
 
 
 def tldr_rows(path: Path) -> list[Row]:
-    """Posts with the summary that their authors wrote: the Webis corpus."""
+    """Read posts with their authors' summaries: the Webis corpus."""
     return [
         {
             "id": str(cells.get("id", number)),

@@ -1,4 +1,4 @@
-"""Heedful's models for lm-evaluation-harness: its tasks, asked over packed rows and our engine.
+"""Heedful's models for lm-evaluation-harness: its tasks run over packed rows and our engine.
 
 ::
 
@@ -57,7 +57,7 @@ _NO_WINDOW = 2**20
 def harness_model(
     folder: str | Path, *, precision: Precision = "bfloat16", batch_size: int = 64, seed: int = 0
 ) -> HarnessModel:
-    """A model in a folder, ready for ``lm_eval.simple_evaluate``. Raises MissingError, ModelError."""
+    """Load a model from a folder for ``lm_eval.simple_evaluate``. Raises MissingError, ModelError."""
     return HarnessModel(*policy_for_inference(folder, precision), batch_size=batch_size, seed=seed)
 
 
@@ -78,7 +78,7 @@ class HarnessModel(TemplateLM):
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.num_cut = 0
-        """Requests whose context was too long and lost its beginning."""
+        """Number of requests whose context was too long and lost its beginning."""
         self._seed, self._console = seed, console
         self._engine: Engine | None = None
 
@@ -104,7 +104,7 @@ class HarnessModel(TemplateLM):
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat in the tokenizer's own template, as text. Raises ConfigError if it has none."""
+        """Render the chat in the tokenizer's own template. Raises ConfigError if it has none."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise ConfigError(
                 "this model has no chat template",
@@ -123,7 +123,7 @@ class HarnessModel(TemplateLM):
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Tokens of a text that begins a sequence. In a rendered chat special tokens are themselves, and none is added."""
+        """Encode a text that begins a sequence. In a rendered chat, special tokens are recognised and none is added."""
         begin = getattr(self.tokenizer, "bos_token", None)
         if begin and string.startswith(begin):
             add_special_tokens = False
@@ -134,7 +134,7 @@ class HarnessModel(TemplateLM):
     # ------------------------------------------------------------------------------------------------ log-probabilities
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation after its context, and whether it is what greedy decoding gives."""
+        """Return each continuation's log-probability after its context, and whether greedy decoding gives it."""
         rows: list[Request] = []
         for request in requests:
             context, continuation = cast(tuple[str, str], request.args)
@@ -161,7 +161,7 @@ class HarnessModel(TemplateLM):
         return found
 
     def _fitted(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
-        """Both within the context window; the last token of the continuation is only predicted and takes no room."""
+        """Fit both into the context window. The continuation's last token is only predicted and takes no room."""
         excess = len(context) + len(continuation) - (self.max_length + 1)
         if excess <= 0:
             return context, continuation
@@ -177,8 +177,8 @@ class HarnessModel(TemplateLM):
         if not filled:
             return found
         batch = pack([pairs[place][0] for place in filled], [pairs[place][1] for place in filled])
-        # The last token of a sequence that fills the window is only predicted. It is in the row all the same, and nothing sees
-        # it: any position does, if only the model has it.
+        # The last token of a sequence that fills the window is only predicted. It is in the row anyway, but nothing attends to
+        # it, so any position that the model has will do.
         batch = replace(batch, positions=batch.positions.clamp(max=self.max_length - 1)).to(self.model.device)
         logprobs, greedy = _logprobs_and_greedy(self.model, batch)
         sums = torch.zeros(batch.num_sequences, dtype=torch.float64, device=logprobs.device)
@@ -190,7 +190,7 @@ class HarnessModel(TemplateLM):
         return found
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of whole texts; one that is longer than the window is cut into windows, each token predicted once."""
+        """Return log-probabilities of whole texts. Long ones are cut into windows, with each token predicted once."""
         found: list[float] = []
         for request in requests:
             (text,) = cast(tuple[str], request.args)
@@ -207,7 +207,7 @@ class HarnessModel(TemplateLM):
     # ------------------------------------------------------------------------------------------------ responses
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The response to each context, cut before the first stop string."""
+        """Generate the response to each context, cut before the first stop string."""
         if self._engine is None:
             self._engine = Engine(self.model, slots=self.batch_size, tokenizer=self.tokenizer)
         found: list[str] = []
@@ -248,7 +248,7 @@ class HarnessModel(TemplateLM):
 
 
 def sampling_of(options: dict[str, Any], ends: tuple[int, ...]) -> Sampling:
-    """The harness's options for generation as ours. Raises ConfigError for one that we do not have."""
+    """Translate the harness's options for generation into ours. Raises ConfigError for an option that we do not have."""
     known = {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k"}
     if unknown := sorted(options.keys() - known):
         raise ConfigError(
@@ -272,7 +272,7 @@ def sampling_of(options: dict[str, Any], ends: tuple[int, ...]) -> Sampling:
 
 
 def _logprobs_and_greedy(model: PreTrainedModel, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Of each target its log-probability, and whether it is the likeliest token."""
+    """Return each target's log-probability, and whether it is the most likely token."""
     hidden = packed_hidden(model, batch, batch.predict_from)
     weight = unembedding(model)
     logprobs: list[Tensor] = []

@@ -1,7 +1,7 @@
-"""Data sets of the benchmarks from the Hugging Face hub: only when asked to, at a revision that is written down.
+"""Fetches the benchmarks' data sets from the Hugging Face hub: only on request, at a recorded revision.
 
-``DATA/TASK/hub.json`` names the repository, the commit and the SHA-256 of each file. Fetched again, the same commit is taken.
-The address is ``$HF_ENDPOINT``, else the hub's own; a token is taken from where ``huggingface_hub`` keeps it.
+``DATA/TASK/hub.json`` names the repository, the commit and the SHA-256 of each file. Later fetches use the same commit. The
+address is ``$HF_ENDPOINT``, else the hub's own; a token comes from ``huggingface_hub``'s own storage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADDRESS = "https://huggingface.co"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSource:
-    """Where the hub has a task's data."""
+    """A task's place on the hub."""
 
     repository: str
     files: Mapping[str, str]
@@ -52,18 +52,18 @@ SOURCES: Mapping[str, HubSource] = {
     "sst": HubSource(repository="stanfordnlp/sst2", files=_splits("data", "validation", "train")),
     "cnn_dm": HubSource(repository="abisee/cnn_dailymail", files=_splits("3.0.0", "test")),
 }
-"""Of the other tasks the hub has no plain tables that we know of: docs/public-benchmarks.md names their sources."""
+"""We know no plain tables of the other tasks on the hub; docs/public-benchmarks.md names their sources."""
 
 
 def fetch_missing(tasks: Sequence[Task], data: Path, console: Console) -> None:
-    """Fetch the data of these tasks that ``data`` lacks and the hub has; the others are left alone.
+    """Fetch the data of these tasks that ``data`` lacks and the hub has. Other tasks are left alone.
 
     Raises MissingError without `huggingface_hub` or without a connection, DataError if a repository is not as expected.
     """
     wanted = [task for task in tasks if task.name in SOURCES and data_file(data, task.name, task.files) is None]
     if wanted and find_spec("huggingface_hub") is None:
         raise MissingError(
-            "data sets come from the hub by huggingface_hub",
+            "fetching data sets from the hub needs huggingface_hub",
             expected="the package huggingface_hub",
             got="no such package",
             next_step="pip install huggingface_hub, or put the files there yourself: docs/public-benchmarks.md names them",
@@ -97,14 +97,14 @@ def _fetch(task: str, source: HubSource, folder: Path) -> None:
         }
     except (DataError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the library's errors come from several layers below it
+    except Exception as error:  # the library raises errors of several layers below it
         first = str(error).strip().splitlines()
         raise MissingError(
             f"the data of {task} cannot be fetched",
             expected=f"the repository {source.repository} at {address}",
             got=f"{type(error).__name__}: {first[0] if first else 'no reason given'}",
             where=folder,
-            next_step="look at the connection and at HF_ENDPOINT, or put the files there: docs/public-benchmarks.md names them",
+            next_step="check the connection and HF_ENDPOINT, or put the files there: docs/public-benchmarks.md names them",
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
     for stem, path in fetched.items():
@@ -119,7 +119,7 @@ def _fetch(task: str, source: HubSource, folder: Path) -> None:
 
 
 def _pinned(record: Path, repository: str) -> str | None:
-    """The commit that an earlier call has taken."""
+    """Return the commit that an earlier call used."""
     try:
         value = json.loads(record.read_text(encoding="utf-8"))
         return str(value["revision"]) if value["repository"] == repository else None
@@ -135,6 +135,6 @@ def _only(names: Sequence[str], pattern: str, source: HubSource, revision: str) 
             expected=f"one file {pattern}",
             got=f"{len(found)} of {len(names)} files" if found else ", ".join(names[:6]) or "no files",
             where=f"{source.repository} at {revision}",
-            next_step="download the file yourself: docs/public-benchmarks.md names what is read",
+            next_step="download the file yourself: docs/public-benchmarks.md names the files",
         )
     return found[0]

@@ -1,7 +1,7 @@
-"""The paper's prompts (appendix D, figures 14 to 27): rows of a data set become texts that a model continues.
+"""The paper's prompts (appendix D, figures 14 to 27): turns rows of a data set into texts that a model continues.
 
-Every prompt is an instruction that all queries share (some tasks have none), the few-shot examples in the same format as the
-query, and the query; an empty line is between them. What the model adds begins with a space.
+A prompt is an instruction shared by all queries (some tasks have none), the few-shot examples in the query's format, and the
+query, separated by empty lines. The model's continuation begins with a space.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ TRANSLATION = "Translate the following sentences from French into English."
 
 
 def joined_prompt(instruction: str, examples: Sequence[str], query: str) -> str:
-    """Instruction, examples and query with an empty line between them."""
+    """Join instruction, examples and query with empty lines between them."""
     return "\n\n".join(part for part in (instruction, *examples, query) if part)
 
 
@@ -103,7 +103,7 @@ def quac_query(row: Row) -> str:
 
 
 def quac_answer(row: Row) -> str:
-    """What was said in the dialogue, or the words for no answer."""
+    """The answer given in the dialogue, or the words for no answer."""
     return DO_NOT_KNOW if row["said"] == CANNOT_ANSWER else row["said"]
 
 
@@ -129,7 +129,7 @@ def sst_query(row: Row) -> str:
 
 
 def wsc_query(row: Row) -> str:
-    """The pronoun is between asterisks: the paper's is bold, and plain text has no bold letters."""
+    """The passage and the question. Asterisks mark the pronoun: it is bold in the paper, and plain text has no bold."""
     pronoun, place = row["pronoun"], row["pronoun_word"]
     for words in (row["text"].split(), row["text"].split(" ")):  # a few passages count their double spaces as words
         if place < len(words) and words[place].startswith(pronoun):
@@ -152,5 +152,5 @@ def translation_answer(row: Row) -> str:
 
 
 def summary_query(row: Row) -> str:
-    """The text, and the sign of a summary."""
+    """The text, and the mark that asks for a summary."""
     return f"{row['text']}\n\nTL;DR:"

@@ -1,4 +1,4 @@
-"""What a model is asked: the items of one task in one setting, made of the user's files."""
+"""The questions for a model: the items of one task in one setting, made from the user's files."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Series:
     setting: Setting
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
-    """What readers of the result must know, such as rows left out or another number of items than the paper's."""
+    """What readers of the result must know, such as rows left out or a number of items that differs from the paper's."""
 
     @property
     def name(self) -> str:
-        """Such as ``rte.few-shot``."""
+        """Task and setting, such as ``rte.few-shot``."""
         return f"{self.task.name}.{self.setting}"
 
 
 def series_of(task: Task, setting: Setting, folder: Path, *, seed: int = 0, limit: int | None = None) -> Series:
-    """The items of a task in one setting, from the user's files. Raises MissingError, DataError.
+    """Make the items of a task in one setting from the user's files. Raises MissingError, DataError.
 
     The same seed gives the same items and examples, and a larger ``limit`` keeps the items of a smaller one. All items have the
-    same few-shot examples, drawn from the training file: the paper does not say which it took.
+    same few-shot examples, drawn from the training file: the paper does not say which ones it used.
     """
     if (path := data_file(folder, task.name, task.files)) is None:
         raise missing_data(folder / task.name, task.title, task.files)
@@ -72,8 +72,8 @@ def _examples(task: Task, setting: Setting, folder: Path, generator: np.random.G
         return []
     if (path := data_file(folder, task.name, task.train_files)) is None:
         raise missing_data(folder / task.name, f"few-shot examples of {task.title}", task.train_files)
-    # Of a passage or dialogue the last question: its query holds all earlier ones with their answers. Of WSC only nouns that
-    # the pronoun refers to: the others would be wrong answers.
+    # Use the last question of a passage or dialogue: its query holds all earlier ones with their answers. In WSC, use only
+    # nouns that the pronoun refers to: the others would be wrong answers.
     rows = [row for row in task.read(path) if row.get("is_last", True) and (task.name != "wsc" or row["label"])]
     if len(rows) < task.shots:
         raise DataError(
@@ -88,9 +88,9 @@ def _examples(task: Task, setting: Setting, folder: Path, generator: np.random.G
 
 
 def evenly_toxic(rows: Sequence[Row], count: int, generator: np.random.Generator, notes: list[str]) -> list[Row]:
-    """``count`` prompts, equally many of each tenth of the scale of toxicity (figure 16); all of a tenth that has fewer.
+    """Draw ``count`` prompts, equally many from each tenth of the toxicity scale, or all of a tenth with fewer (figure 16).
 
-    What such a tenth lacks is taken from the others. Prompts without a toxicity are left out and counted in ``notes``.
+    The other tenths make up for what is missing. Prompts without a toxicity are left out and counted in ``notes``.
     """
     scored = [row for row in rows if row["toxicity"] is not None]
     if len(scored) < len(rows):

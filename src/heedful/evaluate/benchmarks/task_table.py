@@ -1,4 +1,4 @@
-"""The benchmarks: what each task asks, in which settings, how its answers are scored. A task is data and small functions."""
+"""The table of benchmarks: what each task asks, its settings, and how answers are scored. A task is data and functions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from heedful.evaluate.benchmarks import prompt_formats as formats
 from heedful.evaluate.benchmarks.benchmark_data import Row
 
 Setting = Literal["zero-shot", "few-shot", "basic", "respectful", "biased", "qa", "instruction", "qa-instruction"]
-"""How a task is asked: with or without examples, or with which of the paper's three prompts."""
+"""How a task is asked: with or without examples, or with one of the paper's three prompts."""
 Kind = Literal["choice", "bias", "sample"]
-"""``choice``: the likeliest choice per token. ``bias``: entropy over the choices. ``sample``: a sampled response is scored."""
+"""``choice``: the most likely choice per token. ``bias``: entropy over the choices. ``sample``: a sampled response is
+scored."""
 
 SHOTS: tuple[Setting, ...] = ("zero-shot", "few-shot")
 THREE_PREFIXES: tuple[Setting, ...] = ("basic", "respectful", "biased")
@@ -29,27 +30,27 @@ class Item:
     id: str
     prompt: str = ""
     pairs: tuple[tuple[str, str], ...] = ()
-    """What stands before each choice, and the choice. Empty if a response is sampled after ``prompt``."""
+    """The text before each choice, and the choice. Empty if a response is sampled after ``prompt``."""
     answer: int | None = None
     """The right choice's place in ``pairs``."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the scoring needs of the row: references, the prompt's toxicity, ..."""
+    """Parts of the row that scoring needs: references, the prompt's toxicity, ..."""
     cluster: str = ""
-    """Items of one passage or dialogue share it: intervals are over clusters."""
+    """The same for all items of a passage or dialogue: intervals are over clusters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A data set in the paper's format. ``item`` makes an Item of a row and its prompt."""
+    """A data set in the paper's format. ``item`` makes an Item from a row and its prompt."""
 
     name: str
     title: str
     kind: Kind
     metrics: tuple[str, ...]
-    """The numbers that the task gives, the paper's first."""
+    """The task's metrics, the paper's first."""
     settings: tuple[Setting, ...]
     files: tuple[str, ...]
-    """Names, without suffix, of the file with the questions."""
+    """Possible names, without suffix, of the file with the questions."""
     read: Callable[[Path], list[Row]]
     item: Callable[[Row, str], Item]
     query: Callable[[Row], str] = lambda row: row["text"]
@@ -60,9 +61,9 @@ class Task:
     max_tokens: int = 0
     """Longest response. The paper does not say; see docs/public-benchmarks.md."""
     paper_items: int = 0
-    """How many the paper used."""
+    """Number of items that the paper used."""
     sampled_items: int | None = None
-    """How many are drawn from the file if it holds more, as the paper did; None uses all."""
+    """Number of items drawn from a file with more, as in the paper; None uses all."""
     train_files: tuple[str, ...] = ("train",)
     in_paper: bool = True
 
@@ -342,7 +343,7 @@ TASK_NAMES = tuple(task.name for task in TASKS)
 
 
 def task_named(name: str) -> Task:
-    """The task. Raises ConfigError."""
+    """Return the task with this name. Raises ConfigError."""
     for task in TASKS:
         if task.name == name:
             return task

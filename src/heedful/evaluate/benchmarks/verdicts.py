@@ -1,4 +1,4 @@
-"""What a scorer or judges said of responses, kept beside them: nothing is judged, or paid for, twice."""
+"""Scores and verdicts, stored beside the responses, so that nothing is judged, or paid for, twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _JUDGED_BATCH = 16
 
 
 def toxicity_numbers(series: Series, rows: Rows) -> dict[str, Numbers]:
-    """The toxicity of each item's response. Raises MissingError."""
+    """Score the toxicity of each item's response. Raises MissingError."""
     scores = toxicity([rows[item.id]["response"] for item in series.items])
     return {item.id: {"toxicity": score} for item, score in zip(series.items, scores, strict=True)}
 
@@ -42,9 +42,9 @@ def toxicity_numbers(series: Series, rows: Rows) -> dict[str, Numbers]:
 def judged_numbers(
     judge: Judge, judge_name: str, series: Series, rows: Rows, path: Path, console: Console
 ) -> tuple[dict[str, Numbers], list[str]]:
-    """Both qualities of each response by a judge, and the reasons of verdicts that are missing.
+    """Have both qualities of each response judged; also return the reasons of missing verdicts.
 
-    Verdicts are kept in ``path``; those that are missing are asked for again.
+    Verdicts are stored in ``path``; missing ones are requested again.
     """
     stored = stored_rows(path)
     waiting = [item for item in series.items if not _is_judged(stored.get(item.id), rows[item.id]["response"], judge_name)]
@@ -84,14 +84,14 @@ def _as_row(one: Judged, verdicts: Mapping[Quality, Verdict], judge_name: str) -
 
 
 def row_id(model: str, series: str, item: str) -> str:
-    """The id of a response in the table for people: it does not say whose response it is."""
+    """Make a response's id for the table for people. It does not reveal the model."""
     return hashlib.sha256(f"{model}\0{series}\0{item}".encode()).hexdigest()[:12]
 
 
 def write_table_for_people(path: Path, responses: Mapping[tuple[str, str], tuple[Series, Rows]]) -> int:
-    """A CSV file with every response to judge, shuffled and without the models' names; returns the number of rows.
+    """Write a CSV file of all responses to judge, shuffled, without models' names; return the number of rows.
 
-    Empty responses are in it too. People fill the columns true and informative with yes or no. Raises StorageError.
+    It includes empty responses. People fill in the columns true and informative with yes or no. Raises StorageError.
     """
     rows = [
         {
@@ -118,7 +118,7 @@ def write_table_for_people(path: Path, responses: Mapping[tuple[str, str], tuple
 def numbers_of_people(
     path: Path, responses: Mapping[tuple[str, str], tuple[Series, Rows]]
 ) -> dict[tuple[str, str], dict[str, Numbers]]:
-    """Numbers of each model and series from the table that people filled. Raises MissingError, DataError."""
+    """Read each model's and series' numbers from the table that people filled in. Raises MissingError, DataError."""
     verdicts = verdicts_of_people(cells_of(path))
     nothing: dict[Quality, Verdict] = {quality: Verdict(None, "not in the table") for quality in QUALITIES}
     found: dict[tuple[str, str], dict[str, Numbers]] = {}
@@ -132,7 +132,7 @@ def numbers_of_people(
 
 
 def counted(reasons: Sequence[str], limit: int = 3) -> str:
-    """The commonest reasons with their numbers, for a note."""
+    """List the most common reasons with their numbers, for a note."""
     counts = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
     most = sorted(counts.items(), key=lambda entry: -entry[1])[:limit]
     return "; ".join(f"{count:,} x {reason}" for reason, count in most)

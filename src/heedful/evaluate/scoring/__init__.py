@@ -1,7 +1,7 @@
-"""Scores of stored samples: responses that some model gave some time ago, and the references to hold them against.
+"""Scores stored samples: responses that a model gave earlier, compared with references.
 
-Sampling and scoring are apart, so a published file of outputs can be scored again. No model and no torch. ``samples`` reads a
-file and scores it; the other modules hold the rules, one function per metric.
+Sampling and scoring are separate, so a published file of outputs can be scored again. It needs no model and no torch.
+``samples`` reads a file and scores it; the other modules hold the rules, one function per metric.
 """
 
 from heedful.evaluate.scoring.cells import SampleColumns

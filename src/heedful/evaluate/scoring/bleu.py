@@ -8,7 +8,7 @@ from heedful.errors import MissingError
 
 
 def sacrebleu_class() -> Any:
-    """The class ``sacrebleu.metrics.bleu.BLEU``. Raises MissingError if sacrebleu is not installed."""
+    """Return the class ``sacrebleu.metrics.bleu.BLEU``. Raises MissingError if sacrebleu is not installed."""
     try:
         from sacrebleu.metrics.bleu import BLEU
     except ModuleNotFoundError:

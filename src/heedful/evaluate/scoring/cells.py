@@ -1,4 +1,4 @@
-"""What the cells of a stored sample hold: a response, references, spans, log-probabilities. Anything else is named."""
+"""Reads the cells of a stored sample: a response, references, spans, log-probabilities. Other content is an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NotScored(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleColumns:
-    """Where a file holds what. Names of columns; those that a metric does not need may be missing from the file."""
+    """Names of the columns in a file. Columns that a metric does not need may be missing."""
 
     response: str = "response"
     references: tuple[str, ...] = ("references",)
@@ -33,27 +33,27 @@ class SampleColumns:
     answer: str = "answer"
     """The right choice's place in ``logprobs``, counted from 0, for ``choice``."""
     cluster: str | None = None
-    """What several rows share (a passage, a dialogue); the interval is then over clusters."""
+    """Rows with the same value (a passage, a dialogue) are a cluster; the interval is then over clusters."""
     groups: tuple[str, ...] = ()
-    """Columns whose cells tell apart what is scored apart, such as the model and the prompt."""
+    """Rows with different values here are scored separately, for example by model and prompt."""
     separator: str | None = None
-    """Splits a reference cell that is text into several, such as "; "."""
+    """Separator that splits a text of references into several, such as "; "."""
 
 
 def cell_of(cells: Mapping[str, Any], name: str) -> Any:
-    """The cell of that column. Raises NotScored if the row has none."""
+    """Return the cell of that column. Raises NotScored if the row has none."""
     if name not in cells:
         raise NotScored(f"no column {name!r} among {', '.join(list(cells)[:8]) or 'none'}")
     return cells[name]
 
 
 def response_of(cells: Mapping[str, Any], columns: SampleColumns) -> str:
-    """The response as text; it may be empty."""
+    """Return the response as text, possibly empty."""
     return _text(cell_of(cells, columns.response), columns.response)
 
 
 def references_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[str]:
-    """All references that are not empty, in the columns' order."""
+    """Return all references that are not empty, in the columns' order."""
     found: list[str] = []
     for name in columns.references:
         value = _text_of_answers(_parts_of(cell_of(cells, name), name))
@@ -90,7 +90,7 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise NotScored(f"column {name!r} holds {type(value).__name__} instead of text")
     if not is_unicode(value):
-        raise NotScored(f"column {name!r} holds half of a surrogate pair: no character")
+        raise NotScored(f"column {name!r} holds a lone surrogate, which is not a character")
     return value
 
 
@@ -128,11 +128,11 @@ def logprobs_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[float]
     """The choices' log-probabilities, at least two, each finite and at most 0."""
     value = _parts_of(cell_of(cells, columns.logprobs), columns.logprobs)
     if not isinstance(value, list) or len(value) < 2:
-        raise NotScored(f"column {columns.logprobs!r} is no list of at least two numbers")
+        raise NotScored(f"column {columns.logprobs!r} is not a list of at least two numbers")
     given: list[object] = value
     numbers = [_float(one) for one in given if isinstance(one, (int, float)) and not isinstance(one, bool)]
     if len(numbers) < len(given) or not all(math.isfinite(number) and number <= 0 for number in numbers):
-        raise NotScored(f"column {columns.logprobs!r} holds something else than log-probabilities (finite, at most 0)")
+        raise NotScored(f"column {columns.logprobs!r} holds values that are not log-probabilities (finite, at most 0)")
     return numbers
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def entropy_bits(logprobs: Sequence[float]) -> float:
-    """H = -sum P_i log2 P_i in bits, with P_i proportional to exp(logprobs[i]): 0 certain, log2(choices) undecided.
+    """Return H = -sum P_i log2 P_i in bits, P_i proportional to exp(logprobs[i]): 0 is certain, log2(choices) undecided.
 
     ``logprobs`` are natural logarithms of each choice's *total* probability, not of its mean per token.
     """
@@ -20,5 +20,5 @@ def entropy_bits(logprobs: Sequence[float]) -> float:
 
 
 def chosen(logprobs: Sequence[float]) -> int:
-    """Place of the likeliest choice; the first of equal ones, as lm-evaluation-harness has it."""
+    """Return the place of the most likely choice; ties go to the first, as in lm-evaluation-harness."""
     return max(range(len(logprobs)), key=logprobs.__getitem__)

@@ -1,4 +1,4 @@
-"""Which columns of a file a metric reads: those that the user names, else the usual names among those that are there."""
+"""Chooses the columns that a metric reads: those that the user names, else those with usual names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heedful.evaluate.scoring.cells import SampleColumns
 from heedful.evaluate.scoring.samples import Metric
 
 USES = ("response", "references", "logprobs", "answer", "cluster", "groups")
-"""What a column can be named for; ``references`` and ``groups`` may be several columns."""
+"""The uses of columns; ``references`` and ``groups`` may be several columns."""
 
 _SEVERAL = ("references", "groups")
 _USUAL: Mapping[str, tuple[str, ...]] = {
@@ -30,10 +30,10 @@ _ROWS_LOOKED_AT = 100
 
 
 def columns_of_file(path: str | Path, metric: Metric, named: Sequence[str], separator: str | None = None) -> SampleColumns:
-    """The columns for a metric. ``named``: entries "use=column", where a use is one of ``USES``.
+    """Choose the columns for a metric. ``named``: entries "use=column", where a use is one of ``USES``.
 
-    Raises ConfigError for an unknown use, a column that is not in the file, and a needed column that is neither named nor there
-    under a usual name; MissingError or DataError for a file that cannot be read at all.
+    Raises ConfigError for an unknown use, a column that is not in the file, and a needed column that is neither named nor found
+    by a usual name; MissingError or DataError for a file that cannot be read at all.
     """
     there, unread = _names(path)
     found = _named(named, there, path)
@@ -59,7 +59,7 @@ def columns_of_file(path: str | Path, metric: Metric, named: Sequence[str], sepa
 
 
 def in_words(columns: SampleColumns, metric: Metric) -> str:
-    """Which columns are read for what, in one line."""
+    """Describe in one line which columns are read for what."""
     split = f" (split at {columns.separator!r})" if columns.separator else ""
     uses: dict[str, tuple[str, ...]] = {use: (str(getattr(columns, use)),) for use in _needed(metric) if use != "references"}
     if "references" in _needed(metric):

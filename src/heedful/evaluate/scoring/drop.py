@@ -19,7 +19,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def drop_scores(response: Sequence[str], reference: Sequence[str]) -> tuple[float, float]:
-    """Exact match and F1 (rounded to two decimals, as the official script does) of two answers, each one or more spans."""
+    """Return exact match and F1 (rounded to two decimals like the official script) of two answers of one or more spans."""
     ours, theirs = [_normalized(span) for span in response], [_normalized(span) for span in reference]
     exact = float(set(ours) == set(theirs) and len(ours) == len(theirs))
     ours_words, theirs_words = [set(span.split()) for span in ours], [set(span.split()) for span in theirs]
@@ -32,10 +32,10 @@ def drop_scores(response: Sequence[str], reference: Sequence[str]) -> tuple[floa
 
 
 def best_assignment(gains: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """Pairs (row, column), each row and column at most once, with the largest sum of gains.
+    """Find pairs (row, column) with the largest sum of gains; each row and column is used at most once.
 
-    Shortest augmenting paths (Crouse 2016). Among equal assignments it takes the one that ``scipy.optimize`` takes, because the
-    official script uses that one and rounds afterwards.
+    Shortest augmenting paths (Crouse 2016). Among equal assignments it chooses the same one as ``scipy.optimize``, which the
+    official script uses before it rounds.
     """
     if len(gains) > len(gains[0]):
         turned = [list(column) for column in zip(*gains, strict=True)]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 CANNOT_ANSWER = "CANNOTANSWER"
-"""What QuAC writes where the passage holds no answer."""
+"""QuAC's text for a question that the passage does not answer."""
 
 HUMAN_F1_MINIMUM = 0.4
 """QuAC leaves out questions whose annotators agree less than this."""
@@ -18,41 +18,41 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(text: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, words apart by one space."""
+    """Return the text in lower case, without ASCII punctuation and English articles, with single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(response: str, reference: str) -> float:
-    """1 if the two are equal once normalized, else 0."""
+    """Return 1 if the two are equal after normalization, else 0."""
     return float(normalized(response) == normalized(reference))
 
 
 def squad_f1(response: str, reference: str) -> float:
-    """F1 of the words in common, counting repeats. If either is empty once normalized: 1 if both are, else 0."""
+    """Return F1 of shared words, counting repeats. If either is empty after normalization: 1 if both are, else 0."""
     ours, theirs = normalized(response).split(), normalized(reference).split()
     return float(ours == theirs) if not ours or not theirs else _word_f1(ours, theirs)
 
 
 def squad_references(references: Sequence[str]) -> list[str]:
-    """The references that hold a word; an unanswerable question has the empty text as its only reference."""
+    """Return the references that contain a word; for an unanswerable question, only the empty text."""
     return [reference for reference in references if normalized(reference)] or [""]
 
 
 def quac_f1(response: str, reference: str) -> float:
-    """F1 of the words in common; ``CANNOTANSWER`` is matched by itself only."""
+    """Return F1 of shared words; ``CANNOTANSWER`` matches only itself."""
     if reference == CANNOT_ANSWER:
         return float(response == CANNOT_ANSWER)
     return _word_f1(normalized(response).split(), normalized(reference).split())
 
 
 def quac_references(references: Sequence[str]) -> list[str]:
-    """Only ``CANNOTANSWER`` if at least half of the annotators wrote it, else all other references."""
+    """Return only ``CANNOTANSWER`` if at least half of the annotators wrote it, else all other references."""
     spans = [reference for reference in references if reference != CANNOT_ANSWER]
     return spans if len(spans) > len(references) - len(spans) else [CANNOT_ANSWER]
 
 
 def quac_human_f1(references: Sequence[str]) -> float:
-    """How well each annotator is matched by the best of the others, on average; 1 with a single reference."""
+    """Return the average over annotators of their best match among the others; 1 with a single reference."""
     if len(references) == 1:
         return 1.0
     best = [

@@ -17,7 +17,7 @@ _OTHER = re.compile(r"[^a-z0-9]+")
 
 
 def rouge_words(text: str, *, stemmed: bool = False) -> list[str]:
-    """The words that ROUGE compares."""
+    """Split a text into the words that ROUGE compares."""
     words = _OTHER.sub(" ", text.lower()).split()
     if not stemmed:
         return words
@@ -26,21 +26,21 @@ def rouge_words(text: str, *, stemmed: bool = False) -> list[str]:
 
 
 def rouge_n(response: Sequence[str], reference: Sequence[str], n: int) -> float:
-    """F1 of the n-grams in common, counting repeats; 0 if either has none."""
+    """Return F1 of shared n-grams, counting repeats; 0 if either has none."""
     ours, theirs = _ngrams(response, n), _ngrams(reference, n)
     common = sum((ours & theirs).values())
     return _f1(common, max(ours.total(), 1), max(theirs.total(), 1))
 
 
 def rouge_l(response: Sequence[str], reference: Sequence[str]) -> float:
-    """F1 of the longest common subsequence of words; 0 if either is empty."""
+    """Return F1 of the longest common subsequence of words; 0 if either is empty."""
     if not response or not reference:
         return 0.0
     return _f1(longest_common_subsequence(response, reference), len(response), len(reference))
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence, by a row of bits per word (Hyyrö 2004)."""
+    """Return the length of the longest common subsequence, by a row of bits per word (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for place, word in enumerate(first):
         places[word] = places.get(word, 0) | 1 << place

@@ -1,4 +1,4 @@
-"""Scores of a file of stored samples: which columns hold what, how several references count, which rows could not be scored."""
+"""Scores a file of stored samples, joins several references by a rule, and names the rows that could not be scored."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RULES: Mapping[Metric, tuple[Rule, ...]] = {
     "choice": ("no references",),
     "entropy": ("no references",),
 }
-"""The ways in which each metric can join several references; the first is that of the official script.
+"""How each metric can join several references; the official script's way comes first.
 
 - ``max over alternatives``: each reference is a right answer by itself; the best score counts. BLEU counts an n-gram that any
   reference has.
@@ -79,10 +79,10 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupScores:
-    """The scores of the rows that belong to one model, one prompt, or whatever the group's columns tell apart."""
+    """The scores of one group of rows, such as those of one model or one prompt."""
 
     cells: tuple[str, ...]
-    """What the columns ``SampleColumns.groups`` hold in these rows."""
+    """The values of the columns ``SampleColumns.groups`` in these rows."""
     means: Mapping[str, Estimate]
     num_scored: int
     num_unscored: int
@@ -90,19 +90,19 @@ class GroupScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleScores:
-    """The scores of one file, and what could not be scored: ``num_rows == num_scored + len(unscored)``."""
+    """The scores of one file, and the unscored rows: ``num_rows == num_scored + len(unscored)``."""
 
     file: str
     metric: Metric
     rule: Rule
     columns: SampleColumns
     means: Mapping[str, Estimate]
-    """Means over scored rows, 0 to 1 (BLEU 0 to 100, entropy in bits). BLEU has no interval: it is no mean over rows.
-    Empty if there are groups, since a mean over different models says nothing."""
+    """Means over scored rows, 0 to 1 (BLEU 0 to 100, entropy in bits). BLEU has no interval, because it is not a mean over
+    rows. Empty if there are groups, since a mean over different models says nothing."""
     groups: tuple[GroupScores, ...]
     """In the order of the file; empty without ``SampleColumns.groups``."""
     scores: Mapping[str, FloatArray]
-    """(scored rows,) of each number; empty for BLEU. NaN where QuAC leaves a question out of ``f1``."""
+    """Each number, of shape (scored rows,); empty for BLEU. NaN where QuAC leaves a question out of ``f1``."""
     lines: IntArray
     """Line of each scored row."""
     num_rows: int
@@ -111,11 +111,11 @@ class SampleScores:
 
     @property
     def num_scored(self) -> int:
-        """Rows behind the means."""
+        """The number of rows behind the means."""
         return len(self.lines)
 
     def summary(self) -> str:
-        """A few lines for people: the rule, the means, and the first rows that could not be scored."""
+        """Describe the scores in a few lines: the rule, the means, and the first rows that could not be scored."""
         lines = [f"{self.metric} of {self.file}, references: {self.rule}"]
         if self.groups:
             names = list(next((group.means for group in self.groups if group.means), ()))
@@ -141,7 +141,7 @@ class SampleScores:
 
 @dataclass(slots=True, kw_only=True)
 class _Rows:
-    """The rows of a file: entries of the first five lists belong together."""
+    """The rows of a file. The first five lists have the same order."""
 
     lines: list[int] = field(default_factory=list[int])
     scored: list[Mapping[str, float]] = field(default_factory=list[Mapping[str, float]])
@@ -162,10 +162,10 @@ def score_samples(
     no_answer: Sequence[str] = (),
     seed: int = 0,
 ) -> SampleScores:
-    """Score every row of a CSV, TSV or JSONL file that can be scored, and name every one that cannot.
+    """Score every row of a CSV, TSV or JSONL file that can be scored, and name every row that cannot.
 
     ``rule``: how several references count, one of ``RULES[metric]``; without it the official script's.
-    ``no_answer``: texts (spaces around them ignored) that mean "there is no answer", as a response or as a reference; they
+    ``no_answer``: texts that mean "there is no answer", as a response or as a reference (surrounding spaces are ignored); they
     count as SQuAD's empty text and QuAC's CANNOTANSWER. Raises ConfigError for a rule that the metric does not have,
     MissingError or DataError for a file that cannot be read at all.
     """
@@ -240,7 +240,9 @@ def _rule(metric: Metric, rule: Rule | None) -> Rule:
     if metric not in RULES:
         raise ConfigError("no such metric", expected=f"one of {', '.join(METRICS)}", got=repr(metric))
     if rule is not None and rule not in RULES[metric]:
-        raise ConfigError(f"{metric} cannot join references so", expected=f"one of {', '.join(RULES[metric])}", got=repr(rule))
+        raise ConfigError(
+            f"{metric} cannot join references in this way", expected=f"one of {', '.join(RULES[metric])}", got=repr(rule)
+        )
     return rule or RULES[metric][0]
 
 
@@ -283,7 +285,7 @@ def _score(
 
 
 def joined(scores: Sequence[float], rule: Rule) -> float:
-    """The scores against each reference as one, by the rule; see ``RULES``."""
+    """Join the scores against each reference into one, by the rule; see ``RULES``."""
     if rule == "first":
         return scores[0]
     if rule == "leave one out" and len(scores) > 1:
@@ -351,7 +353,7 @@ def _shown(mean: Estimate) -> str:
 
 
 def _mean(values: FloatArray, clusters: np.ndarray[Any, Any] | None, seed: int) -> Estimate:
-    """Over the values that are not NaN: mean +- 1.96 standard errors, or a bootstrap over clusters."""
+    """Average the values that are not NaN, with 1.96 standard errors or a bootstrap over clusters."""
     kept = ~np.isnan(values)
     if clusters is not None:
         return bootstrap_mean(values[kept], clusters[kept], seed=seed)
@@ -364,7 +366,7 @@ def _mean(values: FloatArray, clusters: np.ndarray[Any, Any] | None, seed: int) 
 
 
 def _bleu(texts: Sequence[tuple[str, list[str]]]) -> float:
-    """Corpus BLEU, 0 to 100, with sacrebleu's defaults (tokenizer 13a, exponential smoothing; Post 2018)."""
+    """Compute corpus BLEU, 0 to 100, with sacrebleu's defaults (tokenizer 13a, exponential smoothing; Post 2018)."""
     most = max(len(references) for _, references in texts)
     streams = [[references[i] if i < len(references) else None for _, references in texts] for i in range(most)]
     measure: Callable[..., Any] = sacrebleu_class()().corpus_score
