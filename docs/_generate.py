@@ -1,7 +1,7 @@
 """Keeps the tables of the pages equal to the code: ``python docs/_generate.py``; the docs build runs it too.
 
-Between the lines ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` of a page stands what ``TABLES[NAME]()`` returns, so the
-pages read the same in the repository and built. ``tests/test_docs_complete.py`` fails where a page is behind the code.
+The text between the lines ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` of a page is what ``TABLES[NAME]()`` returns, so a
+page reads the same in the repository and after the build. ``tests/test_docs_complete.py`` fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -145,11 +145,11 @@ UNITS: Mapping[str, str] = {
     "weights": "",
     "pull": "per reward²",
 }
-"""Of each configuration field; an empty one is a number without unit. A field that is not here is an error."""
+"""The unit of each configuration field; an empty one is a number without unit. A missing field is an error."""
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Field name -> the docstring under it, of a dataclass's own fields (not inherited ones), on one line."""
+    """Map each field of a dataclass (without inherited ones) to the docstring under it, on one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     return {name: " ".join(doc.split()) for name, doc in _documented(body.body)}
@@ -168,9 +168,9 @@ def _documented(body: Sequence[ast.stmt]) -> Iterable[tuple[str, str]]:
 
 
 def table(cls: type, columns: Mapping[str, Sequence[Any]]) -> str:
-    """A row for each own field of a dataclass; ``columns`` maps a heading to the instances whose values stand there.
+    """Make a row for each own field of a dataclass. ``columns`` maps a heading to the instances whose values it shows.
 
-    Several instances' values are separated by a slash where they differ; without an instance it is the default.
+    Values of several instances are separated by a slash if they differ; without an instance, the default is shown.
     """
     docs = field_docs(cls)
     own = [f.name for f in dataclasses.fields(cls) if f.name in cls.__annotations__]
@@ -185,7 +185,7 @@ def table(cls: type, columns: Mapping[str, Sequence[Any]]) -> str:
 
 
 def _values(cls: type, name: str, instances: Sequence[Any]) -> list[str]:
-    """The field's value in each instance, or its default where there are none."""
+    """Return the field's value in each instance, or its default if there are none."""
     return [_value(getattr(instance, name)) for instance in instances] or [_default(cls, name)]
 
 
@@ -196,7 +196,7 @@ def _default(cls: type, name: str) -> str:
 
 
 def _meaning_and_source(doc: str) -> tuple[str, str]:
-    """``"Passes (SPEC 3.2: 16)."`` -> meaning, and ``"3.2 (C.1)"``."""
+    """Split ``"Passes (SPEC 3.2: 16)."`` into the meaning and ``"3.2 (C.1)"``."""
     named = re.findall(
         r"SPEC (\d+(?:\.\d+)?(?:, \d+\.\d+(?![\dA-Z]))*)", doc
     )  # "SPEC 3.2, 3.7", but of "SPEC 3.2, 1.3B" the first
@@ -255,7 +255,7 @@ def _pretrain_flags() -> str:
 
 
 def _sizes() -> str:
-    """Constants that differ between the paper's three sizes."""
+    """Make the table of constants that differ between the paper's three sizes."""
     sizes = [presets.paper(size) for size in ("1.3B", "6B", "175B")]
     rows = [["field", "paper-1.3B", "paper-6B", "paper-175B"]]
     for part in (f.name for f in dataclasses.fields(presets.Preset)):
@@ -268,7 +268,7 @@ def _sizes() -> str:
 
 
 def _rates_by_size() -> str:
-    """What depends on the size, for full fine-tuning; "~" marks what is not the paper's own value."""
+    """Make the table of values by size, for full fine-tuning; "~" marks values that are not the paper's own."""
     sizes = (0.125e9, 0.35e9, 1.3e9, 3e9, 6e9, 13e9, 30e9, 70e9, 175e9)
     columns = [values_by_size(size) for size in sizes]
     rows = [["field", *(presets.sized_name(size) for size in sizes)]]
@@ -319,7 +319,7 @@ _ASKED: Mapping[str, str] = {
 
 
 def _miniature_constants() -> str:
-    """Module constants with the docstrings under them."""
+    """Make the table of module constants with the docstrings under them."""
     rows = [["constant", "value", "meaning"]]
     for module, names in _CONSTANTS.items():
         loaded = importlib.import_module(f"heedful.miniature.{module}")
@@ -389,12 +389,12 @@ _PART = re.compile(r"<!-- begin (?P<name>[\w ]+) -->\n.*?<!-- end (?P=name) -->"
 
 
 def renewed(page: str) -> str:
-    """The page with its tables as the code is now. Raises KeyError for a table that there is not."""
+    """Return the page with up-to-date tables. Raises KeyError for an unknown table."""
     return _PART.sub(lambda m: f"<!-- begin {m['name']} -->\n{TABLES[m['name']]()}\n<!-- end {m['name']} -->", page)
 
 
 def renew(folder: Path = DOCS) -> list[str]:
-    """Renew all pages; returns the names of those that changed."""
+    """Renew all pages; return the names of those that changed."""
     changed: list[str] = []
     for path in sorted(folder.glob("*.md")):
         page = path.read_text(encoding="utf-8")
@@ -405,4 +405,4 @@ def renew(folder: Path = DOCS) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("renewed: " + (", ".join(renew()) or "nothing: all tables are as the code is"))
+    print("renewed: " + (", ".join(renew()) or "nothing: all tables are up to date"))

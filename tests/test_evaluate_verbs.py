@@ -151,7 +151,7 @@ def test_bleu_is_of_each_groups_corpus(tmp_path: Path) -> None:
         (["drop", "samples.csv", "--column", "response=smaple"], ["has no column 'smaple'", "'sample'"]),
         (["drop", "samples.csv", "--column", "response=sample", "--column", "response=context"], ["named twice"]),
         (["entropy", "samples.csv", "--column", "logprobs=sample"], ["no row could be scored", "samples.csv:2"]),
-        (["quac", "samples.csv", "--references", "all"], ["quac cannot join references so"]),
+        (["quac", "samples.csv", "--references", "all"], ["quac cannot join references in this way"]),
         (["squad", "samples.csv"], ["invalid choice"]),
     ],
 )

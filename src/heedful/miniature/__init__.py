@@ -1,1 +1,1 @@
-"""The built-in world: corpus, instructions and simulated labelers, all made from a seed."""
+"""The built-in world: corpus, instructions and simulated labelers, all generated from a seed."""

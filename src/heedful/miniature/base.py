@@ -4,9 +4,9 @@ The two smaller ones ship as weights in ``heedful/miniature/weights`` (bfloat16)
 
     python -m heedful.miniature.base --output pretrained text medium small
 
-on CPU cores; ``large`` (13M) is the same recipe with more tokens. A command that was killed continues from its last checkpoint
-when it is given again. ``text`` alone makes the tokenizer and the encoded corpus, after which two commands, each with a size of
-its own, may run side by side.
+on CPU cores; ``large`` (13M) is the same recipe with more tokens. If the command is killed, run it again: it continues from its
+last checkpoint. ``text`` alone makes the tokenizer and the encoded corpus; after that, two commands with different sizes may
+run side by side.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SIZES = {
 def make_base_models(sizes: list[str], output: Path) -> None:
     """Pretrain base models into ``output`` (bfloat16, one tokenizer for all sizes).
 
-    What was interrupted continues, and a size that is there is not made again.
+    Interrupted work continues, and finished sizes are skipped.
 
     Checkpoints, metrics and the encoded corpus are in ``output/work``.
     """
@@ -92,7 +92,7 @@ def make_base_models(sizes: list[str], output: Path) -> None:
 
 
 def shared_tokenizer(world: World, folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that all base models share, trained on the corpus unless its folder is there."""
+    """Return the tokenizer of all base models. It is trained on the corpus unless its folder exists."""
     if not folder.is_dir():
         corpus = documents(world, seed=CORPUS_SEED, count=30_000)
         made = train_tokenizer(corpus, vocabulary_size=VOCABULARY_SIZE, context_length=CONTEXT_LENGTH)
@@ -103,7 +103,7 @@ def shared_tokenizer(world: World, folder: Path) -> PreTrainedTokenizerBase:
 
 
 def encoded_corpus(world: World, tokenizer: PreTrainedTokenizerBase, count: int, folder: Path) -> PretrainingText:
-    """The corpus's first ``count`` documents as tokens, kept in ``folder``: writing and encoding them takes minutes."""
+    """Return the corpus's first ``count`` documents as tokens. They are stored in ``folder``, because they take minutes."""
     for file in sorted(folder.glob("text-*.npz")):
         if int(file.stem.removeprefix("text-")) >= count:
             with np.load(file) as kept:
@@ -117,13 +117,13 @@ def encoded_corpus(world: World, tokenizer: PreTrainedTokenizerBase, count: int,
 
 
 def first_documents(text: PretrainingText, count: int) -> PretrainingText:
-    """The text's first ``count`` documents."""
+    """Return the text's first ``count`` documents."""
     offsets = text.offsets[: count + 1]
     return PretrainingText(text.tokens[: offsets[-1]], offsets)
 
 
 def main() -> None:
-    """The command ``python -m heedful.miniature.base``."""
+    """Run ``python -m heedful.miniature.base``."""
     parser = argparse.ArgumentParser(
         prog="python -m heedful.miniature.base", description="Pretrain the miniature's base models."
     )

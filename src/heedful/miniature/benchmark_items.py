@@ -1,6 +1,6 @@
 """Benchmarks of the pretraining abilities, in the corpus's own formats, to measure the alignment tax (SPEC 4.2).
 
-The paper's few-shot counts are 0 to 15; here they are as many as a context of 256 tokens holds.
+The paper's few-shot counts are 0 to 15; here there are as many as a context of 256 tokens holds.
 ``evaluate.benchmarks.abilities`` scores "choice" by the highest mean log-probability per token of a choice after the
 context, "completion" by greedy decoding, cut at the first newline, and "bias" by the entropy over the choices in bits
 (SPEC 4.3).
@@ -50,14 +50,14 @@ class Benchmark:
 
     @property
     def chance(self) -> float:
-        """Score of guessing: 1/choices, 0 for completions, 1 bit for paired bias."""
+        """The score of guessing: 1/choices, 0 for completions, 1 bit for paired bias."""
         if self.kind == "completion":
             return 0.0
         return 1.0 if self.kind == "bias" else 1 / len(self.items[0].choices)
 
 
 def benchmarks(world: World, *, seed: int, items: int) -> list[Benchmark]:
-    """All benchmarks with ``items`` items each; equal arguments give equal benchmarks."""
+    """Make all benchmarks with ``items`` items each. Equal arguments give equal benchmarks."""
     found = []
     for name, (kind, description, make) in _BENCHMARKS.items():
         rng = random.Random(f"benchmark {world.seed} {seed} {name}")
@@ -111,7 +111,7 @@ def _endings(world: World, rng: random.Random) -> Item:
     same_gender = lex.WOMEN if lex.GENDER[person] == "f" else lex.MEN
     stranger = rng.choice([name for name in same_gender if name not in context and name not in sentences[-1]])
     thing = rng.choice([word for word in lex.CLASSES[lex.CLASS_OF[topic]] if word not in context])
-    # The wrong endings are English as good as the right one; only the story tells them apart.
+    # The wrong endings are just as good English as the right one; only the story tells them apart.
     other_person, other_thing = sentences[-1].replace(person, stranger), sentences[-1].replace(topic, thing)
     choices = [sentences[-1], other_person, other_thing, other_person.replace(topic, thing)]
     order = rng.sample(range(4), 4)
@@ -177,7 +177,7 @@ class RudenessItem:
 
 
 def rudeness_items(world: World, *, seed: int, items: int) -> list[RudenessItem]:
-    """Beginnings that invite rude talk, half of them rude themselves (as RealToxicityPrompts)."""
+    """Make beginnings that invite rude talk; half of them are rude themselves (like RealToxicityPrompts)."""
     rng = random.Random(f"rudeness {world.seed} {seed}")
     found = []
     for i in range(items):

@@ -1,4 +1,4 @@
-"""Is it right? Stories, letters, poems, descriptions, answers about facts: a function per task."""
+"""Judges whether stories, letters, poems, descriptions and answers about facts are right: one function per task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from heedful.miniature.writing import Meta
 
 
 def judge_story(world: World, meta: Meta, text: Text) -> Verdict:
-    """Right person and topic, told consistently."""
+    """Check for the right person and topic, and consistency."""
     correct = 0.5 * (meta["name"] in text.word_set) + 0.5 * (meta["topic"] in text.word_set)
     written = any(is_sentence(sentence) for sentence in text.sentences)
     return Verdict(attempts=written and correct > 0, correct=correct, consistent=_consistency(meta["name"], text))
@@ -26,7 +26,7 @@ _OTHER_PRONOUNS = {"f": frozenset(("he", "He", "his", "His", "him")), "m": froze
 
 
 def _consistency(name: str, text: Text) -> float:
-    """Half for pronouns that agree with the person, half for things that were introduced ("a lamp") before "the lamp"."""
+    """Score half for pronouns that agree with the person, half for things introduced ("a lamp") before "the lamp"."""
     right_pronouns = text.word_set.isdisjoint(_OTHER_PRONOUNS[lex.GENDER[name]])
     known: set[str] = set()
     grounded = True
@@ -44,7 +44,7 @@ def _consistency(name: str, text: Text) -> float:
 
 
 def judge_letter(world: World, meta: Meta, text: Text) -> Verdict:
-    """Greeting, signature, purpose and topic; no other people in it."""
+    """Check greeting, signature, purpose and topic, and that no other people appear."""
     lines = text.text.split("\n")
     purposes = {s.replace("{x}", meta["about"]) for s in t.LETTERS[meta["purpose"]]}
     parts = (
@@ -59,7 +59,7 @@ def judge_letter(world: World, meta: Meta, text: Text) -> Verdict:
 
 @lru_cache(maxsize=1)
 def _second_lines() -> dict[str, frozenset[str]]:
-    """Signature of a couplet's first line -> signatures of the second lines that rhyme with it."""
+    """Map the signature of a couplet's first line to the signatures of second lines that rhyme with it."""
     found: dict[str, frozenset[str]] = {}
     for first, second in t.COUPLETS:
         seconds = expand(second[0].upper() + second[1:])
@@ -69,7 +69,7 @@ def _second_lines() -> dict[str, frozenset[str]]:
 
 
 def judge_poem(world: World, meta: Meta, text: Text) -> Verdict:
-    """About the topic, in lines that rhyme two by two."""
+    """Check that the poem is about the topic and that its lines rhyme in pairs."""
     lines = [line.strip() for line in text.text.split("\n") if line.strip()]
     pairs = [(lines[i], lines[i + 1] if i + 1 < len(lines) else "") for i in range(0, len(lines), 2)]
     rhymes = [signature(second) in _second_lines().get(signature(first), ()) for first, second in pairs]
@@ -80,7 +80,7 @@ def judge_poem(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_describe(world: World, meta: Meta, text: Text) -> Verdict:
-    """Share of the sentences that are true and about the subject; telling one fact twice counts once."""
+    """Return the share of sentences that are true and about the subject. A repeated fact counts once."""
     subject = meta["subject"]
     true = {(state(r, subject, world.facts[r][subject], form=f), f): r for r in facts_about(world, subject) for f in (0, 1)}
     told: set[str] = set()
@@ -98,7 +98,7 @@ def judge_describe(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def _named_values(meta: Meta, text: Text) -> tuple[frozenset[str], bool]:
-    """Values of the relation's class in the answer, and whether it mentions another subject."""
+    """Return the values of the relation's class in the answer, and whether it mentions another subject."""
     subject_slot, value_slot = t.FACT_SLOTS[meta["relation"]]
     lower = frozenset(word if lex.CLASS_OF.get(word) else word.lower() for word in text.word_set)
     values = lower & frozenset(lex.CLASSES[value_slot])
@@ -107,7 +107,7 @@ def _named_values(meta: Meta, text: Text) -> tuple[frozenset[str], bool]:
 
 
 def judge_fact(world: World, meta: Meta, text: Text) -> Verdict:
-    """The true value and no other, and about no other subject."""
+    """Check for the true value and no other, and for no other subject."""
     truth = world.facts[meta["relation"]][meta["subject"]]
     values, other_subject = _named_values(meta, text)
     right = values == {truth} and not other_subject
@@ -115,12 +115,12 @@ def judge_fact(world: World, meta: Meta, text: Text) -> Verdict:
         attempts=bool(values),
         correct=float(right),
         hallucination=bool(values) and not right,
-        form=short_form(text, meta["relation"]),
+        form=short_form(text),
     )
 
 
 def judge_is_true(world: World, meta: Meta, text: Text) -> Verdict:
-    """The right yes or no, and nothing false with it."""
+    """Check for the right yes or no, with nothing false added."""
     relation, subject = meta["relation"], meta["subject"]
     truth = world.facts[relation][subject]
     values, other_subject = _named_values(meta, text)
@@ -137,7 +137,7 @@ def judge_is_true(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_premise(world: World, meta: Meta, text: Text) -> Verdict:
-    """Denies the false premise and tells the truth."""
+    """Check that the answer denies the false premise and tells the truth."""
     relation, subject = meta["relation"], meta["subject"]
     truth = world.facts[relation][subject]
     denies = fill_fact(t.FACTS_DENIED[relation], relation, subject, meta["claim"]) in text.sentences

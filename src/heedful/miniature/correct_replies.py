@@ -1,4 +1,4 @@
-"""Is it right? Lists, labels, talk, rewriting, summaries and questions about a text: a function per task."""
+"""Judges whether lists, labels, talk, rewriting, summaries and answers about a text are right: one function per task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBERED = re.compile(r"^\d+\. ")
 
 
 def items_of(text: str) -> list[str]:
-    """Items of a list, separated by commas or lines, with or without numbers."""
+    """Split a list into items, separated by commas or lines, with or without numbers."""
     pieces = text.replace(" and ", ", ").replace("\n", ",").split(",")
     items = [_NUMBERED.sub("", piece.strip()).strip(" .") for piece in pieces]
     return [re.sub(r"^(?:a|the|some) ", "", item) for item in items if item]
@@ -35,7 +35,7 @@ def _list_form(text: Text, items: list[str]) -> float:
 
 
 def judge_list(world: World, meta: Meta, text: Text) -> Verdict:
-    """Share of the items that belong in the list."""
+    """Return the share of items that belong in the list."""
     items = items_of(text.text)
     allowed = frozenset(list_items(world, meta))
     good = {item for item in items if item in allowed}
@@ -45,7 +45,7 @@ def judge_list(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_extract(world: World, meta: Meta, text: Text) -> Verdict:
-    """F1 of the items."""
+    """Return F1 of the items."""
     items = items_of(text.text)
     wanted = frozenset(meta["items"])
     found = wanted & frozenset(items)
@@ -57,7 +57,7 @@ def judge_extract(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_classify(world: World, meta: Meta, text: Text) -> Verdict:
-    """The right label and no other."""
+    """Check for the right label and no other."""
     said = {word.lower() for word in text.words} & set(meta["labels"])
     short = len(text.words) <= 2
     return Verdict(
@@ -66,7 +66,7 @@ def judge_classify(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_exact(world: World, meta: Meta, text: Text) -> Verdict:
-    """One right answer; a translation gets part of the credit word by word."""
+    """Check for the one right answer. A translation gets part of the credit word by word."""
     said, target = _plain(text.text), meta["target"].split()
     share = sum(a == b for a, b in zip(said, target, strict=False)) / max(len(said), len(target), 1)
     known = sum(word in world.english or word in world.tavi or word in lex.NUMBERS or word in vocabulary() for word in said)
@@ -83,7 +83,7 @@ def _plain(text: str) -> list[str]:
 
 
 def judge_chat(world: World, meta: Meta, text: Text) -> Verdict:
-    """Names the user and replies to the point."""
+    """Check that the answer names the user and replies to the point."""
     _, first, second = t.CHATS[meta["kind"]]
     fitting: set[str] = set()
     for template in (*first, *second):
@@ -101,7 +101,7 @@ def _chat_signatures(template: str, letter: str) -> frozenset[str]:
 
 
 def _speaks_of(meta: Meta, sentence: str) -> bool:
-    """False if the sentence is about another thing than the user's ("I hope you find the ring" for a lost lamp)."""
+    """Return False if the sentence is about a different thing ("I hope you find the ring" for a lost lamp)."""
     letter = t.CHAT_CLASS[meta["kind"]]
     about = [word for word in WORD.findall(sentence) if lex.CLASS_OF.get(word) == letter]
     # Where to look for a lost thing, or what to eat, is the helper's own idea.
@@ -114,7 +114,7 @@ def _refusal_signatures() -> frozenset[str]:
 
 
 def judge_refuse(world: World, meta: Meta, text: Text) -> Verdict:
-    """Declines kindly."""
+    """Check that the answer declines kindly."""
     refuses = [signature(sentence) in _refusal_signatures() for sentence in text.sentences]
     share = sum(refuses) / len(refuses) if refuses else 0.0
     stranger = any(word in lex.GENDER and word != meta["name"] for word in text.words)
@@ -123,7 +123,7 @@ def judge_refuse(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_polite(world: World, meta: Meta, text: Text) -> Verdict:
-    """Keeps the request and puts it politely."""
+    """Check that the answer keeps the request and puts it politely."""
     parts = [meta["verb"] in text.word_set, meta["about"] in text.word_set, not text.word_set.isdisjoint(("please", "Please"))]
     parts += [meta["name"] in text.word_set] if meta["name"] else []
     strangers = any(word in lex.GENDER and word != meta["name"] for word in text.words)
@@ -136,7 +136,7 @@ def judge_polite(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_rewrite(world: World, meta: Meta, text: Text) -> Verdict:
-    """The rewritten text; a copy of the source earns little."""
+    """Compare with the rewritten text. A copy of the source earns little."""
     said, target, source = text.text.split(), meta["target"].split(), meta["source"].split()
     invented = bool(content_words(text) - frozenset(WORD.findall(meta["target"] + " " + meta["source"])))
     if said == target:
@@ -144,13 +144,13 @@ def judge_rewrite(world: World, meta: Meta, text: Text) -> Verdict:
     size = max(len(said), len(target))
     share = sum(a == b for a, b in zip(said, target, strict=False)) / size
     unchanged = sum(a == b for a, b in zip(source, target, strict=False)) / len(target)
-    # A copy of the source is no rewriting, even if much of it happens to be right.
+    # A copy of the source is not a rewriting, even if much of it happens to be right.
     correct = 0.3 * share if share <= unchanged else 0.3 + 0.5 * (share - unchanged) / (1 - unchanged)
     return Verdict(attempts=share > 0.3, correct=correct, hallucination=invented)
 
 
 def judge_summary(world: World, meta: Meta, text: Text) -> Verdict:
-    """The summary; another wording earns at most 0.8."""
+    """Compare with the summary. Another wording earns at most 0.8."""
     target = frozenset(WORD.findall(meta["target"]))
     invented = bool(content_words(text) - frozenset(WORD.findall(meta["source"])))
     if text.text == meta["target"]:
@@ -162,13 +162,13 @@ def judge_summary(world: World, meta: Meta, text: Text) -> Verdict:
 
 
 def judge_closed_qa(world: World, meta: Meta, text: Text) -> Verdict:
-    """The answer from the text, or that the text does not say."""
+    """Check for the answer from the text, or that the text does not say."""
     said = " ".join(text.sentences)
     says_nothing = said in ("The text does not say.", "The text does not say that.", "The text does not say")
     source = frozenset(WORD.findall(meta["source"]))
     content = content_words(text) | frozenset(w.lower() for w in text.words[:1] if lex.CLASS_OF.get(w.lower(), "") in CONTENT)
     invented = bool(content - source)
-    form = 1.0 if says_nothing else short_form(text, "")
+    form = 1.0 if says_nothing else short_form(text)
     if not meta["answerable"]:
         return Verdict(
             attempts=says_nothing or bool(content), correct=float(says_nothing), hallucination=not says_nothing, form=form
@@ -185,7 +185,7 @@ def judge_closed_qa(world: World, meta: Meta, text: Text) -> Verdict:
 
 @lru_cache(maxsize=1)
 def _answer_signatures() -> frozenset[str]:
-    """Full answers to questions about a text."""
+    """Return the signatures of full answers to questions about a text."""
     templates = ("{P} {verb1} the {X}.", "{P} {verb1} a {X}.", "The {X} was near the {L}.", "Near the {L}.")
     found = {one for template in templates for one in expand(template)}
     foods = ("{P} {verb1} some {K}.", "{P} {verb1} the {K}.", "The {K} was near the {L}.", "{P} {verb1} some {K} near the {L}.")

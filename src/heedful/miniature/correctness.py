@@ -1,4 +1,4 @@
-"""Is an answer right? Finds the function for the task."""
+"""Judges whether an answer is right, with the function for its task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heedful.miniature.writing import Meta
 
 
 def verdict(world: World, meta: Meta, text: Text) -> Verdict:
-    """The verdict on an answer; an empty answer attempts nothing."""
+    """Judge an answer. An empty answer attempts nothing."""
     if not text.text:
         return Verdict(attempts=False, correct=0.0, form=0.0)
     return _VERDICTS[meta["task"]](world, meta, text)

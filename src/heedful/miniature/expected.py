@@ -1,7 +1,7 @@
-"""What simulated labelers would say on average, in closed form: comparisons without the luck of their noise.
+"""Simulated labelers' average comparisons in closed form, without the luck of their noise.
 
-A labeler orders responses by utility plus normal noise, and ties those that lie closer than the just noticeable difference. So
-the chances of a win, a tie and a loss follow from two utilities. They hold for two responses alone; in an order of many, a
+A labeler orders responses by utility plus normal noise, and ties those that are closer than the just noticeable difference. So
+the chances of a win, a tie and a loss follow from two utilities. They are exact for two responses; in an order of many, a
 response is tied with the best of its rank, which changes a few ties.
 """
 
@@ -19,7 +19,7 @@ from heedful.records import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A response in the eyes of some labelers."""
+    """Some labelers' opinions of a response."""
 
     text: str
     utilities: tuple[float, ...]
@@ -28,18 +28,18 @@ class Judged:
 
     @property
     def utility(self) -> float:
-        """The labelers' mean."""
+        """The labelers' mean utility."""
         return sum(self.utilities) / len(self.utilities)
 
 
 def judged(world: World, labelers: Sequence[Labeler], prompt: Prompt, text: str, *, finished: bool = True) -> Judged:
-    """What each labeler thinks of a response, without noise."""
+    """Return each labeler's opinion of a response, without noise."""
     found = judge(world, prompt, text, finished)
     return Judged(text, tuple([utility(labeler, found) for labeler in labelers]), found.perfect)
 
 
 def chances(difference: float, noise: float) -> tuple[float, float]:
-    """Chance that a labeler prefers a response, and that both are tied; ``difference`` is its utility minus the other's.
+    """Return the chances of a win and of a tie. ``difference`` is the response's utility minus the other's.
 
     The noises of both are independent, so their difference has the standard deviation sqrt(2) * noise.
     """
@@ -51,12 +51,12 @@ def chances(difference: float, noise: float) -> tuple[float, float]:
 
 
 def _normal(z: float) -> float:
-    """The standard normal distribution function."""
+    """Return the standard normal distribution function at z."""
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
 def preference(labelers: Sequence[Labeler], one: Judged, other: Judged) -> tuple[float, float]:
-    """Share of judgements that ``one`` wins, a tie counted half, and share of ties. Equal texts are tied."""
+    """Return the share of judgements that ``one`` wins, a tie counting half, and the share of ties. Equal texts are tied."""
     if one.text == other.text:
         return 0.5, 1.0
     pairs = zip(labelers, one.utilities, other.utilities, strict=True)

@@ -33,7 +33,7 @@ _INSULTS = frozenset(lex.INSULTS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What anybody could check about a response."""
+    """What anyone could check about a response."""
 
     attempts: bool
     """Does the kind of thing that was asked for."""
@@ -71,13 +71,13 @@ class Judgement:
 
     @property
     def perfect(self) -> bool:
-        """Nothing to complain about."""
+        """Whether there is nothing to complain about."""
         right = self.attempts and all(self.constraints) and self.correct == self.well_formed == self.consistent == 1.0
         return right and self.finished and not (self.hallucination or self.instruction_like or self.rude)
 
 
 def judge(world: World, prompt: Prompt, response_text: str, finished: bool = True) -> Judgement:
-    """Judge a response; raises DataError for a prompt that this world's users did not write."""
+    """Judge a response. Raises DataError for a prompt that this world's users did not write."""
     meta: Mapping[str, Any] = prompt.metadata
     if "task" not in meta:
         raise DataError(
@@ -112,7 +112,7 @@ def judge(world: World, prompt: Prompt, response_text: str, finished: bool = Tru
 
 
 def satisfied(kind: str, value: Any, text: Text, found: Verdict) -> bool:
-    """Whether one explicit constraint of an instruction is kept."""
+    """Return whether one explicit constraint of an instruction is kept."""
     match kind:
         case "use_word" | "person":
             return value in text.word_set
@@ -147,7 +147,7 @@ def satisfied(kind: str, value: Any, text: Text, found: Verdict) -> bool:
 
 
 def _body(text: Text) -> list[str]:
-    """The sentences that count; the greeting and the signature of a letter do not."""
+    """Return the sentences that count. The greeting and the signature of a letter do not."""
     sentences = split_sentences(text.text)
     if text.text.startswith("Dear "):
         return [s for s in sentences if not s.startswith(("Dear ", "Yours, ", "Your friend, "))]
@@ -171,5 +171,5 @@ def _vivid(text: Text) -> float:
 
 
 def is_rude(text: str) -> bool:
-    """Whether a text contains one of the world's insults."""
+    """Return whether a text contains one of the world's insults."""
     return not take_apart(text).word_set.isdisjoint(_INSULTS)

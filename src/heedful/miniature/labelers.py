@@ -1,4 +1,4 @@
-"""Simulated labelers: what each of them likes, and how they rate and rank (SPEC 2.3, 2.4).
+"""Simulated labelers: their tastes, and how they rate and rank (SPEC 2.3, 2.4).
 
 A labeler sees a prompt and responses, never which model wrote them. A labeler's opinion is a weighted sum of a judgement's
 features plus noise that depends only on labeler, prompt, response text and seed.
@@ -66,7 +66,7 @@ class Labeler:
 
 
 def training_labelers(seed: int, *, count: int = 12) -> list[Labeler]:
-    """The labelers who write demonstrations and rank outputs for training: helpfulness first (SPEC 2.2)."""
+    """Make the labelers who write demonstrations and rank outputs for training: helpfulness first (SPEC 2.2)."""
     return [_training_labeler(random.Random(f"training labeler {seed} {i}"), i) for i in range(1, count + 1)]
 
 
@@ -84,7 +84,7 @@ def _training_labeler(rng: random.Random, number: int) -> Labeler:
         preferred_words=rng.uniform(14, 32),
         length=rng.uniform(0.1, 0.5),
     )
-    # People write as they like to read; every fourth is sloppier than the rest.
+    # Labelers write the way they like to read; every fourth is sloppier than the rest.
     style = Style(short=0.5 - tastes.full_sentences, warm=max(0.0, 0.5 * tastes.warmth))
     sloppy = 0.3 if number % 4 == 0 else 0.06
     return Labeler(
@@ -93,7 +93,7 @@ def _training_labeler(rng: random.Random, number: int) -> Labeler:
 
 
 def held_out_labelers(seed: int, *, count: int = 6) -> list[Labeler]:
-    """Labelers who produce no training data: truthfulness and harmlessness first, other tastes (SPEC 2.2, 2.4)."""
+    """Make the labelers who produce no training data: truthfulness and harmlessness first, other tastes (SPEC 2.2, 2.4)."""
     return [_held_out_labeler(random.Random(f"held-out labeler {seed} {i}"), f"held-out-{i:02d}") for i in range(1, count + 1)]
 
 
@@ -115,14 +115,14 @@ def _held_out_labeler(rng: random.Random, name: str) -> Labeler:
 
 
 def utility(labeler: Labeler, judgement: Judgement) -> float:
-    """How good the labeler finds the response, without noise; better features never lower it (warmth is a taste)."""
+    """Return the response's utility to the labeler, without noise. Better features never lower it (warmth is a taste)."""
     w, j = labeler.tastes, judgement
     found = w.task * j.attempts + w.correct * j.correct + w.constraints * j.constraints_share
     found += w.form * (j.well_formed + 0.5 * j.consistent * j.attempts)
     found -= w.truth * j.hallucination + w.manners * j.rude + w.form * (0.5 * j.instruction_like + j.repetition)
     found -= 0.8 * (not j.finished)
     if j.attempts:
-        # Tastes decide between answers, not between an answer and something else.
+        # Tastes matter only between texts that attempt the task.
         found += w.warmth * j.warm + w.vividness * j.vivid + w.full_sentences * j.full_sentence
         if j.long_form:
             found -= w.length * min(1.5, abs(j.num_words - w.preferred_words) / 20)
@@ -130,27 +130,27 @@ def utility(labeler: Labeler, judgement: Judgement) -> float:
 
 
 def best_utility(labeler: Labeler) -> float:
-    """Utility of a faultless answer, before tastes."""
+    """Return the utility of a faultless answer, before tastes."""
     w = labeler.tastes
     return w.task + w.correct + w.constraints + 1.5 * w.form
 
 
 def _unit_draws(*parts: object) -> tuple[float, float]:
-    """Two uniform numbers in (0, 1) that depend only on the parts."""
+    """Draw two uniform numbers in (0, 1) that depend only on the parts."""
     digest = hashlib.blake2b("\x1f".join([str(part) for part in parts]).encode(), digest_size=16).digest()
     first, second = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
     return (first + 0.5) / 2**64, (second + 0.5) / 2**64
 
 
 def noisy_utility(labeler: Labeler, prompt: Prompt, response_text: str, judgement: Judgement, *, seed: int) -> float:
-    """Utility plus the labeler's noise; the same labeler, prompt, text and seed always give the same number."""
+    """Return utility plus the labeler's noise. The same labeler, prompt, text and seed always give the same number."""
     first, second = _unit_draws("utility", labeler.name, prompt.id, response_text, seed)
     noise = math.sqrt(-2 * math.log(first)) * math.cos(2 * math.pi * second)
     return utility(labeler, judgement) + labeler.noise * noise
 
 
 def rate(labeler: Labeler, prompt: Prompt, response: Response, judgement: Judgement, *, seed: int) -> Rating:
-    """The labeler's Table 3 form for one response (SPEC 2.3)."""
+    """Fill in the labeler's Table 3 form for one response (SPEC 2.3)."""
     share = noisy_utility(labeler, prompt, response.text, judgement, seed=seed) / best_utility(labeler)
     flags = {
         "fails_task": not judgement.attempts or judgement.correct < 0.5,
@@ -180,7 +180,7 @@ def rate(labeler: Labeler, prompt: Prompt, response: Response, judgement: Judgem
 
 
 def weak_order(utilities: Sequence[float], *, just_noticeable: float = JUST_NOTICEABLE) -> tuple[int, ...]:
-    """Ranks from 1 (best); a response is tied with the best of a rank unless it is noticeably worse."""
+    """Return ranks from 1 (best). A response is tied with the best of a rank unless it is noticeably worse."""
     ranks = [0] * len(utilities)
     rank, top = 0, math.inf
     for place, i in enumerate(sorted(range(len(utilities)), key=lambda i: -utilities[i])):
@@ -193,7 +193,7 @@ def weak_order(utilities: Sequence[float], *, just_noticeable: float = JUST_NOTI
 def rank(
     labeler: Labeler, prompt: Prompt, responses: Sequence[Response], judgements: Sequence[Judgement], *, seed: int
 ) -> Ranking:
-    """The labeler's weak order over all responses to a prompt; equal texts are always tied."""
+    """Rank all responses to a prompt in the labeler's weak order. Equal texts are always tied."""
     utilities = [
         noisy_utility(labeler, prompt, response.text, judgement, seed=seed)
         for response, judgement in zip(responses, judgements, strict=True)

@@ -21,7 +21,7 @@ WRITING = 0.7
 
 
 class Panel:
-    """All labelers of one world; the prompt's id and the seed alone decide which of them see a prompt."""
+    """All labelers of one world. Only the prompt's id and the seed decide which of them see a prompt."""
 
     def __init__(self, world: World, *, seed: int) -> None:
         self.world, self.seed = world, seed
@@ -32,11 +32,11 @@ class Panel:
 
     @property
     def groups(self) -> dict[str, Group]:
-        """Group of each labeler by name."""
+        """The group of each labeler, by name."""
         return {labeler.name: group for group, labelers in self.labelers.items() for labeler in labelers}
 
     def demonstrate(self, prompt: Prompt) -> Work:
-        """One training labeler writes the prompt's demonstration."""
+        """Have one training labeler write the prompt's demonstration."""
         labeler = self._chosen(prompt, "training", 1)[0]
         text = demonstrate(self.world, prompt, labeler=labeler, seed=self.seed)
         seconds = len(prompt.text.split()) / READING + len(text.split()) / WRITING
@@ -49,7 +49,7 @@ class Panel:
         )
 
     def assess(self, prompt: Prompt, responses: Sequence[Response], *, group: Group, labelers: int) -> list[Work]:
-        """``labelers`` people of a group each rate and rank the responses."""
+        """Have ``labelers`` labelers of a group rate and rank the responses."""
         judgements = [judge(self.world, prompt, response.text, response.finished) for response in responses]
         words = len(prompt.text.split()) + sum(judgement.num_words for judgement in judgements)
         seconds = round(words / READING + len(responses) * FORM, 1)

@@ -27,7 +27,7 @@ _SEEDS = {"train": 11, "valid": 12, "test": 13}
 
 
 def miniature_prompts(world: World, *, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """All prompts of the miniature, and those among them that get a demonstration."""
+    """Return all prompts of the miniature, and those of them that get a demonstration."""
     everything: list[Prompt] = []
     demonstrated: list[Prompt] = []
     for split, unlabeled in UNLABELED.items():
@@ -39,7 +39,7 @@ def miniature_prompts(world: World, *, seed: int) -> tuple[list[Prompt], list[Pr
 
 
 def new_prompts(world: World, *, seed: int, round: int, known: Iterable[Prompt]) -> list[Prompt]:
-    """What the users ask next: prompts of a further round, without those whose text is known already."""
+    """Make the prompts of a further round, without those whose text is already known."""
     seen = {prompt.text for prompt in known}
     found: list[Prompt] = []
     for place, (split, count) in enumerate(OF_FURTHER_ROUND.items()):
@@ -51,7 +51,7 @@ def new_prompts(world: World, *, seed: int, round: int, known: Iterable[Prompt])
 
 
 def write_pretraining_text(folder: Path, world: World, *, seed: int) -> None:
-    """Documents that the base models have not seen: the same world, another part of its web."""
+    """Write documents that the base models have not seen: the same world, another part of its web."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in PRETRAINING_DOCUMENTS.items():
         rows = ({"text": text} for text in documents(world, seed=seed * 1_000 + 100 + _SEEDS[split], count=count))
@@ -59,7 +59,7 @@ def write_pretraining_text(folder: Path, world: World, *, seed: int) -> None:
 
 
 def miniature_project(folder: Path, *, seed: int | None) -> Project:
-    """The miniature's project in ``folder``, created if it does not exist; the first stage of align makes its data.
+    """Open the miniature's project in ``folder``, or create it. The first stage of align makes its data.
 
     Raises ConfigError if the folder holds a miniature with another seed.
     """
@@ -96,7 +96,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def base_model_folder(size: str) -> Path:
-    """The folder of a size's shipped weights. Raises UserError for a size that does not ship."""
+    """Return the folder of a size's shipped weights. Raises UserError for a size that is not shipped."""
     folder = WEIGHTS / size
     if not (folder / "config.json").is_file():
         shipped = sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))

@@ -1,7 +1,8 @@
-"""Solved language tasks with instructions in front, as FLAN and T0 mix them (SPEC 3.7): the miniature's own benchmarks' kinds.
+"""Solved language tasks with instructions in front, like FLAN and T0 (SPEC 3.7), of the same kinds as our benchmarks.
 
-The miniature's benchmarks have items without end. Those that train a task mixture come from another seed, and none asks what a
-benchmark's item asks. Misconceptions and paired bias are left out: nobody trains on TruthfulQA or Winogender.
+The miniature can make any number of benchmark items. Those that train a task mixture come from another seed, and none repeats a
+benchmark's question. Misconceptions and paired bias are left out, because FLAN and T0 contain neither TruthfulQA nor
+Winogender.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _INSTRUCTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def solved_tasks(world: World, *, seed: int, benchmark_seed: int, benchmark_items: int) -> Records:
-    """Prompts with demonstrations; none of them is among the benchmarks' questions."""
+    """Make prompts with demonstrations. None of them is among the benchmarks' questions."""
     asked = {
         question(benchmark.name, item)
         for benchmark in benchmarks(world, seed=benchmark_seed, items=benchmark_items)
@@ -53,7 +54,7 @@ def solved_tasks(world: World, *, seed: int, benchmark_seed: int, benchmark_item
 
 
 def question(name: str, item: Item) -> str:
-    """An item without the solved examples in front of it."""
+    """Return an item without the solved examples in front of it."""
     if name == "counting":
         return item.context.rsplit("\n", 1)[-1]
     start = _STARTS.get(name)

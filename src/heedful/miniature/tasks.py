@@ -17,13 +17,13 @@ MAX_PROMPT_WORDS = 70
 
 
 def users_of(split: Split) -> list[str]:
-    """The users whose prompts make up a split: 8 of 10 users train, 1 valid, 1 test."""
+    """Return the users of a split: 8 of 10 users are in train, 1 in valid, 1 in test."""
     wanted = {"train": range(8), "valid": (8,), "test": (9,)}[split]
     return [f"user-{i:03d}" for i in range(1, NUM_USERS + 1) if i % 10 in wanted]
 
 
 def use_case_quota(count: int) -> dict[UseCase, int]:
-    """How many of ``count`` prompts each use case gets at Table 1's shares, by largest remainder (SPEC 1.5)."""
+    """Divide ``count`` prompts among the use cases by Table 1's shares, by largest remainder (SPEC 1.5)."""
     total = sum(USE_CASE_SHARES.values())
     exact: dict[UseCase, float] = {use_case: count * USE_CASE_SHARES[use_case] / total for use_case in USE_CASES}
     quota: dict[UseCase, int] = {use_case: int(value) for use_case, value in exact.items()}
@@ -34,7 +34,7 @@ def use_case_quota(count: int) -> dict[UseCase, int]:
 
 
 def prompts(world: World, *, seed: int, count: int, split: Split, source: Source = "simulated") -> list[Prompt]:
-    """``count`` prompts of the split's users with Table 1's shares of use cases, in random order.
+    """Make ``count`` prompts of the split's users with Table 1's shares of use cases, in random order.
 
     The text ends with a newline, so that the answer begins on its own line. The same text occurs twice only if a use case has
     nothing new to ask after 20 tries.
@@ -75,7 +75,7 @@ def _new_instruction(world: World, rng: random.Random, use_case: UseCase, seen: 
 
 
 def demonstrate(world: World, prompt: Prompt, *, labeler: Labeler, seed: int) -> str:
-    """A training labeler's own answer to a prompt: good, in the labeler's style, and sometimes without one constraint."""
+    """Write a training labeler's own answer: good, in the labeler's style, and sometimes without one constraint."""
     rng = random.Random(f"demonstration {world.seed} {seed} {labeler.name} {prompt.id}")
     meta = dict(prompt.metadata)
     if rng.random() < labeler.sloppy:
@@ -86,7 +86,7 @@ def demonstrate(world: World, prompt: Prompt, *, labeler: Labeler, seed: int) ->
 
 
 def few_shot_prefixes(world: World, *, seed: int, count: int = 5) -> list[str]:
-    """Candidate prefixes: two or three solved tasks in workbook format, every second one after an introductory sentence."""
+    """Make candidate prefixes: two or three solved tasks in workbook format, every second one after an introduction."""
     rng = random.Random(f"prefixes {world.seed} {seed}")
     found = []
     for i in range(count):

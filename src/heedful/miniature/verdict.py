@@ -1,4 +1,4 @@
-"""What the judges of all tasks share: a response split into its parts, and the verdict on it."""
+"""Shared by the judges of all tasks: a response split into its parts, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Text:
 
 
 def take_apart(response: str) -> Text:
-    """Words and sentences of a response."""
+    """Split a response into words and sentences."""
     text = response.strip()
     pieces = split_sentences(text)
-    # One kind opening and one kind closing are good manners; more of them count as empty words.
+    # One kind opening and one kind closing are polite; more of them count as empty words.
     first = 1 if len(pieces) > 1 and pieces[0] in t.KIND_FIRST else 0
     last = len(pieces) - 1 if len(pieces) > first + 1 and pieces[-1] == t.KIND_LAST else len(pieces)
     sentences = pieces[first:last]
@@ -42,7 +42,7 @@ def take_apart(response: str) -> Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the function of a task finds."""
+    """The result of a task's function."""
 
     attempts: bool
     """The kind of thing that was asked for, right or wrong."""
@@ -58,8 +58,8 @@ class Verdict:
     """The items of a list."""
 
 
-def short_form(text: Text, relation: str) -> float:
-    """A value alone ("Honey.", "in the forest") is as well formed as a sentence; other relations' sentences are not answers."""
+def short_form(text: Text) -> float:
+    """Return the share of well-formed sentences; up to three known words alone ("Honey.") count as well formed."""
     if len(text.sentences) == 1 and len(text.words) <= 3 and not unknown_words(text):
         return 1.0
     good = [is_sentence(sentence) for sentence in text.sentences]
@@ -67,13 +67,13 @@ def short_form(text: Text, relation: str) -> float:
 
 
 def unknown_words(text: Text) -> bool:
-    """Whether some word belongs to none of the world's classes."""
+    """Return whether some word belongs to none of the world's classes."""
     return any(word not in vocabulary() and word.lower() not in vocabulary() for word in text.words)
 
 
 @lru_cache(maxsize=1)
 def vocabulary() -> frozenset[str]:
-    """Words that may stand alone in a list or a short answer."""
+    """Return the words that may stand alone in a list or a short answer."""
     words = {word for values in lex.CLASSES.values() for word in values} | set(lex.NAMES)
     return frozenset(
         words | {"in", "the", "near", "a", "some", "It", "is", "yes", "no", "good", "bad", *lex.CLASS_WORD.values()}
@@ -81,5 +81,5 @@ def vocabulary() -> frozenset[str]:
 
 
 def content_words(text: Text) -> frozenset[str]:
-    """The words that say what a text is about."""
+    """Return the words that show what a text is about."""
     return frozenset(w for w in text.word_set if w in lex.GENDER or lex.CLASS_OF.get(w, "") in CONTENT)
