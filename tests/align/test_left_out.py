@@ -93,7 +93,7 @@ def test_a_base_model_that_follows_instructions_begins_where_it_is(given: tuple[
     assert results["left_out"]["sft"] == "the base model is the SFT model (skip_sft in heedful.toml)"
     assert "sft_validation" not in results
     page = (folder / "report.html").read_text()
-    assert "does without these stages" in page
+    assert "leaves out these stages" in page
     assert "skip_sft in heedful.toml" in page
 
 

@@ -123,7 +123,7 @@ def test_what_is_not_known_is_said(project: Project) -> None:
     for words in (
         'license: "unknown"',
         "unknown: its folder has no model card that names one",
-        "What the model is meant for is not recorded.",
+        "The purpose of this model is not recorded.",
         "Its toxicity was not measured on a public benchmark.",
         "Its answers have not been compared",
         "How often labelers agree is not measured",
@@ -165,7 +165,7 @@ def test_benchmarks_and_notes(project: Project, tmp_path: Path) -> None:
     assert "| rte, zero-shot, F1 | not scored | - | 9 items |" in text
     assert "RTE: 9 items; the paper had 277." in text
     assert "For *tests* only." in text
-    assert "What the model is meant for is not recorded." not in text
+    assert "The purpose of this model is not recorded." not in text
     (out / "results.json").write_text(json.dumps({**value, "models": ["base"]}))
     code, said = run("card", project.folder, "--benchmarks", out)
     assert (code, "is not among the benchmark results" in said) == (2, True)

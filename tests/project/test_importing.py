@@ -206,7 +206,7 @@ def test_dialogues_that_are_no_comparison_are_rejected(tmp_path: Path) -> None:
     assert (report.accepted, report.rejected) == (1, len(bad))
     assert pairs(records) == [("Q\n", "A", "B")]
     assert "the same" in report.reasons[0]
-    assert "part before" in report.reasons[1]
+    assert "differ before" in report.reasons[1]
 
 
 # What commit 437d29f made of these rows: conversations as one text, responses with the space after the colon.
@@ -885,6 +885,6 @@ def test_a_crash_while_importing_leaves_records_that_load_and_a_second_import_co
 def test_a_labelers_name_that_nothing_can_hold(tmp_path: Path, labeler: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"instruction": "a", "output": "b"}\n')
-    with pytest.raises(ConfigError, match="no labeler's name"):
+    with pytest.raises(ConfigError, match="not a labeler's name"):
         import_file("alpaca", file, tmp_path / "data", labeler=labeler)
     assert not (tmp_path / "data").exists()

@@ -96,7 +96,7 @@ def test_hh_pairs(tmp_path: Path) -> None:
     records = Records.load(tmp_path)
     assert (report.read, report.accepted, report.rejected) == (1800, 1798, 2)
     assert [row["line"] for _, row in read_jsonl(tmp_path / "rejected.jsonl")] == [1255, 1689]
-    assert all("part before" in reason for reason in report.reasons)
+    assert all("differ before" in reason for reason in report.reasons)
     assert len(records.prompts) == len({row["chosen"][0] for row in usable}) == 1796
     assert sum(not r.text for r in records.responses.values()) == 4  # an empty answer is an answer
 
