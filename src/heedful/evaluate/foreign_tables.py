@@ -19,7 +19,7 @@ def table_rows(path: str | Path) -> Iterator[Row]:
     """Read each row as an object of columns, or return why it is not one. Line numbers count from 1.
 
     ``.csv`` and ``.tsv`` need a header; an empty cell is an empty text. Anything else is JSONL or one JSON array. ``.gz`` too.
-    After a row whose quotes do not close, reading goes on at the next line of the file, so that one stray quote costs one row.
+    After a row with an unclosed quote, reading continues at the next line of the file, so one stray quote costs one row.
     """
     path = Path(path)
     if is_separated(path):
@@ -32,17 +32,17 @@ def table_rows(path: str | Path) -> Iterator[Row]:
 
 
 def is_separated(path: Path) -> bool:
-    """Whether the file's name says that its cells are separated by commas or tabs."""
+    """Return whether the file's name says that its cells are separated by commas or tabs."""
     return _suffix(path) in (".csv", ".tsv")
 
 
 def ends_midway(path: Path) -> bool:
-    """Whether a CSV file's last line has no line end: it may have been cut off inside its last cell."""
+    """Return whether a CSV file's last line has no line end: it may have been cut off inside its last cell."""
     return not _content(path).endswith((b"\n", b"\r"))
 
 
 def _suffix(path: Path) -> str:
-    """The ending of the file's name, without ``.gz``."""
+    """Return the file name's suffix, ignoring ``.gz``."""
     name = path.name.lower()
     return Path(name.removesuffix(".gz")).suffix
 
@@ -144,9 +144,9 @@ def _content(path: Path) -> bytes:
 
 
 def _lines_of(text: str) -> list[str]:
-    """Lines with their ends; only LF ends one, as for csv (str.splitlines would also cut at other Unicode separators).
+    """Split into lines and keep their ends. Only LF ends a line, as in csv (str.splitlines also cuts at other separators).
 
-    CR ends them in a file without any LF, as old Macs wrote it.
+    In a file without any LF, CR ends lines, as on old Macs.
     """
     end = "\n" if "\n" in text else "\r"
     lines = text.split(end)

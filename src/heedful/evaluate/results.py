@@ -335,8 +335,8 @@ class _RoundBenchmarkKeys(TypedDict):
 class RoundBenchmark(_RoundBenchmarkKeys, total=False):
     """Scores of a round's new policy and of the one before; ``drop`` is how far the new one is below, in points.
 
-    null: no item of a public benchmark had a score (QuAC scores none on which people disagree).
-    ``allowed``: of a public benchmark, how many points the rule lets it fall; of the miniature's, ``largest_drop`` is.
+    null: no item of a public benchmark had a score (QuAC does not score items on which people disagree). ``allowed``: for a
+    public benchmark, how many points the rule lets it fall; the miniature's use ``largest_drop``.
     """
 
     allowed: float

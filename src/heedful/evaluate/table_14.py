@@ -1,7 +1,7 @@
 """Public benchmarks in the rows of the paper's Table 14: one row for each task, setting and metric, a column for each model.
 
-The paper's own values stand beside ours. A CSV file puts values of another lab's there too (columns task, setting, metric,
-model, value).
+The paper's own values are shown beside ours. A CSV file can add another lab's values (columns task, setting, metric, model,
+value).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_benchmarks(folder: Path) -> Mapping[str, Any]:
 
 @cache
 def paper_values() -> Values:
-    """Ouyang et al. 2022, Table 14 (appendix E.1), in our units. The names of TruthfulQA's prompts are those that it prints."""
+    """Read Table 14 of Ouyang et al. 2022 (appendix E.1), in our units, with its own names of TruthfulQA's prompts."""
     text = files("heedful.evaluate").joinpath("paper_table_14.csv").read_text(encoding="utf-8")
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in csv.DictReader(text.splitlines()):
@@ -122,7 +122,7 @@ def read_other_values(path: Path) -> dict[tuple[str, str, str], dict[str, float]
 
 
 def table_14(results: Mapping[str, Any], others: Values | None = None) -> tuple[Table14Row, ...]:
-    """The rows in the order of the series."""
+    """Make the rows, in the order of the series."""
     scores = {(one["series"], one["metric"], one["model"]): one for one in results["scores"]}
     rows: list[Table14Row] = []
     for series in results["series"]:
@@ -152,7 +152,7 @@ def _value(score: Mapping[str, Any] | None) -> Mapping[str, float] | None:
 
 
 def paper_models(rows: Sequence[Table14Row]) -> list[str]:
-    """The paper's models, if one of the rows is the paper's too."""
+    """List the paper's models if the paper has any of these rows."""
     return list(dict.fromkeys(model for row in rows for model in row.paper))
 
 

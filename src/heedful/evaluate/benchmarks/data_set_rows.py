@@ -145,7 +145,7 @@ def _drop_spans(answer: Mapping[str, Any], where: str) -> list[str]:
 
 @contextmanager
 def _as_published(path: Path) -> Iterator[str]:
-    """Read nested JSON as it was published; gives the file's name for messages. Raises DataError for another structure."""
+    """Give the file's name while its nested JSON is read. Raises DataError for any structure but the published one."""
     try:
         yield str(path)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -196,7 +196,7 @@ def _squad_answers(cells: Mapping[str, Any], where: str) -> list[str]:
 
 
 def quac_rows(path: Path) -> list[Row]:
-    """Questions of QuAC with the dialogue so far (``before``), from ``val_v0.2.json``."""
+    """Read questions of QuAC with the dialogue so far (``before``), from ``val_v0.2.json``."""
     with _as_published(path) as where:
         flat = [
             {

@@ -14,7 +14,7 @@ from typing import Any
 from heedful.evaluate.foreign_tables import is_unicode
 
 _STARTS_A_LIST = re.compile(r"""[\[{]\s*["'\[{]""")
-"""How a cell begins that holds a list or an object: a text that begins so is hardly ever meant as text."""
+"""The beginning of a cell that holds a list or an object; hardly any plain text begins like this."""
 
 
 class NotScored(Exception):
@@ -65,17 +65,17 @@ def references_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[str]
 
 
 def _text_of_answers(value: object) -> Any:
-    """What SQuAD and QuAC write, ``{"text": "...", "answer_start": ...}``, as its text or texts; anything else as it is."""
+    """Return the text or texts of an answer by SQuAD or QuAC (``{"text": ..., "answer_start": ...}``), else the value."""
     return value["text"] if isinstance(value, dict) and isinstance(value.get("text"), list | str) else value
 
 
 def spans_of(value: object, name: str) -> list[str]:
-    """A text as its only span, or a list of texts."""
+    """Return the spans of a reference: a text is one span, a list holds several."""
     return _spans(_parts_of(value, name), name)
 
 
 def spans_said(value: object, name: str) -> list[str]:
-    """The same of a response, which may say anything: one that begins like a list and is none is a text."""
+    """Return the spans of a response. It may say anything, so text that only looks like a list is one span."""
     parts = _list_or_object(value)
     return _spans(value if parts is None else parts, name)
 
@@ -95,13 +95,13 @@ def _text(value: object, name: str) -> str:
 
 
 def _parts_of(value: object, name: str) -> Any:
-    """A cell of CSV that holds a list or an object, as JSON or as Python prints it, as that; anything else as it is.
+    """Parse a CSV cell that holds a list or an object, as JSON or as Python prints it; return anything else unchanged.
 
-    Raises NotScored for a cell that begins like one and is none: scored as a text it would give a wrong number.
+    Raises NotScored for a cell that begins like a list but is not one: scored as text, it would give a wrong number.
     """
     parts = _list_or_object(value)
     if parts is None and isinstance(value, str) and _STARTS_A_LIST.match(value.lstrip()):
-        raise NotScored(f"column {name!r} begins like a list and is none")
+        raise NotScored(f"column {name!r} begins like a list but is not one")
     return value if parts is None else parts
 
 
@@ -120,12 +120,12 @@ def _list_or_object(value: object) -> list[Any] | dict[Any, Any] | None:
 
 def _python_value(text: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        warnings.simplefilter("ignore")  # warnings about escapes that Python does not know
         return ast.literal_eval(text)
 
 
 def logprobs_of(cells: Mapping[str, Any], columns: SampleColumns) -> list[float]:
-    """The choices' log-probabilities, at least two, each finite and at most 0."""
+    """Return the choices' log-probabilities: at least two, each finite and at most 0."""
     value = _parts_of(cell_of(cells, columns.logprobs), columns.logprobs)
     if not isinstance(value, list) or len(value) < 2:
         raise NotScored(f"column {columns.logprobs!r} is not a list of at least two numbers")
@@ -144,7 +144,7 @@ def _float(number: float) -> float:
 
 
 def drop_alternatives(cell: object, name: str, separator: str | None) -> list[list[str]]:
-    """Alternatives, each a list of spans: from texts, lists of spans, or the data set's own answers."""
+    """Return alternatives, each a list of spans, from texts, lists of spans, or the data set's own answers."""
     value = _parts_of(cell, name)
     if isinstance(value, str) and separator:
         value = value.split(separator)
@@ -153,7 +153,7 @@ def drop_alternatives(cell: object, name: str, separator: str | None) -> list[li
 
 
 def drop_answer(answer: Mapping[str, Any]) -> list[str]:
-    """The data set's answer: a number, spans, or a date, in this order, as the official script takes them. Raises NotScored."""
+    """Return a DROP answer as spans: a number, spans or a date, tried in this official order. Raises NotScored."""
     number = answer.get("number")
     if isinstance(number, str | int | float) and number != "" and not isinstance(number, bool):
         return [str(number)]

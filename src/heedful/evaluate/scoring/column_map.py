@@ -73,7 +73,7 @@ def _needed(metric: Metric) -> tuple[str, ...]:
 
 
 def _names(path: str | Path) -> tuple[list[str], str]:
-    """Every column of the first rows, in their order: rows of JSONL need not have the same ones. And why there is none."""
+    """List every column of the first rows, in order (JSONL rows may differ); also return why there is none."""
     rows = table_rows(path)
     first = next(rows, None)
     unread = "a file without a row" if first is None else f"no row that can be read; line {first.line}: {first.problem}"

@@ -328,7 +328,7 @@ def _choice_accuracy(cells: Mapping[str, Any], columns: SampleColumns) -> float:
     text = str(cell).strip()
     # int() itself refuses thousands of digits.
     if isinstance(cell, bool) or not text.isdecimal() or len(text) > 9 or int(text) >= len(logprobs):
-        raise NotScored(f"column {columns.answer!r} is no place among {len(logprobs)} choices")
+        raise NotScored(f"column {columns.answer!r} is not a place among {len(logprobs)} choices")
     return float(chosen(logprobs) == int(text))
 
 
