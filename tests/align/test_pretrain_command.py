@@ -85,7 +85,7 @@ def test_folders_that_cannot_be(text: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with alone_in(tmp_path / "busy"):
         message = fails("pretrain", text, "--output", tmp_path / "busy", *SMALL)
-    assert "another process is at work in this folder" in message
+    assert "another process is using this folder" in message
 
 
 def test_what_was_interrupted_after_the_model_was_written_continues(

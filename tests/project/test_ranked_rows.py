@@ -125,7 +125,7 @@ def test_responses_without_ranks_wait_for_labelers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"ratings": [1]}, "'ratings' is no list of as many"),
+        ({"ratings": [1]}, "'ratings' is not a list of as many"),
         ({"ratings": [1, "good"]}, "a rating should be a number"),
         ({"ranks": [1, 10**400]}, "a rank should be a number"),
         ({"ranks": [True, 2]}, "a rank should be a number"),

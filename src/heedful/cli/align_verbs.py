@@ -97,7 +97,7 @@ class Sweep:
 
         if (self.low is None) != (self.high is None) or (self.values and self.low is not None):
             raise ConfigError(
-                "this is no grid",
+                "this is not a grid",
                 expected="--low and --high, or --values",
                 got="both" if self.values else "one bound",
                 next_step="give --low, --high and --trials, or the --values themselves",

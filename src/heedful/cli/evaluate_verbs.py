@@ -173,7 +173,7 @@ class EvaluatePower:
     difference: Annotated[tuple[float, ...], optional("X [X ...]")] = (0.03, 0.05, 0.1)
     """Differences to plan for: how far the win rate is from 50 % (else 0.03, 0.05 and 0.1)."""
     labelers: int = 40
-    """How many labelers take part; the paper had about 40."""
+    """Number of labelers; the paper had about 40."""
     labelers_per_prompt: int = 1
     """How many of those labelers compare the models on each prompt."""
     tie_rate: Annotated[float | None, optional("SHARE")] = None

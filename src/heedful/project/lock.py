@@ -62,7 +62,7 @@ def _busy(path: Path) -> BusyError:
     except (OSError, ValueError, KeyError, TypeError):  # it has the lock and has not written yet
         who = "another process"
     return BusyError(
-        "another process is at work in this folder",
+        "another process is using this folder",
         expected="one `heedful align`, `sweep` or `pretrain` at a time in a folder of runs",
         got=who,
         where=path.parent,

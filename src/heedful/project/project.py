@@ -147,7 +147,7 @@ class ProjectSection:
     """Whether the base model serves as the SFT model, for a chat model that follows instructions already. Then there is no SFT
     and no initial policy, and no demonstrations are needed."""
     labelers: Labelers = "people"
-    """Who demonstrates, ranks and rates: `people` at work in the labeling database (`heedful web`), people who fill in
+    """Who demonstrates, ranks and rates: `people` in the labeling database (`heedful web`), people who fill in
     `files` of tasks, or the miniature's `simulated` labelers, who can judge only its own prompts."""
     database: str | None = None
     """The labeling database: a file, absolute or relative to the project, or a PostgreSQL address. Without it: `$DATABASE_URL`,
@@ -274,7 +274,8 @@ def init_project(
 
     template: plain, chat, or the path of a Jinja file, absolute or relative to the folder.
     tables: the tables of the stages in heedful.toml, as comments.
-    Raises ConfigError if the folder holds a project already or the template is no file, StorageError if it cannot be written.
+    Raises ConfigError if the folder holds a project already or the template is not a file, StorageError if it cannot be
+    written.
     """
     folder = Path(path)
     if (folder / CONFIG_FILE).exists():

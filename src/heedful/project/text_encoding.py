@@ -10,7 +10,7 @@ UTF8 = "utf-8"
 
 
 def check_encoding(name: str, where: str) -> None:
-    """Raise ConfigError for a name that is no text encoding. ``where``: the setting or option that names it."""
+    """Raise ConfigError for a name that is not a text encoding. ``where``: the setting or option that names it."""
     try:
         "".encode(name)
     except (LookupError, ValueError):  # ValueError: a NUL in the name

@@ -25,7 +25,7 @@ ERASED = "[erased]"
 TELLING = 12
 """In characters. A shorter text of the owner's only counts if it is a whole value: "Hello" is part of too many texts."""
 TELLING_ANSWER = 40
-"""In characters. A shorter answer is not searched for: "I do not know." is no trace of one owner."""
+"""In characters. A shorter answer is not searched for: "I do not know." does not point to one owner."""
 _BEGINNING = 60
 _PACKED = (".parquet", ".zip", ".tar", ".tgz", ".xz", ".bz2", ".zst", ".arrow", ".pkl", ".pickle", ".pdf")
 """Files that cannot be searched for a text byte by byte."""

@@ -354,10 +354,10 @@ def task_files(project: Project) -> list[Path]:
 
 
 def read_rows(path: Path) -> Iterator[Any]:
-    """The rows of a file, none if there is no such file. Raises DataError for a row that is no object."""
+    """The rows of a file, none if there is no such file. Raises DataError for a row that is not an object."""
     for line, row in read_jsonl(path) if path.exists() else ():
         if not isinstance(row, dict):
-            raise DataError("a row is no object", expected="a JSON object", got=type(row).__name__, where=f"{path}:{line}")
+            raise DataError("a row is not an object", expected="a JSON object", got=type(row).__name__, where=f"{path}:{line}")
         yield row
 
 

@@ -200,7 +200,7 @@ class _Candidate(NamedTuple):
 
 
 _CANDIDATES = np.dtype(list(zip(_Candidate._fields, ("i8", "i8", "u8", "u8", "u8", "i4", "i1"), strict=True)))
-"""A table of candidates: 45 bytes for each, so that a million of them are no burden."""
+"""A table of candidates: 45 bytes for each, so a million of them fit in little memory."""
 
 
 class _Out(NamedTuple):

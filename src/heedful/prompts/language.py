@@ -12,7 +12,7 @@ UNKNOWN = "unknown"
 MIN_LETTER_BYTES = 10
 """Fewer bytes of letters (UTF-8) are "unknown": ten letters of English, four characters of Chinese."""
 MIN_CONFIDENCE = 0.5
-"""If the likeliest language is less probable, it is "unknown"."""
+"""If the most likely language is less probable, it is "unknown"."""
 MAX_CHARACTERS = 400
 """Only the start is read: more would take longer and hardly change the answer."""
 

@@ -53,7 +53,7 @@ class Lengths:
     count: int
     mean: float
     std: float
-    """Of the sample (n - 1), as pandas has it; 0 for a single text."""
+    """The sample's standard deviation (n - 1), as in pandas; 0 for a single text."""
     min: int
     q25: float
     q50: float

@@ -1,6 +1,6 @@
 """Submissions from files: rows of prompts (JSONL, CSV, TSV, Parquet), chat logs, and the public API's own log.
 
-A row that is no submission raises BadRow; one whose owner did not consent raises LeftOut.
+A row that is not a submission raises BadRow; one whose owner did not consent raises LeftOut.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ HASHER = PasswordHasher(time_cost=3, memory_cost=47_104, parallelism=1)
 """argon2id with 46 MiB, as in OWASP's first recommendation, but with more passes."""
 
 _AT_ONCE = threading.BoundedSemaphore(2)
-"""Each hash needs 46 MiB and a core: more at once would slow down the labelers at work."""
+"""Each hash needs 46 MiB and a core: more at once would slow down the labelers."""
 LONGEST_QUEUE = 8
 """Hashes running and waiting. Each waiting one holds a thread that pages need, so further ones are refused at once."""
 _queue = threading.BoundedSemaphore(LONGEST_QUEUE)

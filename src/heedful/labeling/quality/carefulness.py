@@ -1,6 +1,6 @@
 """Who works carefully: scores on gold tasks, and signs of carelessness in stored answers (SPEC 2.4).
 
-People appear under their pseudonyms. Answers from screening are left out. A sign is no proof: talk to the labeler first.
+People appear under their pseudonyms. Answers from screening are left out. A sign is not proof: talk to the labeler first.
 """
 
 from __future__ import annotations

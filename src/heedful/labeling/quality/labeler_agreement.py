@@ -150,7 +150,7 @@ def compared_ratings(connection: Connection, scope: Scope, *, limit: int | None 
 
 
 def not_screening() -> ColumnElement[bool]:
-    """The condition that an answer (joined to person, assignment, task) is no candidate's and no labeler's from screening."""
+    """The condition that leaves out candidates' and, from screening, labelers' answers (joined to person, assignment, task)."""
     return and_(
         person.c.group_name != "candidate",
         or_(task.c.phase.is_(None), task.c.phase != "screening", person.c.role.in_(RESEARCH_ROLES)),

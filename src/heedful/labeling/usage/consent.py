@@ -66,7 +66,7 @@ def withdraw_conversation(connection: Connection, conversation_id: int, person_i
 
 
 def withdraw_request(connection: Connection, request_id: int, person_id: int, *, now: float | None = None) -> None:
-    """Opt a request of one's own key out. Raises MissingError."""
+    """Opt a request with the person's own key out. Raises MissingError."""
     query = (
         select(api_request.c.key, api_request.c.training)
         .join(api_key, api_request.c.api_key_id == api_key.c.id)

@@ -418,7 +418,7 @@ def turns_before(view: ConversationView, position: int) -> tuple[Turn, ...]:
 
 
 def conversation_of(connection: Connection, *, turn_id: int, person_id: int, lock: bool = True) -> ConversationView:
-    """The conversation of one's own that a turn belongs to. Raises MissingError."""
+    """Return the person's own conversation that a turn belongs to. Raises MissingError."""
     of = conversation_turn.c.conversation_id
     found = connection.execute(select(of).where(conversation_turn.c.id == turn_id)).scalar_one_or_none()
     return own(connection, found or 0, person_id, lock=lock)

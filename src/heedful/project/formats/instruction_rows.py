@@ -55,7 +55,7 @@ def read_instruction(row: object, labeler: str | None) -> Draft:
     labeler = labeler or "alpaca"
     label = row["label"] if isinstance(row.get("label"), str | int | float) else None
     if str(label).lower() in ("false", "0", "0.0", "no", "bad"):
-        raise BadRow(f"'label' is {label}: an answer that was judged bad is no demonstration")
+        raise BadRow(f"'label' is {label}: an answer that was judged bad is not a demonstration")
     good = ("label",) if str(label).lower() in ("true", "1", "1.0", "yes", "good") else ()
     question = _without_template(row) or asked(row)
     if question is None:

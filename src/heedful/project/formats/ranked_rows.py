@@ -85,7 +85,7 @@ def _listed(row: Mapping[str, Any], key: str) -> tuple[list[Given], list[str], l
     for name in keys:
         values = row[name] if name is not None else [None] * len(responses)
         if not isinstance(values, list) or len(values) != len(responses):
-            raise BadRow(f"{key!r} has {len(responses)} elements, and {name!r} is no list of as many: {shown(values)}")
+            raise BadRow(f"{key!r} has {len(responses)} elements, and {name!r} is not a list of as many: {shown(values)}")
         columns.append(values)
     given: list[Given] = []
     notes: list[str] = []

@@ -104,7 +104,7 @@ def text_of(row: Mapping[str, Any], key: str) -> str:
 
 
 def optional_text(row: Mapping[str, Any], key: str) -> str | None:
-    """The text at a key, or None if the key is missing, null or empty. Raises BadRow if it is no text."""
+    """The text at a key, or None if the key is missing, null or empty. Raises BadRow if it is not a text."""
     return (text_of(row, key) or None) if row.get(key) is not None else None
 
 
