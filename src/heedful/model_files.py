@@ -1,4 +1,4 @@
-"""What lies where a base model should be, and what to do if it is not there. No torch here."""
+"""What is at the path of a base model, and what to do if that is not a model. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def is_gguf(path: Path) -> bool:
 
 
 def what_is_there(path: Path) -> str:
-    """What a path holds that is no model, in words."""
+    """What a path that is not a model holds, in words."""
     if not path.exists():
         return "nothing"
     return "no config.json in it" if path.is_dir() else "a file"
 
 
 def how_to_get(name: str, path: Path) -> str:
-    """What to do in one sentence if there is no model at ``path``, written as ``name`` in settings or flags."""
+    """One sentence on what to do if there is no model at ``path``. name: the path as the settings or flags spell it."""
     if path.is_dir() and (files := sorted(path.glob("*.gguf"))):
         return f"give the GGUF file itself: {files[0]}"
     if not path.exists() and _HUB_NAME.fullmatch(name):
@@ -38,9 +38,9 @@ def how_to_get(name: str, path: Path) -> str:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Parameters in all safetensors files of a folder, by their headers; None if there are none, or one cannot be read.
+    """Number of parameters in a folder's safetensors files, from their headers; None if there are none or one is unreadable.
 
-    Weights that two layers share are stored, and counted, once.
+    Weights that two layers share are stored and counted once.
     """
     files = sorted(folder.glob("*.safetensors"))
     try:
@@ -50,10 +50,10 @@ def count_parameters(folder: Path) -> int | None:
 
 
 def _shapes(file: Path) -> list[list[int]]:
-    """A safetensors file begins with the length of its header (8 bytes) and the header, a JSON object."""
+    """The shape of each tensor. The file begins with the header's length (8 bytes), then the header, a JSON object."""
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
         if length > _MOST_HEADER_BYTES:
-            raise ValueError("no header of a safetensors file")
+            raise ValueError("not the header of a safetensors file")
         header = json.loads(content.read(length))
     return [described["shape"] for name, described in header.items() if name != "__metadata__"]

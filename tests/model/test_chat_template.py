@@ -239,7 +239,7 @@ def test_what_is_no_template_is_refused() -> None:
     tokenizer = of_kind("byte-level")
     with pytest.raises(ConfigError, match="needs a tokenizer with a chat template"):
         prompt_tokens(tokenizer, [LONE], "chat")
-    with pytest.raises(ConfigError, match="this is no template"):
+    with pytest.raises(ConfigError, match="this is not a template"):
         prompt_tokens(tokenizer, [LONE], "chta")
     with pytest.raises(ConfigError, match="not valid Jinja") as caught:
         prompt_tokens(tokenizer, [LONE], "{{ bos_token }}\n{% for message in %}")

@@ -79,7 +79,7 @@ def test_a_lost_end_of_an_answer_is_found() -> None:
 def test_a_template_that_changes_earlier_turns_is_found() -> None:
     assert "reasoning (<think>) of earlier answers is dropped" in found(chat("Qwen3"))["earlier turns stay"]
     last = CHATML.replace("+ '<|im_end|>'", "+ ('!' if loop.last and message['role'] == 'assistant' else '') + '<|im_end|>'")
-    assert "written otherwise than the last one" in found(chat("Qwen2.5", last))["earlier turns stay"]
+    assert "written differently from the last" in found(chat("Qwen2.5", last))["earlier turns stay"]
     for name in ("Qwen2.5", "Llama 2", "Llama 3", "Gemma", "Phi-3"):  # Phi-3 ends the conversation, not the turn
         assert "earlier turns stay" not in found(chat(name))
 

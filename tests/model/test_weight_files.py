@@ -58,7 +58,7 @@ def test_a_cut_shard_is_named(shards: Path) -> None:
 
 def test_shards_without_their_index(shards: Path) -> None:
     (shards / "model.safetensors.index.json").unlink()
-    assert "shards without their index, model.safetensors.index.json," in problem(shards)
+    assert "shards without their index (model.safetensors.index.json)" in problem(shards)
     first = sorted(shards.glob("model-*-of-*.safetensors"))[0]
     first.unlink()
     assert problem(shards) == f"no {first.name}"  # their names say how many there are

@@ -146,7 +146,7 @@ def test_other_prompts_in_the_same_folder_are_refused(start: Path, tmp_path: Pat
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one answer is no choice"):
+    with pytest.raises(ConfigError, match="with one answer there is no choice"):
         settings(samples=1)
     with pytest.raises(ConfigError, match="BestOfNConfig: samples"):
         BestOfNConfig(samples=0)

@@ -1,7 +1,7 @@
-"""Rewards and advantages of PPO's episodes (SPEC 3.5). Nothing here carries a gradient.
+"""Rewards and advantages of PPO's episodes (SPEC 3.5). No function here has a gradient.
 
-Tensors are [rows, tokens], one episode per row. ``mask`` is True at the tokens that the policy chose, **the end-of-text token
-included**: one unbroken run per row, with padding after it (and, where a caller keeps the prompt, before it).
+Tensors are [rows, tokens], one episode per row. ``mask`` is True at the tokens that the policy chose, **including the
+end-of-text token**: one unbroken run per row, with padding after it (and before it, if the caller keeps the prompt).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def per_token_kl_penalty(
     beta: float,
     mask: Bool[Tensor, "*shape"],
 ) -> Float[Tensor, "*shape"]:
-    """Reward of each token for staying near the initial policy: ``-beta * (logprob - reference_logprob)``; 0 outside the mask.
+    """Reward of each token for staying close to the initial policy: ``-beta * (logprob - reference_logprob)``, 0 if masked.
 
     Negative (a cost) if the token is likelier under the policy than under the reference (SPEC 3.5, beta = 0.02). Summed over a
     response, it is minus beta times the usual one-sample estimate of the KL divergence.
@@ -38,11 +38,11 @@ def rewards_with_kl(
     *,
     beta: float,
 ) -> Float[Tensor, "rows tokens"]:
-    """Per-token KL penalty plus the reward model's score at the last token of the response (SPEC 3.5).
+    """Per-token KL penalty, plus the reward model's score at the last token of the response (SPEC 3.5).
 
     The last token is the last True in the row: the end-of-text token if the model produced one, else the token at the length
-    limit. A score placed one token later would fall on padding and never reach an advantage. A row without any True (no
-    episode) gets zeros, and its score is ignored, even if it is NaN.
+    limit. One token later, the score would fall on padding and never reach an advantage. A row without any True (no episode)
+    gets zeros, and its score is ignored, even if it is NaN.
     """
     rewards = per_token_kl_penalty(logprobs, reference_logprobs, beta=beta, mask=mask)
     positions = torch.arange(mask.shape[1], device=mask.device)
@@ -64,7 +64,7 @@ def generalized_advantage_estimation(
     ``A_t = delta_t + gamma * lam * A_{t+1}``, ``delta_t = r_t + gamma * V_{t+1} - V_t``, ``R_t = A_t + V_t``.
 
     ``values[:, t]`` is the value *before* token t is chosen. The episode ends with the last True of the row: the value
-    after it is 0, whatever the padding holds. The same is true of a response cut at the length limit (a bandit's episode is
+    after it is 0, whatever the padding contains. This also holds for a response cut at the length limit (a bandit's episode is
     over either way, SPEC 3.5; gamma = 1). At gamma = lam = 1 the advantage is the sum of the remaining rewards minus the
     value. Both results are 0 outside the mask. They are not whitened; see ``masked_whiten``. Source: ``PPOTrainer.loss`` of
     OpenAI lm-human-preferences.
@@ -72,7 +72,8 @@ def generalized_advantage_estimation(
     rewards = torch.where(mask, at_least_float32(rewards), 0.0)
     values = torch.where(mask, at_least_float32(values), 0.0)
     next_values = torch.cat([values[:, 1:], values.new_zeros(values.shape[0], 1)], dim=1) if values.shape[1] else values
-    # Deltas of padding after the response are 0, so its last token receives nothing. Padding before it is zeroed below.
+    # Deltas of padding after the response are 0, so its last token receives nothing from there. Padding before it is zeroed
+    # below.
     deltas = rewards + gamma * next_values - values
     advantages = torch.empty_like(deltas)
     advantage = deltas.new_zeros(deltas.shape[0])

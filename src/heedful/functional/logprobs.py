@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, from logits or straight from the final hidden states."""
+"""Log-probabilities of given tokens, from logits or directly from the final hidden states."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ROW_GRID = 64
 
 
 def token_logprobs(logits: Float[Tensor, "*tokens vocabulary"], tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens"]:
-    """``log_softmax(logits)[token]`` in nats, softmax in float32 at least.
+    """``log_softmax(logits)[token]`` in nats; the softmax is computed in float32 or float64.
 
     ``logits[t]`` must predict ``tokens[t]``: nothing is shifted here.
     """
-    # Not `logit - logsumexp`, which loses precision if logits are large.
+    # Not `logit - logsumexp`, which loses precision for large logits.
     return torch.log_softmax(at_least_float32(logits), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
 
 
@@ -34,15 +34,15 @@ def chunked_token_logprobs(
     chunk: int = 512,
     bias: Float[Tensor, " vocabulary"] | None = None,
 ) -> Float[Tensor, " tokens"]:
-    """Log-probability of ``tokens[t]`` under ``softmax((hidden[t] @ weight.T + bias) / temperature)``, nats.
+    """Log-probability of ``tokens[t]`` under ``softmax((hidden[t] @ weight.T + bias) / temperature)``, in nats.
 
-    The [tokens, vocabulary] tensor never exists: ``chunk`` rows of it are computed at a time, and again in the backward
-    pass. So memory is about ``chunk * vocabulary * 4`` bytes (half as much again in bf16, twice with entropy). Gradients
-    flow into hidden, weight and bias.
+    The whole [tokens, vocabulary] tensor never exists: ``chunk`` rows of it are computed at a time, and again in the backward
+    pass. So it takes about ``chunk * vocabulary * 4`` bytes of memory (1.5 times as much in bf16, twice with entropy).
+    Gradients flow into hidden, weight and bias.
 
     Matrix products run in the type of ``hidden`` (under autocast, in autocast's type). Softmax, the result and the sum of
     the weight's gradient over chunks are in float32 or float64. To save time, pass only the rows you need, without prompts
-    and padding. A row of NaN spoils the weight's gradient even if its result is masked later.
+    and padding. A row with NaN spoils the weight's gradient even if its result is masked later.
     """
     return _logprobs_and_entropy(hidden, unembedding_weight, bias, tokens, temperature, chunk, False)[0]
 
@@ -56,7 +56,7 @@ def chunked_token_logprobs_and_entropy(
     chunk: int = 512,
     bias: Float[Tensor, " vocabulary"] | None = None,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """``chunked_token_logprobs`` and the entropy, in nats, of the distribution that each token was chosen from.
+    """``chunked_token_logprobs``, and the entropy, in nats, of the distribution that each token was chosen from.
 
     The entropy carries no gradient: PPO only logs it.
     """
@@ -67,9 +67,9 @@ def _logprobs_and_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float, chunk: int, with_entropy: bool
 ) -> tuple[Tensor, Tensor]:
     device = hidden.device.type
-    # Autocast may be in another state in the backward pass: fix the type now.
+    # Fix the type now, because autocast may be in another state in the backward pass.
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    # On a CPU each new shape of a product compiles a kernel that stays in memory: round up the last chunk to get few shapes.
+    # On a CPU, each new shape of a product compiles a kernel that stays in memory. Rounding up the last chunk gives few shapes.
     count, filler = len(tokens), -len(tokens) % _ROW_GRID if device == "cpu" else 0
     if filler:
         hidden, tokens = F.pad(hidden, (0, 0, 0, filler)), F.pad(tokens, (0, filler))
@@ -82,11 +82,11 @@ def _logprobs_and_entropy(
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Log-probabilities whose backward pass computes the logits again, except the last chunk's if they are still there.
+    """Log-probabilities whose backward pass recomputes the logits, except those of the last chunk if they are still there.
 
     With D = softmax - onehot(token) and s = -grad / temperature: d hidden = s * (D @ W), d W = D.T @ (s * hidden), d bias =
-    D.T @ s. Scaling [chunk, width] by s in place of D keeps the [chunk, vocabulary] tensor to one product and one fused
-    softmax pass.
+    D.T @ s. Because s scales [chunk, width] tensors instead of D, a [chunk, vocabulary] tensor takes only one product and one
+    fused softmax pass.
     """
 
     @staticmethod
@@ -120,7 +120,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             if with_entropy:
                 probabilities = torch.exp(block, out=scratch[: len(block)])
                 entropies[rows] = -probabilities.mul_(block.clamp_(min=-1e4)).sum(dim=-1)  # 0 * -inf counts as 0
-        # Keep the last chunk's logits: the backward pass begins with them, and nothing overwrites them before.
+        # Keep the last chunk's logits. The backward pass begins with them, and nothing overwrites them before that.
         ctx.kept = logits if logits.in_one_pass and any(ctx.needs_input_grad[:3]) else None
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
@@ -133,7 +133,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, weight, bias, tokens = cast(tuple[Tensor, Tensor, Tensor | None, Tensor], ctx.saved_tensors)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            kept, ctx.kept = ctx.kept, None  # a second backward pass does not find them
+            kept, ctx.kept = ctx.kept, None  # overwritten below, so a second backward pass must not find them
             logits = kept or _ChunkedLogits(hidden, weight, bias, ctx.scale, ctx.chunk, ctx.compute)
             accumulate = logits.statistics_dtype
             grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -172,7 +172,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
 
 class _ChunkedLogits:
-    """Logits of a range of rows, in one buffer for all chunks: fresh memory pages would cost as much as the product."""
+    """Logits of a range of rows, in one buffer for all chunks, because new memory pages would cost as much as the product."""
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, chunk: int, compute: torch.dtype
@@ -187,11 +187,11 @@ class _ChunkedLogits:
         self.block = self.product if one_type else torch.empty_like(self.product, dtype=self.statistics_dtype)
 
     def products(self, rows: slice) -> Tensor:
-        """Logits [rows, vocabulary] in the matrix products' type, not scaled; valid until the next call."""
+        """Unscaled logits [rows, vocabulary], without bias, in the matrix products' type; valid until the next call."""
         return torch.mm(self.hidden[rows], self.weight.T, out=self.product[: rows.stop - rows.start])
 
     def rows(self, rows: slice) -> Tensor:
-        """Scaled logits [rows, vocabulary] in the statistics' type; valid until the next call."""
+        """Logits [rows, vocabulary] with bias, scaled, in the statistics' type; valid until the next call."""
         product = self.products(rows)
         block = self.block[: len(product)]
         if block is not product:

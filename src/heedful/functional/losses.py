@@ -1,9 +1,8 @@
 """The losses of the three steps: language modelling (SPEC 3.2), ranking (SPEC 3.3), clipped policy and value (SPEC 3.5).
 
-Each loss is a mean and takes an optional ``normalizer``, which replaces the number of entries that the sum is divided by.
-Under gradient accumulation, pass the whole minibatch's count to every micro-batch. The summed gradients then equal those of
-one large batch, however unevenly its tokens or prompts are spread. (Averaging the micro-batches' own means is a known
-trap.)
+Each loss is a sum divided by the number of entries, or by ``normalizer`` if it is given. Under gradient accumulation, pass the
+whole minibatch's count with every microbatch. The summed gradients then equal those of one large batch, however unevenly its
+tokens or prompts are spread. (Averaging the microbatches' own means is a known trap.)
 """
 
 from __future__ import annotations
@@ -27,40 +26,40 @@ class RankingStatistics(NamedTuple):
     num_comparisons: Int[Tensor, ""]
     """Untied pairs."""
     num_prompts: Int[Tensor, ""]
-    """Rows with at least one pair that counts: an untied one, or with a ``tie_threshold`` any. The loss is their mean."""
+    """Rows with at least one pair that counts: an untied pair, or any pair if ``tie_threshold`` is above 0."""
     margin: Float[Tensor, ""]
     """Mean of preferred minus other reward over the comparisons."""
 
 
 class PolicyStatistics(NamedTuple):
-    """What PPO logs about a policy update: means over the unmasked tokens, without gradient."""
+    """What PPO logs about a policy update: means over the tokens where the mask is True, without gradient."""
 
     clip_fraction: Float[Tensor, ""]
-    """Share of tokens at which the clipped loss is the larger one, so that the token has no gradient."""
+    """Share of tokens at which the clipped loss is larger; such a token has no gradient."""
     approximate_kl: Float[Tensor, ""]
     """``0.5 * mean((logprob - old_logprob)^2)``, nats per token, as lm-human-preferences logs it."""
     mean_ratio: Float[Tensor, ""]
-    """Mean of pi / pi_old: 1 in the first minibatch after sampling, unless sampling and training compute differently."""
+    """Mean of pi / pi_old. It is 1 in the first minibatch after sampling, unless sampling and training compute differently."""
 
 
 class ValueStatistics(NamedTuple):
-    """What PPO logs about a value update: means over the unmasked tokens, without gradient."""
+    """What PPO logs about a value update: means over the tokens where the mask is True, without gradient."""
 
     clip_fraction: Float[Tensor, ""]
-    """Share of tokens at which the clipped error is the larger one."""
+    """Share of tokens at which the clipped error is larger."""
     error: Float[Tensor, ""]
     """Mean squared error of the unclipped values (no factor 0.5)."""
     explained_variance: Float[Tensor, ""]
-    """``1 - error / variance(returns)``: 1 perfect, 0 no better than the mean of the returns. 0 if the returns do not vary."""
+    """``1 - error / variance(returns)``: 1 is perfect, 0 is no better than the mean return. 0 if the returns do not vary."""
 
 
 def language_model_loss(
     logprobs: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, normalizer: Tensor | float | None = None
 ) -> Float[Tensor, ""]:
-    """Mean negative log-probability, nats per token, of the tokens where ``mask`` is True (SPEC 3.2, 3.6).
+    """Mean negative log-probability, in nats per token, of the tokens where ``mask`` is True (SPEC 3.2, 3.6).
 
     ``logprobs[..., t]`` is the log-probability of token t itself: the caller has already shifted. The sum is divided by the
-    number of True entries or by ``normalizer``. If no entry is True, the loss and its gradient are 0.
+    number of True entries, or by ``normalizer``. If no entry is True, the loss and its gradient are 0.
     """
     return -_mean(logprobs, mask, normalizer)
 
@@ -78,15 +77,15 @@ def ranking_loss(
 
     ``rewards[p, i]``: scalar reward of response i to prompt p. ``ranks[p, i]``: its rank in a weak order; 1 is best, equal
     ranks are ties. ``mask[p, i]``: True for a response, False for padding up to the largest K. The loss of a prompt is the
-    mean over its untied pairs, and the result is the mean over the prompts that have any. So every such prompt weighs the
-    same whatever its K, and a prompt with K = 1 or only ties adds nothing to loss, gradient or count. With no comparison at
-    all, loss and gradient are 0.
+    mean over its untied pairs, and the result is the mean over the prompts that have any. So every such prompt has the same
+    weight, whatever its K, and a prompt with K = 1 or only ties adds nothing to loss, gradient or count. Without any
+    comparison, loss and gradient are 0.
 
     SPEC 3.3 writes 1/C(K,2) and says that ties are dropped, but not whether the divisor still counts them. Without ties
-    there is no difference. With ties we divide by the comparisons that are left: dividing by C(K,2) would make a prompt weigh
-    less, the more ties its labeler gave. ``weights`` (default 1) multiply the rows' losses: a prompt ranked by n labelers is
-    n rows of the same rewards with weight 1/n, and the mean divides by the sum of the weights. ``normalizer`` replaces that
-    sum (gradient accumulation).
+    there is no difference. With ties we divide by the number of remaining comparisons: dividing by C(K,2) would give a prompt
+    less weight, the more ties its labeler gave. ``weights`` (default 1) multiply the rows' losses: a prompt ranked by n
+    labelers is n rows of the same rewards with weight 1/n, and the mean divides by the sum of the weights of rows that count.
+    ``normalizer`` replaces that sum (gradient accumulation).
 
     With ``tie_threshold`` t > 0 (in units of reward) ties count too, as in the model of Rao and Kupper (1967)::
 
@@ -124,7 +123,7 @@ def ranking_loss(
 def _losses_with_ties(
     differences: Tensor, preferred: Tensor, ranks: Tensor, mask: Tensor, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """``-log P`` of each pair [prompts, k, k], 0 where there is none, and the number of pairs [prompts]."""
+    """``-log P`` of each pair [prompts, k, k], 0 where no pair counts, and the number of pairs [prompts]."""
     both = mask[:, :, None] & mask[:, None, :]
     tied = ((ranks[:, :, None] == ranks[:, None, :]) & both).triu(diagonal=1)
     decided = -F.logsigmoid(differences - threshold)
@@ -137,10 +136,10 @@ def _losses_with_ties(
 def implicit_rewards(
     logprobs: Float[Tensor, "*responses"], reference_logprobs: Float[Tensor, "*responses"], *, beta: float
 ) -> Float[Tensor, "*responses"]:
-    """``beta * (log pi(y|x) - log pi_ref(y|x))``, the reward that a policy stands for (Rafailov et al. 2023, section 4).
+    """``beta * (log pi(y|x) - log pi_ref(y|x))``, the reward that a policy implies (Rafailov et al. 2023, section 4).
 
     ``logprobs``: of whole responses, summed over their tokens. No gradient flows into ``reference_logprobs``.
-    :func:`ranking_loss` of these rewards is the loss of direct preference optimization: equation 7 of the paper for K = 2.
+    :func:`ranking_loss` of these rewards is the loss of direct preference optimization (for K = 2, equation 7 of that paper).
     """
     return beta * (at_least_float32(logprobs) - at_least_float32(reference_logprobs).detach())
 
@@ -156,12 +155,12 @@ def clipped_policy_loss(
 ) -> tuple[Float[Tensor, ""], PolicyStatistics]:
     """PPO's clipped surrogate: mean over tokens of ``max(-A * ratio, -A * clip(ratio, 1 - c, 1 + c))`` (SPEC 3.5).
 
-    ``ratio = exp(logprobs - old_logprobs)``; ``old_logprobs`` are those of the policy that sampled the response. Gradient
-    flows into ``logprobs`` only. ``mask`` is True at response tokens, the end-of-text token included. Source:
-    ``PPOTrainer.loss`` of OpenAI lm-human-preferences, whose responses all have the same length; with a mask the mean
-    is over the unmasked tokens.
+    ``ratio = exp(logprobs - old_logprobs)``; ``old_logprobs`` are those of the policy that sampled the response. The gradient
+    flows only into ``logprobs``. ``mask`` is True at response tokens, including the end-of-text token. Source:
+    ``PPOTrainer.loss`` of OpenAI lm-human-preferences, where all responses have the same length; here the mean is over the
+    tokens where ``mask`` is True.
     """
-    # The gradient of a masked entry is 0 times its value, NaN if that is NaN. `where` blocks it, on its only way to `logprobs`.
+    # The gradient of a masked entry is 0 times its value, so NaN if that is NaN. `where` keeps it from reaching `logprobs`.
     log_ratio = torch.where(mask, at_least_float32(logprobs) - at_least_float32(old_logprobs).detach(), 0.0)
     advantages = at_least_float32(advantages).detach()
     ratio = log_ratio.exp()
@@ -188,10 +187,10 @@ def clipped_value_loss(
 ) -> tuple[Float[Tensor, ""], ValueStatistics]:
     """Half the mean over tokens of ``max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)`` (SPEC 3.5).
 
-    Gradient flows into ``values`` only. ``mask`` is the policy loss's: values belong to the positions that *choose* the
-    response's tokens. Source: ``PPOTrainer.loss`` of OpenAI lm-human-preferences.
+    The gradient flows only into ``values``. ``mask`` is the same as the policy loss's: values belong to the positions that
+    *choose* the response's tokens. Source: ``PPOTrainer.loss`` of OpenAI lm-human-preferences.
     """
-    values = torch.where(mask, at_least_float32(values), 0.0)  # as above: blocks gradients of masked entries
+    values = torch.where(mask, at_least_float32(values), 0.0)  # blocks gradients of masked entries, as above
     old_values, returns = at_least_float32(old_values).detach(), at_least_float32(returns).detach()
     clipped_values = torch.clamp(values, old_values - clip_range, old_values + clip_range)
     unclipped, clipped = (values - returns).square(), (clipped_values - returns).square()

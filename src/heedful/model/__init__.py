@@ -1,4 +1,4 @@
-"""Hugging Face causal language models, fed without padding: loading, heads, batch layouts, precision and generation.
+"""Hugging Face causal language models that run without padding: loading, heads, batch layouts, precision and generation.
 
 The names below are for users of the library. Heedful's own code imports each name from its module.
 """

@@ -1,4 +1,4 @@
-"""A model answers prompts, and a reward model scores the answers: records in, records out."""
+"""Answer prompts with a model, and score the answers with a reward model: records in, records out."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class Answerer:
         """One response to each prompt, in order.
 
         name: the model's name in the responses. ids: the responses' ids; a response's random numbers depend only on ``seed``
-        and its id. texts: what the model continues instead of the prompts in the template (with few-shot examples in front);
-        a text may fill the context window, except the room for a response.
-        Under ``torchrun`` each rank answers a part of the prompts, and all ranks get all responses.
-        Raises DataError for a prompt over the limit.
+        and its id. texts: the model continues these instead of the prompts in the template (for example, prompts with few-shot
+        examples in front). A text may fill the context window, minus room for the response.
+        Under ``torchrun`` each rank answers some of the prompts, and every rank returns all responses.
+        Raises DataError if a prompt is over the limit.
         """
         limit: int | None = self.limits.max_prompt_tokens
         if texts is None:
@@ -101,7 +101,7 @@ class Answerer:
                 advance=progress.advance,
                 tokenizer=self.tokenizer,
             )
-        barrier_without_timeout()  # one rank may take longer than a collective would wait
+        barrier_without_timeout()  # a rank may take longer than the timeout of a collective
         generations = gather_in_order(zip(mine, own, strict=True))
         spoken = [spoken_tokens(generation.tokens, ends) for generation in generations]
         template = self.template if texts is None else "plain"
@@ -113,7 +113,7 @@ class Answerer:
 
 
 def storable(text: str) -> str:
-    """A model's text with U+FFFD in place of NUL: it may write any character, but no database keeps that one."""
+    """A model's text with U+FFFD in place of NUL, which a model can write but databases cannot store."""
     return text.replace("\x00", "\ufffd")
 
 
@@ -127,9 +127,9 @@ def score_responses(
     template: Template = "plain",
     console: Console | None = None,
 ) -> dict[str, float]:
-    """Reward of each response by its id. The text is tokenised again, in the same way as in the reward model's training.
+    """Reward of each response, by response id. Texts are tokenised as in the reward model's training.
 
-    A response over the limit is scored at its last token within it, as in training; the console says how many there are.
+    A response over the limit is cut there and scored at its last token, as in training; the console says how many there are.
     """
     answered = [prompts[response.prompt_id] for response in responses]
     end = response_end(tokenizer, template)
@@ -157,7 +157,7 @@ def logprobs_of_responses(
     max_response_tokens: int,
     template: Template = "plain",
 ) -> list[float]:
-    """Log-probability of each response in nats, summed over its tokens; texts become tokens as in :func:`score_responses`."""
+    """Log-probability of each response in nats, summed over its tokens. Texts are tokenised as in :func:`score_responses`."""
     answered = [prompts[response.prompt_id] for response in responses]
     end = response_end(tokenizer, template)
     texts = response_tokens(tokenizer, answered, [response.text for response in responses], template)
@@ -185,7 +185,7 @@ def mean_reward(
     template: Template = "plain",
     console: Console | None = None,
 ) -> float:
-    """Mean reward of responses: checkpoints, few-shot prefixes and a sweep's policies are compared by it."""
+    """Mean reward of the responses. It is used to compare checkpoints, few-shot prefixes and the policies of a sweep."""
     rewards = score_responses(
         reward_model,
         tokenizer,

@@ -1,9 +1,9 @@
 """Attention over padding-free rows: one function, registered with transformers as ``"heedful"``.
 
-A model that uses it gets one row of ``tokens`` (batch size 1) that holds many sequences, or prompts with several
-responses, and a layout says who attends to whom. Everything outside attention (embeddings, projections, norms) then computes no
-padding and no prompt twice. Layouts are built in :mod:`heedful.model.layouts`; the engine's prefill and cached decoding have
-their own in :mod:`heedful.model.engine.slots`.
+A model that uses it gets one row of tokens (batch size 1) that holds many sequences, or prompts with several responses. A
+layout says which tokens attend to which. So everything outside attention (embeddings, projections, norms) computes no padding
+and no shared prompt twice. Layouts are built in :mod:`heedful.model.layouts`; the engine has its own for prefill and cached
+decoding (:mod:`heedful.model.engine.slots`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from heedful.model.fast.fused_modules import fuse
 from heedful.model.fast.last_layer import compute_only_what_is_read, note_rows
 
 ATTENTION_NAME = "heedful"
-# Up to this many keys the score matrix is small enough that two batched products beat the blocked kernel (on CPU by 5x).
+# Up to this many keys the score matrix is so small that two batched products beat the blocked kernel (on a CPU by 5x).
 _LARGEST_EXPLICIT_BLOCK = 512
 
 
@@ -41,10 +41,10 @@ class Layout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttentionBlock:
-    """A dense batch of attention problems cut from a row; padding exists only here.
+    """A dense batch of attention problems cut from a row. Only here is there padding.
 
-    query_index: [blocks, queries] positions in the row (padding repeats position 0; its output is never read).
-    key_index: [blocks, keys] the same (padding is masked out).
+    query_index: [blocks, queries] indices of tokens in the row; padding has index 0, and its output is never read.
+    key_index: [blocks, keys] the same for keys; padding is masked out.
     mask: [blocks or 1, 1, queries, keys], True where a query sees a key.
     """
 
@@ -56,10 +56,9 @@ class AttentionBlock:
         return AttentionBlock(self.query_index.to(device), self.key_index.to(device), self.mask.to(device))
 
     def within(self, window: int, positions: Tensor) -> AttentionBlock:
-        """The block without the keys that lie ``window`` or more positions before the query (positions: [tokens])."""
-        if (
-            self.query_index.shape == self.key_index.shape
-        ):  # sequences that see themselves: columns differ by as much as positions
+        """The block without keys ``window`` or more positions before the query. positions: [tokens] of the row."""
+        # Sequences that see themselves: columns differ by as much as positions.
+        if self.query_index.shape == self.key_index.shape:
             column = torch.arange(self.query_index.shape[1], device=self.mask.device)
             near = (column[:, None] - column < window)[None, None]
         else:
@@ -85,10 +84,12 @@ class AttentionBlock:
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """A row's attention as a few dense blocks; ``output_index`` [tokens] finds each token in their concatenated outputs.
+    """Attention over a row as a few dense blocks.
 
-    positions: [tokens] each token's position in its own sequence; needed if a layer attends within a sliding window.
-    rows_read: the tokens read after the last layer, each once (None: all; :mod:`heedful.model.fast.last_layer`).
+    output_index: [tokens] where each token is in the blocks' concatenated outputs.
+    positions: [tokens] each token's position in its own sequence; needed if a layer has a sliding window.
+    rows_read: indices of the tokens the last layer must output, each once (None: all;
+    :mod:`heedful.model.fast.last_layer`).
     """
 
     blocks: tuple[AttentionBlock, ...]
@@ -103,7 +104,7 @@ class BlockLayout:
         return BlockLayout(tuple(block.to(device) for block in self.blocks), self.output_index.to(device), positions, rows)
 
     def reading(self, rows: Tensor) -> BlockLayout:
-        """The same layout, but only some rows are read after the last layer."""
+        """The same layout, but the last layer must output only ``rows``."""
         return replace(self, rows_read=rows, _windowed={})
 
     def within(self, window: int) -> BlockLayout:
@@ -143,8 +144,8 @@ def _heedful_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, heads, tokens, width] in, [1, tokens, heads, width] out.
 
-    Attention dropout is not applied: the paper uses residual dropout only (SPEC 3.2). Raises ModelError if a layer asks for
-    more than softmax attention.
+    Attention dropout is ignored, because the paper uses only residual dropout (SPEC 3.2). Raises ValueError without a layout,
+    ModelError if a layer asks for more than softmax attention.
     """
     del attention_mask, dropout
     if layout is None:
@@ -157,13 +158,13 @@ def _heedful_attention(
         layout = layout.within(sliding_window)
     note_rows(module, getattr(layout, "rows_read", None))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # The gradient of tensor[0] is a dense copy, which the products before it read faster than squeeze(0)'s view.
+    # tensor[0], not squeeze(0): its gradient is a dense copy, which the products before it read faster than a view.
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
     return layout.attend(layer, rows[0], rows[1], rows[2], scale).unsqueeze(0), None
 
 
-# Arguments by which transformers' models ask an attention function for more than softmax(scaling * Q K') V.
+# Arguments with which transformers' models ask an attention function for more than softmax(scaling * Q K') V.
 _MORE_THAN_SOFTMAX = {"softcap": "capped scores", "s_aux": "attention sinks", "position_bias": "a position bias"}
 
 
@@ -184,7 +185,7 @@ AttentionInterface.register(ATTENTION_NAME, _heedful_attention)
 def use_heedful_attention(model: PreTrainedModel) -> PreTrainedModel:
     """Switch a loaded model to the registered attention function (in place; returned for chaining). Raises ModelError."""
     switchable = isinstance(model, PreTrainedModel) and model._can_set_attn_implementation()
-    if switchable:  # transformers only warns otherwise, and the layouts would be ignored
+    if switchable:  # otherwise transformers would only warn and then ignore the layouts
         model.set_attn_implementation(ATTENTION_NAME)
     if not switchable or model.config._attn_implementation != ATTENTION_NAME:
         raise ModelError(

@@ -1,7 +1,7 @@
-"""A conversation as the text that a chat template makes of it, and which part of that text is the answer.
+"""Render conversations with a chat template, and find the answer in the rendered text.
 
-The template is the tokenizer's own ("chat") or the text of a Jinja file that the project names. Plain transformers and vLLM get
-the same text from the saved model, whose tokenizer holds the template (:func:`keep_template`).
+The template is the tokenizer's own ("chat") or the text of a Jinja file that the project names. Plain transformers and vLLM
+render the same text, because the saved tokenizer holds the template (:func:`keep_template`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ Template = str
 Messages = list[dict[str, str]]
 
 REFUSALS = (TemplateError, TypeError, ValueError, AttributeError, LookupError)
-"""What a chat template raises for a conversation that it cannot hold; TemplateError is what it raises on purpose."""
+"""What a chat template raises for a conversation that it cannot hold (TemplateError if on purpose, else the others)."""
 
 MARK = "\ufdd0"
-"""Cuts in two what spells a special token in a turn: the token would be one in the rendered text, and could end the turn.
+"""Put inside any text of a turn that spells a special token. Without it, the rendered text would contain that token, which
+could end the turn.
 
-Unicode keeps this code point free of any character."""
+Unicode guarantees that this code point is never a character."""
 
 _SAID = "xyz"
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """How the tokenizer's special tokens are spelt. In data they stay text, which is rarely what was meant: it is counted."""
+    """The spellings of the tokenizer's special tokens. In data they stay text; that is rarely intended, so it is counted."""
     return {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 
 def marked(text: str, special: set[str]) -> str:
-    """The text with a mark inside whatever spells a special token."""
+    """The text with a mark inside each spelling of a special token."""
     for token in sorted(special, key=len, reverse=True):
         text = text.replace(token, token[0] + MARK + token[1:])
     return text
@@ -50,18 +51,18 @@ def unmarked(text: str) -> str:
 
 
 class Frame(NamedTuple):
-    """What a chat template writes around an answer, between the place where a model begins to answer and the next turn."""
+    """What a chat template writes around an answer, from the place where a model begins to answer to the next turn."""
 
     before: str
-    """White space (Mistral), an empty block of reasoning (Qwen3) or the like; mostly empty."""
+    """Usually empty; else white space (Mistral), an empty block of reasoning (Qwen3) or the like."""
     after: str
-    """All that follows the answer's text: "<|im_end|>\\n"."""
+    """Everything after the answer's text, for example "<|im_end|>\\n"."""
     end: str | None
     """The first special or added token of ``after``; None if there is none."""
 
     @property
     def before_end(self) -> str:
-        """What stands between the answer's text and the token that ends it; Llama 2 has a space there."""
+        """What stands between the answer's text and the token that ends it (a space in Llama 2); empty without such a token."""
         return "" if self.end is None else self.after[: self.after.index(self.end)]
 
 
@@ -76,11 +77,11 @@ def jinja_of(tokenizer: PreTrainedTokenizerBase, template: Template) -> str | No
 
 
 def keep_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
-    """Let the tokenizer hold the template that its model is trained with, so that the saved model tells other tools.
+    """Store the template that the model is trained with in the tokenizer, so that other tools find it in the saved model.
 
-    ``plain``: it loses its chat template, which the model is not trained with. Otherwise, if the tokenizer begins every text
-    with its begin-of-text token and the template does not write that token, the saved template does.
-    Raises ConfigError for a template that is not valid Jinja.
+    ``plain`` removes the tokenizer's chat template, since the model is not trained with it. For any other template: if the
+    tokenizer begins every text with its begin-of-text token and the template does not write that token, it is added to the
+    stored template. Raises ConfigError if the template is not valid Jinja.
     """
     text = jinja_of(tokenizer, template)
     if text is None:
@@ -88,7 +89,7 @@ def keep_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> Non
         return
     try:
         written = rendered_raw(tokenizer, template, [{"role": "user", "content": _SAID}], answer_begins=True)
-    except REFUSALS:  # it wants a system message, say
+    except REFUSALS:  # for example, it requires a system message
         written = begin_of_text(tokenizer)
     if not written.startswith(begin_of_text(tokenizer)):
         text = "{{ bos_token }}" + text
@@ -97,7 +98,7 @@ def keep_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> Non
 
 
 def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The begin-of-text token if the tokenizer puts it in front of every text by itself, else nothing."""
+    """The begin-of-text token if the tokenizer puts it in front of every text, else an empty string."""
     given = tokenizer("a", return_special_tokens_mask=True, verbose=False)
     ids, added = cast(list[int], given["input_ids"]), cast(list[int], given["special_tokens_mask"])
     first = ids[: [*added, 0].index(0)]
@@ -107,7 +108,11 @@ def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> str:
 def rendered_raw(
     tokenizer: PreTrainedTokenizerBase, template: Template, messages: Messages, *, answer_begins: bool, **more: Any
 ) -> str:
-    """The messages as text, as plain transformers renders them. more: variables of the template."""
+    """The messages as plain transformers renders them.
+
+    answer_begins: end with what the template writes before the assistant's answer. more: variables of the template.
+    Raises ConfigError if the template is not valid Jinja.
+    """
     try:
         text = tokenizer.apply_chat_template(
             messages,
@@ -122,16 +127,16 @@ def rendered_raw(
             expected="a template that Jinja can read",
             got=str(error),
             where=f"line {error.lineno} of the template",
-            next_step="mend it, or set another template in heedful.toml",
+            next_step="fix it, or set another template in heedful.toml",
         ) from error
     return cast(str, text)
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, template: Template, messages: Messages, *, answer_begins: bool = False) -> str:
-    """The messages as text, ``answer_begins``: up to where the assistant's answer begins.
+    """The messages as text. answer_begins: up to where the assistant's answer begins.
 
-    The text begins with the begin-of-text token exactly once if the tokenizer begins every text with it.
-    Raises one of ``REFUSALS`` if the template cannot hold the messages, ConfigError if it cannot be used at all.
+    If the tokenizer begins every text with its begin-of-text token, this text does too.
+    Raises one of ``REFUSALS`` if the template cannot hold the messages, ConfigError if it is not valid Jinja.
     """
     text = rendered_raw(tokenizer, template, messages, answer_begins=answer_begins)
     begin = begin_of_text(tokenizer)
@@ -141,9 +146,9 @@ def rendered(tokenizer: PreTrainedTokenizerBase, template: Template, messages: M
 def rendered_prompts(
     tokenizer: PreTrainedTokenizerBase, template: Template, prompts: Sequence[Prompt]
 ) -> list[tuple[Messages, str]]:
-    """Each prompt as messages, and as text up to where the answer begins; special tokens that a turn spells are marked.
+    """Each prompt as messages, and as text up to where the answer begins. Special tokens spelt in a turn are marked.
 
-    Raises ConfigError if there is no template to use, and DataError for a prompt that the template cannot hold.
+    Raises ConfigError if there is no usable template, and DataError if the template cannot hold a prompt.
     """
     _refuse_unusable(tokenizer, template)
     whole: set[tuple[str, ...]] = set()  # sequences of roles in which the template keeps every turn
@@ -177,14 +182,14 @@ def _refuse_unusable(tokenizer: PreTrainedTokenizerBase, template: Template) -> 
         )
     if template != "chat" and "{" not in template:
         raise ConfigError(
-            "this is no template",
+            "this is not a template",
             expected="plain, chat, or the text of a Jinja template, with {{ }} or {% %}",
             got=repr(template[:80]),
         )
 
 
 def _refuse_left_out(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: Prompt) -> None:
-    """Some templates leave out turns of a role that they do not know, without an error."""
+    """Raise DataError if the template drops a turn: some silently skip roles that they do not know."""
     marks = [f"turn{number}z" for number in range(len(prompt.turns))]
     messages = [{"role": turn.role, "content": mark} for turn, mark in zip(prompt.turns, marks, strict=True)]
     text = rendered(tokenizer, template, messages, answer_begins=True)
@@ -198,9 +203,9 @@ def _refuse_left_out(tokenizer: PreTrainedTokenizerBase, template: Template, pro
 
 
 def answer_frame(tokenizer: PreTrainedTokenizerBase, template: Template) -> Frame | None:
-    """What the chat template writes around an answer; None under ``plain``, or if the template cannot tell.
+    """What the chat template writes around an answer; None without a template, or if it refuses a question and its answer.
 
-    It cannot if the text up to where a model answers is not the beginning of the whole conversation's text.
+    ``before`` is empty if the text up to where a model answers is not the beginning of the whole conversation's text.
     """
     if jinja_of(tokenizer, template) is None:
         return None
@@ -213,13 +218,13 @@ def answer_frame(tokenizer: PreTrainedTokenizerBase, template: Template) -> Fram
     start, _, after = whole.rpartition(_SAID)
     before = start[len(prompt) :] if start.startswith(prompt) else ""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    # The first one; of several at the same place, the longest.
+    # The first one; if several begin at the same place, the longest of them.
     places = {after.find(token): token for token in sorted(added, key=len) if token in after}
     return Frame(before, after, places[min(places)] if places else None)
 
 
 def without_frame(text: str, frame: Frame | None) -> str:
-    """What was said, without what the template writes before and after it: a model that answers says that too."""
+    """The answer without what the template writes before and after it; a model's own output contains that too."""
     if frame is None:
         return text
     text = text.removeprefix(frame.before)
@@ -231,9 +236,9 @@ def answer_text(
 ) -> str:
     """The text from where the answer begins to the token that ends it, as the template writes the whole conversation.
 
-    messages, prompt: the turns before the answer, and their text. An answer that begins like what the template would write
-    before it (a model's own reasoning, where the template writes an empty one) stands as it was said, and so does one that the
-    template would change by more than the white space around it.
+    messages, prompt: the turns before the answer, and their text. The answer is returned as it was said if it begins like what
+    the template would write before it (a model's own reasoning, where the template writes an empty block), or if the template
+    would change more than the white space around it.
     """
     said = without_frame(said, frame)
     if frame is None or not said.strip():

@@ -1,8 +1,8 @@
-"""How long a sequence may be: the context window, and where scaled rotary positions change their frequencies.
+"""How long a sequence may be: the context window, and the length at which scaled rotary positions change.
 
-LongRoPE (Phi-3) and dynamic NTK scaling turn positions by other frequencies if the longest sequence of a batch is past the
-original window. A short sequence in the same row would change with it, and so would the keys that decoding has already cached.
-Sequences past the original window are therefore refused. Linear, YaRN and Llama 3's scaling are the same at every length.
+LongRoPE (Phi-3) and dynamic NTK scaling switch to other frequencies if the longest sequence of a batch is longer than the
+original window. That would change short sequences in the same row, and invalidate the keys that decoding has already cached.
+Sequences longer than the original window are therefore refused. Linear, YaRN and Llama 3 scaling do not depend on the length.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from heedful.errors import ModelError
 
 
 def context_window(model: PreTrainedModel) -> int | None:
-    """Tokens that prompt and response may have together: at most the original window. None if there is no limit."""
+    """The most tokens that prompt and response may have together, at most the original window; None if there is no limit."""
     window = cast(int | None, getattr(model.config, "max_position_embeddings", None))
     switch = rope_switch(model)
     return switch if window is None else window if switch is None else min(window, switch)
 
 
 def rope_switch(model: PreTrainedModel) -> int | None:
-    """The original window of LongRoPE or dynamic scaling, in tokens: a longer sequence uses other frequencies."""
+    """The original window of LongRoPE or dynamic scaling, in tokens, past which frequencies change; None without either."""
     return min((window for _, window in _switches(model)), default=None)
 
 
 def _switches(model: PreTrainedModel) -> list[tuple[str, int]]:
-    """Each kind of rotary positions that changes with the length, and the longest sequence that does not change it."""
+    """Each kind of rotary positions that depends on the length, and the longest sequence that does not change it."""
     config = cast(Any, model.config)
     rope = getattr(config, "rope_parameters", None) or {}
     default = getattr(config, "original_max_position_embeddings", None)
@@ -42,7 +42,7 @@ def _switches(model: PreTrainedModel) -> list[tuple[str, int]]:
 
 
 def refuse_sequences_past_the_switch(model: PreTrainedModel, attention: str) -> None:
-    """Raise ModelError whenever this attention function is in use and a sequence is past the original window."""
+    """Hook the model to raise ModelError if a sequence is past the original window while this attention function is in use."""
     switches = _switches(model)
     if not switches or "heedful_refuses_past_switch" in vars(model):
         return
@@ -55,7 +55,7 @@ def refuse_sequences_past_the_switch(model: PreTrainedModel, attention: str) -> 
         if rotary.config._attn_implementation == attention and longest > switch:
             raise ModelError(
                 f"a sequence is past the original window of {name}",
-                expected=f"at most {switch} tokens in prompt and response: past them, all sequences of a row would change",
+                expected=f"at most {switch} tokens in prompt and response: a longer one would change all sequences of its row",
                 got=f"{longest} tokens",
                 next_step="lower max_prompt_tokens, max_response_tokens or the context length in heedful.toml",
             )

@@ -1,4 +1,4 @@
-"""Attention of packed rows as a few dense blocks: sequences of similar length side by side, padding masked."""
+"""Attention over packed rows as a few dense blocks: sequences of similar length side by side, with padding masked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from heedful.model.attention import AttentionBlock, BlockLayout
 from heedful.model.fast.grid import on_grid
 
 _LENGTH_GRID = 16
-# Sequences are sorted by length and cut into blocks such that padding inside a block stays under this share.
+# Sequences are sorted by length. A block ends before they get shorter than half its longest, so about this share is padding.
 _LARGEST_PADDING = 0.25
 _SMALLEST_BLOCK = 16
 
@@ -25,8 +25,8 @@ def dense_blocks(
 ) -> BlockLayout:
     """Blocks of prompts (or whole sequences) that see themselves, and blocks of responses that see their prompt too.
 
-    positions: [tokens] each token's position in its own sequence. prompt_start, prompt_lengths: [groups].
-    start, lengths, group: [responses] of shared prompts; group is the index of a response's prompt.
+    positions: [tokens] each token's position in its own sequence. prompt_start, prompt_lengths: [groups] in tokens.
+    start, lengths, group: [responses] of shared prompts; group is the index of each response's prompt.
     """
     output_index = np.zeros(len(positions), dtype=np.int64)
     blocks: list[AttentionBlock] = []
@@ -57,7 +57,7 @@ def dense_blocks(
 
 
 def _causal(length: int) -> Tensor:
-    """Right padding needs no mask of its own: under a causal mask no real query sees a key after itself."""
+    """[1, 1, length, length]. It hides right padding too: no real query sees a key after itself."""
     return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
 
 
@@ -66,7 +66,7 @@ def _on_length_grid(length: int) -> int:
 
 
 def _ranges(start: np.ndarray, lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row positions [n, longest] of n ranges, 0 where padded, and [n, longest] True where real; n is rounded up to the grid."""
+    """Row positions of n ranges, 0 where padded, and a mask, True where real; both [n rounded up to the grid, longest]."""
     extra = on_grid(len(start)) - len(start)
     start, lengths = np.pad(start, (0, extra)), np.pad(lengths, (0, extra))
     offsets = np.arange(longest)
@@ -75,7 +75,7 @@ def _ranges(start: np.ndarray, lengths: np.ndarray, longest: int) -> tuple[np.nd
 
 
 def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
-    """Indices grouped such that similar lengths share a block: little padding, few blocks."""
+    """Indices of the sequences in each block. Similar lengths share a block, for little padding in few blocks."""
     order = np.argsort(-lengths, kind="stable")
     buckets: list[np.ndarray] = []
     first = 0

@@ -1,10 +1,10 @@
-"""The self-check: does a model compute here what it computes in plain transformers?
+"""The self-check: does a model compute the same here as in plain transformers?
 
-Log-probs of responses, scores and values must not depend on batch size, order, padding or layout. Cached decoding must give
-what a full forward pass gives, and a saved model must load unchanged. :func:`examine` checks all this for one model and compute
-type (``heedful doctor``); :func:`quick_check` is the small part that every training step runs before it starts. The reference
-is the plain model: transformers' own eager attention and head, one sequence at a time, in float32 (for cached decoding: in the
-same type).
+Log-probs of responses, scores and values must not depend on batch size, order, padding or layout. Cached decoding must match a
+full forward pass, and a saved model must load unchanged. :func:`examine` checks all this for one model and compute type
+(``heedful doctor``). :func:`quick_check` is a small part of it, which each training step runs before it starts. The reference
+is the plain model: transformers' own eager attention and head, one sequence at a time, in float32. For cached decoding and the
+quick check it is the plain model in the model's own type.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ from heedful.model.saving import save_model
 from heedful.model.scalar_models import scalar_model_from_causal
 from heedful.progress import ProgressLine, progress_line
 
-# float32: how far sums in another order may round, as a share of the largest logit (scalar head: of its largest sum).
+# float32: the allowed rounding difference of sums in another order, as a share of the largest logit (scalar head: largest sum).
 _FLOAT32_LIMIT = 5e-5
-# bfloat16: how many times as far from float32 as plain transformers in bfloat16 is.
+# bfloat16: the allowed distance from float32, as a multiple of plain transformers' distance in bfloat16.
 _BFLOAT16_LIMIT = 4.0
 _BFLOAT16_FLOOR = 1e-3
-# For a model that is in bfloat16 already there are no float32 numbers: a share of the largest logit again.
+# A model that is loaded in bfloat16 has no float32 numbers to compare with, so this is again a share of the largest logit.
 _BFLOAT16_QUICK_LIMIT = 0.02
 _FAMILIES = "use a model of a supported family (docs/families.md), or report the architecture"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One comparison: the largest absolute difference from the reference, and how large it may be.
+    """One comparison: the largest absolute difference from the reference, and its limit.
 
-    quantity: what was compared; log-probs are in nats, values and scores in units of reward.
+    quantity: what was compared. Log-probs are in nats, values and scores in units of reward.
     """
 
     name: str
@@ -78,16 +78,16 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Not if the difference is NaN."""
+        """Whether the difference is within the limit; False if it is NaN."""
         return self.difference <= self.limit
 
 
 @torch.no_grad()
 def quick_check(model: PreTrainedModel) -> None:
-    """Compare a few tokens through the loaded model (causal or scalar) with plain transformers.
+    """Compare the loaded model (causal or scalar) with plain transformers on a few tokens.
 
-    Ten forward passes of at most 22 tokens; weights, mode and random numbers stay as they are. Raises CheckError
-    with the layout and its difference, and NumericalError if the plain model itself gives NaN.
+    It takes about a dozen forward passes of at most 22 tokens. Weights, mode and random numbers stay as they are. Raises
+    CheckError with the layout and its difference, and NumericalError if the plain model itself gives NaN or infinity.
     """
     precision: Precision = "bfloat16" if model.dtype == torch.bfloat16 else "float32"
     examples = examples_of(model, [5, 3], [[3, 4], [2]])
@@ -104,7 +104,7 @@ def quick_check(model: PreTrainedModel) -> None:
 
 
 def refuse_failed(checks: Sequence[Check], where: str | Path) -> None:
-    """Raise CheckError for the first check that failed."""
+    """Raise CheckError with the first failed check, if any failed."""
     failed = [check for check in checks if not check.passed]
     if not failed:
         return
@@ -121,11 +121,12 @@ def refuse_failed(checks: Sequence[Check], where: str | Path) -> None:
 
 @torch.no_grad()
 def examine(folder: str | Path, precision: Precision, console: Console | None = None) -> list[Check]:
-    """All checks of a model folder, causal or reward model: in float32 and, if asked for, in bfloat16 too.
+    """All checks of a model folder (causal or reward model), in float32 and, if ``precision`` says so, in bfloat16 too.
 
-    A causal model is also tried as a reward and value model, with a random head; its body has passed the long sequences by
-    then, so these are short. Runs on the first GPU if there is one. Progress goes to the console, if one is given.
-    Raises MissingError, ModelError (a folder that cannot be loaded at all), CheckError (a forward that fails), StorageError.
+    A causal model is also checked as a reward and value model, with a random head. Its body has been checked on long sequences
+    by then, so these examples are short. Runs on the first GPU if there is one. Progress goes to the console, if one is given.
+    Raises MissingError, ModelError (the folder cannot be loaded), CheckError (a forward pass fails), NumericalError (the plain
+    model gives NaN or infinity), StorageError.
     """
     tokenizer = load_tokenizer(folder)
     device = first_device()
@@ -143,7 +144,7 @@ def examine(folder: str | Path, precision: Precision, console: Console | None = 
         assert isinstance(end, int)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            # The weights may be rounded to bfloat16 by now, which does not matter: the new model is compared with itself.
+            # The weights may be rounded to bfloat16 by now. That does not matter: the new model is compared with itself.
             scalar = scalar_model_from_causal(model, pad_token_id=cast(int | None, tokenizer.pad_token_id), eos_token_id=end)
         del model
         scalar = scalar.float().to(device)  # pyright: ignore[reportArgumentType]
@@ -151,7 +152,7 @@ def examine(folder: str | Path, precision: Precision, console: Console | None = 
 
 
 def _num_checks(scalar: bool, precision: Precision) -> int:
-    """How many checks there are; models with LongRoPE have a few more."""
+    """How many checks there are; models with LongRoPE or dynamic scaling have one or two more."""
     of_causal, of_scalar = (8, 14) if precision == "float32" else (15, 26)
     return of_scalar if scalar else of_causal + of_scalar
 
@@ -163,7 +164,7 @@ def _examined(
     examples: Examples,
     progress: ProgressLine,
 ) -> list[Check]:
-    """Checks in float32 and then, if ``precision`` is bfloat16, in that (the model is cast in place)."""
+    """Checks in float32, and then in bfloat16 if ``precision`` says so (the model is cast in place)."""
     checks: list[Check] = []
     with _explained(model):
         for check in _all_checks(model, tokenizer, precision, examples):
@@ -221,7 +222,7 @@ def _layout_checks(
 
 
 def _switch_check(model: PreTrainedModel) -> Iterator[Check]:
-    """A short sequence beside one past LongRoPE's original window: refused, or else it must not change."""
+    """A short sequence beside one past the original window of scaled rotary positions: refused, or it must not change."""
     examples = examples_past_the_switch(model)
     if examples is None:
         return
@@ -254,7 +255,7 @@ def _order_check(
 def _padding_checks(
     model: PreTrainedModel, examples: Examples, reference: Reading, limits: dict[str, float], precision: Precision
 ) -> Iterator[Check]:
-    """Plain transformers with padded batches: what other tools will compute with the model."""
+    """Plain transformers with padded batches, as other tools will run the model."""
     with plain_attention(model):
         for side in ("left", "right"):
             padded = padded_readings(model, examples, side)
@@ -264,7 +265,7 @@ def _padding_checks(
 def _decoding_check(
     model: PreTrainedModel, prompts: list[list[int]], new_tokens: int, limits: dict[str, float], precision: Precision
 ) -> Iterator[Check]:
-    """Sampled tokens' log-probs from the cache against a plain forward of the whole text, in the same type."""
+    """Log-probs of sampled tokens from cached decoding, compared with a plain forward pass over the whole text."""
     room = window_of(model) - max(map(len, prompts))
     if room < 1:
         return
@@ -299,7 +300,7 @@ def _compared(name: str, got: Reading, reference: Reading, limits: dict[str, flo
 
 def _next_step(name: str) -> str:
     if name == "saved and loaded":
-        return "the folder that training writes would hold another model: check the disk, then report the architecture"
+        return "the folder that training writes would hold a different model: check the disk, then report the architecture"
     if name.startswith("padded"):
         return "plain transformers itself depends on padding here: serve this model unpadded, or report it to transformers"
     return _FAMILIES
@@ -309,7 +310,7 @@ def _next_step(name: str) -> str:
 
 
 def _read(model: PreTrainedModel, batch: PackedBatch) -> Reading:
-    """What training reads from a row: log-probs of response tokens, or values before each and scores at the end."""
+    """What training reads from a row: log-probs of response tokens, or the value before each and the scores at the ends."""
     batch = batch.to(model.device)
     if not is_scalar(model):
         return {"log-prob": target_logprobs(model, batch)}
@@ -330,7 +331,7 @@ def _is_reward_folder(folder: str | Path) -> bool:
 
 @contextmanager
 def _explained(model: PreTrainedModel) -> Iterator[None]:
-    """Turn whatever an unknown architecture's code raises on a layout into a CheckError."""
+    """Turn any error that an unknown architecture's code raises on a layout into a CheckError."""
     try:
         yield
     except (HeedfulError, torch.OutOfMemoryError, OSError):

@@ -1,4 +1,4 @@
-"""What the self-check compares a model on: random tokens of lengths that reach every kernel and pass the sliding window."""
+"""Examples for the self-check: random tokens, of lengths that reach every kernel and exceed the sliding window."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from transformers import PreTrainedModel
 
 from heedful.model.context_window import context_window, rope_switch
 
-_LARGEST_WINDOW = 8_192  # a sliding window beyond this is not tried: the check would take minutes
+_LARGEST_WINDOW = 8_192  # tokens; with a larger sliding window the check would take minutes, so none is tried
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Prompts [groups] and each one's responses [groups][K], token ids."""
+    """Prompts [groups] and the responses to each [groups][K], as token ids."""
 
     prompts: list[list[int]]
     responses: list[list[list[int]]]
 
     @property
     def firsts(self) -> Examples:
-        """Each prompt with its first response."""
+        """Each prompt with only its first response."""
         return Examples(self.prompts, [group[:1] for group in self.responses])
 
     @property
@@ -33,14 +33,17 @@ class Examples:
 
 
 def window_of(model: PreTrainedModel) -> int:
-    """Tokens that the model can see; 2,048 if its configuration does not say."""
+    """The model's context window in tokens; 2,048 if its configuration does not say."""
     return context_window(model) or 2_048
 
 
 def examples_of(
     model: PreTrainedModel, prompts: Sequence[int], responses: Sequence[Sequence[int]], *, room: int | None = None
 ) -> Examples:
-    """Random tokens of these lengths, cut to the context window (or room), without the padding token: it would move a score."""
+    """Random tokens of these lengths, cut to the context window (or room).
+
+    The padding token is never among them, because plain transformers would read a score at another place.
+    """
     rng = random.Random(0)
     rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     vocabulary = [t for t in range(min(rows, model.config.vocab_size)) if t != model.config.pad_token_id]
@@ -58,7 +61,7 @@ def examples_of(
 
 
 def full_examples(model: PreTrainedModel) -> Examples:
-    """Short and long examples: past the size at which attention takes another kernel, and past the sliding window."""
+    """Short and long examples: long enough for the attention kernel of large blocks, and for the sliding window to matter."""
     short = short_examples(model)
     if window_of(model) < 700:
         return short
@@ -67,7 +70,7 @@ def full_examples(model: PreTrainedModel) -> Examples:
 
 
 def short_examples(model: PreTrainedModel) -> Examples:
-    """Short examples, of one token and more, and one past the sliding window."""
+    """Short examples, from one token up, and one that exceeds the sliding window if there is one."""
     prompts, responses = [1, 7, 40], [[5], [1, 24, 9], [16, 3, 11, 2]]
     window = getattr(model.config, "sliding_window", None)
     if window is not None and window <= _LARGEST_WINDOW and window + 24 <= window_of(model):
@@ -76,20 +79,23 @@ def short_examples(model: PreTrainedModel) -> Examples:
 
 
 def examples_past_the_switch(model: PreTrainedModel) -> Examples | None:
-    """A short sequence beside one past the original window of scaled rotary positions; None if they never change."""
+    """A short sequence and one past the original window of scaled rotary positions.
+
+    None if the rotary positions never change, or only past 8,192 tokens.
+    """
     switch = rope_switch(model)
     if switch is None or switch > _LARGEST_WINDOW:
         return None
-    # The short one last: dynamic scaling keeps the frequencies of a long sequence until a shorter one comes.
+    # The short one comes last, because dynamic scaling keeps the frequencies of a long sequence until a shorter one comes.
     return examples_of(model, [switch, 5], [[4], [3]], room=switch + 4)
 
 
 def decoding_prompts(model: PreTrainedModel) -> tuple[list[list[int]], int]:
-    """Prompts, two of them equal, and how many tokens to generate: past the sliding window, where there is one."""
+    """Prompts, two of them equal, and how many tokens to generate: enough to exceed the sliding window, if there is one."""
     longest = max(1, min(40, window_of(model) - 17))
     lengths = [1, min(7, longest), longest]
     window = getattr(model.config, "sliding_window", None)
     if window is not None and window <= _LARGEST_WINDOW and window + 13 <= window_of(model):
-        lengths.append(max(1, window - 4))  # its first tokens see all of it
+        lengths.append(max(1, window - 4))  # the first generated tokens still see the whole prompt
     prompts = examples_of(model, lengths, [[1]] * len(lengths)).prompts
     return [*prompts, prompts[1]], 16

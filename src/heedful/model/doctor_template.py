@@ -1,6 +1,6 @@
-"""The self-check of a chat template: is what a model is trained on what other tools make of the same conversation?
+"""The self-check of a chat template: do training and other tools turn the same conversation into the same text?
 
-``heedful doctor`` prints all checks. Some find a mistake, others only say what this template does, so that it surprises no one.
+``heedful doctor`` prints all checks. Some look for mistakes. Others only report what a template does, to avoid surprises.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TOOL = {"role": "tool", "content": "A result."}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateCheck:
-    """What was looked at, and what was found: nothing, a mistake, or something to know."""
+    """One check and its finding: None, a mistake, or (if ``mistake`` is False) something worth knowing."""
 
     name: str
     found: str | None = None
@@ -47,9 +47,10 @@ class TemplateCheck:
 
 
 def examine_template(folder: str | Path, template: Template = "chat") -> list[TemplateCheck]:
-    """All checks of the chat template in a model's folder, or of another one for this model; none if there is no template.
+    """All checks of the chat template in a model's folder, or of another template for this model.
 
-    Raises MissingError, ModelError (no tokenizer), ConfigError (no valid Jinja).
+    Returns an empty list if there is no template. Raises MissingError, ModelError (no usable tokenizer), ConfigError (the
+    template is not valid Jinja).
     """
     tokenizer = load_tokenizer(folder)
     if jinja_of(tokenizer, template) is None:
@@ -60,7 +61,7 @@ def examine_template(folder: str | Path, template: Template = "chat") -> list[Te
 def template_checks(
     tokenizer: PreTrainedTokenizerBase, template: Template, listed_ends: Collection[int] | None = None
 ) -> list[TemplateCheck]:
-    """All checks of a chat template. listed_ends: the tokens at which other tools end a response; None: not known."""
+    """All checks of a chat template. listed_ends: the tokens at which other tools end a response; None: unknown."""
     render = _renderer(tokenizer, template)
     return [
         TemplateCheck(name="the prompt begins the conversation", found=_not_a_beginning(render)),
@@ -79,7 +80,7 @@ def template_checks(
 
 
 def refuse_failed_template(checks: Collection[TemplateCheck], where: str | Path) -> None:
-    """Raise CheckError for the first check that found a mistake."""
+    """Raise CheckError with the first mistake, if any check found one."""
     for check in checks:
         if check.failed:
             raise CheckError(
@@ -87,14 +88,15 @@ def refuse_failed_template(checks: Collection[TemplateCheck], where: str | Path)
                 expected="the same tokens in training, here and in other tools",
                 got=check.found,
                 where=where,
-                next_step="mend a copy of the template and set it: template = FILE in heedful.toml (docs/templates.md)",
+                next_step="fix a copy of the template and set it: template = FILE in heedful.toml (docs/templates.md)",
             )
 
 
 def refuse_wrong_template(tokenizer: PreTrainedTokenizerBase, template: Template, where: str | Path) -> None:
-    """Raise ConfigError for a template with which no model is trained: a prompt is not the beginning of the conversation.
+    """Raise ConfigError if the text of a prompt is not the beginning of the conversation's text.
 
-    A model would be trained on other tokens than it is given when it answers. The other mistakes are mended in training.
+    With such a template, a model would be trained on other tokens than it gets when it answers. Training corrects the other
+    mistakes itself.
     """
     if jinja_of(tokenizer, template) is None:
         return
@@ -104,7 +106,7 @@ def refuse_wrong_template(tokenizer: PreTrainedTokenizerBase, template: Template
             expected="the text up to where a model answers is the beginning of the whole conversation's text",
             got=found,
             where=where,
-            next_step="mend a copy of the template and set it: template = FILE in heedful.toml (docs/templates.md)",
+            next_step="fix a copy of the template and set it: template = FILE in heedful.toml (docs/templates.md)",
         )
 
 
@@ -121,7 +123,7 @@ def _renderer(tokenizer: PreTrainedTokenizerBase, template: Template) -> Render:
 
 
 def _conversations(render: Render) -> Iterator[tuple[Messages, str]]:
-    """Those of a few conversations that the template can hold, and the text of each up to where the answer begins."""
+    """A few conversations, each with its text up to where the answer begins; those that the template refuses are skipped."""
     answered = [_ASKED, {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": "And then?"}]
     for messages in ([_ASKED], [_SYSTEM, _ASKED], answered, [_SYSTEM, *answered]):
         try:
@@ -138,7 +140,7 @@ def _not_a_beginning(render: Render) -> str | None:
         if not whole.startswith(prompt):
             same = next(i for i, letter in enumerate(prompt) if whole[i : i + 1] != letter)
             start = max(0, same - 20)
-            return f"a model answers after {prompt[start:]!r}; the conversation goes on with {whole[start : same + 40]!r}"
+            return f"a model answers after {prompt[start:]!r}; the conversation continues with {whole[start : same + 40]!r}"
         if _ANSWER not in whole[len(prompt) :]:
             return "the answer is not in the text of the conversation"
     return None if some else "the template cannot hold a single question"
@@ -157,7 +159,7 @@ def _wrong_begin(tokenizer: PreTrainedTokenizerBase, render: Render) -> str | No
 def _wrong_end(tokenizer: PreTrainedTokenizerBase, template: Template, listed: Collection[int] | None) -> str | None:
     frame = answer_frame(tokenizer, template)
     if frame is None:
-        return None  # another check says why
+        return None  # another check reports why
     if frame.end is None:
         return f"lost: the template writes no special token after an answer (training ends answers with {tokenizer.eos_token})"
     if listed is not None and tokenizer.convert_tokens_to_ids(frame.end) not in listed:
@@ -176,7 +178,7 @@ def _changed_turns(tokenizer: PreTrainedTokenizerBase, template: Template, rende
         if said == _REASONED and "Because" in last and "Because" not in earlier:
             return "the reasoning (<think>) of earlier answers is dropped; training reads prompts as the template writes them"
         if not earlier.startswith(last.removesuffix(frame.after) + frame.before_end + (frame.end or "")):
-            return "earlier answers are written otherwise than the last one; training reads prompts as the template writes them"
+            return "earlier answers are written differently from the last; training reads prompts as the template writes them"
     return None
 
 
@@ -196,7 +198,7 @@ def _stripped(render: Render) -> str | None:
 
 
 def _dated(render: Render) -> str | None:
-    """Whether the template asks for today's date: another function in its place gives another text, or fails."""
+    """A finding if the template writes today's date: then replacing its date function changes the text, or fails."""
     asked = next(((messages, prompt) for messages, prompt in _conversations(render)), None)
     if asked is None:
         return None
@@ -218,7 +220,7 @@ def _refused(render: Render, messages: Messages) -> str | None:
 
 
 def _listed_ends(folder: Path) -> set[int]:
-    """The tokens at which plain transformers ends a response."""
+    """The tokens at which plain transformers ends a response, from the folder's configuration files."""
     for name in ("generation_config.json", "config.json"):
         file = folder / name
         found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None

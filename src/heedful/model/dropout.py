@@ -1,6 +1,6 @@
 """Residual dropout for any architecture (SPEC 3.2: 0.2).
 
-It drops what attention and feed-forward blocks add to the residual stream.
+It is applied to what attention and feed-forward blocks add to the residual stream.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _FEED_FORWARD_NAMES = ("mlp", "feed_forward", "ffn", "fc2")
 
 
 def set_residual_dropout(model: PreTrainedModel, probability: float) -> None:
-    """Set residual dropout to ``probability`` and all other dropout of the model to zero. Raises ModelError.
+    """Set residual dropout to ``probability`` and all other dropout of the model to zero.
 
-    Dropout is active only in ``model.train()`` mode. Calling it again replaces the earlier setting.
+    Dropout is active only in ``model.train()`` mode. Calling this again replaces the earlier setting. Raises ModelError if
+    the model's layers or their branches are not found.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):

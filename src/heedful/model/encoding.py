@@ -1,4 +1,4 @@
-"""From records and text to token ids, with a count of everything that was cut or left out."""
+"""Turn records into token ids, and count everything that was cut or left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and what follows it, as token ids; the response ends with end-of-text unless it was cut."""
+    """A prompt and the response to it, as token ids. The response ends with its end token unless it was cut."""
 
     prompt: list[int]
     response: list[int]
@@ -25,9 +25,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class RankedPrompt:
-    """A prompt, its responses, and the ranks that each labeler gave them: all comparisons of a prompt are one batch element.
+    """A prompt, its responses, and each labeler's ranks for them. All comparisons of a prompt are one batch element.
 
-    ``ranks[j][i]`` is labeler j's place for response i: 1 is best, equal is a tie, 0 where the labeler did not rank it.
+    ``ranks[j][i]`` is labeler j's rank for response i: 1 is best, equal ranks are a tie, 0 means that j did not rank it.
     """
 
     prompt_id: str
@@ -40,7 +40,7 @@ class RankedPrompt:
 
 @dataclass(slots=True)
 class Counts:
-    """What happened to the records of one kind; printed, and kept with the run."""
+    """What happened to the records of one kind. The counts are printed and saved with the run."""
 
     used: int = 0
     prompt_too_long: int = 0
@@ -54,7 +54,7 @@ class Counts:
 
     @property
     def left_out(self) -> str:
-        """What was left out, cut or without effect, to follow what was used; empty if nothing was."""
+        """What was left out, cut or without effect, as text to put after the number used; empty if nothing was."""
         words = {
             "prompt_too_long": "left out: prompt over the limit",
             "response_cut": "cut at the response limit",
@@ -68,7 +68,7 @@ class Counts:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, max_tokens: int, template: Template = "plain"
 ) -> tuple[list[Prompt], list[list[int]], Counts]:
-    """Prompts that fit, with their tokens; longer ones are left out and counted (SPEC 1.2)."""
+    """The prompts that fit, with their tokens. Longer ones are left out and counted (SPEC 1.2)."""
     counts = Counts()
     special = special_tokens(tokenizer)
     kept: list[Prompt] = []
@@ -100,9 +100,9 @@ def rendered_example(tokenizer: PreTrainedTokenizerBase, template: Template) -> 
 
 
 def encode_response(ids: list[int], *, end: int, finished: bool, max_tokens: int) -> tuple[list[int], bool]:
-    """A response's tokens with end-of-text where it finished and fits; True as the second value where it was cut.
+    """A response's tokens, with the end token if it finished and fits; and whether it was cut.
 
-    An unfinished empty response would hold no token at all: it is given end-of-text, so that there is a place to score.
+    An unfinished empty response gets the end token too. Otherwise it would have no token to score.
     """
     if len(ids) + finished > max_tokens:
         return ids[:max_tokens], True
@@ -119,7 +119,7 @@ def encode_demonstrations(
     template: Template = "plain",
     may_be_empty: bool = False,
 ) -> tuple[list[Example], Counts]:
-    """Demonstrations as examples. Empty ones teach nothing but silence: they are left out and counted.
+    """Demonstrations as examples. Those that are too long or empty are left out and counted (empty ones would teach silence).
 
     Raises DataError if none is left, unless ``may_be_empty``.
     """
@@ -159,12 +159,12 @@ def encode_rankings(
     with_ties: bool = False,
     may_be_empty: bool = False,
 ) -> tuple[list[RankedPrompt], Counts]:
-    """Rankings as token ids, all of a prompt together: each of its responses is there once, whoever ranked it (SPEC 3.3).
+    """Rankings as token ids, grouped by prompt. A response that several labelers ranked is there only once (SPEC 3.3).
 
-    K = 1 and all-tied rankings hold no comparison: they are counted and left out. ``with_ties`` keeps the latter.
-    phases: what the rankings and their responses may be for. Only an evaluation of the reward model may name others than
-    training: what people ranked for evaluation or screening must train nothing.
-    Raises DataError if a ranking or a response is of another phase, or if no comparison is left (unless ``may_be_empty``).
+    Rankings with K = 1 or only ties contain no comparison: they are counted and left out. ``with_ties`` keeps the latter.
+    phases: the allowed phases of rankings and responses. Only an evaluation of the reward model may name others besides
+    training, because rankings made for evaluation or screening must not be trained on.
+    Raises DataError if a ranking or a response has another phase, or if no comparison is left (unless ``may_be_empty``).
     """
     for kind, records in (("ranking", rankings), ("response", [responses[i] for r in rankings for i in r.response_ids])):
         _refuse_other_phases(kind, records, phases)
@@ -212,5 +212,5 @@ def _refuse_other_phases(kind: str, records: Sequence[Ranking | Response], phase
                 f"the {kind} {record.id!r} must not be used here",
                 expected=f"the phase {' or '.join(phases)}",
                 got=f"the phase {record.phase}",
-                next_step="leave it out: what people said for evaluation or screening trains nothing",
+                next_step="leave it out: data from evaluation or screening must not be trained on",
             )

@@ -1,4 +1,4 @@
-"""Which tokens end a response: the one that training teaches, and all of those that generation stops at."""
+"""Which tokens end a response: the one that training teaches, and all those at which generation stops."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from heedful.model.chat_template import Template, answer_frame
 def response_end(tokenizer: PreTrainedTokenizerBase, template: Template = "plain") -> int:
     """The token that ends a response in training and scoring.
 
-    ``plain``: end-of-text. With a chat template: the first special token that it writes after an answer, or end-of-text if it
-    writes none.
+    ``plain``: end-of-text. With a chat template: the first special or added token that it writes after an answer, or
+    end-of-text if it writes none.
     """
     turn_end = None if template == "plain" else _turn_end(tokenizer, template)
     return _end_of_text(tokenizer) if turn_end is None else turn_end
@@ -22,8 +22,8 @@ def response_end(tokenizer: PreTrainedTokenizerBase, template: Template = "plain
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template = "chat") -> tuple[int, ...]:
     """All tokens that end a response, end-of-text first.
 
-    They are the tokenizer's end-of-text, the chat template's end of a turn (under ``plain`` that of the tokenizer's own
-    template), and every ``eos_token_id`` in ``config.json`` and ``generation_config.json``: chat models list several.
+    They are the tokenizer's end-of-text, the token that ends a turn in the chat template (under ``plain``, in the tokenizer's
+    own template), and every ``eos_token_id`` in ``config.json`` and ``generation_config.json``. Chat models list several.
     """
     turn_end = _turn_end(tokenizer, "chat" if template == "plain" else template)
     found = [_end_of_text(tokenizer), *([] if turn_end is None else [turn_end]), *model_end_tokens(model)]
@@ -37,9 +37,9 @@ def model_end_tokens(model: PreTrainedModel) -> list[int]:
 
 
 def config_end_tokens(model: PreTrainedModel) -> list[int]:
-    """Those of ``config.json``, and those of ``generation_config.json`` if it lists several.
+    """The end tokens in ``config.json``, and those in ``generation_config.json`` if it lists several.
 
-    A single one there may be transformers' copy of an older ``config.json``.
+    If ``generation_config.json`` has just one, transformers may have copied it from an older ``config.json``.
     """
     listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     own = _ids(getattr(model.config, "eos_token_id", None))
@@ -47,7 +47,10 @@ def config_end_tokens(model: PreTrainedModel) -> list[int]:
 
 
 def spoken_tokens(tokens: list[int], ends: tuple[int, ...]) -> list[int]:
-    """A generated response's tokens without the one that ended it, which need not be a special token of the tokenizer."""
+    """A generated response's tokens without the one that ended it.
+
+    Decoding would not always skip that token, because it need not be a special token of the tokenizer.
+    """
     return tokens[:-1] if tokens and tokens[-1] in ends else tokens
 
 
@@ -62,6 +65,6 @@ def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase, template: Template) -> int | None:
-    """The first special token that the chat template writes after an answer; None without a template or such a token."""
+    """The first special or added token that the chat template writes after an answer; None if there is none."""
     frame = answer_frame(tokenizer, template)
     return None if frame is None or frame.end is None else cast(int, tokenizer.convert_tokens_to_ids(frame.end))

@@ -1,4 +1,4 @@
-"""Models that are only read: on the first GPU, in the compute type, without gradients."""
+"""Load models for inference: on the first GPU, in the compute type, without gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heedful.model.precision import Precision, frozen
 
 
 def first_device() -> torch.device:
-    """The first GPU, or the CPU where there is none."""
+    """The first GPU, or the CPU if there is none."""
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -25,11 +25,11 @@ def load_policy(folder: str | Path, precision: Precision = "float32") -> tuple[P
 
 
 def policy_for_inference(folder: str | Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A policy that answers, and its tokenizer."""
+    """A policy to answer with, and its tokenizer. Raises MissingError, ModelError."""
     model, tokenizer = load_policy(folder, precision)
     return frozen(model.to(first_device()), precision), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def reward_model_for_inference(folder: str | Path, precision: Precision) -> PreTrainedModel:
-    """A reward model that scores."""
+    """A reward model to score with. Raises MissingError, ModelError."""
     return frozen(load_scalar_model(folder, precision).to(first_device()), precision)  # pyright: ignore[reportArgumentType]

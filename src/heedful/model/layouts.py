@@ -1,7 +1,7 @@
 """Padding-free batches: many sequences in one row, and a prompt computed once for its K responses.
 
-Both give the same hidden states as one forward pass per sequence (tests/model/test_layouts.py); neither computes a padding
-token outside attention. A prompt of length P with K responses of length R costs P + K*R tokens instead of K*(P + R).
+Both give the same hidden states as one forward pass per sequence (tests/model/test_layouts.py), and neither computes padding
+outside attention. A prompt of length P with K responses of length R costs P + K*R tokens instead of K*(P + R).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from heedful.model.fast.ranges import RangesLayout
 class PackedBatch:
     """One row of tokens and everything needed to read predictions from it.
 
-    tokens, positions: [tokens] token ids, and each token's position in its own sequence (what the model's position ids are).
-        The end of the row is filled with tokens that nothing reads.
-    layout: who attends to whom.
+    tokens, positions: [tokens] token ids, and each token's position in its own sequence (the model's position ids).
+        Filler tokens at the end of the row are never read.
+    layout: which tokens attend to which.
     predict_from: [targets] index in the row of the token whose hidden state predicts the target.
-    targets: [targets] token ids of all response tokens, sequence after sequence.
+    targets: [targets] token ids of all response tokens, one sequence after another.
     row, column: [targets] the sequence a target belongs to, and its place in that sequence's response.
-    last: [sequences] index in the row of each sequence's last token (where a reward is read).
+    last: [sequences] index in the row of each sequence's last token, where the reward is read.
     lengths: [sequences] number of response tokens.
     group: [sequences] index of the prompt that the sequence answers (0..sequences-1 if prompts are not shared).
     """
@@ -51,7 +51,7 @@ class PackedBatch:
         return self.last.shape[0]
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The batch with all its tensors on a device (itself if they are there already)."""
+        """The batch with all tensors on a device; returns itself if they are already there."""
         if self.tokens.device == torch.device(device):
             return self
         moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
@@ -71,28 +71,31 @@ class PackedBatch:
 def pack(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, size: Callable[[int], int] = on_grid
 ) -> PackedBatch:
-    """One sequence per (prompt, response) in a single row; a prompt that occurs twice is computed twice.
+    """Pack each (prompt, response) as one sequence of a single row; a prompt that occurs twice is computed twice.
 
-    size: rounds the number of tokens in the row up.
-
-    Raises ValueError if a prompt or a response is empty (the caller decides what an empty response means: SPEC is silent;
-    Heedful's training loops append end-of-text, so none is empty).
+    size: rounds up the number of tokens in the row.
+    Raises ValueError if a prompt or a response is empty. SPEC does not say what an empty response means; Heedful's training
+    loops append end-of-text, so theirs are never empty.
     """
     return pack_shared(prompts, [[response] for response in responses], size=size)
 
 
 def pack_documents(documents: Sequence[Sequence[int]]) -> PackedBatch:
-    """Language modelling: every token but a document's first is a target. Documents need at least two tokens."""
+    """Language modelling: every token except a document's first is a target.
+
+    Raises ValueError if a document has fewer than two tokens.
+    """
     return pack([document[:1] for document in documents], [document[1:] for document in documents])
 
 
 def pack_shared(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], *, size: Callable[[int], int] = on_grid
 ) -> PackedBatch:
-    """Each prompt once, followed by its K responses, which see the prompt and themselves but not each other (SPEC 3.3).
+    """Pack each prompt once, followed by its K responses, which see the prompt and themselves but not each other (SPEC 3.3).
 
-    prompts: [groups] token ids. responses: [groups][K of that group] token ids. size: rounds up a row's number of tokens;
-    filler tokens make up the difference.
+    prompts: [groups] token ids. responses: [groups][K of that group] token ids. size: rounds up the number of tokens in the
+    row; filler tokens make up the difference.
+    Raises ValueError if the numbers of prompts and lists differ, or if a prompt, a list or a response is empty.
     """
     if not prompts or len(prompts) != len(responses):
         raise ValueError(
@@ -146,15 +149,15 @@ def pack_shared(
 
 
 def packed_hidden(model: PreTrainedModel, batch: PackedBatch, places: Tensor | None = None) -> Tensor:
-    """Final hidden states of a row, [tokens, width], from any model switched to heedful attention.
+    """Final hidden states of a row, [tokens, width], from any model that uses heedful attention.
 
-    places: [n] indices in the row (``batch.predict_from``, ``batch.last``): only their hidden states are returned, [n, width],
-    and the last layer computes no others.
+    places: [n] indices in the row (``batch.predict_from``, ``batch.last``). If given, only their hidden states are returned,
+    [n, width], and the last layer skips most of the others (:mod:`heedful.model.fast.last_layer`).
     """
     layout = batch.layout
     if places is not None and (rows := rows_to_read(places, len(batch.tokens))) is not None:
         layout = layout.reading(rows)
-    # A model that is sharded over several processes gathers its weights first (training/sharding.py).
+    # The body of a sharded model gathers its weights before it runs (training/sharding.py).
     body = vars(model).get("heedful_sharded_body", model.base_model)
     output = body(input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False, layout=layout)
     hidden = output.last_hidden_state[0]

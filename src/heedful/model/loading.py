@@ -1,4 +1,4 @@
-"""Load any Hugging Face causal language model or reward model, and its tokenizer, from a folder: never from the internet."""
+"""Load any Hugging Face causal language model or reward model and its tokenizer from a folder, never from the internet."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from heedful.model.scalar_models import scalar_head
 from heedful.model.weight_files import check_all_there
 from heedful.model_files import how_to_get, is_gguf, what_is_there
 
-# Our own progress bars are enough: transformers would draw one for each small file that it writes.
+# transformers would draw a progress bar for each small file that it writes; ours are enough.
 transformers.utils.logging.disable_progress_bar()
 
-_ALIGNMENT = 64  # bytes, of a new tensor of torch
+_ALIGNMENT = 64  # bytes; torch aligns new tensors to it
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model. Raises MissingError, ModelError (no end-of-text token)."""
+    """The tokenizer in a model's folder. Raises MissingError, ModelError (unreadable, empty or without end-of-text token)."""
     folder, options = _source(path)
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
         tokenizer = cast(PreTrainedTokenizerBase, loaded)
-    except Exception as error:  # tokenizers raises the bare class for a damaged file
+    except Exception as error:  # for a damaged file, tokenizers raises a bare Exception
         _refuse_code(folder, error)
         raise ModelError(
             "the tokenizer cannot be loaded",
@@ -50,7 +50,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             where=path,
             next_step="save the tokenizer beside the model: tokenizer.save_pretrained(FOLDER)",
         ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # without its files transformers makes an empty one
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # if its files are missing, transformers makes an empty one
         raise ModelError(
             "the tokenizer cannot be loaded",
             expected="a vocabulary",
@@ -70,11 +70,11 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_configuration(path: str | Path) -> PretrainedConfig:
-    """The configuration in a model's folder. Raises MissingError, ModelError."""
+    """The configuration in a model's folder. Raises MissingError, ModelError (unreadable, or quantised weights)."""
     folder, options = _source(path)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except Exception as error:  # what is raised depends on how the file is damaged
+    except Exception as error:  # its class depends on how the file is damaged
         _refuse_code(folder, error)
         raise ModelError(
             "the model's configuration cannot be read",
@@ -89,13 +89,13 @@ def load_configuration(path: str | Path) -> PretrainedConfig:
             expected="weights in float32, bfloat16 or float16, which can be trained",
             got=f"quantization_config: {str(quantised)[:80]}",
             where=folder,
-            next_step="use the model that it was made from",
+            next_step="use the original model that was quantised",
         )
     return config
 
 
 def _refuse_code(folder: Path, error: Exception) -> None:
-    """Explain the error that transformers raises if a model needs Python code from its folder. Heedful never runs any."""
+    """Explain transformers' error for a model that needs Python code from its folder, which Heedful never runs."""
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
         raise ModelError(
             "the model needs Python code from its own folder, which Heedful does not run",
@@ -109,8 +109,8 @@ def _refuse_code(folder: Path, error: Exception) -> None:
 def load_causal_model(path: str | Path, precision: Precision = "float32") -> PreTrainedModel:
     """A causal language model with Heedful's attention. Raises MissingError, ModelError.
 
-    precision: float32 to train its weights; bfloat16 for a model that is frozen, or gets an adapter: each weight is rounded as
-    it is read, and there is never an fp32 copy of the model.
+    precision: float32 to train all weights; bfloat16 for a model that is frozen or gets an adapter. In bfloat16 each weight is
+    rounded as it is read, and there is never an fp32 copy of the model.
     """
     model = _load(path, AutoModelForCausalLM.from_pretrained, "a causal language model", precision)
     _refuse_unsupported(model, path)
@@ -121,7 +121,7 @@ _UNSUPPORTED = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scal
 
 
 def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
-    """Refuse logits that are more than hidden states times unembedding: their log-probs would be wrong without an error."""
+    """Refuse models whose logits are more than hidden states times unembedding; their log-probs would be silently wrong."""
     found = [name for name in _UNSUPPORTED if getattr(model.config, name, None) not in (None, 1, 1.0)]
     if getattr(model.config, "use_bidirectional_attention", None):
         found.append("use_bidirectional_attention")
@@ -140,7 +140,7 @@ def _refuse_unsupported(model: PreTrainedModel, where: str | Path) -> None:
 def load_scalar_model(path: str | Path, precision: Precision = "float32") -> PreTrainedModel:
     """A reward or value model (one label) with Heedful's attention; precision as in :func:`load_causal_model`.
 
-    The head is fp32 in both: it may be trained. Raises MissingError, ModelError.
+    The head is always fp32, because it may be trained. Raises MissingError, ModelError.
     """
     model = _load(path, AutoModelForSequenceClassification.from_pretrained, "a sequence classification model", precision)
     if model.config.num_labels != 1:
@@ -158,7 +158,7 @@ def load_scalar_model(path: str | Path, precision: Precision = "float32") -> Pre
 
 
 def unembedding(model: PreTrainedModel) -> torch.Tensor:
-    """[vocabulary, width] weights of the language-model head."""
+    """The weights of the language-model head [vocabulary, width]. Raises ModelError if there is none."""
     head = model.get_output_embeddings()
     if head is None:
         raise ModelError("the model has no language-model head", expected="a causal language model", got=type(model).__name__)
@@ -166,7 +166,7 @@ def unembedding(model: PreTrainedModel) -> torch.Tensor:
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | Path) -> None:
-    """Refuse a tokenizer that can produce ids which the model does not have. Raises ModelError."""
+    """Raise ModelError if the tokenizer has more tokens than the model, or another end-of-text token."""
     rows = cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]
     check_vocabulary(rows, tokenizer, where)
     ends = config_end_tokens(model)
@@ -181,7 +181,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def check_vocabulary(rows: int, tokenizer: PreTrainedTokenizerBase, where: str | Path) -> None:
-    """Refuse a tokenizer with more tokens than the model's embedding has rows. Raises ModelError."""
+    """Raise ModelError if the tokenizer has more tokens than the model's embedding has rows."""
     if len(tokenizer) > rows:
         raise ModelError(
             "the tokenizer does not match the model",
@@ -193,15 +193,15 @@ def check_vocabulary(rows: int, tokenizer: PreTrainedTokenizerBase, where: str |
 
 
 def check_architecture(config: PretrainedConfig, where: str | Path, *, scalar: bool = False) -> PreTrainedModel:
-    """Refuse an architecture that Heedful cannot compute with, from its configuration alone; returns it without weights.
+    """Check from the configuration alone that Heedful supports an architecture; returns the model without weights.
 
-    scalar: whether a reward model is to be made of it too. Raises ModelError.
+    scalar: whether it must also support a reward model. Raises ModelError.
     """
     try:
         with torch.device("meta"):
             model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
             judge = cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config)) if scalar else None
-    except Exception as error:  # what an unfit configuration raises depends on the architecture
+    except Exception as error:  # its class depends on the architecture
         raise ModelError(
             "this architecture is not supported",
             expected="one for which transformers has a ForCausalLM and a ForSequenceClassification class",
@@ -223,9 +223,9 @@ def check_architecture(config: PretrainedConfig, where: str | Path, *, scalar: b
 
 
 def _source(path: str | Path) -> tuple[Path, dict[str, str]]:
-    """Where transformers reads a model from, and how: a folder in Hugging Face format, or a GGUF file in a folder.
+    """The folder and options for transformers' loading: a folder in Hugging Face format, or a GGUF file in a folder.
 
-    The numbers of a quantised GGUF file are read as they are, into full tensors. Raises MissingError.
+    transformers dequantises a quantised GGUF file into full tensors. Raises MissingError.
     """
     file = Path(path).expanduser()
     if not is_gguf(file):
@@ -272,13 +272,13 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
             next_step="check it: load it in plain transformers",
         ) from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-    if missing := sorted(info["missing_keys"]):  # transformers would make them up at random
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
         raise ModelError(
             f"the model cannot be loaded as {kind}",
             expected="a weight for each parameter",
             got=f"none for {', '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
             where=path,
-            next_step="give the folder of a model of this kind, saved whole",
+            next_step="give the folder of a complete model of this kind",
         )
     _refuse_numbers_that_are_none(model, folder)
     model.eval()
@@ -287,12 +287,12 @@ def _load(path: str | Path, load: Callable[..., object], kind: str, precision: P
         _forget_storage(model)
     else:
         note_adapter(model, folder)
-    give_back_memory()  # what reading took
+    give_back_memory()  # reading takes much memory for a short time
     return model
 
 
 def _refuse_numbers_that_are_none(model: PreTrainedModel, folder: Path) -> None:
-    """Refuse NaN and infinity: in one row of an embedding, only the batches that hold this token would show it."""
+    """Raise ModelError for NaN or infinity. In one row of an embedding, only batches with that token would show it."""
     broken = [
         name
         for name, parameter in model.named_parameters()
@@ -309,7 +309,7 @@ def _refuse_numbers_that_are_none(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _forget_storage(model: PreTrainedModel) -> None:
-    """The weights of a GGUF file are plain tensors now: a saved model must not say that they are stored otherwise."""
+    """Forget that a GGUF file was quantised: its weights are plain tensors now, and a saved model must say so."""
     config: Any = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -319,9 +319,9 @@ def _forget_storage(model: PreTrainedModel) -> None:
 
 
 def _align(model: PreTrainedModel) -> None:
-    """Align the weights in memory as those of new tensors are, one at a time: in a mapped file they may start at any address.
+    """Align the weights in memory like new tensors, one at a time; in a mapped file they may start at any address.
 
-    MKL would then round the same products differently, and a loaded model would not give the bits of the one that was saved.
+    MKL rounds differently for other alignments, so a loaded model would not give the same bits as the one that was saved.
     """
     for parameter in model.parameters():
         if parameter.data_ptr() % _ALIGNMENT:

@@ -3,8 +3,8 @@
 Every linear layer of the decoder gets an adapter: W x + 2 B A x with A [rank, in] and B [out, rank]. The base is held once, in
 the compute type; adapters, their gradients and their optimiser state are float32. An adapted model keeps its class and works
 like a plain one. Copies made by :func:`copy_sharing_base` share the frozen tensors, so PPO's policy, reference, reward model
-and value function need only one base. Saved models are merged and plain; the adapter is saved beside them, and the next step
-continues with it.
+and value function need only one base. A saved model is merged and plain; the adapter is saved beside it, and the next training
+step continues with it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SCALE = 2  # lora_alpha / rank
 def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed: int = 0) -> PreTrainedModel:
     """Freeze the model, cast it to the compute type and give it a trainable adapter, in place; returned for chaining.
 
-    If the model's folder holds an adapter of this rank, training continues with it, on the base under it. Otherwise B starts
-    at zero (so the model computes the same as before) and A at random, from ``seed``. A scalar head stays trainable, in
-    float32. Raises ConfigError if PEFT is not installed, ModelError if the adapter does not fit.
+    If the model's folder holds an adapter of this rank, training continues with that adapter and the base under it. Otherwise
+    B starts at zero, so the model computes the same as before, and A at random values that depend on ``seed``. A scalar head
+    stays trainable, in float32. Raises ConfigError if PEFT is not installed, ModelError if the adapter does not fit.
     """
     peft = _peft()
     targets = [name for name, _ in linear_layers(model)]
@@ -53,7 +53,7 @@ def add_adapter(model: PreTrainedModel, rank: int, precision: Precision, *, seed
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, model, adapter_name=_NAME)
         for name, tensor in _adapter_tensors(model):
-            # PEFT rounds what it draws to the base's type.
+            # PEFT would round the numbers that it draws to the base's type, so A is drawn again in float32.
             tensor.data = tensor.data.float()
             if ".lora_A." in name:
                 nn.init.kaiming_uniform_(tensor, a=5**0.5)
@@ -73,13 +73,13 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def copy_sharing_base(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with its own adapter and head on the same frozen tensors. A model without adapter is copied whole."""
+    """A copy with its own adapter and head on the same frozen tensors. A model without an adapter is copied whole."""
     shared = [p for p in model.parameters() if not p.requires_grad] if is_adapted(model) else []
     return copy.deepcopy(model, {id(parameter): parameter for parameter in shared})
 
 
 def share_equal_tensors(model: PreTrainedModel, other: PreTrainedModel) -> int:
-    """Share the frozen tensors of ``model``'s body with ``other`` if they hold the same numbers; returns the bytes saved."""
+    """Let ``other`` use the frozen tensors of ``model``'s body where both hold the same numbers; returns the bytes saved."""
     known = {name: p for name, p in model.base_model.named_parameters() if not p.requires_grad}
     saved = 0
     for name, parameter in list(other.base_model.named_parameters()):
@@ -94,13 +94,13 @@ def share_equal_tensors(model: PreTrainedModel, other: PreTrainedModel) -> int:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of what is trained: adapter, head and buffers of a model with an adapter, else the whole state."""
+    """The state to save for training: adapter, head and buffers if the model has an adapter, else everything."""
     frozen = _frozen_names(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load what :func:`trained_state` returned, onto the same frozen tensors. Raises RuntimeError if they do not match."""
+    """Load what :func:`trained_state` returned, onto the same frozen tensors. Raises RuntimeError if the names differ."""
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or (missing := sorted(set(missing) - _frozen_names(model))):
         raise RuntimeError(f"a state of another model: missing {missing[:3]}, unexpected {unexpected[:3]}")
@@ -123,7 +123,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Write the adapter, without a scalar head, in PEFT's format: ``PeftModel.from_pretrained(base, folder)`` reads it."""
+    """Write the adapter, without a scalar head, in PEFT's format, for ``PeftModel.from_pretrained(base, folder)``."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {_PREFIX + name: tensor for name, tensor in _adapter_tensors(model)}
     save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS_FILE)
@@ -141,7 +141,7 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def note_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Remember that the model's folder holds an adapter, so that :func:`add_adapter` continues with it."""
+    """If the model's folder holds an adapter, remember it, so that :func:`add_adapter` continues with it."""
     if (folder / ADAPTER_FOLDER / _CONFIG_FILE).is_file():
         vars(model)["heedful_adapter"] = folder / ADAPTER_FOLDER
 
@@ -155,10 +155,10 @@ def _earlier_adapter(model: PreTrainedModel, rank: int) -> Path | None:
 
 @torch.no_grad()
 def _continue_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Load an adapter that is merged into the model's weights, and take it out of them again.
+    """Load an adapter that is merged into the model's weights, and subtract it from them.
 
     The result is the base up to float32 rounding, and exactly the base once it is rounded to bfloat16. Weights that were
-    rounded on loading are read again in float32, one at a time.
+    rounded on loading are read again in float32, one at a time. Raises ModelError if a shape differs.
     """
     weights = load_file(folder / _WEIGHTS_FILE)
     for name, tensor in _adapter_tensors(model):
@@ -231,7 +231,7 @@ def _is_adapter_layer(module: nn.Module) -> bool:
 
 
 def linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """All linear layers inside the decoder's layers, without embeddings and heads."""
+    """All linear layers inside the decoder's layers, with their names; not embeddings and heads."""
     inside = {id(module) for module in decoder_layers(model).modules()}
     return [(n, m) for n, m in model.named_modules() if id(m) in inside and isinstance(m, nn.Linear | Conv1D)]
 

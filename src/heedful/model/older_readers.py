@@ -1,8 +1,8 @@
-"""What transformers 4.57 needs to read a folder that transformers 5 wrote, beside what 5 itself reads.
+"""Make a folder that transformers 5 wrote readable by transformers 4.57 too.
 
-Version 5 keeps the rotary settings in ``rope_parameters``, which 4.57 ignores without a word: a Llama with ``rope_theta``
-500,000 would be read with 10,000. It also names tokenizer classes that 4.57 does not know. Both versions read the names that
-are added here, and find the same model and the same tokens.
+Version 5 keeps the rotary settings in ``rope_parameters``, which 4.57 silently ignores: it would read a Llama whose
+``rope_theta`` is 500,000 with 10,000. Version 5 also names tokenizer classes that 4.57 does not know. With the settings added
+here, both versions load the same model and produce the same tokens.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _older_scaling(rope: dict[str, Any]) -> dict[str, Any] | None:
-    """``rope_scaling``, which 4.57 reads in place of ``rope_parameters``: none for plain rotary positions."""
+    """``rope_scaling``, which 4.57 reads in place of ``rope_parameters``; None for plain rotary positions."""
     if rope.get("rope_type", _PLAIN_ROPE) == _PLAIN_ROPE:
         return None
     return {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
 
 
 def _with_known_class(settings: dict[str, Any]) -> dict[str, Any]:
-    """Both versions know this class and let it do exactly what tokenizer.json says.
+    """Name a tokenizer class that both versions know and that does exactly what tokenizer.json says.
 
-    4.57's own class for Llama would add a begin-of-text token that tokenizer.json does not add. What 5 writes as a list of
-    ``extra_special_tokens``, 4.57 calls ``additional_special_tokens``.
+    4.57's own class for Llama would add a begin-of-text token that tokenizer.json does not add. The list that 5 writes as
+    ``extra_special_tokens`` is called ``additional_special_tokens`` in 4.57.
     """
     settings = settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
     if isinstance(settings.get("extra_special_tokens"), list):

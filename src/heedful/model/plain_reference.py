@@ -1,4 +1,4 @@
-"""What the self-check compares with: the same weights in plain transformers, with its own attention and head."""
+"""The reference of the self-check: the same weights in plain transformers, with its own attention and head."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from heedful.model.fast.fused_modules import unfuse
 from heedful.model.scalar_models import scalar_head, scalar_offset
 
 Reading = dict[str, Tensor]
-"""Quantity ("log-prob", or "value" and "score") -> numbers, sequence after sequence."""
+"""Quantity ("log-prob", or "value" and "score") -> its numbers, one sequence after another."""
 
 
 @contextmanager
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """transformers' own classes and attention for a while, on the same weights."""
+    """Inside the block, the model runs with transformers' own classes and attention, on the same weights."""
     model.set_attn_implementation("eager")
     unfuse(model)
     try:
@@ -39,7 +39,10 @@ def is_scalar(model: PreTrainedModel) -> bool:
 
 
 def plain_readings(model: PreTrainedModel, examples: Examples) -> tuple[Reading, dict[str, float]]:
-    """The plain model's numbers, one sequence at a time, and for each quantity the size of the sums that it comes from."""
+    """The plain model's numbers, one sequence at a time, and for each quantity the largest sum behind it (at least 1).
+
+    Raises NumericalError if a number is NaN or infinite.
+    """
     readings: list[Reading] = []
     scale = 1.0
     for prompt, response in examples.pairs:
@@ -68,7 +71,7 @@ def plain_readings(model: PreTrainedModel, examples: Examples) -> tuple[Reading,
 
 
 def padded_readings(model: PreTrainedModel, examples: Examples, side: str) -> Reading:
-    """The plain model's readings from one batch padded on the left or right: what other tools will compute."""
+    """The plain model's readings from one batch padded on the left or right, as other tools will compute them."""
     pairs = examples.pairs
     rows = [p + r for p, r in pairs]
     longest = max(map(len, rows))
@@ -95,7 +98,7 @@ def padded_readings(model: PreTrainedModel, examples: Examples, side: str) -> Re
 
 
 def _plain_scalars(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The scalar head's output [tokens], float32, with the constant that plain transformers does not know."""
+    """The scalar head's output [tokens], float32, plus the reward offset, which plain transformers does not add."""
     return F.linear(hidden.float(), scalar_head(model).weight.float())[:, 0] + scalar_offset(model)
 
 
@@ -104,12 +107,12 @@ def _gathered(logits: Tensor, tokens: list[int]) -> Tensor:
 
 
 def joined(readings: Sequence[Reading]) -> Reading:
-    """Several sequences' readings as one."""
+    """Join the readings of several sequences into one."""
     return {quantity: torch.cat([reading[quantity] for reading in readings]) for quantity in readings[0]}
 
 
 def selected(reading: Reading, examples: Examples, wanted: Examples) -> Reading:
-    """The numbers of those examples that are wanted; both have them in one order."""
+    """The numbers of the wanted examples, which come in the same order as in ``examples``."""
     left = [*wanted.pairs]
     kept: list[bool] = []
     for pair in examples.pairs:
@@ -121,7 +124,7 @@ def selected(reading: Reading, examples: Examples, wanted: Examples) -> Reading:
 
 
 def reversed_order(reading: Reading, examples: Examples) -> Reading:
-    """A reading of the examples from the last to the first, in their own order."""
+    """Put a reading that was taken from the last example to the first back into the examples' order."""
     backwards = Examples([p for p, _ in examples.pairs[::-1]], [[r] for _, r in examples.pairs[::-1]])
     return {quantity: torch.cat(_split(quantity, numbers, backwards)[::-1]) for quantity, numbers in reading.items()}
 
@@ -132,14 +135,14 @@ def _split(quantity: str, numbers: Tensor, examples: Examples) -> list[Tensor]:
 
 
 def largest_difference(got: Tensor, want: Tensor) -> float:
-    """The largest absolute difference; NaN if a number is."""
+    """The largest absolute difference; NaN if any number is NaN."""
     return float((got - want).abs().max())
 
 
 def moved_by_rounding(model: PreTrainedModel, examples: Examples, reference: Reading) -> dict[str, float]:
-    """How far the plain model's numbers move where each layer's output is rounded to bfloat16 once more, at random.
+    """How far the plain model's numbers move if random noise of bfloat16's precision is added to each layer's output.
 
-    It says how much this model makes of rounding: float32 numbers to compare with would need a second copy of it.
+    This measures how strongly the model amplifies rounding. Float32 numbers to compare with would need a second copy of it.
     """
     random_numbers = torch.Generator().manual_seed(0)
 
@@ -171,7 +174,7 @@ def _hidden_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _head_in_its_own_type(model: PreTrainedModel) -> Iterator[None]:
-    """A float32 head on a bfloat16 body (LoRA): plain transformers does not convert its input."""
+    """Convert the input of a float32 head on a bfloat16 body (LoRA), which plain transformers does not do."""
     if not is_scalar(model):
         yield
         return

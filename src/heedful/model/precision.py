@@ -1,4 +1,4 @@
-"""fp32 master weights with a compute copy in bf16 (SPEC 3.1; the paper used fp16)."""
+"""fp32 master weights and a compute copy in bf16 (SPEC 3.1; the paper used fp16)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class MasterWeights:
     """A model held twice: ``master`` in fp32 (optimised and saved) and ``compute`` (runs forward and backward).
 
     Each gradient is added to the master in fp32 as soon as it is ready, so accumulating several backward passes (SPEC 3.6)
-    loses nothing to bf16. In float32 both are the same module. The same is true if part of the model is frozen (LoRA): the
-    frozen part is already in the compute type, and the trained part is in fp32.
+    loses nothing to bf16. With precision float32 both are the same module. So they are if part of the model is frozen (LoRA):
+    then the frozen part is already in the compute type, and the trained part is in fp32.
     """
 
     def __init__(self, master: PreTrainedModel, precision: Precision) -> None:
@@ -42,14 +42,14 @@ class MasterWeights:
 
 
 def frozen(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
-    """Make the model inference-only, cast in place to the compute type."""
+    """Freeze the model, put it into evaluation mode and cast its parameters to the compute type, all in place; returns it."""
     model.requires_grad_(False)
     model.eval()
     return _to_bfloat16(model) if precision == "bfloat16" else model
 
 
 def rounded_copy(model: PreTrainedModel, dtype: torch.dtype, shared: Collection[torch.nn.Parameter] = ()) -> PreTrainedModel:
-    """A copy with parameters of another type, made one tensor at a time; ``shared`` parameters are not copied."""
+    """A copy with its parameters in another type, made one tensor at a time; ``shared`` parameters are not copied."""
     as_they_are = {id(parameter) for parameter in shared}
     copies = {
         id(p): p if id(p) in as_they_are else torch.nn.Parameter(p.detach().to(dtype, copy=True), p.requires_grad)
@@ -59,7 +59,7 @@ def rounded_copy(model: PreTrainedModel, dtype: torch.dtype, shared: Collection[
 
 
 def _to_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
-    """Cast the parameters in place, but not the buffers: rotary frequencies in bf16 would give distant tokens wrong angles."""
+    """Cast the parameters in place, but not the buffers: with rotary frequencies in bf16, distant tokens get wrong angles."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model
@@ -87,7 +87,7 @@ def update_average(average: PreTrainedModel, master: PreTrainedModel, decay: flo
 
 
 def copy_of_buffers(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """Copy the buffers of ``source`` to ``target``, because state dicts lack some (rotary frequencies, for example)."""
+    """Copy all buffers of ``source`` to ``target``, because state dicts lack some of them, such as rotary frequencies."""
     for name, buffer in source.named_buffers():
         owner, _, leaf = name.rpartition(".")
         target.get_submodule(owner)._buffers[leaf] = buffer.clone()

@@ -1,7 +1,7 @@
-"""What models say about packed sequences: log-probs of their tokens, scalars at their tokens, and one score for each.
+"""What models say about packed sequences: log-probs of tokens, scalars at tokens, and one score per sequence.
 
-Everything that trains, scores or checks a model reads it here. A layout decides which tokens share a row
-(:mod:`heedful.model.layouts`); a readout turns the row's hidden states into numbers.
+All training, scoring and checking reads models through this module. A layout decides which tokens share a row
+(:mod:`heedful.model.layouts`); the functions here turn the row's hidden states into numbers.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def target_logprobs_and_entropy(
 
 
 def scalars(model: PreTrainedModel, batch: PackedBatch, places: Tensor) -> Tensor:
-    """The scalar head's output at some tokens of a batch's row, [places], in float32; gradients flow.
+    """The scalar head's output at some tokens of a batch's row, [places]; gradients flow.
 
     places: ``batch.predict_from`` for the value before each target token, ``batch.last`` for the reward of each sequence.
-    bfloat16 would round a reward to two or three digits.
+    The head computes in float32, because bfloat16 would round a reward to two or three digits.
     """
     hidden = packed_hidden(model, batch, places)
     return F.linear(hidden.float(), scalar_head(model).weight.float())[:, 0] + scalar_offset(model)
@@ -53,9 +53,9 @@ def score(
     *,
     tokens_per_microbatch: int = 16_384,
 ) -> Tensor:
-    """Rewards [sequences], read at each sequence's last token; neither order nor microbatches change them.
+    """Rewards [sequences], read at each sequence's last token. They depend neither on the order nor on the microbatches.
 
-    Under ``torchrun`` each rank scores a part, and all ranks get all rewards.
+    Under ``torchrun`` each rank scores a part, and every rank returns all rewards.
     """
     scores: list[tuple[list[int], Tensor]] = []
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]

@@ -1,7 +1,7 @@
-"""Save a model and its tokenizer: in Hugging Face format, and all of it or nothing.
+"""Save a model and its tokenizer in Hugging Face format, completely or not at all.
 
-The folder loads in plain transformers, 4.57 and 5, with the same logits. It is written aside and renamed, so that neither a
-kill nor a full disk leaves half a model.
+The folder loads in plain transformers, 4.57 and 5, with the same logits. It is written under a temporary name and then renamed,
+so neither a kill nor a full disk leaves half a model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from heedful.model.older_readers import write_for_older_readers
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
-    """Write model and tokenizer to a folder in Hugging Face format: all of it or nothing. Raises StorageError.
+    """Write model and tokenizer to a folder in Hugging Face format, completely or not at all. Raises StorageError.
 
-    A model with an adapter is written merged, as a plain model, with the adapter by itself in the folder ``adapter``.
+    A model with an adapter is merged and written as a plain model; the adapter is also saved separately, in ``adapter``.
     """
 
     def write(folder: Path) -> None:
@@ -43,7 +43,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
 
 
 def _list_end_tokens(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add ends that only the tokenizer knows to generation_config.json: other tools stop at those that it lists."""
+    """Add end tokens that only the tokenizer knows to generation_config.json, where other tools look for them."""
     path = folder / "generation_config.json"
     if path.is_file() and isinstance(tokenizer.eos_token_id, int):
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -55,19 +55,20 @@ def _list_end_tokens(folder: Path, model: PreTrainedModel, tokenizer: PreTrained
 
 
 ASIDE = ".aside-"
-"""How the names of folders begin that are being written or removed: those of a process that was killed mean nothing."""
+"""Prefix of folders that are being written or removed. If a process is killed, such a folder is a leftover."""
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill left of :func:`write_folder` in a folder and below; no other process may be writing there."""
+    """Remove what killed calls of :func:`write_folder` left in a folder and below; no other process may be writing there."""
     for path in sorted(folder.rglob(f"{ASIDE}*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a new folder beside ``path``, fsync all of it, and put it in place of ``path`` by renaming.
+    """Let ``write`` fill a new folder beside ``path``, fsync it, and rename it to ``path``, replacing what was there.
 
-    Raises StorageError on a full or failing disk; then nothing new is left and an old ``path`` is untouched.
+    Raises StorageError if the system refuses to write (a full or failing disk, no permission). Then the new folder is removed,
+    and an existing ``path`` is untouched.
     """
     aside: Path | None = None
     try:
@@ -94,12 +95,12 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _refusal(error: BaseException, path: Path) -> StorageError:
-    """What the system refused, by kind: permission is one thing, a full or failing disk another."""
+    """The error to raise: missing permissions need another next step than a full or failing disk."""
     again = "run the same command again: the last checkpoint is untouched"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
             "writing is not permitted here",
-            expected="a folder that this user may write to",
+            expected="a folder that you may write to",
             got=str(error),
             where=path,
             next_step=f"change its permissions, then {again}",
@@ -114,7 +115,7 @@ def _refusal(error: BaseException, path: Path) -> StorageError:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders: in one step where the system can (Linux), so that one is always in place; else in three."""
+    """Swap two folders: on Linux in one step, so one of them is always in place; elsewhere in three."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
     if renameat2 is not None and renameat2(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:

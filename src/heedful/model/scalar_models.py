@@ -1,6 +1,6 @@
 """Reward and value models: a causal model whose unembedding is replaced by a projection to one scalar (SPEC 3.3).
 
-They are ``AutoModelForSequenceClassification`` models with one label, which plain transformers loads.
+They are ``AutoModelForSequenceClassification`` models with one label, so plain transformers can load them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _OFFSET_KEY = "heedful_reward_offset"
 
 
 def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None, eos_token_id: int) -> PreTrainedModel:
-    """The model with its unembedding replaced by a projection to one scalar (SPEC 3.3), fp32.
+    """The model with its unembedding replaced by an fp32 projection to one scalar (SPEC 3.3).
 
     The projection starts at N(0, 1/(width+1)), as in OpenAI's lm-human-preferences. Hugging Face's classes read the score at
-    the last token that is not padding. A padding token that also ends responses would move it by one, so it is left unset. A
-    body in bfloat16, which will be frozen, is not copied: both models then hold the same tensors.
+    the last token that is not padding. If the padding token also ends responses, they would read one token too early; then no
+    padding token is set. A float32 body is copied. A bfloat16 body will be frozen, so both models share its tensors.
+    Raises ModelError if transformers has no matching ForSequenceClassification class.
     """
     inherited = {k: v for k, v in model.config.to_dict().items() if k not in ("id2label", "label2id")}
     config = AutoConfig.for_model(**{**inherited, "num_labels": 1})
@@ -57,12 +58,12 @@ def scalar_model_from_causal(model: PreTrainedModel, *, pad_token_id: int | None
         head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
     if "heedful_adapter" in vars(model):
         vars(scalar)["heedful_adapter"] = vars(model)["heedful_adapter"]
-    scalar.eval()  # as a loaded model is: from_config leaves the configuration's dropout active
+    scalar.eval()  # like a loaded model; from_config would leave dropout active
     return use_heedful_attention(scalar)
 
 
 def scalar_head(model: PreTrainedModel) -> torch.nn.Linear:
-    """The projection to one scalar. Raises ModelError where the class keeps it under another name."""
+    """The projection to one scalar. Raises ModelError if the model's class does not call it ``score``."""
     head = getattr(model, "score", None)
     if not isinstance(head, torch.nn.Linear) or head.out_features != 1:
         raise ModelError(
@@ -75,18 +76,18 @@ def scalar_head(model: PreTrainedModel) -> torch.nn.Linear:
 
 
 def shift_scalar_model(model: PreTrainedModel, shift: float) -> None:
-    """Add a constant to all the model's scores, in place (SPEC 3.3: the bias that puts demonstrations at mean reward 0).
+    """Add a constant to all the model's scores, in place (SPEC 3.3: the bias that gives demonstrations a mean reward of 0).
 
-    Hugging Face's heads have no bias. Where the final norm has one (GPT-2, OPT, GPT-NeoX) the constant is folded into it, along
-    the head's own direction, so plain transformers gives the shifted scores too. Elsewhere it is kept in the configuration as
-    ``heedful_reward_offset`` and plain transformers' scores differ from ours by that constant.
+    Hugging Face's heads have no bias. If the final norm has one (GPT-2, OPT, GPT-NeoX), the constant is folded into that, along
+    the head's own direction, and plain transformers gives the shifted scores too. Otherwise the constant is kept in the
+    configuration as ``heedful_reward_offset``, and plain transformers' scores differ from ours by it.
     """
     head = scalar_head(model)
     norm = _final_norm_bias(model)
     with torch.no_grad():
         if head.bias is not None:
             head.bias.add_(shift)
-        elif norm is not None and norm.dtype == torch.float32:  # a frozen base in bf16 has too few digits for it
+        elif norm is not None and norm.dtype == torch.float32:  # bf16, the type of a frozen base, is too coarse for it
             direction = head.weight[0]
             norm.add_(direction * (shift / direction.square().sum()))
         else:
@@ -94,12 +95,12 @@ def shift_scalar_model(model: PreTrainedModel, shift: float) -> None:
 
 
 def scalar_offset(model: PreTrainedModel) -> float:
-    """The constant to add to the head's output (0 wherever it could be folded into the weights)."""
+    """The constant to add to the head's output; 0 if it was folded into the weights."""
     return float(getattr(model.config, _OFFSET_KEY, 0.0))
 
 
 def _final_norm_bias(model: PreTrainedModel) -> torch.Tensor | None:
-    """The bias of the norm right before the head, where there is one."""
+    """The bias of the norm right before the head, or None."""
     for name in ("ln_f", "final_layer_norm", "norm"):
         for body in (model.base_model, getattr(model.base_model, "decoder", None)):
             if getattr(body, "project_out", None) is not None:  # OPT-350m: a projection stands between norm and head

@@ -1,4 +1,4 @@
-"""New models: a byte-level BPE tokenizer trained on a text, and a GPT-2 model with random weights."""
+"""New models: a byte-level BPE tokenizer trained on texts, and a GPT-2 model with random weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from heedful.model.attention import use_heedful_attention
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
 SMALLEST_VOCABULARY = 258
-"""Tokens of 256 bytes, end-of-text and padding."""
+"""One token for each of the 256 bytes, end-of-text and padding."""
 
 
 def check_shape(*, layers: int, width: int, heads: int, vocabulary: int, context: int) -> None:
-    """Refuse sizes that no GPT-2 model or tokenizer can have, before any text is read. Raises ConfigError."""
+    """Raise ConfigError for sizes that no GPT-2 model or tokenizer can have. Call it before reading any text."""
     smallest = {"layers": (layers, 1), "width": (width, 1), "heads": (heads, 1)}
     smallest |= {"vocabulary": (vocabulary, SMALLEST_VOCABULARY), "context length": (context, 2)}
     for name, (size, least) in smallest.items():
@@ -71,7 +71,7 @@ def new_gpt2(
         n_embd=width,
         n_layer=layers,
         n_head=heads,
-        # The exact GELU: on a CPU torch computes it five times faster than GPT-2's tanh approximation.
+        # The exact GELU, because on a CPU torch computes it five times faster than GPT-2's tanh approximation.
         activation_function="gelu",
         resid_pdrop=0.0,
         embd_pdrop=0.0,

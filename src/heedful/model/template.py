@@ -1,10 +1,10 @@
-"""How a conversation becomes tokens: the one place where prompts and responses meet a tokenizer.
+"""Turn conversations into tokens. Nothing else gives prompts and responses to a tokenizer.
 
-A project has one template, and training, rollouts, scoring and evaluation all use it:
+A project has one template, which training, rollouts, scoring and evaluation all use:
 
 - ``plain``: the model continues the prompt's text (:func:`heedful.conversation.plain_text`);
 - ``chat``: the model answers in the format of the tokenizer's own chat template;
-- the text of a Jinja template: the same with this template (:mod:`heedful.model.chat_template`).
+- the text of a Jinja template: the same, with this template (:mod:`heedful.model.chat_template`).
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     """Token ids of texts that begin a sequence.
 
     They begin with what the tokenizer itself puts in front of a text: Llama's begin-of-text token, nothing for GPT-2. What it
-    puts at the end is left out, since the caller ends the sequence.
-    A text that spells a special token ("<|endoftext|>") stays text: typing it cannot end a document or a turn.
+    would put at the end is left out, since the caller ends the sequence.
+    A special token that is spelt in a text ("<|endoftext|>") stays text, so typing it cannot end a document or a turn.
     """
     first = _beginning(tokenizer) if texts else []
     return [[*first, *row] for row in _text_tokens(tokenizer, texts)]
 
 
 def encode_after(tokenizer: PreTrainedTokenizerBase, befores: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text as it follows the text before it.
+    """Token ids of each text, given the text before it.
 
-    The tokens of the two together are those of the whole text: SentencePiece puts no space in front of what follows a line
-    break. The text before keeps the tokens that it has by itself, because a model that answers is given those. If a token of
-    the whole text would span the boundary, the text is tokenised as if it followed a line break instead.
+    Both texts' tokens together are those of the whole text. (Alone, SentencePiece would put a space in front of the second.)
+    The text before keeps the tokens that it has by itself, because a model that answers gets those. If a token of the whole
+    text would span the boundary, the text is tokenised as if it followed a line break.
     """
     before_ids, whole = _text_tokens(tokenizer, befores), _text_tokens(tokenizer, _joined(befores, texts))
     return [_rest(tokenizer, *row) for row in zip(before_ids, whole, texts, strict=True)]
@@ -58,9 +58,9 @@ def decode_after(
     rows: Sequence[list[int]],
     template: Template = "plain",
 ) -> list[str]:
-    """The texts of token ids that follow others, without special tokens: the opposite of :func:`encode_after`.
+    """The texts of token ids that follow other tokens, without special tokens: the inverse of :func:`encode_after`.
 
-    SentencePiece drops a space at the start of what it decodes; the tokens before are decoded too, so that it is kept.
+    SentencePiece drops a space at the start of what it decodes. To keep it, the tokens before are decoded too.
     template: what a chat template writes around an answer (a space, an empty block of reasoning) is left out.
     """
     frame = answer_frame(tokenizer, template)
@@ -81,8 +81,8 @@ def prompt_tokens(
 ) -> list[list[int]]:
     """Token ids of each prompt, up to where the response begins.
 
-    Raises ConfigError if the template is ``chat`` and the tokenizer has no chat template, and DataError for a prompt that the
-    chat template cannot hold.
+    Raises ConfigError if the template is ``chat`` and the tokenizer has no chat template, or if it is not valid Jinja, and
+    DataError if the chat template cannot hold a prompt.
     """
     if template == "plain":
         return encode(tokenizer, [prompt.text for prompt in prompts])
@@ -92,9 +92,10 @@ def prompt_tokens(
 def response_tokens(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], texts: Sequence[str], template: Template = "plain"
 ) -> list[list[int]]:
-    """Token ids of a response's text to each prompt, as it follows the prompt. The caller adds what ends the response.
+    """Token ids of the text of one response to each prompt, given the prompt. The caller adds the token that ends it.
 
-    With a chat template they are those of the whole conversation's text after the prompt, up to the token that ends the answer.
+    With a chat template they are the tokens of the whole conversation's text between the prompt and the token that ends the
+    answer. Raises as :func:`prompt_tokens` does.
     """
     if template == "plain":
         texts = [continuation(prompt.turns, text) for prompt, text in zip(prompts, texts, strict=True)]
@@ -118,7 +119,7 @@ def _joined(befores: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def _rest(tokenizer: PreTrainedTokenizerBase, before: list[int], whole: list[int], text: str) -> list[int]:
-    """The tokens of a text: what follows those of the text before it, if no token spans the boundary."""
+    """The tokens of ``whole`` after those of ``before``; if a token spans the boundary, of ``text`` after a line break."""
     return whole[len(before) :] if whole[: len(before)] == before else _after_line_break(tokenizer, text)
 
 
@@ -128,14 +129,14 @@ def _after_line_break(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts in front of a text."""
+    """The tokens that the tokenizer itself puts in front of a text."""
     given = tokenizer("a", return_special_tokens_mask=True, verbose=False)
     ids, added = cast(list[int], given["input_ids"]), cast(list[int], given["special_tokens_mask"])
     return ids[: [*added, 0].index(0)]
 
 
 def _chat_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Tokens of rendered conversations. A special token is one where the template writes it; in a turn it is marked: text."""
+    """Tokens of rendered conversations. Special tokens of the template count as such; marked ones in turns are text."""
     return [
         _marked_tokens(tokenizer, text) if MARK in text else row
         for text, row in zip(texts, _ids(tokenizer, texts, split_special=False), strict=True)
@@ -163,7 +164,7 @@ def _text_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 
 
 def _broken_tokens(tokenizer: PreTrainedTokenizerBase, text: str, spelt: Sequence[str]) -> list[int]:
-    """Tokens of a text that spells special tokens, for vocabularies that hold these as words (T5's): each is cut in two."""
+    """Tokens of a text that spells special tokens, if the vocabulary also holds these as words (T5): each is cut in two."""
     pattern = "|".join(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in spelt)
     first, *others = _ids(tokenizer, re.split(pattern, text), split_special=True)
     return first + [token for row in others for token in row]

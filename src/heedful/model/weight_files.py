@@ -1,4 +1,4 @@
-"""The files of a model's weights: whole, all there, and of the shapes that config.json describes. Nothing is loaded."""
+"""Check a model's weight files without loading them: all present, intact, and with the shapes that config.json describes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NAMED = 3
 
 
 def check_weight_files(folder: Path, model: PreTrainedModel) -> None:
-    """Raises ModelError for a file that is missing or damaged, or a tensor of another shape than ``model``'s.
+    """Raise ModelError if a file is missing or damaged, or if a tensor's shape differs from ``model``'s.
 
-    ``model`` is what the configuration describes; its own weights do not matter.
+    ``model`` is built from the configuration; its own weights do not matter.
     """
     check_all_there(folder)
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
@@ -32,12 +32,12 @@ def check_weight_files(folder: Path, model: PreTrainedModel) -> None:
         for name, shape in found.items():
             want = wanted.get(name) or wanted.get(f"{model.base_model_prefix}.{name}")
             if want is not None and want != shape:
-                raise _unreadable(folder, f"{file}: {name} has the shape {shape}; config.json makes it {want}")
+                raise _unreadable(folder, f"{file}: {name} has the shape {shape}; config.json says {want}")
 
 
 def check_all_there(folder: Path) -> None:
-    """Raises ModelError if a file of weights is missing; missing shards are named."""
-    # transformers reads safetensors files if there are some, and does not look at others.
+    """Raise ModelError if a weight file is missing; the message names missing shards."""
+    # If there are safetensors files, transformers reads only those.
     ending = ".safetensors" if next(folder.glob("*.safetensors*"), None) is not None else ".bin"
     present = {path.name for path in folder.glob(f"*{ending}")}
     indexes = sorted(folder.glob(f"*{ending}.index.json"))
@@ -49,7 +49,7 @@ def check_all_there(folder: Path) -> None:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise _unreadable(folder, f"no {', '.join(missing[:_NAMED])}{more}")
     if wanted and not indexes:
-        raise _unreadable(folder, f"shards without their index, model{ending}.index.json, which says what each of them holds")
+        raise _unreadable(folder, f"shards without their index (model{ending}.index.json)")
     if not present:
         raise _unreadable(folder, "no file of weights")
 
@@ -64,7 +64,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _listed(index: Path) -> dict[str, str]:
-    """Tensor -> file, as an index says."""
+    """Tensor name -> file name, from an index."""
     try:
         return {str(name): str(file) for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -72,7 +72,7 @@ def _listed(index: Path) -> dict[str, str]:
 
 
 def _check_index(index: Path, files: set[str], shapes: dict[str, dict[str, tuple[int, ...]]]) -> None:
-    """Everything that an index lists is there."""
+    """Raise ModelError if a file or tensor that an index lists is missing."""
     for name, file in sorted(_listed(index).items()):
         if file not in files:
             raise _unreadable(index.parent, f"no {file}, which {index.name} lists")
@@ -83,7 +83,7 @@ def _check_index(index: Path, files: set[str], shapes: dict[str, dict[str, tuple
 def _unreadable(folder: Path, got: str) -> ModelError:
     return ModelError(
         "the model's weights cannot be read",
-        expected="model.safetensors, or the files that its index lists: whole, and as config.json describes them",
+        expected="model.safetensors, or the files that its index lists: intact, and as config.json describes them",
         got=got,
         where=folder,
         next_step="download or copy the model again",

@@ -1,1 +1,1 @@
-"""One process or many: which rank this process is, and what all ranks do together."""
+"""One process or many: the rank of this process, and operations that all ranks do together."""

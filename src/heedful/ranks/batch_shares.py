@@ -1,6 +1,6 @@
 """Each rank's part of a batch, in microbatches.
 
-Losses are divided by the counts of the whole batch, so the ranks' gradients add up to the gradient of one process.
+Losses are divided by the counts of the whole batch, so the ranks' gradients add up to the gradient that one process computes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from heedful.ranks.world import world
 
 
 def own_microbatches(lengths: Sequence[int], *, tokens: int) -> list[tuple[list[int], float]]:
-    """This rank's part of a batch in microbatches of at most ``tokens`` tokens: their indices, and a factor for their loss.
+    """This rank's part of a batch, in microbatches of at most ``tokens`` tokens. Each is its indices and a factor for its loss.
 
-    lengths: of the whole batch, the same on every rank. Every rank gets the same number of microbatches, because each forward
-    pass gathers weights from all ranks. A rank with fewer microbatches repeats its first one with factor 0; all others have
-    factor 1.
+    lengths: of the whole batch's sequences, in tokens, the same on every rank. A sequence with more than ``tokens`` tokens is a
+    microbatch by itself. Every rank gets the same number of microbatches, because each forward pass gathers weights from all
+    ranks. A rank with fewer microbatches repeats its first one with factor 0; all others have factor 1.
     """
     here = world()
     if here.size == 1:
@@ -31,13 +31,13 @@ def own_microbatches(lengths: Sequence[int], *, tokens: int) -> list[tuple[list[
 
 
 def own_indices(lengths: Sequence[int]) -> list[int]:
-    """The indices of this rank's part of a batch, in order. All ranks' parts have similar sums of lengths."""
+    """The indices of this rank's part of a batch, in order. The sums of lengths are similar on all ranks."""
     here = world()
     return _indices_by_rank(lengths, here.size)[here.rank]
 
 
 def split_by_tokens(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Consecutive indices in groups of at most ``tokens`` tokens. A longer sequence is a group by itself."""
+    """Split the indices, in order, into groups of at most ``tokens`` tokens. A longer sequence is a group by itself."""
     groups: list[list[int]] = []
     size = tokens + 1
     for i, length in enumerate(lengths):
@@ -50,7 +50,7 @@ def split_by_tokens(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
 
 
 def _indices_by_rank(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices for each rank, dealt from the longest to the shortest: first to last rank, then last to first, and so on."""
+    """Indices for each rank, dealt from longest to shortest: from the first rank to the last, then back, and so on."""
     owned: list[list[int]] = [[] for _ in range(size)]
     for place, i in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
         turn, seat = divmod(place, size)

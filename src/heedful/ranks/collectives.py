@@ -1,7 +1,7 @@
-"""What all ranks do at the same time: wait, broadcast, gather, add up. In one process each function returns what it is given.
+"""Operations that all ranks do at the same time: wait, broadcast, gather, add up. In one process, they need no communication.
 
-Every rank must call these functions in the same order. A rank that waits here gives up after a few minutes, and it notices a
-lost rank; for longer waits see :mod:`heedful.ranks.rank_zero`.
+Every rank must call these functions in the same order. A rank that waits here gives up after a few minutes, or when another
+rank is lost. For longer waits see :mod:`heedful.ranks.rank_zero`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has called this function."""
     if world().size > 1:
         all_gather(None)
 
@@ -36,7 +36,7 @@ def broadcast(value: Any) -> Any:
 
 
 def all_gather(value: Any) -> list[Any]:
-    """Every rank's value, by rank, on all ranks."""
+    """The values of all ranks, in order of rank, on all ranks."""
     if world().size == 1:
         return [value]
     values: list[Any] = [None] * world().size
@@ -45,12 +45,12 @@ def all_gather(value: Any) -> list[Any]:
 
 
 def sum_over_ranks(number: float) -> float:
-    """The sum of every rank's number."""
+    """The sum of all ranks' numbers."""
     return sum(all_gather(number))
 
 
 def sums_over_ranks(numbers: dict[str, float]) -> dict[str, float]:
-    """Each named number's sum over all ranks."""
+    """The sum over all ranks of each named number."""
     if world().size == 1:
         return numbers
     rows: list[dict[str, float]] = all_gather(numbers)
@@ -59,13 +59,13 @@ def sums_over_ranks(numbers: dict[str, float]) -> dict[str, float]:
 
 
 def gather_in_order(own: Iterable[tuple[int, T]]) -> list[T]:
-    """The values of a batch in order. Each rank gives pairs of an index and a value (no GPU tensors)."""
+    """The values of a whole batch, in order of their indices. own: this rank's pairs of index and value (no GPU tensors)."""
     pairs = [pair for part in all_gather(list(own)) for pair in part]
     return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def gather_rows_in_order(own: Iterable[tuple[Sequence[int], Tensor]], device: torch.device) -> Tensor:
-    """The rows of a batch in order, as one tensor. Each rank gives pairs of indices and a tensor with one row for each."""
+    """The rows of a whole batch, in order, as one tensor. own: this rank's pairs of indices and a tensor of their rows."""
     parts = [(list(indices), rows) for indices, rows in own]
     if world().size > 1:
         parts = [part for given in all_gather([(i, rows.cpu()) for i, rows in parts]) for part in given]
@@ -85,7 +85,7 @@ def require_same(what: str, value: Any) -> None:
     if different:
         raise ConfigError(
             f"the ranks were given different {what}",
-            expected="the same on all ranks: they train one model on one batch together",
+            expected="the same on all ranks, which train one model on one batch together",
             got=f"rank {different[0]} was given other {what} than rank 0",
             next_step="load the same files on every machine, and set a seed wherever random numbers are used",
         )

@@ -11,20 +11,20 @@ from torch.distributed.distributed_c10d import _get_default_store
 from heedful.ranks.world import world
 
 PATIENCE_SECONDS = 10.0
-"""How long a failed rank waits for rank 0 to report the same failure before it reports its own."""
+"""How long a failed rank waits for rank 0 to report the failure before it reports its own error."""
 POLL_SECONDS = 0.05
 END_KEY = "rank 0 ended"
 
 
 def should_report_error() -> bool:
-    """Whether this rank must print the error it ends with.
+    """Whether this rank must print the error it ends with. May wait for rank 0 first.
 
-    Rank 0 always prints. Another rank prints only an error that rank 0 does not have too.
+    Rank 0 always prints. Another rank prints only if rank 0 does not end too.
     """
-    if not dist.is_initialized():  # the ranks did not connect, so all have the same error
+    if not dist.is_initialized():  # the ranks have not connected, so all have the same error
         if os.environ.get("RANK") == "0":
             return True
-        time.sleep(1.0)  # torchrun stops the others as soon as one has ended: rank 0 must print first
+        time.sleep(1.0)  # torchrun stops all ranks as soon as one has ended, so rank 0 must print first
         return False
     if world().is_rank_zero:
         return True
@@ -42,7 +42,7 @@ def should_report_error() -> bool:
 def announce_end(exit_code: int) -> None:
     """Tell the other ranks that this rank is done or has printed its error.
 
-    Rank 0 waits a moment for the others, because it may run the store that they ask.
+    Rank 0 waits a moment for the others, because it may run the store that they read.
     """
     if not dist.is_initialized():
         return
@@ -61,5 +61,5 @@ def announce_end(exit_code: int) -> None:
 
 
 def store() -> dist.Store:
-    """The process group's store, with a prefix of our own."""
+    """The process group's store, with our own prefix."""
     return dist.PrefixStore("heedful", _get_default_store())

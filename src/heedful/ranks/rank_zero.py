@@ -1,11 +1,11 @@
-"""What rank 0 does alone while the others wait, however long it takes.
+"""Run something on rank 0 while the other ranks wait, however long it takes.
 
 The collectives of gloo and NCCL give up after a few minutes. The functions here ask the process group's store instead: a small
 server that torchrun or rank 0 runs. If rank 0 fails, the waiting ranks end with its exit code. If a rank is lost, torchrun
-notices, or the connection to the store breaks. Values go through the store as JSON: whoever can reach its port can write to it,
-and unpickling would let them run code.
+notices, or the connection to the store breaks. Values go through the store as JSON, because anyone who can reach its port can
+write to it, and unpickling would let them run code.
 
-Rank 0 may run the store, and its training may end here. So each function ends with a barrier, at which all ranks are within one
+Rank 0 may run the store, and may exit right after. So each function ends with a barrier, at which all ranks arrive within one
 poll of each other: rank 0 leaves when the others have read what they waited for.
 """
 
@@ -32,8 +32,8 @@ _calls = itertools.count()  # all ranks make the same calls in the same order, s
 def on_rank_zero(action: Callable[[], T]) -> T:
     """Run ``action`` on rank 0 only; returns its result on all ranks.
 
-    The result must be plain JSON (no tuples, no paths: they would come back as lists, as text). It goes through JSON in one
-    process too, so a result that several ranks cannot share fails everywhere.
+    The result must be plain JSON: tuples would come back as lists, and paths fail. In one process it goes through JSON too, so
+    a result that ranks cannot share fails there as well.
     """
     here = world()
     if here.size == 1:
@@ -48,7 +48,7 @@ def on_rank_zero(action: Callable[[], T]) -> T:
 
 
 def barrier_without_timeout() -> None:
-    """Wait until every rank is here, however long that takes."""
+    """Wait until every rank has called this function, however long that takes."""
     here = world()
     if here.size == 1:
         return

@@ -1,7 +1,7 @@
 """This process's rank under ``torchrun``, and how the ranks connect and disconnect.
 
-``torchrun`` starts a training step once per GPU; each process is a *rank*. One process without ``torchrun`` is a world of
-size 1 and needs no network.
+``torchrun`` starts one process per GPU for a training step; each process is a *rank*. Without ``torchrun`` the process is a
+world of size 1 and needs no network.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ class World:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Rank 0 writes logs and models, and talks to the user."""
+        """Whether this is rank 0, which writes logs and models and prints messages."""
         return self.rank == 0
 
 
 def world() -> World:
-    """The ranks that train together. The first call under ``torchrun`` connects them (NCCL on GPUs, gloo on CPUs)."""
+    """This process's rank and the number of ranks.
+
+    Under ``torchrun`` the first call connects the ranks (NCCL on GPUs, gloo on CPUs). It raises ConfigError if torchrun could
+    not restart them.
+    """
     if dist.is_available() and dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size())
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -50,7 +54,7 @@ def world() -> World:
 
 
 def across_ranks(train: Callable[P, R]) -> Callable[P, R]:
-    """Let a function run under ``torchrun``. If another rank is lost, the function raises LostRankError."""
+    """Decorate a function that runs on all ranks: it connects them first, and raises LostRankError if one of them is lost."""
 
     @functools.wraps(train)
     def connected(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,17 +76,17 @@ def across_ranks(train: Callable[P, R]) -> Callable[P, R]:
 
 
 def set_seed(seed: int) -> None:
-    """Seed torch's random numbers (dropout): rank 0 as in one process, every other rank with its own stream."""
+    """Seed torch's random numbers (for dropout). Rank 0 gets the seed itself, every other rank its own stream."""
     rank = world().rank
     torch.manual_seed(seed if rank == 0 else int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
 
 
 def _connect() -> None:
-    """Join torchrun's other ranks. Raises ConfigError if a restart could not work.
+    """Connect to torchrun's other ranks. Raises ConfigError if a restart could not work.
 
     torchrun keeps one store for all its restarts, so a restarted rank would find the addresses of dead processes (torch 2.13).
-    On one machine, the number of the restart keeps them apart. Several machines count restarts differently, so torchrun must
-    be told to make a new store for each restart.
+    On one machine, a prefix with the number of the restart prevents that. Several machines count restarts differently, so there
+    torchrun must be told to make a new store for each restart.
     """
     environment = os.environ
     one_machine = int(environment.get("GROUP_WORLD_SIZE", "1")) == 1
@@ -108,11 +112,11 @@ def _connect() -> None:
 def _disconnect() -> None:
     """Destroy the process group and free everything that refers to it, so that gloo's threads stop.
 
-    A gloo thread that still cleans up after Python has exited needs Python's lock, and aborts the process (SIGABRT).
+    A gloo thread that is still cleaning up when Python has exited needs Python's lock, and aborts the process (SIGABRT).
     """
     if dist.is_initialized():
         dist.destroy_process_group()
-        gc.collect()  # sharded models refer to the group, in reference cycles
+        gc.collect()  # sharded models refer to the group in reference cycles
 
 
 def _is_lost_connection(error: BaseException) -> bool:

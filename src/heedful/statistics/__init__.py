@@ -1,4 +1,4 @@
-"""Statistics of human judgements: agreement, win rates, reward-model accuracy, their intervals. numpy only.
+"""Statistics of human judgements: agreement, win rates, reward-model accuracy and their intervals. They need only numpy.
 
 Comparisons of one prompt are not independent of each other, so intervals are over prompts: see ``intervals``.
 """

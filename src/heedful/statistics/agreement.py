@@ -1,7 +1,7 @@
 """How often labelers agree on which of two responses is better (SPEC 2.4; the paper: 72.6 +- 1.5 %, held-out 77.3 +- 1.3 %).
 
 For every two labelers who ranked the same prompt, a pair of responses counts if both labelers ranked it and neither tied it.
-The share is over all such comparisons; its interval is over prompts. The paper does not say what it does with ties.
+The share is over all such comparisons; its interval is over prompts. The paper does not say how it treats ties.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def group_agreement(
 ) -> dict[tuple[str, str], Estimate]:
     """Agreement within and between groups of labelers; ``groups`` maps each labeler to a group.
 
-    Key ``(a, a)`` is agreement among members of group a, ``(a, b)`` with a < b between a member of each. Two groups
-    without a common prompt are left out. Raises ``DataError`` for a labeler without a group.
+    Key ``(a, a)`` is agreement between members of group a; ``(a, b)`` with a < b is between a member of a and one of b. Keys
+    without any comparison are left out. Raises ``DataError`` if a labeler has no group.
     """
     judged = comparisons(rankings)
     group_of = np.array([_group(groups, labeler) for labeler in judged.labelers], dtype=np.str_)
@@ -47,7 +47,7 @@ def group_agreement(
 def leave_one_out_agreement(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed: int = 0) -> dict[str, Estimate]:
     """For each labeler, the share of comparisons with any other labeler on which the two agree.
 
-    A labeler who shares no prompt with another is left out.
+    Labelers without such a comparison are left out.
     """
     judged = comparisons(rankings)
     return _by_labeler(judged, judged.sign_counts(), 1, confidence, seed)
@@ -58,7 +58,7 @@ def agreement_with(
 ) -> dict[str, Estimate]:
     """For each labeler outside ``references`` (the researchers), the share of comparisons that agree with the references.
 
-    A labeler who shares no prompt with them is left out (SPEC 2.1, the second screening criterion).
+    It is the second screening criterion (SPEC 2.1). Labelers without such a comparison are left out.
     """
     judged = comparisons(rankings)
     of_references = np.isin(judged.labelers, list(references))[judged.labeler]
@@ -67,7 +67,7 @@ def agreement_with(
 
 
 def _by_labeler(judged: Comparisons, counts: IntArray, own: int, confidence: float, seed: int) -> dict[str, Estimate]:
-    """Each labeler against the judgements in ``counts``; ``own`` are the labeler's own among them, per pair."""
+    """Each labeler against the judgements in ``counts``; ``own``: how many of these, per pair, are the labeler's own."""
     untied = judged.sign != 0
     pair, labeler, sign = judged.pair[untied], judged.labeler[untied], judged.sign[untied]
     agreed = counts[pair, sign + 1] - own
@@ -81,7 +81,7 @@ def _by_labeler(judged: Comparisons, counts: IntArray, own: int, confidence: flo
 
 
 def _within(counts: IntArray) -> tuple[IntArray, IntArray]:
-    """For each pair of responses: how many pairs of labelers agree, and in how many both have an opinion."""
+    """For each pair of responses: how many pairs of labelers agree, and in how many pairs neither labeler tied it."""
     untied = counts[:, 0] + counts[:, 2]
     return _pairs_of(counts[:, 0]) + _pairs_of(counts[:, 2]), _pairs_of(untied)
 

@@ -1,7 +1,7 @@
 """Krippendorff's alpha: agreement beyond chance, for any number of labelers and with missing answers (Krippendorff 2011).
 
-1 is perfect, 0 what chance would give, below 0 worse than chance. Over items with at least two answers; o(c, k) counts pairs
-of answers c and k of one item, each pair weighing 1 / (the item's answers - 1); n(c) = sum over k of o(c, k), n their sum::
+1 is perfect, 0 is chance, below 0 is worse than chance. Over items with at least two answers, o(c, k) counts the pairs of
+answers c and k to one item, each with weight 1 / (the item's answers - 1); n(c) = sum over k of o(c, k), and n is their sum::
 
     alpha = 1 - (n - 1) * sum o(c, k) d(c, k)^2 / sum n(c) n(k) d(c, k)^2
 """
@@ -34,9 +34,9 @@ def krippendorff_alpha(
 ) -> Estimate:
     """Alpha of answers in columns (see ``answers``), with a bootstrap interval over clusters.
 
-    ``metric`` says how far two values are from each other: nominal 0 or 1; interval c - k; ordinal the number of answers
-    that lie between them in the data, plus half of those at both ends. NaN if all answers are the same: nothing could
-    have disagreed. ``count`` is the number of answers that can be compared with another labeler's.
+    ``metric`` is the distance d between two values. nominal: 0 or 1; interval: c - k; ordinal: the number of answers that lie
+    between them in the data, plus half of those at both ends. NaN if all answers are the same, because then there was nothing
+    to disagree about. ``count`` is the number of answers that can be compared with another labeler's.
     """
     given = answers(items, labelers, values, clusters)
     if not given.values:
@@ -47,7 +47,7 @@ def krippendorff_alpha(
 
 
 def rating_alpha(ratings: Sequence[Rating], *, metric: Metric = "ordinal", confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """Alpha of the overall quality 1-7; items are responses, the interval is over prompts."""
+    """Alpha of overall quality (1-7). Items are responses; the interval is over prompts."""
     return krippendorff_alpha(
         [rating.response_id for rating in ratings],
         [rating.labeler for rating in ratings],
@@ -62,11 +62,11 @@ def rating_alpha(ratings: Sequence[Rating], *, metric: Metric = "ordinal", confi
 def ranking_alpha(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed: int = 0) -> Estimate:
     """Alpha of weak orders, where a tie is an answer too; the interval is over prompts.
 
-    Items are pairs of responses of one prompt, values are Kendall's scores of a pair (Kendall 1945): 1 better, 0 tied, -1
-    worse, with the interval metric (a reversal is four times as far as a tie from a preference). The order within a
-    pair means nothing, so each pair is entered both ways round; then the ordinal metric gives the same number. Without ties,
-    with many comparisons and equally many labelers for each prompt, alpha = 2 * agreement - 1. This use of alpha is ours; the
-    paper has none.
+    Items are pairs of responses to one prompt, and values are Kendall's scores of a pair (Kendall 1945): 1 better, 0 tied, -1
+    worse, with the interval metric (a reversal counts four times as much as a tie against a preference). The order within a
+    pair has no meaning, so each pair is entered both ways round; then the ordinal metric gives the same number. Without ties,
+    with many comparisons and the same number of labelers for each prompt, alpha = 2 * agreement - 1. This use of alpha is ours;
+    the paper does not use it.
     """
     judged = comparisons(rankings)
     counts = judged.sign_counts()
@@ -78,14 +78,14 @@ def ranking_alpha(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed
 
 
 def _coincidences(counts: IntArray) -> FloatArray:
-    """Counts of values (items, values) as pairs of answers (items, values, values), weighed by 1 / (answers - 1)."""
+    """Counts of values (items, values) -> pairs of answers (items, values, values), weighted by 1 / (answers - 1)."""
     num_answers = counts.sum(axis=1)
     pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1], dtype=np.int64)
     return pairs / np.maximum(num_answers - 1, 1)[:, None, None]
 
 
 def _alpha(rows: FloatArray, values: FloatArray, metric: Metric, entries: int, confidence: float, seed: int) -> Estimate:
-    """From coincidences summed within clusters; each answer was entered ``entries`` times."""
+    """Alpha from coincidences summed within clusters; each answer was entered ``entries`` times."""
     size = len(values)
 
     def statistic(sums: FloatArray) -> FloatArray:
@@ -103,7 +103,7 @@ def _alpha(rows: FloatArray, values: FloatArray, metric: Metric, entries: int, c
 
 
 def _squared_distances(values: FloatArray, totals: FloatArray, metric: Metric) -> FloatArray:
-    """(sums or 1, values, values)."""
+    """Squared distances between values, (sums or 1, values, values)."""
     if metric == "nominal":
         return (1 - np.eye(len(values)))[None]
     places = values[None] if metric == "interval" else np.cumsum(totals, axis=1) - totals / 2

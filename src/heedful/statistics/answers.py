@@ -1,4 +1,4 @@
-"""Answers in columns: who said what about which item. A missing answer has no row, or is NaN."""
+"""Answers in columns: who said what about which item. A missing answer is NaN or has no row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heedful.errors import DataError
 from heedful.statistics.intervals import FloatArray, IntArray, Labels, Numbers
 
 MAX_VALUES = 32
-"""Distinct values that a scale may have: coefficients are computed from tables of values by values."""
+"""Most distinct values of a scale, because coefficients are computed from tables of values by values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +39,15 @@ class Answers:
 
 
 def answers(items: Labels, labelers: Labels, values: Numbers, clusters: Labels | None = None) -> Answers:
-    """Prepare columns as they come from a form: without NaN, and with only a labeler's last answer to each item.
+    """Prepare columns as they come from a form: drop NaN, and keep only each labeler's last answer to an item.
 
-    ``clusters[i]``: what was drawn at random, for row i (the prompt, if items are its responses). By default each item is its
-    own cluster. Raises ``DataError`` for columns of different lengths, an item in two clusters, and more than 32 values.
+    ``clusters[i]``: the cluster of row i, which was drawn at random (if items are responses, the prompt). By default each item
+    is its own cluster. Raises ``DataError`` for columns of different lengths, an item in two clusters, or more than 32 values.
     """
     given = np.asarray(values, dtype=np.float64)
     lengths = [len(items), len(labelers), len(given), *([] if clusters is None else [len(clusters)])]
     if len(set(lengths)) > 1:
-        raise DataError("columns do not match", expected="as many entries in each", got=" and ".join(map(str, lengths)))
+        raise DataError("columns do not match", expected="the same length for all", got=" and ".join(map(str, lengths)))
     item_names, item = coded(items)
     labeler_names, labeler = coded(labelers)
     cluster_names, cluster = (item_names, item) if clusters is None else coded(clusters)
@@ -55,7 +55,7 @@ def answers(items: Labels, labelers: Labels, values: Numbers, clusters: Labels |
     item_cluster[item] = cluster
     if bool((item_cluster[item] != cluster).any()):
         wrong = item_names[int(item[np.flatnonzero(item_cluster[item] != cluster)[0]])]
-        raise DataError("an item lies in two clusters", expected="one prompt for each item", got=f"item {wrong!r} with two")
+        raise DataError("an item is in two clusters", expected="one cluster for each item", got=f"item {wrong!r} in two")
     kept = np.flatnonzero(~np.isnan(given))
     kept = kept[last_of_each(item[kept] * max(len(labeler_names), 1) + labeler[kept])]
     scale, value = np.unique(given[kept], return_inverse=True)
@@ -74,7 +74,7 @@ def answers(items: Labels, labelers: Labels, values: Numbers, clusters: Labels |
 
 
 def coded(labels: Labels) -> tuple[list[str], IntArray]:
-    """The distinct labels in sorted order, as text, and the index of each entry among them."""
+    """The distinct labels in sorted order, as text, and each entry's index among them."""
     entries: Sequence[str] | Sequence[int] = labels.tolist() if isinstance(labels, np.ndarray) else labels
     names = sorted(set(entries))
     place = {name: i for i, name in enumerate(names)}
@@ -82,7 +82,7 @@ def coded(labels: Labels) -> tuple[list[str], IntArray]:
 
 
 def last_of_each(keys: IntArray) -> IntArray:
-    """Indices of the last entry of each key, in ascending order."""
+    """Indices of the last occurrence of each key, in ascending order."""
     _, first_from_behind = np.unique(keys[::-1], return_index=True)
     return np.sort(len(keys) - 1 - first_from_behind).astype(np.int64)
 

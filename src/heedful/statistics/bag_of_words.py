@@ -1,7 +1,7 @@
 """A reward model that only counts words: the accuracy that a real one must beat.
 
-Logistic regression on differences of the square roots of two responses' word counts, with an L2 penalty; fitted on training
-pairs, scored on others. If it comes close to the reward model, single words give the labels away.
+Logistic regression on differences between the square roots of two responses' word counts, with an L2 penalty. It is fitted on
+training pairs and scored on others. If it comes close to the reward model, single words give the labels away.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class BagOfWords:
     weights: Mapping[str, float]
 
     def score(self, text: str) -> float:
-        """Higher is better; words that training never saw count nothing."""
+        """Higher is better. Words that did not occur in training are ignored."""
         counts = Counter(words_of(text))
         return sum(self.weights.get(word, 0.0) * count**0.5 for word, count in counts.items())
 
@@ -40,10 +40,11 @@ def words_of(text: str) -> list[str]:
 def fit_bag_of_words(
     pairs: Sequence[RankedPair], texts: Mapping[str, str], *, num_words: int = 5000, penalty: float = 1.0, steps: int = 200
 ) -> BagOfWords:
-    """Weights that make sigmoid(score(preferred) - score(rejected)) likely on ``pairs``; ``texts`` maps response id to text.
+    """Weights that make sigmoid(score(preferred) - score(rejected)) large on ``pairs``; ``texts`` maps response id to text.
 
-    The ``num_words`` words in most responses. Minimises mean(-log sigmoid(difference)) + penalty / (2 pairs) * |weights|^2 by
-    accelerated gradient steps (Nesterov 1983); the result does not depend on chance.
+    Uses the ``num_words`` words that occur in most responses. Minimises mean(-log sigmoid(difference)) + penalty / (2 pairs) *
+    |weights|^2 by accelerated gradient steps (Nesterov 1983), which are deterministic. Raises DataError without pairs, or if a
+    response has no text.
     """
     if not pairs:
         raise DataError("no pairs to fit a bag of words to", expected="pairs that a labeler ordered", got="none")
@@ -84,7 +85,7 @@ def _descend(
 ) -> FloatArray:
     weights = np.zeros(num_words, dtype=np.float64)
     ahead = weights.copy()
-    # The curvature is at most a quarter of the largest squared row, plus the penalty's.
+    # The curvature is at most a quarter of the largest squared row norm, plus that of the penalty.
     largest = float(np.bincount(rows, weights=values**2, minlength=num_pairs).max(initial=0.0))
     step_size = 1 / (largest / 4 + penalty / num_pairs)
     for step in range(steps):

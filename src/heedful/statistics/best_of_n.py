@@ -1,10 +1,10 @@
-"""Expected reward of the best of n samples, from stored scores: no new sampling, no bias.
+"""Expected reward of the best of n samples, from stored scores, without new sampling and without bias.
 
 With N scores of one prompt in order, s(1) <= ... <= s(N), the mean over all subsets of size n of their largest score is::
 
     sum over i of   s(i) * C(i - 1, n - 1) / C(N, n)
 
-(the estimator that Nakano et al. 2021 use for best-of-n; it is unbiased for the expected maximum of n samples.)
+Nakano et al. 2021 use this estimator for best-of-n. It is unbiased for the expected maximum of n samples.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def best_of_n(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[int, Estimate]:
-    """For each n of ``sizes``: the mean over prompts of the expected score of the best of n, with an interval over prompts.
+    """For each n in ``sizes``: the mean over prompts of the expected score of the best of n, with an interval over prompts.
 
-    ``scores`` maps prompt id to the scores of its samples. ``values`` (same shape), where given, is what is averaged while
-    ``scores`` choose: another, held-out reward model's scores show over-optimisation. Samples with equal scores share their
-    chance. Raises DataError for a prompt with fewer samples than the largest n.
+    ``scores`` maps prompt id to the scores of its samples. If ``values`` (same shape) are given, ``scores`` choose the sample
+    and ``values`` are averaged: the scores of a held-out reward model show over-optimisation. Samples with equal scores are
+    equally likely to be chosen. Raises DataError if a prompt has fewer samples than the largest n, or ``values`` do not match.
     """
     if not scores or not sizes:
         raise DataError("nothing to choose from", expected="scores of at least one prompt, and sizes", got="none")
@@ -41,13 +41,15 @@ def best_of_n(
         other = held.get(prompt, ())
         if len(other) != len(own) or not np.isfinite([*own, *other]).all():
             raise DataError(
-                "scores do not match", expected=f"as many finite values as scores for prompt {prompt!r}", got="others"
+                "scores do not match",
+                expected=f"finite numbers, and as many values as scores for prompt {prompt!r}",
+                got=f"{len(own)} scores and {len(other)} values, or numbers that are not finite",
             )
         ordered = _in_order(np.asarray(own, dtype=np.float64), np.asarray(other, dtype=np.float64))
         for n in sizes:
             if not 1 <= n <= len(own):
                 raise DataError(
-                    f"best of {n} needs as many samples", expected=f"n from 1 to {len(own)} for prompt {prompt!r}", got=str(n)
+                    f"best of {n} needs {n} samples", expected=f"n from 1 to {len(own)} for prompt {prompt!r}", got=str(n)
                 )
             if (len(own), n) not in weights:
                 weights[len(own), n] = order_weights(len(own), n)
@@ -56,18 +58,18 @@ def best_of_n(
 
 
 def order_weights(num_samples: int, n: int) -> FloatArray:
-    """Probability that the i-th smallest of ``num_samples`` is the largest of n drawn without replacement, (num_samples,)."""
+    """For each i, the probability that the i-th smallest of ``num_samples`` is the largest of n drawn without replacement."""
     total = math.comb(num_samples, n)
     return np.array([math.comb(i, n - 1) / total for i in range(num_samples)])
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n from the policy in nats, log n - (n - 1) / n: exact if no two scores are equal, else an upper bound."""
+    """KL of best-of-n from the policy in nats, log n - (n - 1) / n. Exact if no two scores are equal, else an upper bound."""
     return math.log(n) - (n - 1) / n
 
 
 def _in_order(scores: FloatArray, values: FloatArray) -> FloatArray:
-    """Values by ascending score; samples with equal scores get the mean of their values, so that their order means nothing."""
+    """Values by ascending score. Samples with equal scores get the mean of their values, so their order does not matter."""
     _, group = np.unique(scores, return_inverse=True)
     means = np.bincount(group, weights=values) / np.bincount(group)
     return means[np.sort(group)]

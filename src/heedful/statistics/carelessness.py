@@ -1,8 +1,8 @@
 """Signs of careless answers: too fast, the same answer again and again, always the first shown, identical forms.
 
-These are signs, not proof (Meade and Craig 2012). Each comes with the chance that an attentive labeler shows it, and a person
-decides what follows. The chances assume that a labeler's answers are independent. Answers on one prompt are not, so the chances
-are too small rather than too large.
+These are signs, not proof (Meade and Craig 2012). Each comes with the probability that an attentive labeler shows it, and a
+person decides what to do. The probabilities assume that a labeler's answers are independent. Answers on one prompt are not, so
+the probabilities are too small rather than too large.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ Sign = Literal["fast", "repeated answer", "first shown", "identical forms"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarelessnessThresholds:
-    """What is flagged. The defaults are ours; docs/statistics.md says how many false alarms they cause."""
+    """When signs are flagged. The defaults are ours; docs/statistics.md says how many false alarms they cause."""
 
     fast_ratio: float = 1 / 3
-    """A submission is fast below this fraction of the usual time for its length, both of all labelers and of this labeler."""
+    """A submission is fast if it took less than this fraction of both all labelers' and this labeler's usual time for its
+    length."""
     fast_share: float = 0.05
-    """A labeler is flagged if more than this share of submissions is surely fast."""
+    """A labeler is flagged if certainly more than this share of submissions is fast."""
     pace_ratio: float = 0.5
-    """... or if the labeler's median time for a text's length is below this fraction of the other labelers' median."""
+    """A labeler is also flagged if their median time for a text's length is below this fraction of the other labelers'."""
     min_submissions: int = 20
-    """With fewer submissions of a kind of task, medians and shares say nothing, and nothing is flagged."""
+    """With fewer submissions of a kind of task, medians and shares mean little, so nothing is flagged."""
     min_run: int = 5
-    """A shorter run of the same answer is never flagged."""
+    """Shorter runs of the same answer are never flagged."""
     excess: float = 2.0
-    """First-shown and identical-form shares are flagged only from this many times the expected share: with a thousand tasks
-    even small differences are certain, and people differ a little."""
+    """First-shown and identical-form shares are flagged only from this many times the expected share. With a thousand tasks
+    even small differences are significant, and people differ a little."""
     chance: float = 0.001
-    """A sign is flagged if an attentive labeler would show it with a smaller probability than this."""
+    """A sign is flagged if the probability that an attentive labeler shows it is below this."""
 
     def __post_init__(self) -> None:
         for name in ("fast_ratio", "fast_share", "pace_ratio", "chance"):
@@ -49,29 +50,29 @@ class CarelessnessThresholds:
         if self.min_submissions < 2 or self.min_run < 2 or self.excess < 1:
             raise ConfigError(
                 "min_submissions, min_run or excess is out of range",
-                expected="min_submissions and min_run from 2, excess from 1",
+                expected="min_submissions and min_run of at least 2, excess of at least 1",
                 got=f"{self.min_submissions}, {self.min_run} and {self.excess}",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One submitted task; a labeler's submissions stand in the order in which they were made."""
+    """One submitted task. A labeler's submissions must be in the order in which they were made."""
 
     id: str
     labeler: str
     kind: str
-    """Kind of task; nothing is compared across kinds."""
+    """Kind of task; only submissions of one kind are compared."""
     seconds: float
     """Time of active work on the task."""
     characters: int
     """Length of the text to read: prompt and all outputs."""
     answer: str | None = None
-    """The whole answer as text: equal answers have equal texts. None for free text, where equality means nothing."""
+    """The whole answer as text; equal answers have equal texts. None for free text, which cannot be compared."""
     first_shown_best: bool | None = None
-    """Whether the output shown first was put alone at the top; None without an order, or if the top is tied."""
+    """Whether the output shown first was ranked alone at the top; None without a ranking, or if the top is tied."""
     num_outputs: int = 1
-    """K, outputs shown in random order."""
+    """K, the number of outputs, shown in random order."""
     identical_forms: bool | None = None
     """Whether all outputs got the same rating form; None with fewer than two outputs."""
 
@@ -79,7 +80,7 @@ class Submission:
         if not (self.seconds >= 0 and math.isfinite(self.seconds) and self.characters >= 0 and self.num_outputs >= 1):
             raise DataError(
                 "the submission is not valid",
-                expected="seconds and characters from 0, num_outputs from 1",
+                expected="seconds and characters of at least 0, num_outputs of at least 1",
                 got=f"{self.seconds}, {self.characters} and {self.num_outputs}",
                 where=self.id,
             )
@@ -96,16 +97,17 @@ class CarelessnessRow:
     """Share of fast submissions."""
     fast_ids: tuple[str, ...]
     pace_ratio: float
-    """Median time for a text's length over the other labelers' median of that; NaN with one labeler."""
+    """The labeler's median of time relative to the usual time for the text's length, divided by the other labelers' median;
+    NaN with one labeler."""
     run: int
-    """The least likely run of one answer; 0 if no other labeler answered."""
+    """Length of the least likely run of one answer; 0 if no other labeler answered."""
     run_answer: str | None
     run_chance: float
-    """Upper bound on the probability of such a run, for a labeler who gives each answer as often as the others do."""
+    """Upper bound on the probability of such a run for a labeler who gives each answer as often as the others do."""
     first_shown_best: Estimate
-    """Share of rankings whose first shown output is alone at the top."""
+    """Share of rankings with the first shown output alone at the top."""
     first_shown_chance: float
-    """Probability of this many or more if the order shown is random and does not matter: at most 1/K each."""
+    """Probability of this many or more if the order shown is random and does not matter: then each has probability 1/K."""
     identical_forms: Estimate
     """Share of tasks in which all outputs got the same form."""
     identical_forms_chance: float
@@ -114,12 +116,12 @@ class CarelessnessRow:
 
 
 def carelessness(submissions: Sequence[Submission], thresholds: CarelessnessThresholds | None = None) -> list[CarelessnessRow]:
-    """One row per labeler and kind of task, in order of kind and labeler.
+    """One row per labeler and kind of task, sorted by kind and labeler.
 
-    *fast*: Wilson's 95 % interval of the share of fast submissions lies above ``fast_share``, or the pace ratio is below its
-    threshold. The time that texts of a length take is the median over submissions with texts of about that length (tenths of
-    all submissions of the kind, each of 20 or more); a labeler's own is that times their median ratio to it. The other
-    three signs are flagged if their chance is below ``chance``.
+    *fast* is flagged if Wilson's 95 % interval of the share of fast submissions lies above ``fast_share``, or if the pace ratio
+    is below its threshold. The usual time for a text is the median over submissions with texts of about the same length (up to
+    ten bins, each with 20 submissions or more); a labeler's own usual time is that times the labeler's median ratio to it. The
+    other three signs are flagged if their probability is below ``chance`` and they exceed ``min_run`` or ``excess``.
     """
     thresholds = thresholds or CarelessnessThresholds()
     by_kind: defaultdict[str, defaultdict[str, list[Submission]]] = defaultdict(lambda: defaultdict(list))
@@ -170,7 +172,7 @@ def carelessness(submissions: Sequence[Submission], thresholds: CarelessnessThre
 
 
 def chance_of_run(length: int, count: int, share: float) -> float:
-    """Upper bound on the probability that ``count`` independent answers hold a run of ``length`` or more of one answer.
+    """Upper bound on the probability that ``count`` independent answers contain a run of ``length`` or more of one answer.
 
     ``share`` is the answer's probability. Such a run starts at the first answer, or right after a different one::
 
@@ -182,14 +184,14 @@ def chance_of_run(length: int, count: int, share: float) -> float:
 
 
 def binomial_tail(successes: int, count: int, probability: float) -> float:
-    """P(X >= successes) for X binomial; exact."""
+    """P(X >= successes) for a binomial X, exact."""
     if successes <= 0:
         return 1.0
     return float(_binomial(count, probability)[successes:].sum())
 
 
 def _paces(by_labeler: Mapping[str, Sequence[Submission]]) -> dict[str, FloatArray]:
-    """Each submission's time over the time that texts of its length take."""
+    """Each submission's time divided by the usual time for its length, by labeler."""
     submissions = [s for own in by_labeler.values() for s in own]
     seconds = np.array([s.seconds for s in submissions], dtype=np.float64)
     characters = np.array([s.characters for s in submissions], dtype=np.float64)
@@ -203,16 +205,19 @@ def _paces(by_labeler: Mapping[str, Sequence[Submission]]) -> dict[str, FloatArr
 
 
 def _least_likely_run(own: Sequence[Submission], answers: Counter[str]) -> tuple[int, str | None, float]:
-    """The least likely of each answer's longest run, at the other labelers' shares, times the number of answers."""
+    """The least likely of the answers' longest runs: its length, the answer, and its probability.
+
+    The probability uses the other labelers' shares. It is multiplied by the number of different answers, since any could run.
+    """
     said = [s.answer for s in own if s.answer is not None]
     others = answers - Counter(said)
     if not said or not others:
-        # without other labelers, how common an answer is cannot be known
+        # Without other labelers, we cannot know how common an answer is.
         return 0, None, 1.0
     longest: defaultdict[str, int] = defaultdict(int)
     for answer, run in groupby(said):
         longest[answer] = max(longest[answer], len(list(run)))
-    # + 1: an answer that no other labeler gave is still possible
+    # + 1, because an answer that no other labeler gave is still possible.
     total = others.total() + len(answers)
     chances = {
         answer: min(1.0, len(answers) * chance_of_run(length, len(said), (others[answer] + 1) / total))
@@ -223,7 +228,7 @@ def _least_likely_run(own: Sequence[Submission], answers: Counter[str]) -> tuple
 
 
 def _first_shown(own: Sequence[Submission]) -> tuple[Estimate, float, float]:
-    """Share, share expected, chance. In a random order each of K outputs is first with 1/K, whatever its quality."""
+    """Share, expected share, probability. In a random order each of K outputs is first with 1/K, whatever its quality."""
     counted = [s for s in own if s.first_shown_best is not None and s.num_outputs > 1]
     hits = sum(bool(s.first_shown_best) for s in counted)
     distribution = np.ones(1)
@@ -234,13 +239,13 @@ def _first_shown(own: Sequence[Submission]) -> tuple[Estimate, float, float]:
 
 
 def _identical_forms(own: Sequence[Submission], forms: Counter[bool | None]) -> tuple[Estimate, float, float]:
-    """Share, share expected from the others, chance."""
+    """Share, share expected from the other labelers, probability."""
     mine = Counter(s.identical_forms for s in own)
     hits, count = mine[True], mine[True] + mine[False]
     others = forms[True] + forms[False] - count
     if not others or not count:
         return wilson(hits, count), math.nan, 1.0
-    # + 1, + 2: what no other labeler did is still possible
+    # + 1 and + 2, because what no other labeler did is still possible.
     share = (forms[True] - hits + 1) / (others + 2)
     return wilson(hits, count), share, binomial_tail(hits, count, share)
 

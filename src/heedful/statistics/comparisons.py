@@ -1,4 +1,4 @@
-"""Rankings in columns: one row for every pair of responses that a labeler ordered. Agreement, alpha and tau start here."""
+"""Rankings in columns: one row for each pair of responses that a labeler ranked. Agreement, alpha and tau start from these."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from heedful.statistics.intervals import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparisons:
-    """Judgements of pairs. A pair is two responses to one prompt, in the same order for all labelers."""
+    """Judgements of pairs. A pair is two responses to one prompt, in the same order for all labelers.
+
+    ``pair``, ``labeler`` and ``sign`` have one entry per judgement; ``labeler`` is an index into ``labelers``.
+    """
 
     prompts: list[str]
     labelers: list[str]
     num_responses: IntArray
-    """Different responses of each prompt."""
+    """Number of different responses to each prompt."""
     pair: IntArray
-    """The pair of each row; pairs of one prompt are adjacent, in the prompts' order."""
+    """Number of the pair; pairs of one prompt are adjacent, in the order of ``prompts``."""
     labeler: IntArray
     sign: npt.NDArray[np.int8]
-    """1 where the pair's second response is better, -1 where its first is, 0 for a tie."""
+    """1 if the pair's second response is better, -1 if its first is, 0 for a tie."""
 
     @property
     def num_pairs(self) -> IntArray:
-        """Pairs of each prompt."""
+        """Number of pairs of each prompt."""
         return self.num_responses * (self.num_responses - 1) // 2
 
     @property
     def pair_starts(self) -> IntArray:
-        """Where each prompt's pairs start, and at the end the number of all pairs (some may have no judgement)."""
+        """Where each prompt's pairs start, and at the end the total number of pairs (some may have no judgement)."""
         return _starts(self.num_pairs)
 
     @property
@@ -44,7 +47,7 @@ class Comparisons:
         return np.repeat(np.arange(len(self.prompts)), self.num_pairs)
 
     def sign_counts(self, rows: npt.NDArray[np.bool_] | None = None) -> IntArray:
-        """How many labelers said -1, 0, 1 of each pair, (pairs, 3); with ``rows``, only in these rows."""
+        """How many labelers said -1, 0 and 1 for each pair, (pairs, 3); with ``rows``, counted only in these rows."""
         pair, sign = (self.pair, self.sign) if rows is None else (self.pair[rows], self.sign[rows])
         num_pairs = int(self.pair_starts[-1])
         return np.bincount(pair * 3 + (sign + 1), minlength=num_pairs * 3).reshape(num_pairs, 3)
@@ -55,7 +58,7 @@ class Comparisons:
 
 
 def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
-    """Every pair of each ranking; if a labeler judged a pair twice, the later ranking counts."""
+    """All pairs of all rankings. If a labeler judged a pair twice, the later ranking counts."""
     prompts, prompt = coded([ranking.prompt_id for ranking in rankings])
     labelers, labeler = coded([ranking.labeler for ranking in rankings])
     places = [dict[str, int]() for _ in prompts]
@@ -79,7 +82,7 @@ def comparisons(rankings: Sequence[Ranking]) -> Comparisons:
         sign = np.sign(rank[:, first] - rank[:, second])
         own = prompt[index][:, None]
         low, high = np.minimum(a, b), np.maximum(a, b)
-        # pairs in the order 01 02 .. 12 13 ..
+        # Pairs are numbered in the order 01 02 .. 12 13 ..
         pairs.append((starts[own] + low * (2 * num_responses[own] - low - 1) // 2 + high - low - 1).ravel())
         signs.append(np.where(a < b, sign, -sign).astype(np.int8).ravel())
         rows.append(np.repeat(index, len(first)))

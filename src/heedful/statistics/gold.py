@@ -1,6 +1,6 @@
-"""Gold items: tasks with a known answer, mixed in among the others, to see who pays attention and understood the instructions.
+"""Gold items: tasks with a known answer, mixed in with the others, to see who pays attention and understands the instructions.
 
-A score is a share with its interval, never a verdict: of 20 gold items 18 right is anything from 70 to 97 %.
+A score is a share with its interval, never a verdict: 18 of 20 gold items right may mean anything from 70 to 97 %.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from heedful.statistics.intervals import Estimate, proportion
 def gold_ranking_scores(
     rankings: Sequence[Ranking], gold: Mapping[str, Mapping[str, int]], *, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Each labeler's share of known preferences that they got right, a tie counting half; intervals are over prompts.
+    """Each labeler's share of known preferences that they got right; intervals are over prompts.
 
-    ``gold`` maps prompt id to response id to rank (1 best). A pair counts if gold does not tie it and the labeler ranked both
-    responses. A labeler's tie counts half: if it were left out, tying every hard pair would give the best score. Rankings of
-    other prompts are ignored; if a labeler ranked a prompt twice, the later ranking counts.
+    ``gold`` maps prompt id to response id to rank (1 is best). A pair counts if gold does not tie it and the labeler ranked
+    both responses. If the labeler tied it, it is half right: if ties were left out, tying every hard pair would give the best
+    score. Rankings of other prompts are ignored. If a labeler ranked a prompt twice, the later ranking counts.
     """
     held = {(ranking.labeler, ranking.prompt_id): ranking for ranking in rankings if ranking.prompt_id in gold}
     by_labeler: defaultdict[str, list[tuple[str, float, int]]] = defaultdict(list)
@@ -31,7 +31,7 @@ def gold_ranking_scores(
             for response, rank in zip(ranking.response_ids, ranking.ranks, strict=True)
             if response in known
         ]
-        # each known pair once, with its better response first
+        # Each known pair once, with its better response first.
         right = [0.5 if a == b else float(a < b) for a, gold_a in own for b, gold_b in own if gold_a < gold_b]
         if right:
             by_labeler[labeler].append((prompt_id, sum(right), len(right)))
@@ -43,8 +43,8 @@ def gold_flag_scores(
 ) -> dict[str, Estimate]:
     """Each labeler's share of known yes/no fields that they got right; intervals are over prompts.
 
-    ``gold`` maps response id to flag to answer. A known field that the labeler left open counts as wrong. Ratings of other
-    responses are ignored; if a labeler rated a response twice, the later rating counts.
+    ``gold`` maps response id to flag to answer. A known field that the labeler did not answer counts as wrong. Ratings of other
+    responses are ignored. If a labeler rated a response twice, the later rating counts.
     """
     held = {(rating.labeler, rating.response_id): rating for rating in ratings if rating.response_id in gold}
     by_labeler: defaultdict[str, list[tuple[str, float, int]]] = defaultdict(list)
@@ -60,7 +60,7 @@ def gold_overall_scores(
 ) -> dict[str, Estimate]:
     """Each labeler's share of overall ratings within the known range; intervals are over prompts.
 
-    ``gold`` maps response id to the lowest and highest correct rating: one exact number out of seven cannot be known.
+    ``gold`` maps response id to the lowest and highest correct rating, because nobody can know one exact number from 1 to 7.
     Raises ``DataError`` for a range outside 1-7.
     """
     for response_id, (low, high) in gold.items():
@@ -77,7 +77,7 @@ def gold_overall_scores(
 
 
 def _scores(by_labeler: Mapping[str, Sequence[tuple[str, float, int]]], confidence: float, seed: int) -> dict[str, Estimate]:
-    """From (prompt, right, known) for each item."""
+    """Each labeler's share, from (prompt, number right, number known) for each item."""
     return {
         labeler: proportion(
             [right for _, right, _ in rows],

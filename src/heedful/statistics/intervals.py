@@ -1,7 +1,7 @@
-"""Estimates with their uncertainty: Wilson's interval for independent outcomes, a bootstrap over clusters for the rest.
+"""Estimates with their uncertainty: Wilson's interval for independent outcomes, a bootstrap over clusters for all others.
 
-A cluster is whatever was drawn at random, here a prompt. Comparisons on one prompt resemble each other; treating them as
-independent makes intervals too narrow. Every bootstrap has a fixed seed, so that the same data give the same numbers.
+A cluster is what was drawn at random, here a prompt. Comparisons of one prompt resemble each other, and treating them as
+independent makes intervals too narrow. Every bootstrap has a fixed seed, so the same data give the same numbers.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _BLOCK = 2**22
-"""Indices drawn at a time; limits the bootstrap's memory to about 100 MB."""
+"""Indices drawn at a time. It limits the bootstrap's memory to about 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and how sure we are of it. With ``count`` 0 all the others are NaN."""
+    """A number and its uncertainty. If ``count`` is 0, all other fields are NaN."""
 
     value: float
     low: float
-    """Lower end of the interval, 95 % unless asked otherwise."""
+    """Lower end of the interval (95 % by default)."""
     high: float
     count: int
-    """Observations behind ``value`` (comparisons, not prompts)."""
+    """Number of observations behind ``value`` (comparisons, not prompts)."""
     standard_error: float
-    """In the unit of ``value``; NaN if it cannot be known (one cluster)."""
+    """In the unit of ``value``; NaN if unknown (one cluster)."""
 
     @property
     def plus_minus(self) -> float:
@@ -45,9 +45,9 @@ class Estimate:
 
 
 def percent(estimate: Estimate) -> str:
-    """A share as the paper prints it, "72.6 ± 1.5 %": with half the interval's width after the ±, which is left out if unknown.
+    """A share as the paper prints it, "72.6 ± 1.5 %", with half the interval's width after the ±, or without ± if unknown.
 
-    The paper does not say whether its ± is half a 95 % interval or one standard error. "n/a" without observations.
+    The paper does not say whether its ± is half a 95 % interval or one standard error. Returns "n/a" without observations.
     """
     if math.isnan(estimate.value):
         return "n/a"
@@ -58,7 +58,8 @@ def percent(estimate: Estimate) -> str:
 def wilson(successes: float, count: int, *, confidence: float = 0.95) -> Estimate:
     """Share ``successes / count`` with Wilson's score interval (Wilson 1927), for independent outcomes.
 
-    ``successes`` may hold halves (ties): the interval is then a little too wide, never too narrow.
+    ``successes`` may include halves (ties). The interval is then a little too wide, never too narrow. Raises DataError unless
+    0 <= successes <= count.
     """
     if not 0 <= successes <= count:
         raise DataError("not a share", expected=f"successes from 0 to {count}", got=str(successes))
@@ -83,9 +84,9 @@ def bootstrap_ratio(
 ) -> Estimate:
     """``sum(numerators) / sum(denominators)`` with a percentile bootstrap interval over clusters.
 
-    ``clusters[i]`` says to which cluster row i belongs; without it each row is its own. ``denominators`` are the
-    observations behind each row; rows with 0 are left out. With a single cluster the interval and the standard error are
-    NaN. With few clusters (under about 20) percentile intervals are somewhat too narrow.
+    ``clusters[i]`` is the cluster of row i; without it each row is its own. ``denominators`` are the numbers of observations
+    behind each row; clusters without any are left out. With a single cluster the interval and the standard error are NaN. With
+    few clusters (under about 20) percentile intervals are somewhat too narrow.
     """
     tops, bottoms = _cluster_sums(numerators, denominators, clusters)
     count = round(float(bottoms.sum()))
@@ -127,9 +128,9 @@ def proportion(
 ) -> Estimate:
     """Share of successes, with Wilson's interval if outcomes are independent, else with a bootstrap over clusters.
 
-    ``successes[i]`` out of ``trials[i]`` (default 1); halves are allowed. Without ``clusters``, or if each cluster holds
-    one trial, outcomes are treated as independent. If all clusters have the same share (all won, or a single cluster), the
-    bootstrap would give an interval of width 0; Wilson's interval with one trial per cluster replaces it.
+    ``successes[i]`` of ``trials[i]`` (default 1) are successes; halves are allowed. Without ``clusters``, or with one trial per
+    cluster, outcomes are treated as independent. If all clusters have the same share (all won, or a single cluster), the
+    bootstrap's interval would have width 0, so Wilson's interval with one trial per cluster replaces it.
     """
     trials = np.ones(len(successes)) if trials is None else trials
     wins, counts = _cluster_sums(successes, trials, clusters)
@@ -145,9 +146,9 @@ def proportion(
 def proportions(
     successes: FloatArray, trials: FloatArray, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> list[Estimate]:
-    """``proportion`` for many series at once; both are (clusters, series), 0 trials where a series has nothing in a cluster.
+    """``proportion`` for many series at once. Both arrays are (clusters, series); trials are 0 if a series lacks a cluster.
 
-    All series share the drawn clusters, which makes it fast. Few or equal clusters are handled as in ``proportion``.
+    It is fast because all series share the drawn clusters. Single trials and equal clusters are handled as in ``proportion``.
     """
     estimates = bootstrap(
         np.stack([successes, trials], axis=2),
@@ -183,9 +184,9 @@ def bootstrap(
 ) -> list[Estimate]:
     """Any statistic of sums over clusters, with percentile intervals; one estimate per series.
 
-    ``rows`` is (clusters, series, columns). ``statistic`` takes sums (any number of them, series, columns) to values (that
-    number, series), NaN if undefined; draws in which it is undefined are left out. ``counts``: observations behind each
-    series. Clusters that are all 0 are left out; a series that is not 0 in fewer than two clusters has no interval.
+    ``rows`` is (clusters, series, columns). ``statistic`` maps sums (draws, series, columns) to values (draws, series), NaN if
+    undefined; such draws are left out. ``counts``: number of observations behind each series. Clusters that are all 0 are
+    left out. A series that is 0 in all clusters but one has no interval.
     """
     rows = rows[(rows != 0).any(axis=(1, 2))]
     num_clusters, num_series, num_columns = rows.shape
@@ -215,7 +216,7 @@ def bootstrap(
 
 
 def ratio(sums: FloatArray) -> FloatArray:
-    """First column over second, NaN if the second is 0: a ``statistic`` for ``bootstrap``."""
+    """First column divided by second, NaN if the second is 0: a ``statistic`` for ``bootstrap``."""
     tops, bottoms = sums[..., 0], sums[..., 1]
     return np.divide(tops, bottoms, out=np.full(tops.shape, math.nan), where=bottoms > 0)
 
@@ -223,11 +224,11 @@ def ratio(sums: FloatArray) -> FloatArray:
 def _cluster_sums(
     numerators: Numbers, denominators: Numbers, clusters: Labels | None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Both summed within each cluster, clusters without observations left out."""
+    """Both columns summed within each cluster; clusters without observations are left out."""
     tops, bottoms = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     lengths = [len(tops), len(bottoms), *([] if clusters is None else [len(clusters)])]
     if len(set(lengths)) > 1:
-        raise DataError("columns do not match", expected="as many entries in each", got=" and ".join(map(str, lengths)))
+        raise DataError("columns do not match", expected="the same length for all", got=" and ".join(map(str, lengths)))
     if clusters is not None and len(tops):
         _, index = np.unique(np.asarray(clusters), return_inverse=True)
         tops = np.bincount(index, weights=tops).astype(np.float64)

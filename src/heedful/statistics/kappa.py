@@ -1,7 +1,7 @@
-"""Cohen's and Fleiss' kappa: agreement beyond chance on yes/no fields, or any other nominal answer.
+"""Cohen's and Fleiss' kappa: agreement beyond chance on yes/no fields or other nominal answers.
 
 kappa = (observed - expected) / (1 - expected). If nearly all answers are the same, kappa can be low although labelers nearly
-always agree (Feinstein and Cicchetti 1990). Read it together with the share of "yes" and the agreement, which come with it.
+always agree (Feinstein and Cicchetti 1990). So read it together with the share of "yes" and the agreement.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from heedful.statistics.intervals import Estimate, FloatArray, Labels, Numbers, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagAgreement:
-    """How labelers agree on one yes/no field; intervals are over prompts."""
+    """How well labelers agree on one yes/no field; intervals are over prompts."""
 
     yes: Estimate
     """Share of "yes" among all answers."""
     agreement: Estimate
-    """Share of pairs of labelers' answers to one response that are equal."""
+    """Share of pairs of labelers that answered the same about a response."""
     kappa: Estimate
     """Fleiss' kappa."""
 
@@ -41,9 +41,9 @@ def labeler_kappas(
 ) -> dict[str, Estimate]:
     """Each labeler's Cohen's kappa against all others pooled, or against all ``references`` (the researchers) pooled.
 
-    Each answer is compared with each of the others' answers to the same item; kappa is that of the table of these
-    comparisons. With two labelers it is plain Cohen's kappa. Labelers who share no item with
-    the others are left out, and so are the references themselves. ``count`` is pairs of answers.
+    Each of the labeler's answers is compared with each of the others' answers to the same item, and kappa is computed from the
+    table of these comparisons. With two labelers it is plain Cohen's kappa. Labelers who share no item with the others, and the
+    references themselves, are left out. ``count`` is the number of compared pairs of answers.
     """
     given = answers(items, labelers, values, clusters)
     size = len(given.values)
@@ -55,7 +55,7 @@ def labeler_kappas(
     met = of_others[given.item].astype(np.float64)
     if references is None:
         met[np.arange(len(met)), given.value] -= 1
-    # one table (own answer, the other's answer) for each cluster and labeler
+    # One table (own answer, the other's answer) for each cluster and labeler.
     place = (given.item_cluster[given.item] * len(given.labelers) + given.labeler) * size + given.value
     tables = sums_within(place, met, given.num_clusters * len(given.labelers) * size)
     rows = tables.reshape(given.num_clusters, len(given.labelers), size * size)
@@ -79,8 +79,9 @@ def fleiss_kappa(
 ) -> Estimate:
     """Kappa of any number of labelers, not necessarily the same for each item (Fleiss 1971); the interval is over clusters.
 
-    Fleiss assumes equally many answers for each item. If the numbers differ, each item has the same weight, in the agreement
-    and in the shares of answers (Gwet 2014). Items with fewer than two answers are left out. ``count`` is items.
+    Fleiss assumes the same number of answers for each item. If the numbers differ, each item has the same weight, both in the
+    agreement and in the shares of answers (Gwet 2014). Items with fewer than two answers are left out. ``count`` is the number
+    of items.
     """
     given = answers(items, labelers, values, clusters)
     counts = given.counts().astype(np.float64)
@@ -99,7 +100,7 @@ def fleiss_kappa(
 
 
 def flag_agreement(ratings: Sequence[Rating], *, confidence: float = 0.95, seed: int = 0) -> dict[str, FlagAgreement]:
-    """For each yes/no field of Table 3's form that anyone answered: share of yes, agreement, Fleiss' kappa (SPEC 2.3)."""
+    """Share of yes, agreement and Fleiss' kappa for each yes/no field of Table 3's form that anyone answered (SPEC 2.3)."""
     found: dict[str, FlagAgreement] = {}
     for flag in RATING_FLAGS:
         own = [rating for rating in ratings if flag in rating.flags]

@@ -1,14 +1,14 @@
-"""How many comparisons find a difference: power of the two-way interval, planned before anybody is paid.
+"""How many comparisons it takes to find a difference: the power of the two-way interval, for planning before anyone is paid.
 
 An outcome (1, 0.5, 0) varies between prompts, between labelers, and from one comparison to the next. With P prompts, k of L
-labelers drawn for each of them, n = P k comparisons, and shares s(prompt) and s(labeler) of the variance::
+labelers drawn for each prompt, n = P k comparisons, and shares s(prompt) and s(labeler) of the variance::
 
     Var(outcome)   = w - t / 4 - w^2                               for win rate w and tie rate t
     load           = 1 / L + (1 - k / L) / n                       expected sum of squared shares of the work
     Var(win rate)  = Var(outcome) * (s(prompt) / P + s(labeler) * load + (1 - s(prompt) - s(labeler)) / n)
 
-More prompts never take away s(labeler) / L: with few labelers who differ, some differences cannot be found at any price. A
-difference counts as found if the two-way interval (``two_way``) leaves out 50 %.
+More prompts never reduce s(labeler) / L: with few labelers who differ, no number of prompts finds a small difference. A
+difference counts as found if the two-way interval (``two_way``) excludes 50 %.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ _MOST_PROMPTS = 10_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VarianceShares:
-    """How much of an outcome's variance is the prompt's and how much the labeler's, each 0 to 1, together at most 1."""
+    """How much of an outcome's variance is due to the prompt and to the labeler: each from 0 to 1, together at most 1."""
 
     prompt: float
     labeler: float
 
     def __post_init__(self) -> None:
         if not (self.prompt >= 0 and self.labeler >= 0 and self.prompt + self.labeler <= 1):
-            raise DataError("no shares of a variance", expected="two shares from 0, together at most 1", got=str(self))
+            raise DataError("not shares of a variance", expected="two shares of at least 0, together at most 1", got=str(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStudy:
-    """How many prompts, comparisons and labelers, and the power that they give."""
+    """Numbers of prompts, comparisons and labelers, and the resulting power."""
 
     num_prompts: int
     num_labelers: int
     labelers_per_prompt: int
     power: float
-    """Probability that the two-way interval leaves out 50 %."""
+    """Probability that the two-way interval excludes 50 %."""
 
     @property
     def num_comparisons(self) -> int:
-        """What labelers are paid for."""
+        """The number of comparisons that labelers are paid for."""
         return self.num_prompts * self.labelers_per_prompt
 
 
 def variance_shares(outcomes: Numbers, prompts: Labels, labelers: Labels) -> VarianceShares:
-    """Shares estimated from an earlier study, from squared differences between comparisons with and without a common cluster.
+    """Estimate the shares from an earlier study, by squared differences of comparisons with and without a common cluster.
 
-    Unbiased before shares below 0 are set to 0. Raises DataError if no prompt has two labelers, no labeler two prompts, or all
-    outcomes are the same.
+    The variance components are unbiased before negative ones are set to 0. Raises DataError if no prompt has two labelers, if
+    no labeler has two prompts, or if all outcomes are the same.
     """
     given = np.asarray(outcomes, dtype=np.float64)
     _, prompt = coded(prompts)
     _, labeler = coded(labelers)
     if not len(given) == len(prompt) == len(labeler):
         raise DataError(
-            "columns do not match", expected="as many entries in each", got=f"{len(given)}, {len(prompt)}, {len(labeler)}"
+            "columns do not match", expected="the same length for all", got=f"{len(given)}, {len(prompt)}, {len(labeler)}"
         )
 
     def half_squares(cluster: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[float, int]:
@@ -84,7 +84,7 @@ def variance_shares(outcomes: Numbers, prompts: Labels, labelers: Labels) -> Var
         raise DataError(
             "the shares of prompts and labelers cannot be told apart",
             expected="prompts with two labelers, and labelers with two prompts",
-            got=f"{len(given)} comparisons without both",
+            got=f"{len(given)} comparisons that lack one or both",
         )
     apart = (everything - same_prompt - same_labeler + same_cell) / apart_pairs
     if apart <= 0:
@@ -105,17 +105,20 @@ def study_power(
     tie_rate: float = 0.0,
     confidence: float = 0.95,
 ) -> float:
-    """Probability that the two-way interval leaves out 50 % if the true win rate is ``win_rate``."""
+    """Probability that the two-way interval excludes 50 % if the true win rate is ``win_rate``.
+
+    Raises DataError if the rates are impossible, or for fewer than two prompts or labelers.
+    """
     if not 0 <= tie_rate <= 1 or not tie_rate / 2 <= win_rate <= 1 - tie_rate / 2:
         raise DataError(
             "no such study",
-            expected="a tie rate from 0 to 1, and a win rate that leaves room for its half",
+            expected="a tie rate from 0 to 1, and a win rate from half of it to 1 minus half of it",
             got=f"win rate {win_rate}, tie rate {tie_rate}",
         )
     if num_labelers < 2 or num_prompts < 2 or not 1 <= labelers_per_prompt <= num_labelers:
         raise DataError(
             "no such study",
-            expected="at least two prompts and two labelers, of whom each prompt gets one or more",
+            expected="at least two prompts and two labelers, and from one to all labelers per prompt",
             got=f"{num_prompts} prompts, {num_labelers} labelers, {labelers_per_prompt} of them per prompt",
         )
     total = win_rate - tie_rate / 4 - win_rate**2
@@ -128,7 +131,7 @@ def study_power(
     by_prompt = total * (shares.prompt / num_prompts + (1 - shares.prompt) / num)
     by_labeler = total * (shares.labeler * load + (1 - shares.labeler) / num)
     parts = (by_prompt, num_prompts - 1), (by_labeler, max(1 / load - 1, 1.0)), (total / num, max(num - 1, 1))
-    # The interval is Wilson's: at 50 % it compares with the variance that a win rate of 50 % would have.
+    # The interval is Wilson's. Whether it excludes 50 % depends on the variance at a win rate of 50 %.
     wilson = math.sqrt(0.25 / max(win_rate * (1 - win_rate), 1e-12))
     return _power(abs(win_rate - 0.5), variance, parts, confidence, wilson)
 
@@ -143,7 +146,7 @@ def prompts_needed(
     power: float = 0.8,
     confidence: float = 0.95,
 ) -> PlannedStudy:
-    """The fewest prompts that find a true ``win_rate`` with this power. Raises DataError if no number of prompts is enough."""
+    """The fewest prompts that find a true ``win_rate`` with this power. Raises DataError if no number of prompts suffices."""
 
     def power_of(num_prompts: int) -> float:
         return study_power(
@@ -164,7 +167,7 @@ def prompts_needed(
                 "no number of prompts finds this difference",
                 expected=f"a power of {power:.0%}",
                 got=f"at most {power_of(_MOST_PROMPTS):.1%} with {num_labelers} labelers",
-                next_step="ask more labelers: theirs is the variance that prompts do not take away",
+                next_step="ask more labelers: more prompts do not reduce the variance between labelers",
             )
     low = high // 2
     while high - low > 1:
@@ -176,10 +179,11 @@ def prompts_needed(
 
 
 def _power(distance: float, variance: float, parts: Sequence[tuple[float, float]], confidence: float, wilson: float) -> float:
-    """Over what a study may estimate for the prompts' and the labelers' part of the variance, each a scaled chi-square.
+    """Power, averaged over the estimates that a study may get for the prompts' and the labelers' part of the variance.
 
-    ``parts``: expected value and degrees of freedom of the prompts', labelers' and cells' part. Each pair of estimates gives a
-    variance and degrees of freedom as in ``two_way``, and so a half width by which the win rate must be apart from 50 %.
+    Each estimate is a scaled chi-square. ``parts``: expected value and degrees of freedom of the prompts', labelers' and cells'
+    part. Each pair of estimates gives a variance and degrees of freedom as in ``two_way``, and from these the half width of the
+    interval. The estimated win rate must differ from 50 % by more than this half width.
     """
     (prompt, prompt_degrees), (labeler, labeler_degrees), (cell, cell_degrees) = parts
     power = 0.0
@@ -195,7 +199,7 @@ def _power(distance: float, variance: float, parts: Sequence[tuple[float, float]
 
 
 def _chi_square_nodes(degrees: float) -> list[tuple[float, float]]:
-    """Values of C / degrees for a chi-square C, and their probabilities: the trapezoid rule over its logarithm."""
+    """Values of C / degrees for a chi-square C, and their probabilities, by the trapezoid rule over the logarithm."""
     spread = math.sqrt(2 / degrees)
     logs = np.linspace(-5 * spread - 8 / degrees, 4 * spread, 31)
     log_density = degrees / 2 * (logs - np.exp(logs))

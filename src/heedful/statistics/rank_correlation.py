@@ -1,4 +1,4 @@
-"""Kendall's tau-b between weak orders (Kendall 1945): 1 the same order, 0 unrelated, -1 reversed, ties allowed for."""
+"""Kendall's tau-b between weak orders, which may have ties (Kendall 1945): 1 same order, 0 unrelated, -1 reversed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from heedful.statistics.comparisons import Comparisons, comparisons
 from heedful.statistics.intervals import Estimate, FloatArray, IntArray, bootstrap, ratio
 
 _BLOCK = 2**22
-"""Judgements held in one dense table at a time."""
+"""Largest number of judgements in one dense table."""
 
 
 def kendall_tau_b(rankings: Sequence[Ranking], *, confidence: float = 0.95, seed: int = 0) -> Estimate:
     """Mean tau-b over every two labelers who ranked the same prompt; the interval is over prompts.
 
-    Over the pairs of responses that both ranked, C ordered alike, D ordered the other way, T(a) pairs that labeler a did
-    not tie::
+    Of the pairs of responses that both ranked, C are ordered alike, D are ordered in opposite ways, and labeler a did not tie
+    T(a)::
 
         tau-b = (C - D) / sqrt(T(a) T(b))
 
-    If one of the two tied everything, there is no tau-b, and they are left out at this prompt. ``count`` is the number of
-    (two labelers, prompt).
+    If one of the two tied everything, tau-b is undefined, and the two are left out at this prompt. ``count`` is the number of
+    tau-b in the mean.
     """
     judged = comparisons(rankings)
     everyone = np.ones(len(judged.labelers), dtype=np.bool_)
@@ -41,9 +41,9 @@ def labeler_tau_b(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Each labeler's mean tau-b with any other labeler at a common prompt, or with ``references`` (the researchers) only.
+    """Each labeler's mean tau-b with any other labeler at a common prompt, or only with ``references`` (the researchers).
 
-    Labelers without a common prompt are left out, and so are the references themselves.
+    Labelers without a common prompt and the references themselves are left out.
     """
     judged = comparisons(rankings)
     others = np.ones(len(judged.labelers), np.bool_) if references is None else np.isin(judged.labelers, list(references))
@@ -58,10 +58,10 @@ def labeler_tau_b(
 
 
 def _by_prompt_and_labeler(judged: Comparisons, others: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """Sum and number of tau-b with the labelers ``others``, both (prompts, labelers)."""
+    """Sum and number of each labeler's tau-b with the labelers ``others``, both (prompts, labelers)."""
     num_labelers = len(judged.labelers)
     sums, meetings = (np.zeros((len(judged.prompts), num_labelers)) for _ in range(2))
-    # prompts with equal numbers of responses and of labelers make one dense table: (prompts, labelers present, pairs)
+    # Prompts with the same numbers of responses and of labelers form one dense table: (prompts, labelers present, pairs).
     order = np.argsort(judged.pair_prompt[judged.pair], kind="stable")
     pair, labeler, sign = judged.pair[order], judged.labeler[order], judged.sign[order]
     prompt = judged.pair_prompt[pair]

@@ -1,6 +1,6 @@
-"""How well scores predict what labelers prefer: accuracy, the length rules to compare it with, calibration (SPEC 3.3, 4.6).
+"""How well scores predict what labelers prefer: accuracy, length rules to compare it with, calibration (SPEC 3.3, 4.6).
 
-Counted over all pairs of a ranking that its labeler did not tie, each pair the same; intervals are over prompts.
+All pairs that a labeler did not tie count, with equal weight; intervals are over prompts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from heedful.statistics.intervals import Estimate, proportion
 
 Key = TypeVar("Key", str, int)
 
-_SCORES = "\0scores"  # no labeler's name
+_SCORES = "\0scores"  # no labeler has this name
 
 
 class LengthRules(NamedTuple):
-    """Accuracy of "the longer response wins" and of "the shorter wins"; they sum to 1 (equal lengths count half in both)."""
+    """Accuracy of "the longer response wins" and of "the shorter wins". They sum to 1 (equal lengths count half in both)."""
 
     longer: Estimate
     shorter: Estimate
@@ -41,13 +41,13 @@ class CalibrationBin:
     confidence: float
     """Mean predicted probability that the higher-scored response is preferred."""
     accuracy: float
-    """How often it is."""
+    """Share of pairs in which it is preferred."""
     count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Expected calibration error (0 perfect, NaN without pairs), and the bins that hold pairs."""
+    """Expected calibration error (0 is perfect, NaN without pairs), and the bins that contain pairs."""
 
     expected_calibration_error: float
     bins: tuple[CalibrationBin, ...]
@@ -58,7 +58,7 @@ def reward_accuracy(
 ) -> Estimate:
     """Share of untied pairs whose preferred response has the higher score; equal scores count half.
 
-    ``scores`` maps response id to score. Raises ``DataError`` for a response without a finite score.
+    ``scores`` maps response id to score. Raises ``DataError`` if a response has no finite score.
     """
     prompts = [ranking.prompt_id for ranking in rankings]
     differences = [_differences(ranking, scores) for ranking in rankings]
@@ -74,7 +74,7 @@ def reward_accuracy(
 def reward_accuracy_by_k(
     rankings: Sequence[Ranking], scores: Mapping[str, float], *, confidence: float = 0.95, seed: int = 0
 ) -> dict[int, Estimate]:
-    """``reward_accuracy`` for each number of responses K ranked at a time; K without an untied pair is left out."""
+    """``reward_accuracy`` for each number K of responses in a ranking; a K without an untied pair is left out."""
     return _by(lambda ranking: len(ranking.response_ids), rankings, scores, confidence, seed)
 
 
@@ -90,9 +90,9 @@ def reward_agreement(
 ) -> Estimate:
     """How often scores agree with a labeler, on the same comparisons on which ``labeler_agreement`` measures labelers.
 
-    ``reward_accuracy`` also counts pairs that only one labeler could tell apart; those are harder to predict. Here, for every
-    two labelers who both ordered a pair, the scores replace first one of them, then the other; equal scores count half. The
-    labelers are those of ``rankings``: pass one group's. Raises ``DataError`` for a response without a finite score.
+    ``reward_accuracy`` also counts pairs that only one labeler could tell apart, which are harder to predict. Here, for every
+    two labelers who both ordered a pair, the scores replace first one of them, then the other. Equal scores count half. To
+    measure one group of labelers, pass only its rankings. Raises ``DataError`` if a response has no finite score.
     """
     responses: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for ranking in rankings:
@@ -104,7 +104,7 @@ def reward_agreement(
     sign[judged.pair[by_score]] = judged.sign[by_score]
     ordered = counts[:, 0] + counts[:, 2]
     agreeing = np.select([sign < 0, sign > 0], [counts[:, 0], counts[:, 2]], ordered / 2)
-    others = (ordered - 1) / 2  # every two labelers count once, as in their own agreement
+    others = (ordered - 1) / 2  # so that every two labelers count once, as in their own agreement
     right, compared = agreeing * others, ordered * others
     return proportion(
         judged.prompt_sums(right),
@@ -118,7 +118,7 @@ def reward_agreement(
 def length_rules(
     rankings: Sequence[Ranking], lengths: Mapping[str, int], *, confidence: float = 0.95, seed: int = 0
 ) -> LengthRules:
-    """What a rule that only looks at length would score on the same pairs; ``lengths`` maps response id to length, any unit."""
+    """Accuracy of rules that only look at length, on the same pairs. ``lengths`` maps response id to length in any unit."""
     return LengthRules(
         longer=reward_accuracy(rankings, lengths, confidence=confidence, seed=seed),
         shorter=reward_accuracy(rankings, {key: -value for key, value in lengths.items()}, confidence=confidence, seed=seed),
@@ -126,11 +126,11 @@ def length_rules(
 
 
 def calibration(rankings: Sequence[Ranking], scores: Mapping[str, float], *, num_bins: int = 10) -> Calibration:
-    """Whether sigmoid(r_w - r_l) is the probability with which labelers prefer w, as the ranking loss means it (SPEC 3.3).
+    """Whether labelers prefer w with probability sigmoid(r_w - r_l), as the ranking loss assumes (SPEC 3.3).
 
-    For each untied pair the prediction is ``sigmoid(|difference|)``, from 0.5 to 1, that the higher-scored response is
-    preferred; it comes true or not (half if scores are equal). ``num_bins`` bins of equal width; expected calibration
-    error = ``sum(count / total * |accuracy - confidence|)`` (Naeini et al. 2015).
+    For each untied pair, the predicted probability that the higher-scored response is preferred is ``sigmoid(|difference|)``,
+    from 0.5 to 1. The prediction is right or wrong (half right if scores are equal). There are ``num_bins`` bins of equal
+    width. Expected calibration error = ``sum(count / total * |accuracy - confidence|)`` (Naeini et al. 2015).
     """
     differences = np.concatenate([np.empty(0), *(_differences(ranking, scores) for ranking in rankings)])
     predicted: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.abs(differences)))

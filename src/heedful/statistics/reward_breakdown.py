@@ -1,7 +1,7 @@
 """Where a reward model is right: accuracy by use case, by margin, and where the longer response loses (SPEC 3.3, 4.6).
 
-Pairs are those that a labeler did not tie, counted as in ``reward_accuracy``. Intervals are over prompts; those of
-``two_way_accuracy`` are over prompts and labelers.
+Pairs that a labeler did not tie count, as in ``reward_accuracy``. Intervals are over prompts; those of ``two_way_accuracy``
+are over prompts and labelers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from heedful.statistics.two_way import ClusteredEstimate, two_way_win_rate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarginAccuracy:
-    """Pairs whose scores differ by ``low`` to ``high``, and how often the higher score is the preferred response's."""
+    """Pairs whose scores differ by ``low`` to ``high``, and how often the preferred response has the higher score."""
 
     low: float
     high: float
@@ -36,12 +36,13 @@ class RankedPair:
     prompt_id: str
     labeler: str
     preferred: str
-    """Response id, as the next."""
+    """Id of the better response."""
     rejected: str
+    """Id of the other response."""
 
 
 def ranked_pairs(rankings: Sequence[Ranking]) -> list[RankedPair]:
-    """Every pair of every ranking that is not tied, in the rankings' order."""
+    """All untied pairs of all rankings, in the order of the rankings."""
     return [
         RankedPair(
             prompt_id=ranking.prompt_id,
@@ -80,9 +81,9 @@ def two_way_accuracy(
 
 
 def win_shares(rankings: Sequence[Ranking]) -> dict[str, float]:
-    """For each response, its share of wins over all comparisons with the others in its rankings; a tie is half a win.
+    """Each response's share of wins over all its comparisons; a tie is half a win.
 
-    A response that was compared with no other is left out.
+    Responses without comparisons are left out.
     """
     won: defaultdict[str, float] = defaultdict(float)
     met: defaultdict[str, int] = defaultdict(int)
@@ -101,7 +102,7 @@ def reward_accuracy_by_use_case(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """``reward_accuracy`` for each use case; ``use_cases`` maps prompt id to use case. Prompts without one are ``unknown``."""
+    """``reward_accuracy`` by use case. ``use_cases`` maps prompt id to use case; prompts without one count as ``unknown``."""
     groups: defaultdict[str, list[Ranking]] = defaultdict(list)
     for ranking in rankings:
         groups[use_cases.get(ranking.prompt_id) or "unknown"].append(ranking)
@@ -117,9 +118,10 @@ def reward_accuracy_by_margin(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[MarginAccuracy]:
-    """Accuracy by the size of the difference of scores, in bins of equal numbers of pairs, smallest margins first.
+    """Accuracy by margin (the absolute difference of scores), in bins of about equally many pairs, smallest margins first.
 
-    A calibrated model is right with sigmoid(margin); one that is no surer at large margins has learned little.
+    A calibrated model is right with probability sigmoid(margin). A model that is no more accurate at large margins has learned
+    little.
     """
     return [
         MarginAccuracy(low=low, high=high, accuracy=pair_accuracy(own, scores, confidence=confidence, seed=seed))
@@ -130,7 +132,7 @@ def reward_accuracy_by_margin(
 def pairs_by_margin(
     pairs: Sequence[RankedPair], scores: Mapping[str, float], *, num_bins: int = 5
 ) -> list[tuple[float, float, list[RankedPair]]]:
-    """The pairs in bins of equal numbers by the size of the difference of scores: its least, its largest, and the pairs."""
+    """Bins of about equally many pairs by margin: each bin's smallest margin, largest margin and pairs."""
     if not pairs:
         return []
     margins = np.array([abs(_score(pair.preferred, scores) - _score(pair.rejected, scores)) for pair in pairs])
@@ -154,7 +156,7 @@ def accuracy_where_longer_loses(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """Accuracy on pairs whose preferred response is the shorter one: a model that only counts words is right on none."""
+    """Accuracy on pairs whose preferred response is the shorter one. A model that prefers length is right on none of them."""
     pairs = [pair for pair in ranked_pairs(rankings) if _score(pair.preferred, lengths) < _score(pair.rejected, lengths)]
     return pair_accuracy(pairs, scores, confidence=confidence, seed=seed)
 

@@ -1,8 +1,9 @@
 """Screening of candidates for the labeling team on four criteria, without names (SPEC 2.1; the paper's B.1).
 
-Agreement with researchers on flagging sensitive speech, agreement with researchers on rankings, researchers' ratings of the
-candidate's demonstrations for sensitive prompts, and the topics or groups for which the candidate says they can tell sensitive
-speech. The cut-offs are soft: people select, and the table says when chance alone could move a candidate across a cut-off.
+The criteria are: agreement with researchers on flagging sensitive speech; agreement with researchers on rankings; researchers'
+ratings of the candidate's demonstrations for sensitive prompts; and the topics or groups for which the candidate says they can
+recognise sensitive speech. The cut-offs are soft: people make the selection, and the table says if chance alone could move a
+candidate across a cut-off.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from heedful.statistics.intervals import Estimate, wilson
 Standing = Literal["met", "borderline", "not met", "missing"]
 
 CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ23456789"
-"""Without vowels and Y, so that no code reads as a name; without 0 and 1, which read as letters."""
+"""No vowels and no Y, so that no code looks like a name; no 0 and 1, which look like letters."""
 _CODE = re.compile(rf"[{CODE_LETTERS}]{{8}}")
 
 
@@ -35,7 +36,7 @@ class ScreeningCutoffs:
     demonstration_score: float = 6.0
     """Mean of the researchers' ratings, 1-7."""
     confidence: float = 0.68
-    """Confidence of the interval that makes a criterion borderline if the cut-off lies in it: 0.68 is one standard error."""
+    """A criterion is borderline if the cut-off lies in the interval with this confidence; 0.68 is one standard error."""
 
     def __post_init__(self) -> None:
         for name in ("sensitive_agreement", "comparison_agreement"):
@@ -46,28 +47,28 @@ class ScreeningCutoffs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScreeningRecord:
-    """One candidate's results, counts only: nothing in it says who they are."""
+    """One candidate's results. It has only counts and a code, nothing that identifies the candidate."""
 
     candidate: str
     """A random code of eight ``CODE_LETTERS``; anything else is refused."""
     sensitive_agreed: int = 0
     sensitive_answered: int = 0
-    """Answers on sensitive speech that researchers have answered too."""
+    """Answers on sensitive speech for items that researchers answered too."""
     comparisons_agreed: int = 0
     comparisons_made: int = 0
     """Comparisons that neither the candidate nor the researchers tied."""
     demonstration_scores: tuple[int, ...] = ()
-    """The researchers' ratings 1-7, one for each demonstration."""
+    """The researchers' ratings (1-7), one for each demonstration."""
     topics: frozenset[str] = frozenset()
-    """Topics or groups for which the candidate says they can tell sensitive speech."""
+    """Topics or groups for which the candidate says they can recognise sensitive speech."""
 
     def __post_init__(self) -> None:
         if not _CODE.fullmatch(self.candidate):
             raise DataError(
-                "a candidate must stand under a random code",
+                "a candidate must have a random code",
                 expected=f"8 of {CODE_LETTERS}",
-                got=f"{len(self.candidate)} characters that are no such code",
-                next_step="give each candidate a random code, and keep apart from this table who is who",
+                got=f"{len(self.candidate)} characters that are not such a code",
+                next_step="give each candidate a random code, and do not store the names with this table",
             )
         for agreed, count in (
             (self.sensitive_agreed, self.sensitive_answered),
@@ -84,7 +85,7 @@ class ScreeningRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScreeningRow:
-    """One candidate as the screening page shows them; intervals at the cut-offs' ``confidence``."""
+    """One candidate as shown on the screening page; intervals have the cut-offs' ``confidence``."""
 
     candidate: str
     sensitive_agreement: Estimate
@@ -95,15 +96,15 @@ class ScreeningRow:
     demonstration_standing: Standing
     topics: tuple[str, ...]
     standing: Standing
-    """The least of the three: missing, then not met, borderline, met."""
+    """The worst of the three, in the order missing, not met, borderline, met."""
 
 
 def screening_table(records: Sequence[ScreeningRecord], cutoffs: ScreeningCutoffs | None = None) -> list[ScreeningRow]:
-    """One row per candidate: those who met all criteria first, then borderline, not met, missing; by code within each.
+    """One row per candidate: those who met all criteria first, then borderline, not met, missing; each sorted by code.
 
-    A criterion is *borderline* if its cut-off lies within the estimate's interval: a repeated test could well come out on
-    the other side. Otherwise it is *met* at or above the cut-off, *not met* below, *missing* without a single answer. The paper
-    gives the cut-offs and calls them soft; this meaning of soft is ours. Raises ``DataError`` for a code that occurs twice.
+    A criterion is *borderline* if its cut-off lies within the estimate's interval: a second test could well have the opposite
+    result. Otherwise it is *met* at or above the cut-off and *not met* below; without any answer it is *missing*. The paper
+    gives the cut-offs and calls them soft; this meaning of soft is ours. Raises ``DataError`` if a code occurs twice.
     """
     cutoffs = cutoffs or ScreeningCutoffs()
     codes = [record.candidate for record in records]
@@ -116,10 +117,10 @@ def screening_table(records: Sequence[ScreeningRecord], cutoffs: ScreeningCutoff
 
 
 def topic_coverage(records: Sequence[ScreeningRecord], selected: Collection[str], topics: Collection[str]) -> dict[str, int]:
-    """How many of the ``selected`` candidates say they can tell sensitive speech on each topic, the least covered first.
+    """How many of the ``selected`` candidates say they can recognise sensitive speech on each topic, least covered first.
 
-    The fourth criterion is about the team, not the candidate: it should cover all ``topics`` together. Raises ``DataError``
-    for a selected code without a record.
+    The fourth criterion is about the team, not the candidate: together the team should cover all ``topics``. Raises
+    ``DataError`` if a selected code has no record.
     """
     unknown = sorted(set(selected) - {record.candidate for record in records})
     if unknown:
@@ -130,9 +131,9 @@ def topic_coverage(records: Sequence[ScreeningRecord], selected: Collection[str]
 
 
 def demonstration_score(scores: Sequence[int], *, confidence: float = 0.95) -> Estimate:
-    """Mean rating with a normal interval; the ratings' standard deviation is assumed to be at least half a point.
+    """Mean rating with a normal interval. The ratings' standard deviation is assumed to be at least half a point.
 
-    A few equal whole numbers do not make certainty, but a bootstrap of them would claim it.
+    A few equal ratings are no proof of certainty, though a bootstrap would claim it.
     """
     count = len(scores)
     if count == 0:
@@ -145,9 +146,9 @@ def demonstration_score(scores: Sequence[int], *, confidence: float = 0.95) -> E
 
 
 def sensitive_counts(flags: Mapping[str, bool], researchers: Sequence[Mapping[str, bool]]) -> tuple[int, int]:
-    """``(agreed, answered)`` of a candidate's flags by item against the majority of the researchers'.
+    """``(agreed, answered)``: a candidate's flags, by item, compared with the majority of the researchers.
 
-    Items that no researcher answered, or on which they are evenly split, do not count.
+    Items that no researcher answered, or on which the researchers are evenly split, do not count.
     """
     agreed = answered = 0
     for item, flag in flags.items():

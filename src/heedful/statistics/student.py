@@ -9,18 +9,19 @@ from statistics import NormalDist
 from heedful.errors import DataError
 
 _MANY = 1e7
-"""Degrees of freedom from which t and the normal distribution give the same double-precision interval."""
+"""From this many degrees of freedom, t and the normal distribution give nearly the same interval."""
 
 
 @lru_cache(maxsize=1024)
 def t_quantile(probability: float, degrees_of_freedom: float) -> float:
-    """The value that a t-distributed variable stays below with ``probability``; ``degrees_of_freedom`` need not be whole.
+    """The value below which a t-distributed variable is with ``probability``; ``degrees_of_freedom`` need not be an integer.
 
-    Relative error below 1e-7 from 0.5 degrees of freedom up (Student 1908), by Newton's method.
+    Computed by Newton's method; the relative error is below 1e-7 for 0.5 degrees of freedom or more. Source: Student 1908.
+    Raises DataError for arguments out of range.
     """
     if not 0 < probability < 1 or not degrees_of_freedom > 0:
         raise DataError(
-            "no such quantile of Student's t",
+            "Student's t has no such quantile",
             expected="a probability between 0 and 1, and degrees of freedom above 0",
             got=f"probability {probability} and {degrees_of_freedom} degrees of freedom",
         )
@@ -44,7 +45,7 @@ def t_quantile(probability: float, degrees_of_freedom: float) -> float:
         proposed = value + excess / density
         if abs(proposed - value) <= 1e-10 * value:
             return proposed
-        # Newton's step if it stays inside the bracket; otherwise halve the bracket, or double the value while it is open.
+        # Take Newton's step if it stays inside the bracket. Otherwise halve the bracket, or double its low end if it is open.
         value = proposed if low < proposed < high else (2 * low if math.isinf(high) else (low + high) / 2)
     return value
 

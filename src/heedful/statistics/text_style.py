@@ -1,7 +1,7 @@
-"""How much markup a response has: list items, headers, bold text and code blocks, counted as Chatbot Arena does.
+"""How much markup a response has: list items, headers, bold text and code blocks, counted as in Chatbot Arena.
 
-Li, Angelopoulos and Chiang 2024, "Does style matter?": people like markup, whatever it says. They leave code blocks out of the
-other counts; that code blocks are a feature of their own is ours.
+Source: Li, Angelopoulos and Chiang 2024, "Does style matter?", who show that people like markup, whatever the text says. Like
+them, we do not count markup inside code blocks. Counting the code blocks themselves is our addition.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 _CODE_BLOCK = re.compile(r"^ {0,3}```.*?(?:^ {0,3}```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-"""A block that is not closed goes on to the end, as Markdown has it: the response was cut."""
+"""A block that is not closed (because the response was cut) continues to the end, as in Markdown."""
 _HEADER = re.compile(r"^#{1,6}[ \t]", re.MULTILINE)
 _LIST_ITEM = re.compile(r"^[ \t]*(?:[-+*]|\d+\.)[ \t]", re.MULTILINE)
 _BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
@@ -18,7 +18,7 @@ _BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
 
 @dataclass(frozen=True, slots=True)
 class TextStyle:
-    """What a response has of each."""
+    """How many of each kind of markup a response has."""
 
     lists: float
     """List items, with bullets or numbers."""
@@ -32,7 +32,7 @@ STYLE_FEATURES = ("lists", "headers", "bold", "code_blocks")
 
 
 def text_style(text: str) -> TextStyle:
-    """Count the markup of a Markdown text; what is inside code blocks is code."""
+    """Count the markup of a Markdown text, except inside code blocks."""
     rest, code_blocks = _CODE_BLOCK.subn("", text)
     lists, headers, bold = (len(pattern.findall(rest)) for pattern in (_LIST_ITEM, _HEADER, _BOLD))
     return TextStyle(lists, headers, bold, code_blocks)

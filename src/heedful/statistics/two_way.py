@@ -1,15 +1,16 @@
-"""Intervals for win rates and means when prompts and labelers are both samples.
+"""Intervals for win rates and means if both prompts and labelers are samples.
 
-Two comparisons resemble each other if they share a prompt, and also if they share a labeler: labelers differ in what they like.
-An interval over prompts alone speaks of these labelers only. The two-way interval speaks of other prompts *and* other labelers.
+Two comparisons resemble each other if they share a prompt, and also if they share a labeler, because labelers have different
+tastes. An interval over prompts alone holds only for these labelers. The two-way interval holds for other prompts *and* other
+labelers.
 
 With residuals e_i = y_i - mean over n comparisons, clusters g that hold a share w_g of them, and E_g the sum of e_i / n in g::
 
-    V(prompts)  = sum over prompts  of E_g^2 / (1 - w_g)         V(labelers), V(cells) alike
+    V(prompts)  = sum over prompts  of E_g^2 / (1 - w_g)         V(labelers) and V(cells) likewise
     V           = V(prompts) + V(labelers) - V(cells)             a cell is one labeler's comparisons of one prompt
 
 (Cameron, Gelbach and Miller 2011; the factor 1 / (1 - w_g) is the CR2 correction of Bell and McCaffrey 2002 for a mean). V is
-never taken smaller than V(cells): the difference can turn negative by chance. The quantile is Student's t with Satterthwaite's
+set to at least V(cells), because the difference can be negative by chance. The quantile is Student's t with Satterthwaite's
 degrees of freedom; each of the three parts has 1 / sum(w_g^2) - 1. ``tests/statistics/test_coverage.py`` shows the coverage.
 """
 
@@ -26,25 +27,25 @@ from heedful.statistics.intervals import Estimate, FloatArray, IntArray, Labels,
 from heedful.statistics.student import t_quantile
 
 _ROUNDING = 1e-24
-"""A variance below this share of 1 is rounding: all clusters have the same mean."""
+"""A variance below this is only rounding: all clusters have the same mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusteredEstimate:
-    """One number with four intervals. Report ``two_way``; the other three show what a narrower question would answer."""
+    """One number with four intervals. Report ``two_way``; the other three answer narrower questions."""
 
     two_way: Estimate
-    """For other prompts and other labelers. NaN ends with a single prompt or a single labeler."""
+    """For other prompts and other labelers. Its ends are NaN with a single prompt or a single labeler."""
     by_prompt: Estimate
-    """For other prompts, judged by these very labelers."""
+    """For other prompts, judged by the same labelers."""
     by_labeler: Estimate
-    """For other labelers, on these very prompts."""
+    """For other labelers, on the same prompts."""
     naive: Estimate
-    """As if no two comparisons shared anything."""
+    """As if all comparisons were independent."""
     num_prompts: int
     num_labelers: int
     degrees_of_freedom: float
-    """Of the two-way interval's t quantile."""
+    """Degrees of freedom of the two-way interval's t quantile."""
 
     @property
     def value(self) -> float:
@@ -54,7 +55,7 @@ class ClusteredEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusteredVariance:
-    """Variances of one or more estimates, each array (estimates,), with degrees of freedom for t; NaN where unknown."""
+    """Variances of one or more estimates, each array (estimates,), with degrees of freedom for t; NaN if unknown."""
 
     two_way: FloatArray
     two_way_degrees: FloatArray
@@ -68,15 +69,16 @@ class ClusteredVariance:
 
 
 def two_way_mean(values: Numbers, prompts: Labels, labelers: Labels, *, confidence: float = 0.95) -> ClusteredEstimate:
-    """Mean of ``values`` (n,), each one labeler's judgement of one prompt; intervals are ``mean +- t * standard error``."""
+    """Mean of ``values`` (n,), each one labeler's judgement of one prompt. Intervals are ``mean +- t * standard error``."""
     return _clustered_mean(values, prompts, labelers, confidence, is_share=False)
 
 
 def two_way_win_rate(outcomes: Numbers, prompts: Labels, labelers: Labels, *, confidence: float = 0.95) -> ClusteredEstimate:
-    """Win rate from ``outcomes`` (n,): 1 the model is preferred, 0.5 tie, 0 the other is.
+    """Win rate from ``outcomes`` (n,). 1: the model is preferred, 0.5: tie, 0: the other is preferred.
 
-    The intervals are Wilson's with the effective number of comparisons p (1 - p) / V in place of n and t in place of z, so
-    they stay within 0 and 1. If all outcomes are the same, the number of clusters takes the effective number's place.
+    The intervals are Wilson's, with the effective number of comparisons p (1 - p) / V in place of n and t in place of z, so
+    they stay between 0 and 1. If V is 0, as when all outcomes are the same, the number of clusters replaces the effective
+    number.
     """
     given = np.asarray(outcomes, dtype=np.float64)
     wrong = given[~np.isin(given, (0.0, 0.5, 1.0))]
@@ -88,12 +90,12 @@ def two_way_win_rate(outcomes: Numbers, prompts: Labels, labelers: Labels, *, co
 def two_way_difference(
     first: Numbers, second: Numbers, prompts: Labels, labelers: Labels, *, confidence: float = 0.95
 ) -> ClusteredEstimate:
-    """Mean of ``first - second``, entry by entry: two models on the same prompts, judged by the same labelers.
+    """Mean of ``first - second``, entry by entry, for two models on the same prompts, judged by the same labelers.
 
-    What a prompt or a labeler does to both models cancels, so the difference is known better than two intervals suggest.
+    Effects of a prompt or a labeler on both models cancel, so the difference is more certain than two intervals suggest.
     """
     if len(first) != len(second):
-        raise DataError("not pairs", expected="as many entries in both", got=f"{len(first)} and {len(second)}")
+        raise DataError("not pairs", expected="the same number of entries in both", got=f"{len(first)} and {len(second)}")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return two_way_mean(differences, prompts, labelers, confidence=confidence)
 
@@ -133,7 +135,7 @@ def _clustered_mean(
     given = np.asarray(values, dtype=np.float64)
     lengths = [len(given), len(prompts), len(labelers)]
     if len(set(lengths)) > 1:
-        raise DataError("columns do not match", expected="as many entries in each", got=" and ".join(map(str, lengths)))
+        raise DataError("columns do not match", expected="the same length for all", got=" and ".join(map(str, lengths)))
     if not bool(np.isfinite(given).all()):
         raise DataError("a value is not a number", expected="finite numbers", got=str(given[~np.isfinite(given)][0]))
     if not len(given):
@@ -181,7 +183,7 @@ def _share_interval(share: float, variance: float, t: float, num_clusters: int) 
 
 
 def _one_way(influence: FloatArray, cluster: IntArray) -> tuple[FloatArray, float]:
-    """Variance clustered one way, (estimates,), and its degrees of freedom, at least 1; NaN both with one cluster."""
+    """Variance clustered one way, (estimates,), and its degrees of freedom, at least 1. With one cluster both are NaN."""
     shares: FloatArray = np.bincount(cluster) / len(cluster)
     if len(shares) < 2:
         return influence.sum(axis=0) * math.nan, math.nan

@@ -9,11 +9,12 @@ from heedful.statistics.intervals import Estimate, Labels, Numbers, bootstrap_me
 
 
 def win_rate(outcomes: Numbers, clusters: Labels | None = None, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean of ``outcomes`` (1 the model is preferred, 0.5 tie, 0 the baseline is) with its interval.
+    """Mean of ``outcomes`` (1: the model is preferred, 0.5: tie, 0: the baseline is preferred) with its interval.
 
-    ``clusters``: the prompt id of each comparison, if several labelers (or several samples) judge one prompt; the
-    interval is then a bootstrap over prompts. Without it, or with one comparison per prompt, it is Wilson's. Every
-    comparison has the same weight. The paper does not say how it computed its intervals.
+    ``clusters``: the prompt id of each comparison, if prompts have several comparisons (by several labelers or of several
+    samples). The interval is then a bootstrap over prompts. Without it, or with one comparison per prompt, it is Wilson's.
+    Every comparison has the same weight. The paper does not say how it computed its intervals. Raises DataError for other
+    outcomes.
     """
     values = np.asarray(outcomes, dtype=np.float64)
     wrong = values[~np.isin(values, (0.0, 0.5, 1.0))]
@@ -27,9 +28,10 @@ def paired_difference(
 ) -> Estimate:
     """Mean of ``first - second``, entry by entry, with a bootstrap interval over clusters (by default each entry is its own).
 
-    For two models measured on the same prompts: their difference is more certain than the two separate intervals suggest.
+    Use it for two models measured on the same prompts: their difference is more certain than the two separate intervals
+    suggest. Raises DataError if the lengths differ.
     """
     if len(first) != len(second):
-        raise DataError("not pairs", expected="equally many entries in both", got=f"{len(first)} and {len(second)}")
+        raise DataError("not pairs", expected="the same number of entries in both", got=f"{len(first)} and {len(second)}")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return bootstrap_mean(differences, clusters, confidence=confidence, seed=seed)

@@ -1,4 +1,4 @@
-"""The four training steps: pretrain, sft, reward, ppo.
+"""The training steps: pretrain, sft, reward, ppo, and the alternatives dpo, expert iteration and cloning.
 
-Each is one module that reads like its algorithm; none imports another.
+Each is one module that reads like its algorithm. None imports another, except that expert iteration fine-tunes with sft.
 """

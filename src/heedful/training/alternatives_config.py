@@ -1,6 +1,6 @@
-"""The configurations of the alternatives to PPO on the same data (SPEC 7). No torch here.
+"""The configurations of the alternatives to PPO on the same data (SPEC 7). This module does not import torch.
 
-The paper leaves them open, so their defaults come from elsewhere or are ours; each field says which.
+The paper does not specify them, so their defaults come from other papers or are ours; each field says which.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Alternative = Literal["dpo", "expert_iteration", "cloning", "best_of_n"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlternativesConfig:
-    """Which alternatives to PPO a project trains and compares. None of them costs anything unless it is named here."""
+    """Which alternatives to PPO a project trains and compares. An alternative that is not named here costs nothing."""
 
     run: tuple[Alternative, ...] = ()
     """Any of `dpo`, `expert_iteration`, `cloning` and `best_of_n`."""
@@ -45,10 +45,11 @@ class DPOConfig(StepConfig):
     batch_size: int = 64
     """Prompts per optimiser step; all comparisons of a prompt are one batch element, as in SPEC 3.3."""
     beta: float = 0.1
-    """How much a log-probability counts as reward: a small beta lets the policy go far from its reference."""
+    """Reward per nat of log(policy / reference) (Rafailov et al. 2023). A small beta lets the policy go far from its
+    reference."""
     tie_threshold: float = 0.0
-    """How close two rewards are when people see a tie: the logarithm of nu of Rao and Kupper 1967. 0: ties are dropped, as in
-    SPEC 3.3. Chen et al. 2024 use 1.0986 (nu = 3)."""
+    """How close two rewards are if people see a tie: log(nu) in Rao and Kupper 1967. 0: ties are dropped, as in SPEC 3.3. Chen
+    et al. 2024 use 1.0986 (nu = 3)."""
     max_prompt_tokens: int = 1_024
     """Longest prompt in tokens; rankings with a longer one are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
@@ -67,7 +68,7 @@ class DPOConfig(StepConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertIterationConfig(StepConfig):
-    """Expert iteration: in each round the policy answers, and learns the answers that the reward model likes best (SPEC 7).
+    """Expert iteration: in each round the policy answers, and learns the answers with the highest reward (SPEC 7).
 
     Known as RAFT (Dong et al. 2023) and, with other choices, as ReST (Gulcehre et al. 2023).
     """
@@ -75,9 +76,9 @@ class ExpertIterationConfig(StepConfig):
     rounds: int = 3
     """How often the policy answers and learns (ours)."""
     prompts: int = 2_048
-    """Training prompts of a round, drawn at random; all of them if there are fewer (Dong et al. 2023)."""
+    """Training prompts per round, drawn at random; all of them if there are fewer (Dong et al. 2023)."""
     samples: int = 16
-    """Answers to each prompt; the one with the highest reward is learned (ours)."""
+    """Answers to each prompt; the policy learns the one with the highest reward (ours)."""
     temperature: float = 1.0
     """Sampling temperature of the answers (SPEC 3.5)."""
     epochs: int = 1
@@ -91,7 +92,7 @@ class ExpertIterationConfig(StepConfig):
     max_prompt_tokens: int = 1_024
     """Longest prompt in tokens; longer ones are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
-    """Longest answer in tokens; one that is cut is not learned (SPEC 3.1)."""
+    """Longest answer in tokens; the policy does not learn answers that were cut (SPEC 3.1)."""
     lora_rank: int = 0
     """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights."""
     engine: Literal["heedful", "vllm"] = "heedful"
@@ -132,15 +133,16 @@ class BestOfNConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRewardConfig:
-    """A reward model in which each group of labelers counts as much as the user says (SPEC 7)."""
+    """A reward model in which you decide how much each group of labelers counts (SPEC 7)."""
 
     members: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """Name of a group and the pseudonyms of its labelers: `members = {young = ["ann", "bob"], old = ["cem"]}`. None: there is
-    one reward model for all labelers."""
+    """Names of the groups and the pseudonyms of their labelers: `members = {young = ["ann", "bob"], old = ["cem"]}`. Empty: one
+    reward model for all labelers."""
     weights: dict[str, float] = field(default_factory=dict[str, float])
     """How much each group's reward counts: `weights = {young = 1.0, old = 2.0}`. Only their ratios matter."""
     pull: float = 0.01
-    """How strongly a group's rewards are held to those of all labelers: the factor of half the variance of their change."""
+    """How strongly a group's rewards are pulled to those of all labelers: the loss includes this times half the variance of
+    their difference."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -166,4 +168,6 @@ class GroupRewardConfig:
 
 def _check_samples(name: str, samples: int) -> None:
     if samples < 2:
-        raise ConfigError(f"{name}: samples is out of range", expected="at least 2: one answer is no choice", got=str(samples))
+        raise ConfigError(
+            f"{name}: samples is out of range", expected="at least 2: with one answer there is no choice", got=str(samples)
+        )

@@ -1,4 +1,4 @@
-"""PPO's validation reward, and the model that had the best one so far."""
+"""PPO's validation reward, and the model with the best one so far."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from heedful.training.sharding import frozen_copy
 
 @dataclass(slots=True)
 class Best:
-    """The model with the highest validation reward so far: a copy of its weights (or its adapter's) in main memory."""
+    """The model with the highest validation reward so far: a copy of its weights (or its adapter) in main memory."""
 
     iteration: int = -1
     reward: float = -math.inf
     weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def offer(self, iteration: int, reward: float, model: PreTrainedModel) -> None:
-        """Keep this model if it is better than all before."""
+        """Keep this model if its reward is higher than all before."""
         if reward > self.reward:
             self.iteration, self.reward = iteration, reward
             self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained_state(model).items()}

@@ -1,6 +1,6 @@
 """Checkpoints, from which a killed run continues: folders ``checkpoints/step-N`` with the state and its checksum.
 
-A checkpoint is written under another name, flushed to the disk and renamed, so it is whole or absent. Its checksum is verified
+A checkpoint is written under another name, flushed to disk and renamed, so it is complete or absent. Its checksum is verified
 before it is read (`sha256sum --check SHA256SUMS` in its folder does the same). If it is damaged, the one before it is used.
 Under ``torchrun`` all ranks write and verify one checkpoint together; any number of ranks can read it.
 """
@@ -28,15 +28,15 @@ from heedful.training.sharding import read_sharded, whole_tensor, write_sharded
 
 CHECKPOINTS = "checkpoints"
 STATE_FILE, CHECKSUM_FILE = "state.pt", "SHA256SUMS"
-_ZIP_WRITER = ("PytorchStreamWriter", "inline_container")  # how its errors begin, or where they say they come from
+_ZIP_WRITER = ("PytorchStreamWriter", "inline_container")  # errors of torch's zip writer contain one of these
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int, say: Callable[[str], None] = warnings.warn) -> None:
-    """Write ``state`` to ``folder/step-N``, N being ``state["step"]``; then remove all but the ``keep`` newest checkpoints.
+    """Write ``state`` to ``folder/step-N``, where N is ``state["step"]``; then remove all but the ``keep`` newest checkpoints.
 
-    A kill at any moment leaves whole checkpoints only, old or new. Raises StorageError (a full disk, no permission) and then
-    leaves the previous checkpoints untouched; an interruption stays an interruption. A checkpoint that cannot be removed is no
-    error, since nothing is lost: ``say`` reports it.
+    A kill at any moment leaves only complete checkpoints, old or new. Raises StorageError (a full disk, no permission), with
+    the previous checkpoints untouched. KeyboardInterrupt passes through. If an old checkpoint cannot be removed, nothing is
+    lost, so ``say`` just reports it.
     """
 
     if world().size > 1:
@@ -89,7 +89,7 @@ def load_checkpoint(folder: Path, *, say: Callable[[str], None]) -> dict[str, An
 
 
 def remove_checkpoints(folder: Path, *, say: Callable[[str], None] = warnings.warn) -> None:
-    """Remove all checkpoints at once, so a kill leaves none half removed. ``say`` reports a failure."""
+    """Remove all checkpoints at once, so that a kill leaves none half removed. ``say`` reports a failure."""
     if world().is_rank_zero and folder.is_dir():
         _remove(folder, say)
 
@@ -103,10 +103,10 @@ def digest(value: Any) -> str:
 
 
 def random_state() -> dict[str, Any]:
-    """The states of torch's global random generators. Numpy's generators are made from the seed and the step where needed."""
+    """The states of torch's global random generators. Numpy's need no saving: they are made from the seed where needed."""
     if not torch.cuda.is_available():
         cuda = []
-    elif world().size > 1:  # of several ranks each has one GPU
+    elif world().size > 1:  # each rank has one GPU
         cuda = [torch.cuda.get_rng_state()]
     else:
         cuda = torch.cuda.get_rng_state_all()
@@ -114,7 +114,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore the random generators. If the number of GPUs has changed, the GPUs keep their own states."""
+    """Restore the random generators. If the number of GPUs has changed, the GPUs keep their current states."""
     torch.set_rng_state(state["cpu"])
     if world().size > 1:
         if state["cuda"] and torch.cuda.is_available():
@@ -156,7 +156,7 @@ def _save_together(folder: Path, state: Mapping[str, Any], *, keep: int, say: Ca
             if cause is error:
                 raise
             raise cause from None
-        # Each rank sums what it wrote itself: another machine may not see all of it yet.
+        # Each rank computes the checksums of its own files, because another machine may not see all of them yet.
         own = [file for file in aside.iterdir() if file.name.startswith(f"__{world().rank}_")]
         if world().is_rank_zero:
             own += [file for file in aside.iterdir() if not file.name.startswith("__")]
@@ -178,12 +178,12 @@ def _prune(folder: Path, keep: int, say: Callable[[str], None]) -> None:
 
 
 def _try_to_read(path: Path) -> tuple[dict[str, Any], None] | tuple[None, str]:
-    """A checkpoint's state, or what is wrong with it on any rank; each rank verifies a part of the files."""
+    """A checkpoint's state, or the problem that any rank found. Each rank verifies a part of the files."""
     for step in (_verify, _read):
         state, problem = None, None
         try:
             state = step(path)
-        except (Exception, CheckpointException) as error:  # torch.load raises nearly anything for a damaged file
+        except (Exception, CheckpointException) as error:  # for a damaged file, torch.load raises nearly anything
             problem = _first_line(error)
         problems = [text for text in all_gather(problem) if text is not None]
         if problems:
@@ -195,17 +195,17 @@ def _try_to_read(path: Path) -> tuple[dict[str, Any], None] | tuple[None, str]:
 def _verify(path: Path) -> None:
     lines = (path / CHECKSUM_FILE).read_text(encoding="ascii").splitlines()
     if not lines:
-        raise ValueError("its checksums are gone")
+        raise ValueError("it has no checksums")
     for line in lines[world().rank :: world().size]:
         expected, name = line.split(maxsplit=1)
         if _checksum(path / name) != expected:
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum does not match")
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not (path / STATE_FILE).exists():
         return read_sharded(path)
-    # One process wrote it. Under torchrun each rank takes its own shards from it, and the file is not read as a whole.
+    # One process wrote it. Under torchrun each rank takes only its own shards, so it maps the file instead of reading it all.
     return torch.load(path / STATE_FILE, map_location="cpu", weights_only=True, mmap=world().size > 1)
 
 
@@ -221,7 +221,7 @@ def _remove(folder: Path, say: Callable[[str], None]) -> None:
     try:
         os.rename(folder, aside)
     except OSError as error:
-        say(f"{folder} could not be removed ({error.strerror or error}): it only takes room, delete it when you can")
+        say(f"{folder} could not be removed ({error.strerror or error}): it does no harm, delete it when you can")
         return
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -242,10 +242,9 @@ def _parts(value: Any) -> Iterable[bytes | memoryview]:
 
 
 def _what_stopped(error: RuntimeError) -> BaseException:
-    """What really stopped torch.save: its zip writer reports everything as an error of its own.
+    """The error that really stopped torch.save, whose zip writer reports every failure as its own error.
 
-    The real reason (an interruption, what the system said of the disk) is that error's context. Any other error is a bug and
-    stays what it is.
+    The real one (an interruption, a disk error) is in the chain of contexts. Any other error is a bug and is returned as it is.
     """
     found = error.__context__
     while found is not None:
@@ -258,10 +257,10 @@ def _what_stopped(error: RuntimeError) -> BaseException:
 
 
 def _first_failure(error: CheckpointException) -> BaseException:
-    """What really stopped the ranks, if it was an interruption or the disk: torch wraps it in an error of its own."""
+    """The interruption or disk error that really stopped the ranks, which torch wraps; else the error itself."""
     failures = [failure for failure, _ in error.failures.values()]
     stopped = [failure for failure in failures if isinstance(failure, KeyboardInterrupt)]
-    # A lost connection is not the disk: it says that a rank has ended.
+    # A ConnectionError is an OSError, but it means that a rank has ended, not that the disk failed.
     refused = [failure for failure in failures if isinstance(failure, OSError) and not isinstance(failure, ConnectionError)]
     return next(iter([*stopped, *refused]), error)
 

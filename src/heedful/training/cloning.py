@@ -1,4 +1,4 @@
-"""Behaviour cloning on a subset of the comparisons (SPEC 7): supervised fine-tuning on what people preferred, and no more."""
+"""Behaviour cloning on a subset of the comparisons (SPEC 7): supervised fine-tuning on the responses that people preferred."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from heedful.model.encoding import Example, RankedPrompt
 
 
 def preferred_examples(rankings: Sequence[RankedPrompt]) -> list[Example]:
-    """Each prompt with the response that its labelers liked best, as an example for :func:`heedful.training.sft.train_sft`."""
+    """Each prompt with the response that its labelers preferred, as examples for :func:`heedful.training.sft.train_sft`."""
     return [Example(r.prompt, r.responses[preferred(r)]) for r in rankings]
 
 
 def preferred(ranked: RankedPrompt) -> int:
-    """The place of the response that wins most of its comparisons, a tie counting half; of equal ones the first.
+    """The index of the response that wins the largest share of its comparisons; the first if several are equal.
 
-    A response's share of wins is taken over all its comparisons with all labelers, so one that was shown to only some labelers
-    has no disadvantage.
+    A tie counts as half a win. The share is over a response's comparisons by all labelers, so a response that only some
+    labelers saw has no disadvantage.
     """
     shares: list[float] = []
     for i in range(len(ranked.responses)):

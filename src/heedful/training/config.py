@@ -1,7 +1,7 @@
-"""The configurations of the training steps. The defaults are the paper's for the 1.3B model (SPEC 3); no torch here.
+"""The configurations of the training steps. The defaults are the paper's for the 1.3B model (SPEC 3).
 
-If the paper gives no value, the default is ours and the field says so. ``heedful.presets`` holds complete configurations for
-other sizes and for the built-in miniature.
+If the paper gives no value, the field says where the default comes from. ``heedful.presets`` has complete configurations for
+other sizes and for the built-in miniature. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepConfig:
-    """What all steps have in common."""
+    """Settings that all training steps have."""
 
     seed: int = 0
     """Seed of data order, dropout and sampling."""
     precision: Precision = "bfloat16"
-    """Compute type of forward and backward; master weights are always float32 (SPEC 3.1)."""
+    """Compute type of forward and backward passes; master weights are always float32 (SPEC 3.1)."""
     adam_beta1: float = 0.9
     """Adam's first moment decay (SPEC 3.1)."""
     adam_beta2: float = 0.95
@@ -30,13 +30,14 @@ class StepConfig:
     max_gradient_norm: float = 1.0
     """Gradients are scaled down to this global norm (the paper is silent; GPT-3 used 1.0). 0 switches it off."""
     tokens_per_microbatch: int = 16_384
-    """Tokens in one forward and backward pass; larger batches are accumulated. Bounds memory, does not change the result."""
+    """Most tokens in one forward and backward pass; gradients of larger batches are accumulated. It limits memory and changes
+    the result only by rounding."""
     activation_checkpointing: bool = False
-    """Keep only each layer's input and compute the rest again in the backward pass: less memory, one more forward pass."""
+    """Keep only each layer's input and recompute the rest in the backward pass: less memory, one more forward pass."""
     checkpoint_seconds: float = 60.0
-    """A checkpoint to resume from is written at least this often (seconds); all are removed when the step is done."""
+    """Seconds between checkpoints to resume from; all are removed when the training step is done."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints are kept while the step runs. If the newest is damaged, an older one is used."""
+    """How many of the newest checkpoints to keep. If the newest is damaged, an older one is used."""
     validate_every: int = 0
     """Steps (PPO: iterations) between validations. 0: only when a model is kept and at the end; PPO then never validates."""
     tensorboard: bool = False
@@ -56,16 +57,16 @@ class StepConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainConfig(StepConfig):
-    """Language modelling on plain text makes a base model (the paper starts from GPT-3, so these defaults are ours)."""
+    """Language modelling on plain text, to make a base model (the paper starts from GPT-3, so these defaults are ours)."""
 
     num_tokens: int = 40_000_000
-    """Tokens to train on. A shorter text is repeated in a new order."""
+    """Tokens to train on. A shorter text is repeated, each time in another order."""
     batch_tokens: int = 8_192
     """Tokens per optimiser step."""
     context_length: int = 2_048
     """Longest sequence in tokens (SPEC 3.1); documents, joined by end-of-text, fill it."""
     shortest_context: int | None = None
-    """If set, each sequence's limit is drawn between this and context_length: short texts train faster."""
+    """If set, each sequence's limit is drawn at random from this to context_length, because short sequences train faster."""
     learning_rate: float = 6e-4
     """Peak learning rate (GPT-3 small's)."""
     final_learning_rate_share: float = 0.1
@@ -85,7 +86,7 @@ class PretrainConfig(StepConfig):
         if self.context_length < 2:
             raise ConfigError(
                 "PretrainConfig: context_length is out of range",
-                expected="at least 2: the second token is the first that can be predicted",
+                expected="at least 2, because nothing predicts the first token",
                 got=str(self.context_length),
             )
         if self.shortest_context is not None and not 2 <= self.shortest_context <= self.context_length:
@@ -100,7 +101,7 @@ class PretrainConfig(StepConfig):
 class SFTConfig(StepConfig):
     """Supervised fine-tuning on demonstrations (SPEC 3.2).
 
-    Also the initial RL policy (SPEC 3.4), with ``pretraining_share`` 0.1.
+    With ``pretraining_share`` 0.1 it also makes the initial RL policy (SPEC 3.4).
     """
 
     epochs: int = 16
@@ -114,14 +115,14 @@ class SFTConfig(StepConfig):
     residual_dropout: float = 0.2
     """Dropout on the residual branches (SPEC 3.2)."""
     pretraining_share: float = 0.0
-    """Share of pretraining text that is mixed in (SPEC 3.4: 0.1)."""
+    """Share of pretraining text to mix in (SPEC 3.4: 0.1)."""
     pretraining_share_of: Literal["examples", "loss"] = "examples"
-    """What `pretraining_share` is a share of; the paper does not say (SPEC 3.4). examples: of a batch's examples, whose tokens
-    all weigh the same, so long pretraining sequences can take most of the loss. loss: of the loss, which is then this share
-    times the text's mean per token, and the rest times the demonstrations'; the paper's presets use this. A batch holds the
-    same share of examples either way, but with `loss` at least one."""
+    """What `pretraining_share` is a share of; the paper does not say (SPEC 3.4). examples: of a batch's examples. All tokens
+    have the same weight, so long pretraining sequences can dominate the loss. loss: of the loss. It is then this share times
+    the text's mean loss per token, plus the rest times the demonstrations'; the paper's presets use this. A batch has the same
+    share of pretraining sequences either way, but with `loss` at least one."""
     candidates: int = 16
-    """Models kept, evenly spaced over the epochs, to choose from by RM score; the last is always kept (SPEC 3.2)."""
+    """How many models to keep, evenly spaced over the epochs, for a choice by RM score. The last is always kept (SPEC 3.2)."""
     max_prompt_tokens: int = 1_024
     """Longest prompt in tokens; demonstrations with a longer one are left out and counted (SPEC 1.2)."""
     max_response_tokens: int = 1_024
@@ -132,7 +133,7 @@ class SFTConfig(StepConfig):
 
     @property
     def epochs_kept(self) -> frozenset[int]:
-        """Epochs after which a candidate is kept."""
+        """The epochs (from 1) after which a candidate is kept."""
         return frozenset(round(self.epochs * (i + 1) / self.candidates) for i in range(self.candidates)) - {0}
 
     def __post_init__(self) -> None:
@@ -147,7 +148,7 @@ class SFTConfig(StepConfig):
                 "SFTConfig: pretraining_share leaves no room for demonstrations",
                 expected="a number from 0 to below 1",
                 got="1",
-                next_step="to train on text only, use `heedful pretrain`",
+                next_step="to train only on text, use `heedful pretrain`",
             )
 
 
@@ -182,17 +183,14 @@ class RewardConfig(StepConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOConfig(StepConfig):
-    """PPO against the reward model (SPEC 3.5).
-
-    With pretraining gradients (PPO-ptx, SPEC 3.6) unless ``ptx_coefficient`` is 0.
-    """
+    """PPO against the reward model (SPEC 3.5), with pretraining gradients (PPO-ptx, SPEC 3.6) unless its coefficient is 0."""
 
     episodes: int = 256_000
     """Episodes in total; an episode is a prompt, one response and its reward (SPEC 3.5)."""
     batch_size: int = 512
     """Episodes per iteration (SPEC 3.5)."""
     minibatches: int = 8
-    """Parts of a batch; each part is one optimiser step, however many microbatches it takes (SPEC 3.5: 8 of 64)."""
+    """Parts of a batch. Each part is one optimiser step, however many microbatches it needs (SPEC 3.5: 8 of 64 episodes)."""
     inner_epochs: int = 1
     """Passes over a batch (SPEC 3.5)."""
     learning_rate: float = 8.05e-6
@@ -214,21 +212,21 @@ class PPOConfig(StepConfig):
     gae_lambda: float = 0.95
     """lambda of generalized advantage estimation (lm-human-preferences; the paper is silent)."""
     whiten_over: Literal["batch", "minibatch"] = "batch"
-    """Over which tokens advantages get mean 0 and variance 1 (the paper is silent). batch: all of the iteration, so that an
-    episode's advantage does not depend on the minibatch it falls into (ours). minibatch: as lm-human-preferences does."""
+    """Over which tokens advantages get mean 0 and variance 1 (the paper is silent). batch: all tokens of the iteration, so an
+    episode's advantage does not depend on its minibatch (ours). minibatch: as in lm-human-preferences."""
     whiten_rewards: bool = False
-    """Scale the batch's rewards, KL penalty included, to variance 1 and keep their mean (the paper is silent).
-    lm-human-preferences does so by default, in each minibatch; not done by default, because the value function would have to
-    learn another scale in each iteration (ours)."""
+    """Scale the batch's rewards, including the KL penalty, to variance 1 and keep their mean (the paper is silent).
+    lm-human-preferences does so by default, per minibatch. Ours is off by default, because the value function would have to
+    learn another scale in each iteration."""
     temperature: float = 1.0
     """Sampling temperature of rollouts (SPEC 3.5)."""
     average_decay: float = 0.992
     """Decay per iteration of the moving average of the policy's weights. The average is the result (SPEC 3.5). 0: no
-    average."""
+    average; the policy is the result."""
     ptx_coefficient: float = 27.8
     """gamma: weight of the pretraining loss (SPEC 3.6). 0 is plain PPO."""
     ptx_examples_per_episode: int = 8
-    """Pretraining sequences for each episode (SPEC 3.6)."""
+    """Pretraining sequences per episode (SPEC 3.6)."""
     ptx_context_length: int = 2_048
     """Longest pretraining sequence in tokens."""
     missing_end_reward: float | None = None
@@ -238,13 +236,14 @@ class PPOConfig(StepConfig):
     max_response_tokens: int = 1_024
     """Longest response in tokens (SPEC 3.1)."""
     samples_every: int = 20
-    """Iterations between samples, which are printed and saved."""
+    """Iterations between samples to print and save."""
     num_validation_prompts: int = 256
-    """Validation prompts answered and scored every `validate_every` iterations, with the same seeds each time."""
+    """How many validation prompts to answer and score every `validate_every` iterations, with the same seeds each time."""
     keep_best: bool = False
     """Return the model with the best validation reward instead of the last one (needs `validate_every`)."""
     kl_limit: float | None = None
-    """Training stops, without learning from it, at an iteration with a higher mean KL (nats per response). None: no limit."""
+    """If an iteration's mean KL (nats per response) is higher, training stops before it learns from that iteration. None: no
+    limit."""
     lora_rank: int = 0
     """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights, as in the
     paper."""
@@ -300,17 +299,16 @@ class PPOConfig(StepConfig):
 
 
 _MAY_BE_NEGATIVE = ("missing_end_reward",)
-"""No other number of a configuration may be."""
+"""Fields that may be negative. All other numbers of a configuration must be 0 or more."""
 
 
 def check_fields(
     config: Any, *, positive: tuple[str, ...] = (), shares: tuple[str, ...] = (), decays: tuple[str, ...] = ()
 ) -> None:
-    """Refuse numbers out of range: not finite, negative, not above 0 where ``positive``, above 1 where ``shares``.
+    """Raise ConfigError, with the field's name, if a number is out of range.
 
-    ``decays`` are of moving averages, which at 1 would never move.
-
-    None is in range. Raises ConfigError with the field's name.
+    Numbers must be finite and not negative; ``positive`` ones above 0, ``shares`` from 0 to 1, ``decays`` from 0 to below 1 (a
+    moving average with decay 1 would never move). None is always in range.
     """
     for field in fields(config):
         value = getattr(config, field.name)

@@ -1,9 +1,9 @@
-"""Direct preference optimization: a policy learns from the rankings themselves, without a reward model and without sampling.
+"""Direct preference optimization: a policy learns directly from the rankings, without a reward model and without sampling.
 
-Rafailov et al. 2023 show that ``beta * log(pi / pi_ref)`` is the reward that a policy stands for, so the reward model's ranking
-loss can train the policy. All comparisons of a prompt are one batch element, as in the reward model (SPEC 3.3): the loss of a
-prompt is the mean over its pairs, for K responses and any number of labelers. Ties count by the model of Rao and Kupper, which
-Chen et al. 2024 (arXiv 2409.17431) bring to this loss, unless ``tie_threshold`` is 0.
+Rafailov et al. 2023 show that a policy implies the reward ``beta * log(pi / pi_ref)``, so the reward model's ranking loss can
+train the policy. All comparisons of a prompt are one batch element, as in the reward model (SPEC 3.3): the loss of a prompt is
+the mean over its pairs, for K responses and any number of labelers. If ``tie_threshold`` is above 0, ties count too, by the
+model of Rao and Kupper, which Chen et al. 2024 (arXiv 2409.17431) apply to this loss.
 
 The reference is the model as given. Its log-probs are computed once, before the first step, and kept in the checkpoints.
 """
@@ -40,7 +40,7 @@ from heedful.training.schedules import cosine, epoch_order, set_learning_rate
 from heedful.training.sharding import master_weights, save_whole
 
 Logprobs = list[list[float]]
-"""Of each prompt's responses, summed over their tokens (nats)."""
+"""[prompts][K] log-prob of each response, summed over its tokens, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Reference:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """A DPO run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its steps."""
+    """A DPO run between two steps. ``parts`` are the objects whose state a checkpoint holds; ``done`` counts steps."""
 
     config: DPOConfig
     run: Run
@@ -92,10 +92,10 @@ def train_dpo(
     console: Console | None = None,
     title: str = "dpo",
 ) -> PreTrainedModel:
-    """Train a policy (fp32, changed in place) that starts from its own reference, save and return it.
+    """Train ``model`` (the reference, fp32, changed in place), save it to ``folder/model`` and return it.
 
-    Each prompt is computed once for its K responses. Under ``torchrun`` the returned model is sharded; the folder holds it
-    whole. Raises CheckError, LostRankError, NumericalError, StorageError.
+    Each prompt is computed once for its K responses. Under ``torchrun`` the returned model is sharded; the saved model is
+    whole. Raises CheckError, ConfigError, LostRankError, NumericalError, StorageError.
     """
     quick_check(model)
     run = Run(folder, config, title=title, console=console)
@@ -143,7 +143,7 @@ def prepare(
         timer=CheckpointTimer(config.checkpoint_seconds),
     )
     if state is None:
-        training.save(0)  # the reference is not computed again
+        training.save(0)  # saves the reference's log-probs, so a restart need not compute them again
     return training
 
 
@@ -173,7 +173,7 @@ def record(training: Training, number: int) -> None:
 
 
 def finish(training: Training, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Validate a last time, save and return the model."""
+    """Validate one last time, save and return the model."""
     run, weights = training.run, training.weights
     weights.compute.eval()
     if training.validation:
@@ -195,9 +195,9 @@ def accumulate_gradients(
 ) -> dict[str, float]:
     """Add up the gradients of the mean loss per prompt; returns the loss and statistics of the batch.
 
-    ``accuracy``: share of the untied comparisons that the implicit rewards order as people did. ``margin``: the mean difference
-    of the implicit rewards of the preferred and the other response. ``log_ratio``: mean of log(policy / reference) over the
-    responses, nats; far below 0, the policy gives up what people ranked.
+    ``accuracy``: share of untied comparisons that the implicit rewards order as people did. ``margin``: mean difference between
+    the implicit rewards of the preferred and the other response. ``log_ratio``: mean of log(policy / reference) over the
+    responses, in nats. If it is far below 0, all ranked responses have become unlikely, the preferred ones too.
     """
     sums: dict[str, float] = dict.fromkeys(("loss", "correct", "margin", "pairs", "log_ratio", "responses"), 0.0)
     for indices, factor in ranked_microbatches(batch, config.tokens_per_microbatch):
@@ -218,7 +218,7 @@ def accumulate_gradients(
         sums["log_ratio"] += factor * float((logprobs.detach() - known).sum())
         sums["responses"] += factor * len(known)
     sums = sums_over_ranks(sums)
-    pairs = max(sums["pairs"], 1.0)  # a batch of nothing but ties has none
+    pairs = max(sums["pairs"], 1.0)  # 0 if the batch has only ties
     return {
         "loss": sums["loss"],
         "accuracy": sums["correct"] / pairs,
@@ -229,7 +229,7 @@ def accumulate_gradients(
 
 @torch.no_grad()
 def response_logprobs(model: PreTrainedModel, rankings: Sequence[RankedPrompt], config: DPOConfig) -> Logprobs:
-    """Log-prob of each response to each prompt, each prompt computed once; on all ranks."""
+    """Log-prob of each response to each prompt, in nats, on all ranks. Each prompt is computed once."""
     found: list[tuple[int, list[float]]] = []
     for indices, factor in ranked_microbatches(rankings, config.tokens_per_microbatch) if rankings else ():
         members = [rankings[i] for i in indices]
@@ -245,7 +245,7 @@ def _summed_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 
 
 def _validate(training: Training) -> dict[str, float]:
-    """A row of metrics on unseen rankings."""
+    """Metrics on the validation rankings."""
     config, rankings, known = training.config, training.validation, training.reference.validation
     now = response_logprobs(training.weights.compute, rankings, config)
     flat, reference = (torch.tensor([value for row in rows for value in row]) for rows in (now, known))

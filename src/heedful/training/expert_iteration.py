@@ -1,8 +1,8 @@
-"""Expert iteration (SPEC 7): the policy answers, the reward model chooses, and the policy learns the chosen answers; repeated.
+"""Expert iteration (SPEC 7): in rounds, the policy answers, the reward model chooses, and the policy learns the chosen answers.
 
 A round is one :func:`step`: it samples several answers to each of its prompts, scores them, and fine-tunes the policy on the
-best answer to each prompt (:mod:`heedful.training.sft`). The next round starts from the policy that this one made.
-A round's answers are written to ``round-N/answers.jsonl`` before it trains: after a kill they are not sampled again.
+best answer to each prompt (:mod:`heedful.training.sft`). The next round starts from the policy that this round trained.
+A round writes its answers to ``round-N/answers.jsonl`` before it trains, so a restart after a kill need not sample them again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """Expert iteration between two rounds; ``done`` counts them."""
+    """An expert iteration run between two rounds; ``done`` counts rounds."""
 
     config: ExpertIterationConfig
     run: Run
@@ -64,11 +64,11 @@ class Training:
     done: int
 
     def round_folder(self, number: int) -> Path:
-        """Of a round, counted from 0."""
+        """The folder of round ``number``, counted from 0."""
         return self.run.folder / f"round-{number + 1}"
 
     def policy(self, number: int) -> Path:
-        """The folder of the model that answers in a round: the one given, later the one that the round before made."""
+        """The folder of the model that answers in a round: in round 0 the given model, later that of the round before."""
         return self.start if number == 0 else self.round_folder(number - 1) / "model"
 
 
@@ -86,10 +86,10 @@ def train_expert_iteration(
 ) -> Path:
     """Let the policy in the folder ``start`` learn its own best answers to ``prompts``; returns the folder of the last policy.
 
-    reward_model: only read, in the compute type. Raises CheckError, ConfigError, DataError, LostRankError, NumericalError,
-    StorageError.
+    reward_model: in the compute type; it does not change. Raises CheckError, ConfigError, DataError, LostRankError,
+    MissingError, ModelError, NumericalError, StorageError.
     """
-    generator(config.engine)  # raises now, not after a model was loaded
+    generator(config.engine)  # if vLLM is missing, raise now, not after loading a model
     run = Run(folder, config, title=title, console=console)
     training = prepare(start, reward_model, tokenizer, prompts, config, run)
     with run.progress(config.rounds, done=training.done, unit="rounds") as progress:
@@ -108,12 +108,12 @@ def prepare(
     config: ExpertIterationConfig,
     run: Run,
 ) -> Training:
-    """Find out how many rounds are done."""
+    """Find out from the last checkpoint how many rounds are done. Raises DataError if there is no prompt."""
     if not prompts:
         raise DataError("there is no prompt to answer", expected="at least one training prompt", got="none")
     state = run.resume(reward_model=reward_model, prompts=prompts)
     if state is None:
-        run.save(0)  # what the rounds' folders hold belongs to this configuration
+        run.save(0)  # records which configuration and inputs the rounds' folders belong to
     return Training(
         config=config,
         run=run,
@@ -131,7 +131,7 @@ def step(training: Training, number: int) -> dict[str, float]:
     answers = answers_of(training, number)
     best = best_answers(answers)
     examples = [Example(training.prompts[answer.prompt], answer.tokens) for answer in best]
-    if not (folder / "model").is_dir():  # else a kill came after it was saved
+    if not (folder / "model").is_dir():  # if it exists, the run was killed after saving it
         model = load_causal_model(training.policy(number), config.precision if config.lora_rank else "float32")
         if world().size == 1:
             model = model.to(first_device())  # pyright: ignore[reportArgumentType]
@@ -159,13 +159,14 @@ def record(training: Training, number: int, metrics: dict[str, float]) -> None:
 
 
 def finish(training: Training) -> Path:
-    """Put the last round's model in place, and remove the answers, which only an interrupted run needs; returns its folder."""
+    """Copy the last round's model to the run's model folder and remove all rounds' answers; returns that folder."""
     run, last = training.run, training.round_folder(training.config.rounds - 1) / "model"
 
     def place() -> None:
         write_folder(run.model_folder, lambda aside: copy_into(last, aside))
         shutil.rmtree(last, ignore_errors=True)
-        for number in range(training.config.rounds):  # tokens that quote a prompt, where `heedful prompts forget` cannot look
+        # Answers may quote prompts, and `heedful prompts forget` cannot find these in token ids.
+        for number in range(training.config.rounds):
             (training.round_folder(number) / ANSWERS_FILE).unlink(missing_ok=True)
 
     on_rank_zero(place)
@@ -174,7 +175,7 @@ def finish(training: Training) -> Path:
 
 
 def answers_of(training: Training, number: int) -> list[Answer]:
-    """A round's answers with their rewards; sampled unless the round's folder has them already."""
+    """A round's answers with their rewards, from the round's folder if they are there, else sampled."""
     path = training.round_folder(number) / ANSWERS_FILE
     if not on_rank_zero(path.is_file):
         answers = _sampled(training, number)
@@ -183,9 +184,9 @@ def answers_of(training: Training, number: int) -> list[Answer]:
 
 
 def best_answers(answers: Sequence[Answer]) -> list[Answer]:
-    """Each prompt's finished answer with the highest reward, the first of equal ones. Raises DataError if none is finished.
+    """Each prompt's finished answer with the highest reward (the first if equal). Raises DataError if no answer is finished.
 
-    An answer that was cut is never learned: the policy would unlearn how to end.
+    Answers that were cut are left out, because the policy would unlearn how to end.
     """
     best: dict[int, Answer] = {}
     for answer in answers:
@@ -203,7 +204,7 @@ def best_answers(answers: Sequence[Answer]) -> list[Answer]:
 
 @torch.no_grad()
 def _sampled(training: Training, number: int) -> list[Answer]:
-    """``samples`` answers of the policy to each prompt of the round, scored; on all ranks."""
+    """Sample ``samples`` answers of the policy to each prompt of the round and score them; all ranks return all of them."""
     config, prompts = training.config, training.prompts
     rng = np.random.default_rng([config.seed, number])
     chosen = sorted(rng.permutation(len(prompts))[: config.prompts].tolist())
@@ -239,7 +240,7 @@ def _sampled(training: Training, number: int) -> list[Answer]:
 
 
 def copy_into(source: Path, folder: Path) -> None:
-    """Copy a folder's content into another, which exists."""
+    """Copy a folder's content into another existing folder."""
     shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
@@ -249,7 +250,7 @@ def _write(path: Path, answers: Sequence[Answer]) -> None:
 
 
 def _learning(config: ExpertIterationConfig) -> SFTConfig:
-    """The settings of a round's fine-tuning."""
+    """The settings for a round's fine-tuning."""
     common: dict[str, Any] = {
         name: getattr(config, name)
         for name in (

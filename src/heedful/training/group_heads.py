@@ -1,8 +1,8 @@
-"""A reward head for each group of labelers, and one reward model from them with the weights that the user sets (SPEC 7).
+"""A reward head for each group of labelers, combined into one reward model with weights that you choose (SPEC 7).
 
-Groups of labelers like different things, and one reward model averages over them. Here the reward model's body stays as it is,
-and each group gets a head of its own, fitted to its own rankings. Heads are linear, so the weighted mean of the groups' rewards
-is itself a head: the combined model is an ordinary reward model, and other weights need no training.
+Groups of labelers have different preferences, and one reward model averages over them. Here the reward model's body does not
+change, and each group gets its own head, fitted to its own rankings. Heads are linear, so the weighted mean of the groups'
+rewards is itself a head: the combined model is an ordinary reward model, and changing the weights needs no training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from heedful.training.ranked_batches import pack_ranked, ranked_microbatches, re
 def response_features(
     model: PreTrainedModel, rankings: Sequence[RankedPrompt], *, tokens_per_microbatch: int = 16_384
 ) -> list[Tensor]:
-    """What the head reads of each prompt's responses, [K, width] in float32 in main memory; each prompt is computed once."""
+    """The head's inputs for each prompt's responses, [K, width] in float32 in main memory. Each prompt is computed once."""
     found: list[tuple[int, Tensor]] = []
     for indices, factor in ranked_microbatches(rankings, tokens_per_microbatch) if rankings else ():
         members = [rankings[i] for i in indices]
@@ -41,7 +41,7 @@ def response_features(
 def of_group(
     rankings: Sequence[RankedPrompt], features: Sequence[Tensor], members: Sequence[str]
 ) -> tuple[list[RankedPrompt], list[Tensor]]:
-    """The rankings by these labelers, and the features of the prompts that they ranked."""
+    """The rankings by these labelers (``members``), and the features of the prompts that they ranked."""
     kept: list[tuple[RankedPrompt, Tensor]] = []
     for ranked, rows in zip(rankings, features, strict=True):
         places = [i for i, labeler in enumerate(ranked.labelers) if labeler in members]
@@ -56,9 +56,10 @@ def of_group(
 
 
 def fit_head(start: Tensor, rankings: Sequence[RankedPrompt], features: Sequence[Tensor], *, pull: float) -> Tensor:
-    """The head [width] that fits some rankings best, found by L-BFGS (the problem is convex). Raises DataError without any.
+    """The head [width] that fits some rankings best, found by L-BFGS (the problem is convex).
 
-    The loss is the reward model's, plus ``pull`` times half the variance of the change of rewards from the head ``start``.
+    The loss is the reward model's, plus ``pull`` times half the variance of the difference from the rewards of the head
+    ``start``. Raises DataError if there are no rankings.
     """
     if not rankings:
         raise DataError("a group of labelers has no ranking", expected="at least one comparison by its labelers", got="none")
@@ -80,7 +81,7 @@ def fit_head(start: Tensor, rankings: Sequence[RankedPrompt], features: Sequence
 
 
 def head_accuracy(head: Tensor, rankings: Sequence[RankedPrompt], features: Sequence[Tensor]) -> tuple[float, int]:
-    """Share of the untied comparisons that a head orders as the labelers did, and how many there are."""
+    """Share of untied comparisons that a head orders as the labelers did, and the number of these comparisons."""
     rows = torch.cat(list(features))
     places, ranks, weights = rewards_by_labeler(torch.arange(len(rows)), rankings)
     _, statistics = ranking_loss((rows @ head)[places], ranks, ranks > 0, weights=weights)
@@ -94,7 +95,7 @@ def combined_head(heads: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
 
 
 def set_head(model: PreTrainedModel, head: Tensor) -> None:
-    """Give a scalar model another head, in place."""
+    """Replace a scalar model's head weights, in place."""
     with torch.no_grad():
         weight = scalar_head(model).weight
         weight.copy_(head[None].to(weight))

@@ -1,7 +1,6 @@
 """PPO against the reward model with pretraining gradients, PPO-ptx (SPEC 3.5, 3.6); ``ptx_coefficient = 0`` is plain PPO.
 
-:func:`step` is the algorithm. What comes before the first step is in :func:`prepare`, how rollouts are made in
-:mod:`heedful.training.rollouts`.
+:func:`step` is the algorithm, :func:`prepare` makes the models, and :mod:`heedful.training.rollouts` makes the rollouts.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from heedful.training.run import Run
 from heedful.training.schedules import constant_after_warmup, epoch_order, set_learning_rate
 from heedful.training.sharding import for_generation, frozen_copy, load_into, master_weights, save_whole, shard
 
-# Iterations. Responses of new lengths leave holes in the heap; to close them after each iteration would cost 4 % of the time.
+# Iterations. Responses of new lengths leave holes in the heap; closing them after each iteration would cost 4 % of the time.
 _GIVE_BACK_EVERY = 8
 
 
@@ -47,7 +46,8 @@ _GIVE_BACK_EVERY = 8
 class PPOData:
     """What PPO learns from.
 
-    prompts: token ids of unique prompts. pretraining: text for PPO-ptx. validation: held-out prompts for ``validate_every``.
+    prompts: token ids of unique prompts. pretraining: text for PPO-ptx. validation: token ids of held-out prompts for
+    ``validate_every``.
     """
 
     prompts: Sequence[list[int]]
@@ -57,7 +57,7 @@ class PPOData:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """A PPO run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its iterations."""
+    """A PPO run between two iterations. ``parts`` are the objects whose state a checkpoint holds; ``done`` counts them."""
 
     config: PPOConfig
     run: Run
@@ -92,16 +92,17 @@ def train_ppo(
     console: Console | None = None,
     title: str = "ppo",
 ) -> PreTrainedModel:
-    """Train ``policy`` (the initial RL policy, changed in place); save and return the moving average of its weights.
+    """Train ``policy`` (the initial RL policy, changed in place); save and return the result (:func:`finish`).
 
-    Models are fp32. With ``lora_rank`` they may be in the compute type (:func:`load_causal_model`) and in main memory: they
-    move to the first GPU once they share one base. The value function is ``reward_model`` itself, changed in place; a frozen
-    copy of it in the compute type gives the rewards (SPEC 3.5). The reference is a frozen copy of the policy as given. Under
-    ``torchrun`` all models are sharded, the returned one too; the folder holds it whole. Raises CheckError, ConfigError,
-    DataError, LostRankError, NumericalError, StorageError.
+    The result is the moving average of the policy's weights, or the policy itself if ``average_decay`` is 0. Models are fp32.
+    With ``lora_rank`` they may be in the compute type (:func:`load_causal_model`) and in main memory: they move to the first
+    GPU once they share one base. The value function is ``reward_model`` itself, changed in place; a frozen copy of it in the
+    compute type gives the rewards (SPEC 3.5). The reference is a frozen copy of the policy as given. Under ``torchrun`` all
+    models are sharded, also the returned one; the saved model is whole. Raises CheckError, ConfigError, DataError,
+    LostRankError, NumericalError, StorageError.
     """
     _require_data(data, config)
-    generator(config.engine)  # raises now, not after the first models are made
+    generator(config.engine)  # if vLLM is missing, raise now, not after making the models
     for model in (policy, reward_model):
         quick_check(model)
     run = Run(folder, config, title=title, console=console)
@@ -136,7 +137,7 @@ def prepare(
     for model in (policy, value_model):
         set_residual_dropout(model, 0.0)
     reference, reward_model = shard(reference, config.precision), shard(reward_model, config.precision)
-    average = shard(average, "float32")  # never computed with
+    average = shard(average, "float32")  # it never runs, so it needs no compute type
     models = Models(master_weights(policy, config), master_weights(value_model, config), reference, reward_model)
     parts = {
         "policy": policy,
@@ -176,7 +177,7 @@ def prepare(
 def step(training: Training, iteration: int) -> dict[str, float] | None:
     """One iteration: respond, judge, advantages, update, average, record. Returns its metrics, or None to stop at ``kl_limit``.
 
-    An iteration that was interrupted continues with the rollouts and updates of its checkpoint.
+    An interrupted iteration continues with the rollouts and updates in its checkpoint.
     """
     config, models, in_flight = training.config, training.models, training.in_flight
     _set_learning_rates(training, iteration)
@@ -224,7 +225,7 @@ def update(
         device=policy.master.device,
     )
     if sequences is not None:
-        # Into the same gradient buffer, before the one optimiser step (SPEC 3.6).
+        # It goes into the same gradient buffer, before the one optimiser step (SPEC 3.6).
         metrics["ptx_loss"] = pretraining_gradient(policy, sequences, config)
     metrics["gradient_norm"] = apply_gradients(training.policy_optimizer, policy.master, config.max_gradient_norm)
     policy.refresh()
@@ -278,20 +279,23 @@ def _update_value(
 
 
 def prompt_order(seed: int, iteration: int, batch_size: int, num_prompts: int) -> list[int]:
-    """Indices of one iteration's prompts: consecutive parts of epochs, each in a random order fixed by seed and epoch."""
+    """Indices of one iteration's prompts: the next part of an epoch. Seed and epoch determine each epoch's random order."""
     places = range(iteration * batch_size, (iteration + 1) * batch_size)
     orders = {epoch: epoch_order(seed, epoch, num_prompts) for epoch in {place // num_prompts for place in places}}
     return [int(orders[place // num_prompts][place % num_prompts]) for place in places]
 
 
 def split_batch(config: PPOConfig, iteration: int, inner: int) -> list[list[int]]:
-    """A random split of the batch into minibatches (SPEC 3.5), fixed by seed, iteration and inner epoch."""
+    """A random split of the batch into minibatches (SPEC 3.5), determined by seed, iteration and inner epoch."""
     order = np.random.default_rng([config.seed, iteration, inner, 2]).permutation(config.batch_size)
     return [part.tolist() for part in np.split(order, config.minibatches)]
 
 
 def pretraining_batches(text: PretrainingText, config: PPOConfig, *, skip: int) -> Iterator[list[Any]]:
-    """``ptx_examples_per_episode`` sequences an episode for each iteration; the order depends on seed and epoch only."""
+    """For each iteration, ``ptx_examples_per_episode`` sequences per episode; the order depends only on the seed.
+
+    skip: iterations to leave out.
+    """
     needed = config.ptx_examples_per_episode * config.batch_size
     batch: list[Any] = []
     number, epoch = 0, 0
@@ -344,7 +348,7 @@ def _stop_at_kl_limit(run: Run, iteration: int, kl: float, limit: float) -> None
 
 
 def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, float]:
-    """An iteration's metrics: sums over a response are means over episodes; updates are averaged over the minibatches."""
+    """An iteration's metrics: those of its rollouts, and the means of its updates' metrics."""
     mask = rollouts.mask
     names = updates[0].keys()
     return {
@@ -360,7 +364,7 @@ def _summary(rollouts: Rollouts, updates: list[dict[str, float]]) -> dict[str, f
 
 
 def _show_samples(run: Run, tokenizer: PreTrainedTokenizerBase, iteration: int, rollouts: Rollouts) -> None:
-    """Keep and print three samples with reward and KL."""
+    """Save and print three samples with reward and KL."""
     kl = rollouts.kl()
     rows: list[dict[str, Any]] = []
     for i in range(min(3, len(rollouts.prompts))):

@@ -19,7 +19,7 @@ from heedful.training.rollouts import Rollouts, episode_microbatches, pack_episo
 
 
 def policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
-    """Add the gradient of one minibatch's clipped policy loss (mean over its tokens)."""
+    """Add the gradient of one minibatch's clipped policy loss (mean over its response tokens); returns loss and statistics."""
     count = sum(len(rollouts.generations[i].tokens) for i in members)
     advantages = minibatch_advantages(rollouts, members, config)
     sums: dict[str, float] = {}
@@ -46,7 +46,7 @@ def policy_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[in
 
 
 def value_gradient(weights: MasterWeights, rollouts: Rollouts, members: list[int], config: PPOConfig) -> dict[str, float]:
-    """Add the gradient of one minibatch's clipped value loss (mean over its tokens)."""
+    """Add the gradient of one minibatch's clipped value loss (mean over its response tokens); returns loss and statistics."""
     count = sum(len(rollouts.generations[i].tokens) for i in members)
     sums: dict[str, float] = {}
     for part, factor in episode_microbatches(rollouts.prompts, rollouts.generations, members, config):
@@ -86,7 +86,7 @@ def _add(sums: dict[str, float], name: str, value: Tensor) -> None:
 
 
 def minibatch_advantages(rollouts: Rollouts, members: list[int], config: PPOConfig) -> Tensor:
-    """The batch's advantages, in which those of this minibatch are whitened: over the batch, or over the minibatch alone."""
+    """The batch's advantages, with this minibatch's rows whitened over the batch or over the minibatch (``whiten_over``)."""
     if config.whiten_over == "batch":
         return rollouts.advantages
     rows = torch.tensor(members, device=rollouts.mask.device)

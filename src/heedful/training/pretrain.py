@@ -1,4 +1,4 @@
-"""Language-model pretraining on plain text: how the base models of the miniature are made, or your own."""
+"""Language-model pretraining on plain text. It makes the miniature's base models, and can make yours."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from heedful.training.sharding import master_weights, save_whole
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """A pretraining run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its steps."""
+    """A pretraining run between two steps. ``parts`` are the objects whose state a checkpoint holds; ``done`` counts steps."""
 
     config: PretrainConfig
     run: Run
@@ -63,8 +63,8 @@ def train_pretrain(
 ) -> PreTrainedModel:
     """Train ``model`` (fp32, changed in place) on ``text``, save it to ``folder/model`` and return it.
 
-    Under ``torchrun`` the returned model is sharded; the folder holds it whole.
-    Raises CheckError, LostRankError, NumericalError (loss not finite), StorageError (disk full).
+    Under ``torchrun`` the returned model is sharded; the saved model is whole.
+    Raises CheckError, ConfigError (checkpoints of another run), LostRankError, NumericalError (loss not finite), StorageError.
     """
     quick_check(model)
     run = Run(folder, config, title="pretrain", console=console)
@@ -125,7 +125,7 @@ def record(training: Training, number: int) -> None:
 
 
 def finish(training: Training, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Validate a last time, save and return the model."""
+    """Validate one last time, save and return the model."""
     run, model = training.run, training.weights.master
     if training.validation is not None:
         loss = _validation_loss(training, training.validation)
@@ -142,7 +142,7 @@ def _validation_loss(training: Training, text: PretrainingText) -> float:
 
 @torch.no_grad()
 def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: int, max_sequences: int = 256) -> float:
-    """Mean loss per token (nats) on a text's first sequences, in the order of seed 0."""
+    """Mean loss per predicted token, in nats, on the text's first sequences in the order of seed 0."""
     training = model.training
     model.eval()
     sequences = list(_first(text.sequences(context_length=context_length, rng=np.random.default_rng(0)), max_sequences))
@@ -158,7 +158,7 @@ def text_loss(model: PreTrainedModel, text: PretrainingText, *, context_length: 
 
 
 def accumulate_gradients(weights: MasterWeights, sequences: list[NDArray[np.int32]], config: PretrainConfig) -> float:
-    """Add up the gradients of the mean loss per token over a batch; returns that loss."""
+    """Add up the gradients of a batch's mean loss per predicted token; returns that loss in nats."""
     count = sum(len(s) - 1 for s in sequences)
     summed = 0.0
     for members, factor in own_microbatches([len(s) for s in sequences], tokens=config.tokens_per_microbatch):
@@ -172,7 +172,7 @@ def accumulate_gradients(weights: MasterWeights, sequences: list[NDArray[np.int3
 
 
 def _batches(text: PretrainingText, config: PretrainConfig, *, skip: int) -> Iterator[list[NDArray[np.int32]]]:
-    """Endless batches of about ``batch_tokens`` tokens; the order depends on seed and epoch only."""
+    """Endless batches of at least ``batch_tokens`` tokens; the order depends only on the seed. skip: batches to leave out."""
     batch: list[NDArray[np.int32]] = []
     size, number, epoch = 0, 0, 0
     while True:

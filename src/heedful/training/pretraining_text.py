@@ -1,4 +1,4 @@
-"""Pretraining text: documents read from files, as token ids, in sequences to train on."""
+"""Pretraining text: read documents from files, turn them into token ids, and join these into sequences to train on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOCUMENT_SEPARATOR = "<|endoftext|>"
 
 @dataclass(frozen=True, slots=True)
 class PretrainingText:
-    """Documents as one flat array of token ids: document i is ``tokens[offsets[i]:offsets[i + 1]]``, end-of-text included."""
+    """Documents as one flat array of token ids. Document i is ``tokens[offsets[i]:offsets[i + 1]]``, including end-of-text."""
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int64]
@@ -40,8 +40,9 @@ class PretrainingText:
         """One pass over the documents in random order, joined by end-of-text into sequences.
 
         A sequence has at most ``context_length`` tokens. It starts at the start of a document, or continues a document that is
-        longer than the context. If ``shortest`` is set, each sequence's limit is drawn between it and the context length.
-        Sequences of one token are left out (nothing to predict).
+        longer than the context. If ``shortest`` is set, each sequence's limit is drawn at random from it to ``context_length``;
+        a document that is longer than the limit is still kept whole, up to the context. Sequences of one token are left out,
+        because they contain nothing to predict.
         """
         parts: list[NDArray[np.int32]] = []
         size, limit = 0, _limit(context_length, shortest, rng)
@@ -61,7 +62,7 @@ class PretrainingText:
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> PretrainingText:
-    """Tokenise documents, each ended by end-of-text. Raises DataError if there is none."""
+    """Tokenise documents and end each with end-of-text. Empty ones are left out. Raises DataError if none is left."""
     end = tokenizer.eos_token_id
     assert isinstance(end, int)
     rows: list[NDArray[np.int32]] = []
@@ -84,10 +85,10 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str
 
 
 def pretraining_files(path: Path) -> list[Path]:
-    """A file, or the files of a folder in order of their names: ``.txt`` or ``.jsonl``, in capitals too, also with ``.gz``.
+    """A file, or the files in a folder sorted by name: ``.txt`` or ``.jsonl`` in any case, optionally with ``.gz``.
 
-    Hidden files are ignored. Raises MissingError if there is none, DataError if the folder holds others: they would be missing
-    from the training without a word.
+    Hidden files are ignored. Raises MissingError if there is none, DataError if the folder holds other files, which would
+    otherwise be silently missing from training.
     """
     if not path.is_dir():
         files, others = [path] if path.is_file() else [], []
@@ -123,10 +124,10 @@ def _kind(file: Path) -> str | None:
 
 
 def read_documents(path: Path, *, encoding: str = UTF8) -> Iterator[str]:
-    """Plain text from a file or all files of a folder: ``.jsonl`` with a "text" key on each line, or ``.txt``.
+    """Documents from a file or all files of a folder: ``.jsonl`` with a "text" key on each line, or ``.txt``.
 
-    In a .txt file documents are separated by a line ``<|endoftext|>``; without one the whole file is one document. A byte order
-    mark is removed. Raises MissingError; DataError for what is not text in this encoding, naming file and line.
+    In a .txt file, a line ``<|endoftext|>`` separates documents; without one, the whole file is one document. A byte order mark
+    is removed. Raises MissingError, and DataError, with file and line, if something is not text in this encoding.
     """
     for file in pretraining_files(path):
         yield from _documents_of_rows(file, encoding) if _kind(file) == "jsonl" else _split_documents(file, encoding)
@@ -166,7 +167,7 @@ def _split_documents(file: Path, encoding: str) -> Iterator[str]:
 
 
 def _text_lines(file: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, each with one newline at its end. Only one line is in memory."""
+    """The lines of a UTF-8 file, with newlines as ends. Only one line is in memory at a time."""
     offset, number = 0, 0
     with _opened(file) as content:
         for line in content:
@@ -176,15 +177,16 @@ def _text_lines(file: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise _not_utf8(file, number, offset + error.start, f"the byte 0x{line[error.start]:02x}") from None
             if "\0" in text:
-                raise _not_utf8(file, number, offset + line.index(b"\0"), "a NUL byte, as UTF-16 has them")
+                raise _not_utf8(file, number, offset + line.index(b"\0"), "a NUL byte, as in UTF-16")
             offset += len(line)
             yield from io.StringIO(_with_newlines(text))
 
 
 def _whole_text(file: Path, encoding: str) -> str:
-    """The text of a file in another encoding than UTF-8. Raises DataError for text that is not in it, as far as this shows.
+    """The text of a file in another encoding than UTF-8. Raises DataError if the text turns out not to be in that encoding.
 
-    Most encodings of one byte per character read any bytes: UTF-8 among them is noticed, a mistake between two of them is not.
+    Most encodings with one byte per character can decode any bytes. UTF-8 in their place is detected; a mix-up of two of them
+    is not.
     """
     with _opened(file) as content:
         data = content.read()
@@ -195,18 +197,18 @@ def _whole_text(file: Path, encoding: str) -> str:
         raise _not_in(file, encoding, line, f"{error.reason} at offset {error.start:,}") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise _not_in(file, encoding, line, "a NUL character, as text in UTF-16 has if it is read as something else")
+        raise _not_in(file, encoding, line, "a NUL character, which UTF-16 text contains if it is read in another encoding")
     if (line := _line_in_utf8(data)) is not None:
         raise _not_in(file, encoding, line, "text that reads as UTF-8")
     return _with_newlines(text)
 
 
 _TELLING = 5
-"""Characters beyond ASCII that do not come out as UTF-8 by chance."""
+"""So many characters beyond ASCII do not form valid UTF-8 by chance."""
 
 
 def _line_in_utf8(data: bytes) -> int | None:
-    """The first line with characters beyond ASCII, if all of the data reads as UTF-8 and holds some; else None."""
+    """The first line with characters beyond ASCII, if all data is valid UTF-8 and contains several of them; else None."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -221,12 +223,12 @@ def _with_newlines(text: str) -> str:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[gzip.GzipFile | BinaryIO]:
-    """The file's bytes, unpacked if its name ends in ``.gz``. Raises DataError for one that cannot be read."""
+    """The file's bytes, decompressed if its name ends in ``.gz``. Raises DataError if it cannot be read."""
     try:
         with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as content:
             yield content
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{file.name} cannot be read", expected="a whole file", got=str(error), where=file) from None
+        raise DataError(f"{file.name} cannot be read", expected="a complete file", got=str(error), where=file) from None
 
 
 def _not_utf8(file: Path, line: int, offset: int, got: str) -> DataError:
@@ -249,7 +251,7 @@ def _how_to_convert(file: Path) -> str:
 def _not_in(file: Path, encoding: str, line: int, got: str) -> DataError:
     return DataError(
         f"a file of pretraining text is not in the encoding {encoding}",
-        expected=f"{encoding} (pretraining_encoding in heedful.toml, or --encoding), in all files alike",
+        expected=f"{encoding} (pretraining_encoding in heedful.toml, or --encoding) in all files",
         got=got,
         where=f"{file}:{line}",
         next_step="name another encoding, or convert the files to UTF-8 and name none",

@@ -13,7 +13,7 @@ from heedful.ranks.batch_shares import own_microbatches
 
 
 def pack_ranked(members: Sequence[RankedPrompt]) -> PackedBatch:
-    """All in one row, each prompt computed once for its K responses."""
+    """Pack ranked prompts into one row; each prompt is computed once for its K responses."""
     return pack_shared([r.prompt for r in members], [r.responses for r in members])
 
 
@@ -23,14 +23,14 @@ def ranked_microbatches(rankings: Sequence[RankedPrompt], tokens: int) -> list[t
 
 
 def rewards_by_prompt(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, ...]:
-    """Rewards [responses] of a batch -> those of each prompt, [K]."""
+    """Rewards [responses] of a batch -> one tensor [K] per prompt."""
     return rewards.split([len(r.responses) for r in members])
 
 
 def rewards_by_labeler(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards [responses] -> rewards and ranks [rankings, largest K], 0 where there is no rank, and weights [rankings].
 
-    A prompt's rewards are computed once and compared as each of its labelers ranked them; together they weigh 1.
+    Each of a prompt's labelers is one ranking with the same rewards. The weights of a prompt's rankings sum to 1.
     """
     rows, ranks, weights = [], [], []
     for row, member in zip(rewards_by_prompt(rewards, members), members, strict=True):

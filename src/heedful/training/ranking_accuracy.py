@@ -1,4 +1,4 @@
-"""A reward model's accuracy while it trains, by K and by labeler; plain numbers (`heedful.statistics` has the intervals)."""
+"""A reward model's accuracy during training, by K and by labeler, without intervals (`heedful.statistics` has those)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from itertools import combinations
 
 
 def accuracy_by(rankings: Iterable[tuple[str, Sequence[int], Sequence[float]]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Share of untied pairs that rewards order as the labeler did, equal rewards counting half: by K, and by labeler.
+    """Share of untied pairs that the rewards order as the labeler did, by K and by labeler. Equal rewards count half.
 
-    rankings: labeler, ranks and rewards of the same responses; 1 is best, equal ranks are ties, 0 is a missing rank.
+    rankings: labeler, ranks and rewards of the same responses. Rank 1 is best, equal ranks are ties, 0 is a missing rank.
     K is the number of responses that the labeler ranked. A K or labeler without an untied pair is left out.
     """
     by_k: defaultdict[int, list[float]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The reward model: from the SFT model, on K-way rankings, all comparisons of a prompt in one batch element (SPEC 3.3)."""
+"""The reward model: trained from the SFT model on K-way rankings; a prompt's comparisons are one batch element (SPEC 3.3)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from heedful.training.sharding import master_weights, save_gathered, whole
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """A reward run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its steps."""
+    """A reward run between two steps. ``parts`` are the objects whose state a checkpoint holds; ``done`` counts steps."""
 
     config: RewardConfig
     run: Run
@@ -68,10 +68,10 @@ def train_reward(
     demonstrations: Sequence[Example],
     console: Console | None = None,
 ) -> PreTrainedModel:
-    """Train a scalar model (fp32, changed in place), shift it so that demonstrations score 0 on average, save and return it.
+    """Train a scalar model (fp32, changed in place), shift it to give demonstrations a mean score of 0, save and return it.
 
-    Each prompt is computed once for its K responses. Under ``torchrun`` the returned model is sharded; the folder holds it
-    whole. Raises CheckError, LostRankError, NumericalError, StorageError.
+    Each prompt is computed once for its K responses. Under ``torchrun`` the returned model is sharded and not shifted; the
+    saved model is whole and shifted. Raises CheckError, ConfigError, LostRankError, NumericalError, StorageError.
     """
     quick_check(model)
     run = Run(folder, config, title="reward", console=console)
@@ -138,7 +138,7 @@ def record(training: Training, number: int) -> None:
 
 
 def finish(training: Training, tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Example]) -> PreTrainedModel:
-    """Validate a last time, shift the scores so that demonstrations have a mean of 0, save and return the model."""
+    """Validate one last time, shift the scores so that demonstrations have a mean of 0, save and return the model."""
     run, weights = training.run, training.weights
     weights.compute.eval()
     if training.validation:
@@ -148,7 +148,7 @@ def finish(training: Training, tokenizer: PreTrainedTokenizerBase, demonstration
         run.console.print(
             f"reward: accuracy on the rankings of {len(training.validation):,} unseen prompts {accuracy:.1%}", highlight=False
         )
-    final = whole(weights.master)  # the model itself; of a sharded model, what rank 0 gathers
+    final = whole(weights.master)  # the model itself, or a sharded model's plain copy on rank 0
     if demonstrations:
         prompts, responses = [d.prompt for d in demonstrations], [d.response for d in demonstrations]
         tokens = training.config.tokens_per_microbatch
@@ -166,7 +166,7 @@ def finish(training: Training, tokenizer: PreTrainedTokenizerBase, demonstration
 def score_rankings(
     model: PreTrainedModel, rankings: Sequence[RankedPrompt], *, tokens_per_microbatch: int = 16_384
 ) -> list[list[float]]:
-    """Rewards of all responses of each ranking, each prompt computed once."""
+    """Rewards [prompts][K] of all responses, on all ranks. Each prompt is computed once."""
     scores: list[tuple[int, list[float]]] = []
     for indices, factor in ranked_microbatches(rankings, tokens_per_microbatch):
         members = [rankings[i] for i in indices]
@@ -181,12 +181,12 @@ def score_rankings(
 def ranking_quality(
     model: PreTrainedModel, rankings: Sequence[RankedPrompt], tokens_per_microbatch: int
 ) -> tuple[float, float]:
-    """Mean ranking loss per prompt, and the share of untied pairs that the model orders as the labeler did."""
+    """Mean ranking loss per prompt, and the share of untied comparisons that the model orders as the labelers did."""
     return _quality(score_rankings(model, rankings, tokens_per_microbatch=tokens_per_microbatch), rankings)
 
 
 def _validate(training: Training) -> dict[str, Any]:
-    """A row of metrics on unseen rankings."""
+    """Metrics on the validation rankings."""
     model, rankings, tokens = training.weights.compute, training.validation, training.config.tokens_per_microbatch
     scores = score_rankings(model, rankings, tokens_per_microbatch=tokens)
     loss, accuracy = _quality(scores, rankings)
@@ -211,7 +211,7 @@ def _quality(scores: list[list[float]], rankings: Sequence[RankedPrompt]) -> tup
 
 
 def accumulate_gradients(weights: MasterWeights, batch: Sequence[RankedPrompt], config: RewardConfig) -> tuple[float, float]:
-    """Add up the gradients of the mean loss per prompt; returns it and the accuracy over the batch's comparisons."""
+    """Add up the gradients of the mean loss per prompt; returns that loss and the accuracy over the batch's comparisons."""
     sums = {"loss": 0.0, "correct": 0.0, "pairs": 0.0}
     for indices, factor in ranked_microbatches(batch, config.tokens_per_microbatch):
         members = [batch[i] for i in indices]

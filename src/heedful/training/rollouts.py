@@ -1,4 +1,4 @@
-"""PPO's rollouts: the policy responds to prompts, four models judge the responses, and scores become advantages."""
+"""PPO's rollouts: the policy responds to prompts, the four models judge the responses, and scores become advantages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the models say about a batch of responses. Tensors are as in :class:`Rollouts`."""
+    """What the models compute for a batch of responses. Tensors are as in :class:`Rollouts`."""
 
     mask: Tensor
     logprobs: Tensor
@@ -52,8 +52,8 @@ class Judged:
 class Rollouts:
     """One iteration's episodes. Tensors are right-padded [episodes, longest response]; mask is True at response tokens.
 
-    logprobs: of the sampled tokens under the policy that sampled them, computed in the layout that trains it. values: of the
-    states before each token. score: the reward model's, [episodes]. advantages: whitened over all tokens of the batch, unless
+    logprobs: of the sampled tokens under the policy that sampled them, in nats, computed as in training. values: of the state
+    before each token. score: [episodes] the reward model's. advantages: whitened over all tokens of the batch, unless
     each minibatch whitens its own (``whiten_over``).
     """
 
@@ -77,13 +77,13 @@ class Rollouts:
         return torch.where(self.mask, self.logprobs - self.reference_logprobs, 0.0)
 
     def mean_kl(self) -> float:
-        """Mean over episodes of the sum over the response, nats."""
+        """KL summed over each response, then averaged over episodes, in nats."""
         return float(self.kl().sum(1).mean())
 
 
 @dataclass(slots=True)
 class InFlight:
-    """An iteration that has begun: its rollouts, and the metrics of each minibatch that was learned from."""
+    """A started iteration: its rollouts, and the metrics of each update so far."""
 
     rollouts: Rollouts | None = None
     updates: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
@@ -111,7 +111,7 @@ class InFlight:
 def respond(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: PPOConfig, iteration: int
 ) -> list[Generation]:
-    """The policy's response to each prompt of an iteration. Every request has its own seed."""
+    """The policy's response to each prompt of an iteration. Each request has its own seed."""
     seeds = request_seeds(config.seed, stream=f"rollouts {iteration}", count=len(prompts))
     return generate(policy, tokenizer, prompts, seeds, config)
 
@@ -123,7 +123,7 @@ def generate(
     seeds: list[int],
     config: PPOConfig,
 ) -> list[Generation]:
-    """A response to each prompt, on all ranks. Each rank generates its part of them."""
+    """A response to each prompt. Each rank generates its part, and all ranks return all responses."""
     own = own_indices([len(prompt) for prompt in prompts])
     own_prompts, own_seeds = [prompts[i] for i in own], [seeds[i] for i in own]
     responses = generator(config.engine)(
@@ -140,7 +140,7 @@ def sampling(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config:
 
 @torch.no_grad()
 def judge(models: Models, prompts: list[list[int]], generations: list[Generation], config: PPOConfig) -> Judged:
-    """Log-probs, values and scores of a batch of responses, on all ranks."""
+    """Log-probs, values and scores of a batch of responses; all ranks return all of them."""
     columns = functools.partial(_judge_some, models, prompts, generations, config)
     device = models.policy.compute.device
     if at_once(device):
@@ -148,13 +148,13 @@ def judge(models: Models, prompts: list[list[int]], generations: list[Generation
         parts = side_by_side(lambda: columns(first), lambda: columns(second), costs=(1, 1), device=device)
     else:
         parts = (columns(range(len(prompts))),)
-    # Every rank gets the whole batch: it is small, and everything after this is then the same as in one process.
+    # Every rank gets the whole batch. It is small, and then everything after this is the same as in one process.
     whole = {name: gather_rows_in_order([row for part in parts for row in part[name]], device) for name in parts[0]}
     return Judged(**{**whole, "score": replace_unfinished(whole["score"], generations, config)})
 
 
 def with_advantages(prompts: list[list[int]], generations: list[Generation], judged: Judged, config: PPOConfig) -> Rollouts:
-    """Rollouts to learn from: rewards with the KL penalty on every token, then generalized advantages (SPEC 3.5)."""
+    """Rollouts to learn from: rewards with a KL penalty on every token, then generalized advantages (SPEC 3.5)."""
     rewards = rewards_with_kl(judged.score, judged.logprobs, judged.reference_logprobs, judged.mask, beta=config.kl_coefficient)
     if config.whiten_rewards:
         rewards = masked_whiten(rewards, judged.mask, shift_mean=False)
@@ -175,7 +175,7 @@ def with_advantages(prompts: list[list[int]], generations: list[Generation], jud
 
 
 def replace_unfinished(score: Tensor, generations: Sequence[Generation], config: PPOConfig) -> Tensor:
-    """Scores, with ``missing_end_reward`` (if set) for responses that were cut before end-of-text."""
+    """The scores, but ``missing_end_reward``, if set, for responses that were cut before end-of-text."""
     if config.missing_end_reward is None:
         return score
     finished = torch.tensor([g.finished for g in generations], device=score.device)
@@ -190,7 +190,7 @@ def pack_episodes(prompts: list[list[int]], generations: list[Generation], membe
 def episode_microbatches(
     prompts: list[list[int]], generations: list[Generation], members: Sequence[int], config: PPOConfig
 ) -> list[tuple[list[int], float]]:
-    """This rank's part of some episodes in microbatches, each with a factor for its loss."""
+    """This rank's part of some episodes in microbatches, each with a factor for its loss (:func:`own_microbatches`)."""
     members = list(members)
     lengths = [len(prompts[i]) + len(generations[i].tokens) for i in members]
     parts = own_microbatches(lengths, tokens=config.tokens_per_microbatch)
@@ -198,7 +198,7 @@ def episode_microbatches(
 
 
 def halves(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
-    """All indices in two parts with nearly the same sum of lengths, each in order."""
+    """Split all indices into two parts with nearly the same sum of lengths, each in order."""
     by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     first = [i for place, i in enumerate(by_length) if place % 4 in (0, 3)]
     return sorted(first), sorted(set(by_length) - set(first))
@@ -207,7 +207,7 @@ def halves(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
 def _judge_some(
     models: Models, prompts: list[list[int]], generations: list[Generation], config: PPOConfig, members: Sequence[int]
 ) -> dict[str, list[tuple[list[int], Tensor]]]:
-    """Columns of :class:`Judged` for this rank's part of some episodes: indices, and their padded rows."""
+    """Columns of :class:`Judged` for this rank's part of some episodes, as pairs of indices and their padded rows."""
     longest = max(len(g.tokens) for g in generations)
     columns: dict[str, list[tuple[list[int], Tensor]]] = {f.name: [] for f in fields(Judged)}
     for part, factor in episode_microbatches(prompts, generations, members, config):

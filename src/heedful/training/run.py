@@ -1,6 +1,7 @@
 """A run folder: config.json, metrics.jsonl, samples.jsonl, checkpoints/ while it runs, and model/ when it is done.
 
-Under ``torchrun`` every rank has a Run of the same folder. Only rank 0 writes logs and prints; all write checkpoints together.
+Under ``torchrun`` every rank has a Run of the same folder. Only rank 0 writes logs and prints; all ranks write checkpoints
+together.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from heedful.training.checkpoint import (
 )
 from heedful.training.sharding import load_into, state_of
 
-# Fields that may differ when a run continues: they change what it learns only by rounding.
+# Fields that may change before a run continues, because they affect what it learns only by rounding.
 _MAY_CHANGE = (
     "checkpoint_seconds",
     "keep_checkpoints",
@@ -46,7 +47,7 @@ _MAY_CHANGE = (
 
 
 class Stateful(Protocol):
-    """A model or an optimiser: its state can be saved and loaded."""
+    """A model, an optimiser or another object whose state can be saved and loaded."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -54,7 +55,7 @@ class Stateful(Protocol):
 
 
 class Run:
-    """One run's folder. Metrics are appended as they come; a resumed run drops those after its checkpoint."""
+    """One run's folder. Metrics are appended; a resumed run drops those after its checkpoint."""
 
     def __init__(self, folder: Path, config: Any, *, title: str, console: Console | None = None) -> None:
         self.folder, self.title, self.config = Path(folder), title, config
@@ -68,7 +69,7 @@ class Run:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._checkpoints.exists():  # otherwise only once the checkpoint is known to have this configuration
+            if not self._checkpoints.exists():  # else only after resume() has compared it with the checkpoint's
                 self._write_configuration()
         except OSError as error:
             raise StorageError("the run folder cannot be written", got=str(error), where=folder) from error
@@ -78,11 +79,12 @@ class Run:
         return self.folder / "model"
 
     def resume(self, parts: Mapping[str, Stateful] | None = None, **inputs: Any) -> dict[str, Any] | None:
-        """The last checkpoint, or None. Its states are loaded into ``parts`` and the random generators.
+        """Load the last checkpoint's states into ``parts`` and the random generators; returns the checkpoint, or None.
 
-        inputs: everything else that decides the run's outcome, by name: the model as given, examples, text. Metrics and samples
-        after the checkpoint are cut off, because the run makes them again; without a checkpoint, all are. Raises ConfigError if
-        the checkpoint was made with another configuration or other inputs, StorageError if all checkpoints are damaged.
+        inputs: everything else that determines the run's outcome, by name: the model as given, examples, text. Metrics and
+        samples after the checkpoint are cut off (without a checkpoint, all of them), because the run will produce them again.
+        Raises ConfigError if the checkpoint was made with another configuration or other inputs, or if the ranks' differ;
+        StorageError if all checkpoints are damaged.
         """
         if self._leads:
             remove_leftovers(self.folder)
@@ -99,14 +101,14 @@ class Run:
             rank, others = world().rank, state.get("random_of_other_ranks", [])
             if rank <= len(others):
                 set_random_state([state["random"], *others][rank])
-            else:  # this rank was not there when the checkpoint was written
+            else:  # fewer ranks wrote the checkpoint
                 set_seed(self.config.seed + done)
         if self._leads:
             self._write_configuration()
             (self.folder / "stopped.json").unlink(missing_ok=True)
             for path in self._logs:
                 _cut(path, done)
-        self._purge_from = done  # TensorBoard drops what an earlier run wrote from this step on
+        self._purge_from = done  # from this step on, TensorBoard drops the events of an interrupted run
         if state is not None:
             self.console.print(f"{self.title}: continuing at step {done}")
         return state
@@ -114,7 +116,7 @@ class Run:
     def save(self, step: int, parts: Mapping[str, Stateful] | None = None, **more: Any) -> None:
         """Write a checkpoint after ``step`` steps: the states of ``parts`` and of the random generators, and ``more``.
 
-        The logs are flushed first, so no line from before a checkpoint is ever missing. Raises StorageError.
+        The logs are flushed to disk first, so that a checkpoint never has more steps than the logs. Raises StorageError.
         """
         try:
             for path in self._logs if self._leads else ():
@@ -131,7 +133,7 @@ class Run:
         save_checkpoint(self._checkpoints, state, keep=self.config.keep_checkpoints, say=self._say)
 
     def write(self, name: str, value: Any) -> None:
-        """Write a JSON file with the run's outcome and flush it to disk. It replaces a half-written file of a killed run."""
+        """Write a JSON file with the run's outcome and flush it to disk. Raises StorageError."""
         if not self._leads:
             return
         try:
@@ -143,7 +145,7 @@ class Run:
             raise StorageError("a run's outcome cannot be written", got=str(error), where=self.folder / name) from error
 
     def finish(self) -> None:
-        """Remove the checkpoints: the model is saved."""
+        """Remove the checkpoints; call it when the model is saved."""
         remove_checkpoints(self._checkpoints, say=self._say)
         if self._events is not None:
             self._events.close()
@@ -187,7 +189,7 @@ class Run:
 
     @contextmanager
     def progress(self, total: int, *, done: int = 0, unit: str = "steps") -> Iterator[ProgressLine]:
-        """A progress bar with the time left; without a terminal, a plain line after every tenth of the steps."""
+        """A progress bar with the time left; without a terminal, plain lines."""
         with progress_line(self.title, total, done=done, unit=unit, console=self.console) as line:
             yield line
 
@@ -208,7 +210,7 @@ class Run:
 
     def _refuse_another(self, made_with: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise ConfigError if a checkpoint was made with another configuration or other inputs than this run has."""
-        # A setting that is newer than the checkpoint: until then its default was the only way.
+        # Before a setting existed, runs behaved like its default. So an older checkpoint counts as made with the default.
         defaults = {field.name: field.default for field in fields(self.config)}
         was = {**defaults, **made_with["configuration"], **made_with["inputs"]}
         now = {**self._identity["configuration"], **self._identity["inputs"]}
@@ -219,7 +221,7 @@ class Run:
                 expected=", ".join(f"{name} = {was.get(name)}" for name in other),
                 got=", ".join(f"{name} = {now.get(name)}" for name in other),
                 where=self._checkpoints,
-                next_step="go on with what the checkpoints were made with, give another folder, or delete them to start again",
+                next_step="use the checkpoints' settings and data, give another folder, or delete them to start again",
             )
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
@@ -244,7 +246,7 @@ def _written(value: float | Mapping[str, float]) -> Any:
 
 
 def _number(value: float) -> float | str:
-    """A number with seven digits, enough for a learning rate of 9e-6. JSON has no NaN, so it becomes text."""
+    """The number with seven significant digits. JSON has no NaN and no infinity, so these become text."""
     return float(f"{value:.7g}") if math.isfinite(value) else str(value)
 
 
@@ -257,7 +259,7 @@ def _flat(metrics: Mapping[str, float | Mapping[str, float]]) -> Iterator[tuple[
 
 
 def _cut(path: Path, done: int) -> None:
-    """Cut a log before the first line that belongs to step ``done`` or later, or that is only half written."""
+    """Cut a log before the first line that belongs to step ``done`` or later or is incomplete."""
     kept = 0
     with open(path, "rb") as file:
         for line in file:
@@ -271,7 +273,7 @@ def _step_of(line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 2**62  # not a line of ours: cut
+        return 2**62  # not one of our lines, so cut it
 
 
 def _tensorboard_writer() -> Any:

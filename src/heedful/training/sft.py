@@ -1,7 +1,4 @@
-"""Supervised fine-tuning on demonstrations (SPEC 3.2).
-
-Also with pretraining text mixed in for the initial RL policy (SPEC 3.4).
-"""
+"""Supervised fine-tuning on demonstrations (SPEC 3.2), also with pretraining text for the initial RL policy (SPEC 3.4)."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ from heedful.training.sharding import master_weights, save_whole
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model kept during training: its folder, the epochs it has seen and its validation losses (nats per token)."""
+    """A model kept during training: its folder, its number of epochs, and its validation losses (nats per token)."""
 
     folder: Path
     epoch: int
@@ -51,16 +48,16 @@ CANDIDATES_FILE = "candidates.json"
 
 
 def candidates_in(folder: Path) -> list[Candidate]:
-    """The candidates that a finished run in a folder left."""
+    """The candidates of the finished run in a folder."""
     rows = json.loads((folder / CANDIDATES_FILE).read_text(encoding="utf-8"))
     return [Candidate(**{**row, "folder": folder / row["folder"]}) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class SFTData:
-    """What SFT learns from and is validated on; ``pretraining`` is mixed in if ``pretraining_share`` asks for it (SPEC 3.4).
+    """The data that SFT trains and validates on; ``pretraining`` is mixed in by ``pretraining_share`` (SPEC 3.4).
 
-    context_length: of the pretraining text's sequences, in tokens.
+    context_length: longest sequence of pretraining text, in tokens.
     """
 
     examples: Sequence[Example]
@@ -72,7 +69,7 @@ class SFTData:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """An SFT run between two steps. ``parts`` is what a checkpoint holds of it, by name; ``done`` counts its steps."""
+    """An SFT run between two steps. ``parts`` are the objects whose state a checkpoint holds; ``done`` counts steps."""
 
     config: SFTConfig
     run: Run
@@ -86,7 +83,7 @@ class Training:
     text: list[list[Example]] | None
     timer: CheckpointTimer
     validation_loss: float | None
-    """The last one that was measured."""
+    """The last measured one, in nats per token."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,12 +106,12 @@ def train_sft(
     console: Console | None = None,
     title: str = "sft",
 ) -> list[Candidate]:
-    """Train ``model`` (fp32, changed in place) on responses only, and keep candidates in ``folder/candidates/epoch-N``.
+    """Train ``model`` (fp32, changed in place) on the responses; keep candidates in ``folder/candidates/epoch-N``, return them.
 
     The caller chooses among them: by RM score (SPEC 3.2) or by loss on both validation sets (SPEC 3.4, :func:`lowest_losses`).
-    The loss is the mean over all response tokens of a batch; pretraining sequences count with all their tokens but the first,
-    or with a share of the loss (``pretraining_share_of``).
-    Raises CheckError, ConfigError, LostRankError, NumericalError, StorageError.
+    The loss is the mean over all response tokens of a batch. For pretraining sequences, every token except the first counts
+    as a response token, or the text has its share of the loss (``pretraining_share_of``). The last model is saved to
+    ``folder/model``. Raises CheckError, ConfigError, LostRankError, NumericalError, StorageError.
     """
     if config.pretraining_share and data.pretraining is None:
         raise ConfigError(
@@ -173,9 +170,9 @@ def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: SF
 
 
 def validate_before(training: Training) -> None:
-    """Measure what the model as given loses on the validation set: training has to improve on it.
+    """Measure the validation loss of the model as given, which training has to improve on.
 
-    A run that continues goes on with the last loss that it measured.
+    A resumed run takes the last loss from its metrics instead.
     """
     if training.done == 0:
         training.run.log(0, {"epoch": 0.0, **_losses(*_validate(training))})
@@ -185,7 +182,7 @@ def validate_before(training: Training) -> None:
 
 
 def loss_before_training(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    """The validation loss of the model as given, in the lines of metrics.jsonl; None if an older version began the run."""
+    """The validation loss of the model as given, from the lines of metrics.jsonl; None if an older version started the run."""
     return next((row["validation_loss"] for row in metrics if row.get("epoch") == 0), None)
 
 
@@ -230,7 +227,7 @@ def finish(training: Training) -> list[Candidate]:
     if before is not None and after is not None:
         run.console.print(f"{run.title}: validation loss {before:.3f} before training, {after:.3f} after", highlight=False)
     rows = [{**asdict(c), "folder": str(c.folder.relative_to(run.folder))} for c in training.candidates]
-    run.write(CANDIDATES_FILE, rows)  # written before the model: if the model exists, everything else does
+    run.write(CANDIDATES_FILE, rows)  # before the model, so that if the model exists, everything else does too
     save_whole(training.weights.master, training.tokenizer, run.model_folder)
     run.finish()
     return training.candidates
@@ -238,7 +235,7 @@ def finish(training: Training) -> list[Candidate]:
 
 @torch.no_grad()
 def demonstration_loss(model: PreTrainedModel, examples: Sequence[Example], *, tokens_per_microbatch: int = 16_384) -> float:
-    """Mean loss per response token (nats)."""
+    """Mean loss per response token, in nats."""
     training = model.training
     model.eval()
     loss = sum(-factor * float(logprobs.sum()) for logprobs, factor in _logprobs(model, examples, tokens_per_microbatch))
@@ -252,9 +249,9 @@ def lowest_losses(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def mixed_gradients(weights: MasterWeights, batch: Sequence[Example], text: Sequence[Example], config: SFTConfig) -> float:
-    """Add up the gradients of the loss on demonstrations and the pretraining text that is mixed in; returns that loss.
+    """Add up the gradients of the loss on demonstrations and pretraining text; returns that loss.
 
-    One mean over the target tokens of both, or a mean of each with its share of the loss (``pretraining_share_of``).
+    The loss is one mean over the target tokens of both, or a weighted sum of the mean of each (``pretraining_share_of``).
     """
     if text and config.pretraining_share_of == "loss":
         share = config.pretraining_share
@@ -275,14 +272,14 @@ def accumulate_gradients(weights: MasterWeights, batch: Sequence[Example], confi
 
 
 def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) -> Iterator[tuple[torch.Tensor, float]]:
-    """Log-probs of all response tokens of this rank's examples, a microbatch at a time, and the factor of their loss."""
+    """Log-probs of all response tokens of this rank's examples, one microbatch at a time, and the factor for its loss."""
     for members, factor in own_microbatches([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
         batch = pack([examples[i].prompt for i in members], [examples[i].response for i in members]).to(model.device)
         yield target_logprobs(model, batch), factor
 
 
 def _validate(training: Training) -> tuple[float, float | None]:
-    """Loss on validation demonstrations, and on pretraining text if there is some (nats per token)."""
+    """Loss on validation demonstrations, and on validation text if there is any, in nats per token."""
     model, data, tokens = training.weights.compute, training.data, training.config.tokens_per_microbatch
     loss = demonstration_loss(model, data.validation, tokens_per_microbatch=tokens)
     text_loss = None
@@ -295,19 +292,19 @@ def _validate(training: Training) -> tuple[float, float | None]:
 
 
 def _losses(validation_loss: float, pretraining_loss: float | None) -> dict[str, float]:
-    """A row of metrics."""
+    """The losses as metrics."""
     return {"validation_loss": validation_loss} | ({} if pretraining_loss is None else {"pretraining_loss": pretraining_loss})
 
 
 def _shown(validation_loss: float | None) -> str:
-    """For the progress line."""
+    """The validation loss for the progress line."""
     return "" if validation_loss is None else f"  validation {validation_loss:.3f}"
 
 
 def pretraining_batches(text: PretrainingText, config: SFTConfig, steps: int, context_length: int) -> list[list[Example]]:
-    """For each step the pretraining sequences that make up ``pretraining_share`` of its examples, fixed by the seed.
+    """For each step, the pretraining sequences that make up ``pretraining_share`` of its examples; the seed determines them.
 
-    As a share of the loss, text is in every batch: at least one sequence.
+    If ``pretraining_share`` is a share of the loss, every batch has at least one sequence.
     """
     per_step = config.batch_size * config.pretraining_share / (1 - config.pretraining_share)
     if config.pretraining_share_of == "loss":

@@ -1,7 +1,7 @@
-"""Models, gradients and optimiser state in shards, one on each rank (FSDP2), and checkpoints for any number of ranks.
+"""Models, gradients and optimiser state in shards, one per rank (FSDP2), and checkpoints for any number of ranks.
 
-Only under ``torchrun``; in one process a model stays as it is. Weights are gathered layer
-by layer, in the compute type, for each forward and backward pass; gradients are summed over the ranks in float32.
+Models are sharded only under ``torchrun``. Each forward and backward pass gathers the weights layer by layer, in the compute
+type. Gradients are summed over the ranks in float32.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from heedful.ranks.world import world
 from heedful.training.config import StepConfig
 
 REST_FILE = "rest.pt"
-_MARK = "in the shards:"  # marks, in the rest, a tensor that is in the shards
+_MARK = "in the shards:"  # stands in the rest for a tensor that is in the shards; its name follows
 
 
 def master_weights(model: PreTrainedModel, config: StepConfig) -> MasterWeights:
-    """The model's :class:`MasterWeights`; under ``torchrun`` the model is sharded, and its shards are the fp32 master.
+    """The model's :class:`MasterWeights`. Under ``torchrun`` the model is sharded, and its shards are the fp32 master.
 
-    The compute copy is then what FSDP gathers for a layer's pass, in the compute type.
+    Then there is no separate compute copy: FSDP gathers each layer's weights in the compute type. Raises as :func:`shard` does.
     """
     sharded = world().size > 1
     weights = MasterWeights(shard(model, config.precision), "float32" if sharded else config.precision)
     if config.activation_checkpointing:
-        with warnings.catch_warnings():  # a recent name, missing in the first 5.x versions
+        with warnings.catch_warnings():  # the new name of this argument is missing in the first 5.x versions
             warnings.simplefilter("ignore", FutureWarning)
             weights.compute.gradient_checkpointing_enable({"use_reentrant": False})
     return weights
@@ -74,21 +74,21 @@ def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     arguments: dict[str, Any] = {"mesh": _mesh(), "mp_policy": policy}
     for layer in decoder_layers(model):
         fully_shard(layer, **arguments)
-    # The model itself gathers embeddings, last norm and head, and keeps them until the backward pass has ended: the head's
-    # weights are read outside of any module's forward.
+    # The model itself gathers embeddings, last norm and head, and keeps them until the backward pass has ended, because the
+    # head's weights are read outside any module's forward pass.
     fully_shard(model, **arguments)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Losses are divided by the whole batch's counts, so gradients are summed, not averaged.
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other kind of reduction
+            module.set_force_sum_reduction_for_comms(True)  # the only reduction that gloo has
     vars(model)["heedful_sharded_body"] = _body(model)
     register_fsdp_forward_method(model, "heedful_sharded_body")
     return model
 
 
 def _body(model: PreTrainedModel) -> Callable[..., Any]:
-    """The model without its head, as a function that FSDP treats like the whole model's forward pass."""
+    """A function that runs the model without its head, which FSDP can treat like the whole model's forward pass."""
 
     def body(**inputs: Any) -> Any:
         output = model.base_model(**inputs)
@@ -99,12 +99,12 @@ def _body(model: PreTrainedModel) -> Callable[..., Any]:
 
 
 def whole(model: PreTrainedModel) -> PreTrainedModel | None:
-    """A sharded model gathered into a plain one in rank 0's main memory (None on the others); any other model as it is."""
+    """Gather a sharded model into a plain one in rank 0's main memory; None on other ranks. Other models are returned as is."""
     if not isinstance(model, FSDPModule):
         return model
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        full = whole_tensor(tensor)  # one at a time, and all ranks take part
+        full = whole_tensor(tensor)  # one at a time, to save memory; all ranks must take part
         if world().is_rank_zero:
             state[name] = full.cpu()
     return _plain(model, state) if world().is_rank_zero else None
@@ -113,7 +113,7 @@ def whole(model: PreTrainedModel) -> PreTrainedModel | None:
 def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedModel:
     """The compute copy. A sharded model is gathered into a plain copy on each rank.
 
-    The plain copy takes 2 bytes a parameter (float32: 4) of each GPU's memory while it exists.
+    While it exists, the plain copy takes 2 bytes per parameter (float32: 4) of each GPU's memory.
     """
     if not isinstance(weights.compute, FSDPModule):
         return weights.compute
@@ -121,7 +121,7 @@ def for_generation(weights: MasterWeights, precision: Precision) -> PreTrainedMo
 
 
 def frozen_copy(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
-    """A copy for inference in the compute type. A sharded model is gathered whole on each rank."""
+    """A copy for inference in the compute type. A sharded model is gathered into a plain copy on each rank."""
     if isinstance(model, FSDPModule):
         return _gathered_everywhere(model, precision)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -139,8 +139,8 @@ def _gathered_everywhere(model: PreTrainedModel, precision: Precision) -> PreTra
 
 
 def _plain(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
-    """A plain model of these weights."""
-    plain_class = cast(type[PreTrainedModel], type(model).__bases__[1])  # FSDP made a class of its own from it
+    """A plain model with these weights, frozen."""
+    plain_class = cast(type[PreTrainedModel], type(model).__bases__[1])  # the class from which FSDP derived its own
     with torch.device("meta"):
         plain = use_heedful_attention(plain_class(copy.deepcopy(model.config)))
     plain.load_state_dict(state, assign=True)
@@ -150,32 +150,32 @@ def _plain(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
 
 
 def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """``save_model``; a sharded model is gathered and written by rank 0, and the others wait."""
+    """Save a model and its tokenizer. A sharded model is gathered; rank 0 writes it, and the other ranks wait."""
     save_gathered(whole(model), tokenizer, folder)
 
 
 def save_gathered(gathered: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write what :func:`whole` returned, on rank 0; the others wait."""
+    """Save what :func:`whole` returned, on rank 0; the other ranks wait."""
     if gathered is not None and world().is_rank_zero:
         save_model(gathered, tokenizer, folder)
     barrier()
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered from all ranks; any other as it is."""
+    """A sharded tensor gathered from all ranks. Other tensors are returned as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def state_of(part: Any) -> dict[str, Any]:
-    """What a checkpoint holds of a model, an optimiser or another part; for a model with an adapter, not the frozen base.
+    """The state of a model, an optimiser or another part, for a checkpoint; without the frozen base under an adapter.
 
-    The base is an input of the run anyway; the run's identity holds its checksum (:meth:`Run.resume`).
+    The base is an input of the run anyway, and the run's identity has its digest (:meth:`Run.resume`).
     """
     return trained_state(part) if isinstance(part, torch.nn.Module) else part.state_dict()
 
 
 def load_into(part: Any, state: dict[str, Any]) -> None:
-    """Load what :func:`state_of` returned; a sharded model or its optimiser takes its own shards of whole tensors."""
+    """Load what :func:`state_of` returned. A sharded model or its optimiser takes its own shards from whole tensors."""
     if isinstance(part, FSDPModule):
         own = cast(Any, part).state_dict()
         state = {name: _sharded_like(tensor, own[name]) for name, tensor in state.items()}
@@ -207,12 +207,12 @@ def write_sharded(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:
-    """The state in a folder. Each rank reads only its own shards, however many ranks wrote them; one process reads all."""
+    """Read the state in a folder. Each rank reads only its own shards, however many ranks wrote them; one process reads all."""
     rest = torch.load(folder / REST_FILE, map_location="cpu", weights_only=True)
     reader = dcp.FileSystemReader(folder)
     kept = reader.read_metadata().state_dict_metadata
     room = {name: _room(described) for name, described in kept.items() if isinstance(described, TensorStorageMetadata)}
-    with warnings.catch_warnings():  # so that it assumes a single process: each rank reads by itself
+    with warnings.catch_warnings():  # torch warns that it assumes a single process, but each rank reads by itself
         warnings.simplefilter("ignore", UserWarning)
         dcp.load(cast(Any, room), storage_reader=reader, no_dist=True)
     return _with_shards(rest, room)
@@ -258,11 +258,11 @@ _meshes: list[DeviceMesh] = []
 def _mesh() -> DeviceMesh:
     if not _meshes:
         _meshes.append(init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world().size,)))
-        atexit.register(_let_the_group_go)  # called before distributed's own, which ends the group
+        atexit.register(_let_the_group_go)  # runs before the function that ends the group (ranks/world.py)
     return _meshes[0]
 
 
 def _let_the_group_go() -> None:
-    """DTensor's caches keep meshes until Python ends, and a mesh keeps its group (torch 2.13), whose threads must end first."""
+    """Release the meshes' group, so that its threads can end before Python does (DTensor caches meshes, torch 2.13)."""
     for mesh in _meshes:
         getattr(mesh, "_pg_registry", {}).clear()

@@ -1,6 +1,6 @@
-"""One pass of a decoder through all its layers, in compiled loops on a CPU (``decoder.cpp``), and the pages of its cache.
+"""A decoder's pass through all its layers, in compiled loops on a CPU (``decoder.cpp``), with a paged key-value cache.
 
-The decoder has rotary positions, root-mean-square norms and gated feed-forward blocks. :mod:`heedful.model.fast.rotary_forward`
+The decoder has rotary positions, root-mean-square norms and gated feed-forward blocks. :mod:`heedful.model.fast.rotary_decoder`
 makes one from a transformers model.
 """
 
@@ -24,7 +24,7 @@ _COLUMNS = 32  # of a panel, as in decoder.cpp
 _HALF = 16
 _HUGE_PAGE = 2**21
 _FIRST_POSITIONS = 512  # of the rotary tables; they grow
-# With fewer multiplications, threads that wait for each other between products take longer than one alone.
+# With fewer multiplications, several threads, which wait for each other between products, are slower than one.
 _WORTH_THREADS = 2**21
 
 
@@ -37,10 +37,11 @@ class Weight(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
-    """One layer. Norms multiply by their weight [width] (a norm that multiplies by 1 + weight: the sum).
+    """One layer. Norms multiply by their weight [width]; for a norm that multiplies by 1 + weight, give that sum.
 
-    query_norm, key_norm: of each head; norm_after_attention, norm_after_mlp: of what the branch adds to the residual stream.
-    rotary: which of the decoder's rotary tables turns it. window: how many tokens are seen, the new one included.
+    query_norm, key_norm: [head width], for each head. norm_after_attention, norm_after_mlp: for what the branch adds to the
+    residual stream. rotary: index of the layer's rotary table. window: how many tokens a token sees, including itself (None:
+    all).
     """
 
     queries: Weight
@@ -64,8 +65,8 @@ class LayerWeights:
 class DecoderWeights:
     """A whole decoder.
 
-    rotary: for each kind of rotation, a function that gives cosines and sines of the positions 0, 1, ..., n - 1:
-    [n, head width] fp32, each row the cosines and then the sines of half of a head. scaling: of the attention's scores.
+    rotary: for each kind of rotation, a function that returns cosines and sines of the positions 0, 1, ..., n - 1: [n, head
+    width] fp32, each row the cosines and then the sines of half a head. scaling: factor of the attention's scores.
     """
 
     embedding: Tensor
@@ -121,19 +122,19 @@ class _Batch(Structure):
 
 
 def can_decode(weight: Tensor) -> bool:
-    """Whether the compiled pass multiplies weights of this type on this processor."""
+    """Whether the compiled pass supports weights of this type on this processor."""
     return kernels.usable(weight) and kernels.function(f"decode_{kernels.kind(weight)}") is not None
 
 
 def large_memory(size: int) -> Tensor:
-    """New memory in pages as large as the system has: with small ones, looking up their places takes time. [size] uint8."""
+    """New memory [size] uint8, in huge pages if the system has them: looking up the addresses of small ones takes time."""
     memory = torch.empty(size, dtype=torch.uint8)
     kernels.function("prefer_huge_pages")(c_void_p(memory.data_ptr()), c_int64(size))
     return memory
 
 
 class Decoder:
-    """A decoder's weights, packed in the order in which a pass reads them."""
+    """A decoder's weights, packed in the order in which a pass reads them, ready to run."""
 
     def __init__(self, weights: DecoderWeights) -> None:
         first = weights.layers[0]
@@ -141,7 +142,7 @@ class Decoder:
         self._dtype, self._kind = weights.embedding.dtype, kernels.kind(weights.embedding)
         self.vocabulary, self.width = weights.head.shape
         self.head_width = len(first.queries.weight) // weights.heads
-        self._kept: list[Tensor] = []  # whatever the structures below point to
+        self._kept: list[Tensor] = []  # keeps alive what the structures below point to
         self._layers = (_Layer * len(weights.layers))()
         self._decode = kernels.function(f"decode_{self._kind}")
         self._decode.argtypes, self._decode.restype = (c_void_p, c_void_p, c_void_p), c_int64
@@ -176,9 +177,9 @@ class Decoder:
     ) -> Tensor:
         """Compute new tokens, put their keys and values into the pages, and return logits [wanted rows, vocabulary].
 
-        tokens, positions, sequences: [rows] int64; the rows of one sequence follow each other, in the order of their positions.
-        pages: [sequences, most pages] int64, the address of each page (``page_bytes`` long, 32 tokens). wanted: ascending rows
-        whose logits are returned (None: all).
+        tokens, positions, sequences: [rows] int64. Each sequence's rows are consecutive, in the order of their positions.
+        pages: [sequences, most pages] int64, the address of each page (``page_bytes`` long, for 32 tokens). wanted: the rows,
+        in ascending order, whose logits are returned (None: all).
         """
         rows, (_, most_pages) = len(tokens), pages.shape
         if wanted is None:
@@ -196,7 +197,7 @@ class Decoder:
         return logits[:, : self.vocabulary]
 
     def _pack(self) -> None:
-        """Pack all weights into one stretch of memory."""
+        """Pack all weights into one block of memory."""
         products = [product for layer in self._weights.layers for product in _products(layer)]
         products.append(([Weight(self._weights.head, None)], False))
         sizes = [_panels(*product) * _COLUMNS * product[0][0].weight.shape[1] * self._dtype.itemsize for product in products]
@@ -217,7 +218,7 @@ class Decoder:
             to.window = layer.window or 0
 
     def _linear(self, parts: Sequence[Weight], gated: bool, place: int) -> _Linear:
-        """Pack the outputs of ``parts``: one after the other, or (gated) 16 of the first and 16 of the second in each panel."""
+        """Pack the outputs of ``parts`` one after another; if gated, 16 of the first and 16 of the second into each panel."""
         pack = kernels.function(f"pack_{self._kind}")
         pack.argtypes, pack.restype = (*[c_int64] * 3, c_void_p, c_void_p, c_int64, c_int64), None
         panels, inputs = _panels(parts, gated), parts[0].weight.shape[1]
@@ -238,7 +239,7 @@ class Decoder:
         return _Linear(place, self._keep(bias) if some else None, inputs, panels)
 
     def _turn(self, positions: int) -> None:
-        """Make rotary tables for this many positions."""
+        """Compute the rotary tables for this many positions."""
         self._tables = [table(positions).contiguous() for table in self._weights.rotary]
         for to, layer in zip(self._layers, self._weights.layers, strict=True):
             to.rotary = self._tables[layer.rotary].data_ptr()
@@ -253,7 +254,7 @@ class Decoder:
 
 
 def _products(layer: LayerWeights) -> list[tuple[list[Weight], bool]]:
-    """The weights that one product multiplies by, and whether it is the gated one; in the order of ``_PRODUCTS``."""
+    """For each product, its weights and whether it is the gated one, in the order of ``_PRODUCTS``."""
     return [
         ([layer.queries, layer.keys, layer.values], False),
         ([layer.attention_output], False),

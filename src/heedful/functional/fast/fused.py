@@ -1,7 +1,7 @@
 """Root-mean-square norm, gated activation and rotation by position, each in one compiled pass (``fused.cpp``).
 
-For training and scoring on a CPU. Each keeps only its inputs for the backward pass, where torch's operations keep several
-intermediate results, some of them in fp32. Arithmetic is in fp32.
+They are for training and scoring on a CPU. For the backward pass each keeps little more than its inputs, while torch's
+operations keep several intermediate results, some of them in fp32. Arithmetic is in fp32.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ GATES = ("silu", "gelu_tanh")
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether these functions can compute with the tensors: all on a CPU and of one type, fp32 or bf16."""
+    """Whether these functions support the tensors: all must be on a CPU and of one type, fp32 or bf16."""
     return kernels.usable(tensors[0]) and all(t.dtype == tensors[0].dtype and t.device == tensors[0].device for t in tensors)
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float, offset: float = 0.0) -> Tensor:
     """hidden / sqrt(mean(hidden^2) + epsilon) * (offset + weight), over the last dimension.
 
-    hidden: [..., width]; weight: [width]. With offset 0 the quotient is rounded before it is multiplied (Llama), with another
-    offset only the result is (Gemma).
+    hidden: [..., width]; weight: [width]. With offset 0 the quotient is rounded before it is multiplied (Llama); with another
+    offset only the result is rounded (Gemma).
     """
     return cast(Any, _RmsNorm).apply(hidden, weight, epsilon, offset)
 
@@ -37,7 +37,7 @@ def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
 
 
 def rotated(rows: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn each head by its token's position: halves a, b become a cos - b sin and b cos + a sin.
+    """Rotate each head by its token's position: its halves a and b become a cos - b sin and b cos + a sin.
 
     rows: [tokens, heads, width]; cosines, sines: [tokens, width]. No gradient flows to cosines and sines.
     """

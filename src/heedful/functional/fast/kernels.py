@@ -1,8 +1,8 @@
 """Inner loops on a CPU, compiled once for this machine by the system's C++ compiler from the ``.cpp`` files beside this one.
 
-Without a compiler, or if the compiled file cannot be loaded, :func:`usable` is False and torch's own operations do the work:
-only speed is lost. The compiled file stays in the user's cache folder, one for each version of the source, of the compiler's
-options and kind of processor.
+Without a compiler, or if the compiled file cannot be loaded, :func:`usable` is False and torch's own operations do the work;
+only speed is lost. Compiled files stay in the user's cache folder, one for each combination of source, compiler, options and
+kind of processor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HEADERS = tuple(
     Path(__file__).with_name(f"{name}.h")
     for name in ("common", "activations", "dot_pairs", "panel_product", "paged_attention", "products")
 )
-# The compiler may reorder sums to vectorise them. The order is the same in every call.
+# The compiler may reorder sums to vectorise them, but the order is the same in every call.
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _SUMS = ("-fno-signed-zeros", "-fassociative-math")
 _X86 = ("-mprefer-vector-width=512",)
@@ -91,10 +91,11 @@ _SOME_FUNCTIONS = {f"packed_product_{kind}": _PACKED_PRODUCT for kind in _NAMES.
 
 
 class Ranges(NamedTuple):
-    """Which rows see which: a group is a context (a prompt, or a whole sequence) and branches (responses) that see all of it.
+    """Which rows see which. A group is a context (a prompt, or a whole sequence) and branches (responses) that see all of it.
 
-    contexts: [groups, 4] int64: first row, length, first and last + 1 of the queries to compute. branches: [branches, 4],
-    the same. first_branch: [groups + 1] int64. A context sees itself causally, and so does a branch. All contiguous.
+    contexts: [groups, 4] int64: first row, length, and the first and last + 1 of the queries to compute, counted from the first
+    row. branches: [branches, 4], the same. first_branch: [groups + 1] int64, where each group's branches begin and end. A
+    context sees itself causally, and so does a branch. All tensors are contiguous.
     """
 
     contexts: Tensor
@@ -103,17 +104,17 @@ class Ranges(NamedTuple):
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether the compiled loops can be used for this tensor (on a CPU, in fp32 or bf16)."""
+    """Whether the compiled loops exist and support this tensor (on a CPU, in fp32 or bf16)."""
     return tensor.device.type == "cpu" and tensor.dtype in _NAMES and _library() is not None
 
 
 def kind(tensor: Tensor) -> str:
-    """What functions for this type of number end with."""
+    """The suffix of the functions for this type of number."""
     return _NAMES[tensor.dtype]
 
 
 def function(name: str) -> Any:
-    """A compiled function, or None if it is left out on this processor."""
+    """A compiled function, or None if this processor does not support it."""
     return getattr(_loaded(), name, None)
 
 
@@ -127,11 +128,12 @@ def attend(
     scaling: float,
     window: int | None = None,
 ) -> Tensor:
-    """One new token for each row: it joins the cache at its position and attends to all tokens up to itself.
+    """Add one new token per row to the cache, at its position; it attends to all tokens up to itself, or within the window.
 
     query: [rows, heads, head width]; key, value: [rows, key heads, head width]. cache: addresses of the keys and of the values,
     each [rows or more, key heads, length, head width] and contiguous. positions: [rows] int64, each below length. query, key
-    and value may end with rows of filler, whose outputs are 0. window: how many keys are seen, the new one included.
+    and value may end with filler rows, whose outputs are 0. window: how many keys a token sees, including its own (None: all).
+    Returns a tensor like query.
     """
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
     if key.stride(0) != value.stride(0):
@@ -166,10 +168,10 @@ def add_norm(hidden: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, ranges: Ranges, window: int | None, scaling: float) -> Tensor:
-    """Attention of packed rows; 0 for rows that no range asks for.
+    """Attention over packed rows, [rows, heads, head width]; 0 for rows whose queries no range asks for.
 
     query: [rows, heads, head width]; key, value: [rows, key heads, head width]; each as :func:`dense_rows` returns it.
-    window: how many keys are seen, the query's own included.
+    window: how many keys a query sees, including its own (None: all).
     """
     output = query.new_zeros(query.shape)
     _packed("packed_attention", [query, key, value], ranges, window, scaling, [output])
@@ -221,7 +223,7 @@ def softmax_less_token_(logits: Tensor, tokens: Tensor, scale: float) -> Tensor:
 
 
 def draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """The token at which each row's cumulative distribution passes its number, and the token's log-prob.
+    """The token at which each row's cumulative distribution exceeds its number, and the token's log-prob in nats.
 
     logits: [rows, vocabulary]; numbers: [rows] float64 in [0, 1). Returns [rows] int64 and [rows] float32.
     """
@@ -245,7 +247,7 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """Pack a weight [out, in] in panels of 32 outputs: [panels, in / n, 32, n], where n inputs are multiplied at once."""
+    """Pack a weight [out, in] into panels of 32 outputs: [panels, in / n, 32, n], where n inputs are multiplied at once."""
     filler = -len(weight) % _PANEL
     whole = torch.nn.functional.pad(weight, (0, 0, 0, filler)) if filler else weight
     together = _together(weight)
@@ -253,7 +255,7 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 
 def packed_product(rows: Tensor, weight: Tensor, outputs: int, bias: Tensor | None, activation: str) -> Tensor:
-    """activation(rows W' + b), [rows, in] -> [rows, outputs]. weight: as :func:`pack_weight` made it.
+    """activation(rows W' + b), [rows, in] -> [rows, outputs]. weight: the result of :func:`pack_weight`.
 
     activation: none, gelu, gelu_tanh or relu, applied to the fp32 sum. A row's bits do not depend on the number of rows.
     """
@@ -268,18 +270,18 @@ def packed_product(rows: Tensor, weight: Tensor, outputs: int, bias: Tensor | No
 
 
 def _together(weight: Tensor) -> int:
-    """How many inputs fit in 32 bits."""
+    """How many inputs fit into 32 bits; that many are multiplied at once."""
     return 4 // weight.itemsize
 
 
 def dense_rows(tensor: Tensor) -> Tensor:
-    """The tensor, copied if its rows are not contiguous (rows may be apart from each other)."""
+    """The tensor, copied unless each row is contiguous (there may be gaps between rows)."""
     return tensor if tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] else tensor.contiguous()
 
 
 def _loaded() -> ctypes.CDLL:
     library = _library()
-    assert library is not None, "ask usable() first"
+    assert library is not None, "call usable() first"
     return library
 
 
@@ -329,7 +331,7 @@ def _cache_folder() -> Path | None:
 
 
 def _processor() -> str:
-    """What the compiler's ``-march=native`` depends on."""
+    """A description of everything that the compiler's ``-march=native`` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The key-value cache of the compiled pass: pages of 32 tokens, which sequences hold and share.
+"""The key-value cache of the compiled pass: pages of 32 tokens that sequences hold and share.
 
 A page holds the keys and values of all layers. Samples of one prompt share the prompt's full pages; each has its own last page.
 """
@@ -16,7 +16,7 @@ _CHUNK_BYTES = 2**25  # memory is taken in chunks of at least this many bytes
 
 
 class Pages:
-    """Pages of ``page_bytes`` bytes, each known by its address."""
+    """Pages of ``page_bytes`` bytes, each identified by its address."""
 
     def __init__(self, page_bytes: int) -> None:
         self._page_bytes = page_bytes
@@ -29,7 +29,7 @@ class Pages:
         return len(self._holders)
 
     def take(self, count: int) -> list[int]:
-        """Pages with one holder; what they contain is arbitrary."""
+        """Take pages with one holder each; their content is arbitrary."""
         while len(self._free) < count:
             self._grow(count - len(self._free))
         taken = [self._free.pop() for _ in range(count)]
@@ -37,7 +37,7 @@ class Pages:
         return taken
 
     def give_back(self, pages: Sequence[int]) -> None:
-        """One holder less of each page; those without a holder are free again."""
+        """Remove one holder from each page; a page without a holder is free again."""
         for page in pages:
             self._holders[page] -= 1
             if not self._holders[page]:
@@ -45,7 +45,7 @@ class Pages:
                 self._free.append(page)
 
     def share(self, pages: Sequence[int], length: int) -> list[int]:
-        """The pages of another sequence with the same first ``length`` tokens: full pages are shared, the last is copied."""
+        """Pages for another sequence with the same first ``length`` tokens: full pages are shared, the last one is copied."""
         full = length // PAGE
         for page in pages[:full]:
             self._holders[page] += 1

@@ -1,6 +1,6 @@
-"""The engine's tensors where a model runs as one compiled pass: its weights, pages of keys and values, one new token at a time.
+"""The engine's tensors for models that run as one compiled pass: weights, pages of keys and values, one new token at a time.
 
-It does for the scheduler what :class:`heedful.model.engine.runner.Runner` does for every other model.
+The scheduler uses it in place of :class:`heedful.model.engine.runner.Runner`, which runs all other models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from heedful.model.engine.runner import Drawn, Request
 from heedful.model.engine.sampling import SEED_MASK, Drawing
 from heedful.model.fast.rotary_decoder import rotary_decoder
 
-# More at once is not faster, and what they work in would leave the processor's caches.
+# More tokens at once are not faster, and their intermediate results would no longer fit the processor's caches.
 _TOKENS_PER_PREFILL = 512
 
 
@@ -32,15 +32,15 @@ class _Sequence:
 
 
 class PagedRunner:
-    """Decodes the requests that were given slots."""
+    """Decodes the requests that hold slots."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._pages = Pages(decoder.page_bytes)
         self._sequences: list[_Sequence] = []
-        # Prompts of which a part is computed already: their pages, and how many tokens.
+        # Prompts that are partly computed: their pages, and how many tokens are done.
         self._begun: dict[tuple[int, ...], tuple[list[int], int]] = {}
-        # For each sequence: the last token drawn, its position, its number, and its pages; and how to draw the next token.
+        # For each sequence: the last token drawn, its position, the sequence's number and pages, how to draw the next token.
         self._last_tokens = self._positions = self._numbers = self._table = torch.empty(0, dtype=torch.int64)
         self._drawing: Drawing | None = None
 
@@ -52,7 +52,7 @@ class PagedRunner:
     def begin(self, prompt: tuple[int, ...], most: int) -> int:
         """Compute up to ``most`` more tokens of a prompt ahead of its prefill; returns how many tokens are left, at least 1.
 
-        The result is the same as without it: a token's numbers do not depend on how many are computed with it.
+        This does not change results: a token's numbers do not depend on how many tokens are computed with it.
         """
         pages, done = self._begun.get(prompt) or (self._pages.take(-(-len(prompt) // PAGE)), 0)
         end = min(done + most, len(prompt) - 1)
@@ -62,7 +62,7 @@ class PagedRunner:
         return len(prompt) - self._begun[prompt][1]
 
     def forget_begun(self) -> None:
-        """Free the pages of prompts that were begun: their requests are gone."""
+        """Free the pages of partly computed prompts, whose requests are gone."""
         for pages, _ in self._begun.values():
             self._pages.give_back(pages)
         self._begun.clear()
@@ -88,7 +88,7 @@ class PagedRunner:
         return list(zip([s.request for s in joined], tokens.tolist(), logprobs.tolist(), strict=True))
 
     def decode(self) -> list[Drawn]:
-        """Decode one more token for each request; :meth:`advance` must follow, with the requests that it finished."""
+        """Decode one more token for each request; :meth:`advance` must follow, with the requests that are finished now."""
         if self._drawing is None:
             self._prepare()
         assert self._drawing is not None
@@ -118,9 +118,9 @@ class PagedRunner:
     def _compute(
         self, prompts: Sequence[tuple[int, ...]], pages: list[list[int]], done: list[int], *, draw: bool = True
     ) -> Tensor:
-        """Put the prompts' keys and values into their pages, but for the first ``done`` tokens of each, which are there.
+        """Put the prompts' keys and values into their pages; the first ``done`` tokens of each are there already.
 
-        Returns the logits after each prompt [prompts, vocabulary]; none if nothing will be drawn from them.
+        Returns the logits after each prompt [prompts, vocabulary], or [0, vocabulary] if ``draw`` is False.
         """
         lengths = torch.tensor([len(prompt) - first for prompt, first in zip(prompts, done, strict=True)])
         ends = lengths.cumsum(0)
@@ -137,7 +137,7 @@ class PagedRunner:
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _prepare(self) -> None:
-        """Rebuild what depends on which requests hold slots."""
+        """Rebuild the tensors that depend on which requests hold slots."""
         self._last_tokens = torch.tensor([sequence.request.tokens[-1] for sequence in self._sequences])
         self._positions = torch.tensor([sequence.length for sequence in self._sequences])
         self._numbers = torch.arange(len(self._sequences))
@@ -155,13 +155,13 @@ class PagedRunner:
 
 
 def paged_runner(model: PreTrainedModel) -> PagedRunner | None:
-    """A runner for this model as one compiled pass, or None if its class must run."""
+    """A runner for this model as one compiled pass, or None if the model's own class must run."""
     decoder = rotary_decoder(model)
     return None if decoder is None else PagedRunner(decoder)
 
 
 def _page_table(pages: Sequence[Sequence[int]]) -> Tensor:
-    """[sequences, most pages], filled up with zeros."""
+    """[sequences, most pages], padded with zeros."""
     most = max(map(len, pages))
     return torch.tensor([[*row, *[0] * (most - len(row))] for row in pages])
 

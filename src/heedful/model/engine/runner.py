@@ -24,15 +24,15 @@ from heedful.model.layouts import pack
 from heedful.model.loading import unembedding
 
 _TOKENS_PER_PREFILL = 16_384
-# More at once is not faster on a CPU, and the hidden states would take more memory than a small model's weights.
+# On a CPU more at once is not faster, and the hidden states would take more memory than a small model's weights.
 _TOKENS_PER_PREFILL_ON_CPU = 512
-# Prompts are long enough for a coarser grid of row counts than decoding needs.
+# Prompts have so many tokens that a coarser grid of row counts than decoding's wastes little.
 _PREFILL_STEP = 32
 
 
 @dataclass(slots=True)
 class Request:
-    """An unfinished response: the request, the tokens drawn so far, their log-probs, and the likeliest tokens if asked for."""
+    """A request and its unfinished response: tokens drawn so far, their log-probs, and the likeliest tokens if requested."""
 
     number: int
     sampling: Sampling
@@ -55,14 +55,14 @@ class _Group:
 
 
 class Runner:
-    """Decodes the requests that were given slots. It holds a copy of the model's weights."""
+    """Decodes the requests that hold slots. It holds copies of some of the model's weights."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._forward = gpt2_forward(model)
         self._head = PackedLinear(unembedding(model))
         self._groups: list[_Group] = []
-        # For the rows of all groups, one group after another: the last token drawn, and how to draw the next.
+        # For the rows of all groups, one group after another: the last token drawn, and how to draw the next one.
         self._last_tokens = torch.empty(0)
         self._drawing: Drawing | None = None
 
@@ -85,7 +85,7 @@ class Runner:
 
     @torch.no_grad()
     def decode(self) -> list[Drawn]:
-        """Decode one more token for each request; :meth:`advance` must follow, with the requests that it finished."""
+        """Decode one more token for each request; :meth:`advance` must follow, with the requests that are finished now."""
         if self._drawing is None:
             self._prepare()
         assert self._drawing is not None
@@ -119,7 +119,7 @@ class Runner:
             for group in self._groups:
                 group.slots.advance()
             return
-        # The others need their new token's place in the cache only after the finished ones have left.
+        # Only the requests that stay need room in the cache for a new token, so the finished ones leave first.
         for group in self._groups:
             group.slots.lengths = [length + 1 for length in group.slots.lengths]
         self.remove(finished)
@@ -163,7 +163,7 @@ class Runner:
             while end < len(prompts) and (end == first or size + len(prompts[end]) <= most):
                 size += len(prompts[end])
                 end += 1
-            # Packed sequences end with a response: a dummy token whose cache entry the first decoded token overwrites.
+            # A packed sequence needs a response: a dummy token. The first decoded token overwrites its cache entry.
             batch = pack(prompts[first:end], [[0]] * (end - first), size=prefill_rows).to(device)
             lengths = torch.tensor([len(p) + 1 for p in prompts[first:end]])
             rows = torch.repeat_interleave(torch.arange(first, end), lengths).to(device)
@@ -180,17 +180,17 @@ class Runner:
         return torch.cat(hidden)
 
     def _size(self, count: int, *, step: int = 1) -> int:
-        """How many rows to compute if ``count`` are needed: torch's own products get only a few different numbers of rows."""
+        """How many rows to compute if ``count`` are needed: oneDNN's and torch's products get few different numbers of rows."""
         compiled = self._forward is not None and self._head.compiled
         return count if compiled else product_rows(count, step=step)
 
     def _filled(self, rows: Tensor) -> Tensor:
-        """Pad the rows with zeros to a number of rows that products use."""
+        """Pad the rows with zeros to the number of rows to compute."""
         extra = self._size(len(rows)) - len(rows)
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)) if extra else rows
 
     def _merge(self) -> None:
-        """Join groups that cost more apart than together."""
+        """Join groups that are cheaper to decode together than apart."""
         if len(self._groups) < 2:
             return
         self._groups.sort(key=lambda group: -group.slots.length)
@@ -204,7 +204,7 @@ class Runner:
         self._groups = merged
 
     def _prepare(self) -> None:
-        """Rebuild what depends on which requests hold slots."""
+        """Rebuild the tensors that depend on which requests hold slots."""
         device = self._model.device
         last_tokens: list[int] = []
         for group in self._groups:
@@ -216,7 +216,7 @@ class Runner:
 
     @property
     def _bytes_per_token(self) -> int:
-        """Size of one token's keys and values in one layer."""
+        """Size of one token's keys and values in one layer, in bytes."""
         config = self._model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -225,9 +225,9 @@ class Runner:
 
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model without dropout, and afterwards in the mode it was in."""
+    """Run the block without dropout, and restore the model's mode afterwards."""
     training = model.training
-    if training:  # setting the mode walks through all modules
+    if training:  # only then, because setting the mode walks through all modules
         model.eval()
     try:
         yield
@@ -237,7 +237,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:
-    """How each row's next token is drawn; unused rows are drawn like any other."""
+    """How to draw each row's next token. Unused rows are drawn too, without bias, penalties or a stop."""
     samplings: list[Sampling] = []
     seeds: list[int] = []
     steps: list[int] = []

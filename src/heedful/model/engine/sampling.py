@@ -1,7 +1,7 @@
-"""Drawing tokens: temperature, top-k, top-p, logit bias, penalties, and random numbers that belong to one request.
+"""Draw tokens: temperature, top-k, top-p, logit bias, penalties, and random numbers for each request.
 
-A token is drawn by inverting the cumulative distribution at one uniform number. That number depends only on the request's
-seed and on the token's position in the response. Rows never mix, so the rest of the batch does not matter.
+A token is drawn by inverting the cumulative distribution at one uniform random number. That number depends only on the
+request's seed and on the token's position in the response. Rows never mix, so the rest of the batch does not matter.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from heedful.functional.fast import kernels
 
 _LOG2_E = math.log2(math.e)
-_NUCLEUS = 256  # top-p tries this many likeliest tokens first, and sorts the whole vocabulary only if they are too few
+_NUCLEUS = 256  # top-p tries this many likeliest tokens first, and sorts the whole vocabulary only if these are too few
 _NUMBERS_AHEAD = 32  # uniform numbers are made for this many steps at once
 _CHUNK_NUMBERS = 2**20  # logits held in fp32 at the same time
-SEED_MASK = 2**63 - 1  # the bits of a request's seed that are used
+SEED_MASK = 2**63 - 1  # the bits used of a request's seed
 
 Likeliest = list[tuple[int, float]]
 """The likeliest tokens at one place with their log-probs under the model's own distribution, likeliest first."""
@@ -31,13 +31,13 @@ class Sampling:
     """How a response is sampled and where it ends.
 
     max_tokens: at most this many new tokens. temperature: logits are divided by it; 0 takes the likeliest token. The paper
-    samples rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: only
-    the k likeliest tokens; top_p: then only the likeliest ones whose probabilities before them sum to less than top_p. Tokens
-    as likely as the last one kept are kept too. presence_penalty: subtracted from the logits of tokens that the response
-    already holds; frequency_penalty: subtracted once for each time it holds them. top_logprobs: each token comes with the
-    log-probs of this many likeliest tokens at its place. stop_tokens: the response ends after any of these
-    (:mod:`heedful.model.end_tokens`), which is part of it. stop: the response ends with the token that completes one of these
-    strings. Raises ValueError on values out of range.
+    samples rollouts at 1 (SPEC 3.5). logit_bias: added to the logits of these token ids, before the temperature. top_k: keep
+    only the k likeliest tokens. top_p: then keep a token only if the tokens likelier than it have a probability below top_p
+    together. Both also keep tokens as likely as the last one kept. presence_penalty: subtracted from the logits of tokens
+    that the response already contains. frequency_penalty: subtracted once for each time it contains them. top_logprobs: return
+    this many likeliest tokens with each token drawn, and their log-probs. stop_tokens: the response ends with the first of
+    these that is drawn (:mod:`heedful.model.end_tokens`). stop: the response ends with the token that completes one of these
+    strings. Raises ValueError if a value is out of range.
     """
 
     max_tokens: int
@@ -79,7 +79,7 @@ class Sampling:
 
     @property
     def _drawn_by(self) -> tuple[object, ...]:
-        """Everything that decides how a token is drawn."""
+        """All settings that decide how a token is drawn."""
         penalties = (self.presence_penalty, self.frequency_penalty)
         return self.temperature, self.top_k, self.top_p, *penalties, tuple(sorted(self.logit_bias.items()))
 
@@ -91,8 +91,8 @@ class Drawing:
     """Draws one token for each row. Make a new one when the rows' requests change.
 
     samplings: one per row. seeds, steps: [rows] int64, the request's seed and the number of tokens drawn so far. histories: the
-    tokens that each row has drawn; the caller adds each new one before the next draw (only penalties read them). likeliest: for
-    each row a list that gets the likeliest tokens and their log-probs at each draw, if its sampling asks for them.
+    tokens that each row has drawn; the caller adds each new one before the next draw (only penalties read them). likeliest: one
+    list per row; each draw appends the likeliest tokens and their log-probs if the row's sampling asks for them.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Drawing:
     ) -> None:
         self._seeds, self._steps = seeds, steps
         self._numbers: list[Tensor] = []
-        # Rows that are drawn in the same way. None: from the model's own distribution, unchanged.
+        # Rows grouped by how they are drawn. None: from the model's own distribution, unchanged.
         ways = {id(sampling): sampling._drawn_by for sampling in {id(sampling): sampling for sampling in samplings}.values()}
         kinds: dict[tuple[object, ...], list[int]] = {}
         for row, sampling in enumerate(samplings):
@@ -140,7 +140,7 @@ class Drawing:
         return tokens, logprobs
 
     def _answer(self, logits: Tensor) -> None:
-        """Add the likeliest tokens, of the rows that ask for them, to their lists."""
+        """Append the likeliest tokens to the lists of the rows that ask for them. logits: of those rows."""
         most = min(max(count for count, _ in self._answers), logits.shape[1])
         values, tokens = torch.log_softmax(logits.float(), -1).topk(most)
         for (count, answer), row, ids in zip(self._answers, values.tolist(), tokens.tolist(), strict=True):
@@ -150,7 +150,7 @@ class Drawing:
 def _draw(
     logits: Tensor, numbers: Tensor, sampling: Sampling | None, histories: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and log-probs of rows that are all drawn in the same way. None is the model's own distribution."""
+    """Tokens and log-probs of rows that are all drawn in the same way; None: from the model's own distribution."""
     if sampling is None and kernels.usable(logits):
         return kernels.draw(logits, numbers)
     rows, vocabulary = logits.shape
@@ -167,7 +167,7 @@ def _draw_chunk(
 ) -> tuple[Tensor, Tensor]:
     scores = _padded(logits)
     highest = scores.amax(-1, keepdim=True)
-    # exp2, because on a CPU it is four to six times faster than exp or softmax (docs/log.md).
+    # On a CPU exp2 is four to six times faster than exp or softmax (docs/log.md).
     weights = torch.sub(scores, highest).mul_(_LOG2_E).exp2_()
     sums = _blocks(weights).sum(-1)
     cumulative = sums.cumsum(-1, dtype=torch.float64)
@@ -212,7 +212,7 @@ def _blocks(rows: Tensor) -> Tensor:
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """Index of the first maximum: torch's own argmax over a long row takes twenty times as long on a CPU."""
+    """Index of the first maximum. On a CPU, torch's own argmax over a long row takes twenty times as long."""
     blocks = _blocks(scores)
     best = blocks.amax(-1).argmax(-1)
     rows = torch.arange(len(scores), device=scores.device)
@@ -237,16 +237,16 @@ def _filtered(scores: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _invert(weights: Tensor, sums: Tensor, cumulative: Tensor, numbers: Tensor) -> Tensor:
-    """The token at which the cumulative distribution passes a uniform number: first its block, then its place in the block.
+    """The token at which the cumulative distribution exceeds a uniform number: first find its block, then its place in it.
 
     weights: [rows, vocabulary] unnormalised; sums, cumulative: [rows, blocks]; numbers: [rows] in [0, 1 - 2**-53], float64.
-    Such a number times a sum is below the sum even after rounding, so a possible token is always found.
+    Such a number times a sum is below the sum even after rounding, so the result is always a possible token.
     """
     length = _block(weights.shape[1])
     target = (numbers * cumulative[:, -1])[:, None]
     block = torch.searchsorted(cumulative, target, right=True)
     # How far into the block, as a share of it, also at most 1 - 2**-53. If rounding raised the cumulative sum by more than a
-    # small block's own sum, the share is below 0 and would find the block's first token even if that is impossible.
+    # small block's own sum, the share would be below 0 and find the block's first token even if that one is impossible.
     share = (1 - (cumulative.gather(-1, block) - target) / sums.gather(-1, block)).clamp_(min=0)
     index = block.unsqueeze(-1).expand(-1, -1, length)
     inner = _blocks(weights).gather(1, index)[:, 0].cumsum(-1, dtype=torch.float64)
@@ -258,11 +258,11 @@ _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 
 
 def uniform(seeds: Tensor, step: int | Tensor) -> Tensor:
-    """Numbers in [0, 1) that depend only on (seed, step): the SplitMix64 generator's output at that step, float64.
+    """Uniform numbers in [0, 1), float64, that depend only on (seed, step): output of the SplitMix64 generator at that step.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """
-    # int64 arithmetic wraps like the generator's uint64; only the logical right shift must be written out.
+    # int64 arithmetic wraps around like the generator's uint64; only the logical right shift must be written out.
     state = seeds + (torch.as_tensor(step, dtype=torch.int64, device=seeds.device) + 1) * _GAMMA
     state = (state ^ _shift(state, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     state = (state ^ _shift(state, 27)) * (0x94D049BB133111EB - 2**64)
@@ -275,6 +275,6 @@ def _shift(values: Tensor, bits: int) -> Tensor:
 
 
 def request_seeds(seed: int, *, stream: str, count: int) -> list[int]:
-    """``count`` seeds for one purpose (``stream``), independent of all other streams."""
+    """``count`` seeds for one purpose (``stream``), independent of the seeds of all other streams."""
     entropy = [seed, *stream.encode()]
     return np.random.SeedSequence(entropy).generate_state(count, dtype=np.uint64).astype(np.int64).tolist()

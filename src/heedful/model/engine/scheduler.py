@@ -1,9 +1,9 @@
 """Generation by continuous batching: requests join and leave at any step, each with its own sampling and its own seed.
 
-Three parts: the scheduler here decides which requests wait, get a slot and leave; the runner
-(:mod:`heedful.model.engine.runner`) computes one token for each of those that hold a slot; sampling
-(:mod:`heedful.model.engine.sampling`) draws it. A request's random numbers depend on its own seed and position alone, so its
-text does not depend on who else is in the batch.
+There are three parts. The scheduler in this module decides which requests wait, get a slot and leave. The runner
+(:mod:`heedful.model.engine.runner`) computes the next token's logits for each request that holds a slot. Sampling
+(:mod:`heedful.model.engine.sampling`) draws the token. A request's random numbers depend only on its own seed and position, so
+its text does not depend on the other requests in the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from heedful.model.engine.paged_runner import PagedRunner, paged_runner
 from heedful.model.engine.runner import Drawn, Request, Runner
 from heedful.model.engine.sampling import Sampling
 
-# Small parts cost no more than large ones (docs/log.md), and responses that are being written wait less for each.
+# Small parts cost no more in total than large ones (docs/log.md), and unfinished responses wait less for each.
 _TOKENS_OF_A_PART = 128
 
 
@@ -29,9 +29,9 @@ _TOKENS_OF_A_PART = 128
 class Generation:
     """What was generated for one request.
 
-    tokens: token ids, including the stop token if one was reached. logprobs: of these tokens under the model's own
-    distribution, softmax of its logits, whatever temperature, top-k, top-p and bias they were drawn with. finished: a stop
-    token or a stop string was reached. stop: the stop string that was reached (the response's text ends before it).
+    tokens: token ids, including the stop token if one was reached. logprobs: of these tokens, in nats, under the model's own
+    distribution (softmax of its logits), whatever temperature, top-k, top-p and bias they were drawn with. finished: True if a
+    stop token or a stop string was reached. stop: the stop string that was reached; the response's text ends before it.
     """
 
     tokens: list[int]
@@ -41,9 +41,10 @@ class Generation:
 
 
 class Step(NamedTuple):
-    """One request's new token; ``generation`` is the whole of it if this token was its last.
+    """One request's new token.
 
-    likeliest: the likeliest tokens at this place, if the request asked for them.
+    generation: everything generated for the request if this token was its last, else None. likeliest: the likeliest tokens at
+    this place and their log-probs, if the request asked for them.
     """
 
     number: int
@@ -54,14 +55,14 @@ class Step(NamedTuple):
 
 
 class Engine:
-    """Generates for requests that come and go. It holds a copy of the model's weights: make a new one after an update.
+    """Generates for requests that come and go. It holds copies of the model's weights: make a new one after an update.
 
     slots: how many requests are decoded at the same time. tokenizer: needed by requests with stop strings.
-    admit_at: requests that wait are admitted when this share of the slots is free, because prompts are cheaper to compute
-    together; 0 admits each as soon as it fits, as serving needs. An idle engine always admits.
-    admit_tokens: a step computes at most this many tokens of prompts; a longer prompt is computed in several steps where the
-    model runs as one compiled pass, else in one. Responses that are being written then wait less for new prompts. None: no
-    limit.
+    admit_at: waiting requests are admitted when this share of the slots is free, because prompts are cheaper to compute
+    together. 0 admits each request as soon as it fits, as serving needs. An idle engine always admits.
+    admit_tokens: a step computes at most this many prompt tokens, so that unfinished responses wait less for new prompts; None:
+    no limit. A longer prompt is computed in several steps if the model runs as one compiled pass, else in one.
+    Raises ValueError if slots or admit_at is out of range.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Engine:
         self._runner = paged_runner(model) or Runner(model)
         self._waiting: deque[tuple[tuple[int, ...], list[Request]]] = deque()
         self._next_number = 0
-        # The first prompt that waits, if a part of it is computed already.
+        # The first waiting prompt, if it is partly computed.
         self._begun: tuple[int, ...] | None = None
 
     @property
@@ -91,10 +92,11 @@ class Engine:
         return sum(len(requests) for _, requests in self._waiting) + self._runner.num_requests
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, seeds: Sequence[int]) -> list[int]:
-        """Ask for one response per seed to a prompt, which is computed once; returns the requests' numbers.
+        """Request one response per seed to a prompt, which is computed once; returns the requests' numbers.
 
-        If there are more seeds than slots, they are served in turns, and the prompt is computed once in each. Raises ValueError
-        (no token, no tokenizer for stop strings), UserError if prompt and max_tokens together exceed the context window.
+        If there are more seeds than slots, they are served in several turns, and the prompt is computed once per turn. Raises
+        ValueError (empty prompt, no tokenizer for stop strings), UserError if prompt and max_tokens together exceed the context
+        window.
         """
         if sampling.stop and self._tokenizer is None:
             raise ValueError("stop strings need the tokenizer: give it to the engine")
@@ -107,7 +109,7 @@ class Engine:
         return numbers
 
     def cancel(self, *numbers: int) -> None:
-        """End requests without a result and free their slots at once; numbers that are not unfinished are ignored."""
+        """End requests without a result and free their slots at once; numbers of finished or unknown requests are ignored."""
         gone = set(numbers)
         for _, requests in self._waiting:
             requests[:] = [request for request in requests if request.number not in gone]
@@ -117,7 +119,7 @@ class Engine:
             self._forget_begun()
 
     def step(self) -> list[Step]:
-        """Decode one token for each request that holds a slot, then admit waiting ones and draw their first tokens."""
+        """Decode one token for each request that holds a slot, then admit waiting requests and draw their first tokens."""
         steps: list[Step] = []
         if self._runner.num_requests:
             steps = self._record(self._runner.decode())
@@ -135,7 +137,7 @@ class Engine:
             left = self._compute_ahead(self._waiting[0][0])
             if left is None:
                 return []
-            size = left - len(self._waiting[0][0])  # what is computed already does not count
+            size = left - len(self._waiting[0][0])  # tokens computed earlier do not count
         while self._waiting and len(self._waiting[0][1]) <= free:
             size += 0 if self._waiting[0][0] in admitted else len(self._waiting[0][0])
             if admitted and self._admit_tokens is not None and size > self._admit_tokens:
@@ -153,7 +155,7 @@ class Engine:
     def _compute_ahead(self, prompt: tuple[int, ...]) -> int | None:
         """Compute a part of a prompt that is longer than a step may compute.
 
-        Returns how many of its tokens are left to compute; None if this step has computed what it may.
+        Returns how many of its tokens are left to compute; None if this step may compute no more.
         """
         if self._admit_tokens is None or not isinstance(self._runner, PagedRunner) or len(prompt) <= self._admit_tokens:
             return len(prompt)
@@ -170,7 +172,7 @@ class Engine:
         self._begun = None
 
     def _record(self, drawn: Iterable[Drawn]) -> list[Step]:
-        """Add new tokens to their requests and see which requests end with them."""
+        """Add new tokens to their requests and determine which requests they end."""
         steps: list[Step] = []
         for request, token, logprob in drawn:
             request.tokens.append(token)
@@ -189,7 +191,7 @@ class Engine:
     def _stop_string(self, request: Request) -> str | None:
         """The stop string that the last token completed."""
         assert self._tokenizer is not None
-        # A character is at most four tokens of a byte-level vocabulary; four more keep the start's decoding out of it.
+        # A character is at most four tokens of a byte-level vocabulary. Four more keep a character cut at the start outside.
         tail = 4 * max(map(len, request.sampling.stop)) + 4
         text = str(self._tokenizer.decode(request.tokens[-tail:], skip_special_tokens=True))
         return next((stop for stop in request.sampling.stop if stop in text), None)
@@ -227,7 +229,8 @@ def generate(
 
     prompts: token ids, none empty. seeds: one per prompt. batch_size: how many requests are decoded at the same time. advance:
     called with the number of requests that just finished. tokenizer: needed for stop strings.
-    Raises UserError if prompt and max_tokens together exceed the model's context window.
+    Raises ValueError (an empty prompt, another number of seeds), UserError if prompt and max_tokens together exceed the model's
+    context window.
     """
     return generate_with(Engine(model, slots=batch_size, tokenizer=tokenizer), prompts, sampling, seeds, advance=advance)
 
@@ -240,7 +243,7 @@ def generate_with(
     *,
     advance: Callable[[int], None] | None = None,
 ) -> list[Generation]:
-    """What :func:`generate` does, by an idle engine that was made before, with the weights of that time."""
+    """Like :func:`generate`, with an existing idle engine and the weights that it was made with."""
     if len(prompts) != len(seeds):
         raise ValueError(f"expected a seed for each of {len(prompts)} prompts, got {len(seeds)}")
     samples: dict[tuple[int, ...], list[int]] = {}

@@ -1,9 +1,10 @@
 """The engine's key-value cache: slots, one per unfinished request, in groups of similar length.
 
-A group's keys and values are dense tensors [slots, key heads, length, head width], which a batched product reads whole: on a
-CPU, products copy a slice of a tensor before they use it. So live slots come first, the last one moves into a freed one, and
-numbers of slots and lengths are rounded up to a grid (each new shape costs a new kernel, docs/log.md). Most of the cost of
-decoding many requests is reading the cache. Two groups stay apart if one group as long as the longer would read much more.
+A group's keys and values are dense tensors [slots, key heads, length, head width]. A batched product reads them whole, because
+on a CPU a product would first copy a slice of them. So live slots come first, and when a slot is freed, the last one moves into
+it. Numbers of slots and lengths are rounded up to a grid, because each new shape costs a new kernel (docs/log.md). With many
+requests, most of the cost of decoding is reading the cache. So two groups stay apart if one joint group, as long as the longer
+one, would read much more.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ class Slots:
         self.lengths = list(lengths)
         self.length = on_length_grid(max(lengths) + 1)
         self.rows = on_grid(len(lengths))
-        # One tensor per layer: [keys and values, rows then freed rows, key heads, length, head width].
+        # One tensor per layer: [keys and values, rows and then freed rows, key heads, length, head width].
         self._cache: list[Tensor] = []
         self._views: list[tuple[Tensor, Tensor, Tensor]] = []
-        # For the next token: its position [rows]; its places in a layer's cache seen as [cells, head width]; a mask that is 0
-        # where it sees a key [rows, 1, length]; and such a mask for each sliding window that rows have outgrown.
+        # For the next token: its position [rows]; its places in a layer's cache viewed as [cells, head width]; an additive mask
+        # [rows, 1, length], 0 where it sees a key; and such a mask for each sliding window that rows have outgrown.
         self.positions = torch.empty(0)
         self._places = torch.empty(0)
         self._mask = torch.empty(0)
         self._window_masks: dict[int, Tensor] = {}
         self._row_numbers = torch.empty(0)
-        # Each layer's keys and values for the compiled loop, if it is used: then the rest of the above is not needed.
+        # Addresses of each layer's keys and values if the compiled loop is used; then places, masks and views are not.
         self._addresses: list[tuple[int, int]] = []
 
     @property
@@ -54,26 +55,26 @@ class Slots:
 
     @property
     def leaves_filler(self) -> bool:
-        """Whether :meth:`attend` accepts rows of filler after its own."""
+        """Whether :meth:`attend` accepts filler rows after the group's own."""
         return bool(self._addresses)
 
     def write_prompts(self, layer: int, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
         """Store the keys and values [tokens, key heads, head width] of prompts at (row, position) [tokens]."""
         if layer == len(self._cache):
-            # Zeros: masked entries are multiplied by 0, so they must be finite.
+            # Zeros, because masked entries are multiplied by 0 and must be finite.
             self._cache.append(key.new_zeros(2, self.rows, key.shape[1], self.length, key.shape[2]))
         self._cache[layer][0][rows, :, positions] = key
         self._cache[layer][1][rows, :, positions] = value
 
     def repeat(self, rows: Sequence[int]) -> None:
-        """Make row i a copy of the old row ``rows[i]``: a prompt is computed once for all its samples."""
+        """Make row i a copy of the old row ``rows[i]``, because a prompt is computed once for all its samples."""
         self.lengths = [self.lengths[row] for row in rows]
         self.rows = on_grid(len(rows))
         index = torch.tensor([*rows, *[0] * (self.rows - len(rows))], device=self._cache[0].device)
         self._cache = [cache.index_select(1, index) for cache in self._cache]
 
     def remove(self, gone: set[int]) -> list[int]:
-        """Free some rows; returns the old index of each remaining row."""
+        """Free the rows ``gone``; returns the old index of each remaining row."""
         count = self.count - len(gone)
         order = list(range(count))
         movers = [row for row in range(count, self.count) if row not in gone]
@@ -99,16 +100,16 @@ class Slots:
         self.lengths = lengths
 
     def prepare(self) -> None:
-        """Prepare for the next decoded token, after rows have joined or left or the length is used up."""
+        """Prepare for the next decoded token after rows have joined or left, or when the length is used up."""
         length = on_length_grid(max(self.lengths) + 1)
         if length > self.length:
             extra = length - self.length
-            for layer, cache in enumerate(self._cache):  # one at a time, so that two copies of the whole cache never exist
+            for layer, cache in enumerate(self._cache):  # one at a time, to avoid a second copy of the whole cache
                 self._cache[layer] = F.pad(cache[:, : self.rows], (0, 0, 0, extra))
             self.length = length
         _, capacity, heads, _, width = self._cache[0].shape
         device, dtype = self._cache[0].device, self._cache[0].dtype
-        # An unused row decodes from position 0: it never passes a row in use.
+        # An unused row decodes from position 0, so it never gets longer than a row in use.
         self.positions = torch.tensor(self.lengths + [0] * (self.rows - self.count), device=device)
         if kernels.usable(self._cache[0]) and kernels.fits(width):
             self._addresses = [(cache[0].data_ptr(), cache[1].data_ptr()) for cache in self._cache]
@@ -141,7 +142,7 @@ class Slots:
         self._window_masks = {}
 
     def _mask_within(self, window: int | None) -> Tensor:
-        """0 where a row's next token sees a key: all keys up to itself, or the last ``window``."""
+        """Additive mask [rows, 1, length], 0 where a row's next token sees a key: all up to itself, or the last ``window``."""
         if window is None or max(self.lengths) < window:
             return self._mask
         if window not in self._window_masks:
@@ -152,20 +153,23 @@ class Slots:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
     ) -> Tensor:
-        """One new token for each row: it joins the cache and attends to all tokens up to itself, or within the window."""
+        """Add one new token per row to the cache; it attends to all tokens up to itself, or to the last ``window``.
+
+        query: [rows, heads, head width]; key, value: [rows, key heads, head width]. Returns a tensor like query.
+        """
         if self._addresses:
             return kernels.attend(query, key, value, self._addresses[layer], self.length, self.positions, scaling, window)
         cells, keys, values = self._views[layer]
         rows, heads, width = key.shape
         cells.index_copy_(0, self._places, torch.stack((key, value), 1).view(-1, width))
-        # Query heads that share a key head are the rows of one product.
+        # Query heads that share a key head become the rows of one product.
         scores = torch.bmm((query * scaling).reshape(rows * heads, -1, width), keys)
         scores.view(rows, -1, self.length).add_(self._mask_within(window))
         return torch.bmm(scores.softmax(-1), values).view(rows, -1, width)
 
 
 def _hidden(dtype: torch.dtype) -> float:
-    """The number that hides a key when added to its score: its softmax weight becomes exactly 0."""
+    """The number to add to a key's score so that its softmax weight is exactly 0."""
     return torch.finfo(dtype).min / 2
 
 
@@ -175,7 +179,7 @@ def on_length_grid(length: int) -> int:
 
 
 def groups_of(lengths: Sequence[int], bytes_per_token: int) -> list[list[int]]:
-    """Indices of prompts, longest first, split where a longer group would waste more reading than a new group costs.
+    """Indices of prompts, longest first, in groups. A new group begins where reading the longer cache would cost more.
 
     bytes_per_token: size of one token's keys and values in one layer.
     """
@@ -194,16 +198,16 @@ def groups_of(lengths: Sequence[int], bytes_per_token: int) -> list[list[int]]:
 
 
 def worth_merging(left: Slots, right: Slots, bytes_per_token: int) -> bool:
-    """Whether reading both at the longer one's length costs less than keeping two groups."""
+    """Whether reading both groups at the longer one's length costs no more than keeping two groups."""
     shorter = min(left, right, key=lambda slots: slots.length)
     return abs(left.length - right.length) * shorter.count * bytes_per_token <= _GROUP_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillLayout:
-    """Attention of a packed row that also writes its keys and values to a group's slots.
+    """Attention over a packed row that also writes its keys and values to a group's slots.
 
-    positions, rows: [tokens] each real token's position in its own sequence, and its slot.
+    positions: [tokens] each token's position in its own sequence. rows: [real tokens] the slot of each; filler follows them.
     """
 
     layout: Layout
@@ -212,11 +216,11 @@ class PrefillLayout:
     rows: Tensor
 
     def within(self, window: int) -> PrefillLayout:
-        """The slots get all keys and values. The decoding layout decides which of them a later token sees."""
+        """The same for layers with a sliding window. Slots get all keys and values; decoding hides those outside the window."""
         return replace(self, layout=self.layout.within(window))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[tokens, heads, head width] in and out."""
+        """query: [tokens, heads, head width]; key, value: [tokens, key heads, head width]. Returns a tensor like query."""
         real = len(self.rows)  # filler follows
         self.slots.write_prompts(layer, self.rows, self.positions[:real], key[:real], value[:real])
         return self.layout.attend(layer, query, key, value, scaling)
@@ -224,7 +228,7 @@ class PrefillLayout:
 
 @dataclass(frozen=True, slots=True)
 class DecodeLayout:
-    """One new token for each row of several groups, one group after another; the rows after them are filler."""
+    """One new token for each row of several groups, one group after another; rows after theirs are filler."""
 
     groups: Sequence[Slots]
     window: int | None = None
@@ -234,7 +238,7 @@ class DecodeLayout:
         return DecodeLayout(self.groups, window)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[rows, heads, head width] in and out."""
+        """query: [rows, heads, head width]; key, value: [rows, key heads, head width]. Returns a tensor like query."""
         if len(self.groups) == 1 and (self.groups[0].rows == len(query) or self.groups[0].leaves_filler):
             return self.groups[0].attend(layer, query, key, value, scaling, self.window)
         outputs: list[Tensor] = []

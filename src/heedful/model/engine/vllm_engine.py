@@ -1,12 +1,12 @@
 """vLLM as another engine, called like :func:`heedful.model.generate`, for models that need its speed.
 
-Each call sends the model's current weights: the first call starts vLLM, later ones make it reload the weights in place, so PPO
-samples each batch from the policy that it trains. vLLM runs in a process of its own. The weights reach it through a file in
-main memory (``/dev/shm``), or on the disk if that has no room. Under ``torchrun`` each rank has its own vLLM and answers its
-part of the prompts. Between calls vLLM sleeps and leaves its GPU memory to the trainer.
+Each call sends the model's current weights: the first call starts vLLM, later calls make it reload the weights in place. So PPO
+samples each batch from the policy that it trains. vLLM runs in its own process. The weights reach it through a file in main
+memory (``/dev/shm``), or on disk if there is no room. Under ``torchrun`` each rank has its own vLLM and answers its part of the
+prompts. Between calls vLLM sleeps, which leaves its GPU memory to the trainer.
 
-Run with vLLM 0.32 on CPUs (``tests/model/engine/test_real_vllm.py``), which cannot sleep; sleep mode is tested with a stand-in
-only (``tests/vllm_stand_in.py``).
+Tested with vLLM 0.32 on CPUs (``tests/model/engine/test_real_vllm.py``), where it cannot sleep. Sleep mode is tested only with
+a stand-in (``tests/vllm_stand_in.py``).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from heedful.model.saving import save_model
 from heedful.ranks.world import world
 
 EngineName = Literal["heedful", "vllm"]
-# Share of the GPU memory free at vLLM's start. The trainer needs the rest for what it allocates meanwhile.
+# vLLM takes this share of the GPU memory that is free when it starts. The rest is for what the trainer allocates meanwhile.
 _SHARE_OF_FREE_MEMORY = 0.9
-# On a CPU, vLLM would otherwise take nearly all of the main memory for its cache of keys and values.
+# On a CPU, vLLM would otherwise take nearly all main memory for its key-value cache.
 _CPU_CACHE_BYTES = 2 * 2**30
 _SHARED_MEMORY = Path("/dev/shm")
-# No statistics of use are sent, and of its log only errors are shown; what the user has set stays.
+# vLLM sends no usage statistics and logs only errors, unless the user has set these variables.
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-# torchrun's, which would make vLLM a rank of the training.
+# torchrun's variables, which would make vLLM a rank of the training.
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_TORCHRUN_BEGIN = ("GROUP_", "ROLE_", "TORCHELASTIC_")
 
@@ -95,8 +95,8 @@ class VLLMEngine:
         Each request is one sequence (n = 1) with its own seed. (For n = K, vLLM would use the seeds s, s + 1, ... and make K
         requests that share the prompt through the prefix cache, as ours do.) batch_size is ignored: vLLM fills its memory.
         advance is called once, at the end.
-        Raises ValueError, UserError (a prompt does not fit), StorageError (the weights cannot be written), HeedfulError (vLLM
-        gave up a request).
+        Raises ValueError (another number of seeds, no tokenizer, penalties or top_logprobs), UserError (a prompt does not fit),
+        StorageError (the weights cannot be written), HeedfulError (vLLM gave up a request).
         """
         del batch_size
         if len(prompts) != len(seeds):
@@ -140,7 +140,7 @@ class VLLMEngine:
             model.save_pretrained(folder)
         on_gpu = torch.cuda.is_available()
         if on_gpu:
-            torch.cuda.empty_cache()  # frees what the trainer's allocator holds but does not use
+            torch.cuda.empty_cache()  # frees memory that the trainer's allocator holds but does not use
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         if on_gpu:
@@ -163,7 +163,7 @@ class VLLMEngine:
             self._llm = self._vllm.LLM(
                 model=str(folder),
                 dtype=str(model.dtype).removeprefix("torch."),  # "auto" would turn float32 into float16
-                max_model_len=-1,  # as much of the model's window as the cache has room for
+                max_model_len=-1,  # as much of the model's window as fits the cache
                 generation_config="vllm",  # ignore the folder's generation_config.json, which would change the sampling
                 logprobs_mode="raw_logprobs",  # the model's own, before bias, temperature, top-k and top-p
                 enable_prefix_caching=True,
@@ -194,7 +194,7 @@ def _generation(completion: Any) -> Generation:
             "vLLM gave up a request",
             expected="finish_reason stop or length",
             got=repr(completion.finish_reason),
-            next_step='look at the log of vLLM, or set engine = "heedful"',
+            next_step='look at the vLLM log, or set engine = "heedful"',
         )
     tokens = [int(token) for token in completion.token_ids]
     logprobs = [float(place[token].logprob) for place, token in zip(completion.logprobs, tokens, strict=True)]
@@ -203,7 +203,7 @@ def _generation(completion: Any) -> Generation:
 
 
 def _shape(model: PreTrainedModel) -> str:
-    """The settings that vLLM cannot change by loading other weights."""
+    """The settings that vLLM cannot change by reloading weights, as one string."""
     set_by_saving = ("architectures", "dtype", "transformers_version")
     config = model.config.to_dict().items()
     settings = {name: value for name, value in config if not name.startswith("_") and name not in set_by_saving}
@@ -217,7 +217,7 @@ def _only_engine(vllm: Any) -> VLLMEngine:
 
 
 def _place_for(model: PreTrainedModel) -> Path | None:
-    """The folder in which the weights wait for vLLM: in main memory if there is room, else None (the system's choice)."""
+    """The folder for the weights that vLLM will read: in main memory if there is room, else None (the system's default)."""
     needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     try:
         free = shutil.disk_usage(_SHARED_MEMORY).free
@@ -228,7 +228,7 @@ def _place_for(model: PreTrainedModel) -> Path | None:
 
 @contextmanager
 def _written_by_this_rank(model: PreTrainedModel) -> Iterator[None]:
-    """Let this rank write the model, whichever rank it is: transformers 5 writes it on rank 0 only."""
+    """Let this rank save the model, whichever rank it is; transformers 5 saves on rank 0 only."""
     vars(model)["should_save_on_this_rank"] = lambda is_main_process: is_main_process
     try:
         yield
@@ -238,7 +238,7 @@ def _written_by_this_rank(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _environment_of_vllm() -> Iterator[None]:
-    """This process's environment as the process of vLLM finds it: without torchrun's ranks, and with this rank's GPU only."""
+    """Give vLLM's process an environment without torchrun's variables, in which it sees only this rank's GPU."""
     hidden = [name for name in os.environ if name in _OF_TORCHRUN or name.startswith(_OF_TORCHRUN_BEGIN)]
     changes: dict[str, str | None] = dict.fromkeys(hidden)
     if world().size > 1 and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Attention of small dense blocks on a CPU, where it is faster than torch's own.
+"""Attention of small dense blocks on a CPU, where this is faster than torch's own.
 
 The plain version is ``torch.nn.functional.scaled_dot_product_attention``, which larger blocks and GPUs use.
 """
@@ -19,12 +19,12 @@ def explicit_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, 
 class _ExplicitAttention(torch.autograd.Function):
     """softmax(scaling * Q K' + mask) V with as few passes over the score matrix as possible.
 
-    The softmax is taken in fp32: more exact than bf16's, and on CPU faster than torch's bf16 softmax of short rows.
+    The softmax is computed in fp32, which is more exact than bf16, and on a CPU faster than torch's bf16 softmax of short rows.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        # Dense in memory: a product that has to copy a transposed view takes six times as long over the copy.
+        # Dense in memory, because a product would copy a transposed view itself, and take six times as long for that.
         query = torch.mul(query, scaling, out=torch.empty(query.shape, dtype=query.dtype, device=query.device))
         key, value = key.contiguous(), value.contiguous()
         scores = torch.matmul(query, key.transpose(-1, -2))

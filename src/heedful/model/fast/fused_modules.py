@@ -1,7 +1,8 @@
-"""Norms, gated feed-forward blocks and rotary positions of transformers' classes, computed in one pass each on a CPU.
+"""Compute norms, gated feed-forward blocks and rotary positions of transformers' classes in one pass each on a CPU.
 
-A class takes part if its code is that of Llama's (or Gemma's) class, whatever the family is called: then it computes the same.
-Any other class, device or type of number runs as it is. Weights, their names and what is saved do not change.
+A class is replaced if its code equals that of Llama's (or Gemma's) class, whatever the family is called, because then it
+computes the same. Other classes, devices and types of number run as they are. Weights, their names and saved files do not
+change.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _GATES = {"silu": "silu", "swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorc
 
 
 def fuse(model: PreTrainedModel) -> None:
-    """Let the model's norms, gates and rotations run in compiled loops, in place. Does nothing for classes with other code."""
+    """Let the model's norms, gates and rotations run in compiled loops, in place. Classes with other code do not change."""
     for module in model.modules():
         module.__class__ = _fused_class(type(module))
 
@@ -43,7 +44,7 @@ def _is_fused(kind: type[nn.Module]) -> bool:
 
 @functools.cache
 def _fused_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class with its computation replaced, under its own name; the class itself if it computes something else."""
+    """A subclass of the same name with the fused computation, or the class itself if its code is something else."""
     forward = _forward(kind)
     if forward is None:
         return kind
@@ -68,7 +69,7 @@ def _forward(kind: type[nn.Module]) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two functions run the same code; documentation does not count."""
+    """Whether two functions run the same code. Strings, such as docstrings, are not compared."""
     return isinstance(one, FunctionType) and _code(one.__code__) == _code(cast(FunctionType, other).__code__)
 
 
@@ -97,7 +98,7 @@ def _gate(activation: type[nn.Module]) -> str | None:
 
 
 def _with_rotation(plain: FunctionType) -> FunctionType:
-    """The attention's forward, with our rotation in place of its module's function."""
+    """The attention's forward pass, with our rotation in place of the function in its module."""
     names = plain.__globals__ | {_ROTATE: functools.partial(_rotated, plain.__globals__[_ROTATE])}
     forward = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
     forward.__kwdefaults__ = plain.__kwdefaults__

@@ -1,7 +1,7 @@
-"""GPT-2's forward pass written out, for generation on a CPU: modules' overhead is half of a small model's decoding step.
+"""GPT-2's forward pass without modules, for generation on a CPU; their overhead is half of a small model's decoding step.
 
-Weights are packed once (:mod:`heedful.model.fast.packed_linear`) and GELU is part of the product. Any other architecture,
-any other device and any altered module runs through its Hugging Face class, which is the plain version.
+Weights are packed once (:mod:`heedful.model.fast.packed_linear`) and GELU is part of the product. On another device, or with
+another architecture or an altered module, a model runs through its Hugging Face class, which is the plain version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from heedful.model.attention import Layout
 from heedful.model.fast.last_layer import has_other_hooks
 from heedful.model.fast.packed_linear import PackedLinear, can_pack
 
-# What the forward below computes; the activation's class is the configuration's.
+# The classes of modules that the forward pass below implements, besides the activation's, which the configuration names.
 _WRITTEN_OUT = {
     *(GPT2Model, GPT2Block, GPT2Attention, GPT2MLP),
     *(Conv1D, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList),
@@ -76,13 +76,13 @@ class GPT2Forward:
 
 
 def gpt2_forward(model: PreTrainedModel) -> GPT2Forward | None:
-    """This model's forward pass written out, or None if it would compute something else: then the model's class must run."""
+    """This model's forward pass without modules, or None if it would differ from the model's; then its class must run."""
     if type(model) is not GPT2LMHeadModel or not can_pack(cast(Any, model.transformer).wte.weight):
         return None
     config = model.config
     if config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn:
         return None
-    # A module of another class (an adapter, say) or with a hook computes more than its weights say.
+    # A module of another class (an adapter, for example) or with a hook computes something that its weights do not show.
     for module in model.modules():
         if has_other_hooks(module) or "forward" in vars(module):
             return None

@@ -1,8 +1,8 @@
-"""The last layer computes only the rows that are read.
+"""Let the last layer compute only the rows that are read.
 
-After the last attention a token matters only if something is read from it: a prompt's tokens are there to be attended to, and a
-reward is read at one token of a response. So the last layer's output projection and feed-forward block skip all other rows of a
-packed batch. With 4 layers that saves a fifth of a reward model's matrix products, and changes no result
+After the last attention, a token matters only if something is read from it. A prompt's tokens are only attended to, and a
+reward is read at one token of a response. So the last layer's output projection and feed-forward block skip the other rows of a
+packed batch. With 4 layers that saves a fifth of a reward model's matrix products, and it changes no result
 (tests/model/fast/test_last_layer.py).
 """
 
@@ -19,13 +19,16 @@ from heedful.errors import ModelError
 from heedful.model.dropout import ATTENTION_NAMES, decoder_layers
 from heedful.model.fast.grid import on_grid
 
-# Above this share of the tokens, leaving the others out costs more than it saves.
+# If more than this share of the tokens is read, skipping the others costs more than it saves.
 _NEARLY_ALL = 0.9
 _OUTPUT_PROJECTIONS = ("c_proj", "o_proj", "dense", "out_proj")
 
 
 def rows_to_read(places: Tensor, tokens: int) -> Tensor | None:
-    """Each place once, in order, plus other tokens up to a size on the grid; None if that is nearly all tokens."""
+    """Each place once, in order, plus other tokens to reach a size on the grid; None if these are nearly all tokens.
+
+    places: [n] indices in a row of ``tokens`` tokens.
+    """
     read = torch.zeros(tokens, dtype=torch.bool, device=places.device)
     read[places] = True
     count = on_grid(int(read.sum()))
@@ -35,7 +38,7 @@ def rows_to_read(places: Tensor, tokens: int) -> Tensor | None:
 
 
 class _Current(threading.local):
-    """Rows the last layer must output, and the shape they were taken from; each thread has its own."""
+    """Rows the last layer must output, and the shape that they were taken from. Each thread has its own."""
 
     rows: Tensor | None = None
     shape: torch.Size
@@ -45,19 +48,19 @@ _current = _Current()
 
 
 def rows_read() -> Tensor | None:
-    """Rows the current layer must output (None: all); it computes only keys and values of the others."""
+    """Rows the current layer must output (None: all). Of the other rows it computes only keys and values."""
     return _current.rows
 
 
 def note_rows(attention: nn.Module, rows: Tensor | None) -> None:
-    """Called when a layer's attention begins: in the last layer, what follows computes only these rows (None: all)."""
+    """Call this when a layer's attention begins: in the last layer, the rest computes only these rows (None: all)."""
     _current.rows = rows if "heedful_in_last_layer" in vars(attention) else None
 
 
 def compute_only_what_is_read(model: PreTrainedModel) -> None:
     """Prepare a model, in place, for layouts that say which rows are read (``layout.rows_read``); other layouts run as before.
 
-    A model whose last layer has another structure computes all rows (OPT: its feed-forward block is not one module).
+    If the last layer has another structure, it computes all rows (in OPT, the feed-forward block is not one module).
     """
     try:
         layer = decoder_layers(model)[-1]
@@ -69,8 +72,8 @@ def compute_only_what_is_read(model: PreTrainedModel) -> None:
     if attention is None or projection is None or feed_forward is None or "heedful_in_last_layer" in vars(attention):
         return
     vars(attention)["heedful_in_last_layer"] = True
-    # Plain functions without state, so copies of a model can share them. The attention notes the rows, because checkpointed
-    # activations are computed again without the layer's own hooks.
+    # Plain functions without state, so copies of a model can share them. The attention notes the rows, not the layer, because
+    # checkpointed activations are computed again without the layer's own hooks.
     layer.register_forward_pre_hook(_forget)
     for part in (projection, feed_forward):
         part.register_forward_pre_hook(_take)
@@ -79,7 +82,7 @@ def compute_only_what_is_read(model: PreTrainedModel) -> None:
 
 
 def has_other_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks other than this file's, which change no result."""
+    """Whether a module has hooks besides those of this file (which change no result)."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return any(hook not in (_forget, _take, _put_back) for hook in hooks)
 
@@ -112,7 +115,7 @@ def _put_back(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
 
 
 class _Take(torch.autograd.Function):
-    """Some rows, each at most once: unlike ``index_select``'s, the gradient needs no sums."""
+    """Select rows, each at most once, so the gradient needs no sums, unlike that of ``index_select``."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, rows: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ class _Take(torch.autograd.Function):
 
 
 class _Put(torch.autograd.Function):
-    """The rows at their places among ``count``, zero elsewhere."""
+    """Put the rows at their places among ``count`` rows; the others are zero."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 
 from heedful.functional.fast import kernels
 
-# transformers' names of the activations that are computed inside a product: our name, oneDNN's name and variant.
+# Activations that are computed inside a product: transformers' name -> our name, oneDNN's name and its variant.
 _FUSED = {
     "gelu": ("gelu", "gelu", "none"),
     "gelu_new": ("gelu_tanh", "gelu", "tanh"),
@@ -55,7 +55,7 @@ class PackedLinear:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN can hold this weight in its own layout (CPU; bf16 only if the processor multiplies it)."""
+    """Whether oneDNN can hold this weight in its own layout (CPU only; bf16 only if the processor supports it)."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -66,9 +66,9 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def product_rows(count: int, *, step: int = 1) -> int:
-    """``count`` rounded up to a grid, for products of oneDNN: at most an eighth more, or one step.
+    """``count`` rounded up to a grid for oneDNN's products: at most an eighth more, or one step.
 
-    oneDNN keeps half a megabyte for each number of rows it has seen, for each of the model's products (docs/log.md).
+    oneDNN keeps half a megabyte for each number of rows that it has seen, and for each of the model's products (docs/log.md).
     """
     step = max(step, 2 ** max(0, count - 1).bit_length() // 16)
     return -(-count // step) * step

@@ -1,4 +1,4 @@
-"""Attention of packed rows as ranges that see each other: compiled loops on a CPU.
+"""Attention over packed rows as ranges that see each other, in compiled loops on a CPU.
 
 The plain version, which runs everywhere else, is :mod:`heedful.model.dense_blocks`.
 """
@@ -18,7 +18,7 @@ from heedful.model.attention import BlockLayout
 from heedful.model.dense_blocks import dense_blocks
 from heedful.model.fast import last_layer
 
-# The compiled loops hold a group's keys and values several times in fp32.
+# In tokens; the compiled loops hold a group's keys and values several times in fp32, so memory limits their length.
 _LONGEST_IN_LOOPS = 8_192
 
 _NONE = np.empty(0, dtype=np.int64)
@@ -28,9 +28,12 @@ _NONE = np.empty(0, dtype=np.int64)
 class RangesLayout:
     """A packed row as groups: a context that sees itself causally, and branches that see all of it and themselves causally.
 
-    positions: [tokens] each token's position in its own sequence. context_start, context_lengths: [groups] a prompt, or a whole
-    sequence if nothing is shared. start, lengths, group: [branches] the responses of shared prompts, in the groups' order.
-    rows_read: the tokens read after the last layer, each once (None: all; :mod:`heedful.model.fast.last_layer`).
+    positions: [tokens] each token's position in its own sequence.
+    context_start, context_lengths: [groups] of the prompts, or of whole sequences if nothing is shared.
+    start, lengths, group: [branches] of the responses to shared prompts, in the groups' order.
+    window: a token sees itself and the ``window - 1`` positions before it (None: all positions before it).
+    rows_read: indices of the tokens the last layer must output, each once (None: all;
+    :mod:`heedful.model.fast.last_layer`).
     """
 
     positions: Tensor
@@ -41,11 +44,11 @@ class RangesLayout:
     group: np.ndarray = field(default_factory=lambda: _NONE)
     window: int | None = None
     rows_read: Tensor | None = None
-    # Computed once for all layouts of a row: what depends neither on the window nor on the rows read.
+    # Computed once and shared by all layouts of a row: they depend neither on the window nor on the rows read.
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def reading(self, rows: Tensor) -> RangesLayout:
-        """The same layout, but only some rows are read after the last layer."""
+        """The same layout, but the last layer must output only ``rows``."""
         return replace(self, rows_read=rows)
 
     def within(self, window: int) -> RangesLayout:
@@ -53,25 +56,25 @@ class RangesLayout:
         return replace(self, window=window)
 
     def to(self, device: torch.device | str) -> RangesLayout | BlockLayout:
-        """Itself on a CPU, dense blocks on any other device."""
+        """The layout itself on a CPU, dense blocks on any other device."""
         if torch.device(device).type == "cpu":
             return self
         blocks = self.blocks if self.rows_read is None else self.blocks.reading(self.rows_read)
         return blocks.to(device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[tokens, heads, head width] in and out."""
+        """query: [tokens, heads, head width]; key, value: [tokens, key heads, head width]. Returns a tensor like query."""
         if not (kernels.usable(query) and self._longest <= _LONGEST_IN_LOOPS):
             blocks = self.blocks if self.window is None else self.blocks.within(self.window)
             return blocks.attend(layer, query, key, value, scaling)
-        # The last layer computes some rows, and it is asked once in a pass; every other layer computes all.
+        # Only the last layer, which calls this once per pass, computes some rows. All other layers share the full ranges.
         whole = last_layer.rows_read() is None
         ranges = self._once("ranges", lambda: self._ranges(None)) if whole else self._ranges(self.rows_read)
         return cast(Tensor, _PackedAttention.apply(query, key, value, ranges, self.window, scaling))
 
     @property
     def blocks(self) -> BlockLayout:
-        """The same as dense blocks."""
+        """The same layout as dense blocks, without the window."""
         contexts, branches = (self.context_start, self.context_lengths), (self.start, self.lengths, self.group)
         return self._once("blocks", lambda: dense_blocks(self.positions, *contexts, *branches))
 
@@ -81,7 +84,7 @@ class RangesLayout:
         return int(self.context_lengths.max()) + branch
 
     def _ranges(self, rows: Tensor | None) -> kernels.Ranges:
-        """The ranges for the compiled loops; only queries among ``rows`` are computed (None: all)."""
+        """The ranges for the compiled loops, which compute only the queries from each range's first to last of ``rows``."""
         wanted = None if rows is None else rows.numpy()
         counts = np.bincount(self.group, minlength=len(self.context_start))
         return kernels.Ranges(
@@ -114,7 +117,10 @@ class _PackedAttention(torch.autograd.Function):
 
 
 def _with_wanted(start: np.ndarray, lengths: np.ndarray, wanted: np.ndarray | None) -> Tensor:
-    """[ranges, 4]: first row, length, first wanted query, and one past the last wanted query (``wanted`` is sorted)."""
+    """[ranges, 4]: first row, length, first wanted query, and one past the last wanted query.
+
+    Queries count from the range's first row. wanted: sorted rows (None: all).
+    """
     first, last = np.zeros_like(lengths), lengths
     if wanted is not None:
         after, end = np.searchsorted(wanted, start), np.searchsorted(wanted, start + lengths)

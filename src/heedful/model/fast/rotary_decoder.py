@@ -1,8 +1,8 @@
-"""Models with rotary positions and gated feed-forward blocks as one compiled pass, for generation on a CPU.
+"""Run models with rotary positions and gated feed-forward blocks as one compiled pass, for generation on a CPU.
 
-Llama (and SmolLM), Qwen2, Qwen3, Mistral and Gemma 1 to 3 differ in biases, norms, windows and scaled embeddings; the pass has
-one implementation of each (:mod:`heedful.functional.fast.decoder`). Any other architecture, any other device and any altered
-module runs through its Hugging Face class, which is the plain version.
+Llama (and SmolLM), Qwen2, Qwen3, Mistral and Gemma 1 to 3 differ in biases, norms, windows and scaled embeddings; the pass
+implements each of these once (:mod:`heedful.functional.fast.decoder`). On another device, or with another architecture or an
+altered module, a model runs through its Hugging Face class, which is the plain version.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
-# Rotations that change with the longest sequence cannot be put into a table.
+# Kinds of rotary positions that change with the longest sequence, so no table can hold them.
 _CHANGING = ("dynamic", "longrope")
 
 
 def rotary_decoder(model: PreTrainedModel) -> Decoder | None:
-    """This model as a compiled pass, or None if the pass would compute something else: then the model's class must run."""
+    """This model as a compiled pass, or None if the pass would compute something else; then the model's class must run."""
     config = cast(Any, model.config)
     prefix = _FAMILIES.get(config.model_type)
     if prefix is None or type(model).__name__ != f"{prefix}ForCausalLM":
@@ -66,12 +66,12 @@ def rotary_decoder(model: PreTrainedModel) -> Decoder | None:
 
 
 def _activation(module: nn.Module) -> str | None:
-    """transformers' name of an activation that the pass computes."""
+    """transformers' name of the activation, or None if the pass does not implement it."""
     return next((name for name in _ACTIVATIONS if type(ACT2FN[name]) is type(module)), None)
 
 
 def _is_written_out(model: PreTrainedModel, prefix: str, activation: str) -> bool:
-    """Whether every module is one whose computation the pass repeats. An adapter or a hook computes more than weights say."""
+    """Whether the pass implements every module. Adapters and hooks compute something that the weights do not show."""
     module_name = f"transformers.models.{prefix.lower()}.modeling_{prefix.lower()}"
     parts = {f"{prefix}{part}" for part in _PARTS}
     general = {nn.Linear, nn.Embedding, nn.ModuleList, type(ACT2FN[activation])}
@@ -115,7 +115,7 @@ def _weights(model: PreTrainedModel, activation: str) -> DecoderWeights:
 
 
 def _rotary_kinds(body: Any) -> list[str | None]:
-    """The kinds of layers that the rotary module tells apart (Gemma 3), or [None]."""
+    """The kinds of layers that the rotary module distinguishes (Gemma 3), or [None]."""
     if "layer_type" in inspect.signature(body.rotary_emb.forward).parameters:
         return sorted({layer.self_attn.layer_type for layer in body.layers})
     return [None]
@@ -159,7 +159,7 @@ def _linear(module: nn.Linear) -> Weight:
 
 @torch.no_grad()
 def _table(rotary: Callable[..., tuple[Tensor, Tensor]], kind: str | None, like: Tensor, positions: int) -> Tensor:
-    """[positions, head width]: cosines and sines of half a head (the other half has the same), rounded as the model's are."""
+    """[positions, head width]: cosines and sines of half a head (the other half has the same), rounded like the model's."""
     numbers = torch.arange(positions)[None]
     cosines, sines = rotary(like, numbers) if kind is None else rotary(like, numbers, kind)
     half = cosines.shape[-1] // 2

@@ -1,7 +1,7 @@
-"""Two computations at once on a CPU, each on half of the threads.
+"""Run two computations at once on a CPU, each on half of the threads.
 
-Two threads that each compute their own model need not wait for each other at every operator, unlike the threads of one
-operator: on two cores a PPO step of small models takes an eighth less time (docs/log.md).
+The threads of one operator wait for each other at every operator; threads that compute separate models do not. On two cores, a
+PPO step of small models takes an eighth less time (docs/log.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-# The costlier one's largest share of the work: above it, half of the threads would be idle most of the time.
+# If one of the two costs more than this share of the sum, half of the threads would be idle much of the time.
 _LARGEST_SHARE = 0.6
 
 
@@ -31,10 +31,10 @@ def at_once(device: torch.device) -> bool:
 def side_by_side(
     first: Callable[[], A], second: Callable[[], B], *, costs: tuple[float, float], device: torch.device
 ) -> tuple[A, B]:
-    """The results of two independent computations; an error of either is raised when both have ended.
+    """The results of two independent computations. If either raises an error, it is raised again when both have ended.
 
-    costs: of the two, in any unit. They run one after the other if :func:`at_once` is False (under ``torchrun`` all ranks must
-    call each other in the same order), or if one costs much more than the other.
+    costs: of the two, in any unit. They run one after the other if one costs much more than the other, or if :func:`at_once`
+    is False (under ``torchrun`` all ranks must communicate in the same order).
     """
     if not at_once(device) or max(costs) > _LARGEST_SHARE * sum(costs):
         return first(), second()
