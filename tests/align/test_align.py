@@ -322,7 +322,7 @@ def test_killed_between_the_model_and_the_end_of_its_stage_it_is_not_trained_aga
         assert logged.st_size > 0
     done = heedful(processes, "align", folder)
     assert done.returncode == 0, done.stderr
-    assert "ppo_ptx: its model is there already" in done.stderr
+    assert "ppo_ptx: its model is already there" in done.stderr
     for name in ("sft", "reward", "initial_policy", "ppo_ptx"):
         assert (folder / "runs" / f"{name}-1" / "model" / ".trained-once").exists()
     assert (folder / "results.json").read_bytes() == uninterrupted

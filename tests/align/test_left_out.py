@@ -209,6 +209,6 @@ def test_a_chat_template_needs_no_few_shot_prefix(base: Path, tmp_path: Path) ->
     code, said = run("align", folder)
     assert code == 0, said
     said, results = rank_and_align(folder)
-    assert "choose_prefix: left out, the chat template says how the base model is asked" in said
+    assert "choose_prefix: left out, with a chat template the base model needs no few-shot prefix" in said
     assert [m["name"] for m in results["models"]] == ["base", "sft", "ppo"]
     assert len(results["sft_validation"]) == 3  # before, and after each of two epochs

@@ -306,7 +306,7 @@ def test_one_output_alone_cannot_be_ranked(project: Path) -> None:
         ({"a.txt": b"w1\nw2 \x81"}, "windows-1252", "not in the encoding windows-1252"),
         ({"train.jsonl": b'{"text": "w1"}\n', "valid.jsonl": b'{"text": "w1"\n'}, None, "cannot be read"),
         ({"train.txt": b"w1", "valid.txt": b" \n"}, None, "there is no pretraining text to validate on"),
-        ({"train.txt": b"w1", "valid.txt": b"w2", "more.txt": b"w3"}, None, "beside train and valid"),
+        ({"train.txt": b"w1", "valid.txt": b"w2", "more.txt": b"w3"}, None, "besides train and valid"),
         ({"a.txt": b" \n<|endoftext|>\n"}, None, "there is no pretraining text to train on"),
         ({"a.txt": b"w1", "notes.md": b"x"}, None, "holds files that are not read"),
         ({}, None, "there is no pretraining text"),

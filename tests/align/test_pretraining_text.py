@@ -53,7 +53,7 @@ def test_where_there_are_both_files_each_is_its_part(base: Path, tmp_path: Path,
     assert tokens(base, tmp_path, "train") == encoded(base, ["w1 w2"])
     assert tokens(base, tmp_path, "valid") == encoded(base, ["w3 w4"])
     write_rows(tmp_path / "notes.jsonl", [{"text": "w9"}])
-    with pytest.raises(DataError, match="beside train and valid there is other pretraining text"):
+    with pytest.raises(DataError, match="besides train and valid there is other pretraining text"):
         tokens(base, tmp_path, "train")
 
 

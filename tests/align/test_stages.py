@@ -94,7 +94,7 @@ def test_each_reason_for_doing_without_a_stage() -> None:
     assert all("skip_sft in heedful.toml" in reason for reason in given.values())
     for change, stages, words in (
         ({"one_candidate": True}, {"choose_sft"}, "SFT keeps one model"),
-        ({"asked_by_template": True}, {"choose_prefix"}, "the chat template says how"),
+        ({"asked_by_template": True}, {"choose_prefix"}, "with a chat template"),
         ({"prefixes": False}, {"choose_prefix"}, "needs three short demonstrations"),
         ({"policy_repeats_sft": True}, {"initial_policy"}, "would repeat SFT step for step"),
         ({"text": False}, {"ppo_ptx", "ppo_ptx_small"}, "there is no pretraining text"),

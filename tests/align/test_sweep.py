@@ -255,7 +255,7 @@ def test_mistakes_are_one_message(aligned: Path, arguments: list[str], complaint
 def test_earlier_stages_that_are_missing(project: Path) -> None:
     shutil.rmtree(project / "runs" / "reward-1")
     code, said = run("sweep", "ppo", "learning_rate", "--values", 1, "--project", project)
-    assert (code, "the stage reward was not done yet" in said) == (2, True)
+    assert (code, "the stage reward has not run yet" in said) == (2, True)
     assert f"run `heedful align {project}` first" in said
 
 

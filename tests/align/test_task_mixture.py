@@ -127,7 +127,7 @@ def test_a_file_of_solved_tasks(project: Project) -> None:
     assert fingerprint_inputs(given, records, {"data": "x"})["tasks"] != first["tasks"]
 
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello"}]}) + "\n")
-    with pytest.raises(DataError, match="holds no solved task"):
+    with pytest.raises(DataError, match="contains no solved task"):
         mixture_of(setting)
     reserved = replace(setting, project=replace(project, task_mixture="benchmarks", labelers="people"))
     people = replace(reserved, labelers=labelers_of(replace(project, labelers="files")))

@@ -199,4 +199,4 @@ def test_a_project_that_was_not_aligned(project: Path) -> None:
     shutil.rmtree(project / "runs" / "reward-1")
     code, said = run("experiment", "kl", project)
     assert code == 2
-    assert "the stage reward was not done yet" in said
+    assert "the stage reward has not run yet" in said

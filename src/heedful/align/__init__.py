@@ -1,1 +1,1 @@
-"""``heedful align``: the stages in order, like make. :mod:`heedful.align.stages` is the table that everything else reads."""
+"""``heedful align``: run the stages in order, like make. All modules here follow the table in :mod:`heedful.align.stages`."""

@@ -1,6 +1,6 @@
-"""The stages that train or sample alternatives to PPO on the same data (SPEC 7), and what the evaluation measures of them.
+"""The stages that train or sample alternatives to PPO on the same data (SPEC 7), and what the evaluation measures about them.
 
-All start from the SFT model that the reward model starts from and that wrote most of the ranked outputs.
+All start from the SFT model, like the reward model; the same model wrote most of the ranked outputs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CURVE_FILE = "best_of_n.json"
 
 
 def dpo(given: Given, *, folder: Path, console: Console) -> None:
-    """The SFT model on the reward model's rankings, without a reward model."""
+    """Train the SFT model directly on the reward model's rankings."""
     if trained_before(folder, given.stage.name, console):
         return
     config = given.config
@@ -53,7 +53,7 @@ def dpo(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def cloning(given: Given, *, folder: Path, console: Console) -> None:
-    """The SFT model on the response that labelers liked best, of each training prompt with ranked responses."""
+    """Train the SFT model on the response that labelers preferred for each training prompt with ranked responses."""
     if trained_before(folder, given.stage.name, console):
         return
     config = given.config
@@ -73,7 +73,7 @@ def cloning(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def expert_iteration(given: Given, *, folder: Path, console: Console) -> None:
-    """The SFT model on its own answers that the reward model likes best, to PPO's prompts."""
+    """Train the SFT model on its own answers to PPO's prompts that have the highest rewards."""
     if trained_before(folder, given.stage.name, console):
         return
     config, records, start = given.config, given.records, given.model_of("sft")
@@ -91,10 +91,10 @@ def expert_iteration(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def best_of_n(given: Given, *, folder: Path, console: Console) -> None:
-    """For each prompt of the evaluation, the one of n answers of the SFT model that the reward model likes best.
+    """For each prompt of the evaluation, sample n answers of the SFT model and keep the one with the highest reward.
 
-    Writes samples-1.jsonl to samples-n.jsonl (all answers with their rewards; a kill costs at most one of these files),
-    responses.jsonl (the chosen ones) and best_of_n.json: for each size the expected reward of the best, with its KL.
+    Writes samples-1.jsonl to samples-n.jsonl (all answers with their rewards; a kill loses at most one of these files),
+    responses.jsonl (the chosen ones), and best_of_n.json: for sizes up to n the expected reward of the best, with its KL.
     """
     setting, number = given.setting, given.config.samples
     limits = setting.preset.answering("evaluate")
@@ -133,21 +133,21 @@ def best_of_n(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def best_of_n_answers(given: Given) -> list[Response]:
-    """The answers that the stage of that name chose."""
+    """The answers that the stage best_of_n chose."""
     return list(records_in(given.runs["best_of_n"], "response"))
 
 
 def sft_folder(given: Given) -> Path:
-    """The folder of the SFT model that the alternatives start from; the base model's where that is the SFT model."""
+    """The folder of the SFT model that the alternatives start from; the base model's if that is the SFT model."""
     run = given.runs.get("sft")
     return given.setting.base_model if run is None else run / "model"
 
 
 def drift(given: Given, folders: Mapping[str, Path], responses: Sequence[Response], console: Console) -> list[dict[str, Any]]:
-    """How far each policy went from the SFT model: log(policy / SFT) of its own answers to the evaluation's prompts, in nats.
+    """How far each policy is from the SFT model: log(policy / SFT) of its own answers to the evaluation's prompts, in nats.
 
-    Its mean is an unbiased estimate of the KL where the answers were sampled at temperature 1. That of best of n is not
-    estimated: it is log n - (n - 1) / n, an upper bound where rewards can be equal.
+    If the answers were sampled at temperature 1, the mean is an unbiased estimate of the KL. For best of n the KL is not
+    estimated: it is log n - (n - 1) / n, an upper bound if rewards can be equal.
     """
     setting, limits = given.setting, given.setting.preset.answering("evaluate")
     compared = [c.name for c in (lineup.SFT, lineup.PPO, lineup.PPO_PTX, *lineup.ALTERNATIVES)]
@@ -170,7 +170,7 @@ def drift(given: Given, folders: Mapping[str, Path], responses: Sequence[Respons
 
 
 def section(runs: Mapping[str, Path], responses: Mapping[str, Response], rewards: Mapping[str, float]) -> Alternatives | None:
-    """The alternatives beside PPO: how far each went, its reward, and what it sampled; None if the evaluation had none."""
+    """The alternatives compared with PPO: KL, reward and number of sampled tokens; None if the evaluation had none."""
     if not (runs["evaluate"] / DRIFT_FILE).is_file():
         return None
     curve: list[BestOfPoint] = _read(runs["best_of_n"] / CURVE_FILE)["curve"] if "best_of_n" in runs else []
@@ -193,7 +193,7 @@ def section(runs: Mapping[str, Path], responses: Mapping[str, Response], rewards
 
 
 def _generated_tokens(run: Path | None) -> int:
-    """What a policy sampled while it was trained: PPO's episodes, expert iteration's answers."""
+    """How many tokens a policy sampled during training: PPO's episodes, or expert iteration's answers."""
     if run is None or not (run / "metrics.jsonl").is_file():
         return 0
     rows = [row for _, row in read_jsonl(run / "metrics.jsonl")]
@@ -206,7 +206,7 @@ def _read(path: Path) -> Any:
 
 
 def _choose(given: Given, prompts: Sequence[Prompt], paths: Sequence[Path], folder: Path) -> None:
-    """Write the chosen answers, and what the best of each size up to n is expected to score."""
+    """Write the chosen answers, and the expected reward of the best for each size up to n."""
     samples: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
     for path in paths:
         for _, row in read_jsonl(path):

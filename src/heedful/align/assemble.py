@@ -1,4 +1,4 @@
-"""All sections of results.json, from what the stages left on disk."""
+"""Assemble results.json from what the stages left on disk."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ from heedful.training.sft import loss_before_training
 
 _NUM_TRANSCRIPTS = 12
 _MOST_POINTS = 400
-"""Curves of longer runs are thinned out to this many points at most."""
+"""Curves of longer runs are thinned out to at most this many points."""
 
 
 def reward_model_section(setting: Setting, records: Records, reward_folder: Path) -> RewardModel | None:
-    """RM accuracy on rankings of unseen prompts, beside the labelers' agreement and the length rules."""
+    """RM accuracy on rankings of unseen prompts, compared with the labelers' agreement and with the length rules."""
     limits = setting.preset.reward
     groups = setting.labelers.groups
     unseen = [r for r in records.rankings.values() if records.prompts[r.prompt_id].split != "train" and len(set(r.ranks)) > 1]
@@ -103,9 +103,9 @@ def reward_model_section(setting: Setting, records: Records, reward_folder: Path
 
 
 def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_out: Mapping[str, str]) -> Results:
-    """All sections of results.json from what the stages left on disk; nothing in it depends on the clock or the speed.
+    """All sections of results.json, from what the stages left on disk. Nothing in it depends on time or speed.
 
-    left_out: name of a stage -> why the project does without it.
+    runs: folders of the finished stages, by name. left_out: name of a stage -> why the project does without it.
     """
     evaluation, prefix = runs["evaluate"], runs.get("choose_prefix")
     models: list[Model] = _read(evaluation / "models.json")
@@ -123,7 +123,7 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_
     }
     if left_out:
         results["left_out"] = dict(left_out)
-    if not setting.labelers.invents_data and (validation := _sft_validation(runs)):  # the miniature's results keep their bytes
+    if not setting.labelers.invents_data and (validation := _sft_validation(runs)):  # the miniature's do not change
         results["sft_validation"] = validation
     rankings = training_rankings(records, "train")
     results["data"] = {
@@ -165,7 +165,7 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_
 
 
 def _sft_checkpoints(runs: Mapping[str, Path]) -> list[SftCheckpoint]:
-    """The candidates that were compared; none if there was nothing to choose."""
+    """The candidates that were compared; empty if there was no choice."""
     if "choose_sft" not in runs:
         return []
     rows = _read(runs["choose_sft"] / "choice.json")
@@ -176,7 +176,7 @@ def _sft_checkpoints(runs: Mapping[str, Path]) -> list[SftCheckpoint]:
 
 
 def _sft_validation(runs: Mapping[str, Path]) -> list[LossPoint]:
-    """Validation losses of SFT, the first of which was measured before training; none if an older version trained it."""
+    """SFT's validation losses; the first was measured before training. Empty if an older version trained the model."""
     rows = [row for _, row in read_jsonl(runs["sft"] / "metrics.jsonl")] if "sft" in runs else []
     if loss_before_training(rows) is None:
         return []
@@ -187,7 +187,7 @@ def _labelers_records(
     setting: Setting, evaluation: Path, records: Records, responses: Mapping[str, Response]
 ) -> tuple[list[Ranking], list[Rating], Mapping[str, Group]] | None:
     """Judgements of the evaluation's responses, and the group of each labeler."""
-    # Beside the responses are the answers that labelers gave; people's may also have been imported into the data.
+    # Labelers' answers are in the evaluation's folder. People's may also have been imported into the data.
     rankings = {r.id: r for r in records.rankings.values() if all(i in responses for i in r.response_ids)}
     rankings |= {r.id: r for r in records_in(evaluation, "ranking") if all(i in responses for i in r.response_ids)}
     ratings = {r.id: r for r in records.ratings.values() if r.response_id in responses}
@@ -196,7 +196,7 @@ def _labelers_records(
         return None
     labelers = {r.labeler for r in rankings.values()} | {r.labeler for r in ratings.values()}
     trained = {r.labeler for r in training_rankings(records, "train")}
-    # People who ranked nothing for training are the held-out group, by definition (SPEC 2.4).
+    # By definition, people who ranked nothing for training are the held-out group (SPEC 2.4).
     by_work: dict[str, Group] = {name: "training" if name in trained else "held_out" for name in labelers}
     return list(rankings.values()), list(ratings.values()), setting.labelers.groups or by_work
 
@@ -259,7 +259,7 @@ def _transcripts(
     overall: Mapping[str, list[int]],
     names: list[str],
 ) -> list[Transcript]:
-    """The first prompts of each use case in turn, with every model's answer; none was picked by hand."""
+    """The first prompts of each use case in turn, with every model's answer. None is picked by hand."""
     by_prompt: dict[str, dict[str, Response]] = {}
     for response in responses.values():
         by_prompt.setdefault(response.prompt_id, {})[str(response.model)] = response

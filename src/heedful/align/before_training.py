@@ -1,6 +1,6 @@
-"""Refuses before any training what is certain to fail later: models, lengths, text, splits.
+"""Check models, lengths, text and splits before any training, and refuse what is certain to fail later.
 
-It takes seconds, and the time to read all pretraining text once.
+It takes seconds, plus the time to read all pretraining text once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from heedful.records import Prompt
 
 
 def check_before_training(setting: Setting, records: Records) -> None:
-    """Raises ModelError, DataError or ConfigError for what would stop a later stage."""
+    """Raise ModelError, DataError, ConfigError or MissingError for what would stop a later stage."""
     folders = {"base_model": setting.base_model, "small_model": setting.small_model, "reward_start": setting.reward_start}
     given = {name: folder for name, folder in folders.items() if folder is not None}
     configurations = {name: load_configuration(folder) for name, folder in given.items()}
@@ -48,9 +48,9 @@ def check_before_training(setting: Setting, records: Records) -> None:
 
 
 def _check_own_tokenizer(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A model has the base model's tokenizer."""
+    """Raise ModelError if a model has another tokenizer than the base model."""
     has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
-    if name == "reward_start" and not has_tokenizer:  # it is trained with the SFT model's
+    if name == "reward_start" and not has_tokenizer:  # it will use the SFT model's
         return
     own = load_tokenizer(folder)
     if own.get_vocab() != tokenizer.get_vocab() or own.eos_token_id != tokenizer.eos_token_id:
@@ -64,7 +64,7 @@ def _check_own_tokenizer(name: str, folder: Path, tokenizer: PreTrainedTokenizer
 
 
 def _check_template(setting: Setting, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The chat template, if one is used, gives training the same text as generation, and both base models have the same one."""
+    """Raise an error if the chat template gives training other text than generation, or if the models' templates differ."""
     if setting.template == "plain":
         return
     refuse_wrong_template(tokenizer, setting.template, setting.project.config_file)
@@ -81,7 +81,7 @@ def _check_template(setting: Setting, tokenizer: PreTrainedTokenizerBase) -> Non
 
 
 def _check_splits(setting: Setting, records: Records, tokenizer: PreTrainedTokenizerBase) -> None:
-    """There are prompts to train on, and others to evaluate on; if there are demonstrations, some can train."""
+    """Raise DataError without prompts to train or evaluate on, or if there are demonstrations but none to train on."""
     preset, where = setting.preset, setting.project.data / "prompts.jsonl"
     train, valid, test = (prompts_of(records, split) for split in ("train", "valid", "test"))
 
@@ -121,7 +121,7 @@ def _check_splits(setting: Setting, records: Records, tokenizer: PreTrainedToken
         raise DataError(
             "there is no demonstration to train on",
             expected="a demonstration of a prompt of the split train, for training and not by a held-out labeler",
-            got=f"{len(records.demonstrations):,} demonstrations, none of which may train",
+            got=f"{len(records.demonstrations):,} demonstrations, none of which may be trained on",
             where=setting.project.data / "demonstrations.jsonl",
             next_step=split,
         )

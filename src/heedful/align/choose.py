@@ -23,7 +23,7 @@ from heedful.records import Prompt, Response, Split
 
 
 def choose_sft(given: Given, *, folder: Path, console: Console) -> None:
-    """The SFT checkpoint with the best mean RM score on validation prompts (SPEC 3.2)."""
+    """Choose the SFT checkpoint with the highest mean RM score on validation prompts (SPEC 3.2)."""
     setting, records, sft_folder = given.setting, given.records, given.run_of("sft")
     limits = setting.preset.answering("evaluate")
     reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
@@ -66,7 +66,7 @@ def chosen_sft(sft_folder: Path, choice_folder: Path) -> Path:
 
 
 def choose_prefix(given: Given, *, folder: Path, console: Console) -> None:
-    """The few-shot prefix whose answers have the best mean RM score on validation prompts (SPEC 3.7)."""
+    """Choose the few-shot prefix whose answers have the highest mean RM score on validation prompts (SPEC 3.7)."""
     setting, records = given.setting, given.records
     limits = setting.preset.answering("evaluate")
     reward_model = reward_model_for_inference(given.run_of("reward") / "model", limits.precision)
@@ -101,10 +101,10 @@ def chosen_prefix(folder: Path) -> str:
 def answer_with_prefix(
     setting: Setting, model: Any, tokenizer: Any, prompts: list[Prompt], prefix: str, name: str, console: Console
 ) -> list[Response]:
-    """The base model's answers to prompts behind a few-shot prefix, each cut where the answer ends (SPEC 3.7).
+    """The base model's answers to prompts after a few-shot prefix, each cut where the answer ends (SPEC 3.7).
 
-    A prompt that does not fit the context window together with the prefix is given without the examples, in the same format,
-    or, if even the format leaves no room for a response, as it is.
+    A prompt that does not fit the context window together with the prefix is given without the examples, in the same format.
+    If even the format leaves no room for a response, the bare prompt is given.
     """
     limits, evaluate = setting.preset.answering("evaluate"), setting.preset.evaluate
     given = texts_within_window(
@@ -125,7 +125,7 @@ def answer_with_prefix(
 def texts_within_window(
     model: Any, tokenizer: Any, texts: Sequence[str], prefix: str, *, max_response_tokens: int, console: Console
 ) -> list[str]:
-    """Each prompt in the longest form that leaves room for a response: behind the prefix, in its format alone, or as it is."""
+    """Each prompt in the longest form that leaves room for a response: after the prefix, in its format, or as it is."""
     window = context_window(model)
     with_examples, bare = [with_prefix(prefix, text) for text in texts], [with_prefix("", text) for text in texts]
     if window is None:

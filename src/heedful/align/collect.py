@@ -1,7 +1,7 @@
 """The stages that ask for labels to train on: demonstrations, and rankings of sampled responses.
 
-Each stage chooses what to ask and writes it to its folder; :func:`demonstration_tasks` and :func:`ranking_tasks` make tasks of
-it whenever the progress is asked for.
+Each stage chooses what to ask and writes it to its folder. Whenever progress is checked, :func:`demonstration_tasks` and
+:func:`ranking_tasks` make tasks from the folder.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from heedful.ranks.world import world
 from heedful.records import Phase, Prompt, Response, Split
 
 DEMONSTRATIONS: Mapping[Split, int] = {"train": 12_725, "valid": 1_653}
-"""Most prompts that people are asked to demonstrate (SPEC 1.4, Table 6)."""
+"""The most prompts for which people are asked for demonstrations (SPEC 1.4, Table 6)."""
 
 
 def data(given: Given, *, folder: Path, console: Console) -> None:
-    """The miniature's users write prompts, its labelers demonstrations; and the text that base models are trained on."""
+    """Make the miniature's data: its users' prompts, its labelers' demonstrations, and its pretraining text."""
     if not world().is_rank_zero:
         return
     project, miniature = given.setting.project, World(WORLD_SEED)
@@ -45,7 +45,7 @@ def data(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def demonstrate(given: Given, *, folder: Path, console: Console) -> None:
-    """Prompts that people are asked to demonstrate, when a project has no demonstration yet (SPEC 1.4)."""
+    """Ask people for demonstrations, if a project has none yet (SPEC 1.4)."""
     setting = given.setting
     tokenizer, limit = load_tokenizer(setting.base_model), setting.preset.sft.max_prompt_tokens
     chosen: list[Prompt] = []
@@ -57,7 +57,7 @@ def demonstrate(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def demonstration_tasks(given: Given, folder: Path) -> Iterator[Task]:
-    """One task for each prompt."""
+    """One demonstration task for each prompt in the folder."""
     return map(_demonstration, records_in(folder, "prompt"))
 
 
@@ -66,7 +66,7 @@ def _demonstration(prompt: Prompt) -> Task:
 
 
 def collect(given: Given, *, folder: Path, console: Console) -> None:
-    """Ranking tasks: K outputs for each prompt, most by the SFT model, to be ranked side by side (SPEC 2.3, 3.8)."""
+    """Make ranking tasks: K outputs for each prompt, most of them by the SFT model, to rank side by side (SPEC 2.3, 3.8)."""
     setting, config, limits = given.setting, given.config, given.setting.preset.answering("collect")
     tokenizer = load_tokenizer(given.model_of("sft"))
     chosen: list[Prompt] = []
@@ -96,7 +96,7 @@ def sampled(
     rng: np.random.Generator,
     console: Console,
 ) -> list[Response]:
-    """K outputs for each prompt, prompt by prompt. ``shares``: of the outputs that each writer (name, folder) writes."""
+    """K outputs for each prompt, prompt by prompt. ``shares``: each writer's (name, folder) share of the outputs."""
     setting, config, limits = given.setting, given.config, given.setting.preset.answering("collect")
     ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(prompts))
     wanted = [(prompt, i) for prompt, k in zip(prompts, ks, strict=True) for i in range(k)]
@@ -121,14 +121,14 @@ def sampled(
 
 
 def ranking_tasks(given: Given, folder: Path) -> Iterator[Task]:
-    """One task for each prompt that :func:`collect` sampled responses to."""
+    """One task for each prompt that has sampled responses in the folder."""
     return tasks_of(given, records_in(folder, "response"))
 
 
 def tasks_of(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
     """One ranking task for each prompt that has responses."""
     config = given.setting.preset.collect
-    # Several labelers of both groups rank the outputs of a validation prompt, to measure agreement.
+    # To measure agreement, several labelers of both groups rank the outputs of a validation prompt.
     several = config.agreement_labelers
     both: Mapping[Group, int] = {"training": several, "held_out": several}
     one: Mapping[Group, int] = {"training": config.labelers_per_prompt}
@@ -145,7 +145,7 @@ def tasks_by_prompt(
     people: int,
     labelers: Callable[[Prompt], Mapping[Group, int]],
 ) -> Iterator[Task]:
-    """A ranking task for each prompt: by split, then in the order of the data, whatever the order of the responses is."""
+    """A ranking task for each prompt, sorted by split, then in the order of the data, whatever the order of the responses."""
     of_prompt: dict[str, list[Response]] = {}
     for response in responses:
         of_prompt.setdefault(response.prompt_id, []).append(response)
@@ -163,12 +163,12 @@ def tasks_by_prompt(
 
 
 def sft_shares(count: int, others_share: float) -> list[float]:
-    """Shares of the outputs: the last SFT model writes most, the others share the rest."""
+    """The writers' shares of the outputs. The last SFT model comes first; the others share ``others_share`` equally."""
     return [1 - others_share] + [others_share / max(1, count - 1)] * (count - 1)
 
 
 def sft_writers(given: Given) -> list[tuple[str, Path]]:
-    """SFT models that write outputs to rank, (name, folder): the last one first, then its earlier candidates."""
+    """SFT models that write outputs to rank, as (name, folder): the last model, then its earlier candidates."""
     sft_folder = given.made("sft")
     if sft_folder is None:  # the base model is the SFT model
         return [("sft", given.model_of("sft"))]

@@ -1,9 +1,9 @@
-"""The evaluation without the luck of labelers' noise and of sampling, beside controls. For simulated labelers only.
+"""The evaluation with less noise from labelers and sampling, and with controls. For simulated labelers only.
 
 Models answer some prompts several times, and held-out labelers' opinions of these answers are computed in closed form
-(:mod:`heedful.miniature.expected`). Controls show what a win rate means: an always faultless answer is the most that any model
-can reach, SFT at temperature 0 gains from sampling alone, and the best of n of SFT's answers by the reward model gains from the
-reward model alone, without PPO.
+(:mod:`heedful.miniature.expected`). Controls show what a win rate means. An always faultless answer is the most that any model
+can reach. SFT at temperature 0 shows what sampling alone gains. The best of n SFT answers by reward shows what the reward model
+alone gains, without PPO.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from heedful.records import Prompt, Response
 from heedful.statistics import Estimate, best_of_n, best_of_n_kl, bootstrap_mean
 
 NUM_PROMPTS = 400
-"""Prompts of the evaluation that are answered several times."""
+"""Number of the evaluation's prompts that are answered several times."""
 SAMPLES = 3
-"""Answers of SFT, PPO and PPO-ptx to each of them, the evaluation's among them. All other models have one."""
+"""Answers of SFT, PPO and PPO-ptx to each of these prompts, including the evaluation's. All other models have one."""
 BEST_OF = (1, 2, 4, 8)
-"""How many of SFT's answers the reward model chooses from."""
+"""Numbers of SFT answers from which the reward model chooses."""
 
 _Answers = Mapping[str, list[Response]]
 """Prompt id -> responses."""
@@ -42,7 +42,7 @@ _Answers = Mapping[str, list[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What is compared: answers of each model, SFT's at temperature 0, and SFT's to choose from with their rewards."""
+    """What is compared: each model's answers, SFT's at temperature 0, and SFT's candidates for best of n with their rewards."""
 
     prompts: Sequence[Prompt]
     of_model: Mapping[str, _Answers]
@@ -59,9 +59,9 @@ def sample(
     reward_model: Any,
     console: Console,
 ) -> Sampled:
-    """Draw what the evaluation's own ``responses`` lack. Under ``torchrun`` all ranks must call it.
+    """Sample the answers that the evaluation's own ``responses`` lack. Under ``torchrun`` all ranks must call it.
 
-    folders: of the models that answer without a few-shot prefix, by name.
+    folders: folders of the models that answer without a few-shot prefix, by name.
     """
     chosen = prompts[:NUM_PROMPTS]
     of_model: dict[str, dict[str, list[Response]]] = {}
@@ -93,7 +93,7 @@ def sample(
 def _answers(
     given: Given, folder: Path, name: str, prompts: Sequence[Prompt], count: int, temperature: float, console: Console
 ) -> dict[str, list[Response]]:
-    """``count`` answers to each prompt."""
+    """``count`` answers of one model to each prompt."""
     setting, limits = given.setting, given.setting.preset.answering("evaluate")
     model, tokenizer = policy_for_inference(folder, limits.precision)
     asked = [prompt for prompt in prompts for _ in range(count)]
@@ -161,7 +161,7 @@ def expected_preference(given: Given, sampled: Sampled) -> ExpectedPreference:
 def _best_of_rows(
     given: Given, sampled: Sampled, candidates: Mapping[str, list[Judged]], baseline: Mapping[str, list[Judged]]
 ) -> list[ExpectedRow]:
-    """For each n: the best of n by reward, averaged over all subsets of n of the candidates."""
+    """For each n, the best of n by reward, averaged over all subsets of n candidates."""
     labelers = given.setting.labelers
     assert isinstance(labelers, SimulatedLabelers)
     held_out = labelers.panel.labelers["held_out"]
@@ -206,7 +206,7 @@ def _row(
 
 
 def _last_kl(run: Path | None) -> float | None:
-    """Mean KL of a PPO run's last tenth of iterations, in nats per response; None for another model."""
+    """Mean KL over the last tenth of a PPO run's iterations, in nats per response; None for other models."""
     if run is None or not (run / "metrics.jsonl").is_file():
         return None
     found = [float(row["kl"]) for _, row in read_jsonl(run / "metrics.jsonl") if row.get("kl") is not None]

@@ -1,4 +1,4 @@
-"""Demonstrations and rankings of a project as tokens, for the stages that train on them."""
+"""A project's demonstrations and rankings as tokens, for the stages that train on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heedful.records import Split
 
 
 def encoded_demonstrations(given: Given, tokenizer: Any, console: Console) -> tuple[list[Example], list[Example]]:
-    """Demonstrations to train on, and those to validate on: the first 100 of the former if no other can be used."""
+    """Demonstrations to train on, and demonstrations to validate on (the first 100 of the former if there are no others)."""
     records, encoding = given.records, encoding_options(given.setting, given.config)
     examples, counts = encode_demonstrations(tokenizer, records.prompts, demonstrations_of(records, "train"), **encoding)
     console.print(f"demonstrations: {counts}", highlight=False)
@@ -29,7 +29,7 @@ def encoded_demonstrations(given: Given, tokenizer: Any, console: Console) -> tu
 def encoded_rankings(
     given: Given, limits: Limits, tokenizer: Any, console: Console, *, with_ties: bool
 ) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
-    """The rankings that the reward model learns from, and those that it is validated on."""
+    """Rankings to train on, and rankings to validate on."""
     records = given.records
     found: list[list[RankedPrompt]] = []
     splits: tuple[Split, ...] = ("train", "valid")
@@ -49,7 +49,7 @@ def encoded_rankings(
 
 
 def encoding_options(setting: Setting, limits: Limits) -> dict[str, Any]:
-    """How the records of a project become tokens: its template, and the longest prompt and response."""
+    """Options for encoding a project's records: its template, and the longest prompt and response, in tokens."""
     return {
         "template": setting.template,
         "max_prompt_tokens": limits.max_prompt_tokens,

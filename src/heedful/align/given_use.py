@@ -1,4 +1,4 @@
-"""Each stage says in its folder what it was given, for `heedful lineage`; it changes neither fingerprints nor results."""
+"""Record in each stage's folder what it was given, for `heedful lineage`. This changes neither fingerprints nor results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FILES: tuple[Input, ...] = ("base_model", "small_model", "reward_start", "pretr
 def with_use_record(
     step: Callable[..., None], given: Given, inputs: Mapping[str, Any], *, folder: Path, console: Console
 ) -> None:
-    """Write what a stage is given into its folder, then do its step. ``inputs``: those of its fingerprint."""
+    """Write what a stage is given into its folder, then do its step. ``inputs``: the inputs of its fingerprint."""
     if world().is_rank_zero:
         folder.mkdir(parents=True, exist_ok=True)
         write_use(folder, use_record(given, inputs))
@@ -32,7 +32,7 @@ def with_use_record(
 
 
 def use_record(given: Given, inputs: Mapping[str, Any]) -> UseRecord:
-    """What a stage is given. ``inputs``: those of its fingerprint."""
+    """The record of what a stage is given. ``inputs``: the inputs of its fingerprint."""
     stage, template = given.stage, given.setting.template
     version, sources, commit = code_version()
     labels = _labels(given)
@@ -66,7 +66,7 @@ def _parents(given: Given, labels: Iterable[Demonstration | Ranking]) -> dict[st
 
 
 def _files(given: Given, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The project's models and text that a stage needs, unless an earlier run replaces them."""
+    """The project's models and text that a stage needs, except where an earlier run replaces them."""
     setting = given.setting
     found: dict[str, dict[str, Any]] = {}
     for key, need in given.stage.needs.items():
@@ -89,7 +89,7 @@ def _labels(given: Given) -> list[Demonstration | Ranking]:
 
 
 def _prompts(given: Given) -> list[Prompt]:
-    """The prompts that a stage chooses from: those that are too long are among them."""
+    """The prompts that a stage chooses from, including those that are too long."""
     records = given.records
     match given.stage.config:
         case "sft" | "initial_policy" | "reward" | "reward_by_group" | "dpo" | "cloning" | "task_mixture":

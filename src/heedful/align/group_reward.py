@@ -1,4 +1,4 @@
-"""The stage that makes one reward model from groups of labelers, with the weights that the user sets (SPEC 7)."""
+"""The stage that makes one reward model from groups of labelers, with weights that you choose (SPEC 7)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ GROUPS_FILE = "groups.json"
 
 
 def reward_by_group(given: Given, *, folder: Path, console: Console) -> None:
-    """A head for each group on the reward model's body, and the model whose reward is the weighted mean of the groups'.
+    """Fit a head for each group on the reward model's body, and make the model whose reward is the groups' weighted mean.
 
-    Writes groups.json: how well each group's own head, that of all labelers and the combined one order the group's comparisons
-    of validation prompts. Raises ConfigError for a group without a ranking.
+    Writes groups.json: the share of each group's validation comparisons that its own head, the head of all labelers and the
+    combined head order correctly. Raises ConfigError if a group has no ranking.
     """
     if trained_before(folder, given.stage.name, console):
         return
@@ -100,7 +100,7 @@ def _require_rankings(given: Given, rankings: Sequence[RankedPrompt], members: M
 
 
 def _demonstrations_mean(given: Given, model: Any, tokenizer: Any) -> float | None:
-    """Mean reward of demonstrations, as in the reward model's own stage: of valid, or of train where there is none."""
+    """Mean reward of demonstrations, as in the reward model's own stage: of the split valid, or of train if valid has none."""
     limits, records = given.setting.preset.reward, given.records
     splits: tuple[Split, ...] = ("valid", "train")
     for split in splits:

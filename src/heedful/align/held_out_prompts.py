@@ -1,4 +1,4 @@
-"""The held-out prompts that models are compared on."""
+"""The held-out prompts on which models are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heedful.records import Prompt, Split
 
 
 def evaluation_prompts(given: Given, console: Console) -> list[Prompt]:
-    """The held-out prompts that all models answer: of the split test, or of valid where there is none. Raises DataError."""
+    """The held-out prompts that all models answer: of the split test, or of valid if test has none. Raises DataError."""
     setting, limits = given.setting, given.setting.preset.answering("evaluate")
     tokenizer = load_tokenizer(setting.base_model)
     splits: tuple[Split, ...] = ("test", "valid")
@@ -26,7 +26,7 @@ def evaluation_prompts(given: Given, console: Console) -> list[Prompt]:
 
 
 def no_held_out_prompt(given: Given) -> DataError:
-    """What to do if nothing can be evaluated."""
+    """The error to raise if there is no held-out prompt that fits."""
     limit = given.setting.preset.answering("evaluate").max_prompt_tokens
     return DataError(
         "there is no held-out prompt to evaluate on",

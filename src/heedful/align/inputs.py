@@ -25,8 +25,8 @@ def fingerprint_inputs(
 ) -> dict[str, Any]:
     """The inputs of a stage's fingerprint, as the table names them.
 
-    earlier: name -> fingerprint of the stages that this run has done. Demonstrations and rankings made by one of them are
-    identified by its fingerprint, others by their content.
+    earlier: name -> fingerprint of the finished stages. Demonstrations and rankings that such a stage made are identified by
+    its fingerprint, others by their content. digest: computes a digest of files.
     """
     setting, stage = given.setting, given.stage
 
@@ -48,7 +48,7 @@ def fingerprint_inputs(
                 if unused or not project.pretraining_text.exists():
                     return None
                 read = digest(project.pretraining_text)
-                # Older versions read UTF-8 only: their stages stay done.
+                # Older versions read only UTF-8. Without the encoding, stages that they did stay done.
                 return read if is_utf8(project.pretraining_encoding) else [read, project.pretraining_encoding]
             case "prompts":
                 return digest_of_records(records.prompts.values())
@@ -86,7 +86,7 @@ def fingerprint_inputs(
     inputs = {key: value(need) for key, need in stage.needs.items()}
     if given.config is None:
         return inputs
-    # What older versions did not have is left out while it is as the preset has it: their stages stay done.
+    # Settings that older versions did not have are left out if they equal the preset, so stages of older versions stay done.
     template, config = setting.template, given.config
     if newer := _NEWER.get(type(config)):
         own = getattr(preset(setting.project.preset), str(stage.config))
@@ -95,7 +95,7 @@ def fingerprint_inputs(
 
 
 def how_chosen(rounds: RoundsConfig) -> dict[str, object]:
-    """The settings of ``[rounds]`` that decide what labelers get."""
+    """The settings of ``[rounds]`` that decide what labelers rank."""
     asked: dict[str, object] = {"choose": rounds.choose, "sft_share": rounds.sft_share}
     return asked if rounds.choose == "random" else {**asked, "prompts_sampled": rounds.prompts_sampled}
 

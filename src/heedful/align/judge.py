@@ -1,4 +1,4 @@
-"""The stage that evaluates: models answer held-out users' prompts, labelers compare them, benchmarks show the tax."""
+"""The evaluation stage: models answer held-out users' prompts, labelers compare them, benchmarks show the alignment tax."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXPECTED_FILE = "expected.json"
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A model of this run: its folder, and its few-shot prefix if it has one."""
+    """A model in this evaluation: its folder, and its few-shot prefix if it has one."""
 
     model: lineup.Contender
     folder: Path
@@ -43,7 +43,7 @@ class Entrant:
 
 
 def entrants(given: Given) -> Iterator[Entrant]:
-    """The models that the project has, in the order of :data:`heedful.evaluate.lineup.CONTENDERS`."""
+    """The project's models, in the order of :data:`heedful.evaluate.lineup.CONTENDERS`."""
     base_model, small_model = given.setting.base_model, given.setting.small_model
     inputs = {INPUT_MODELS["base_model"]: base_model, INPUT_MODELS["small_model"]: small_model}
     if "sft" not in given.runs:  # the base model takes part as the SFT model
@@ -72,7 +72,7 @@ def entrants(given: Given) -> Iterator[Entrant]:
 
 
 def sft_entrant(given: Given) -> Entrant:
-    """The SFT model: the checkpoint that was chosen, the only one, or the base model if the project has no SFT of its own."""
+    """The SFT model: the chosen checkpoint, the only one, or the base model if the project skips SFT."""
     if "sft" not in given.runs:
         return Entrant(replace(lineup.SFT, label=f"{lineup.SFT.label} (the base model as given)"), given.setting.base_model)
     if "choose_sft" not in given.runs:
@@ -81,9 +81,10 @@ def sft_entrant(given: Given) -> Entrant:
 
 
 def evaluate(given: Given, *, folder: Path, console: Console) -> None:
-    """Sample, score and judge; writes responses.jsonl, rewards.json, models.json, benchmarks.json, and asks labelers.
+    """Sample and score responses, measure benchmarks, and ask labelers to judge.
 
-    With simulated labelers also expected.json: what they would say on average, beside controls.
+    Writes responses.jsonl, rewards.json, models.json and benchmarks.json. With simulated labelers also expected.json: their
+    average preferences, with controls.
     """
     setting, records, limits = given.setting, given.records, given.setting.preset.answering("evaluate")
     config = given.config
@@ -143,7 +144,7 @@ def evaluate(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def evaluation_tasks(given: Given, folder: Path) -> Iterator[Task]:
-    """One task for each prompt, with the responses of all models."""
+    """One ranking task for each prompt, with the responses of all models."""
     return _tasks(given, records_in(folder, "response"))
 
 
@@ -154,7 +155,7 @@ def _tasks(given: Given, responses: Iterable[Response]) -> Iterator[Task]:
 
 
 def benchmark_scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> list[list[float]]:
-    """Each benchmark's item scores; under ``torchrun`` the benchmarks are dealt out to the ranks."""
+    """Each benchmark's item scores. Under ``torchrun`` the benchmarks are distributed over the ranks."""
     here = world()
     own = [(i, score_items(model, tokenizer, benchmarks[i])) for i in range(here.rank, len(benchmarks), here.size)]
     barrier_without_timeout()
@@ -162,7 +163,7 @@ def benchmark_scores(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]
 
 
 def size_name(parameters: int) -> str:
-    """1454400 -> "1.5M"."""
+    """A number of parameters in short: 1454400 -> "1.5M"."""
     for unit, factor in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if parameters >= factor or unit == "k":
             value = parameters / factor

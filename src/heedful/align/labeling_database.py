@@ -1,7 +1,8 @@
-"""People at work in the labeling database (`heedful web`): align puts its tasks there and takes their answers from there.
+"""People who label in the labeling database (`heedful web`): align puts its tasks there and takes their answers from there.
 
-Answers are taken when every task has all the answers it wants (or was set aside or withdrawn), or when the user says to go on
-with what is there. Until then answers taken earlier stay in use, so that an interrupted run continues with the same data.
+Answers are taken when every task has all the answers it wants (or was set aside or withdrawn), or when the user chooses to
+continue with the answers so far. Until then, answers taken earlier stay in use, so an interrupted run continues with the same
+data.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from heedful.prompts.withdrawing import apply_withdrawals
 from heedful.records import Demonstration, Phase, Prompt, Ranking, Response
 
 PEOPLE_STAGE = "people"
-"""The name of the runs of `heedful evaluate people`, ``runs/people-<n>/``."""
+"""Name of the runs of `heedful evaluate people`, ``runs/people-<n>/``."""
 _PHASES: Mapping[Group, Phase] = {"held_out": "evaluation", "training": "training"}
 """The phase in which each group works."""
 OTHERS = "others"
-"""In a stage's folder: prompts and responses that researchers' own tasks were about."""
+"""Folder in a stage's folder, for prompts and responses of tasks that researchers made themselves."""
 _WORDS: Mapping[Asked, str] = {
     "demonstrations": "demonstration tasks",
     "rankings": "ranking tasks",
@@ -45,7 +46,7 @@ _WORDS: Mapping[Asked, str] = {
 
 @dataclass(frozen=True, slots=True)
 class LabelingDatabase:
-    """People who label in their browsers, or over the application's API."""
+    """People who label in their browsers or through the application's API."""
 
     project: Project
 
@@ -69,7 +70,7 @@ class LabelingDatabase:
         return blinded(responses, run, self.project.seed)
 
     def known(self, collect: Path | None = None) -> Records:
-        """The data, and the answers taken so far, from every run: people's work is never thrown away."""
+        """The data, and the answers taken so far from all runs, because people's work is never thrown away."""
         records = Records.load(self.project.data)
         for stage in STAGES[:-1]:
             for _, folder in sorted(stage_folders(self.project.runs, stage.name).items() if stage.asks else ()):
@@ -91,7 +92,7 @@ class LabelingDatabase:
             database.close()
 
     def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> str | None:
-        """Each group gets its tasks in its own phase: held-out labelers in evaluation, training labelers in training."""
+        """Give each group its tasks in its own phase: held-out labelers in evaluation, training labelers in training."""
         groups: list[Group] = [group for group in _PHASES if any(task.labelers.get(group) for task in tasks)]
         database = open_database(database_of(self.project.folder, None))
         try:
@@ -117,16 +118,16 @@ class LabelingDatabase:
         with if_there(self.project.folder) as database:
             if database is None:
                 return
-            apply_withdrawals(database, self.project)  # what users took back must not train anything
+            apply_withdrawals(database, self.project)  # what users have withdrawn must not be trained on
             records = Records.load(self.project.data)
-            # A round that is over keeps the answers that it was done with.
+            # A finished round keeps the answers that it used.
             for stage in _newest_asking(self.project.runs):
                 folder = newest_done(self.project.runs, stage.name)
                 if folder is not None:
                     self._take(database, stage, folder, records, partly=partly)
 
     def can_judge(self, prompt: Prompt) -> bool:
-        """Any."""
+        """They can judge any prompt."""
         return True
 
     def waiting(self, stage: Stage) -> str | None:
@@ -164,7 +165,7 @@ class LabelingDatabase:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection | None]:
-        """One state of the database, or None if there is none yet."""
+        """A connection that reads one consistent state of the database, or None if there is no database yet."""
         with if_there(self.project.folder) as database:
             if database is None:
                 yield None
@@ -173,7 +174,7 @@ class LabelingDatabase:
                 yield connection
 
     def _take(self, database: Database, stage: Stage, folder: Path, records: Records, *, partly: bool) -> str | None:
-        """Write the answers to the stage's folder if they may be used now; returns what still waits, in words."""
+        """Write the answers to the stage's folder if they may be used now; returns in words what still waits."""
         with database.read() as connection:
             progress = _progress(connection, stage, folder, _ranked_in_files(records))
             if not progress.tasks:
@@ -203,17 +204,17 @@ class LabelingDatabase:
         said = f"{progress.tasks - progress.open:,} of {progress.tasks:,} {words} are done: `heedful web {where}`"
         if stage.asks == "evaluation by people":
             return said
-        return f"{said}; align goes on when all are, or with the answers so far: `heedful align {where} --with-what-is-there`"
+        return f"{said}; align continues when all are, or with the answers so far: `heedful align {where} --with-what-is-there`"
 
 
 def _judged(connection: Connection, group: Group, tasks: Sequence[Task]) -> Progress:
-    """How far one group's tasks are."""
+    """The progress of one group's tasks."""
     about = [task.responses[0].id for task in tasks if task.labelers.get(group)]
     return asking.progress(connection, about, "rank", _PHASES[group])
 
 
 def _rated_in_words(far: Mapping[Group, Progress], project: Path) -> str:
-    """Such as "31 of 400 are rated (held out 20 of 200, training 11 of 200): `heedful web mine`"."""
+    """For example: 31 of 400 are rated (held-out labelers 20 of 200, training labelers 11 of 200): `heedful web mine`."""
     done, number = sum(one.tasks - one.open for one in far.values()), sum(one.tasks for one in far.values())
     parts = (f"{group.replace('_', '-')} labelers {one.tasks - one.open:,} of {one.tasks:,}" for group, one in far.items())
     each = f" ({', '.join(parts)})" if len(far) > 1 else ""
@@ -221,18 +222,18 @@ def _rated_in_words(far: Mapping[Group, Progress], project: Path) -> str:
 
 
 def _judged_apart(project: Project) -> set[str]:
-    """Responses of `heedful evaluate people`: what training labelers say of them trains nothing."""
+    """Responses of `heedful evaluate people`. Training labelers' judgements of them must not be trained on."""
     folders = stage_folders(project.runs, PEOPLE_STAGE).values()
     return {response.id for folder in folders for response in records_in(folder, "response")}
 
 
 def _ranked_in_files(records: Records) -> set[str]:
-    """Responses that people ranked in files, not in the database. People are not asked about them again."""
+    """Responses that people ranked in files, not in the database. People need not rank them again."""
     return {i for ranking in records.rankings.values() if "task_id" not in ranking.metadata for i in ranking.response_ids}
 
 
 def _write_others(connection: Connection, answers: Sequence[Demonstration | Ranking], folder: Path, records: Records) -> None:
-    """What researchers' own tasks were about may be in no file of the project yet."""
+    """Write prompts and responses of researchers' own tasks, because they may be in no file of the project yet."""
     records = with_records(records, folder, ("response",))
     prompts = {one.prompt_id for one in answers} - records.prompts.keys()
     shown = {i for one in answers if isinstance(one, Ranking) for i in one.response_ids} - records.responses.keys()
@@ -255,20 +256,20 @@ def _stage_of(folder: Path) -> Stage:
 
 
 def _newest_asking(runs: Path) -> list[Stage]:
-    """The stages of the newest round whose answers are taken at the beginning: not those of the evaluation in round 1."""
+    """The stages of the newest round whose answers are taken at the beginning; in round 1 the evaluation is not one of them."""
     newest = newest_round(runs)
     return [stage for stage in asking_stages(runs) if stage.round == newest] or [stage for stage in STAGES[:-1] if stage.asks]
 
 
 def _asked_in_other_rounds(runs: Path, stage: Stage) -> set[str]:
-    """Responses that another round asks to rank: the answers belong to that round."""
+    """Responses that another round asks labelers to rank. The answers belong to that round."""
     others = (row for row in (*STAGES, *asking_stages(runs)) if row.asks == "rankings" and row.round != stage.round)
     folders = (folder for row in others for folder in stage_folders(runs, row.name).values())
     return {response.id for folder in folders for response in records_in(folder, "response")}
 
 
 def _progress(connection: Connection | None, stage: Stage, folder: Path, imported: Collection[str]) -> Progress:
-    """How far the tasks of a stage's folder are, without those about ``imported`` responses."""
+    """The progress of the tasks in a stage's folder, without those about ``imported`` responses."""
     if stage.asks == "demonstrations":
         about = [prompt.id for prompt in records_in(folder, "prompt")]
     else:
@@ -283,7 +284,7 @@ def _progress(connection: Connection | None, stage: Stage, folder: Path, importe
 
 
 def _answers(connection: Connection, project: Project, stage: Stage, folder: Path) -> Iterator[Demonstration | Ranking]:
-    """People's answers of the kind that a stage asks for; of the evaluation's, those about its own responses."""
+    """People's answers of the kind that a stage asks for. For the evaluation, only those about its own responses."""
     if stage.asks == "demonstrations":
         yield from asking.demonstrations(connection)
     elif stage.asks == "rankings":

@@ -1,8 +1,8 @@
-"""Do all sequences fit the models' context windows? Asked before anything is trained.
+"""Check before training that all sequences fit the models' context windows.
 
-A model with learned positions fails past its window; one with rotary positions goes on and is trained on positions that it
-never saw. Every stage that reads or writes sequences is a row of :func:`_uses`. Texts are tokenised only if the limits in
-heedful.toml could pass a window: then the longest text decides.
+A model with learned positions fails past its window. A model with rotary positions does not fail, but is trained on positions
+that it never saw. Every stage that reads or writes sequences has a row in :func:`_uses`. Texts are tokenised only if the limits
+in heedful.toml allow more than a window; then the longest text decides.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Longest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Use:
-    """One row: under which limits a stage's models read or write sequences."""
+    """One row: the limits under which a stage's models read or write sequences."""
 
     table: str
-    """The table of heedful.toml whose max_response_tokens counts."""
+    """The table of heedful.toml whose max_response_tokens applies."""
     prompt_table: str
-    """The table whose max_prompt_tokens counts."""
+    """The table whose max_prompt_tokens applies."""
     limits: Any
-    """Has both limits."""
+    """The configuration with both limits."""
     models: Sequence[str]
     """Names of the models that read or write the sequences."""
     longest: Callable[[], Longest]
@@ -59,15 +59,15 @@ class _Lengths:
         return {prompt.id: len(row) for prompt, row in zip(prompts, rows, strict=True)}
 
     def longest_answered(self, limits: Any) -> Longest:
-        """Of prompts that a model answers: there must be room for a whole response."""
+        """The longest of the prompts that a model answers, with room for a whole response."""
         fitting = [length for length in self.of_prompts.values() if length <= limits.max_prompt_tokens]
-        # Prompts that are yet to be written may be as long as the limit. Without any prompt there is no stage to fail.
+        # Prompts that do not exist yet may be as long as the limit. Without any prompt no stage can fail.
         unknown = limits.max_prompt_tokens if self.setting.labelers.invents_data else 1
         prompt = max(fitting, default=unknown)
         return Longest(prompt, prompt + limits.max_response_tokens)
 
     def longest_read(self, limits: Any, texts: Iterable[tuple[str, str]]) -> Longest:
-        """Of texts (prompt's id, response) that a model reads; longer responses are cut, longer prompts left out."""
+        """The longest of the texts (prompt id, response) that a model reads. Long responses are cut, long prompts left out."""
         pairs = [(i, text) for i, text in texts if self.of_prompts[i] <= limits.max_prompt_tokens]
         prompts: list[Prompt] = [self.records.prompts[i] for i, _ in pairs]
         rows = response_tokens(self.tokenizer, prompts, [text for _, text in pairs], self.setting.template)
@@ -79,9 +79,9 @@ class _Lengths:
 def check_lengths(
     setting: Setting, records: Records, configurations: Mapping[str, PretrainedConfig], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raises ConfigError if some sequence would pass the context window of a model that reads or writes it.
+    """Raise ConfigError if a sequence is too long for the context window of a model that reads or writes it.
 
-    configurations: by ``base_model``, ``small_model`` and ``reward_start``, as far as the project has them.
+    configurations: of ``base_model``, ``small_model`` and ``reward_start``, by name, as far as the project has them.
     """
     windows = {name: window for name, config in configurations.items() if (window := context_window(config)) is not None}
     problems: list[str] = []
@@ -107,14 +107,14 @@ def check_lengths(
 
 
 def context_window(config: PretrainedConfig) -> int | None:
-    """The longest sequence that a model can read, in tokens; None if there is no limit. A sliding window is none."""
+    """The longest sequence that a model can read, in tokens; None if there is no limit. A sliding window is not a limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _uses(setting: Setting, lengths: _Lengths) -> Iterator[_Use]:
     preset, records = setting.preset, lengths.records
     demonstrated = [(d.prompt_id, d.text) for d in records.demonstrations.values() if may_train(d)]
-    # The reward model also scores the labelers' judgements for the evaluation.
+    # All rankings, because the reward model also scores those that labelers made for the evaluation.
     ranked = [(r.prompt_id, r.text) for r in (records.responses[i] for k in records.rankings.values() for i in k.response_ids)]
     judge = "base_model" if setting.reward_start is None else "reward_start"
     everyone = ("base_model", "small_model", "reward_start")
@@ -161,7 +161,7 @@ def _uses(setting: Setting, lengths: _Lengths) -> Iterator[_Use]:
 
 
 def _text_uses(setting: Setting) -> Iterator[tuple[str, str]]:
-    """(table, model) of the stages that learn from pretraining text."""
+    """(table, model) for each stage that learns from pretraining text."""
     if not (setting.labelers.invents_data or setting.project.pretraining_text.exists()):
         return
     preset = setting.preset
@@ -172,14 +172,14 @@ def _text_uses(setting: Setting) -> Iterator[tuple[str, str]]:
 
 
 def _problem(use: _Use, name: str, window: int, settings: dict[str, int]) -> str | None:
-    """What is too long for a model, if anything is, in words; ``settings`` gets what to set instead."""
+    """What is too long for a model, in words, or None. Adds to ``settings`` what to set instead."""
     limits = use.limits
     if limits.max_prompt_tokens + limits.max_response_tokens <= window:
         return None
     longest = use.longest()
     if longest.sequence <= window:
         return None
-    # The response gives way to the longest prompt, down to half of the window.
+    # The response limit is reduced first, down to half of the window.
     response = min(limits.max_response_tokens, max(window - longest.prompt, window // 2))
     wanted = {f"[{use.table}] max_response_tokens": response, f"[{use.prompt_table}] max_prompt_tokens": window - response}
     if response == limits.max_response_tokens:

@@ -1,4 +1,4 @@
-"""``heedful align``: the stages of the table in order, like make. What is done is not done again."""
+"""``heedful align``: run the stages of the table in order, like make. Finished stages do not run again."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ from heedful.ranks.world import across_ranks, world
 
 @across_ranks
 def align(project: Project, console: Console, *, partly: bool = False, last_round: int | None = None) -> Path | None:
-    """Run every stage that the data allow; returns the report, or None if people have to label first (it says what).
+    """Run every stage that the data allow; returns the report, or None if people have to label first (the console says what).
 
-    partly: go on with the answers that people have given so far, even if some tasks still wait. last_round: go on up to this
-    round of feedback; None: the newest that was begun, round 1 at first.
-    Raises UserError for what the user must mend (BusyError if another process works in the project), NumericalError,
-    StorageError. Interrupted at any point, it continues when called again. Under ``torchrun`` all ranks call it, each with the
-    same project; all but rank 0 with a quiet console.
+    partly: continue with the answers that people have given so far, even if some tasks still wait. last_round: continue up to
+    this round of feedback; None: up to the newest begun round (at first, round 1).
+    Raises UserError for what the user must fix (BusyError if another process works in the project), NumericalError,
+    StorageError. If it is interrupted at any point, it continues when called again. Under ``torchrun`` all ranks call it with
+    the same project, and all except rank 0 with a quiet console.
     """
     with alone_in(project.runs) if world().is_rank_zero else nullcontext():
         return _align(project, console, partly, last_round)
@@ -82,14 +82,14 @@ def _align(project: Project, console: Console, partly: bool, last_round: int | N
 
 
 def _align_round(project: Project, preset: Preset, number: int, processes: int, console: Console, partly: bool) -> Path | None:
-    """One round of feedback: round 1 is the table of stages, each further round has a table of its own."""
+    """One round of feedback. Round 1 is the table of stages; each further round has its own table."""
     stages, labelers = Stages(project.runs, console), labelers_of(project)
     opened = None
     on_rank_zero(lambda: check_rule_benchmarks(project, preset, with_data=number > 1))
     if number > 1:
         opened = Opened(number=number, earlier=tuple(ended_rounds(project.runs)[: number - 1]))
         on_rank_zero(lambda: take_in(project, console) if number > newest_round(project.runs) else None)
-    # Rank 0 takes people's answers; the other ranks then read what it took.
+    # Rank 0 takes people's answers. The other ranks then read what it took.
     on_rank_zero(lambda: labelers.take(partly=partly))
     state = _State(project, preset, labelers, opened)
     on_rank_zero(lambda: check_before_training(state.setting, state.records))
@@ -99,7 +99,7 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
         for finished in _run(stages, group, jobs, processes):
             state.done[finished.name] = finished
         for stage in group:
-            # People judge the evaluation while the report can be read already.
+            # The report is written before people have judged the evaluation.
             last = stage is STAGES[-1]
             waiting = state.still_waiting(stage, partly=partly or last)
             if last:
@@ -113,26 +113,26 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
             if stage.round > 1:
                 continue
             if stage.asks and not state.situation.answers_at_once and stage.left_out(state.situation) is None:
-                _say_waiting(console, stage, "no answer is about a training prompt yet")
+                _say_waiting(console, stage, "there is no answer about a training prompt yet")
                 return None
     on_rank_zero(state.save_round)
     return _report_rounds(state, stages)
 
 
 def _run(stages: Stages, group: list[Stage], jobs: list[Job], processes: int) -> list[FinishedStage]:
-    """Side by side if the stages may run in processes of their own."""
+    """Run a group of stages side by side if all of them may run in their own processes."""
     if all(stage.apart for stage in group):
         return stages.run_side_by_side(jobs, processes=processes)
     return stages.run_side_by_side(jobs, processes=1)
 
 
 class _State:
-    """How far one call of align has come in one round."""
+    """The progress of one call of align in one round."""
 
     def __init__(self, project: Project, preset: Preset, labelers: Labelers, opened: Opened | None) -> None:
         self.project, self.preset, self.labelers, self.opened = project, preset, labelers, opened
         self.done: dict[str, FinishedStage] = {}
-        """With the stages of the rounds before."""
+        """The finished stages, including those of earlier rounds."""
         self.digests: dict[Path, str] = {}
         self.said: set[str] = set()
         """Stages already reported as left out."""
@@ -141,7 +141,7 @@ class _State:
         self.read_records()
 
     def read_records(self) -> None:
-        """Read the records of the round, with the answers that labelers have given in it."""
+        """Read the records of the round, including the answers that labelers have given in it."""
         if self.opened is None:
             self.records = self.labelers.known(self.folders().get("collect"))
         else:
@@ -190,20 +190,20 @@ class _State:
         return fingerprint_inputs(given, self.records, earlier, self._digest)
 
     def _digest(self, path: Path) -> str:
-        """Of a model or text: rank 0 alone reads it, once."""
+        """The digest of a model or text, which only rank 0 reads, and only once."""
         if path not in self.digests:
             self.digests[path] = on_rank_zero(lambda: digest_of_files(path))
         return self.digests[path]
 
     def still_waiting(self, stage: Stage, *, partly: bool) -> str | None:
-        """Ask for what people have to do after a stage; what still waits, in words."""
+        """Ask people for what a stage needs from them; returns in words what still waits."""
         if stage.asks is None:
             return None
         given, folder = self.given(stage), self.done[stage.name].folder
         return on_rank_zero(lambda: self.labelers.ask(tasks_of(stage)(given, folder), folder, partly=partly))
 
     def save_round(self) -> None:
-        """Write down that the round is over, and what it knew."""
+        """Record that the round is over, and which records it knew."""
         number = 1 if self.opened is None else self.opened.number
         earlier = () if self.opened is None else self.opened.earlier
         own = {name: one for name, one in self.done.items() if all(name not in ended.runs for ended in earlier)}
@@ -218,11 +218,11 @@ class _State:
 
 
 _TRAINED = ("sft", "initial_policy", "task_mixture", "reward", "ppo", "dpo", "expert_iteration", "cloning")
-"""Tables of stages that train."""
+"""Tables of heedful.toml with settings of stages that train."""
 
 
 def _refuse_adapters(preset: Preset) -> None:
-    """Before hours of training: :func:`heedful.training.sharding.shard` would refuse them only then."""
+    """Refuse adapters under torchrun now; :func:`heedful.training.sharding.shard` might refuse them after hours of training."""
     adapted = [name for name in _TRAINED if getattr(preset, name).lora_rank]
     if world().size > 1 and adapted:
         raise ConfigError(
@@ -234,8 +234,8 @@ def _refuse_adapters(preset: Preset) -> None:
 
 
 def _say_left_out(state: _State, before: Stage, console: Console) -> None:
-    """Say why the project does without stages before this one, once for each."""
-    if before not in STAGES:  # a further round has only the stages that it needs
+    """Print, once per stage, why the project does without stages before this one."""
+    if before not in STAGES:  # a further round has only stages that it needs
         return
     earlier = [row.name for row in STAGES[: STAGES.index(before)]]
     for name, reason in left_out(state.situation).items():
@@ -250,7 +250,7 @@ def _say_waiting(console: Console, stage: Stage, waiting: str) -> None:
 
 
 def _report(state: _State, stages: Stages, waiting: str | None, console: Console) -> Path:
-    """Write results.json, timings.json and report.html; say what people can still add."""
+    """Write results.json, timings.json and report.html, and print what people can still add."""
     results = assemble(state.setting, state.records, state.folders(), left_out(state.situation))
     report = _save(state, results, _timings(stages))
     if waiting:
@@ -260,7 +260,7 @@ def _report(state: _State, stages: Stages, waiting: str | None, console: Console
 
 
 def _report_rounds(state: _State, stages: Stages) -> Path:
-    """Add the rounds to results.json, timings.json and report.html as round 1 wrote them."""
+    """Add the further rounds to the results.json, timings.json and report.html that round 1 wrote."""
     folder, own = state.project.folder, _timings(stages)
     results = load_results(folder / "results.json")
     before = load_timings(folder / "timings.json")
@@ -276,7 +276,7 @@ def _report_rounds(state: _State, stages: Stages) -> Path:
 
 
 def _save(state: _State, results: Results, timings: Timings) -> Path:
-    """Write the three files, with what the further rounds have decided; returns the report."""
+    """Write the three files, including the decisions of further rounds; returns the report."""
     folder = state.project.folder
 
     def save() -> None:

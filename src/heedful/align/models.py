@@ -1,4 +1,4 @@
-"""Models to train: in the right type, on the right device."""
+"""Load models for training, in the right type and on the right device."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
 
 def loading_precision(config: SFTConfig | RewardConfig | PPOConfig | DPOConfig | ExpertIterationConfig) -> Precision:
-    """The type in which a step loads its models: fp32 to train all weights, the compute type if only an adapter is trained."""
+    """The type in which a step loads its models: fp32 to train all weights, the compute type to train only an adapter."""
     return config.precision if config.lora_rank else "float32"
 
 
 def placed_for_training(model: PreTrainedModel, where: torch.device | None = None) -> PreTrainedModel:
-    """The model on the first GPU, or ``where``; under ``torchrun`` in main memory: the step moves each rank's shards."""
+    """The model on the first GPU or ``where``. Under ``torchrun`` it does not move here; training moves each rank's shards."""
     return model if world().size > 1 else model.to(where or first_device())  # pyright: ignore[reportArgumentType]
 
 

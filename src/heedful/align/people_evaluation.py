@@ -1,6 +1,7 @@
-"""``heedful evaluate people``: models answer held-out owners' prompts, labelers of both groups judge the answers.
+"""``heedful evaluate people``: models answer held-out owners' prompts, and labelers of both groups judge the answers.
 
-One run is a stage in ``runs/people-<n>/``. The same models, prompts and settings continue it; anything else begins another run.
+A run is a stage in ``runs/people-<n>/``. A call with the same models, prompts and settings continues it; any other call begins
+another run.
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ from heedful.project.selection import prompts_of, training_rankings
 from heedful.records import Prompt, Response
 
 PROMPTS_AT_ONCE = 64
-"""Prompts that a model answers between two writes to the disk."""
+"""Number of prompts that a model answers between two writes to disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panels:
-    """Who judges, and how much."""
+    """Who judges, and how many answers."""
 
     groups: tuple[Group, ...] = ("held_out", "training")
     labelers_per_prompt: int
-    """Labelers of each group who judge each prompt's answers."""
+    """Number of labelers of each group who judge each prompt's answers."""
     num_prompts: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What decides a report besides the answers."""
+    """The options that determine a report, besides the answers."""
 
     baseline: str
     confidence: float
@@ -62,13 +63,13 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeopleEvaluation:
-    """How far a run is."""
+    """The progress of a run."""
 
     folder: Path
     waiting: str | None
-    """What labelers have to do first, in words."""
+    """In words, what labelers still have to do; None if nothing."""
     comparison: PeopleComparison | None
-    """None while labelers have to judge first."""
+    """None while there are not enough judgements to compare."""
 
 
 def evaluate_people(
@@ -82,14 +83,14 @@ def evaluate_people(
     partly: bool = False,
     controls: Collection[Control] = (),
 ) -> PeopleEvaluation:
-    """Sample, let labelers judge, and compare; interrupted or waiting for labelers, it continues when called again.
+    """Sample, let labelers judge, and compare. If it is interrupted or waits for labelers, it continues when called again.
 
-    partly: report what labelers have said so far. controls: scores at equal length or style too. Raises ConfigError for
-    models or settings that cannot be compared, DataError without a held-out prompt, MissingError or ModelError for a model,
-    BusyError if another process works in the project.
+    partly: report the judgements so far. controls: also compute scores at equal length or style. Raises ConfigError for models
+    or settings that cannot be compared, DataError without a held-out prompt, MissingError or ModelError for a model, BusyError
+    if another process works in the project.
     """
     _check(models, panels, baseline, confidence)
-    models = sorted(models, key=lambda model: model.name)  # the order in which they are named changes nothing
+    models = sorted(models, key=lambda model: model.name)  # so that their order does not matter
     preset, labelers = resolved_preset(project), labelers_of(project)
     with alone_in(project.runs):
         records = Records.load(project.data)
@@ -99,7 +100,7 @@ def evaluate_people(
         def sample_and_ask(folder: Path) -> None:
             responses = _sampled(project, preset, models, prompts, folder, console)
             write_jsonl(folder / "responses.jsonl", map(record_to_json, labelers.named(responses, folder.name)))
-            if labelers.answers_at_once:  # people's answers come later: they are no output of the stage
+            if labelers.answers_at_once:  # people's answers come later, and are not outputs of the stage
                 labelers.judge(_tasks(records, folder, panels), folder)
 
         folder = Stages(project.runs, console).run(PEOPLE_STAGE, inputs, sample_and_ask).folder
@@ -115,7 +116,7 @@ def _check(models: Sequence[Contestant], panels: Panels, baseline: str, confiden
         raise ConfigError("labelers compare models", expected="at least two models", got=str(len(models)))
     if baseline not in names:
         raise ConfigError(
-            "the baseline is no model of this evaluation", expected=f"one of {', '.join(names)}", got=repr(baseline)
+            "the baseline is not a model of this evaluation", expected=f"one of {', '.join(names)}", got=repr(baseline)
         )
     if not 0 < confidence < 1:
         raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(confidence))
@@ -149,7 +150,7 @@ def _prompts(
 def _inputs(
     project: Project, preset: Preset, models: Sequence[Contestant], panels: Panels, prompts: Sequence[Prompt]
 ) -> dict[str, object]:
-    """What makes two runs the same."""
+    """The inputs that identify a run."""
     limits = preset.answering("evaluate")
     return {
         "models": {model.name: digest_of_files(model.folder) for model in models},
@@ -167,7 +168,7 @@ def _inputs(
 def _sampled(
     project: Project, preset: Preset, models: Sequence[Contestant], prompts: Sequence[Prompt], folder: Path, console: Console
 ) -> list[Response]:
-    """Every model's answers. Those that an interrupted call has written, in whole files, are not sampled again."""
+    """All models' answers. Complete files that an interrupted call has written are read, not sampled again."""
     parts = [prompts[start : start + PROMPTS_AT_ONCE] for start in range(0, len(prompts), PROMPTS_AT_ONCE)]
     responses: list[Response] = []
     for model in models:
@@ -193,7 +194,7 @@ def _response(row: object, where: str) -> Response:
 
 
 def _answering(project: Project, preset: Preset, model: Contestant) -> Callable[[Sequence[Prompt]], list[Response]]:
-    """A function that lets one model answer prompts; each answer's random numbers depend on the seed, model and prompt only."""
+    """A function that answers prompts with one model. Random numbers depend only on the seed, the model and the prompt."""
     limits = preset.answering("evaluate")
     policy, tokenizer = policy_for_inference(model.folder, limits.precision)
     answerer = Answerer(policy, tokenizer, limits, project.engine, project.template)
@@ -212,7 +213,7 @@ def _answering(project: Project, preset: Preset, model: Contestant) -> Callable[
 
 
 def _tasks(records: Records, folder: Path, panels: Panels) -> list[Task]:
-    """One task for each prompt, with all models' answers."""
+    """One ranking task for each prompt, with all models' answers."""
     wanted: Mapping[Group, int] = dict.fromkeys(panels.groups, panels.labelers_per_prompt)
     responses = records_in(folder, "response")
     return list(tasks_by_prompt(records, responses, "evaluation", panels.labelers_per_prompt, lambda _: wanted))
@@ -255,7 +256,7 @@ def _reported(
 
 
 def judged_records(labelers: Labelers, records: Records, folder: Path) -> Judged:
-    """The records of a run, and each labeler's group: the account's, the simulated panel's, or by their work (SPEC 2.4)."""
+    """A run's records and each labeler's group, from the account, the simulated panel or the labeler's work (SPEC 2.4)."""
     rankings, ratings = list(records_in(folder, "ranking")), list(records_in(folder, "rating"))
     trained = {ranking.labeler for ranking in training_rankings(records, "train")}
     groups: dict[str, Group] = {}

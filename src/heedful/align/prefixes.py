@@ -16,7 +16,10 @@ _TASK, _ANSWER = "Task: ", "\nAnswer:"
 def candidate_prefixes(
     prompts: dict[str, Prompt], demonstrations: Sequence[Demonstration], *, seed: int, count: int = 4, largest: int = 1_200
 ) -> tuple[str, ...]:
-    """Prefixes of two or three of the project's own training demonstrations, none longer than ``largest`` characters."""
+    """Prefixes made of two or three of the project's training demonstrations, each shorter than about ``largest`` characters.
+
+    Returns none if fewer than three demonstrations are short enough.
+    """
     short = [
         d
         for d in demonstrations
@@ -34,11 +37,11 @@ def candidate_prefixes(
 
 
 def with_prefix(prefix: str, prompt_text: str) -> str:
-    """What the base model is given: the prefix, then the instruction in the same format, ready to be answered."""
+    """The text that the base model continues: the prefix, then the instruction in the same format, ready to be answered."""
     return f"{prefix}{_TASK}{prompt_text.strip()}{_ANSWER}"
 
 
 def cut_answer(response: Response) -> Response:
-    """The answer in a prompted base model's continuation: up to where it goes on with a task of its own."""
+    """The answer in a prompted base model's continuation: everything before it begins another task."""
     text, found, _ = response.text.partition("\nTask:")
     return replace(response, text=text.strip(), finished=response.finished or bool(found))

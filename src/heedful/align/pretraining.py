@@ -1,4 +1,4 @@
-"""``heedful pretrain``: a base model from nothing but text, for those who have none."""
+"""``heedful pretrain``: make a base model from plain text, if you have none."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import encode_documents, pretraining_files, read_documents
 
 VALIDATION_EVERY = 50
-"""One document in this many is held out from training to measure the loss on."""
+"""One in this many documents is held out from training, to measure the loss on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The model to make."""
+    """The shape of the model to make."""
 
     layers: int
     width: int
     heads: int
     vocabulary: int
-    """Tokens of the tokenizer."""
+    """Number of tokens of the tokenizer."""
 
 
 @across_ranks
 def pretrain_from_text(
     text: Path, output: Path, config: PretrainConfig, shape: Shape, *, encoding: str = UTF8, console: Console
 ) -> Path:
-    """Train tokenizer and model on the documents of ``text``; returns the model's folder.
+    """Train a tokenizer and a model on the documents in ``text``; returns the model's folder.
 
-    Everything that is certain to fail is refused before anything is trained. Raises ConfigError, DataError, MissingError,
-    BusyError if another process trains into the same folder.
+    Whatever is certain to fail is refused before training. Raises ConfigError, DataError, MissingError, BusyError if another
+    process trains into the same folder, and what :func:`train_pretrain` raises.
     """
     check_encoding(encoding, "--encoding")
     check_shape(
@@ -54,14 +54,14 @@ def pretrain_from_text(
 
 
 def _check_folders(output: Path, text: Path) -> None:
-    """Refuse missing text, a finished run's folder (its model would be replaced), and one that is read as text."""
+    """Refuse missing text, a finished run's folder (its model would be replaced), and a folder inside the text's folder."""
     pretraining_files(text)
     if output.exists() and not output.is_dir():
         raise ConfigError("the run needs a folder", expected="a new folder, or an unfinished run's", got="a file", where=output)
     if text.is_dir() and output.resolve().is_relative_to(text.resolve()):
         raise ConfigError(
             "the run's folder is in the folder of the text",
-            expected="a folder elsewhere: a run writes .jsonl files, which would be read as text the next time",
+            expected="a folder elsewhere: a run writes .jsonl files, which the next run would read as text",
             got=str(output),
             where=text,
         )

@@ -1,4 +1,4 @@
-"""Stages side by side, each in its own process.
+"""Run stages side by side, each in its own process.
 
 With small models, several processes with one thread each are faster than one process with several threads, which wait for
 each other at every small operation (docs/log.md).
@@ -34,13 +34,14 @@ Call = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call took."""
+    """What a call cost."""
 
     seconds: float
+    """Wall-clock time."""
     processor_seconds: float
-    """Of all its threads."""
+    """Processor time of all its threads."""
     memory_bytes: int
-    """The most memory that this process and its siblings have held together so far."""
+    """The most memory that the parent and all running calls have held together so far."""
 
 
 def cores() -> int:
@@ -49,16 +50,16 @@ def cores() -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, bytes."""
+    """The most memory that this process has held, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[tuple[str, Cost]]:
-    """Run ``calls`` in the given order, ``processes`` at a time, each with its share of the threads; yields names as they end.
+    """Start ``calls`` in the given order, ``processes`` at a time, each with its share of the threads.
 
-    If a call fails, the others are stopped (their checkpoints stay) and its error is raised. If a process was killed, as the
-    system does when memory runs out, HeedfulError is raised.
+    Yields the name and cost of each call when it ends. If a call fails, the others are stopped (their checkpoints stay) and its
+    error is raised. If a process is killed, as the system does when memory runs out, HeedfulError is raised.
     """
     at_once = min(processes, len(calls))
     context = _context()
@@ -71,7 +72,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
         while waiting or running:
             while waiting and len(running) < at_once:
                 name, call = waiting.pop(0)
-                # A pool of one for each call: its memory goes with its process.
+                # Each call has its own pool of one process, so its memory is freed when it ends.
                 pool = ProcessPoolExecutor(
                     1, context, initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),)
                 )
@@ -79,7 +80,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             others = [process for _, pool in running.values() for process in pool._processes or ()]
             most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
-            # Successes first: they are recorded before a failure beside them is raised.
+            # Successes come first, so that they are recorded before a failure is raised.
             for future in sorted(done, key=lambda one: one.exception() is not None):
                 seconds, processor_seconds = future.result()
                 name, pool = running.pop(future)
@@ -88,7 +89,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
     except BrokenProcessPool:
         raise HeedfulError(
             "a process that ran a stage was killed",
-            expected="a process that ends by itself",
+            expected="a process that ends on its own",
             got=f"one of {', '.join(calls)} is gone (out of memory?)",
             next_step="run it again (stages continue from checkpoints), with processes = 1 in heedful.toml to need less memory",
         ) from None
@@ -106,7 +107,7 @@ def import_ahead() -> None:
 
 
 def _context() -> BaseContext:
-    """New processes are forked from a server that has imported everything (which takes seconds) and computed nothing.
+    """A context that forks new processes from a server that has imported everything (which takes seconds) but computed nothing.
 
     A fork of this process would inherit torch's thread pools without their threads.
     """
@@ -116,7 +117,7 @@ def _context() -> BaseContext:
 
 
 def memory_of(process: int) -> int:
-    """Bytes of memory that a process holds now, without mapped files; 0 if the system does not say."""
+    """Bytes of memory that a process holds now, without mapped files; 0 if unknown."""
     try:
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
         return int(fields["RssAnon"].split()[0]) * 1024
@@ -125,18 +126,18 @@ def memory_of(process: int) -> int:
 
 
 def _do(call: Call) -> tuple[float, float]:
-    """Seconds of the clock on the wall, and of the processor."""
+    """Do a call; returns wall-clock seconds and processor seconds."""
     start, busy = time.monotonic(), time.process_time()
-    # Not a terminal: two progress bars would overwrite each other. Each line begins with its stage's name instead.
+    # Not a terminal, where two progress bars would overwrite each other. Plain lines begin with the stage's name.
     call(console=Console(force_terminal=False, width=160))
     return time.monotonic() - start, time.process_time() - busy
 
 
 def _prepare(threads: int) -> None:
-    """Set up a new process: its share of the cores, SIGTERM that lets a stage clean up, and an end when its parent ends."""
+    """Set up a new process: give it its share of the cores, let it clean up on SIGTERM, and end it when its parent ends."""
     torch.set_num_threads(threads)
     keep_large_temporaries()
-    # Ctrl-C reaches all processes of a terminal. The parent handles it and ends this process with SIGTERM.
+    # Ctrl-C reaches all processes of a terminal. The parent handles it, and ends this process with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     parent = multiprocessing.parent_process()
@@ -144,7 +145,7 @@ def _prepare(threads: int) -> None:
 
     def watch() -> None:
         parent.join()
-        # The parent was killed. When align is started again, no old process may still write to the run folders.
+        # The parent was killed. If align is started again, no old process may still write to the run folders.
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A project's pretraining text: checked before anything is trained, and as tokens for the stages that learn from it."""
+"""A project's pretraining text: check it before any training, and encode it for the stages that learn from it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from heedful.project.runs import newest_done
 from heedful.training.pretraining_text import PretrainingText, encode_documents, pretraining_files, read_documents
 
 READER = "initial_policy"
-"""The first stage that reads the text; once it is done, the text is known to be readable."""
+"""The first stage that reads the text. Once it is done, the text is known to be readable."""
 
 
 def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
-    """The project's plain text. Without files ``train.*`` and ``valid.*``, every 50th document is for validation."""
+    """The project's text for training or validation (``part``: train or valid); None if it has none.
+
+    Without files ``train.*`` and ``valid.*``, every 50th document is for validation.
+    """
     project = setting.project
     if not project.pretraining_text.exists():
         return None
@@ -33,9 +36,9 @@ def pretraining_text(setting: Setting, part: str) -> PretrainingText | None:
 
 
 def check_text(setting: Setting) -> None:
-    """Read all pretraining text that stages will learn from, until one has: a bad byte would stop it after hours of training.
+    """Read all pretraining text, because a bad byte would stop a stage after hours of training.
 
-    Raises DataError, MissingError.
+    It is skipped if no stage uses the text, or once a stage has read it. Raises DataError, MissingError.
     """
     project, preset = setting.project, setting.preset
     unused = not (preset.ppo.ptx_coefficient or preset.initial_policy.pretraining_share)
@@ -49,7 +52,7 @@ def check_text(setting: Setting) -> None:
                 expected="at least one document that is not empty",
                 got="none",
                 where=some[0],
-                next_step="add text there, or remove the folder: then there is no PPO-ptx",
+                next_step="add text there, or remove the folder to do without PPO-ptx",
             )
 
 
@@ -59,15 +62,15 @@ def _documents(project: Project, files: list[Path]) -> Iterator[str]:
 
 
 def _files_of_parts(folder: Path) -> dict[str, list[Path]] | None:
-    """The files ``train.*`` and ``valid.*``; None if not both are there, so that all files are one text."""
+    """The files ``train.*`` and ``valid.*``; None if one of them is missing, and then all files are one text."""
     names = {file: file.name.lower().split(".")[0] for file in pretraining_files(folder)}
     if not {"train", "valid"} <= set(names.values()):
         return None
     others = [file.name for file, name in names.items() if name not in ("train", "valid")]
     if others:
         raise DataError(
-            "beside train and valid there is other pretraining text",
-            expected="only files train.* and valid.*, or files of other names alone",
+            "besides train and valid there is other pretraining text",
+            expected="only files train.* and valid.*, or only files with other names",
             got=", ".join(others[:5]),
             where=folder,
             next_step="rename or move the others",

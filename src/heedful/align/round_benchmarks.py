@@ -1,4 +1,4 @@
-"""Public benchmarks in the rule of a further round: which ones, how both policies are asked, and what the decision reads."""
+"""Public benchmarks in the rule of a further round: which ones, how both policies are measured, and the scores to decide by."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _SCORES_FILE = "scores.json"
 
 
 def task_and_setting(name: str, where: Path) -> tuple[Task, Shots]:
-    """The benchmark that ``[rounds] benchmarks`` means by a task or ``task.few-shot``. Raises ConfigError.
+    """The benchmark that ``[rounds] benchmarks`` names, as ``task`` or ``task.few-shot``. Raises ConfigError.
 
-    Only scores that are better if they are higher, and that no judge gives, are in a rule.
+    A rule can only use scores that need no judge, and for which higher is better.
     """
     task_name, dot, setting = name.partition(".")
     usable = [task for task in TASKS if set(task.settings) <= set(SHOTS)]
@@ -42,7 +42,7 @@ def task_and_setting(name: str, where: Path) -> tuple[Task, Shots]:
     unfit = [task.title for task in TASKS if task.name == task_name and task not in usable]
     raise ConfigError(
         f"{unfit[0]} cannot be in the rule of a round" if unfit else "[rounds] benchmarks names no benchmark",
-        expected=f"a benchmark whose score needs no judge, and is better if it is higher: {', '.join(names)}",
+        expected=f"a benchmark whose score needs no judge, and for which higher is better: {', '.join(names)}",
         got=repr(name),
         where=where,
         next_step="measure it with `heedful evaluate benchmarks`" if unfit else "choose one of these",
@@ -50,7 +50,7 @@ def task_and_setting(name: str, where: Path) -> tuple[Task, Shots]:
 
 
 def check_rule_benchmarks(project: Project, preset: Preset, *, with_data: bool) -> None:
-    """Refuse benchmarks that do not exist, before anything is trained; ``with_data``: also data that cannot be read.
+    """Refuse benchmarks that do not exist, before any training. with_data: also refuse data that cannot be read.
 
     Raises ConfigError, MissingError, DataError.
     """
@@ -61,19 +61,19 @@ def check_rule_benchmarks(project: Project, preset: Preset, *, with_data: bool) 
 
 
 def rule_of(given: Given) -> dict[str, float]:
-    """Benchmark -> points that it may fall, as the round wrote down when it began."""
+    """Benchmark -> points by which it may fall, as the round wrote down when it began."""
     return rule_in(given.run_of("known")).get("benchmarks", {})
 
 
 def identity_of_benchmarks(setting: Setting, names: Iterable[str], digest: Callable[[Path], str]) -> list[Any]:
-    """What decides a policy's scores besides its weights: names, number of items, how it is asked, and data."""
+    """What determines a policy's scores besides its weights: benchmarks, number of items, precision, template, and data."""
     folders = sorted({_data(setting.project, setting.preset) / name.partition(".")[0] for name in names})
     how = [setting.preset.evaluate.benchmark_items, setting.preset.answering("evaluate").precision, setting.template]
     return [sorted(names), how, [digest(folder) for folder in folders]]
 
 
 def measure(given: Given, *, folder: Path, console: Console) -> None:
-    """Both policies answer the benchmarks of the rule. Answers are kept item by item: after a kill none is asked again."""
+    """Measure both policies on the benchmarks of the rule. Answers are saved item by item, so a kill loses none of them."""
     if not world().is_rank_zero:
         return
     rule = rule_of(given)
@@ -83,16 +83,16 @@ def measure(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def measured(folder: Path) -> list[RoundBenchmark]:
-    """What :func:`measure` wrote."""
+    """The scores that :func:`measure` wrote."""
     return json.loads((folder / _SCORES_FILE).read_text(encoding="utf-8"))
 
 
 Scores = Mapping[tuple[str, str], SeriesScore]
-"""By model and benchmark: the score by the benchmark's first metric (F1, accuracy, BLEU or ROUGE-L)."""
+"""(model, benchmark) -> the score by the benchmark's first metric (F1, accuracy, BLEU or ROUGE-L)."""
 
 
 def public_scores(setting: Setting, models: Mapping[str, Path], names: Iterable[str], out: Path, console: Console) -> Scores:
-    """Let models answer benchmarks, with all answers in ``out``. Raises ConfigError, MissingError, DataError, ModelError."""
+    """Measure models on benchmarks, with all answers in ``out``. Raises ConfigError, MissingError, DataError, ModelError."""
     series = _series(setting.project, setting.preset, names)
     contestants = [Contestant(name=name, folder=folder) for name, folder in models.items()]
     precision = setting.preset.answering("evaluate").precision
@@ -134,5 +134,5 @@ def finite_or_none(value: float) -> float | None:
 
 
 def points_of(metric: str) -> float:
-    """Points in one unit of a metric: BLEU is in points already, all others go from 0 to 1."""
+    """Points per unit of a metric. BLEU is already in points; all others go from 0 to 1."""
     return 1.0 if metric == "bleu" else 100.0

@@ -1,4 +1,4 @@
-"""Whether a round's policy is accepted, by the rule that was written down when the round began; reasons in words."""
+"""Decide whether a round's policy is accepted, by the rule written down when the round began, with the reasons in words."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from heedful.ranks.world import world
 from heedful.statistics import Estimate, bootstrap_mean, two_way_win_rate
 
 BIAS_METRIC = "entropy (bits)"
-"""More or less of it makes a model neither better nor worse, so the rule about falling scores does not apply to it."""
+"""A higher or lower value does not make a model better or worse, so the rule about falling scores does not apply to it."""
 
 
 def decide(given: Given, *, folder: Path, console: Console) -> None:
-    """Write decision.json: win rate, benchmarks, the rule, whether it accepts the policy, and why."""
+    """Write decision.json: win rate, benchmarks, the rule, whether the policy is accepted, and why."""
     if not world().is_rank_zero:
         return
     n, compared = given.stage.round, given.run_of("compare")
@@ -66,7 +66,7 @@ def decide(given: Given, *, folder: Path, console: Console) -> None:
 def verdict(
     wins: Estimate, benchmarks: Sequence[RoundBenchmark], *, confidence: float, largest_drop: float
 ) -> tuple[bool, list[str]]:
-    """Whether the policy is accepted: the interval is above 50 %, and no benchmark falls by more than the rule allows; why."""
+    """Whether the policy is accepted, and why. The interval must be above 50 %, and no benchmark may fall too far."""
     reasons: list[str] = []
     better = not math.isnan(wins.low) and wins.low > 0.5
     if math.isnan(wins.value):
@@ -111,19 +111,19 @@ def _public_in_words(row: RoundBenchmark) -> str:
 
 
 def _wins(given: Given, compared: Path, policy: str, against: str, confidence: float) -> tuple[Estimate, int, int | None]:
-    """The win rate, the number of prompts, and of judgements (None: the average of simulated labelers)."""
+    """The win rate, the number of prompts, and the number of judgements (None: it is simulated labelers' average)."""
     if (compared / EXPECTED_FILE).is_file():
         rows = [row for _, row in read_jsonl(compared / EXPECTED_FILE)]
         wins = bootstrap_mean([row["win"] for row in rows], confidence=confidence, seed=given.setting.seed)
         return wins, len(rows), None
     responses = {one.id: one for one in records_in(compared, "response")}
     rankings = [one for one in records_in(compared, "ranking") if responses.keys() >= set(one.response_ids)]
-    rankings = [one for one in rankings if one.prompt_id in given.records.prompts]  # without what its owner took back
+    rankings = [one for one in rankings if one.prompt_id in given.records.prompts]  # owners may have withdrawn prompts
     groups: dict[str, Group] = {one.labeler: "held_out" for one in rankings}
     found = judgements_from_rankings(rankings, responses, given.records.prompts, groups, [(policy, against)])
     prompts, labelers = [one.prompt_id for one in found], [one.labeler for one in found]
     estimate = two_way_win_rate([one.outcome for one in found], prompts, labelers, confidence=confidence)
-    # One labeler gives no interval for other labelers: it covers other prompts alone.
+    # With a single labeler there is no interval for other labelers, so it covers only other prompts.
     wins = estimate.by_prompt if math.isnan(estimate.two_way.low) else estimate.two_way
     return wins, len(set(prompts)), len(found)
 

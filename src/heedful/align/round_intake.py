@@ -1,7 +1,7 @@
-"""Puts what people wrote since the last round into the project's records, without a file: prompts, edits, votes.
+"""Take what people wrote since the last round from the labeling database into the project's records: prompts, edits, votes.
 
-It comes from the labeling database: the playground's conversations and the public API's log. Only what their owners allow is
-taken, and what they took back is erased first. Each prompt gets its owner's split, so a held-out owner's prompts train nothing.
+The sources are the playground's conversations and the public API's log. Only what their owners allow is taken, and what they
+have withdrawn is erased first. Each prompt gets its owner's split, so nothing is trained on a held-out owner's prompts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from heedful.prompts.withdrawing import apply_withdrawals
 
 
 def take_in(project: Project, console: Console) -> None:
-    """Add new prompts, edits and votes to the records; doing it again adds nothing. Raises DataError, StorageError."""
+    """Add new prompts, edits and votes to the records. A second call adds nothing. Raises DataError, StorageError."""
     with if_there(project.folder) as database:
         if database is None:
             return
@@ -46,7 +46,7 @@ def take_in(project: Project, console: Console) -> None:
 
 
 def _feedback(connection: Connection) -> Iterator[Mapping[str, Any]]:
-    """Edits and votes as records; a record comes after those that it names."""
+    """Edits and votes as records. Each record comes after those that it names."""
     rows = list(playground_rows(connection))
     yield from (row for row in rows if row["kind"] != "annotation")
     yield from votes_as_rankings(rows)
@@ -55,7 +55,7 @@ def _feedback(connection: Connection) -> Iterator[Mapping[str, Any]]:
 def votes_as_rankings(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """A ranking for each vote that prefers an answer. The vote does not compare the other answers, so they are tied.
 
-    A vote for a tie, or that all answers are bad, holds no comparison.
+    A vote for a tie, or for "all answers are bad", is left out, because it contains no comparison.
     """
     rows = list(rows)
     responses: dict[str, list[str]] = {}

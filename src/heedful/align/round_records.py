@@ -1,4 +1,7 @@
-"""The records of a further round: what it began with, and what labelers answered in it. What arrives later waits. No torch."""
+"""The records of a further round: those it began with, and labelers' answers in it. What arrives later waits.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from heedful.project.runs import records_in, with_records
 
 
 def records_of_round(project: Project, labelers: Labelers, opened: Opened, runs: Mapping[str, Path]) -> Records:
-    """All records that an open round may use. Before its first stage is done, these are all records.
+    """All records that a round in progress may use. Before its first stage is done, these are all records.
 
-    runs: folders of the finished stages of this round and those before, by name.
+    runs: folders of the finished stages of this round and earlier ones, by name.
     """
     records = labelers.known(runs.get("collect"))
     if labelers.invents_data:
@@ -36,7 +39,7 @@ def records_of_round(project: Project, labelers: Labelers, opened: Opened, runs:
 
 
 def _of_round(records: Records, known: Known, collect: Path | None) -> Records:
-    """Without what arrived after the round had begun. ``collect``: the folder of its own ranking tasks."""
+    """The records without those that arrived after the round had begun. ``collect``: the folder of its ranking tasks."""
     asked = set() if collect is None else {response.id for response in records_in(collect, "response")}
     prompts = {id: prompt for id, prompt in records.prompts.items() if id in known.prompts}
     return Records(
@@ -54,7 +57,7 @@ def _of_round(records: Records, known: Known, collect: Path | None) -> Records:
 
 
 def _with_votes_of_people(records: Records, project: Project) -> Records:
-    """Simulated labelers know only their own rankings; people may have stated preferences in the playground too."""
+    """Add people's preferences from the playground, because simulated labelers know only their own rankings."""
     if not project.data.is_dir():
         return records
     data = Records.load(project.data)

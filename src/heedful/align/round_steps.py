@@ -1,4 +1,4 @@
-"""The stages that only further rounds have: begin, choose what labelers get, compare, decide."""
+"""Stages that only further rounds have: begin, choose what labelers rank, compare."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from heedful.records import Prompt, Response, Split
 from heedful.statistics import disagreement
 
 SAMPLES = 3
-"""Answers of each policy to a held-out prompt that simulated labelers judge in closed form; people judge one of each."""
+"""Each policy's answers per held-out prompt, if simulated labelers judge them in closed form. People judge one of each."""
 CHOICE_FILE = "choice.json"
 
 
 def begin(given: Given, *, folder: Path, console: Console) -> None:
-    """Write down which records the round begins with, and the rule that will accept or reject its policy.
+    """Write down the records that the round begins with, and the rule by which its policy will be accepted or rejected.
 
-    The miniature's users write new prompts now; a project's have arrived already.
+    In the miniature, users write new prompts now. In a project they have already arrived.
     """
     setting, number = given.setting, given.stage.round
     before = ended_rounds(setting.project.runs)[number - 2].known
@@ -63,7 +63,7 @@ def begin(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def collect_again(given: Given, *, folder: Path, console: Console) -> None:
-    """Ranking tasks about prompts that nobody has ranked, new ones first: outputs of SFT models and of the current policy."""
+    """Make ranking tasks for prompts that nobody has ranked, new ones first, with outputs of SFT models and current policy."""
     setting, number = given.setting, given.stage.round
     numbers: Mapping[Split, int] = {"train": given.config.prompts, "valid": given.config.validation_prompts}
     by_disagreement = setting.preset.rounds.choose == "disagreement"
@@ -93,7 +93,7 @@ def collect_again(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def _to_rank(given: Given, split: Split, console: Console) -> list[Prompt]:
-    """A split's prompts that nobody has ranked, in random order: those that are new in this round, then all others."""
+    """A split's prompts that nobody has ranked: first those that are new in this round, then the others, in random order."""
     setting, records, number = given.setting, given.records, given.stage.round
     limits = setting.preset.answering("collect")
     tokenizer = load_tokenizer(given.model_of("sft"))
@@ -111,7 +111,7 @@ def _to_rank(given: Given, split: Split, console: Console) -> list[Prompt]:
 
 
 def _most_disputed(given: Given, responses: Sequence[Response], folder: Path, console: Console) -> list[Response]:
-    """The outputs for the training prompts on which the ensemble disagrees most; all those for validation prompts."""
+    """The outputs for the training prompts on which the ensemble disagrees most, and all outputs for validation prompts."""
     scores = [
         _rewards(given, given.run_of(key) / "model", responses, console)
         for key in given.stage.needs
@@ -122,11 +122,11 @@ def _most_disputed(given: Given, responses: Sequence[Response], folder: Path, co
         if given.records.prompts[response.prompt_id].split == "train":
             of_prompt.setdefault(response.prompt_id, []).append(response.id)
     disputed = {name: disagreement([[member[i] for i in ids] for member in scores]) for name, ids in of_prompt.items()}
-    ranked = sorted(disputed, key=lambda name: -disputed[name])  # equal ones stay in their random order
+    ranked = sorted(disputed, key=lambda name: -disputed[name])  # prompts with equal values stay in their random order
     chosen = set(ranked[: given.config.prompts])
     means = {name: float(np.mean([disputed[i] for i in some])) for name, some in (("chosen", chosen), ("all", ranked))}
     console.print(
-        f"{len(chosen):,} of {len(ranked):,} prompts are chosen: disagreement {means['chosen']:.4f}, of all {means['all']:.4f}",
+        f"{len(chosen):,} of {len(ranked):,} prompts are chosen: disagreement {means['chosen']:.4f}, all {means['all']:.4f}",
         highlight=False,
     )
     write_json(folder / CHOICE_FILE, {"chosen": sorted(chosen), "disagreement": disputed, "mean_disagreement": means})
@@ -147,9 +147,9 @@ def _rewards(given: Given, folder: Path, responses: Sequence[Response], console:
 
 
 def compare(given: Given, *, folder: Path, console: Console) -> None:
-    """The new policy and the current one answer the same held-out prompts; labelers compare the answers, benchmarks the models.
+    """Let the new and the current policy answer the same held-out prompts, and measure both on the miniature's benchmarks.
 
-    Simulated labelers say what they think on average, in closed form.
+    Labelers then compare the answers. For simulated labelers the average preference is computed in closed form.
     """
     setting, labelers = given.setting, given.setting.labelers
     prompts = _held_out(given, console)
@@ -184,7 +184,7 @@ def compare(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def _held_out(given: Given, console: Console) -> list[Prompt]:
-    """Prompts of held-out owners, those that arrived in this round first: no policy was chosen by them yet."""
+    """Prompts of held-out owners. Those that arrived in this round come first, because no policy was chosen by them yet."""
     setting, records = given.setting, given.records
     before = ended_rounds(setting.project.runs)[given.stage.round - 2].known.prompts
     tokenizer, limits = load_tokenizer(given.model_of("policy")), setting.preset.answering("evaluate")
@@ -200,7 +200,10 @@ def _held_out(given: Given, console: Console) -> list[Prompt]:
 def _expected(
     labelers: SimulatedLabelers, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Response]]
 ) -> list[dict[str, Any]]:
-    """For each prompt the chance that a held-out simulated labeler prefers the new policy's answer, a tie counted half."""
+    """For each prompt, the probability that a held-out simulated labeler prefers the new policy's answer, and that of a tie.
+
+    The first counts a tie as half.
+    """
     held_out = labelers.panel.labelers["held_out"]
 
     def opinions(key: str) -> dict[str, list[Any]]:

@@ -1,6 +1,7 @@
-"""Further rounds of feedback (SPEC 3.8): their rows in the table of stages, and what they decided. No torch.
+"""Further rounds of feedback (SPEC 3.8): their rows in the table of stages, and their decisions.
 
-Round 1 is the table of :mod:`heedful.align.stages`. What a round leaves on disk is in :mod:`heedful.project.ended_rounds`.
+Round 1 is the table of :mod:`heedful.align.stages`. What a round leaves on disk is in :mod:`heedful.project.ended_rounds`. This
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from heedful.project.ended_rounds import EndedRound, Known, Run, ended_rounds, f
 
 RULE_FILE = "rule.json"
 EXPECTED_FILE = "expected.jsonl"
-"""For each held-out prompt, what simulated labelers think of two policies in closed form."""
+"""For each held-out prompt, simulated labelers' expected preference between the two policies, in closed form."""
 BENCHMARKS_FILE = "benchmarks.json"
-"""Both policies' scores."""
+"""Scores of both policies."""
 DECISION_FILE = "decision.json"
 RULE = ("confidence", "largest_drop")
 """The fields of ``[rounds]`` that decide whether a policy is accepted."""
@@ -28,7 +29,7 @@ RULE = ("confidence", "largest_drop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A further round that is being done."""
+    """A further round in progress."""
 
     number: int
     earlier: tuple[EndedRound, ...]
@@ -41,20 +42,20 @@ class Opened:
 
     @property
     def current(self) -> str:
-        """The stage that made the policy to beat."""
+        """The stage that made the current policy, which the new one has to beat."""
         return self.earlier[-1].policy
 
     @property
     def before(self) -> Known:
-        """What the last round knew."""
+        """The records that the last round knew."""
         return self.earlier[-1].known
 
 
 def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_demonstrations: bool) -> tuple[Stage, ...]:
     """The table of a further round.
 
-    with_text: PPO mixes pretraining gradients in. new_demonstrations: there are demonstrations that the earlier rounds did not
-    have.
+    with_text: whether PPO mixes in pretraining gradients. new_demonstrations: whether there are demonstrations that the earlier
+    rounds did not have.
     """
     n, known, current = opened.number, first_stage(opened.number), opened.current
     members = [f"member_{n}_{i}" for i in range(1, config.ensemble + 1)] if config.choose == "disagreement" else []
@@ -121,19 +122,19 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
 
 
 def with_rule(config: RoundsConfig, begun: Path | None) -> RoundsConfig:
-    """The settings of a round with the benchmarks of the rule that it wrote down, if it was begun (in the folder ``begun``)."""
+    """The settings of a round. If it has begun (in the folder ``begun``), the benchmarks are those in its rule."""
     if begun is None:
         return config
     return replace(config, benchmarks=rule_in(begun).get("benchmarks", {}))
 
 
 def rule_in(begun: Path) -> dict[str, Any]:
-    """The rule that a round wrote down when it began: the settings named by ``RULE``, and ``benchmarks`` if it has any."""
+    """The rule that a round wrote down when it began: the settings named in ``RULE``, and ``benchmarks`` if it has any."""
     return json.loads((begun / RULE_FILE).read_text(encoding="utf-8"))
 
 
 def asking_stages(runs: Path) -> list[Stage]:
-    """The rows that ask people, of all further rounds that have begun: enough of each row to know what it asked."""
+    """The rows of all begun further rounds that ask people, with only those fields that say what they asked."""
     return [
         Stage(name=f"{name}_{number}", needs={}, asks=asks, round=number)
         for number in range(2, newest_round(runs) + 1)
@@ -145,10 +146,10 @@ _ASKING: Mapping[str, Asked] = {"collect": "rankings", "compare": "evaluation by
 
 
 def decisions(runs: Path) -> list[Round]:
-    """What the further rounds that are over have decided, as results.json has it."""
+    """The decisions of the finished further rounds, as in results.json."""
     return [decision_in(ended.runs[f"decide_{ended.number}"].folder) for ended in ended_rounds(runs)[1:]]
 
 
 def decision_in(folder: Path) -> Round:
-    """What the last stage of a round wrote."""
+    """The decision that the last stage of a round wrote."""
     return json.loads((folder / DECISION_FILE).read_text(encoding="utf-8"))

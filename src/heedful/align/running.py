@@ -1,4 +1,4 @@
-"""Stages with fingerprints: each is done once for the same inputs, continued after a kill, done again when an input changed."""
+"""Stages with fingerprints: each runs once for the same inputs, continues after a kill, and runs again if an input changes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from heedful.ranks.world import world
 
 @dataclass(frozen=True, slots=True)
 class FinishedStage:
-    """A stage that is done: where its outputs are, what identifies them, and how long it took."""
+    """A finished stage: where its outputs are, what identifies them, and how long it took."""
 
     name: str
     folder: Path
     fingerprint: str
     seconds: float
-    """Of the clock on the wall; stages that ran side by side share it in proportion to their own time."""
+    """Wall-clock time. Stages that ran side by side share it in proportion to their own times."""
     processor_seconds: float | None = None
-    """Of rank 0's processor, all threads together; None if an older version did the stage."""
+    """Processor time of rank 0, all threads together; None if an older version ran the stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A stage that may run beside others, in a process of its own: ``action(folder=..., console=...)`` must be picklable."""
+    """A stage that may run beside others in its own process. ``action(folder=..., console=...)`` must be picklable."""
 
     name: str
     inputs: Mapping[str, Any]
@@ -47,22 +47,22 @@ class Job:
 
 
 class Stages:
-    """The stages of one project, each in ``runs/<name>-<n>/``; a changed input makes a new n, nothing is overwritten."""
+    """The stages of one project, each in ``runs/<name>-<n>/``. A changed input gets a new n; nothing is overwritten."""
 
     def __init__(self, runs: Path, console: Console) -> None:
         self.runs, self.console = runs, console
         self.done: list[FinishedStage] = []
         self.most_memory = 0
-        """Of this process and those beside it together, bytes, while stages ran side by side."""
+        """The most memory, in bytes, that this process and stages side by side have held together."""
 
     def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> FinishedStage:
-        """Do ``action(folder)`` unless it was done for the same ``inputs``.
+        """Do ``action(folder)`` unless it was already done for the same ``inputs``.
 
-        inputs: JSON-able; fingerprints of earlier stages are among them. An unfinished folder of the same inputs is given to
-        ``action`` again: the training steps continue from their checkpoints. Under ``torchrun`` all ranks do the action, and
-        rank 0 keeps the books.
+        inputs: values that JSON can hold, including fingerprints of earlier stages. ``action`` gets an unfinished folder of the
+        same inputs again, and training continues from the checkpoints there. Under ``torchrun`` all ranks do the action, and
+        only rank 0 writes ``stage.json``. Raises DataError if the outputs of a finished stage are damaged.
         """
-        # Under torchrun rank 0 decides: its clock, its files' times of change, its view of the disk.
+        # Under torchrun rank 0 decides, because ranks may see other clocks, modification times and files.
         fingerprint, folder_name, state = on_rank_zero(lambda: self._found(name, inputs))
         folder = Path(folder_name)
         if state.get("done"):
@@ -88,10 +88,11 @@ class Stages:
         return stage
 
     def run_side_by_side(self, jobs: Sequence[Job], *, processes: int) -> list[FinishedStage]:
-        """Do jobs that do not need one another, ``processes`` at a time, in the given order; returns their stages in it.
+        """Do jobs that do not need one another, ``processes`` at a time; returns their stages in the given order.
 
-        One process: one after the other, in this one. Else each in its own, with its share of the cores. What fails first is
-        raised when the others have been stopped; all continue from their checkpoints when run again.
+        With one process they run one after another in this process. Otherwise each runs in its own process, with its share of
+        the cores. If one fails, the others are stopped and its error is raised. When run again, all continue from their
+        checkpoints.
         """
         if processes == 1:
             return [
@@ -121,12 +122,12 @@ class Stages:
         try:
             for name, cost in run_in_processes(calls, processes=processes):
                 costs[name] = cost
-                begun[name].end(cost.seconds / processes, cost.processor_seconds)  # a kill from now on does not undo it
+                begun[name].end(cost.seconds / processes, cost.processor_seconds)  # so that a kill from now on does not lose it
                 self.console.print(f"[dim]{name}: {cost.seconds:.1f} s of its own[/dim]", highlight=False)
         except BaseException:
             for name, stage in begun.items():
                 if name not in costs:
-                    stage.leave((time.monotonic() - start) / len(begun), 0.0)  # nothing tells what it took of the processor
+                    stage.leave((time.monotonic() - start) / len(begun), 0.0)  # its processor time is unknown
             raise
         share = (time.monotonic() - start) / sum(cost.seconds for cost in costs.values())
         found = {name: stage.end(share * costs[name].seconds, costs[name].processor_seconds) for name, stage in begun.items()}
@@ -160,12 +161,12 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A stage that is being done; its ``stage.json`` says so."""
+    """A stage in progress, which its ``stage.json`` records."""
 
     row: Mapping[str, Any]
     folder: Path
     spent: tuple[float, float]
-    """Seconds of the clock on the wall and of the processor, before an interruption."""
+    """Wall-clock and processor seconds before an interruption."""
 
     @classmethod
     def now(cls, name: str, inputs: Mapping[str, Any], fingerprint: str, folder: Path, state: Mapping[str, Any]) -> _Begun:
@@ -177,14 +178,14 @@ class _Begun:
         return begun
 
     def end(self, seconds: float, processor_seconds: float) -> FinishedStage:
-        """It is done."""
+        """Record that the stage is done."""
         self._write(done=True, seconds=seconds, processor_seconds=processor_seconds)
         spent = self.spent[0] + seconds, self.spent[1] + processor_seconds
         return FinishedStage(self.row["stage"], self.folder, self.row["fingerprint"], *spent)
 
     def leave(self, seconds: float, processor_seconds: float) -> None:
-        """It was interrupted."""
-        with suppress(StorageError):  # a disk that is full now must not hide what went wrong
+        """Record that the stage was interrupted."""
+        with suppress(StorageError):  # a full disk must not hide the error that stopped the stage
             self._write(done=False, seconds=seconds, processor_seconds=processor_seconds)
 
     def _write(self, *, done: bool, seconds: float, processor_seconds: float) -> None:
@@ -192,13 +193,13 @@ class _Begun:
             return
         spent = {"seconds": self.spent[0] + seconds, "processor_seconds": self.spent[1] + processor_seconds}
         state = {**self.row, "done": done, **spent}
-        if done:  # described once, though the seconds may be corrected later
+        if done:  # outputs are described only once; later calls just correct the seconds
             state[OUTPUTS] = stage_state(self.folder).get(OUTPUTS) or described_outputs(self.folder)
         write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=as_json))
 
 
 def done_before(runs: Path, name: str, fingerprint: str) -> FinishedStage | None:
-    """The run of a stage in a folder of runs that is done with this fingerprint. Raises DataError for damaged outputs."""
+    """The finished run of a stage with this fingerprint, in a folder of runs, or None. Raises DataError for damaged outputs."""
     numbered = stage_folders(runs, name)
     for number in sorted(numbered, reverse=True):
         state = stage_state(numbered[number])
@@ -209,5 +210,5 @@ def done_before(runs: Path, name: str, fingerprint: str) -> FinishedStage | None
 
 
 def stage_fingerprint(name: str, inputs: Mapping[str, Any]) -> str:
-    """What identifies a stage: equal inputs, equal fingerprints."""
+    """The fingerprint that identifies a stage. Equal inputs have equal fingerprints."""
     return fingerprint_of({"heedful": __version__, "stage": name, **inputs})

@@ -1,4 +1,4 @@
-"""What the stages are given: the project's settings, who labels, the records, and where earlier stages left their work."""
+"""What stages are given: the project's settings, its labelers, the records, and the folders of earlier stages."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ BENCHMARK_SEED = 21
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Everything that the stages need to know about a project, besides its records."""
+    """Everything that stages need to know about a project, except its records."""
 
     project: Project
     preset: Preset
     base_model: Path
     small_model: Path | None
     reward_start: Path | None
-    """What the reward model starts from; None is the SFT model."""
+    """The model that the reward model starts from; None: the SFT model."""
     labelers: Labelers
     benchmarks: tuple[Benchmark, ...]
     prefixes: tuple[str, ...]
@@ -57,30 +57,30 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What one stage is given. It can be pickled: a stage may run in a process of its own."""
+    """What one stage is given. It can be pickled, because a stage may run in its own process."""
 
     stage: Stage
     setting: Setting
     config: Any
     """The stage's own settings (None if it has none)."""
     records: Records
-    """Rankings are among them only for the stages that train reward models or choose what to rank."""
+    """The project's records. Only stages that need rankings get them."""
     runs: Mapping[str, Path]
-    """Folders of the stages that are done, by name."""
+    """Folders of the finished stages, by name."""
 
     def run_of(self, key: str) -> Path:
-        """The folder of the earlier stage that the table's ``needs`` has under this key."""
+        """The folder of the earlier stage that ``needs`` in the table names under this key."""
         name = self.stage.needs[key]
         assert name is not None
         return self.runs[name]
 
     def made(self, key: str) -> Path | None:
-        """The same, or None if the project does without that stage: then :meth:`model_of` says which model it uses."""
+        """The folder of the stage that meets this need, or None if a given model does (see :meth:`model_of`)."""
         name = met_by(str(self.stage.needs[key]), self.runs)
         return self.runs.get(name)
 
     def model_of(self, key: str) -> Path:
-        """The folder of the model that an earlier stage made, or of the one used in its place."""
+        """The folder of the model that an earlier stage made, or of the model used in its place."""
         folder = self.made(key)
         if folder is not None:
             return folder / "model"
@@ -102,9 +102,9 @@ def given_for(stage: Stage, setting: Setting, records: Records, runs: Mapping[st
 
 
 def setting_of(project: Project, preset: Preset, labelers: Labelers, records: Records) -> Setting:
-    """The project's setting. Raises MissingError for a model that is not there, ConfigError for an unknown engine."""
+    """The project's setting. Raises MissingError if a model is missing, ConfigError if vLLM is needed but not installed."""
     for engine in (project.engine, preset.ppo.engine):
-        generator(engine)  # an engine that cannot run here is refused before hours of training
+        generator(engine)  # raises now, not after hours of training
     return Setting(
         project=project,
         preset=preset,
@@ -118,7 +118,7 @@ def setting_of(project: Project, preset: Preset, labelers: Labelers, records: Re
 
 
 def prefixes_of(project: Project, labelers: Labelers, records: Records) -> tuple[str, ...]:
-    """Candidate few-shot prefixes: the miniature's own, or some of the project's demonstrations."""
+    """Candidate few-shot prefixes: the miniature's own, or made of the project's demonstrations."""
     if labelers.invents_data:
         return _few_shot_prefixes(project.seed)
     return candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed)
@@ -135,7 +135,7 @@ def _few_shot_prefixes(seed: int) -> tuple[str, ...]:
 
 
 def ask(given: Given, tasks: list[Task], folder: Path, console: Console) -> None:
-    """Put tasks to the labelers, from within a stage; under ``torchrun`` rank 0 does."""
+    """Give tasks to the labelers, from within a stage. Under ``torchrun`` only rank 0 does it."""
     if not world().is_rank_zero or not tasks:
         return
     if given.setting.labelers.ask(tasks, folder) is None:
@@ -147,6 +147,6 @@ def ask(given: Given, tasks: list[Task], folder: Path, console: Console) -> None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, indented; under ``torchrun`` rank 0 does. Raises StorageError."""
+    """Write a JSON value, indented. Under ``torchrun`` only rank 0 does it. Raises StorageError."""
     if world().is_rank_zero:
         write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Simulated labelers. Their work goes through the project's labeling database, where `heedful web` shows it like people's."""
+"""Simulated labelers. Their work goes into the project's labeling database, where `heedful web` shows it like people's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from heedful.records import Demonstration, Prompt, Ranking, Rating, Response
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLabelers:
-    """The miniature's panel: it answers at once."""
+    """The miniature's panel, which answers immediately."""
 
     project: Project
     panel: Panel
@@ -51,7 +51,7 @@ class SimulatedLabelers:
         return self.panel.groups
 
     def can_judge(self, prompt: Prompt) -> bool:
-        """They know what a simulated user meant, but not what a person asked in the playground."""
+        """They can judge prompts of simulated users, whose intent they know, but not prompts of people in the playground."""
         return prompt.source == "simulated"
 
     def waiting(self, stage: Stage) -> None:
@@ -61,12 +61,12 @@ class SimulatedLabelers:
         """None: each stage takes its own answers."""
 
     def take(self, *, partly: bool = False) -> None:
-        """Nothing to take: each run's labelers answered at once."""
+        """Do nothing, because the labelers of each run answered immediately."""
 
     def known(self, collect: Path | None = None) -> Records:
-        """Prompts and demonstrations, and the rankings of the stage that collects them.
+        """Prompts and demonstrations from the data, and the rankings in the folder ``collect``.
 
-        Rankings that were exported into the data are the same ones again, those of earlier runs, and the evaluation's.
+        Rankings in the data are left out: they may have been exported from this run, earlier runs or the evaluation.
         """
         records = without_labels(Records.load(self.project.data)) if self.project.data.is_dir() else Records()
         return records if collect is None else with_records(records, collect, ("response", "ranking"))
@@ -76,7 +76,7 @@ class SimulatedLabelers:
         return [replace(r, id=f"{r.id}-{fingerprint_of(record_to_json(r))[:8]}") for r in responses]
 
     def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> None:
-        """Answer all tasks, unless the stage is done or was killed after it had stored the answers to these very tasks."""
+        """Answer all tasks, unless the stage is done, or was killed after storing the answers to these tasks."""
         if stage_state(folder).get("done"):
             return
         tasks = list(tasks)
@@ -86,19 +86,20 @@ class SimulatedLabelers:
             if tasks[0].kind == "demonstrate":
                 write_jsonl(folder / "demonstrations.jsonl", map(record_to_json, answers.demonstrations()))
                 return
-            # One after the other onto the disk: all ratings at once would be most of the stage's memory.
+            # Write them one by one, because all ratings together would take most of the stage's memory.
             write_jsonl(folder / "ratings.jsonl", map(record_to_json, answers.ratings()))
             write_jsonl(folder / "rankings.jsonl", map(record_to_json, answers.rankings()))
 
     def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> None:
-        """Answer all tasks; each says how many labelers it needs and from which group."""
+        """Answer all tasks. Each task says how many labelers of which group it needs."""
         self.ask(tasks, folder)
 
     @contextmanager
     def recorded(self, tasks: Sequence[Task], *, run: str) -> Iterator[Answers]:
-        """Store a run's answers. They can be read within the block; an interrupted block leaves nothing behind.
+        """Store a run's answers, and let the block read them. If the block is interrupted, nothing is stored.
 
-        They always go into the project's own file: simulated labelers do not belong in a database server with people's work.
+        The answers always go into the project's own file, because a database server with people's work should not contain
+        simulated labelers.
         """
         database = open_database(self.project.folder / DATABASE_FILE)
         prompts = [task.prompt for task in tasks]
@@ -112,7 +113,7 @@ class SimulatedLabelers:
             database.close()
 
     def _answered_before(self, tasks: Sequence[Task], folder: Path) -> bool:
-        """Whether the answers in a stage's folder are those to ``tasks``, and the database holds them as this run's."""
+        """Whether a stage's folder has the answers to ``tasks``, and the database has them as this run's."""
         kind = "demonstration" if tasks[0].kind == "demonstrate" else "ranking"
         answers: list[Demonstration | Ranking] = list(records_in(folder, kind))
         about = {(one.prompt_id, one.response_ids if isinstance(one, Ranking) else ()) for one in answers}
@@ -135,7 +136,7 @@ class SimulatedLabelers:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one run's labelers said, read from the database, in the order in which they said it."""
+    """The answers of one run's labelers, read from the database in the order in which they were given."""
 
     connection: Connection
     batch_ids: Sequence[int]

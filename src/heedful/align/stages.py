@@ -1,11 +1,11 @@
-"""The one table of stages: what each needs and makes, when a project has it, and what it asks people for. No torch here.
+"""The table of stages: what each stage needs and makes, when a project has it, and what it asks labelers for.
 
-``heedful align`` does the stages in this order, ``status`` lists them, ``sweep`` takes a step's inputs from here. What a stage
-does is in :mod:`heedful.align.steps`.
+``heedful align`` runs the stages in this order, ``status`` lists them, and ``sweep`` takes a step's inputs from here. What a
+stage does is in :mod:`heedful.align.steps`. This module does not import torch.
 
 Further rounds of rankings (SPEC 3.8) are further rows, which :mod:`heedful.align.rounds` makes: ``collect_2`` needs ``{"sft":
-"sft", "policy": "ppo_ptx"}`` and asks for rankings, then come ``reward_2``, ``policy_2`` and so on. Most of their steps are the
-functions of the first round: a step looks up its inputs by the keys of ``needs``, not by stage names.
+"sft", "policy": "ppo_ptx"}`` and asks for rankings, then come ``reward_2``, ``policy_2`` and so on. Most of their steps are
+functions of the first round, because a step looks up its inputs by the keys of ``needs``, not by stage names.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ Input = Literal[
     "choosing",
     "answers",
 ]
-"""What comes from the project and not from one stage. ``models``: all that the evaluation compares. ``evaluation_prompts``:
-what they answer, and how long prompts and answers may be. ``choosing``: how a further round chooses what labelers get.
-``answers``: what people said of a further round's policies."""
+"""Inputs that come from the project, not from one stage. ``models``: all that the evaluation compares. ``evaluation_prompts``:
+the prompts that they answer, and the limits on prompts and answers. ``choosing``: how a further round chooses what labelers
+rank. ``answers``: people's judgements of a further round's policies."""
 
 Asked = Literal["demonstrations", "rankings", "evaluation by people"]
-"""What labelers are asked for."""
+"""What a stage asks labelers for."""
 
 INPUT_MODELS: Mapping[Input, Contender] = {"base_model": lineup.BASE, "small_model": lineup.BASE_SMALL}
-"""Models that take part in the evaluation as they are given."""
+"""Given models that take part in the evaluation unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,31 +59,33 @@ class Situation:
     """The facts about a project that decide which stages it has."""
 
     data_is_invented: bool
-    """The labelers invent prompts and demonstrations, and rank in every run."""
+    """Whether the labelers invent prompts and demonstrations, and rank in every run."""
     answers_at_once: bool
-    """No answer ever waits."""
+    """Whether labelers answer immediately, so that nothing ever waits for them."""
     small_model: bool
+    """Whether heedful.toml names a small model."""
     text: bool
-    """There is pretraining text, or the coefficient of PPO-ptx is 0: PPO-ptx can be trained."""
+    """Whether PPO-ptx can be trained: there is pretraining text, or its coefficient is 0."""
     prefixes: bool
-    """There are candidate few-shot prefixes for the base model."""
+    """Whether there are candidate few-shot prefixes for the base model."""
     demonstrations: bool
+    """Whether there are demonstrations."""
     rankings: bool
-    """Rankings of training prompts, of the phase training."""
+    """Whether there are rankings of training prompts, of the phase training."""
     task_mixture: bool
-    """There is a mixture of solved tasks to tune the base model on."""
+    """Whether there is a mixture of solved tasks to tune the base model on."""
     skip_sft: bool
-    """The base model is the SFT model, as heedful.toml says."""
+    """Whether the base model is the SFT model (skip_sft in heedful.toml)."""
     one_candidate: bool
-    """SFT keeps one model."""
+    """Whether SFT keeps only one model."""
     asked_by_template: bool
-    """The base model has a chat template of its own."""
+    """Whether the project uses a chat template, so that the base model needs no few-shot prefix."""
     policy_repeats_sft: bool
-    """The initial policy would be trained exactly as the SFT model is."""
+    """Whether the initial policy would be trained exactly like the SFT model."""
     alternatives: tuple[Alternative, ...] = ()
-    """What is trained besides PPO, as heedful.toml says."""
+    """The alternatives to PPO that heedful.toml names."""
     groups: tuple[str, ...] = ()
-    """Groups of labelers that heedful.toml gives weights."""
+    """The groups of labelers to which heedful.toml gives weights."""
 
 
 def _always_there(_: Situation) -> None:
@@ -95,7 +97,7 @@ class Stage:
     """One row of the table."""
 
     name: str
-    """Also of its folders, ``runs/<name>-<n>/``."""
+    """The stage's name; its folders are ``runs/<name>-<n>/``."""
     needs: Mapping[str, str | None]
     """The inputs of its fingerprint: key -> an earlier stage, an Input, or None for an input left out on purpose."""
     config: str | None = None
@@ -103,23 +105,23 @@ class Stage:
     makes: Contender | None = None
     """The model that it adds to the evaluation."""
     asks: Asked | None = None
-    """What labelers are asked for."""
+    """What it asks labelers for."""
     left_out: Callable[[Situation], str | None] = _always_there
-    """Why a project does without it, in words (empty: the reason is obvious); None if the project has it."""
+    """Returns why a project does without it, in words (empty: the reason is obvious), or None if the project has it."""
     otherwise: str | None = None
-    """Whose model replaces its own if it is left out: an earlier stage's or an Input's."""
+    """The earlier stage or Input whose model is used if this stage is left out."""
     beside: str | None = None
-    """The stage that it runs beside. If that one waits for people, or is not due, it runs at its own place in the table."""
+    """The stage that it runs beside. If that one waits for people or is left out, it runs at its own place in the table."""
     apart: bool = True
-    """With several processes: in one of its own, which gives its memory back."""
+    """Whether it may run in its own process, which frees its memory when it ends."""
     measure: tuple[str, Literal["lower", "higher"]] | None = None
-    """A sweep of this stage compares trials by this number; the better ones are lower or higher."""
+    """The number by which a sweep of this stage compares trials, and whether lower or higher is better."""
     round: int = 1
     """The round that it belongs to."""
     reads_rankings: bool = False
-    """It reads the rankings that its round began with: the fingerprint of the round's first stage stands for them."""
+    """Whether it reads the rankings that its round began with. (The fingerprint of the round's first stage covers them.)"""
     more_seed: int = 0
-    """Added to the seed of its settings, so that the reward models of an ensemble differ."""
+    """Added to the seed in its settings, so that the reward models of an ensemble differ."""
 
 
 def _not_invented(situation: Situation) -> str | None:
@@ -150,7 +152,7 @@ def _no_checkpoint_to_choose(situation: Situation) -> str | None:
 
 def _no_prefix_to_choose(situation: Situation) -> str | None:
     if situation.asked_by_template:
-        return "the chat template says how the base model is asked: it needs no few-shot prefix"
+        return "with a chat template the base model needs no few-shot prefix"
     return None if situation.prefixes else "a few-shot prefix needs three short demonstrations of training prompts"
 
 
@@ -162,7 +164,7 @@ def _no_policy_to_train(situation: Situation) -> str | None:
     if situation.skip_sft:
         return f"{_GIVEN}, and PPO starts from it"
     if situation.policy_repeats_sft:
-        return "without pretraining text it would repeat SFT step for step: PPO starts from SFT's model"
+        return "without pretraining text it would repeat SFT step for step, so PPO starts from SFT's model"
     return None
 
 
@@ -228,7 +230,7 @@ STAGES: tuple[Stage, ...] = (
         config="reward",
         measure=("validation_accuracy", "higher"),
     ),
-    # What policies learn from where heedful.toml gives groups of labelers weights (SPEC 7).
+    # If heedful.toml gives groups of labelers weights, policies learn from this model (SPEC 7).
     Stage(
         name="reward_by_group",
         needs={"reward": "reward", "rankings": "rankings"},
@@ -305,7 +307,7 @@ STAGES: tuple[Stage, ...] = (
         left_out=_no_small_model_or_text,
         beside="ppo",
     ),
-    # Alternatives to PPO on the same data (SPEC 7); all start from the SFT model, as the reward model does.
+    # Alternatives to PPO on the same data (SPEC 7). Like the reward model, all start from the SFT model.
     Stage(
         name="dpo",
         needs={"sft": "sft", "rankings": "rankings"},
@@ -353,16 +355,16 @@ def due(situation: Situation, rows: Iterable[Stage] = STAGES) -> list[Stage]:
 
 
 def left_out(situation: Situation) -> dict[str, str]:
-    """Name of a stage -> why the project does without it, where that is worth saying.
+    """Name of a stage -> why the project does without it, if the reason is not obvious.
 
-    Stages that ask people are not among them: they may have asked before.
+    Stages that ask people are not included, because they may have asked before.
     """
     reasons = {row.name: row.left_out(situation) for row in STAGES if row.asks is None}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
 def met_by(need: str, done: Collection[str]) -> str:
-    """The finished stage, or the Input, that meets a need, also in place of stages that were left out."""
+    """The finished stage or the Input that meets a need, taking the place of stages that were left out."""
     names = {row.name: row for row in STAGES}
     while need in names and need not in done and (other := names[need].otherwise) is not None:
         need = other
@@ -370,10 +372,10 @@ def met_by(need: str, done: Collection[str]) -> str:
 
 
 def next_group(situation: Situation, done: Collection[str], rows: Iterable[Stage] = STAGES) -> list[Stage]:
-    """The next stage that is not done, and those that run beside it; empty when all are done."""
+    """The next stage that is not done, and those that run beside it; empty if all are done."""
     left = [row for row in due(situation, rows) if row.name not in done]
     group = left[:1]
-    # People who rank now should not wait for a policy that is needed later.
+    # People can begin to rank at once; they need not wait for a policy that only later stages use.
     if group and (group[0].asks is None or situation.answers_at_once):
         for row in left[1:]:
             if row.beside in [other.name for other in group]:
@@ -382,7 +384,7 @@ def next_group(situation: Situation, done: Collection[str], rows: Iterable[Stage
 
 
 def config_of(row: Stage, preset: Preset) -> Any:
-    """A stage's settings. A PPO stage that leaves the pretraining text out has the ptx coefficient 0."""
+    """A stage's settings. A PPO stage without pretraining text gets the ptx coefficient 0."""
     if row.config is None:
         return None
     config = getattr(preset, row.config)
@@ -416,7 +418,7 @@ def situation_of(project: Project, preset: Preset, labelers: Labelers, records: 
 
 
 def _repeats_sft(preset: Preset, has_text: bool) -> bool:
-    """Whether the initial policy would be trained with SFT's settings on SFT's data."""
+    """Whether the initial policy would be trained with SFT's settings and on SFT's data."""
     policy = preset.initial_policy
     if has_text and policy.pretraining_share:
         return False
@@ -425,7 +427,7 @@ def _repeats_sft(preset: Preset, has_text: bool) -> bool:
 
 
 def _done_before(project: Project, name: str) -> bool:
-    """Whether an older version did a stage that this one leaves out: then it is kept, and with it what was made from it."""
+    """Whether an older version ran a stage that this version leaves out. It is then kept, with all that was made from it."""
     folder = newest_done(project.runs, name)
     if folder is None:
         return False

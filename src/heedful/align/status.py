@@ -1,4 +1,7 @@
-"""``heedful status``: what a project holds, which stages are done, and what comes next. Read from the disk; no torch here."""
+"""``heedful status``: which records a project has, which stages are done, and what comes next.
+
+Everything is read from disk. This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from heedful.records import Split
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """How far a stage's newest run came: done, begun (``step`` is the last one in its metrics), or neither (no folder)."""
+    """How far a stage's newest run is: done, begun (``step`` is the last one in its metrics), or not started (no folder)."""
 
     name: str
     folder: Path | None
@@ -61,10 +64,10 @@ def show_status(project: Project, console: Console) -> None:
 
 
 def known_records(project: Project, labelers: Labelers) -> Records:
-    """All records in the data, and the answers that labelers have given since."""
+    """All records in the data, and the answers that labelers have given since then."""
     if not project.data.is_dir():
         return Records()
-    # Simulated labelers know less than the data hold: an export of their work may be there too.
+    # Simulated labelers do not know all records: the data may include an export of their work.
     records = Records.load(project.data) if labelers.invents_data else labelers.known()
     asked = [newest_done(project.runs, row.name) for row in asking_stages(project.runs) if row.asks == "rankings"]
     for folder in asked if labelers.marked == "people" else ():
@@ -108,7 +111,7 @@ def _rows_of_further_rounds(project: Project) -> list[Stage]:
 
 
 def _rounds_in_words(project: Project) -> Iterator[str]:
-    """A line for each further round: what it decided, or that it is not over."""
+    """A line for each further round: its decision, or that it has begun."""
     decided = decisions(project.runs)
     for one in decided:
         rate = "" if one["win_rate"] is None else f", preferred to {one['against']} in {100 * one['win_rate']:.1f} %"
@@ -153,7 +156,7 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
         new = f"; {arrived:,} prompts have arrived since: `{command[1:-1]} --round {newest + 1}`" if arrived else ""
         return f"round {newest} is over: the report is {report}{new}"
     written = report.stat().st_mtime
-    # An import writes all files of data/ again: their times do not tell which of them changed.
+    # An import rewrites all files in data/, so their times do not tell which of them changed.
     data = [project.data / file_name(kind) for kind in RECORD_TYPES]
     for what, files in ((project.config_file.name, [project.config_file]), ("data", data)):
         if any(file.is_file() and file.stat().st_mtime > written for file in files):

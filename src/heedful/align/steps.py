@@ -1,4 +1,4 @@
-"""What each stage of the table does, and what the stages that ask people ask."""
+"""Which function does each stage of the table, and which makes the tasks of stages that ask people."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TASKS: Mapping[str, Callable[[Given, Path], Iterator[Task]]] = {
     "collect": collect.ranking_tasks,
     "evaluate": judge.evaluation_tasks,
 }
-"""Name of a stage that asks people -> the tasks that its folder holds."""
+"""Name of a stage that asks people -> the function that makes tasks from its folder."""
 
 ROUND_STEPS: Mapping[str, Callable[..., None]] = {
     "prompts": round_steps.begin,
@@ -63,7 +63,7 @@ ROUND_STEPS: Mapping[str, Callable[..., None]] = {
     "compare": round_steps.compare,
     "decide": decide,
 }
-"""The same for the stages of further rounds, by their name without the round's number."""
+"""The same for stages of further rounds, by their name without the round's number."""
 
 ROUND_TASKS: Mapping[str, Callable[[Given, Path], Iterator[Task]]] = {
     "collect": collect.ranking_tasks,
@@ -72,12 +72,12 @@ ROUND_TASKS: Mapping[str, Callable[[Given, Path], Iterator[Task]]] = {
 
 
 def step_of(row: Stage) -> Callable[..., None]:
-    """What a row of the table does."""
+    """The function that does a stage."""
     return STEPS[row.name] if row.round == 1 else ROUND_STEPS[_without_number(row)]
 
 
 def tasks_of(row: Stage) -> Callable[[Given, Path], Iterator[Task]]:
-    """The tasks that a row asks people."""
+    """The function that makes the tasks for people."""
     return TASKS[row.name] if row.round == 1 else ROUND_TASKS[_without_number(row)]
 
 

@@ -1,7 +1,7 @@
 """``heedful sweep``: one training step with several values of one field, as the paper chose its learning rates (SPEC 3.2-3.5).
 
-Each trial is a stage in ``sweeps/<step>-<field>/``: done once for the same inputs, continued after a kill, and kept when the
-grid grows. A trial whose loss is no longer a finite number has *diverged*: that is a result, and the next one follows.
+Each trial is a stage in ``sweeps/<step>-<field>/``: it runs once for the same inputs, continues after a kill, and is kept if
+the grid grows. If its loss is no longer a finite number, a trial has *diverged*. That is a result, and the next trial follows.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ Step = Literal["sft", "reward", "ppo", "ppo_ptx"]
 def sweep(
     project: Project, step: Step, field: str, values: Sequence[float], console: Console, *, spacing: Spacing = "geometric"
 ) -> Path:
-    """Do all trials that are not done, then write results.json and report.html beside them; returns the report.
+    """Run all trials that are not done, then write results.json and report.html beside them; returns the report.
 
-    Earlier stages are not done here: what `heedful align` made last is used. Raises ConfigError (see
-    :func:`heedful.align.trials.trial_configs`), MissingError if an earlier stage was not done, DataError without validation
+    It does not run earlier stages, but uses what `heedful align` made last. Raises ConfigError (see
+    :func:`heedful.align.trials.trial_configs`), MissingError if an earlier stage has not run, DataError without validation
     data, BusyError if another process works in the project, StorageError.
     """
     with alone_in(project.runs):
@@ -133,7 +133,7 @@ def _rankings(given: Given, console: Console) -> None:
 
 
 def _prompts(given: Given, console: Console) -> list[Prompt]:
-    """The validation prompts that trials of PPO are compared on."""
+    """The validation prompts on which trials of PPO are compared."""
     project, text = given.setting.project, given.setting.project.pretraining_text
     start = initial_policy_of(given)
     held_out = prompts_of(given.records, "valid")
@@ -157,7 +157,7 @@ _VALIDATION: Mapping[str, Callable[[Given, Console], list[Prompt] | None]] = {
     "validation_accuracy": _rankings,
     "validation_reward": _prompts,
 }
-"""Metric -> the check that there is something to train and validate on; prompts if these are answered to validate."""
+"""Metric -> a check that there is data to train and validate on. It returns prompts if validation needs answers to them."""
 
 
 def _loss(given: Given, prompts: list[Prompt] | None, trial: FinishedStage, stages: Stages) -> dict[str, float]:
@@ -192,13 +192,13 @@ _METRICS: Mapping[str, Callable[[Given, list[Prompt] | None, FinishedStage, Stag
     "validation_accuracy": _accuracy,
     "validation_reward": _reward,
 }
-"""Metric -> what to measure of a trial that is done."""
+"""Metric -> the function that measures a finished trial."""
 
 
 def _validate(given: Given, prompts: list[Prompt], policy_folder: Path, *, folder: Path, console: Console) -> None:
-    """Mean reward of a trained policy's responses to validation prompts, into validation.json.
+    """Write the mean reward of a trained policy's responses to validation prompts to validation.json.
 
-    Sampled as the project's own settings say, whatever the trial's are, so that trials are compared under the same conditions.
+    Responses are sampled with the project's own settings, not the trial's, to compare all trials under the same conditions.
     """
     setting, limits = given.setting, given.setting.preset.ppo
     model, tokenizer = policy_for_inference(policy_folder / "model", limits.precision)
@@ -228,7 +228,7 @@ def _needs(found: Sequence[object], what: str, project: Project) -> None:
     if not found:
         raise DataError(
             f"there are no {what}",
-            expected=f"{what}: trials are trained on one split and compared on the other",
+            expected=f"{what}, because trials are trained on one split and compared on the other",
             got="none",
             where=project.data,
             next_step=f"import some: `heedful import FORMAT FILE --project {project.folder}`",
@@ -236,13 +236,13 @@ def _needs(found: Sequence[object], what: str, project: Project) -> None:
 
 
 def _last_metrics(folder: Path, name: str) -> dict[str, float]:
-    """The last line of a trial's metrics.jsonl that has this one."""
+    """The last line of a trial's metrics.jsonl that has this metric."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return next(row for row in map(json.loads, reversed(lines)) if name in row)
 
 
 def _show(results: Scan, console: Console) -> None:
-    """The table of all trials, and the best in one line."""
+    """Print the table of all trials, and the best one in a line."""
     names = columns(results["trials"], results["metric"])
     table = Table(title=f"{results['step']}: {results['metric']} ({results['better']} is better)", title_justify="left")
     for heading in (results["field"], *names, "seconds", "folder"):

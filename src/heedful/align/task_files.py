@@ -1,4 +1,4 @@
-"""Tasks as files that people fill in and `heedful import` reads, without a sign of which model wrote what (SPEC 2.3)."""
+"""Tasks as files that people fill in and `heedful import` reads. They do not show which model wrote what (SPEC 2.3)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _FILES: Mapping[Asked, str] = {
     "rankings": "ranking",
     "evaluation by people": "evaluation",
 }
-"""The names of the files, which end in .jsonl; those of further rounds in _2.jsonl and so on."""
+"""Names of the files without their ending, .jsonl in the first round, _2.jsonl and so on in further rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFiles:
-    """People who fill in ``tasks/*.jsonl``: their answers come into the project's data by `heedful import`."""
+    """People who fill in ``tasks/*.jsonl``; `heedful import` takes their answers into the project's data."""
 
     project: Project
 
@@ -51,7 +51,7 @@ class TaskFiles:
         return {}
 
     def can_judge(self, prompt: Prompt) -> bool:
-        """Any."""
+        """They can judge any prompt."""
         return True
 
     def waiting(self, stage: Stage) -> str | None:
@@ -68,10 +68,10 @@ class TaskFiles:
         return waiting_in(self.project, file, sum(1 for _ in read_rows(file)))
 
     def unused(self, records: Records) -> None:
-        """None: `heedful import` takes all answers."""
+        """None, because `heedful import` takes all answers."""
 
     def take(self, *, partly: bool = False) -> None:
-        """Nothing to take: `heedful import` does that."""
+        """Do nothing, because `heedful import` takes the answers."""
 
     def known(self, collect: Path | None = None) -> Records:
         return Records.load(self.project.data)
@@ -80,7 +80,7 @@ class TaskFiles:
         return blinded(responses, run, self.project.seed)
 
     def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> str | None:
-        """Write the tasks to fill in. What was imported of an evaluation is copied beside its responses."""
+        """Write the tasks to fill in. Imported judgements of an evaluation are copied to its folder."""
         tasks = list(tasks)
         if not tasks:
             return how_to_import(self.project, "there are no prompts")
@@ -95,7 +95,7 @@ class TaskFiles:
         return waiting_in(self.project, file, len(tasks))
 
     def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> str | None:
-        """One file for the labelers of all groups; who ranked for training is a training labeler (SPEC 2.4)."""
+        """Write one file for the labelers of all groups. Those who ranked for training are training labelers (SPEC 2.4)."""
         file = self.project.tasks / f"{folder.name}.jsonl"
         self._write(file, tasks)
         self._judged(tasks, folder)
@@ -112,7 +112,7 @@ class TaskFiles:
         return self.project.tasks / (_FILES[asks] + ("" if round == 1 else f"_{round}") + ".jsonl")
 
     def _left(self, file: Path, *, partly: bool) -> str | None:
-        """What still waits of a further round's tasks; None if every task is ranked, or with ``partly`` one of them."""
+        """Which of a further round's tasks still wait; None if all are ranked, or with ``partly`` at least one."""
         ranked = {frozenset(ranking.response_ids) for ranking in Records.load(self.project.data).rankings.values()}
         tasks = [frozenset(cast("dict[str, Any]", row.value)["response_ids"]) for row in read_rows(file)]
         left = sum(task not in ranked for task in tasks)
@@ -121,10 +121,10 @@ class TaskFiles:
         return waiting_in(self.project, file, left)
 
     def _write(self, file: Path, tasks: Sequence[Task]) -> None:
-        """The responses become records of the project, so that a filled-in task can refer to them.
+        """Write tasks to a file, and add their responses to the project's records, so that a filled-in task can refer to them.
 
-        A task has no id: the import makes one that depends on the labeler, so that several may do the same task. A file that
-        has these tasks already is left alone, because someone may be filling it in.
+        A task has no id. The import makes one that depends on the labeler, so several people can do the same task. If the file
+        already has these tasks, it is not touched, because someone may be filling it in.
         """
         rows = list(map(_row, tasks))
         if file.is_file() and [_asked(row.value) for row in read_rows(file)] == [_asked(row) for row in rows]:
@@ -146,9 +146,9 @@ class TaskFiles:
 
 
 def blinded(responses: Sequence[Response], run: str, seed: int) -> list[Response]:
-    """The same responses with ids that name the run and not the model, each prompt's in random order (labelers judge blindly).
+    """The same responses in random order, with ids that name the run and not the model, because labelers judge blindly.
 
-    Responses of another run have other ids, so a judgement of one text never counts for another.
+    Responses of another run have other ids, so a judgement of one text never counts for another text.
     """
     order = np.random.default_rng([seed, 6]).permutation(len(responses))
     seen: Counter[str] = Counter()
@@ -160,7 +160,7 @@ def blinded(responses: Sequence[Response], run: str, seed: int) -> list[Response
 
 
 def waiting_in(project: Project, file: Path, number: int) -> str:
-    """What people have to do with a file of tasks."""
+    """In words, what people have to do with a file of tasks. number: of tasks that wait."""
     how = f"then `heedful import heedful {file} --project {project.folder}`"
     if file.name.startswith(_FILES["demonstrations"]):
         said = f"{number:,} prompts wait for labelers' answers in {file}: fill in text and labeler of each, {how}"
@@ -172,7 +172,7 @@ def waiting_in(project: Project, file: Path, number: int) -> str:
 
 
 def how_to_import(project: Project, missing: str) -> str:
-    """What to do without any prompt or demonstration."""
+    """In words, what to do if records are missing."""
     return f"{missing}: import some with `heedful import FORMAT FILE --project {project.folder}`"
 
 
@@ -183,7 +183,7 @@ def _asks(task: Task) -> Asked:
 
 
 def _asked(row: Any) -> Any:
-    """What a row of a task file asks, apart from the fields to fill in."""
+    """What a row of a task file asks, without the fields to fill in."""
     return (row.get("prompt_id"), row.get("response_ids")) if isinstance(row, dict) else None
 
 

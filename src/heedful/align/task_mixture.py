@@ -1,7 +1,7 @@
-"""The base model tuned on a mixture of solved language tasks, as FLAN and T0 are: one more model in the evaluation (SPEC 3.7).
+"""Tune the base model on a mixture of solved language tasks, like FLAN and T0: one more model in the evaluation (SPEC 3.7).
 
-heedful.toml's ``task_mixture`` names a file of solved tasks; for simulated labelers ``"benchmarks"`` stands for tasks of the
-kinds of the miniature's own benchmarks. Without it there is no such model.
+``task_mixture`` in heedful.toml names a file of solved tasks; without it there is no such model. With simulated labelers,
+``"benchmarks"`` means tasks like those of the miniature's own benchmarks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHARES = (0.95, 0.05, 0.0)
 
 
 def task_mixture(given: Given, *, folder: Path, console: Console) -> None:
-    """Train the base model on the mixture, with candidates for the choice by RM score."""
+    """Train the base model on the mixture, and keep candidates for the choice by RM score."""
     sft(replace(given, records=mixture_of(given.setting)), folder=folder, console=console)
 
 
@@ -46,7 +46,7 @@ def mixture_of(setting: Setting) -> Records:
         records = Records.load(folder)
     if not demonstrations_of(records, "train"):
         raise DataError(
-            "the task mixture holds no solved task",
+            "the task mixture contains no solved task",
             expected="tasks with their answers, in a format that `heedful import` reads",
             got=f"{report.read:,} rows of the format {report.format}, {len(records.demonstrations):,} with an answer",
             where=path,
@@ -72,7 +72,7 @@ def mixture_file(setting: Setting) -> Path:
 
 
 def identity_of(setting: Setting, digest: Any) -> Any:
-    """What identifies the mixture in a stage's fingerprint."""
+    """The value that identifies the mixture in a stage's fingerprint."""
     if _is_the_miniatures(setting):
         return [MINIATURE, setting.seed, setting.preset.evaluate.benchmark_items, solved_tasks.NUM_TASKS]
     return digest(mixture_file(setting))

@@ -1,6 +1,6 @@
 """The stages that train: SFT, reward model, initial policy, PPO. Each reads what earlier stages left and writes to its folder.
 
-Under ``torchrun`` all ranks are in a stage: they train together, and rank 0 writes.
+Under ``torchrun`` all ranks run a stage together, and rank 0 writes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CHOSEN = "chosen.json"
 
 
 def sft(given: Given, *, folder: Path, console: Console) -> None:
-    """Step 1: the base model on demonstrations; candidates for the choice by RM score (SPEC 3.2)."""
+    """Step 1: train the base model on demonstrations, and keep candidates for the choice by RM score (SPEC 3.2)."""
     if trained_before(folder, given.stage.name, console):
         return
     config = given.config
@@ -43,7 +43,7 @@ def sft(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def initial_policy(given: Given, *, folder: Path, console: Console) -> None:
-    """Where PPO starts: the base model on demonstrations with pretraining text mixed in, chosen by both losses (SPEC 3.4)."""
+    """Train the model that PPO starts from, on demonstrations and pretraining text, and choose by both losses (SPEC 3.4)."""
     if not trained_before(folder, given.stage.name, console):
         _train_initial_policy(given, folder, console)
     best = lowest_losses(candidates_in(folder))
@@ -54,8 +54,8 @@ def initial_policy(given: Given, *, folder: Path, console: Console) -> None:
 def initial_policy_of(given: Given) -> Path:
     """The folder of the model that PPO starts from.
 
-    It is the one that :func:`initial_policy` chose, or its substitute: of SFT's candidates the one with the lowest loss, as
-    :func:`initial_policy` would choose, the policy of an earlier round, or a model that was given.
+    It is the one that :func:`initial_policy` chose, or what replaces it: the SFT candidate with the lowest loss (the choice
+    that :func:`initial_policy` would make), the policy of an earlier round, or a given model.
     """
     folder = given.made("initial")
     if folder is None:
@@ -68,7 +68,7 @@ def initial_policy_of(given: Given) -> Path:
 
 
 def reward(given: Given, *, folder: Path, console: Console) -> None:
-    """Step 2: the reward model, from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
+    """Step 2: train the reward model from the SFT model, on all comparisons of each prompt (SPEC 3.3)."""
     if trained_before(folder, given.stage.name, console):
         return
     config, records, sft_model = given.config, given.records, given.model_of("sft")
@@ -82,7 +82,7 @@ def reward(given: Given, *, folder: Path, console: Console) -> None:
     padding = tokenizer.pad_token_id
     assert padding is None or isinstance(padding, int)
     model = scalar_model_from_causal(causal, pad_token_id=padding, eos_token_id=tokenizer.eos_token_id)
-    del causal  # else its memory would be held as long as the reward model is trained
+    del causal  # otherwise its memory would be held while the reward model trains
     rankings, validation = encoded_rankings(given, config, tokenizer, console, with_ties=False)
     encoding = encoding_options(given.setting, config)
     demonstrations: list[Example] = []
@@ -107,7 +107,7 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
     if trained_before(folder, given.stage.name, console):
         return
     config, records = given.config, given.records
-    # Loaded in main memory, two bases that are the same are found to be so, and the GPU has to hold only one.
+    # If both bases are equal, the GPU should hold only one. So load them into main memory, where they are compared.
     where = torch.device("cpu") if config.lora_rank else None
     policy, tokenizer = policy_for_training(initial_policy_of(given), loading_precision(config), where=where)
     keep_template(tokenizer, given.setting.template)
@@ -135,16 +135,16 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def trained_before(folder: Path, title: str, console: Console) -> bool:
-    """Whether an unfinished stage has its model already: it was killed after training, and nothing is left to train.
+    """Whether an unfinished stage already has its model, because it was killed after training; then nothing is left to train.
 
-    A run writes its model last, and whole or not at all; the folder's fingerprint says for which inputs.
+    A run writes its model last, completely or not at all, and the folder's fingerprint says for which inputs.
     """
     if not (folder / "model").is_dir():
         return False
     if world().is_rank_zero:
         remove_leftovers(folder)
         remove_checkpoints(folder / CHECKPOINTS)
-    console.print(f"{title}: its model is there already, nothing to train", highlight=False)
+    console.print(f"{title}: its model is already there, nothing to train", highlight=False)
     return True
 
 

@@ -1,4 +1,4 @@
-"""What sweeps and experiments share: the stages that are done, and training that may diverge."""
+"""What sweeps and experiments share: finding finished stages, and training that may diverge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIVERGED = "diverged.json"
 
 
 def train_or_diverge(given: Given, *, folder: Path, console: Console) -> None:
-    """Train; a loss or gradient that is no finite number is kept as the trial's outcome."""
+    """Train. If a loss or gradient is not a finite number, that is recorded as the trial's outcome."""
     try:
         STEPS[given.stage.name](given, folder=folder, console=console)
     except NumericalError as error:
@@ -41,7 +41,7 @@ def why_diverged(folder: Path) -> str | None:
 
 
 def newest_run(project: Project, name: str) -> FinishedStage | None:
-    """The newest run of a stage that is done. Raises DataError for damaged outputs."""
+    """The newest finished run of a stage, or None. Raises DataError for damaged outputs."""
     folder = newest_done(project.runs, name)
     if folder is None:
         return None
@@ -59,7 +59,7 @@ def stages_of(project: Project, preset: Preset, labelers: Labelers, records: Rec
 def earlier_runs(
     project: Project, row: Stage, preset: Preset, labelers: Labelers, records: Records
 ) -> dict[str, FinishedStage]:
-    """The newest runs of the stages that a step needs, or of those that stand for them. Raises MissingError."""
+    """The newest runs of the stages that a step needs, or of those used in their place. Raises MissingError."""
     had = stages_of(project, preset, labelers, records)
     names = {other.name for other in STAGES}
     needs = {met_by(need, had) for need in row.needs.values() if need in names}
@@ -67,12 +67,12 @@ def earlier_runs(
 
 
 def _done(project: Project, name: str, step: str) -> FinishedStage:
-    """The newest run of an earlier stage that is done. Raises MissingError if there is none."""
+    """The newest finished run of an earlier stage. Raises MissingError if there is none."""
     found = newest_run(project, name)
     if found is not None:
         return found
     raise MissingError(
-        f"the stage {name} was not done yet: {step} starts from it",
+        f"the stage {name} has not run yet, and {step} starts from it",
         expected=f"a finished run in {project.runs / name}-1",
         got="none",
         where=project.folder,

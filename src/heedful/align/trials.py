@@ -18,14 +18,14 @@ Spacing = Literal["geometric", "linear"]
 
 
 def grid(low: float, high: float, number: int, spacing: Spacing) -> list[float]:
-    """``number`` values from low to high, both among them: equal ratios ("log-linear" in the paper) or equal distances.
+    """``number`` values from low to high, including both, with equal ratios ("log-linear" in the paper) or equal distances.
 
-    Raises ConfigError for an empty grid, or bounds that it cannot have.
+    Raises ConfigError if the grid is empty or its bounds are impossible.
     """
     if number < 1 or low > high or (number == 1 and low != high):
         raise ConfigError(
             "the grid is empty",
-            expected="low up to high, and at least 2 trials (1 where low is high)",
+            expected="low no higher than high, and at least 2 trials (1 if both are equal)",
             got=f"low {low:g}, high {high:g}, {number} trials",
             next_step="give --low, --high and --trials, or the --values themselves",
         )
@@ -37,14 +37,14 @@ def grid(low: float, high: float, number: int, spacing: Spacing) -> list[float]:
             next_step="use --spacing linear, or give the --values themselves",
         )
     values = np.geomspace(low, high, number) if spacing == "geometric" else np.linspace(low, high, number)
-    # Eight digits: what is shown, kept and compared is the same number.
+    # Eight digits, so that the numbers shown, saved and compared are the same.
     return [float(f"{value:.8g}") for value in values]
 
 
 def trial_configs(config: StepConfig, step: str, field: str, values: Sequence[float]) -> dict[float, StepConfig]:
-    """Value -> the step's configuration with that value, in order, each once; for a field of whole numbers they are rounded.
+    """Value -> the step's configuration with that value, ascending, without duplicates. For integer fields, values are rounded.
 
-    Raises ConfigError: an unknown field, one that is no number, no values, a value out of the field's range.
+    Raises ConfigError for an unknown field, a field that is not a number, no values, or a value out of the field's range.
     """
     types_of = typing.get_type_hints(type(config))
     if field not in types_of:
@@ -77,7 +77,7 @@ def trial_configs(config: StepConfig, step: str, field: str, values: Sequence[fl
 
 
 def _number_type(hint: Any) -> type[int] | type[float] | None:
-    """int or float where a field holds such a number (or None), else None."""
+    """int or float if a field holds such a number (or None), else None."""
     kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
     kinds.discard(type(None))
     return int if kinds == {int} else float if kinds in ({float}, {int, float}) else None

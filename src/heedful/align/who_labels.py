@@ -1,6 +1,6 @@
-"""One protocol for whoever labels: simulated labelers, people in the labeling database, people who fill in task files.
+"""One protocol for all kinds of labelers: simulated ones, people in the labeling database, people who fill in task files.
 
-No torch here: ``heedful status`` asks them too.
+``heedful status`` uses it, so this module does not import torch.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class Labelers(Protocol):
 
     @property
     def marked(self) -> Literal["people", "simulated"]:
-        """What results and pages say of them."""
+        """What results and pages call them."""
         ...
 
     @property
     def invents_data(self) -> bool:
-        """Whether they also make up the prompts, the demonstrations and the pretraining text."""
+        """Whether they also invent the prompts, the demonstrations and the pretraining text."""
         ...
 
     @property
     def answers_at_once(self) -> bool:
-        """Whether a stage that asks them has all answers when it ends, so that nothing ever waits."""
+        """Whether a stage that asks them has all answers when it ends, so nothing ever waits."""
         ...
 
     @property
     def groups(self) -> Mapping[str, Group]:
-        """Group of each labeler by name; empty if only their work tells (SPEC 2.4)."""
+        """Labeler -> group; empty if only a labeler's work determines the group (SPEC 2.4)."""
         ...
 
     def can_judge(self, prompt: Prompt) -> bool:
@@ -52,15 +52,15 @@ class Labelers(Protocol):
         ...
 
     def waiting(self, stage: Stage) -> str | None:
-        """Which of the newest tasks that a stage asked still wait, in words; it changes nothing."""
+        """In words, which of a stage's newest tasks still wait for answers; None if none do. It changes nothing."""
         ...
 
     def unused(self, records: Records) -> str | None:
-        """How many answers are not among the records yet, in words."""
+        """In words, how many answers are not in the records yet; None if all are."""
         ...
 
     def take(self, *, partly: bool = False) -> None:
-        """Take further answers to earlier runs' tasks, if they are complete or with ``partly``."""
+        """Take new answers to earlier runs' tasks, if all are complete. partly: even if some tasks still wait."""
         ...
 
     def known(self, collect: Path | None = None) -> Records:
@@ -68,27 +68,27 @@ class Labelers(Protocol):
         ...
 
     def named(self, responses: Sequence[Response], run: str) -> list[Response]:
-        """The responses with the ids, and in the order, in which labelers get them."""
+        """The responses with the ids and in the order that labelers see."""
         ...
 
     def ask(self, tasks: Iterable[Task], folder: Path, *, partly: bool = False) -> str | None:
-        """Ask for answers; None if all are there, else what still waits, in words. Asking again asks nothing twice.
+        """Ask for answers. Returns None if all are there, else in words what still waits. Asking again creates no second task.
 
-        The answers go to a stage's ``folder``: demonstrations.jsonl, or rankings.jsonl and ratings.jsonl. While some tasks
-        still wait, they go there only with ``partly``.
+        The answers are written to a stage's ``folder``: demonstrations.jsonl, or rankings.jsonl and ratings.jsonl. While some
+        tasks still wait, they are written only with ``partly``.
         """
         ...
 
     def judge(self, tasks: Sequence[Task], folder: Path, *, partly: bool = False) -> str | None:
-        """Let labelers of every group that the tasks name rate and rank responses, for an evaluation of any models.
+        """Let labelers of each group that the tasks name rate and rank responses, for an evaluation of any models.
 
-        As :meth:`ask`, but ``folder`` is a run of `heedful evaluate people`, and its answers reach no training.
+        Like :meth:`ask`, but ``folder`` is a run of `heedful evaluate people`, and nothing is trained on its answers.
         """
         ...
 
 
 def labelers_of(project: Project) -> Labelers:
-    """Who labels: the one place where that is decided."""
+    """The labelers that heedful.toml names."""
     match project.labelers:
         case "simulated":
             return SimulatedLabelers(project, Panel(the_miniature(), seed=project.seed))

@@ -1,1 +1,1 @@
-"""``heedful plan``: what each step needs before anything is trained: memory on each GPU, operations, time, and what fits."""
+"""``heedful plan``: what each step will need in memory per GPU, operations and time, and what fits, before you train."""

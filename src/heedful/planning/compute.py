@@ -1,8 +1,8 @@
-"""Floating-point operations of each step, in petaflop/s-days, counted in two ways (SPEC: compute, 5.1 of the paper).
+"""Floating-point operations of each step, in petaflop/s-days, counted in two ways (section 5.1 of the paper).
 
-*full context*: every sequence counts as a whole context window (2,048 tokens), pretraining examples included, and each response
-of a ranking as a sequence of its own. This gives the paper's 4.9 (SFT) and 60 (PPO-ptx) petaflop/s-days at 175B.
-*true*: only the tokens that are computed: mean lengths, and a ranked prompt once for its K responses.
+*full context*: every sequence counts as a whole context window (2,048 tokens), including pretraining examples and each response
+of a ranking. This gives the paper's 4.9 (SFT) and 60 (PPO-ptx) petaflop/s-days at 175B.
+*true*: only the tokens that are computed count, with their mean lengths, and a ranked prompt once for its K responses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
 PETAFLOPS_DAY = 1e15 * 86_400
 BACKWARD = 2
-"""A backward pass computes two products for each product of the forward pass."""
+"""Operations of a backward pass, relative to the forward pass: it computes two products for each product."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """The work of a whole step: tokens (counted once for each pass through a model) and operations."""
+    """An amount of work: tokens (counted once for each forward pass through a model) and operations."""
 
     tokens: float
     flops: float
@@ -50,8 +50,9 @@ class Work:
 def forward(shape: Shape, length: float, *, predicted: float = 0.0, before: float = 0.0) -> Work:
     """One forward pass over ``length`` tokens of a sequence; ``predicted`` of them also go through the unembedding.
 
-    Each token costs two operations for each parameter of the blocks. Attention multiplies each query by the keys before it and
-    their values: 4 * width operations for each pair. ``before`` tokens are attended to but computed elsewhere (shared prompt).
+    Each token costs two operations per parameter of the blocks. For each pair of a query and a key, attention multiplies with
+    the key and the value: 4 * attention width operations per layer. ``before`` tokens are attended to but computed elsewhere
+    (a shared prompt).
     """
     pairs = length * before + length * length / 2
     products = 2 * length * shape.layers * shape.block_parameters + 2 * predicted * shape.unembedding
@@ -59,7 +60,7 @@ def forward(shape: Shape, length: float, *, predicted: float = 0.0, before: floa
 
 
 def training_pass(work: Work) -> Work:
-    """Forward and backward."""
+    """A forward pass and its backward pass."""
     return Work(tokens=work.tokens, flops=work.flops * (1 + BACKWARD))
 
 
@@ -77,7 +78,7 @@ def reward_work(shape: Shape, config: RewardConfig, lengths: Lengths, *, ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOWork:
-    """The parts of PPO: generating responses; passes of policy, reference, value function and reward model; updates; ptx."""
+    """The parts of PPO: generating responses; forward passes of the four models; updates; pretraining gradients."""
 
     rollouts: Work
     judging: Work

@@ -1,4 +1,4 @@
-"""How fast this machine's CPU is: measured in about a second, with matrix products as wide as the model's."""
+"""Measure this machine's CPU speed, in about a second, with matrix products as wide as the model's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COPY_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuSpeed:
-    """Operations a second of matrix products, and bytes a second read from memory."""
+    """Operations per second in matrix products, and bytes per second read from or written to memory."""
 
     flops: float
     bandwidth: float
@@ -28,7 +28,7 @@ class CpuSpeed:
 def measured_speed(
     shape: Shape, precision: Precision, *, seconds: float = 1.0, clock: Callable[[], float] = time.perf_counter
 ) -> CpuSpeed:
-    """Multiply tokens by a feed-forward layer of the model, and copy memory, for ``seconds`` in all."""
+    """Multiply tokens by a feed-forward layer of the model, and copy memory, for ``seconds`` in total."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(ROWS, shape.width, generator=generator).to(dtype)
@@ -45,7 +45,7 @@ def measured_speed(
 
 
 def _seconds_each(work: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
-    """Seconds that one call takes: the mean over as many as fit, after one that warms up."""
+    """Mean seconds per call, over as many calls as fit into ``seconds``, after one call to warm up."""
     work()
     start, calls = clock(), 0
     while calls == 0 or clock() - start < seconds:

@@ -1,9 +1,9 @@
-"""Bytes of memory that each step needs on one GPU, at its peak. The formulae are in docs/planning.md.
+"""Bytes of memory that each step needs on one GPU at its peak. The formulae are in docs/planning.md.
 
-They follow the code: fp32 master weights with a bf16 compute copy (``model.precision``), AdamW
-(``training.optimizer``), log-probs in chunks of rows (``functional.logprobs``), rollouts with a KV
-cache of the whole batch (``model.engine``). Several GPUs: weights, gradients and optimiser state are split evenly, as FSDP2's
-``fully_shard`` does, and each GPU works on its own microbatches.
+They follow the code: fp32 master weights with a bf16 compute copy (``model.precision``), AdamW (``training.optimizer``),
+log-probs in chunks of rows (``functional.logprobs``), and rollouts with a KV cache for the whole batch (``model.engine``). With
+several GPUs, weights, gradients and optimiser state are split evenly, as FSDP2's ``fully_shard`` does, and each GPU works on
+its own microbatches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from heedful.training.config import PPOConfig, Precision, RewardConfig, SFTConfi
 
 FP32 = 4
 _CHUNK = 512  # functional.logprobs: rows of logits in memory at once
-_SAMPLING_BYTES = 20  # model.engine._draw, per logit beside the logits: fp32 logits, log-probs and probabilities, fp64 sums
+_SAMPLING_BYTES = 20  # model.engine.sampling, per logit besides the logit: fp32 logits, log-probs, probabilities; fp64 sums
 _CACHE_GRID = 32  # model.engine: a cache's length is a multiple of this
 
 
@@ -26,7 +26,7 @@ class Memory:
     """Bytes on one GPU at one moment of a step."""
 
     parameters: int = 0
-    """Master weights, compute copies, frozen models, moving average; if they are sharded, also one gathered block."""
+    """Master weights, compute copies, frozen models, moving average; if they are sharded, also the gathered blocks."""
     gradients: int = 0
     optimiser: int = 0
     activations: int = 0
@@ -50,17 +50,17 @@ class Attended:
 
 
 def compute_bytes(precision: Precision) -> int:
-    """Bytes of a number in forward and backward."""
+    """Bytes of a number in forward and backward passes."""
     return 2 if precision == "bfloat16" else FP32
 
 
 def weight_bytes(precision: Precision) -> int:
-    """Bytes of a trained parameter: fp32 master, and the bf16 copy that computes."""
+    """Bytes of a trained parameter: its fp32 master, and its bf16 compute copy if there is one."""
     return FP32 + (2 if precision == "bfloat16" else 0)
 
 
 MOMENT_BYTES = 2 * FP32
-"""Adam's two moments of a parameter."""
+"""Bytes of Adam's two moments of a parameter."""
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
@@ -78,33 +78,32 @@ def activation_bytes(
     lora_rank: int = 0,
     checkpointing: bool = False,
 ) -> int:
-    """What the forward pass of one microbatch keeps for the backward pass, in all layers.
+    """Bytes that the forward pass of one microbatch keeps for the backward pass, in all layers.
 
     For each token, a layer of GPT-2 (width d, feed-forward width f) keeps each norm's input and output (4 d), attention's query
-    (d) and output (d), the activation's input and output (2 f), and the noise or mask of two dropouts. For each key that a
-    query attends to, it keeps key and value (2 d); on a CPU only once per token, because the compiled loops read them in
-    place. With bf16, dropout and as many queries as keys, that is 36 d bytes a token: the 34 d of Korthikanti et al. 2022
-    (section 4.1), plus a second copy of attention's output, made when it is put back into the packed row. The formula ignores
-    that the last layer computes only what is needed.
+    (d) and output (d), the activation's input and output (2 f), and the noise or mask of two dropouts. For each key of a
+    microbatch it keeps key and value (2 d); on a CPU only once per token, because the compiled loops read them in place. With
+    bf16, dropout and as many queries as keys, that is 36 d bytes per token: the 34 d of Korthikanti et al. 2022 (section 4.1),
+    plus a second copy of attention's output, made when it is put back into the packed row. The formula ignores that the last
+    layer computes only what is needed.
 
-    LoRA: a frozen layer keeps no input, but its adapter keeps the input in fp32 (in bfloat16 that is one more copy for each
-    layer) and A's output. Activation checkpointing: each layer keeps its input; only the layer being recomputed keeps all.
+    LoRA: a frozen layer keeps no input, but its adapter keeps the input in fp32 (in bfloat16 that is one more copy per layer)
+    and A's output. Activation checkpointing: each layer keeps its input, and only the layer being recomputed keeps everything.
     """
     size = compute_bytes(precision)
     tokens = sum(a.queries * a.count for a in attended)
     key_rows = sum(a.keys * a.count for a in attended)
     between_products = 2 * _norm_bytes(shape, size, on_cpu) + 2 * shape.attention_width * size
     per_token = between_products + _feed_forward_bytes(shape, size, on_cpu)
-    # A frozen norm needs no normalised input; the compiled loops keep their input all the same.
+    # A frozen norm need not keep its normalised input. The compiled loops always keep their input.
     frozen_norm = shape.width * size if lora_rank and shape.rms_norm and not on_cpu else 0
     if lora_rank:
         per_token += FP32 * lora_rank * shape.adapted_layers - 2 * frozen_norm
         if size != FP32:
-            # What frozen layers would have kept: outputs of two norms and of the activation (with a gate: the product).
+            # Subtract what frozen layers do not keep: outputs of two norms and of the activation (with a gate: the product).
             per_token += FP32 * shape.adapted_inputs - size * (2 * shape.width + shape.feed_forward_width)
-            per_token -= (
-                size * shape.attention_width if on_cpu else 0
-            )  # attention's output, which the compiled loops do not need
+            # The same for attention's output, which the compiled loops do not need.
+            per_token -= size * shape.attention_width if on_cpu else 0
     if dropout:
         per_token += 2 * shape.width * (size if on_cpu else 1)
     layer = tokens * per_token
@@ -121,17 +120,17 @@ def activation_bytes(
 
 
 def _norm_bytes(shape: Shape, size: int, on_cpu: bool) -> int:
-    """What a norm keeps for a token, with its output.
+    """Bytes that a norm keeps for a token, including its output.
 
-    RMSNorm computes in fp32: its class keeps that copy and the normalised input, the compiled loops of a CPU only the input.
+    RMSNorm computes in fp32. Its class keeps the fp32 copy and the normalised input; the compiled loops keep only the input.
     """
     return shape.width * (FP32 + 2 * size if shape.rms_norm and not on_cpu else 2 * size)
 
 
 def _feed_forward_bytes(shape: Shape, size: int, on_cpu: bool) -> int:
-    """The activation's input and output; with a gate, also the other factor and the product.
+    """Bytes kept per token: the activation's input and output, and with a gate also the other factor and the product.
 
-    The compiled loops of a CPU compute a gate's activation again in the backward pass.
+    The compiled loops of a CPU recompute a gate's activation in the backward pass.
     """
     width = shape.feed_forward_width * size
     if shape.gated:
@@ -140,7 +139,7 @@ def _feed_forward_bytes(shape: Shape, size: int, on_cpu: bool) -> int:
 
 
 def logits_workspace(shape: Shape, targets: int, precision: Precision, *, lora_rank: int = 0) -> int:
-    """What the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient.
+    """Bytes that the loss needs when its backward pass starts: a chunk of logits, and the unembedding's gradient.
 
     With LoRA the unembedding is frozen and has no gradient.
     """
@@ -152,13 +151,13 @@ def logits_workspace(shape: Shape, targets: int, precision: Precision, *, lora_r
 
 
 def cache_bytes(shape: Shape, rows: int, length: int, precision: Precision) -> int:
-    """Keys and values of ``rows`` sequences of ``length`` tokens in all layers."""
+    """Bytes of the keys and values of ``rows`` sequences of ``length`` tokens in all layers."""
     length = -(-length // _CACHE_GRID) * _CACHE_GRID
     return 2 * shape.layers * shape.key_width * length * rows * compute_bytes(precision)
 
 
 def sft_memory(shape: Shape, config: SFTConfig, *, gpus: int) -> dict[str, Memory]:
-    """Moments of supervised fine-tuning (SPEC 3.2); the largest is its peak."""
+    """Memory at each moment of supervised fine-tuning (SPEC 3.2); the largest is its peak. gpus: 0 for a CPU."""
     longest = config.max_prompt_tokens + config.max_response_tokens
     sequences = max(1, min(config.tokens_per_microbatch // longest, _share(config.batch_size, gpus)))
     attended = [Attended(queries=longest, keys=longest, count=sequences)]
@@ -183,7 +182,7 @@ def sft_memory(shape: Shape, config: SFTConfig, *, gpus: int) -> dict[str, Memor
 
 
 def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: int) -> dict[str, Memory]:
-    """Moments of reward modelling with ``responses`` (K) for each prompt, which is computed once (SPEC 3.3)."""
+    """Memory at each moment of reward modelling, with each prompt computed once for its ``responses`` (K) (SPEC 3.3)."""
     prompt, response = config.max_prompt_tokens, config.max_response_tokens
     prompts = max(1, min(config.tokens_per_microbatch // (prompt + responses * response), _share(config.batch_size, gpus)))
     attended = [
@@ -210,10 +209,11 @@ def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: i
 
 
 def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) -> dict[str, Memory]:
-    """Moments of PPO with its four models (SPEC 3.5): policy, frozen reference, frozen reward model, value function.
+    """Memory at each moment of PPO (SPEC 3.5).
 
-    The moving average of the policy is a fifth copy, in fp32. With LoRA each model is an adapter (and head) on one frozen
-    base, or on two bases if reward model and policy differ in size.
+    There are four models: policy, frozen reference, frozen reward model and value function. The moving average of the policy is
+    a fifth copy, in fp32. With LoRA each model is an adapter (and head) on one frozen base, or on two bases if reward model and
+    policy have different shapes.
     """
     precision, size = config.precision, compute_bytes(config.precision)
     longest = config.max_prompt_tokens + config.max_response_tokens
@@ -227,7 +227,7 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
     attended = [Attended(queries=longest, keys=longest, count=sequences)]
     targets = sequences * config.max_response_tokens
     if config.ptx_coefficient:
-        # Two backward passes, one after the other (SPEC 3.6): the larger microbatch counts.
+        # There are two backward passes, one after the other (SPEC 3.6), so the larger microbatch counts.
         count = max(
             1, min(config.tokens_per_microbatch // config.ptx_context_length, minibatch * config.ptx_examples_per_episode)
         )
@@ -268,7 +268,7 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
 
 
 def _ppo_parameters(policy: Shape, reward: Shape, config: PPOConfig) -> tuple[int, int, int]:
-    """Trained weights of the policy and of the value function, and the bytes of the weights of all models, unsharded."""
+    """Numbers of trained weights of policy and value function, and the bytes of all models' weights, unsharded."""
     size, scalar = compute_bytes(config.precision), reward.scalar_parameters
     if config.lora_rank:
         bases = policy.parameters * size + (0 if reward == policy else scalar * size)
@@ -281,12 +281,12 @@ def _ppo_parameters(policy: Shape, reward: Shape, config: PPOConfig) -> tuple[in
 
 
 def _saving(parameters: int, lora_rank: int, held: int, optimiser: int) -> dict[str, Memory]:
-    """With LoRA, saving is a moment too: the model is merged, whole and in fp32. Otherwise it is saved without a copy."""
+    """With LoRA, saving is a moment too, because the merged model is a whole fp32 copy. Otherwise no copy is made."""
     return {"saving": Memory(parameters=held, optimiser=optimiser, workspace=parameters * FP32)} if lora_rank else {}
 
 
 def peak(moments: Mapping[str, Memory]) -> int:
-    """Bytes at the moment that needs most memory."""
+    """Bytes at the moment that needs the most memory."""
     return max(memory.total for memory in moments.values())
 
 
@@ -301,7 +301,7 @@ def _training_moments(
     accumulates: bool,
     head: int = 0,
 ) -> dict[str, Memory]:
-    """The two moments of a step with one model: the start and the end of the last microbatch's backward pass.
+    """The moments of a step with one model: the start and the end of the last microbatch's backward pass (LoRA: also saving).
 
     If there are several microbatches, the gradients of the earlier ones already exist at the start.
     """
@@ -327,7 +327,7 @@ def _training_moments(
 
 
 def _share(rows: int, gpus: int) -> int:
-    """Rows of a batch on the GPU with the most rows."""
+    """Number of rows of a batch on the GPU with the most rows."""
     return -(-rows // max(1, gpus))
 
 
@@ -336,5 +336,5 @@ def _sharded(bytes_: int, gpus: int) -> int:
 
 
 def _gathered(shape: Shape, size: int, gpus: int) -> int:
-    """If weights are sharded: two gathered blocks (one in use, the next arriving), one block's gradient, the embedding."""
+    """Bytes for sharded weights: two gathered blocks (one in use, the next arriving), one block's gradient, the embedding."""
     return (3 * shape.block_parameters + shape.unembedding) * size if gpus > 1 else 0

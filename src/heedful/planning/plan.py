@@ -1,7 +1,7 @@
-"""The plan of SFT, reward model and PPO: memory on each GPU, operations, time, and what to change if a step does not fit.
+"""The plan of SFT, reward model and PPO: memory per GPU, operations, time, and what to change if a step does not fit.
 
-Computed from the model's sizes and the settings alone (docs/planning.md has the formulae); nothing is loaded or downloaded. The
-time on a CPU follows from a measurement of its speed.
+It is computed only from the model's sizes and the settings (docs/planning.md has the formulae); nothing is loaded or
+downloaded. The time on a CPU is based on a measurement of its speed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ GB = 1e9
 FULL_CONTEXT = 2_048
 """The context window of the paper's models (SPEC 3.1). The paper's compute figures count every sequence at this length."""
 DEMONSTRATIONS = 12_725
-"""The paper's (SPEC 1.4: 11,295 by labelers and 1,430 by customers)."""
+"""Number of demonstrations in the paper (SPEC 1.4: 11,295 by labelers and 1,430 by customers)."""
 _MOST_GPUS = 65_536
 UTILIZATION = {"gpu": 0.4, "cpu": 0.65}
-"""Share of the operations a second that training reaches, unless another is given: of a GPU's data sheet, and of a CPU's
-measured matrix products (docs/planning.md)."""
+"""Default share that training reaches of the operations per second in a GPU's data sheet, or of those measured in a CPU's
+matrix products (docs/planning.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """An accelerator's data sheet: bytes of memory, dense bf16 operations a second, bytes of memory read a second."""
+    """A GPU's data sheet: bytes of memory, dense bf16 operations per second, bytes per second of memory bandwidth."""
 
     memory: float
     flops: float
@@ -45,7 +45,7 @@ GPUS: Mapping[str, Gpu] = {
     "h100": Gpu(memory=80 * GB, flops=989e12, bandwidth=3.35e12),
     "h200": Gpu(memory=141 * GB, flops=989e12, bandwidth=4.8e12),
 }
-"""From NVIDIA's data sheets of the SXM versions. The few GB that a card has beyond this are left to CUDA."""
+"""From NVIDIA's data sheets of the SXM versions. The few GB more that a card has are left to CUDA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +53,19 @@ class Assumptions:
     """What a plan assumes besides the model and the settings."""
 
     gpus: int
-    """0: this machine's CPU and memory."""
+    """Number of GPUs; 0: this machine's CPU and memory."""
     gpu: str
     utilization: float
-    """Share of the operations a second that training reaches: of a GPU's data sheet, or of what was measured on a CPU."""
+    """Share that training reaches of the operations per second in a GPU's data sheet, or of those measured on a CPU."""
     cpu: CpuSpeed | None = None
-    """This machine's, if the plan is for a CPU. None: no time is estimated."""
+    """This machine's speed, if the plan is for a CPU. None: no time is estimated."""
     lengths: Lengths
     demonstrations: int
     rankings: int
     responses: float
     """Mean number of responses in a ranking, K (SPEC 2.3: 4 to 9)."""
     skip_sft: bool = False
-    """The base model is the SFT model."""
+    """Whether the base model is the SFT model."""
 
     @property
     def memory(self) -> float:
@@ -75,7 +75,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """One step: memory on each GPU at each moment; operations, counted in both ways; seconds (None if not estimated)."""
+    """One step: memory per GPU at each moment, operations counted in both ways, and seconds (None if not estimated)."""
 
     step: str
     moments: Mapping[str, Memory]
@@ -83,7 +83,7 @@ class StepPlan:
     full_context: Work
     seconds: float | None
     advice: str | None
-    """What to change if it does not fit."""
+    """What to change if the step does not fit; None if it fits."""
 
     @property
     def peak(self) -> Memory:
@@ -109,9 +109,9 @@ class Plan:
     assumptions: Assumptions
     steps: tuple[StepPlan, ...]
     settings: tuple[SizedSetting, ...] = ()
-    """What depends on the model's size."""
+    """The settings that depend on the model's size."""
     lengths: TextLengths | None = None
-    """Of a project's texts."""
+    """Lengths of a project's texts."""
     limits: LimitAdvice | None = None
     """What a project's limits do to its texts."""
 
@@ -184,7 +184,7 @@ def _step(
 
 
 def _advice(config: StepConfig, memory_at: _MemoryAt, a: Assumptions) -> str:
-    """The smallest change that makes a step fit: smaller microbatches, more GPUs, both, or something else."""
+    """What makes a step fit: the smallest change to microbatches, then to the number of GPUs, or something else."""
 
     def fits(tokens: int, gpus: int) -> bool:
         return peak(memory_at(replace(config, tokens_per_microbatch=tokens), gpus)) <= a.memory
@@ -195,7 +195,7 @@ def _advice(config: StepConfig, memory_at: _MemoryAt, a: Assumptions) -> str:
             return f"set tokens_per_microbatch = {tokens}"
     if a.gpus == 0:
         return "use a GPU, a smaller model, or shorter max_prompt_tokens and max_response_tokens"
-    if getattr(config, "lora_rank", 0):  # one GPU only
+    if getattr(config, "lora_rank", 0):  # adapters train on one GPU only
         return "use a GPU with more memory, or shorter max_prompt_tokens and max_response_tokens"
     enough = _fewest_gpus(lambda gpus: fits(1, gpus), a.gpus)
     if enough is not None:
@@ -206,7 +206,7 @@ def _advice(config: StepConfig, memory_at: _MemoryAt, a: Assumptions) -> str:
 
 
 def _fewest_gpus(fits: Callable[[int], bool], more_than: int) -> int | None:
-    """The fewest GPUs above ``more_than`` on which the step fits: more GPUs never need more memory each."""
+    """The fewest GPUs above ``more_than`` on which the step fits. With more GPUs, each never needs more memory."""
     low, high = more_than, more_than * 2
     while not fits(high):
         low, high = high, high * 2
@@ -224,16 +224,16 @@ def _seconds(work: Work, a: Assumptions) -> float | None:
 
 
 def _speed(a: Assumptions) -> CpuSpeed | None:
-    """Of all GPUs together by their data sheet, or of the CPU as measured."""
+    """The speed of all GPUs together from their data sheet, or of the CPU as measured (None if it was not)."""
     if a.gpus == 0:
         return a.cpu
     return CpuSpeed(flops=a.gpus * GPUS[a.gpu].flops, bandwidth=a.gpus * GPUS[a.gpu].bandwidth)
 
 
 def _decoding_seconds(policy: Shape, preset: Preset, a: Assumptions) -> float | None:
-    """The rollouts' time if memory is the limit: each token reads all weights, and all earlier keys and values.
+    """Seconds for the rollouts if memory bandwidth is the limit: each step reads all weights, and all earlier keys and values.
 
-    A batch takes as long as its longest response; weights and cache are split over the GPUs.
+    A batch takes as many steps as its longest response has tokens. Weights and cache are split over the GPUs.
     """
     speed = _speed(a)
     if speed is None:

@@ -14,7 +14,7 @@ from heedful.planning.text_lengths import PERCENTILES, TextLengths, percentile
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Print the plan: memory on each GPU, operations and time, and one line that says what fits."""
+    """Print the plan: memory per GPU, operations, time, and one line that says what fits."""
     a = plan.assumptions
     where = "this machine's CPU" if a.gpus == 0 else f"{a.gpus:,} × {a.gpu}"
     console.print(
@@ -52,8 +52,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(work)
     if a.cpu is not None:
         console.print(
-            f"the time assumes {a.utilization:.0%} of {a.cpu.flops / 1e9:,.0f} billion operations a second, measured just now "
-            f"with matrix products of this model's width, and {a.cpu.bandwidth / 1e9:,.1f} GB of memory a second",
+            f"the time assumes {a.utilization:.0%} of {a.cpu.flops / 1e9:,.0f} billion operations per second, just measured "
+            f"with matrix products of this model's width, and {a.cpu.bandwidth / 1e9:,.1f} GB of memory per second",
             highlight=False,
             soft_wrap=True,
         )
@@ -79,7 +79,7 @@ def _show_settings(plan: Plan, console: Console) -> None:
 
 
 def _show_lengths(plan: Plan, console: Console) -> None:
-    """Percentiles of the texts' lengths, what the limits leave out, and better limits."""
+    """Print percentiles of the texts' lengths, what the limits leave out, and better limits."""
     if plan.lengths is not None and plan.lengths.kinds():
         table = Table(title="lengths of the texts in tokens", title_justify="left")
         table.add_column("texts")
@@ -96,7 +96,7 @@ def _show_lengths(plan: Plan, console: Console) -> None:
 
 
 def _lengths_as_json(lengths: TextLengths) -> dict[str, Any]:
-    """By kind of text: how many were measured, percentiles, the longest."""
+    """For each kind of text: how many were measured, percentiles, and the longest."""
     return {
         kind: {"measured": len(found)} | {str(percent): percentile(found, percent) for percent in (*PERCENTILES, 100)}
         for kind, found in lengths.kinds().items()
@@ -104,7 +104,7 @@ def _lengths_as_json(lengths: TextLengths) -> dict[str, Any]:
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
-    """The plan with whole units: bytes, operations, seconds."""
+    """The plan in base units: bytes, operations, seconds."""
     return {
         "model": asdict(plan.policy) | {"scalar_parameters": plan.policy.scalar_parameters},
         "reward_model": asdict(plan.reward) | {"scalar_parameters": plan.reward.scalar_parameters},

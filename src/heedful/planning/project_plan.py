@@ -1,4 +1,4 @@
-"""The plan of a project: its settings, its base model's configuration, and the lengths of its texts. No weights are read."""
+"""What a plan takes from a project: its settings, its base model's configuration and its texts' lengths, but no weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ProjectFacts:
 
 
 def project_facts(project: Project, preset: Preset, shape: Shape) -> ProjectFacts:
-    """Counts and lengths of the project's records; what is not there yet is assumed as people will be asked for it."""
+    """Counts and lengths of the project's records. Where there are none yet, counts are what labelers will be asked for."""
     records = Records.load(project.data) if project.data.is_dir() else Records()
     tokenizer = load_tokenizer(project.model_folder(project.base_model))
     lengths = text_lengths(tokenizer, records, project.template)
@@ -52,12 +52,12 @@ def project_facts(project: Project, preset: Preset, shape: Shape) -> ProjectFact
 
 
 def mean_k(preset: Preset) -> float:
-    """The mean number of outputs that a prompt gets, as the settings say."""
+    """The mean number of outputs per prompt, from the settings."""
     return (preset.collect.smallest_k + preset.collect.largest_k) / 2
 
 
 def mean_lengths(preset: Preset, found: TextLengths | None) -> Lengths:
-    """Means of the texts within the limits; a quarter of the limits where there are no texts."""
+    """Mean lengths of the texts after cutting them at the limits; a quarter of the limits if there are no texts."""
     limits = preset.sft
     prompt = mean(found.prompts, limits.max_prompt_tokens) if found is not None else None
     response = mean(found.responses, limits.max_response_tokens) if found is not None else None
@@ -68,7 +68,7 @@ def mean_lengths(preset: Preset, found: TextLengths | None) -> Lengths:
 
 
 def within_window(preset: Preset, window: int) -> Preset:
-    """The preset with limits that fit the context window: a response takes at most half of it."""
+    """The preset with limits that fit the context window, in tokens. Responses are cut first, down to half the window."""
     parts: dict[str, Any] = {}
     for name in LIMITED:
         config = getattr(preset, name)
@@ -80,7 +80,7 @@ def within_window(preset: Preset, window: int) -> Preset:
 
 
 def settings_by_size(preset: Preset, name: str, given: Mapping[str, Any]) -> tuple[SizedSetting, ...]:
-    """The settings that a preset by size chooses, with their sources; ``given``: the tables of heedful.toml."""
+    """The settings that a preset chooses by model size, with their sources. ``given``: the tables of heedful.toml."""
     rows: list[SizedSetting] = []
     for (table, key), found in sources(name).items():
         own = key in given.get(table, {})

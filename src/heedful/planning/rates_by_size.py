@@ -1,9 +1,10 @@
-"""Learning rates and batch sizes for a model of any size, each with its source. No torch here.
+"""Learning rates and batch sizes for a model of any size, each with its source.
 
-The paper gives them for three sizes (SPEC 3.2-3.5). Between two of them they are interpolated, on logarithmic scales. For
-smaller models they are ours: the paper's rate at 1.3B times the ratio of GPT-3's pretraining rates at the two sizes (Brown et
-al. 2020, Table 2.1). Adapters (LoRA) learn best at about ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA
-Without Regret"). The paper's residual dropout is left out: a model that was pretrained without it cannot predict under it.
+The paper gives them for three sizes (SPEC 3.2-3.5). Between two of these sizes they are interpolated on logarithmic scales. For
+smaller models the rates are ours: the paper's rate at 1.3B times the ratio of GPT-3's pretraining rates at the two sizes (Brown
+et al. 2020, Table 2.1). Adapters (LoRA) learn best at about ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA
+Without Regret"). The paper's residual dropout is not used, because models that were pretrained without dropout predict badly
+with it. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from itertools import pairwise
 from typing import NamedTuple
 
 LORA_FACTOR = 10.0
-"""Rates of adapters, as a multiple of those of full fine-tuning."""
+"""Learning rates of adapters, as a multiple of those of full fine-tuning."""
 _NO_DROPOUT = "ours: open models are pretrained without dropout; the paper's is 0.2 (SPEC 3.2)"
 LORA_RANK = 16
 """Rank of the adapters (ours)."""
 _GPT3_RATES = ((0.125e9, 6e-4), (0.35e9, 3e-4), (0.76e9, 2.5e-4), (1.3e9, 2e-4))
 """Parameters and peak learning rate of GPT-3's smaller models in pretraining (Brown et al. 2020, Table 2.1)."""
 _SAME_SIZE = 0.02
-"""Up to this relative difference a model counts as one of the paper's size."""
+"""If a model's size differs from one of the paper's by at most this share, it counts as that size."""
 
 
 class Point(NamedTuple):
-    """A value that the paper gives at a size; ``label`` names the size."""
+    """A value that the paper gives for a model with this many parameters; ``label`` names the size."""
 
     parameters: float
     value: float
@@ -47,11 +48,11 @@ class Sized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """What the paper says of one field."""
+    """What the paper says about one field."""
 
     points: Sequence[Point]
     section: str
-    """Of the paper's restatement."""
+    """The section of SPEC."""
     note: str = ""
 
 
@@ -80,7 +81,7 @@ _BATCHES: Mapping[tuple[str, str], _Row] = {
 def values_by_size(parameters: float, *, lora: bool = False) -> dict[tuple[str, str], Sized]:
     """(table of heedful.toml, key) -> the value for a model with this many parameters.
 
-    lora: adapters are trained instead of the weights.
+    lora: whether adapters are trained instead of the weights.
     """
     found = {name: _rate(row, parameters, lora) for name, row in _RATES.items()}
     found |= {name: _batch(row, parameters) for name, row in _BATCHES.items()}
@@ -106,7 +107,7 @@ def _rate(row: _Row, parameters: float, lora: bool) -> Sized:
 
 
 def _batch(row: _Row, parameters: float) -> Sized:
-    """A power of two."""
+    """The batch size, rounded to a power of two."""
     value = _interpolated([(point.parameters, point.value) for point in row.points], parameters)
     below = parameters < row.points[0].parameters * (1 - _SAME_SIZE)
     source = f"ours: the paper's at {row.points[0].label}" if below else _source(row, parameters)
@@ -125,7 +126,7 @@ def _source(row: _Row, parameters: float) -> str:
 
 
 def _interpolated(points: Sequence[tuple[float, float]], parameters: float) -> float:
-    """Log-log; before the first point and after the last one, their values."""
+    """Interpolate on logarithmic scales. Outside the points, the value of the nearest one."""
     for size, value in points:
         if abs(parameters / size - 1) <= _SAME_SIZE:
             return value

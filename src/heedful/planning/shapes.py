@@ -1,6 +1,6 @@
-"""The sizes of a model that memory and time depend on. Weights are never created or read.
+"""The sizes of a model that determine memory and time. Weights are never created or read.
 
-Parameters are counted on torch's meta device, so the counts are exact for every architecture of transformers.
+Parameters are counted on torch's meta device, so the counts are exact for every architecture in transformers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from heedful.model.lora import linear_layers
 from heedful.model_files import how_to_get, is_model, what_is_there
 
 GPT3 = {"gpt3-1.3b": (24, 2_048, 16), "gpt3-6b": (32, 4_096, 32), "gpt3-175b": (96, 12_288, 96)}
-"""Layers, width and heads (Brown et al. 2020, Table 2.1; its 24 heads of 128 at 1.3B do not fit a width of 2,048)."""
+"""Layers, width and heads (Brown et al. 2020, Table 2.1). At 1.3B we use 16 heads, because the table's 24 heads of 128 do not
+fit its width of 2,048."""
 _GPT3_VOCABULARY, _GPT3_CONTEXT = 50_257, 2_048
 KNOWN = (*GPT3, *(f"miniature-{size}" for size in SIZES))
 
@@ -39,7 +40,7 @@ class Shape:
     """Query heads times the width of a head."""
     heads: int
     key_width: int
-    """Key heads times the width of a head: numbers per token and layer in the KV cache, once for keys and once for values."""
+    """Key heads times the width of a head: the KV cache holds so many numbers per token and layer for keys, and for values."""
     feed_forward_width: int
     vocabulary: int
     context: int
@@ -49,13 +50,13 @@ class Shape:
     """Whether the feed-forward block has a gate (Llama's SwiGLU)."""
     rms_norm: bool = False
     adapted_layers: int = 0
-    """Linear layers of a block: each gets an adapter with LoRA."""
+    """Number of linear layers in a block; with LoRA each gets an adapter."""
     adapted_inputs: int = 0
     """The sum of their input widths."""
     adapted_outputs: int = 0
     """The sum of their output widths."""
     elementwise_gelu: bool = False
-    """Whether the activation is computed in elementwise operations (GPT-2's ``gelu_new``), each of which keeps its input."""
+    """Whether the activation consists of elementwise operations that each keep their input (GPT-2's ``gelu_new``)."""
 
     @property
     def unembedding(self) -> int:
@@ -69,7 +70,7 @@ class Shape:
 
 
 def shape_of(model: str) -> Shape:
-    """The shape of a model by name (:data:`KNOWN`) or of a folder with a config.json. Raises MissingError, ModelError."""
+    """The shape of a known model (:data:`KNOWN`), or of a model's folder or GGUF file. Raises MissingError, ModelError."""
     if model in GPT3:
         return shape_of_config(model, _gpt2(*GPT3[model], vocabulary=_GPT3_VOCABULARY, context=_GPT3_CONTEXT))
     size = SIZES.get(model.removeprefix("miniature-")) if model.startswith("miniature-") else None

@@ -1,4 +1,4 @@
-"""How long a project's texts are in tokens, what its limits leave out, and limits that would fit."""
+"""How long a project's texts are, in tokens; what its limits leave out; and which limits would fit."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from heedful.project.selection import may_train
 from heedful.records import Prompt
 
 MOST_TEXTS = 5_000
-"""Of more texts of a kind, this many are measured, drawn at random."""
+"""If there are more texts of a kind, this many are sampled and measured."""
 PERCENTILES = (50, 90, 99)
 _GRID = 32
 _TOLERATED = 0.01
-"""Up to this share of texts may be left out or cut before other limits are proposed."""
+"""If a larger share of texts would be left out or cut, other limits are proposed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLengths:
-    """Lengths in tokens, by kind of text; a response includes its end-of-text. A kind without texts is empty."""
+    """Lengths in tokens, ascending, by kind of text. A response includes its end-of-text. A kind without texts is empty."""
 
     prompts: tuple[int, ...]
     demonstrations: tuple[int, ...]
     outputs: tuple[int, ...]
-    """Of models, that were ranked."""
+    """Of model outputs that were ranked."""
 
     @property
     def responses(self) -> tuple[int, ...]:
-        """What models learn to write, and what they wrote."""
+        """Demonstrations and outputs (not sorted)."""
         return self.demonstrations + self.outputs
 
     def kinds(self) -> dict[str, tuple[int, ...]]:
@@ -45,14 +45,14 @@ class TextLengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitAdvice:
-    """What the limits in force do to the texts, a sentence each, and what to set instead (empty: nothing)."""
+    """What the current limits do to the texts, one sentence each, and what to set instead (empty: no change)."""
 
     effects: tuple[str, ...]
     proposal: str = ""
 
 
 def text_lengths(tokenizer: PreTrainedTokenizerBase, records: Records, template: Template) -> TextLengths:
-    """Of the prompts to train on, and of the demonstrations and ranked outputs that may train."""
+    """Lengths of the training prompts, and of the demonstrations and ranked outputs that may be trained on."""
     prompts = [prompt for prompt in records.prompts.values() if prompt.split == "train"]
     demonstrated = [(records.prompts[d.prompt_id], d.text) for d in records.demonstrations.values() if may_train(d)]
     ranked = {i for ranking in records.rankings.values() if may_train(ranking) for i in ranking.response_ids}
@@ -71,12 +71,15 @@ def text_lengths(tokenizer: PreTrainedTokenizerBase, records: Records, template:
 
 
 def percentile(lengths: Sequence[int], percent: float) -> int:
-    """The length that this many percent of the texts do not exceed. ``lengths`` is sorted and not empty."""
+    """The smallest length that at least this many percent of the texts do not exceed. ``lengths``: sorted and not empty."""
     return lengths[max(0, math.ceil(len(lengths) * percent / 100) - 1)]
 
 
 def limit_advice(lengths: TextLengths, *, max_prompt_tokens: int, max_response_tokens: int, window: int) -> LimitAdvice:
-    """What these limits do to the texts, and other limits if too many are left out or the context window is too small."""
+    """What these limits do to the texts. Proposes other limits if too many texts are affected or the window is too small.
+
+    window: the model's context window, in tokens.
+    """
     left_out, cut = _share_above(lengths.prompts, max_prompt_tokens), _share_above(lengths.responses, max_response_tokens)
     effects: list[str] = []
     if lengths.prompts:
@@ -101,9 +104,9 @@ def limit_advice(lengths: TextLengths, *, max_prompt_tokens: int, max_response_t
 
 
 def fitting_limits(lengths: TextLengths, window: int, prompt_now: int, response_now: int) -> tuple[int, int]:
-    """(max_prompt_tokens, max_response_tokens) that 99 % of the texts fit into, as far as the context window has room.
+    """(max_prompt_tokens, max_response_tokens) that fit 99 % of the texts, as far as the context window has room.
 
-    Where both do not fit, the response gives way to the prompt down to half of the window. Without texts the limits stay.
+    If both do not fit, the response limit is reduced first, down to half of the window. Without texts the limits do not change.
     """
     prompt = _on_grid(percentile(lengths.prompts, 99)) if lengths.prompts else prompt_now
     response = _on_grid(percentile(lengths.responses, 99)) if lengths.responses else response_now
@@ -114,7 +117,7 @@ def fitting_limits(lengths: TextLengths, window: int, prompt_now: int, response_
 
 
 def mean(lengths: Sequence[int], limit: int) -> float | None:
-    """Mean length of texts, cut at a limit; None without texts."""
+    """Mean length of texts after cutting them at a limit; None without texts."""
     return float(np.minimum(lengths, limit).mean()) if lengths else None
 
 
