@@ -441,7 +441,7 @@ def test_power_from_an_earlier_study(tmp_path: Path) -> None:
         (["--difference", "0.6"], "not a difference from 50 %"),
         (["--power", "80"], "no such power"),
         (["--labelers", "1"], "no such study"),
-        (["--prompt-share", "0.9", "--labeler-share", "0.2"], "no shares of a variance"),
+        (["--prompt-share", "0.9", "--labeler-share", "0.2"], "not shares of a variance"),
         (["--from", "none.csv"], "there is no file none.csv"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_later_answer_replaces_an_earlier_and_what_cannot_be_is_refused() -> N
     assert krippendorff_alpha(items, labelers, [1, 2, 3, 3, 2], metric="nominal").value == 1
     with pytest.raises(DataError, match="columns do not match"):
         krippendorff_alpha(items, labelers, [1], metric="nominal")
-    with pytest.raises(DataError, match="'x' with two"):
+    with pytest.raises(DataError, match="'x' in two"):
         krippendorff_alpha(items, labelers, [1, 2, 3, 3, 2], metric="nominal", clusters=["p", "p", "p", "p", "q"])
     with pytest.raises(DataError, match="too many different values"):
         alpha([np.arange(33), np.arange(33)], "interval")

@@ -104,7 +104,7 @@ def test_shares_are_estimated_without_bias() -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(DataError, match="no shares"):
+    with pytest.raises(DataError, match="not shares"):
         VarianceShares(prompt=0.7, labeler=0.7)
     shares = VarianceShares(prompt=0.1, labeler=0.1)
     with pytest.raises(DataError, match="no such study"):
