@@ -29,6 +29,7 @@ class Examples:
 
     @property
     def pairs(self) -> list[tuple[list[int], list[int]]]:
+        """Each response with its prompt, (prompt, response)."""
         return [(p, r) for p, group in zip(self.prompts, self.responses, strict=True) for r in group]
 
 

@@ -48,6 +48,7 @@ class PackedBatch:
 
     @property
     def num_sequences(self) -> int:
+        """Number of responses in the batch."""
         return self.last.shape[0]
 
     def to(self, device: torch.device | str) -> PackedBatch:

@@ -38,6 +38,7 @@ class MasterWeights:
             torch._foreach_copy_(list(self.compute.parameters()), list(self.master.parameters()))
 
     def train(self, mode: bool = True) -> None:
+        """Switch the compute copy between training and evaluation mode."""
         self.compute.train(mode)
 
 

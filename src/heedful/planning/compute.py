@@ -26,6 +26,7 @@ class Lengths:
 
     @property
     def sequence(self) -> float:
+        """Mean length of prompt and response together."""
         return self.prompt + self.response
 
 
@@ -38,6 +39,7 @@ class Work:
 
     @property
     def petaflops_days(self) -> float:
+        """The operations in petaflop/s-days."""
         return self.flops / PETAFLOPS_DAY
 
     def __add__(self, other: Work) -> Work:
@@ -87,6 +89,7 @@ class PPOWork:
 
     @property
     def total(self) -> Work:
+        """The sum of all parts."""
         return self.rollouts + self.judging + self.updates + self.pretraining
 
 

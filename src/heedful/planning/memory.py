@@ -37,6 +37,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """The sum of all parts, in bytes."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 

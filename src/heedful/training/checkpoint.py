@@ -131,6 +131,7 @@ class CheckpointTimer:
         self.last = clock()
 
     def due(self) -> bool:
+        """Whether the seconds have passed, on all ranks alike; if so, start counting again."""
         if not broadcast(self.clock() - self.last >= self.seconds):  # rank 0's clock decides
             return False
         self.last = self.clock()

@@ -32,6 +32,7 @@ class PretrainingText:
 
     @property
     def num_documents(self) -> int:
+        """Number of documents."""
         return len(self.offsets) - 1
 
     def sequences(

@@ -48,6 +48,7 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches in one pass over the rankings."""
         return math.ceil(len(self.rankings) / self.config.batch_size)
 
     @property

@@ -95,6 +95,7 @@ class InFlight:
         return all(math.isfinite(value) for update in self.updates for value in update.values())
 
     def clear(self) -> None:
+        """Forget the iteration, because it is finished."""
         self.rollouts, self.updates = None, []
 
     def state_dict(self) -> dict[str, Any]:

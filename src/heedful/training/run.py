@@ -76,6 +76,7 @@ class Run:
 
     @property
     def model_folder(self) -> Path:
+        """Where the finished model is saved."""
         return self.folder / "model"
 
     def resume(self, parts: Mapping[str, Stateful] | None = None, **inputs: Any) -> dict[str, Any] | None:
@@ -180,6 +181,7 @@ class Run:
                 self._events.add_scalar(f"{self.title}/{name}", value, step)
 
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines to samples.jsonl. Raises StorageError."""
         self._append("samples.jsonl", [{"step": step, **row} for row in rows])
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -87,6 +87,7 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches in one pass over the demonstrations."""
         return math.ceil(len(self.data.examples) / self.config.batch_size)
 
     @property

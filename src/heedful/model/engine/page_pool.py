@@ -26,6 +26,7 @@ class Pages:
 
     @property
     def num_held(self) -> int:
+        """Number of pages that have a holder."""
         return len(self._holders)
 
     def take(self, count: int) -> list[int]:

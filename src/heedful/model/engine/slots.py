@@ -51,6 +51,7 @@ class Slots:
 
     @property
     def count(self) -> int:
+        """Number of requests in this group."""
         return len(self.lengths)
 
     @property

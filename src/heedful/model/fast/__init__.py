@@ -1,1 +1,1 @@
-"""What only buys speed: you can skip it. docs/layouts.md names the plain version of each file."""
+"""Code that only buys speed, so you can skip it. docs/layouts.md names the plain version of each file."""
