@@ -1,4 +1,4 @@
-// Activations that are computed inside a product.
+// Activations, computed inside a product.
 
 #pragma once
 
@@ -6,9 +6,9 @@
 
 namespace {
 
-enum Activation { NONE, GELU, GELU_TANH, RELU, SILU };  // as in kernels.py
+enum Activation { NONE, GELU, GELU_TANH, RELU, SILU };  // as in kernels.py and decoder.py
 
-// x * (1 + erf(x / sqrt(2))) / 2, with erf as a quotient of polynomials, within 2e-7.
+// x * (1 + erf(x / sqrt(2))) / 2, with erf as a quotient of polynomials; the error is below 2e-7.
 inline float gelu(float x) {
     const float far = 3.92572478f, half = 0.5f * x;
     float z = x * 0.707106781f;

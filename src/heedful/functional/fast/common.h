@@ -1,4 +1,4 @@
-// What the compiled loops share: two number types and an exponential.
+// Shared by all compiled loops: two number types and an exponential.
 
 #pragma once
 
@@ -29,7 +29,7 @@ inline void store(bfloat16 &to, float x) {  // to the nearest, ties to even
     to.bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// e^x for x <= 0 within 2e-7 of itself; 0 where it would be below the smallest normal number.
+// e^x for x <= 0, with a relative error below 2e-7; 0 if it would be below the smallest normal number.
 inline float exponential(float x) {
     float power = x * 1.44269504f;
     power = power < -127.0f ? -127.0f : power;

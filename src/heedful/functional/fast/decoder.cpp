@@ -1,9 +1,10 @@
 // One pass of a decoder with rotary positions and gated feed-forward blocks (Llama, Qwen, Mistral, Gemma) through all its layers, in
-// one call: new tokens of many sequences, one of each when decoding, whole prompts before. decoder.py documents each argument.
+// one call. It computes new tokens of many sequences: whole prompts, then one token of each in decoding. decoder.py documents each
+// argument.
 //
-// Operators that are called one by one cost more than the products of a small model. Here the threads run through the whole pass and
-// share out each phase piece by piece, so on a busy machine none waits for one that the system has put aside. Every product reads its
-// weight once, from one stretch of memory, and fetches the next panel while it multiplies by this one. A row is summed in the same
+// In a small model, calling operators one by one costs more than the products. Here the threads run through the whole pass and share
+// each phase piece by piece, so on a busy machine they do not wait for a thread that the system has suspended. Every product reads
+// its weight once, from one block of memory, and fetches the next panel while it multiplies by this one. A row is summed in the same
 // order whatever other rows are computed, so its bits do not depend on them. Between the products numbers are fp32; what a product
 // reads is rounded once.
 
@@ -26,7 +27,7 @@ struct Layer {
     const float *norm_before_attention, *query_norm, *key_norm, *norm_after_attention, *norm_before_mlp, *norm_after_mlp;
     const float *rotary;  // [positions, cosines and sines, head width / 2]
     Linear mixed, attention_output, gated, contract;
-    int64_t window;  // how many tokens are seen, the new one included; 0: all
+    int64_t window;  // how many tokens a token sees, including itself; 0: all
 };
 
 struct Decoder {
@@ -40,15 +41,15 @@ struct Decoder {
 
 struct Batch {
     int64_t rows, threads, pages_per_sequence, wanted;
-    const int64_t *tokens, *positions, *sequences;  // [rows]; the rows of a sequence follow each other
+    const int64_t *tokens, *positions, *sequences;  // [rows]; the rows of a sequence are consecutive
     const int64_t *pages;                           // [sequences, pages per sequence]: addresses
-    const int64_t *wanted_rows;                     // [wanted]: rows whose logits are asked for
+    const int64_t *wanted_rows;                     // [wanted]: rows whose logits are wanted
     void *logits;                                   // [wanted, panels * 32]
 };
 
 // ---------------------------------------------------------------- between the products
 
-// What a pass works in. Strides in numbers; rows of T begin in different sets of the first-level cache.
+// The working memory of a pass. Strides are in numbers; rows of T begin in different sets of the first-level cache.
 template <typename T>
 struct Buffers {
     float *hidden, *branch, *mixed;  // residual stream; what a branch adds to it, if a norm follows; queries, keys and values
@@ -96,7 +97,7 @@ void each(Team &team, int64_t count, F compute) {
     team.share(count, [&](int64_t i, int64_t) { compute(i); });
 }
 
-// x * weight / root mean square of x, [width] -> `to`. Loops run over whole registers: what follows the width is 0.
+// Stores x * weight / (root mean square of x), [width]. Loops run over whole registers; the numbers after the width are 0.
 template <typename Store>
 void root_mean_square_norm(const float *x, const float *weight, int64_t width, float epsilon, Store store) {
     __m512 squares = _mm512_setzero_ps();
@@ -109,7 +110,7 @@ void root_mean_square_norm(const float *x, const float *weight, int64_t width, f
         store(i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale), _mm512_loadu_ps(weight + i)));
 }
 
-// Adds what the branch computed, through its norm if it has one, to the hidden state, and gives the next product its norm.
+// Adds the branch's result to the hidden state, through its norm if it has one, and stores the norm that the next product reads.
 template <typename T>
 void norm_rows(Team &team, const Decoder &d, const Buffers<T> &s, int64_t rows, const float *after, const float *before) {
     each(team, rows, [&](int64_t row) {
@@ -129,7 +130,7 @@ void embed(Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s) {
         const T *from = static_cast<const T *>(d.embedding) + b.tokens[row] * d.width;
         float *to = s.hidden + row * s.hidden_stride;
         for (int64_t i = 0; i < d.width; i++) {
-            T scaled;  // rounded, as the model's own class does it
+            T scaled;  // rounded, as in the model's own class
             store(scaled, load(from[i]) * d.embedding_scale);
             to[i] = load(scaled);
         }
@@ -161,7 +162,7 @@ void rotate(float *head, const float *norm, const float *rotary, int64_t width, 
     }
 }
 
-// Norms and rotations of queries and keys; keys and values join the cache.
+// Computes norms and rotations of queries and keys, and puts keys and values into the cache.
 template <typename T>
 void place_rows(Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s, int64_t number) {
     const Layer &layer = d.layer[number];
@@ -184,7 +185,7 @@ void place_rows(Team &team, const Decoder &d, const Batch &b, const Buffers<T> &
     });
 }
 
-// The tiles' rows are shared out among the threads; a thread goes through a tile's key heads, which lie beside each other in a page.
+// The threads share the tiles of rows. A thread goes through all key heads of a tile, which lie beside each other in a page.
 template <typename T>
 void attend_rows(Team &team, const Decoder &d, const Batch &b, const Buffers<T> &s, int64_t number) {
     const int64_t group = d.heads / d.key_heads, window = d.layer[number].window;
@@ -218,7 +219,7 @@ void attend_rows(Team &team, const Decoder &d, const Batch &b, const Buffers<T> 
 
 // ---------------------------------------------------------------- the pass
 
-// Only some rows are read after the last attention: copies them to the beginning of other buffers, and takes those.
+// Only some rows are read after the last attention. Copies them to the beginning of other buffers, and uses those.
 template <typename T>
 void keep_wanted(Team &team, const Batch &b, Buffers<T> &s) {
     each(team, b.wanted, [&](int64_t i) {
@@ -338,7 +339,7 @@ extern "C" {
         return layers * HeadPlace<T>::bytes_of_layer(key_heads, width);                                                                \
     }
 
-// Asks the system for large pages: a pass reads the weights from end to end.
+// Asks the system for large pages, because a pass reads all weights.
 void prefer_huge_pages(char *memory, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
     const int64_t begin = up_to(reinterpret_cast<int64_t>(memory), 4096), end = reinterpret_cast<int64_t>(memory) + bytes;

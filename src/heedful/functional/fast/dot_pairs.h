@@ -1,4 +1,4 @@
-// Multiplying 32 bits of a row (one fp32 input or two bf16 inputs) by 16 columns of a packed weight or of a cache.
+// Multiply 32 bits of a row (one fp32 input or two bf16 inputs) by 16 columns of a packed weight or of a cache.
 //
 // bf16 is left out on processors that lack the instruction for it.
 
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t LANES_512 = 16;  // floats of a register
 
-// e^x within 3e-7 of itself for every x (0 and infinity where a float cannot hold it).
+// e^x with a relative error below 3e-7 for every x; 0 or infinity if a float cannot hold it.
 inline __m512 exponential(__m512 x) {
     const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
     __m512 part = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);  // ln 2 in two parts

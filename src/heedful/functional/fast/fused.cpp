@@ -1,4 +1,4 @@
-// What stands between the products of a rotary, gated model in training: the root-mean-square norm, the gated activation and the
+// The operations between the products of a rotary, gated model in training: the root-mean-square norm, the gated activation and the
 // rotation by position, each with its gradient in one pass over memory.
 //
 // fused.py documents each argument. Arithmetic is in fp32; a row's bits do not depend on the other rows. torch's own operations
@@ -112,7 +112,7 @@ void gated_rows_backward(int64_t count, const T *gradient, const T *gate, const 
     }
 }
 
-// Each head's halves a, b become a * cos - b * sin and b * cos + a * sin. sign = -1 turns back, which is the gradient.
+// Each head's halves a, b become a * cos - b * sin and b * cos + a * sin. sign = -1 rotates back, which is the gradient.
 template <typename T>
 void rotate(int64_t tokens, int64_t heads, int64_t width, const T *input, int64_t stride, const T *cosines, const T *sines, float sign,
             T *output) {
@@ -123,7 +123,7 @@ void rotate(int64_t tokens, int64_t heads, int64_t width, const T *input, int64_
         for (int64_t head = 0; head < heads; head++) {
             const T *a = input + token * stride + head * width, *b = a + half;
             T *to = output + (token * heads + head) * width;
-            // The gradient's sines are those of the other half: where it goes, not where it comes from.
+            // The gradient uses the sines of the half to which it goes, not of the half from which it comes.
             const T *first = sign > 0 ? s : s + half, *second = sign > 0 ? s + half : s;
 #pragma omp simd
             for (int64_t j = 0; j < half; j++) {

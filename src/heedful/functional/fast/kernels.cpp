@@ -2,7 +2,7 @@
 // drawing the next token. For training: log-probs, entropies and gradients of a softmax over the vocabulary, without an fp32 copy.
 //
 // kernels.py compiles this file once on the user's machine and documents each argument. torch's own batched products take a
-// microsecond for each head of each request, whatever its length, and read the padding too. Every row is computed by itself and in
+// microsecond for each head of each request, whatever its length, and read the padding too. Every row is computed separately and in
 // a fixed order, so its bits do not depend on the batch. Sums are in fp32, sums of sums in double.
 
 #include <cmath>
@@ -14,7 +14,7 @@
 
 namespace {
 
-// One query head against keys [count, width] and values: output [width]. WIDTH: the width if known at compile time, else 0.
+// Attention of one query head to keys and values [count, width] -> output [width]. WIDTH: the width if known at compile time, else 0.
 template <typename T, int WIDTH>
 void attend_head(const float *query, const T *keys, const T *values, int64_t count, int64_t any_width, float *weights, T *output) {
     const int64_t width = WIDTH ? WIDTH : any_width;
@@ -183,7 +183,7 @@ void draw(int64_t rows, int64_t vocabulary, const T *logits, int64_t stride, con
                 sums[block] = sum;
                 total += sum;
             }
-            // The token at which the cumulative distribution passes the number: first its block, then its place in the block.
+            // The token at which the cumulative distribution exceeds the number: first find its block, then its place in it.
             const double target = numbers[row] * total;
             double before = 0;
             int64_t block = 0;
@@ -193,7 +193,7 @@ void draw(int64_t rows, int64_t vocabulary, const T *logits, int64_t stride, con
             for (int64_t i = first; i < end; i++) inner += weights[i];
             double share = (target - before) / sums[block];
             const double wanted = inner * (share < 1 ? share : 1 - 0x1p-53);
-            int64_t token = first;  // if rounding leaves none, the last possible one
+            int64_t token = first;  // if rounding leaves no token, the last possible one
             for (int64_t i = first; i < end && passed <= wanted; i++) {
                 passed += weights[i];
                 if (weights[i] > 0) token = i;

@@ -1,4 +1,4 @@
-// Products of rows with a weight that was packed once: for generation, which multiplies a few rows by every weight of the model.
+// Products of rows with a weight that was packed once, for generation, which multiplies a few rows by every weight of the model.
 //
 // With eight rows, oneDNN reads 25 GB/s of weights, and it keeps half a megabyte for each number of rows it has seen. Here a panel
 // of 32 columns is read once for many rows. For bf16 the product is left out on processors that lack the dot product of pairs.
@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t AHEAD = 16384;  // bytes of the weight to prefetch
 
-// One function for every number of rows: the same instructions, the same bits.
+// One function for every number of rows, so that the same instructions give the same bits.
 __attribute__((noinline)) void activate(float *sums, int64_t activation) {
     if (activation == GELU) {
 #pragma omp simd
@@ -68,7 +68,7 @@ void packed_product(int64_t count, int64_t inputs, int64_t outputs, const T *row
             if (bias)
                 for (int64_t i = 0; i < columns; i++) addend[i] = load(bias[column + i]);
             const char *panel = reinterpret_cast<const char *>(weight + column * inputs);
-            // Equal parts: twelve rows and then one take longer than seven and six.
+            // Equal parts, because twelve rows and then one take longer than seven and six.
             const int64_t parts = (end - begin + most - 1) / most, size = (end - begin + parts - 1) / parts;
             for (int64_t row = begin; row < end; row += size) {
                 const int64_t some = std::min(size, end - row);

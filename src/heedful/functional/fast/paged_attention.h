@@ -1,4 +1,4 @@
-// Attention of rows to a cache that is kept in pages of 32 tokens, in the layout that its products read.
+// Attention of rows to a cache in pages of 32 tokens, in the layout that its products read.
 //
 // A page holds, for each layer, the keys of each key head and then the values of each key head. Keys of 16 tokens lie side by side
 // (32 bits of each: one fp32 number or two bf16 numbers), so a register holds the scores of 16 tokens. Values of one token, or of two
@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int64_t PAGE = 32;           // tokens, as in kernels.py
+constexpr int64_t PAGE = 32;           // tokens, as in decoder.py
 constexpr int QUERIES = 6;             // computed at once: with four registers of the output each, 24 registers
 constexpr int64_t WIDE_REGISTERS = 4;  // registers of the output at once
 
@@ -38,8 +38,8 @@ struct HeadPlace {
     }
 };
 
-// Puts a token's key and value [width] into its page. clean: no later token of the sequence is being put beside it, so what shares
-// 32 bits with this value must be made finite here (it is multiplied by 0).
+// Puts a token's key and value [width] into its page. clean: no later token of the sequence is put beside it, so the number that
+// shares 32 bits with this value must be made finite here, because it is multiplied by 0.
 template <typename T>
 void put(char *page, const HeadPlace<T> &place, int64_t token, const T *key, const T *value, int64_t width, bool clean) {
     constexpr int64_t TOGETHER = Number<T>::TOGETHER;
@@ -102,7 +102,7 @@ float weigh(const float *scores, int64_t length, int64_t first, int64_t last, fl
     return _mm512_reduce_add_ps(sum);
 }
 
-// Adds the values of one page, weighed, to REGISTERS registers of each query's output.
+// Adds the weighted values of one page to REGISTERS registers of each query's output.
 template <typename T, int COUNT, int REGISTERS>
 void mix_page(const char *weights, const char *values, const char *ahead, int64_t wide, int64_t words,
               __m512 (&sums)[COUNT][REGISTERS]) {
@@ -141,7 +141,7 @@ struct Seen {
     }
 };
 
-// The work that comes after a tile: what it reads first is fetched meanwhile.
+// The work after this tile. What it reads first is fetched in the meantime.
 template <typename T>
 struct Ahead {
     Seen seen;
@@ -157,7 +157,7 @@ void mix(const Seen &seen, const HeadPlace<T> &place, const Ahead<T> &ahead, int
     for (int q = 0; q < COUNT; q++)
         for (int j = 0; j < REGISTERS; j++) sums[q][j] = _mm512_setzero_ps();
     for (int64_t page = seen.begin; page < seen.end; page++) {
-        // What follows the last token may never have been written.
+        // Memory after the last token may never have been written.
         const int64_t words = page == seen.last / PAGE ? seen.last % PAGE / Number<T>::TOGETHER + 1 : WORDS;
         const char *shares = weights + (page - seen.begin) * WORDS * COUNT * 4;
         mix_page<T, COUNT, REGISTERS>(shares, seen.page(page, place.values + at * 4),

@@ -1,9 +1,9 @@
 // Rows times one panel of a packed weight: 32 columns, [inputs * size / 4, 32 columns, 32 bits].
 //
 // The panel is read once for up to twelve rows, whose sums stay in registers. A processor with tiles for bf16 (AMX) takes 32 rows at
-// once instead: the layout of a panel is the one that its tiles read. Every sum follows the order of the inputs (in tiles: first the
-// even and the odd inputs of 32), so a row's bits do not depend on the number of rows. Which of the two is used depends on the weight
-// and on the processor only.
+// once instead, because its tiles read the same layout. Every sum follows the order of the inputs (in tiles: first the even and the
+// odd inputs of 32), so a row's bits do not depend on the number of rows. Which of the two is used depends only on the weight and on
+// the processor.
 
 #pragma once
 
@@ -37,7 +37,7 @@ template <typename T, int ROWS>
 void multiply_in_registers(const Panel &panel, const char *rows, int64_t stride, float *to) {
     __m512 sums[ROWS][2];
     for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-    // Three pointers and two distances reach all rows: one pointer per row would not fit into the registers.
+    // Three pointers and two distances reach all rows, because one pointer per row would not fit into the registers.
     const int64_t three = 3 * stride;
     const char *weight = panel.weight, *ahead = panel.ahead;
     const char *first = rows, *second = first + 4 * stride, *third = second + 4 * stride;

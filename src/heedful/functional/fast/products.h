@@ -1,4 +1,4 @@
-// Products with packed weights, by threads that run through a whole pass and share out its pieces.
+// Products with packed weights. The threads run through a whole pass together and share its pieces.
 //
 // While the rows are multiplied by one panel of the weight, the next one is fetched into the second-level cache.
 
@@ -25,8 +25,8 @@ struct alignas(64) Counter {
     std::atomic<int64_t> value;
 };
 
-// The threads of a pass. They go through its phases together; the pieces of a phase are shared out. Each thread begins with a stretch
-// of its own and then helps the others, so a thread that the system has suspended delays the others only if it has begun a piece.
+// The threads of a pass. They go through its phases together and share the pieces of a phase. Each thread begins with its own stretch
+// and then helps the others, so a thread that the system has suspended delays the others only if it has begun a piece.
 struct Team {
     int thread, threads;
     Counter *counters;  // zeros: for each phase, how far each thread's stretch is taken, and how many pieces are done
@@ -34,8 +34,8 @@ struct Team {
 
     int64_t begin_of(int64_t count, int owner) const { return count * owner / threads; }
 
-    // Calls compute(piece, end of its stretch) for all pieces, and returns when all of them are done. Waits are shorter than waking
-    // a thread would take, so threads spin; where others need the processor, they give it away after a while.
+    // Calls compute(piece, end of its stretch) for all pieces, and returns when all of them are done. Threads spin, because waits are
+    // shorter than waking a thread; after a while they yield, in case others need the processor.
     template <typename F>
     void share(int64_t count, F compute) {
         Counter *taken = counters + phase++ * (threads + 1), &done = taken[threads];
@@ -118,7 +118,7 @@ void multiply(Team &team, const Product<T> &p) {
         const char *weight = p.linear.weight + panel * panel_bytes;
         const char *ahead = piece + 1 < end ? p.linear.weight + (piece + 1) % panels * panel_bytes
                                             : p.next.weight + team.begin_of(p.next.panels, team.thread) * p.next.inputs * COLUMNS * sizeof(T);
-        // Equal parts: twelve rows and then one take longer than seven and six.
+        // Equal parts, because twelve rows and then one take longer than seven and six.
         const int64_t parts = (last - first + most - 1) / most, size = (last - first + parts - 1) / parts;
         for (int64_t row = first, i = 0; row < last; row += size, i++) {
             const int64_t rows = std::min(size, last - row);
