@@ -103,6 +103,22 @@ def test_rules_that_know_nothing() -> None:
     assert hard.rules["shorter wins"].value == 1
 
 
+def test_lead_over_each_rule_is_pair_by_pair() -> None:
+    leads = evaluated().all_pairs.leads
+    # Of the pairs a-b, a-c, b-a, d-e the reward model is right on 1, 0.5, 0, 0, and "longer wins" on 1, 0, 0, 0.
+    assert leads["longer wins"].value == 0.5 / 4
+    assert leads["shorter wins"].value == -1.5 / 4
+    # Residuals over 4 sum to +-0.03125 in p (3 pairs) and q (1 pair): V = 0.03125^2 / (1 / 4) + 0.03125^2 / (3 / 4), and
+    # t = 12.7062 with one degree of freedom. As if the two accuracies were apart, it would be wider.
+    by_prompt = leads["longer wins"].by_prompt
+    half = 12.7062 * (0.03125**2 * (4 + 4 / 3)) ** 0.5
+    assert (by_prompt.low, by_prompt.high) == pytest.approx((0.125 - half, 0.125 + half), abs=1e-5)
+    (shown,) = [line.split() for line in in_words(evaluated()).splitlines() if line.split()[:3] == ["longer", "wins", "+12.5"]]
+    assert " ".join(shown).endswith("-79.2 to +104.2")
+    assert as_numbers(evaluated())["all_pairs"]["above_longer_wins"]["by_prompt"]["low"] == by_prompt.low
+    assert "+12.5" in render_reward_page(evaluated())
+
+
 def test_groups() -> None:
     groups = {
         title: {row.name: (row.num_pairs, round(row.accuracy.value, 9)) for row in rows}

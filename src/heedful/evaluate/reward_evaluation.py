@@ -25,6 +25,7 @@ from heedful.statistics import (
     pairs_by_margin,
     ranked_pairs,
     two_way_accuracy,
+    two_way_lead,
     win_shares,
 )
 
@@ -40,6 +41,8 @@ class AccuracyRow:
     name: str
     accuracy: ClusteredEstimate
     rules: Mapping[str, ClusteredEstimate]
+    leads: Mapping[str, ClusteredEstimate]
+    """For each rule, the reward model's accuracy minus the rule's, pair by pair."""
 
     @property
     def num_pairs(self) -> int:
@@ -113,6 +116,7 @@ def evaluate_reward(
             name=name,
             accuracy=two_way_accuracy(own, rewards, confidence=confidence),
             rules={rule: two_way_accuracy(own, values, confidence=confidence) for rule, values in rules.items()},
+            leads={rule: two_way_lead(own, rewards, values, confidence=confidence) for rule, values in rules.items()},
         )
 
     everything = row("all pairs", pairs)
@@ -220,6 +224,7 @@ def in_words(found: RewardEvaluation) -> str:
         f"accuracy, with {rates} intervals for other prompts and other labelers:",
     ]
     lines += plain_table(rules_table(found))
+    lines += ["the reward model's accuracy minus each rule's, on the same pairs:", *plain_table(leads_table(found))]
     for title, rows in found.groups.items():
         lines += [f"by {title}:", *plain_table(group_table(title, rows))]
     lines.append(f"calibration error of sigmoid(difference of scores): {found.calibration.expected_calibration_error:.3f}")
@@ -238,6 +243,14 @@ def rules_table(found: RewardEvaluation) -> list[list[str]]:
     for name, one in everywhere.items():
         ends = [_ends(one.two_way), _ends(one.by_prompt), _ends(one.naive)]
         table.append([name, _percent(one.value), *ends, _with_ends(misleading[name].two_way)])
+    return table
+
+
+def leads_table(found: RewardEvaluation) -> list[list[str]]:
+    """How far the reward model is above each rule, in points of accuracy."""
+    table = [["above", "points", "two-way", "by prompt"]]
+    for rule, lead in found.all_pairs.leads.items():
+        table.append([rule, f"{100 * lead.value:+.1f}", _signed_ends(lead.two_way), _signed_ends(lead.by_prompt)])
     return table
 
 
@@ -280,6 +293,10 @@ def _ends(estimate: Estimate) -> str:
     return "n/a" if math.isnan(estimate.low) else f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
+def _signed_ends(estimate: Estimate) -> str:
+    return "n/a" if math.isnan(estimate.low) else f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
+
+
 def _with_ends(estimate: Estimate) -> str:
     return _percent(estimate.value) if math.isnan(estimate.low) else f"{_percent(estimate.value)} ({_ends(estimate)})"
 
@@ -310,4 +327,5 @@ def as_numbers(found: RewardEvaluation) -> dict[str, Any]:
 
 def _row_as_numbers(row: AccuracyRow) -> dict[str, Any]:
     rules = {name.replace(" ", "_"): asdict(one) for name, one in row.rules.items()}
-    return {"name": row.name, "pairs": row.num_pairs, "accuracy": asdict(row.accuracy), **rules}
+    leads = {f"above_{name.replace(' ', '_')}": asdict(one) for name, one in row.leads.items()}
+    return {"name": row.name, "pairs": row.num_pairs, "accuracy": asdict(row.accuracy), **rules, **leads}

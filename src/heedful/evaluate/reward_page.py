@@ -18,6 +18,7 @@ from heedful.evaluate.reward_evaluation import (
     best_of_table,
     calibration_table,
     group_table,
+    leads_table,
     rules_table,
 )
 
@@ -35,6 +36,7 @@ def render_reward_page(found: RewardEvaluation) -> str:
         version=__version__,
         found=found,
         rules=rules_table(found),
+        leads=leads_table(found),
         groups={title: group_table(title, rows) for title, rows in found.groups.items()},
         calibration=calibration_table(found.calibration),
         best_of=best_of_table(found.best_of),

@@ -43,6 +43,7 @@ from heedful.statistics.reward_breakdown import (
     reward_accuracy_by_margin,
     reward_accuracy_by_use_case,
     two_way_accuracy,
+    two_way_lead,
     win_shares,
 )
 from heedful.statistics.screening import (
@@ -131,6 +132,7 @@ __all__ = [
     "topic_coverage",
     "two_way_accuracy",
     "two_way_difference",
+    "two_way_lead",
     "two_way_mean",
     "two_way_win_rate",
     "variance_shares",

@@ -17,7 +17,7 @@ from heedful.errors import DataError
 from heedful.records import Ranking
 from heedful.statistics.intervals import Estimate, proportion
 from heedful.statistics.reward_accuracy import reward_accuracy
-from heedful.statistics.two_way import ClusteredEstimate, two_way_win_rate
+from heedful.statistics.two_way import ClusteredEstimate, two_way_difference, two_way_win_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,23 @@ def two_way_accuracy(
     """``pair_accuracy`` with intervals for other prompts and other labelers."""
     return two_way_win_rate(
         [_right(pair, scores) for pair in pairs],
+        [pair.prompt_id for pair in pairs],
+        [pair.labeler for pair in pairs],
+        confidence=confidence,
+    )
+
+
+def two_way_lead(
+    pairs: Sequence[RankedPair], scores: Mapping[str, float], others: Mapping[str, float], *, confidence: float = 0.95
+) -> ClusteredEstimate:
+    """``pair_accuracy`` of ``scores`` minus that of ``others`` on the same pairs; above 0, ``scores`` is right more often.
+
+    Pair by pair, so what makes a pair easy or hard for both cancels: the interval is narrower than those of the two accuracies
+    suggest.
+    """
+    return two_way_difference(
+        [_right(pair, scores) for pair in pairs],
+        [_right(pair, others) for pair in pairs],
         [pair.prompt_id for pair in pairs],
         [pair.labeler for pair in pairs],
         confidence=confidence,
