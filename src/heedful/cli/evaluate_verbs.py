@@ -47,7 +47,7 @@ class EvaluateScore:
     ]
     """The rule: squad_v2, drop, quac, rouge, rouge_stemmed, bleu, accuracy, choice or entropy."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The samples: .csv, .tsv, .jsonl, .json."""
+    """The samples: .csv, .tsv, .jsonl, .json; each also with .gz."""
     column: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, optional("USE=COLUMN")] = ()
     """Which column holds what (else columns with the usual names). USE: response, references, logprobs, answer, cluster or
     groups."""
