@@ -144,11 +144,11 @@ def test_responses_are_those_of_hflm(folder: Path) -> None:
     assert model.num_cut == 1
 
 
-def ends_at_once(policy: Any, tokenizer: Any) -> None:
+def ends_at_once(policy: Any, tokenizer: Any, weight: float = 50.0) -> None:
     """Let a GPT-2 say its end-of-text token, whatever it is asked."""
     with torch.no_grad():
         policy.transformer.ln_f.bias.fill_(1.0)
-        unembedding(policy)[cast(int, tokenizer.eos_token_id)] = 50.0
+        unembedding(policy)[cast(int, tokenizer.eos_token_id)] = weight
 
 
 def test_a_model_that_ends_at_once_says_nothing(tmp_path: Path) -> None:
