@@ -143,6 +143,7 @@ UNITS: Mapping[str, str] = {
     "samples": "answers",
     "members": "names",
     "weights": "",
+    "answers": "answers",
     "pull": "per reward²",
 }
 """The unit of each configuration field; an empty one is a number without unit. A missing field is an error."""
@@ -373,6 +374,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "ExpertIterationConfig": _stage(ExpertIterationConfig, "expert_iteration"),
     "BestOfNConfig": _stage(BestOfNConfig, "best_of_n"),
     "GroupRewardConfig": lambda: table(GroupRewardConfig, {"default": []}),
+    "RefusalsConfig": lambda: table(presets.RefusalsConfig, {"default": []}),
     "Limits": lambda: table(presets.Limits, {"default": []}),
     "rates by size": _rates_by_size,
     "PretrainConfig": _pretrain,

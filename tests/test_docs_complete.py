@@ -52,6 +52,7 @@ CONFIGURATIONS = (
     presets.CollectConfig,
     presets.EvaluateConfig,
     presets.RoundsConfig,
+    presets.RefusalsConfig,
     presets.Limits,
     AlternativesConfig,
     DPOConfig,

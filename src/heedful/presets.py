@@ -10,11 +10,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from heedful.errors import ConfigError
 from heedful.planning.rates_by_size import Sized, values_by_size
+from heedful.project.data_folder import Records
 from heedful.project.project import Project, config_from_mapping
+from heedful.project.refusals import Refusals, refusals_in
 from heedful.project.structure import nearest
 from heedful.training.alternatives_config import (
     AlternativesConfig,
@@ -41,6 +44,7 @@ SECTIONS = (
     "cloning",
     "best_of_n",
     "reward_by_group",
+    "refusals",
 )
 """The tables of heedful.toml besides [project]: the fields of a Preset."""
 
@@ -177,6 +181,30 @@ class RoundsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalsConfig:
+    """What the model declines (SPEC 7): docs/refusals.md."""
+
+    policy: str | None = None
+    """The policy file, with a table for each category: absolute or relative to the project. None: nothing is declined or
+    measured, and marked prompts are not used."""
+    weights: dict[str, float] = field(default_factory=dict[str, float])
+    """How much each example of a category counts in the losses, beside any other (ours): `weights = {medical = 2, sales = 0}`.
+    1 where none is given. 0: models do not learn the category, but the check still measures it."""
+    answers: int = 3
+    """The SFT model's answers to each marked training prompt, which are compared with the refusal (ours)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, positive=("answers",))
+        for name, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ConfigError(
+                    f"RefusalsConfig: weights: {name} is out of range",
+                    expected="a finite number of 0 or above",
+                    got=repr(weight),
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The longest texts of all stages, in one place: `[sft]`, `[initial_policy]`, `[reward]` and `[ppo]` follow it."""
 
@@ -217,6 +245,7 @@ class Preset:
     cloning: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=1, candidates=1))
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     reward_by_group: GroupRewardConfig = field(default_factory=GroupRewardConfig)
+    refusals: RefusalsConfig = field(default_factory=RefusalsConfig)
 
     def answering(self, table: Literal["collect", "evaluate"]) -> SFTConfig:
         """SFT's limits and precision, which models answer under, with the table's own ``max_response_tokens`` if it has one."""
@@ -439,6 +468,26 @@ def resolved_preset(project: Project) -> Preset:
             f"{project.config_file} [{name}]",
         )
     return Preset(**parts)
+
+
+def refusals_of(project: Project, preset: Preset, marked: Records) -> Refusals | None:
+    """What the project's model declines; None without a policy. ``marked``: the project's marked prompts and their labels.
+
+    Raises ConfigError for simulated labelers, who have no marked prompts, and as :func:`heedful.project.refusals.refusals_in`.
+    """
+    config = preset.refusals
+    if config.policy is None:
+        return None
+    if project.labelers == "simulated":
+        raise ConfigError(
+            "simulated labelers have no refusals",
+            expected="a project whose prompts are people's, for [refusals] policy",
+            got='labelers = "simulated"',
+            where=project.config_file,
+            next_step="take policy out of [refusals]",
+        )
+    path = project.folder / Path(config.policy).expanduser()
+    return refusals_in(path, config.weights, marked, data=project.data, config=project.config_file)
 
 
 def _newer_word(table: str, key: str, value: object) -> object:

@@ -170,7 +170,7 @@ def test_stages_that_status_lists_are_those_that_align_runs(journey: Journey) ->
     started = {name: (journey.folder / "runs" / f"{name}-1" / "stage.json") for name in STAGES}
     ran = [name for name in STAGES if started[name].is_file()]
     assert set(ran) == {path.name.rpartition("-")[0] for path in (journey.folder / "runs").iterdir() if path.is_dir()}
-    switched_off = {"task_mixture", "choose_task_mixture", "reward_by_group"}
+    switched_off = {"task_mixture", "choose_task_mixture", "reward_by_group", "refusal_comparisons", "refusal_check"}
     assert set(STAGES) - set(ran) == {"data", "initial_policy_small", "ppo_ptx_small", *switched_off}
     times = [started[name].stat().st_mtime_ns for name in ran]
     assert times == sorted(times)

@@ -31,13 +31,16 @@ OLD: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("old_stages
 """What the miniature's stage.json files said before there was a table, with seed 0."""
 NEWER = ("task_mixture", "skip_sft", "one_candidate", "asked_by_template", "policy_repeats_sft")
 """What a project may do without."""
-SWITCHES = [field.name for field in fields(Situation) if field.name not in ("alternatives", "groups")]
+OTHERS = ("alternatives", "groups", "refusals", "refusal_check")
+SWITCHES = [field.name for field in fields(Situation) if field.name not in OTHERS]
 ALTERNATIVES: tuple[Alternative, ...] = get_args(Alternative)
 SITUATIONS = [
     Situation(
         **dict(zip(SWITCHES, values, strict=True)),
         alternatives=ALTERNATIVES if sum(values) % 2 else (),
         groups=("a",) if sum(values) % 3 else (),
+        refusals=sum(values) % 4 == 1,
+        refusal_check=sum(values) % 4 in (1, 2),
     )
     for values in itertools.product((False, True), repeat=len(SWITCHES))
 ]
@@ -51,7 +54,7 @@ def with_all_but_newer() -> Situation:
 def test_every_stage_has_a_step_and_every_name_is_of_the_table() -> None:
     assert list(STEPS) == NAMES == list(dict.fromkeys(NAMES))
     assert set(TASKS) == {row.name for row in STAGES if row.asks}
-    assert {row.config for row in STAGES} - {None} == {*SECTIONS} - {"rounds", "alternatives"}
+    assert {row.config for row in STAGES} - {None} == {*SECTIONS} - {"rounds", "alternatives", "refusals"}
     for row in STAGES:
         assert set(row.needs.values()) <= {None, *NAMES[: NAMES.index(row.name)], *get_args(Input)}, row.name
         assert row.beside is None or row.beside in NAMES[: NAMES.index(row.name)]

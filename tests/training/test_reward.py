@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +332,15 @@ def test_validation_changes_nothing_that_is_learned(tmp_path: Path) -> None:
         ),
     ]
     assert largest_difference(*ends) == 0.0
+
+
+def test_a_weight_multiplies_the_loss_of_its_prompt_alone() -> None:
+    model, rankings = scalar_model(), random_rankings([2, 3, 2, 4])
+    weighted = [replace(one, weight=weight) for one, weight in zip(rankings, [1.0, 3.0, 0.5, 1.0], strict=True)]
+    losses = []
+    for one in rankings:
+        loss, _ = reward.accumulate_gradients(MasterWeights(model, "float32"), [one], settings())
+        losses.append(loss)
+    loss, _ = reward.accumulate_gradients(MasterWeights(model, "float32"), weighted, settings())
+    assert loss == pytest.approx((losses[0] + 3 * losses[1] + 0.5 * losses[2] + losses[3]) / 4, abs=1e-5)
+    assert repr(weighted[1]) == repr(rankings[1])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from heedful.errors import ConfigError, NumericalError
 from heedful.model import load_causal_model
-from heedful.model.encoding import Example
+from heedful.model.encoding import Example, unequal_weights
 from heedful.model.precision import MasterWeights
 from heedful.training import sft
 from heedful.training.config import SFTConfig
@@ -98,6 +99,26 @@ def test_only_responses_carry_loss_and_accumulation_changes_nothing(tokens: int)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
     assert largest_difference(parameter_gradients(model), parameter_gradients(twin)) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", [20, 16_384])
+def test_a_weight_multiplies_the_loss_of_its_example_alone(tokens: int) -> None:
+    model, examples = tiny_gpt2(), uneven(9)
+    weighted = [replace(one, weight=weight) for one, weight in zip(examples, [1.0, 2.5, 0.25] * 3, strict=True)]
+    twin, count = plain(model), sum(len(one.response) for one in examples)
+    loss = sft.accumulate_gradients(MasterWeights(model, "float32"), weighted, settings(tokens_per_microbatch=tokens))
+    expected = sum((one.weight * len(one.response) / count * plain_loss(twin, [one]) for one in weighted), torch.zeros(()))
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert largest_difference(parameter_gradients(model), parameter_gradients(twin)) < 1e-5
+    assert demonstration_loss(model, weighted) == demonstration_loss(model, examples)  # what is measured has no weights
+
+
+def test_weights_are_an_input_of_a_run_and_checkpoints_from_before_there_were_any_stay_good() -> None:
+    one = Example([1], [2])
+    assert repr(one) == "Example(prompt=[1], response=[2])"  # a run's identity is made of it
+    assert unequal_weights([one, one]) == {}
+    assert unequal_weights([one, replace(one, weight=2.0)]) == {"weights": [1.0, 2.0]}
 
 
 def test_accumulated_microbatches_give_the_weights_of_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

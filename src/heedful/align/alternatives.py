@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from heedful.align.encoded_records import encoded_rankings
+from heedful.align.encoded_records import encoded_rankings, encoded_refusal_prompts
 from heedful.align.held_out_prompts import evaluation_prompts
 from heedful.align.models import loading_precision, policy_for_training
 from heedful.align.settings import Given, write_json
@@ -86,7 +86,8 @@ def expert_iteration(given: Given, *, folder: Path, console: Console) -> None:
     tokens_of = {prompt.id: row for prompt, row in zip(fitting, tokens, strict=True)}
     console.print(f"training prompts: {words}{counts.left_out}", highlight=False)
     reward_model = reward_model_for_inference(given.model_of("reward"), config.precision)
-    prompts = [tokens_of[prompt.id] for prompt in chosen]
+    marked = encoded_refusal_prompts(given, config, tokenizer, console)
+    prompts = [*(tokens_of[prompt.id] for prompt in chosen), *marked]
     train_expert_iteration(start, reward_model, tokenizer, prompts, config, folder, console=console, title=given.stage.name)
 
 

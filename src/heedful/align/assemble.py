@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heedful import __version__
-from heedful.align import alternatives
+from heedful.align import alternatives, refusal_stages
 from heedful.align.judge import EXPECTED_FILE
 from heedful.align.settings import Setting
 from heedful.evaluate import lineup
@@ -147,6 +147,8 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_
         results["alignment_tax"] = [row for b in benchmarks if b["metric"] != "entropy (bits)" and (row := _tax(b)) is not None]
     if section := alternatives.section(runs, responses, rewards):
         results["alternatives"] = section
+    if declined := refusal_stages.section(setting, records.prompts, runs, responses.values()):
+        results["refusals"] = declined
     overall: dict[str, list[int]] = {}
     judged = _labelers_records(setting, evaluation, records, responses)
     if judged is not None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from heedful.align.settings import Given
+from heedful.align.settings import Given, needs_of
 from heedful.align.stages import Input, met_by
 from heedful.lineage.use_record import UseRecord, code_version, ids_given, labels_given, write_use
 from heedful.project.data_folder import Records
@@ -52,7 +52,7 @@ def use_record(given: Given, inputs: Mapping[str, Any]) -> UseRecord:
 
 def _parents(given: Given, labels: Iterable[Demonstration | Ranking]) -> dict[str, str]:
     """The earlier runs that a stage needs, and those whose folders hold its labels."""
-    needs, runs = given.stage.needs, given.runs
+    needs, runs = needs_of(given), given.runs
     if "models" in needs.values():
         return {name: folder.name for name, folder in runs.items()}
     found = {key: met_by(need, runs) for key, need in needs.items() if need is not None}
@@ -69,7 +69,7 @@ def _files(given: Given, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     """The project's models and text that a stage needs, except where an earlier run replaces them."""
     setting = given.setting
     found: dict[str, dict[str, Any]] = {}
-    for key, need in given.stage.needs.items():
+    for key, need in needs_of(given).items():
         name = None if need is None else met_by(need, given.runs)
         if name in _FILES and name in get_args(Input) and inputs.get(key) is not None:
             path = setting.project.pretraining_text if name == "pretraining_text" else getattr(setting, name)
@@ -78,19 +78,39 @@ def _files(given: Given, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 
 def _labels(given: Given) -> list[Demonstration | Ranking]:
-    needs, records = given.stage.needs.values(), given.records
+    needs, records = needs_of(given).values(), given.records
     ranked = "rankings" in needs or given.stage.reads_rankings
     splits: tuple[Split, ...] = ("train", "valid")
     found: list[Demonstration | Ranking] = []
     for split in splits:
         found += demonstrations_of(records, split) if "demonstrations" in needs else []
         found += training_rankings(records, split) if ranked else []
+    refusals = given.setting.refusals
+    if refusals is not None and ("refusals" in needs or "refusal_prompts" in needs):
+        found += [one for one in refusals.demonstrations() if one.id in refusals.records.demonstrations]
+    if "refusal_comparisons" in needs and (run := given.runs.get("refusal_comparisons")) is not None:
+        found += records_in(run, "ranking")
     return found
 
 
 def _prompts(given: Given) -> list[Prompt]:
     """The prompts that a stage chooses from, including those that are too long."""
+    return [*_marked_prompts(given), *_ordinary_prompts(given)]
+
+
+def _marked_prompts(given: Given) -> list[Prompt]:
+    refusals, needs = given.setting.refusals, needs_of(given).values()
+    if refusals is None:
+        return []
+    if "held_out_refusals" in needs:
+        return refusals.held_out_prompts()
+    return refusals.training_prompts() if "refusals" in needs or "refusal_prompts" in needs else []
+
+
+def _ordinary_prompts(given: Given) -> list[Prompt]:
     records = given.records
+    if given.stage.name in ("refusal_comparisons", "refusal_check"):
+        return []
     match given.stage.config:
         case "sft" | "initial_policy" | "reward" | "reward_by_group" | "dpo" | "cloning" | "task_mixture":
             return []

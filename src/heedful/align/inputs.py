@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from heedful.align.round_benchmarks import identity_of_benchmarks, rule_of
-from heedful.align.settings import Given
+from heedful.align.settings import Given, needs_of
 from heedful.align.stages import met_by
 from heedful.align.task_mixture import identity_of
-from heedful.presets import CollectConfig, EvaluateConfig, RoundsConfig, preset
+from heedful.presets import CollectConfig, EvaluateConfig, Preset, RoundsConfig, preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files, digest_of_records
 from heedful.project.runs import records_in
@@ -71,7 +71,16 @@ def fingerprint_inputs(
             case "rule_benchmarks":
                 return identity_of_benchmarks(setting, rule_of(given), digest)
             case "models":
-                return list(earlier.values())
+                return [print for name, print in earlier.items() if name != "refusal_check"]
+            case "refusals" | "refusal_prompts":
+                assert setting.refusals is not None
+                identity = setting.refusals.identity(weighted=need == "refusals")
+                return identity if need == "refusals" else [identity, *how_compared(setting.preset)]
+            case "held_out_refusals":
+                assert setting.refusals is not None
+                limits, evaluate = setting.preset.answering("evaluate"), setting.preset.evaluate
+                held_out = digest_of_records(setting.refusals.held_out_prompts())
+                return [held_out, evaluate.temperature, limits.max_prompt_tokens, limits.max_response_tokens]
             case "choosing":
                 return how_chosen(setting.preset.rounds)
             case "answers":
@@ -83,7 +92,7 @@ def fingerprint_inputs(
             case _:
                 raise AssertionError(f"the stage {stage.name} needs {need}, which was not done")
 
-    inputs = {key: value(need) for key, need in stage.needs.items()}
+    inputs = {key: value(need) for key, need in needs_of(given).items()}
     if given.config is None:
         return inputs
     # Settings that older versions did not have are left out if they equal the preset, so stages of older versions stay done.
@@ -92,6 +101,13 @@ def fingerprint_inputs(
         own = getattr(preset(setting.project.preset), str(stage.config))
         config = {name: value for name, value in asdict(config).items() if name not in newer or value != getattr(own, name)}
     return {**inputs, "config": config} | ({} if template == "plain" else {"template": template})
+
+
+def how_compared(preset: Preset) -> list[object]:
+    """The settings that decide what refusals are compared with."""
+    limits = preset.answering("collect")
+    answers, temperature = preset.refusals.answers, preset.collect.temperature
+    return [answers, temperature, limits.max_prompt_tokens, limits.max_response_tokens]
 
 
 def how_chosen(rounds: RoundsConfig) -> dict[str, object]:

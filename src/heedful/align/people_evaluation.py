@@ -34,6 +34,7 @@ from heedful.project.files import read_jsonl, write_jsonl
 from heedful.project.fingerprints import digest_of_files, digest_of_records
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
+from heedful.project.refusals import ordinary
 from heedful.project.runs import records_in
 from heedful.project.selection import prompts_of, training_rankings
 from heedful.records import Prompt, Response
@@ -93,7 +94,7 @@ def evaluate_people(
     models = sorted(models, key=lambda model: model.name)  # so that their order does not matter
     preset, labelers = resolved_preset(project), labelers_of(project)
     with alone_in(project.runs):
-        records = Records.load(project.data)
+        records = ordinary(Records.load(project.data))
         prompts = _prompts(project, preset, models, panels.num_prompts, records, console)
         inputs = _inputs(project, preset, models, panels, prompts)
 

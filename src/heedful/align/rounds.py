@@ -62,7 +62,9 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
     again = [f"initial_policy_{n}"] if config.policy == "fresh" and new_demonstrations else []
     trained = [name for name in opened.runs if name.startswith("initial_policy_") and name != "initial_policy_small"]
     initial = current if config.policy == "onwards" else ["initial_policy", *trained, *again][-1]
-    reward: dict[str, str | None] = {"sft": "sft", "start": "reward_start", "known": known}
+    refusals: dict[str, str | None] = {"refusals": "refusals"}
+    compared = {**refusals, "compared": "refusal_comparisons"}
+    reward: dict[str, str | None] = {"sft": "sft", "start": "reward_start", "known": known, **compared}
     rows = [Stage(name=known, needs={"previous": list(opened.earlier[-1].runs)[-1]}, reads_rankings=True, apart=False)]
     rows += [
         Stage(
@@ -87,7 +89,7 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
     rows += [
         Stage(
             name=name,
-            needs={"base": "base_model", "known": known, "text": "pretraining_text"},
+            needs={"base": "base_model", "known": known, "text": "pretraining_text", **refusals},
             config="initial_policy",
             beside=f"collect_{n}",
         )
@@ -98,7 +100,7 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
     rows.append(
         Stage(
             name=f"policy_{n}",
-            needs={"known": known, "initial": initial, "reward": f"reward_{n}", "text": text},
+            needs={"known": known, "initial": initial, "reward": f"reward_{n}", "text": text, **refusals},
             config="ppo",
         )
     )

@@ -24,6 +24,7 @@ from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.files import write_atomically
 from heedful.project.project import Project
+from heedful.project.refusals import Refusals
 from heedful.project.selection import for_reward_model, without_labels
 from heedful.ranks.world import world
 
@@ -44,6 +45,13 @@ class Setting:
     benchmarks: tuple[Benchmark, ...]
     prefixes: tuple[str, ...]
     """Candidate few-shot prefixes of the base model (SPEC 3.7)."""
+    refusals: Refusals | None = None
+    """What the model declines; None without a policy."""
+
+    @property
+    def learns_refusals(self) -> bool:
+        """Whether models are trained to decline anything."""
+        return self.refusals is not None and bool(self.refusals.training_prompts())
 
     @property
     def seed(self) -> int:
@@ -89,6 +97,12 @@ class Given:
         return given
 
 
+def needs_of(given: Given) -> dict[str, str | None]:
+    """The needs of a stage, without those for refusals if no model is trained to decline anything."""
+    off = () if given.setting.learns_refusals else ("refusals", "refusal_comparisons")
+    return {key: need for key, need in given.stage.needs.items() if need not in off}
+
+
 def given_for(stage: Stage, setting: Setting, records: Records, runs: Mapping[str, Path]) -> Given:
     """What a stage is given, with only the labels that it needs."""
     ranked = stage.reads_rankings or "rankings" in stage.needs.values()
@@ -101,7 +115,9 @@ def given_for(stage: Stage, setting: Setting, records: Records, runs: Mapping[st
     )
 
 
-def setting_of(project: Project, preset: Preset, labelers: Labelers, records: Records) -> Setting:
+def setting_of(
+    project: Project, preset: Preset, labelers: Labelers, records: Records, refusals: Refusals | None = None
+) -> Setting:
     """The project's setting. Raises MissingError if a model is missing, ConfigError if vLLM is needed but not installed."""
     for engine in (project.engine, preset.ppo.engine):
         generator(engine)  # raises now, not after hours of training
@@ -114,6 +130,7 @@ def setting_of(project: Project, preset: Preset, labelers: Labelers, records: Re
         labelers=labelers,
         benchmarks=_benchmarks(preset.evaluate.benchmark_items) if labelers.invents_data else (),
         prefixes=prefixes_of(project, labelers, records),
+        refusals=refusals,
     )
 
 

@@ -19,6 +19,7 @@ from heedful.evaluate.lineup import Contender
 from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
+from heedful.project.refusals import Refusals
 from heedful.project.runs import newest_done, stage_state
 from heedful.project.selection import training_rankings
 from heedful.training.alternatives_config import Alternative
@@ -42,10 +43,14 @@ Input = Literal[
     "models",
     "choosing",
     "answers",
+    "refusals",
+    "refusal_prompts",
+    "held_out_refusals",
 ]
 """Inputs that come from the project, not from one stage. ``models``: all that the evaluation compares. ``evaluation_prompts``:
 the prompts that they answer, and the limits on prompts and answers. ``choosing``: how a further round chooses what labelers
-rank. ``answers``: people's judgements of a further round's policies."""
+rank. ``answers``: people's judgements of a further round's policies. ``refusals``: what training takes from the policy and the
+marked prompts; ``refusal_prompts``: the same without weights; ``held_out_refusals``: the marked prompts that models are asked."""
 
 Asked = Literal["demonstrations", "rankings", "evaluation by people"]
 """What a stage asks labelers for."""
@@ -86,6 +91,10 @@ class Situation:
     """The alternatives to PPO that heedful.toml names."""
     groups: tuple[str, ...] = ()
     """The groups of labelers to which heedful.toml gives weights."""
+    refusals: bool = False
+    """Whether a category of the policy of refusals is on and has marked prompts to train on."""
+    refusal_check: bool = False
+    """Whether there are held-out prompts that are marked with a category of the policy."""
 
 
 def _always_there(_: Situation) -> None:
@@ -202,7 +211,17 @@ def _no_best_of_n(situation: Situation) -> str | None:
     return None if "best_of_n" in situation.alternatives else ""
 
 
+def _no_refusals(situation: Situation) -> str | None:
+    return None if situation.refusals else ""
+
+
+def _no_refusal_check(situation: Situation) -> str | None:
+    return None if situation.refusal_check else ""
+
+
 _GIVEN = "the base model is the SFT model (skip_sft in heedful.toml)"
+_REFUSALS: Mapping[str, str | None] = {"refusals": "refusals", "compared": "refusal_comparisons"}
+"""What a stage that learns from rankings needs besides."""
 _BY_REWARD: tuple[str, Literal["higher"]] = ("validation_reward", "higher")
 
 STAGES: tuple[Stage, ...] = (
@@ -216,7 +235,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="sft",
-        needs={"base": "base_model", "data": "demonstrations"},
+        needs={"base": "base_model", "data": "demonstrations", "refusals": "refusals"},
         config="sft",
         left_out=_sft_is_given,
         otherwise="base_model",
@@ -224,9 +243,17 @@ STAGES: tuple[Stage, ...] = (
         measure=("validation_loss", "lower"),
     ),
     Stage(name="collect", needs={"sft": "sft"}, config="collect", asks="rankings", left_out=_has_rankings),
+    # Refusals against models' answers to marked prompts (SPEC 7); without marked prompts nothing stands for them.
+    Stage(
+        name="refusal_comparisons",
+        needs={"sft": "sft", "base": "base_model", "refusals": "refusal_prompts"},
+        left_out=_no_refusals,
+        otherwise="sft",
+        beside="collect",
+    ),
     Stage(
         name="reward",
-        needs={"sft": "sft", "start": "reward_start", "rankings": "rankings"},
+        needs={"sft": "sft", "start": "reward_start", "rankings": "rankings", **_REFUSALS},
         config="reward",
         measure=("validation_accuracy", "higher"),
     ),
@@ -269,7 +296,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="initial_policy",
-        needs={"base": "base_model", "data": "demonstrations", "text": "pretraining_text"},
+        needs={"base": "base_model", "data": "demonstrations", "text": "pretraining_text", "refusals": "refusals"},
         config="initial_policy",
         left_out=_no_policy_to_train,
         otherwise="sft",
@@ -277,7 +304,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="initial_policy_small",
-        needs={"base": "small_model", "data": "demonstrations", "text": "pretraining_text"},
+        needs={"base": "small_model", "data": "demonstrations", "text": "pretraining_text", "refusals": "refusals"},
         config="initial_policy",
         left_out=_no_small_policy,
         otherwise="small_model",
@@ -285,14 +312,19 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="ppo",
-        needs={"initial": "initial_policy", "reward": "reward_by_group", "text": None},
+        needs={"initial": "initial_policy", "reward": "reward_by_group", "text": None, "refusals": "refusals"},
         config="ppo",
         makes=lineup.PPO,
         measure=_BY_REWARD,
     ),
     Stage(
         name="ppo_ptx",
-        needs={"initial": "initial_policy", "reward": "reward_by_group", "text": "pretraining_text"},
+        needs={
+            "initial": "initial_policy",
+            "reward": "reward_by_group",
+            "text": "pretraining_text",
+            "refusals": "refusals",
+        },
         config="ppo",
         makes=lineup.PPO_PTX,
         left_out=_no_text,
@@ -301,7 +333,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="ppo_ptx_small",
-        needs={"initial": "initial_policy_small", "reward": "reward_by_group", "text": "pretraining_text"},
+        needs={
+            "initial": "initial_policy_small",
+            "reward": "reward_by_group",
+            "text": "pretraining_text",
+            "refusals": "refusals",
+        },
         config="ppo",
         makes=lineup.PPO_PTX_SMALL,
         left_out=_no_small_model_or_text,
@@ -310,7 +347,7 @@ STAGES: tuple[Stage, ...] = (
     # Alternatives to PPO on the same data (SPEC 7). Like the reward model, all start from the SFT model.
     Stage(
         name="dpo",
-        needs={"sft": "sft", "rankings": "rankings"},
+        needs={"sft": "sft", "rankings": "rankings", **_REFUSALS},
         config="dpo",
         makes=lineup.DPO,
         left_out=_no_dpo,
@@ -318,7 +355,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="expert_iteration",
-        needs={"sft": "sft", "reward": "reward_by_group"},
+        needs={"sft": "sft", "reward": "reward_by_group", "refusals": "refusals"},
         config="expert_iteration",
         makes=lineup.EXPERT_ITERATION,
         left_out=_no_expert_iteration,
@@ -326,7 +363,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="cloning",
-        needs={"sft": "sft", "rankings": "rankings"},
+        needs={"sft": "sft", "rankings": "rankings", **_REFUSALS},
         config="cloning",
         makes=lineup.CLONING,
         left_out=_no_cloning,
@@ -339,6 +376,11 @@ STAGES: tuple[Stage, ...] = (
         makes=lineup.BEST_OF_N,
         left_out=_no_best_of_n,
         beside="ppo",
+    ),
+    Stage(
+        name="refusal_check",
+        needs={"models": "models", "prompts": "held_out_refusals"},
+        left_out=_no_refusal_check,
     ),
     Stage(name="evaluate", needs={"models": "models"}, config="evaluate", asks="evaluation by people", apart=False),
 )
@@ -396,7 +438,15 @@ def config_of(row: Stage, preset: Preset) -> Any:
     return replace(config, ptx_coefficient=0.0) if without_text else config
 
 
-def situation_of(project: Project, preset: Preset, labelers: Labelers, records: Records, *, prefixes: bool) -> Situation:
+def situation_of(
+    project: Project,
+    preset: Preset,
+    labelers: Labelers,
+    records: Records,
+    *,
+    prefixes: bool,
+    refusals: Refusals | None = None,
+) -> Situation:
     """The situation of a project. ``prefixes``: whether it has candidate few-shot prefixes."""
     has_text = labelers.invents_data or project.pretraining_text.exists()
     return Situation(
@@ -414,6 +464,8 @@ def situation_of(project: Project, preset: Preset, labelers: Labelers, records: 
         policy_repeats_sft=_repeats_sft(preset, has_text) and not _done_before(project, "initial_policy"),
         alternatives=preset.alternatives.run,
         groups=tuple(preset.reward_by_group.members),
+        refusals=refusals is not None and bool(refusals.training_prompts()),
+        refusal_check=refusals is not None and bool(refusals.held_out_prompts()),
     )
 
 

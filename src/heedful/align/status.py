@@ -21,10 +21,12 @@ from heedful.align.stages import STAGES, Situation, Stage, due, left_out, situat
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import MissingError
 from heedful.evaluate.results import RoundBenchmark
-from heedful.presets import resolved_preset
+from heedful.presets import refusals_of, resolved_preset
 from heedful.project.data_folder import RECORD_TYPES, Records, file_name
 from heedful.project.ended_rounds import ended_rounds, first_stage, newest_round
 from heedful.project.project import Project
+from heedful.project.refusals import apart, ordinary
+from heedful.project.refusals import in_words as refusals_in_words
 from heedful.project.runs import last_step, newest_done, stage_folders, stage_state, with_records
 from heedful.project.selection import all_in_one_split
 from heedful.records import Split
@@ -44,23 +46,26 @@ class StageStatus:
 def show_status(project: Project, console: Console) -> None:
     """Print records, stages and what comes next. Raises DataError for a broken data folder."""
     labelers = labelers_of(project)
-    records = known_records(project, labelers)
-    stages = stage_statuses(project, labelers, records)
+    everything = known_records(project, labelers)
+    records = ordinary(everything)
+    stages = stage_statuses(project, labelers, everything)
     console.print(project.name, style="bold", markup=False, highlight=False)
     console.print(_record_table(records))
+    for said in _refusals_in_words(project, everything):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     console.print(_stage_table(project, stages))
     begun = {stage.name for stage in stages if stage.folder is not None}
-    for name, reason in left_out(_situation(project, labelers, records)).items():
+    for name, reason in left_out(_situation(project, labelers, everything)).items():
         if name not in begun:
             console.print(f"{name}: left out, {reason}", markup=False, highlight=False, soft_wrap=True)
     for said in _rounds_in_words(project):
         console.print(said, markup=False, highlight=False, soft_wrap=True)
-    if (unused := labelers.unused(records)) is not None:
+    if (unused := labelers.unused(everything)) is not None:
         console.print(unused, markup=False, highlight=False, soft_wrap=True)
     if (warning := all_in_one_split(records.prompts.values())) is not None:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     console.print("next:", style="bold", end=" ")
-    console.print(next_step(project, labelers, records, stages), markup=False, highlight=False, soft_wrap=True)
+    console.print(next_step(project, labelers, everything, stages), markup=False, highlight=False, soft_wrap=True)
 
 
 def known_records(project: Project, labelers: Labelers) -> Records:
@@ -152,7 +157,7 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
     if not report.is_file():
         return f"run {command}"
     if rows:
-        arrived = len(records.prompts.keys() - ended_rounds(project.runs)[-1].known.prompts)
+        arrived = len(ordinary(records).prompts.keys() - ended_rounds(project.runs)[-1].known.prompts)
         new = f"; {arrived:,} prompts have arrived since: `{command[1:-1]} --round {newest + 1}`" if arrived else ""
         return f"round {newest} is over: the report is {report}{new}"
     written = report.stat().st_mtime
@@ -165,10 +170,24 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
     return f"done: the report is {report}" if waiting is None else f"the report is {report}; for its win rates {waiting}"
 
 
+def _refusals_in_words(project: Project, records: Records) -> Iterator[str]:
+    """What the project's model declines, and marked prompts that are not used."""
+    marked = apart(records)[1]
+    refusals = refusals_of(project, resolved_preset(project), marked)
+    if refusals is not None:
+        yield from refusals_in_words(refusals)
+    elif marked.prompts:
+        number = len(marked.prompts)
+        yield f"{number:,} prompts are marked for refusals and not used: [refusals] in heedful.toml names no policy"
+
+
 def _situation(project: Project, labelers: Labelers, records: Records) -> Situation:
+    preset = resolved_preset(project)
+    records, marked = apart(records)
+    refusals = refusals_of(project, preset, marked)
     asked_for = not records.demonstrations and not project.skip_sft
     prefixes = asked_for or bool(candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed))
-    return situation_of(project, resolved_preset(project), labelers, records, prefixes=prefixes)
+    return situation_of(project, preset, labelers, records, prefixes=prefixes, refusals=refusals)
 
 
 def _record_table(records: Records) -> Table:

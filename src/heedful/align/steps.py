@@ -11,6 +11,7 @@ from heedful.align import (
     collect,
     group_reward,
     judge,
+    refusal_stages,
     round_benchmarks,
     round_steps,
     task_mixture,
@@ -26,6 +27,7 @@ STEPS: Mapping[str, Callable[..., None]] = {
     "demonstrate": collect.demonstrate,
     "sft": train_stages.sft,
     "collect": collect.collect,
+    "refusal_comparisons": refusal_stages.compare,
     "reward": train_stages.reward,
     "reward_by_group": group_reward.reward_by_group,
     "choose_sft": choose.choose_sft,
@@ -41,6 +43,7 @@ STEPS: Mapping[str, Callable[..., None]] = {
     "expert_iteration": alternatives.expert_iteration,
     "cloning": alternatives.cloning,
     "best_of_n": alternatives.best_of_n,
+    "refusal_check": refusal_stages.check,
     "evaluate": judge.evaluate,
 }
 """Name of a stage -> ``step(given, folder=..., console=...)``."""

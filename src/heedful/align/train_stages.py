@@ -12,7 +12,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from heedful.align.encoded_records import encoded_demonstrations, encoded_rankings, encoding_options
+from heedful.align.encoded_records import (
+    encoded_demonstrations,
+    encoded_rankings,
+    encoded_refusal_prompts,
+    encoding_options,
+)
 from heedful.align.models import loading_precision, placed_for_training, policy_for_training
 from heedful.align.project_text import pretraining_text
 from heedful.align.settings import Given, write_json
@@ -118,6 +123,7 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
     chosen, words = prompts_for_policy(records, fitting)
     tokens_of = {prompt.id: row for prompt, row in zip(fitting, tokens, strict=True)}
     console.print(f"training prompts: {words}{counts.left_out}", highlight=False)
+    marked = encoded_refusal_prompts(given, config, tokenizer, console)
     console.print(f"{config.iterations:,} iterations of {config.batch_size:,} episodes", highlight=False)
     text = pretraining_text(given.setting, "train") if config.ptx_coefficient else None
     held_out = prompts_of(records, "valid") if config.validate_every else []
@@ -126,7 +132,7 @@ def ppo(given: Given, *, folder: Path, console: Console) -> None:
         policy,
         reward_model,
         tokenizer,
-        PPOData([tokens_of[prompt.id] for prompt in chosen], text, validation),
+        PPOData([*(tokens_of[prompt.id] for prompt in chosen), *marked], text, validation),
         config,
         folder,
         console=console,

@@ -17,6 +17,7 @@ from heedful.presets import Preset
 from heedful.project.data_folder import Records
 from heedful.project.outputs import check_outputs
 from heedful.project.project import Project
+from heedful.project.refusals import Refusals
 from heedful.project.runs import newest_done, stage_state
 from heedful.training.checkpoint import CHECKPOINTS, remove_checkpoints
 
@@ -50,17 +51,18 @@ def newest_run(project: Project, name: str) -> FinishedStage | None:
     return FinishedStage(name, folder, state["fingerprint"], float(state["seconds"]))
 
 
-def stages_of(project: Project, preset: Preset, labelers: Labelers, records: Records) -> set[str]:
+def stages_of(project: Project, preset: Preset, labelers: Labelers, records: Records, refusals: Refusals | None) -> set[str]:
     """Names of the stages that the project has."""
     prefixes = bool(prefixes_of(project, labelers, records))
-    return {other.name for other in due(situation_of(project, preset, labelers, records, prefixes=prefixes))}
+    situation = situation_of(project, preset, labelers, records, prefixes=prefixes, refusals=refusals)
+    return {other.name for other in due(situation)}
 
 
 def earlier_runs(
-    project: Project, row: Stage, preset: Preset, labelers: Labelers, records: Records
+    project: Project, row: Stage, preset: Preset, labelers: Labelers, records: Records, refusals: Refusals | None
 ) -> dict[str, FinishedStage]:
     """The newest runs of the stages that a step needs, or of those used in their place. Raises MissingError."""
-    had = stages_of(project, preset, labelers, records)
+    had = stages_of(project, preset, labelers, records, refusals)
     names = {other.name for other in STAGES}
     needs = {met_by(need, had) for need in row.needs.values() if need in names}
     return {need: _done(project, need, row.name) for need in sorted(needs & names)}

@@ -20,6 +20,7 @@ from heedful.evaluate.alternatives_table import alternative_lines
 from heedful.evaluate.lineup import PPO, PPO_PTX, SFT
 from heedful.evaluate.number_words import commands, duration, interval, number, percent, signed, visible, words
 from heedful.evaluate.paper_findings import GROUP_LABELS, comparisons, findings, held_out_first
+from heedful.evaluate.refusal_table import refusal_lines
 from heedful.evaluate.results import ExpectedPreference, Model, PpoPoint, Results, Timings, WinRate
 from heedful.evaluate.results_file import check_results, check_timings, write_text
 from heedful.records import RATING_FLAGS
@@ -73,6 +74,7 @@ def render_report(results: Results, timings: Timings | None) -> str:
         findings=findings(results),
         comparisons=comparisons(results),
         alternatives=alternative_lines(results, timings),
+        refusals=refusal_lines(results),
         groups=GROUP_LABELS,
         flags=RATING_FLAGS,
         figures={name: Markup(svg) for name, svg in figures(results, models, mark).items()},

@@ -316,6 +316,33 @@ class Alternatives(TypedDict):
     best_of_n: list[BestOfPoint]
 
 
+class RefusalCategory(TypedDict):
+    """What the model declines, and how much its examples counted in training; 0: they did not."""
+
+    name: str
+    covers: str
+    weight: float
+
+
+class RefusalRate(TypedDict):
+    """How often a model declines held-out prompts of a category that it should decline, or should answer (near misses).
+
+    The category ``all other prompts`` is that of the evaluation's prompts. The interval is over the prompts' owners.
+    """
+
+    model: str
+    category: str
+    should: Literal["decline", "answer"]
+    declined: Estimate
+
+
+class RefusalResults(TypedDict):
+    """Refusals that the project configures (SPEC 7)."""
+
+    categories: list[RefusalCategory]
+    rates: list[RefusalRate]
+
+
 class _RunKeys(TypedDict):
     heedful: str
     seed: int
@@ -385,6 +412,7 @@ class Results(_RunKeys, total=False):
     benchmarks: list[Benchmark]
     alignment_tax: list[AlignmentTax]
     alternatives: Alternatives
+    refusals: RefusalResults
     curves: Curves
     transcripts: list[Transcript]
     rounds: list[Round]

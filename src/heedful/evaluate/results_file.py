@@ -177,6 +177,8 @@ def _mentioned_models(results: Results) -> set[str]:
     mentioned |= {row["model"] for row in results.get("ratings", [])}
     if "alternatives" in results:
         mentioned |= {row["model"] for row in results["alternatives"]["rows"]}
+    if "refusals" in results:
+        mentioned |= {row["model"] for row in results["refusals"]["rates"]}
     mentioned |= {row["model"] for row in results.get("closed_domain_hallucination", [])}
     mentioned |= {score["model"] for benchmark in results.get("benchmarks", []) for score in benchmark["scores"]}
     mentioned |= {response["model"] for row in results.get("transcripts", []) for response in row["responses"]}

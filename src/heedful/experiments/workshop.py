@@ -24,10 +24,11 @@ from heedful.align.trial_stages import earlier_runs, newest_run, stages_of, trai
 from heedful.align.who_labels import labelers_of
 from heedful.errors import ConfigError, MissingError
 from heedful.experiments.catalogue import Variant
-from heedful.presets import Preset, resolved_preset
+from heedful.presets import Preset, refusals_of, resolved_preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files
 from heedful.project.project import Project
+from heedful.project.refusals import apart
 
 FOLDER = "experiments"
 
@@ -113,7 +114,8 @@ def open_workshop(project: Project, console: Console) -> Workshop:
     """Open the project's finished stages. Raises MissingError if its reward model or initial policy is not done."""
     preset, labelers = resolved_preset(project), labelers_of(project)
     collected = newest_run(project, "collect")
-    records = labelers.known(None if collected is None else collected.folder)
+    records, marked = apart(labelers.known(None if collected is None else collected.folder))
+    refusals = refusals_of(project, preset, marked)
     if not records.prompts:
         raise MissingError(
             "the project has no prompts",
@@ -122,10 +124,10 @@ def open_workshop(project: Project, console: Console) -> Workshop:
             where=project.data,
             next_step=f"run `heedful align {project.folder}` first",
         )
-    earlier = earlier_runs(project, stage("ppo"), preset, labelers, records)
-    names = sorted(stages_of(project, preset, labelers, records) - {"ppo", "ppo_ptx", "ppo_ptx_small", "evaluate"})
+    earlier = earlier_runs(project, stage("ppo"), preset, labelers, records, refusals)
+    names = sorted(stages_of(project, preset, labelers, records, refusals) - {"ppo", "ppo_ptx", "ppo_ptx_small", "evaluate"})
     earlier |= {name: found for name in names if (found := newest_run(project, name)) is not None}
-    setting = setting_of(project, preset, labelers, records)
+    setting = setting_of(project, preset, labelers, records, refusals)
     return Workshop(project, setting, records, earlier, Stages(project.folder / FOLDER / "runs", console))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +21,8 @@ class Example:
 
     prompt: list[int]
     response: list[int]
+    weight: float = field(default=1.0, repr=False)
+    """How much it counts in the loss. See :func:`unequal_weights`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,14 @@ class RankedPrompt:
     responses: list[list[int]]
     labelers: tuple[str, ...]
     ranks: tuple[tuple[int, ...], ...]
+    weight: float = field(default=1.0, repr=False)
+    """How much all its comparisons together count in the loss. See :func:`unequal_weights`."""
+
+
+def unequal_weights(items: Sequence[Example | RankedPrompt]) -> dict[str, list[float]]:
+    """The weights as an input of a run, empty if all are 1: checkpoints from before there were weights stay good."""
+    weights = [item.weight for item in items]
+    return {} if all(weight == 1 for weight in weights) else {"weights": weights}
 
 
 @dataclass(slots=True)

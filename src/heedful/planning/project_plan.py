@@ -11,9 +11,10 @@ from heedful.planning.compute import Lengths
 from heedful.planning.plan import DEMONSTRATIONS, SizedSetting
 from heedful.planning.shapes import Shape
 from heedful.planning.text_lengths import LimitAdvice, TextLengths, limit_advice, mean, text_lengths
-from heedful.presets import LIMITED, Preset, sources
+from heedful.presets import LIMITED, Preset, refusals_of, sources
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
+from heedful.project.refusals import apart
 from heedful.project.selection import demonstrations_of, training_rankings
 
 
@@ -30,12 +31,20 @@ class ProjectFacts:
 
 
 def project_facts(project: Project, preset: Preset, shape: Shape) -> ProjectFacts:
-    """Counts and lengths of the project's records. Where there are none yet, counts are what labelers will be asked for."""
-    records = Records.load(project.data) if project.data.is_dir() else Records()
+    """Counts and lengths of the project's records, with what it learns to decline.
+
+    Where there are none yet, counts are what labelers will be asked for.
+    """
+    records, marked = apart(Records.load(project.data)) if project.data.is_dir() else (Records(), Records())
+    refusals = refusals_of(project, preset, marked)
+    declined = [] if refusals is None else refusals.demonstrations()
+    compared = [] if refusals is None else refusals.training_prompts()
     tokenizer = load_tokenizer(project.model_folder(project.base_model))
     lengths = text_lengths(tokenizer, records, project.template)
     prompts = sum(prompt.split == "train" for prompt in records.prompts.values())
     rankings = training_rankings(records, "train")
+    demonstrated = len(demonstrations_of(records, "train")) or min(DEMONSTRATIONS, prompts) or DEMONSTRATIONS
+    ranked = len({r.prompt_id for r in rankings}) or min(preset.collect.prompts, prompts) or preset.collect.prompts
     limits = preset.sft
     return ProjectFacts(
         lengths=lengths,
@@ -45,8 +54,8 @@ def project_facts(project: Project, preset: Preset, shape: Shape) -> ProjectFact
             max_response_tokens=limits.max_response_tokens,
             window=shape.context,
         ),
-        demonstrations=len(demonstrations_of(records, "train")) or min(DEMONSTRATIONS, prompts) or DEMONSTRATIONS,
-        rankings=len({r.prompt_id for r in rankings}) or min(preset.collect.prompts, prompts) or preset.collect.prompts,
+        demonstrations=demonstrated + len(declined),
+        rankings=ranked + len(compared),
         responses=sum(len(r.ranks) for r in rankings) / len(rankings) if rankings else mean_k(preset),
     )
 

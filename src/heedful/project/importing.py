@@ -24,6 +24,7 @@ from heedful.project.fitting_formats import draft_of, format_that_fits, groups_o
 from heedful.project.formats import FORMATS
 from heedful.project.formats.rows import BadRow, Draft, SkippedRow, content_id
 from heedful.project.owners import Forgotten, composed, split_name
+from heedful.project.refusals import MARKS, marks_in
 from heedful.project.selection import all_in_one_split
 from heedful.project.storable import LONGEST_ID
 from heedful.project.structure import nearest
@@ -137,7 +138,7 @@ def import_file(
             raise nothing_usable(format, path, rows, rejected, skipped)
         rejected.sort(key=lambda each: each[0].line)
         _keep_aside(folder, path, rejected)
-        if accepted:
+        if accepted or merge.notes[_MARKED]:
             merge.records.save(folder)
     return ImportReport(
         format=format,
@@ -216,6 +217,9 @@ class _OfForgotten(BadRow):
     """The row holds text of an owner who asked to be forgotten."""
 
 
+_MARKED = "prompts that were there already are marked for refusals now"
+
+
 @dataclass(slots=True)
 class _Merge:
     """Records to which rows are added one by one; each row is added completely or not at all."""
@@ -278,15 +282,25 @@ class _Merge:
         if refused:
             raise _OfForgotten("the owner asked to be forgotten")
 
+    def _take_marks(self, there: Prompt, prompt: Prompt) -> None:
+        """A prompt that is there already gets the marks for refusals that come with it."""
+        marks = marks_in(prompt.metadata)
+        if marks and marks != marks_in(there.metadata):
+            metadata = {key: value for key, value in there.metadata.items() if key not in MARKS}
+            self.records.prompts[there.id] = replace(there, metadata={**metadata, **marks})
+            self.notes[_MARKED] += 1
+
     def _prompt(self, prompt: Prompt, draft: Draft) -> Prompt | None:
         there = self.records.prompts.get(prompt.id)
         if there is not None and there.text != prompt.text:
             raise _taken(prompt)
         if there is not None:
+            self._take_marks(there, prompt)
             return None  # under its own id, even where another prompt has the same text
         kept = self.by_text.get(prompt.text)
         if kept is not None:
             self.same_as[prompt.id] = kept
+            self._take_marks(self.records.prompts[kept], prompt)
             return None
         if prompt.user is not None:
             prompt = replace(prompt, user=composed(prompt.user))

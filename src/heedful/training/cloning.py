@@ -8,8 +8,8 @@ from heedful.model.encoding import Example, RankedPrompt
 
 
 def preferred_examples(rankings: Sequence[RankedPrompt]) -> list[Example]:
-    """Each prompt with the response that its labelers preferred, as examples for :func:`heedful.training.sft.train_sft`."""
-    return [Example(r.prompt, r.responses[preferred(r)]) for r in rankings]
+    """Each prompt with the response that its labelers preferred, as an example for :func:`heedful.training.sft.train_sft`."""
+    return [Example(r.prompt, r.responses[preferred(r)], r.weight) for r in rankings]
 
 
 def preferred(ranked: RankedPrompt) -> int:

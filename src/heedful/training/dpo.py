@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.functional import implicit_rewards, ranking_loss
 from heedful.model.doctor import quick_check
 from heedful.model.dropout import set_residual_dropout
-from heedful.model.encoding import RankedPrompt
+from heedful.model.encoding import RankedPrompt, unequal_weights
 from heedful.model.layouts import PackedBatch
 from heedful.model.lora import add_adapter
 from heedful.model.precision import MasterWeights
@@ -123,7 +123,7 @@ def prepare(
     weights = master_weights(model, config)
     optimizer = make_optimizer(model, config)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    state = run.resume(parts, model=model, rankings=rankings, validation=validation)
+    state = run.resume(parts, model=model, rankings=rankings, validation=validation, **unequal_weights(rankings))
     weights.refresh()
     weights.train()
     if state is None:

@@ -30,12 +30,12 @@ def rewards_by_prompt(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple
 def rewards_by_labeler(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards [responses] -> rewards and ranks [rankings, largest K], 0 where there is no rank, and weights [rankings].
 
-    Each of a prompt's labelers is one ranking with the same rewards. The weights of a prompt's rankings sum to 1.
+    Each of a prompt's labelers is one ranking with the same rewards. The weights of a prompt's rankings sum to the prompt's weight.
     """
     rows, ranks, weights = [], [], []
     for row, member in zip(rewards_by_prompt(rewards, members), members, strict=True):
         rows += [row] * len(member.ranks)
         ranks += [torch.tensor(given, device=rewards.device) for given in member.ranks]
-        weights += [1 / len(member.ranks)] * len(member.ranks)
+        weights += [member.weight / len(member.ranks)] * len(member.ranks)
     pad = torch.nn.utils.rnn.pad_sequence
     return pad(rows, batch_first=True), pad(ranks, batch_first=True), torch.tensor(weights, device=rewards.device)

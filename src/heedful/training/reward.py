@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.functional import ranking_loss
 from heedful.model.doctor import quick_check
 from heedful.model.dropout import set_residual_dropout
-from heedful.model.encoding import Example, RankedPrompt
+from heedful.model.encoding import Example, RankedPrompt, unequal_weights
 from heedful.model.lora import add_adapter
 from heedful.model.precision import MasterWeights
 from heedful.model.readout import scalars, score
@@ -99,7 +99,7 @@ def prepare(
     weights = master_weights(model, config)
     optimizer = make_optimizer(model, config)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    state = run.resume(parts, model=model, rankings=rankings)
+    state = run.resume(parts, model=model, rankings=rankings, **unequal_weights(rankings))
     weights.refresh()
     weights.train()
     return Training(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heedful.errors import ConfigError
 from heedful.model.doctor import quick_check
 from heedful.model.dropout import set_residual_dropout
-from heedful.model.encoding import Example
+from heedful.model.encoding import Example, unequal_weights
 from heedful.model.layouts import pack
 from heedful.model.lora import add_adapter
 from heedful.model.precision import MasterWeights
@@ -142,6 +142,7 @@ def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: SF
     optimizer = make_optimizer(model, config)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     inputs = {"model": model, "examples": data.examples, "text": data.pretraining, "context_length": data.context_length}
+    inputs |= unequal_weights(data.examples)
     candidates: list[Candidate] = []
     done = 0
     if state := run.resume(parts, **inputs):
@@ -262,21 +263,34 @@ def mixed_gradients(weights: MasterWeights, batch: Sequence[Example], text: Sequ
 
 
 def accumulate_gradients(weights: MasterWeights, batch: Sequence[Example], config: SFTConfig, *, share: float = 1.0) -> float:
-    """Add up the gradients of ``share`` times the batch's mean loss per target token; returns that loss."""
+    """Add up the gradients of ``share`` times the batch's mean loss per target token; returns that loss.
+
+    An example's weight multiplies its loss but not its number of tokens: the other examples count as much as without it.
+    """
     count = sum(len(e.response) for e in batch)
     summed = 0.0
-    for logprobs, factor in _logprobs(weights.compute, batch, config.tokens_per_microbatch):
+    for logprobs, factor in _logprobs(weights.compute, batch, config.tokens_per_microbatch, weighted=True):
         loss = share * factor * -logprobs.sum() / count
         loss.backward()
         summed += float(loss.detach())
     return sum_over_ranks(summed)
 
 
-def _logprobs(model: PreTrainedModel, examples: Sequence[Example], tokens: int) -> Iterator[tuple[torch.Tensor, float]]:
-    """Log-probs of all response tokens of this rank's examples, one microbatch at a time, and the factor for its loss."""
+def _logprobs(
+    model: PreTrainedModel, examples: Sequence[Example], tokens: int, *, weighted: bool = False
+) -> Iterator[tuple[torch.Tensor, float]]:
+    """Log-probs of all response tokens of this rank's examples, one microbatch at a time, and the factor for its loss.
+
+    weighted: each log-prob times the weight of its example.
+    """
     for members, factor in own_microbatches([len(e.prompt) + len(e.response) for e in examples], tokens=tokens):
         batch = pack([examples[i].prompt for i in members], [examples[i].response for i in members]).to(model.device)
-        yield target_logprobs(model, batch), factor
+        logprobs = target_logprobs(model, batch)
+        weights = [examples[i].weight for i in members] if weighted else []
+        if any(weight != 1 for weight in weights):
+            lengths = torch.tensor([len(examples[i].response) for i in members])
+            logprobs = logprobs * torch.tensor(weights).repeat_interleave(lengths).to(logprobs)
+        yield logprobs, factor
 
 
 def _validate(training: Training) -> tuple[float, float | None]:
