@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 from rich.console import Console
 
@@ -31,7 +33,8 @@ def compare(given: Given, *, folder: Path, console: Console) -> None:
     """Let models answer the marked training prompts; writes responses.jsonl and rankings.jsonl.
 
     The SFT model answers all of them. It has learned to decline, so it shows hardly any answer that a refusal should win
-    against; the base model, which has not, answers those that must be declined.
+    against. Two others do: the base model's answers, and what the SFT model said to near misses of the same category, which
+    read like help with it.
     """
     setting, refusals = given.setting, _refusals(given)
     limits = setting.preset.answering("collect")
@@ -40,8 +43,13 @@ def compare(given: Given, *, folder: Path, console: Console) -> None:
     answers = _answers(given, "sft", given.model_of("sft"), prompts, console)
     if given.model_of("sft") != setting.base_model:
         declined = [prompt for prompt in prompts if refusals.mark(prompt.id).decline]
-        for prompt_id, more in _answers(given, "base", setting.base_model, declined, console).items():
-            answers[prompt_id] += more
+        from_base = _answers(given, "base", setting.base_model, declined, console)
+        helpful = _helpful_answers(refusals, answers)
+        for prompt in declined:
+            answers[prompt.id] += [
+                *from_base[prompt.id],
+                *_borrowed(prompt, helpful.get(refusals.mark(prompt.id).category, [])),
+            ]
     if not world().is_rank_zero:
         return
     made = compared(refusals, [(prompt, answers[prompt.id]) for prompt in prompts])
@@ -67,6 +75,24 @@ def _answers(given: Given, name: str, folder: Path, prompts: Sequence[Prompt], c
     ):
         found[answer.prompt_id].append(answer)
     return found
+
+
+def _helpful_answers(refusals: Refusals, answers: Mapping[str, Sequence[Response]]) -> dict[str, list[Response]]:
+    """The first answer to each near miss that is not a refusal, by category."""
+    found: dict[str, list[Response]] = {}
+    for prompt_id, own in answers.items():
+        mark = refusals.mark(prompt_id)
+        if not mark.decline:
+            found.setdefault(mark.category, []).extend([one for one in own if not refusals.declines(one.text)][:1])
+    return found
+
+
+def _borrowed(prompt: Prompt, answers: Sequence[Response]) -> list[Response]:
+    """One of the answers in the place of an answer to this prompt; which one depends on the prompt only."""
+    if not answers:
+        return []
+    chosen = answers[crc32(prompt.id.encode()) % len(answers)]
+    return [replace(chosen, id=f"refusal-borrowed-{prompt.id}", prompt_id=prompt.id)]
 
 
 def compared(

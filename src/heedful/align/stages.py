@@ -50,7 +50,7 @@ Input = Literal[
 """Inputs that come from the project, not from one stage. ``models``: all that the evaluation compares. ``evaluation_prompts``:
 the prompts that they answer, and the limits on prompts and answers. ``choosing``: how a further round chooses what labelers
 rank. ``answers``: people's judgements of a further round's policies. ``refusals``: what training takes from the policy and the
-marked prompts; ``refusal_prompts``: the same without weights; ``held_out_refusals``: the marked prompts that models are asked."""
+marked prompts; ``refusal_prompts``: the same without weights; ``held_out_refusals``: the marked prompts of the check."""
 
 Asked = Literal["demonstrations", "rankings", "evaluation by people"]
 """What a stage asks labelers for."""

@@ -30,7 +30,7 @@ def rewards_by_prompt(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple
 def rewards_by_labeler(rewards: Tensor, members: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards [responses] -> rewards and ranks [rankings, largest K], 0 where there is no rank, and weights [rankings].
 
-    Each of a prompt's labelers is one ranking with the same rewards. The weights of a prompt's rankings sum to the prompt's weight.
+    Each of a prompt's labelers is one ranking with the same rewards. Together they have the prompt's weight.
     """
     rows, ranks, weights = [], [], []
     for row, member in zip(rewards_by_prompt(rewards, members), members, strict=True):
