@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from heedful.miniature import base
 from heedful.miniature.invented_world import World
@@ -43,3 +44,20 @@ def test_a_model_is_pretrained_and_saved_once(folder: Path, monkeypatch: pytest.
     before = (folder / "tiny" / "model.safetensors").stat().st_mtime_ns
     base.make_base_models(["tiny"], folder)
     assert (folder / "tiny" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_start_of_the_reward_model_is_medium_trained_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = base.Size(layers=1, width=32, heads=1, documents=60, num_tokens=17_000, learning_rate=1e-2)
+    for name, value in {"VALIDATION_DOCUMENTS": 20, "SIZES": {"medium": size}, "REWARD_START_TOKENS": 17_000}.items():
+        monkeypatch.setattr(base, name, value)
+    monkeypatch.setattr(base, "REWARD_START_DOCUMENTS", 120)
+    monkeypatch.setattr(base, "WRITTEN_SLIPS", 20)
+    base.make_base_models(["medium"], tmp_path)
+    base.make_reward_start(tmp_path)
+    medium, start = (load_causal_model(tmp_path / name) for name in ("medium", "reward_start"))
+    assert start.config.n_embd == 32
+    first, further = (model.transformer.wte.weight for model in (medium, start))
+    # Its weights are still near medium's: a new model's would be unrelated.
+    assert 0.9 < float(torch.nn.functional.cosine_similarity(first.flatten(), further.flatten(), dim=0)) < 0.99999
+    assert load_tokenizer(tmp_path / "reward_start").get_vocab() == load_tokenizer(tmp_path / "medium").get_vocab()
+    assert [file.name for file in (tmp_path / "work" / "pages").iterdir()] == ["text-000000120.npz"]

@@ -4,15 +4,18 @@ The two smaller ones ship as weights in ``heedful/miniature/weights`` (bfloat16)
 
     python -m heedful.miniature.base --output pretrained text medium small
 
-on CPU cores; ``large`` (13M) is the same recipe with more tokens. If the command is killed, run it again: it continues from its
-last checkpoint. ``text`` alone makes the tokenizer and the encoded corpus; after that, two commands with different sizes may
-run side by side.
+on CPU cores; ``large`` (13M) is the same recipe with more tokens, and ``reward_start`` is *medium*, trained further on
+proof-readers' pages (:mod:`heedful.miniature.proofreading`). If the command is killed, run it again: it continues from its last
+checkpoint. ``text`` alone makes the tokenizer and the encoded corpus; after that, two commands with different sizes may run
+side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +24,17 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from heedful.miniature.corpus import documents
 from heedful.miniature.invented_world import World
-from heedful.miniature.preparation import WORLD_SEED
+from heedful.miniature.preparation import WORLD_SEED, base_model_folder
+from heedful.miniature.proofreading import Written, context_of, make_slip, pages, read_draft
+from heedful.model.end_tokens import end_tokens, spoken_tokens
+from heedful.model.engine.sampling import Sampling, request_seeds
+from heedful.model.engine.scheduler import generate
 from heedful.model.fast.allocator import keep_large_temporaries
+from heedful.model.inference import policy_for_inference
+from heedful.model.loading import load_causal_model, load_tokenizer
 from heedful.model.saving import save_model
 from heedful.model.scratch import new_gpt2, train_tokenizer
+from heedful.model.template import decode_after, encode
 from heedful.training.config import PretrainConfig
 from heedful.training.pretrain import train_pretrain
 from heedful.training.pretraining_text import PretrainingText, encode_documents
@@ -54,6 +64,21 @@ SIZES = {
     "medium": Size(layers=4, width=160, heads=5, documents=1_000_000, num_tokens=52_000_000, learning_rate=3e-3),
     "large": Size(layers=8, width=384, heads=6, documents=2_000_000, num_tokens=300_000_000, learning_rate=1.5e-3),
 }
+
+
+REWARD_START = "reward_start"
+"""*medium*, trained further on proof-readers' pages: where the reward model starts (SPEC C.2)."""
+WRITTEN_SLIPS = 6_000
+"""Slips for which *medium* writes drafts."""
+DRAFT_TEMPERATURES = (1.0, 1.4)
+"""The second makes more faults."""
+MAX_DRAFT_TOKENS = 72
+REWARD_START_DOCUMENTS = 30_000
+"""Proof-readers' pages that the reward model's start is trained on."""
+REWARD_START_TOKENS = 4_000_000
+"""Tokens of them that it is trained on."""
+REWARD_START_RATE = 1.5e-3
+"""Its peak learning rate, half of *medium*'s."""
 
 
 def make_base_models(sizes: list[str], output: Path) -> None:
@@ -91,6 +116,52 @@ def make_base_models(sizes: list[str], output: Path) -> None:
         save_model(model.bfloat16(), tokenizer, output / name)
 
 
+def make_reward_start(output: Path) -> None:
+    """Train *medium* (of ``output``, or else the shipped one) further on proof-readers' pages, into ``output/reward_start``.
+
+    What was interrupted continues; if it is there, it is not made again.
+    """
+    if (output / REWARD_START / "config.json").is_file():
+        return
+    keep_large_temporaries()
+    world = World(WORLD_SEED)
+    start = output / "medium" if (output / "medium" / "config.json").is_file() else base_model_folder("medium")
+    tokenizer = load_tokenizer(start)
+
+    def write(count: int) -> Iterator[str]:
+        return pages(world, seed=CORPUS_SEED, count=count, written=written_drafts(world, start))
+
+    text = kept_text(tokenizer, output / "work" / "pages", REWARD_START_DOCUMENTS, write)
+    config = PretrainConfig(
+        num_tokens=REWARD_START_TOKENS,
+        batch_tokens=8_192,
+        context_length=CONTEXT_LENGTH,
+        shortest_context=160,
+        learning_rate=REWARD_START_RATE,
+    )
+    validation = encode_documents(tokenizer, pages(world, seed=VALIDATION_SEED, count=VALIDATION_DOCUMENTS))
+    model = load_causal_model(start)
+    model = train_pretrain(model, tokenizer, text, config, output / "work" / REWARD_START, validation=validation)
+    save_model(model.bfloat16(), tokenizer, output / REWARD_START)
+
+
+def written_drafts(world: World, folder: Path) -> list[Written]:
+    """Slips, and drafts of each by the base model in ``folder``, one at each temperature."""
+    rng = random.Random(f"slips {world.seed}")
+    slips = [slip for slip in (make_slip(world, rng) for _ in range(WRITTEN_SLIPS)) if context_of(slip) is not None]
+    model, tokenizer = policy_for_inference(folder, "bfloat16")
+    ends = end_tokens(model, tokenizer)
+    contexts = encode(tokenizer, [str(context_of(slip)) for slip in slips])
+    drafts: list[list[str]] = []
+    for temperature in DRAFT_TEMPERATURES:
+        sampling = Sampling(max_tokens=MAX_DRAFT_TOKENS, temperature=temperature, stop_tokens=ends)
+        seeds = request_seeds(0, stream=f"drafts {temperature}", count=len(contexts))
+        generations = generate(model, contexts, sampling, seeds)
+        texts = decode_after(tokenizer, contexts, [spoken_tokens(generation.tokens, ends) for generation in generations])
+        drafts.append([read_draft(slip, text) for slip, text in zip(slips, texts, strict=True)])
+    return list(zip(slips, zip(*drafts, strict=True), strict=True))
+
+
 def shared_tokenizer(world: World, folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer of all base models. It is trained on the corpus unless its folder exists."""
     if not folder.is_dir():
@@ -104,11 +175,18 @@ def shared_tokenizer(world: World, folder: Path) -> PreTrainedTokenizerBase:
 
 def encoded_corpus(world: World, tokenizer: PreTrainedTokenizerBase, count: int, folder: Path) -> PretrainingText:
     """Return the corpus's first ``count`` documents as tokens. They are stored in ``folder``, because they take minutes."""
+    return kept_text(tokenizer, folder, count, lambda count: documents(world, seed=CORPUS_SEED, count=count))
+
+
+def kept_text(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, count: int, write: Callable[[int], Iterator[str]]
+) -> PretrainingText:
+    """Return the first ``count`` documents that ``write`` makes, as tokens: those stored in ``folder``, if there are enough."""
     for file in sorted(folder.glob("text-*.npz")):
         if int(file.stem.removeprefix("text-")) >= count:
             with np.load(file) as kept:
                 return first_documents(PretrainingText(kept["tokens"], kept["offsets"]), count)
-    text = encode_documents(tokenizer, documents(world, seed=CORPUS_SEED, count=count))
+    text = encode_documents(tokenizer, write(count))
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"aside-{os.getpid()}.npz"
     np.savez(aside, tokens=text.tokens, offsets=text.offsets)
@@ -127,10 +205,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m heedful.miniature.base", description="Pretrain the miniature's base models."
     )
-    parser.add_argument("sizes", nargs="+", choices=["text", *SIZES], help="what to make: the encoded corpus, or a base model")
+    parser.add_argument(
+        "sizes", nargs="+", choices=["text", *SIZES, REWARD_START], help="what to make: the encoded corpus, or a model"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the models, and of the work until they are done")
     arguments = parser.parse_args()
-    make_base_models(arguments.sizes, arguments.output)
+    sizes = [name for name in arguments.sizes if name != REWARD_START]
+    if sizes:
+        make_base_models(sizes, arguments.output)
+    if REWARD_START in arguments.sizes:
+        make_reward_start(arguments.output)
 
 
 if __name__ == "__main__":
