@@ -71,6 +71,8 @@ def test_another_encoding_is_another_input(tmp_path: Path, encoding: str, want: 
     """A stage that read UTF-8, as all did in older versions, keeps its fingerprint."""
     project = SimpleNamespace(pretraining_text=tmp_path, pretraining_encoding=encoding)
     given: Any = SimpleNamespace(
-        setting=SimpleNamespace(project=project), stage=SimpleNamespace(needs={"text": "pretraining_text"}), config=None
+        setting=SimpleNamespace(project=project, learns_refusals=False),
+        stage=SimpleNamespace(needs={"text": "pretraining_text"}),
+        config=None,
     )
     assert fingerprint_inputs(given, Records(), {}, lambda path: "d") == {"text": want}

@@ -138,6 +138,6 @@ def test_servers_are_measured_one_by_one_and_one_that_fails_is_named(
     broken, *rows = json.loads(out.read_text())
     assert broken["contender"] == "broken"
     assert "no such model" in broken["error"]
-    assert [(row["streams"], row["requests"], row["failed"]) for row in rows] == [(1, 2, 0), (3, 6, 0)]
+    assert [(row["streams"], row["requests"], row["failed"]) for row in rows] == [(1, 4, 0), (3, 6, 0)]
     assert all(row["tokens_per_second"] > 0 for row in rows)
     assert "broken failed" in capsys.readouterr().out

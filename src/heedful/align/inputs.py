@@ -73,11 +73,13 @@ def fingerprint_inputs(
             case "models":
                 return [print for name, print in earlier.items() if name != "refusal_check"]
             case "refusals" | "refusal_prompts":
-                assert setting.refusals is not None
+                if setting.refusals is None:
+                    return None
                 identity = setting.refusals.identity(weighted=need == "refusals")
                 return identity if need == "refusals" else [identity, *how_compared(setting.preset)]
             case "held_out_refusals":
-                assert setting.refusals is not None
+                if setting.refusals is None:
+                    return None
                 limits, evaluate = setting.preset.answering("evaluate"), setting.preset.evaluate
                 held_out = digest_of_records(setting.refusals.held_out_prompts())
                 return [held_out, evaluate.temperature, limits.max_prompt_tokens, limits.max_response_tokens]

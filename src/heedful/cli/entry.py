@@ -63,9 +63,9 @@ Teach a language model to follow instructions from human feedback: InstructGPT.
   heedful import alpaca FILE --project mine  ... add people's data,
   heedful prompts import api LOG --project mine  ... add users' prompts,
   heedful web mine                           ... let people label,
-  heedful align mine                         ... train, as far as the data allow,
-  heedful status mine                        ... see what is done and what is missing,
-  heedful up mine                            ... talk to the models in the browser"""
+  heedful align mine                         ... train as far as data allow,
+  heedful status mine                        ... see what is done or missing,
+  heedful up mine                            ... talk to its models"""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -260,7 +260,7 @@ def test_answers_under_other_settings_are_not_mixed(models: list[Path], data: Pa
     assert (code, "answers with another precision" in said) == (2, True)
     other = ("evaluate", "benchmarks", f"m={models[1]}", "--data", data, "--out", tmp_path / "out", "--tasks", "rte")
     code, said = run(*other, *rest, "--precision", "float32")
-    assert (code, "under another model" in said) == (2, True)
+    assert (code, "answers with another model" in said) == (2, True)
     changed = [{**rte(i), "premise": "Another text."} for i in range(6)]
     jsonl(tmp_path / "data" / "rte" / "val.jsonl", changed)
     code, said = run(*start[:4], tmp_path / "data", *start[5:], *rest, "--precision", "float32")
@@ -278,10 +278,10 @@ def test_a_template_in_a_file(models: list[Path], data: Path, tmp_path: Path) ->
     assert re.fullmatch(r"file [0-9a-f]{16}", settings["template"])
     assert run(*start, "--template", template)[0] == 0
     code, said = run(*start)
-    assert (code, "under another template" in said) == (2, True)
+    assert (code, "answers with another template" in said) == (2, True)
     template.write_text(template.read_text().replace("Passage", "Title"))
     code, said = run(*start, "--template", template)
-    assert (code, "under another template" in said) == (2, True)
+    assert (code, "answers with another template" in said) == (2, True)
     code, said = run(*start, "--template", tmp_path / "none.jinja")
     assert (code, "the template cannot be read" in said) == (2, True)
 

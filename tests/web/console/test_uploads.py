@@ -51,7 +51,7 @@ def test_json_lines_a_json_list_and_csv_are_read() -> None:
         ('{"prompt": " ", "responses": ["b"]}', "row 1"),
         ("[" * 100_000, "JSON"),
         ('{"prompt": "a"', "row 1"),
-        ("[]", "nothing"),
+        ("[]", "empty"),
         ('{"prompt": "a", "prompt": "c", "responses": ["b"]}', "row 1.*twice"),
         ('{"prompt": "a", "responses": ["b", {"text": "c", "score": 1e400}]}', "row 1"),
         ('{"prompt": "a", "responses": [{"text": "b", "rating": 3}]}', "rating"),
