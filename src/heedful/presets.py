@@ -17,7 +17,7 @@ from heedful.errors import ConfigError
 from heedful.planning.rates_by_size import Sized, values_by_size
 from heedful.project.data_folder import Records
 from heedful.project.project import Project, config_from_mapping
-from heedful.project.refusals import Refusals, refusals_in
+from heedful.project.refusals import Refusals, apart, refusals_in
 from heedful.project.structure import nearest
 from heedful.training.alternatives_config import (
     AlternativesConfig,
@@ -470,14 +470,15 @@ def resolved_preset(project: Project) -> Preset:
     return Preset(**parts)
 
 
-def refusals_of(project: Project, preset: Preset, marked: Records) -> Refusals | None:
-    """What the project's model declines; None without a policy. ``marked``: the project's marked prompts and their labels.
+def records_and_refusals(project: Project, preset: Preset, everything: Records) -> tuple[Records, Refusals | None]:
+    """The project's records without marked prompts, and what its model declines; None without a policy.
 
     Raises ConfigError for simulated labelers, who have no marked prompts, and as :func:`heedful.project.refusals.refusals_in`.
     """
+    records, marked = apart(everything)
     config = preset.refusals
     if config.policy is None:
-        return None
+        return records, None
     if project.labelers == "simulated":
         raise ConfigError(
             "simulated labelers have no refusals",
@@ -487,7 +488,7 @@ def refusals_of(project: Project, preset: Preset, marked: Records) -> Refusals |
             next_step="take policy out of [refusals]",
         )
     path = project.folder / Path(config.policy).expanduser()
-    return refusals_in(path, config.weights, marked, data=project.data, config=project.config_file)
+    return records, refusals_in(path, config.weights, marked, data=project.data, config=project.config_file)
 
 
 def _newer_word(table: str, key: str, value: object) -> object:

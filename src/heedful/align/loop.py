@@ -31,7 +31,7 @@ from heedful.evaluate.results import Results, StageTime, Timings
 from heedful.evaluate.results_file import load_results, load_timings, save_results, save_timings
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import first_device
-from heedful.presets import Preset, refusals_of, resolved_preset
+from heedful.presets import Preset, records_and_refusals, resolved_preset
 from heedful.project.ended_rounds import (
     EndedRound,
     Run,
@@ -46,7 +46,7 @@ from heedful.project.ended_rounds import (
 from heedful.project.fingerprints import digest_of_files
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
-from heedful.project.refusals import apart, ordinary
+from heedful.project.refusals import ordinary
 from heedful.project.selection import may_train
 from heedful.ranks.collectives import all_gather
 from heedful.ranks.rank_zero import on_rank_zero
@@ -144,10 +144,9 @@ class _State:
     def read_records(self) -> None:
         """Read the records of the round, including the answers that labelers have given in it."""
         known = self.labelers.known(self.folders().get("collect"))
-        self.records, marked = apart(known)
-        self.refusals = refusals_of(self.project, self.preset, marked)
+        self.records, self.refusals = records_and_refusals(self.project, self.preset, known)
         if self.opened is not None:
-            self.records = ordinary(records_of_round(self.project, self.labelers, self.opened, self.folders()))
+            self.records = ordinary(records_of_round(self.project, self.labelers, self.opened, self.folders(), known))
 
     @property
     def rows(self) -> tuple[Stage, ...]:

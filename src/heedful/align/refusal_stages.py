@@ -41,8 +41,8 @@ def compare(given: Given, *, folder: Path, console: Console) -> None:
     tokenizer = load_tokenizer(given.model_of("sft"))
     prompts = prompts_within(tokenizer, refusals.training_prompts(), limits.max_prompt_tokens, console, setting.template)
     answers = _answers(given, "sft", given.model_of("sft"), prompts, console)
-    if given.model_of("sft") != setting.base_model:
-        declined = [prompt for prompt in prompts if refusals.mark(prompt.id).decline]
+    declined = [prompt for prompt in prompts if refusals.mark(prompt.id).decline]
+    if declined and given.model_of("sft") != setting.base_model:
         from_base = _answers(given, "base", setting.base_model, declined, console)
         helpful = _helpful_answers(refusals, answers)
         for prompt in declined:

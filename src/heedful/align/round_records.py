@@ -18,14 +18,12 @@ from heedful.project.project import Project
 from heedful.project.runs import records_in, with_records
 
 
-def records_of_round(project: Project, labelers: Labelers, opened: Opened, runs: Mapping[str, Path]) -> Records:
+def records_of_round(project: Project, labelers: Labelers, opened: Opened, runs: Mapping[str, Path], known: Records) -> Records:
     """All records that a round in progress may use. Before its first stage is done, these are all records.
 
-    runs: folders of the finished stages of this round and earlier ones, by name.
+    runs: folders of the finished stages of this round and earlier ones, by name. known: the records of round 1.
     """
-    records = labelers.known(runs.get("collect"))
-    if labelers.invents_data:
-        records = _with_votes_of_people(records, project)
+    records = _with_votes_of_people(known, project) if labelers.invents_data else known
     for number in range(2, opened.number + 1):
         if (folder := runs.get(first_stage(number))) is not None:
             records = with_records(records, folder, ("prompt",))

@@ -63,7 +63,7 @@ def begin(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def collect_again(given: Given, *, folder: Path, console: Console) -> None:
-    """Make ranking tasks for prompts that nobody has ranked, new ones first, with outputs of SFT models and current policy."""
+    """Make ranking tasks for unranked prompts, new ones first, with outputs of the SFT models and the current policy."""
     setting, number = given.setting, given.stage.round
     numbers: Mapping[Split, int] = {"train": given.config.prompts, "valid": given.config.validation_prompts}
     by_disagreement = setting.preset.rounds.choose == "disagreement"
@@ -93,7 +93,7 @@ def collect_again(given: Given, *, folder: Path, console: Console) -> None:
 
 
 def _to_rank(given: Given, split: Split, console: Console) -> list[Prompt]:
-    """A split's prompts that nobody has ranked: first those that are new in this round, then the others, in random order."""
+    """A split's unranked prompts: first those that are new in this round, then the others, in random order."""
     setting, records, number = given.setting, given.records, given.stage.round
     limits = setting.preset.answering("collect")
     tokenizer = load_tokenizer(given.model_of("sft"))

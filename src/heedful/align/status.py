@@ -21,12 +21,12 @@ from heedful.align.stages import STAGES, Situation, Stage, due, left_out, situat
 from heedful.align.who_labels import Labelers, labelers_of
 from heedful.errors import MissingError
 from heedful.evaluate.results import RoundBenchmark
-from heedful.presets import refusals_of, resolved_preset
+from heedful.presets import records_and_refusals, resolved_preset
 from heedful.project.data_folder import RECORD_TYPES, Records, file_name
 from heedful.project.ended_rounds import ended_rounds, first_stage, newest_round
 from heedful.project.project import Project
-from heedful.project.refusals import apart, ordinary
 from heedful.project.refusals import in_words as refusals_in_words
+from heedful.project.refusals import ordinary
 from heedful.project.runs import last_step, newest_done, stage_folders, stage_state, with_records
 from heedful.project.selection import all_in_one_split
 from heedful.records import Split
@@ -172,19 +172,16 @@ def next_step(project: Project, labelers: Labelers, records: Records, stages: li
 
 def _refusals_in_words(project: Project, records: Records) -> Iterator[str]:
     """What the project's model declines, and marked prompts that are not used."""
-    marked = apart(records)[1]
-    refusals = refusals_of(project, resolved_preset(project), marked)
+    usual, refusals = records_and_refusals(project, resolved_preset(project), records)
     if refusals is not None:
         yield from refusals_in_words(refusals)
-    elif marked.prompts:
-        number = len(marked.prompts)
+    elif number := len(records.prompts) - len(usual.prompts):
         yield f"{number:,} prompts are marked for refusals and not used: [refusals] in heedful.toml names no policy"
 
 
 def _situation(project: Project, labelers: Labelers, records: Records) -> Situation:
     preset = resolved_preset(project)
-    records, marked = apart(records)
-    refusals = refusals_of(project, preset, marked)
+    records, refusals = records_and_refusals(project, preset, records)
     asked_for = not records.demonstrations and not project.skip_sft
     prefixes = asked_for or bool(candidate_prefixes(records.prompts, list(records.demonstrations.values()), seed=project.seed))
     return situation_of(project, preset, labelers, records, prefixes=prefixes, refusals=refusals)

@@ -31,11 +31,10 @@ from heedful.model.answering import Answerer, mean_reward, prompts_within
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.model.inference import policy_for_inference, reward_model_for_inference
 from heedful.model.loading import load_tokenizer
-from heedful.presets import refusals_of, resolved_preset
+from heedful.presets import records_and_refusals, resolved_preset
 from heedful.project.fingerprints import digest_of_records
 from heedful.project.lock import alone_in
 from heedful.project.project import Project
-from heedful.project.refusals import apart
 from heedful.project.selection import demonstrations_of, prompts_of, training_rankings
 from heedful.records import Prompt
 
@@ -64,8 +63,8 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
     configs = trial_configs(config_of(row, preset), step, field, values)
     collected = newest_run(project, "collect")
     labelers = labelers_of(project)
-    records, marked = apart(labelers.known(None if collected is None else collected.folder))
-    refusals = refusals_of(project, preset, marked)
+    known = labelers.known(None if collected is None else collected.folder)
+    records, refusals = records_and_refusals(project, preset, known)
     earlier = earlier_runs(project, row, preset, labelers, records, refusals)
     runs = {name: finished.folder for name, finished in earlier.items()}
     setting = setting_of(project, preset, labelers, records, refusals)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from heedful.evaluate.results import Estimate, RefusalRate, Results
@@ -17,7 +18,7 @@ class RefusalLine:
     should: Literal["decline", "answer"]
     count: int
     """Prompts."""
-    declined: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+    declined: Mapping[str, Estimate]
     """Model -> share."""
 
 
@@ -28,13 +29,13 @@ def refusal_lines(results: Results) -> list[RefusalLine]:
         return []
     order = [category["name"] for category in section["categories"]]
 
-    def place(rate: RefusalRate) -> tuple[bool, int]:
+    def place(rate: RefusalRate) -> tuple[bool, int, str]:
         name = rate["category"]
-        return rate["should"] == "answer", order.index(name) if name in order else len(order)
+        return rate["should"] == "answer", order.index(name) if name in order else len(order), name
 
-    lines: dict[tuple[str, str], RefusalLine] = {}
-    for rate in sorted(section["rates"], key=place):
-        name, should, share = rate["category"], rate["should"], rate["declined"]
-        line = lines.setdefault((name, should), RefusalLine(name, should, share["count"], {}))
-        lines[name, should] = RefusalLine(name, should, line.count, {**line.declined, rate["model"]: share})
-    return list(lines.values())
+    lines: list[RefusalLine] = []
+    for _, group in groupby(sorted(section["rates"], key=place), key=place):
+        rates = list(group)
+        declined = {rate["model"]: rate["declined"] for rate in rates}
+        lines.append(RefusalLine(rates[0]["category"], rates[0]["should"], rates[0]["declined"]["count"], declined))
+    return lines

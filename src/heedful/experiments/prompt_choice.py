@@ -112,7 +112,7 @@ class _Bench:
 
     def records(self, done: Mapping[str, FinishedStage]) -> Records:
         folders = {name: finished.folder for name, finished in done.items()}
-        return records_of_round(self.project, self.labelers, self.opened, folders)
+        return records_of_round(self.project, self.labelers, self.opened, folders, self.labelers.known(folders.get("collect")))
 
 
 def prompt_choice(project: Project, seeds: int, console: Console) -> Path:

@@ -24,11 +24,10 @@ from heedful.align.trial_stages import earlier_runs, newest_run, stages_of, trai
 from heedful.align.who_labels import labelers_of
 from heedful.errors import ConfigError, MissingError
 from heedful.experiments.catalogue import Variant
-from heedful.presets import Preset, refusals_of, resolved_preset
+from heedful.presets import Preset, records_and_refusals, resolved_preset
 from heedful.project.data_folder import Records
 from heedful.project.fingerprints import digest_of_files
 from heedful.project.project import Project
-from heedful.project.refusals import apart
 
 FOLDER = "experiments"
 
@@ -114,8 +113,8 @@ def open_workshop(project: Project, console: Console) -> Workshop:
     """Open the project's finished stages. Raises MissingError if its reward model or initial policy is not done."""
     preset, labelers = resolved_preset(project), labelers_of(project)
     collected = newest_run(project, "collect")
-    records, marked = apart(labelers.known(None if collected is None else collected.folder))
-    refusals = refusals_of(project, preset, marked)
+    known = labelers.known(None if collected is None else collected.folder)
+    records, refusals = records_and_refusals(project, preset, known)
     if not records.prompts:
         raise MissingError(
             "the project has no prompts",

@@ -11,10 +11,9 @@ from heedful.planning.compute import Lengths
 from heedful.planning.plan import DEMONSTRATIONS, SizedSetting
 from heedful.planning.shapes import Shape
 from heedful.planning.text_lengths import LimitAdvice, TextLengths, limit_advice, mean, text_lengths
-from heedful.presets import LIMITED, Preset, refusals_of, sources
+from heedful.presets import LIMITED, Preset, records_and_refusals, sources
 from heedful.project.data_folder import Records
 from heedful.project.project import Project
-from heedful.project.refusals import apart
 from heedful.project.selection import demonstrations_of, training_rankings
 
 
@@ -35,8 +34,8 @@ def project_facts(project: Project, preset: Preset, shape: Shape) -> ProjectFact
 
     Where there are none yet, counts are what labelers will be asked for.
     """
-    records, marked = apart(Records.load(project.data)) if project.data.is_dir() else (Records(), Records())
-    refusals = refusals_of(project, preset, marked)
+    known = Records.load(project.data) if project.data.is_dir() else Records()
+    records, refusals = records_and_refusals(project, preset, known)
     declined = [] if refusals is None else refusals.demonstrations()
     compared = [] if refusals is None else refusals.training_prompts()
     tokenizer = load_tokenizer(project.model_folder(project.base_model))

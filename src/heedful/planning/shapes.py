@@ -40,7 +40,7 @@ class Shape:
     """Query heads times the width of a head."""
     heads: int
     key_width: int
-    """Key heads times the width of a head: the KV cache holds so many numbers per token and layer for keys, and for values."""
+    """Key heads times head width: the KV cache holds twice as many numbers per token and layer, for keys and for values."""
     feed_forward_width: int
     vocabulary: int
     context: int

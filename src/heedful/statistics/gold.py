@@ -60,7 +60,7 @@ def gold_overall_scores(
 ) -> dict[str, Estimate]:
     """Each labeler's share of overall ratings within the known range; intervals are over prompts.
 
-    ``gold`` maps response id to the lowest and highest correct rating, because nobody can know one exact number from 1 to 7.
+    ``gold`` maps response id to the lowest and highest correct rating, because no single number is the only right one.
     Raises ``DataError`` for a range outside 1-7.
     """
     for response_id, (low, high) in gold.items():

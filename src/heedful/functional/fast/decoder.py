@@ -20,7 +20,7 @@ from heedful.functional.fast import kernels
 
 PAGE = 32  # tokens, as in paged_attention.h
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # from 1 on, as in activations.h
-_COLUMNS = 32  # of a panel, as in decoder.cpp
+_COLUMNS = 32  # of a panel, as in panel_product.h
 _HALF = 16
 _HUGE_PAGE = 2**21
 _FIRST_POSITIONS = 512  # of the rotary tables; they grow

@@ -36,7 +36,7 @@ _X86 = ("-mprefer-vector-width=512",)
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _WIDEST_HEAD = 1_024  # as in kernels.cpp
 _COMPILER_SECONDS = 300  # a minute and more on a loaded machine; without the library everything is slower
-_PANEL = 32  # columns of a packed weight, as in packed_product.cpp
+_PANEL = 32  # columns of a packed weight, as in panel_product.h
 _ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")  # likewise
 _ATTEND = (
     *([c_int64] * 5),  # rows, key heads, queries per key head, head width, length of the cache

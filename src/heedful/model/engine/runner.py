@@ -26,7 +26,7 @@ from heedful.model.loading import unembedding
 _TOKENS_PER_PREFILL = 16_384
 # On a CPU more at once is not faster, and the hidden states would take more memory than a small model's weights.
 _TOKENS_PER_PREFILL_ON_CPU = 512
-# Prompts have so many tokens that a coarser grid of row counts than decoding's wastes little.
+# Prompts have many tokens, so a grid of row counts that is coarser than decoding's wastes little.
 _PREFILL_STEP = 32
 
 
