@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,10 @@ async def one_request(client: httpx.AsyncClient, contender: Contender, prompt: s
             if answer.status_code != 200:
                 into.failed += 1
                 return
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: ") or line == "data: [DONE]":
+            async for line in lines_of(answer):
+                if not line.startswith(b"data: ") or line == b"data: [DONE]":
                     continue
-                event = json.loads(line.removeprefix("data: "))
+                event = json.loads(line.removeprefix(b"data: "))
                 counted = (event.get("usage") or {}).get("completion_tokens", counted)
                 if not event.get("choices") or not event["choices"][0].get("text"):
                     continue
@@ -91,6 +91,15 @@ async def one_request(client: httpx.AsyncClient, contender: Contender, prompt: s
         into.failed += 1
         return
     into.tokens += counted or events
+
+
+async def lines_of(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Lines as server-sent events have them; httpx would also end a line at U+2028, which a text may hold."""
+    rest = b""
+    async for part in answer.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
 
 
 async def measure(contender: Contender, *, streams: int, requests: int, words: int, tokens: int, seed: int) -> dict[str, Any]:

@@ -79,6 +79,15 @@ def test_a_streamed_completion_is_the_whole_one(server_url: str, body: dict[str,
     assert [choice["index"] for choice in whole["choices"]] == list(range(num_prompts * body.get("n", 1)))
 
 
+def test_a_stream_is_ascii(server_url: str) -> None:
+    said = "one\u2028two\x85three 猫 🙂"
+    body = {"model": "plain", "prompt": said, "max_tokens": 1, "echo": True, "stream": True}
+    answer = HTTP.post(f"{server_url}/v1/completions", json=body)
+    assert answer.content.isascii()  # clients that end a line at U+2028 still read each event whole
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert events[0]["choices"][0]["text"] == said
+
+
 CHATS: list[dict[str, Any]] = [
     {"messages": HELLO, "max_tokens": 20, "seed": 1},
     {"messages": HELLO, "max_completion_tokens": 20, "seed": 1, "logprobs": True, "top_logprobs": 4, "n": 2},

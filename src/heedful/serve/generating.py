@@ -194,5 +194,5 @@ def shown_logprob(value: float) -> float:
 
 
 def event(content: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """One server-sent event, in ASCII: clients that split a stream at every line end of Unicode would cut a text in two."""
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"

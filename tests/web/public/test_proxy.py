@@ -193,6 +193,15 @@ def test_failures_of_the_server(site: Site, models: FakeModels, stream: bool) ->
     assert call(site, secret, ASK | {"stream": stream}).status_code == 503
 
 
+def test_a_stream_is_ascii(site: Site, models: FakeModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "one\u2028two\x85three 猫 🙂"
+    monkeypatch.setitem(ANSWERS, ALPHA, said)
+    answer = call(site, key(site), ASK | {"stream": True})
+    assert answer.content.isascii()  # clients that end a line at U+2028 still read each event whole
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert "".join(choice["delta"]["content"] for event in events for choice in event["choices"]) == said
+
+
 def test_a_stream_that_breaks_off_says_so(site: Site, models: FakeModels) -> None:
     answer = call(site, key(site), ASK | {"model": "breaks-off", "stream": True})
     assert "[DONE]" not in answer.text

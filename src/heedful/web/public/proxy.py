@@ -268,7 +268,7 @@ async def _passed_on(
                         continue
                     del chunk["usage"]
                 begun = True
-                yield b"data: " + json.dumps(chunk, ensure_ascii=False).encode(errors="replace") + b"\n\n"
+                yield b"data: " + json.dumps(chunk).encode() + b"\n\n"
         call.outcome.status = 200
     except (ModelServerError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = error if isinstance(error, ModelServerError) else ModelServerError("the model server's answer cannot be read")
