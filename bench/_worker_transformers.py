@@ -61,7 +61,8 @@ def run_generation(
     timing.end(0)
     result = timing.result(1)
     if not stop:
-        plain: Any = AutoModelForCausalLM.from_pretrained(FOLDER / "policy").eval()
+        # transformers 5 would take the number type of the file.
+        plain: Any = AutoModelForCausalLM.from_pretrained(FOLDER / "policy", dtype=torch.float32).eval()
         plain.generation_config = GenerationConfig(pad_token_id=PADDING, eos_token_id=None)
         ids, mask = _padded(rows[:4], 0)
         options = {"do_sample": False, "max_new_tokens": 16, "return_dict_in_generate": True, "output_logits": True}
