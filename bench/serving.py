@@ -15,6 +15,7 @@ import asyncio
 import json
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -164,6 +165,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="with --start: threads of each server")
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--requests", type=int, default=4, help="requests of each stream")
+    parser.add_argument(
+        "--runs", type=int, default=1, help="runs of each number of streams; medians are shown (slow servers: one run)"
+    )
     parser.add_argument("--words", type=int, default=60, help="words of a prompt")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of a request")
     parser.add_argument("--out", type=Path, help="also write the rows here, as JSON")
@@ -183,7 +187,7 @@ def together(contenders: list[Contender], chosen: argparse.Namespace) -> list[di
         warm_up(contender, chosen)
     for streams in chosen.streams:
         for contender in contenders:
-            rows.append(measured(contender, streams, chosen.requests, chosen))
+            rows.append(measured(contender, streams, chosen.requests, chosen, chosen.runs))
             keep(rows, chosen.out)
     return rows
 
@@ -217,7 +221,8 @@ def rows_of(server: Server, folder: Path, chosen: argparse.Namespace) -> Iterato
         contender = Contender(server.name, url, server.model)
         warm_up(contender, chosen, most=server.requests or 64)
         for streams in chosen.streams:
-            yield measured(contender, streams, server.requests or chosen.requests, chosen) | {"command": server.command}
+            runs = 1 if server.requests else chosen.runs
+            yield measured(contender, streams, server.requests or chosen.requests, chosen, runs) | {"command": server.command}
 
 
 def warm_up(contender: Contender, chosen: argparse.Namespace, most: int = 64) -> None:
@@ -226,9 +231,18 @@ def warm_up(contender: Contender, chosen: argparse.Namespace, most: int = 64) ->
     asyncio.run(measure(contender, streams=streams, requests=1, words=chosen.words, tokens=chosen.tokens, seed=0))
 
 
-def measured(contender: Contender, streams: int, requests: int, chosen: argparse.Namespace) -> dict[str, Any]:
+def measured(contender: Contender, streams: int, requests: int, chosen: argparse.Namespace, runs: int) -> dict[str, Any]:
+    """The median run of each figure; failed requests of all runs together."""
     common = {"words": chosen.words, "tokens": chosen.tokens}
-    row = asyncio.run(measure(contender, streams=streams, requests=max(4, requests * streams), seed=streams, **common))
+    rows = [
+        asyncio.run(
+            measure(contender, streams=streams, requests=max(4, requests * streams), seed=1_000 * run + streams, **common)
+        )
+        for run in range(runs)
+    ]
+    figures = [name for name in rows[0] if name.endswith(("_ms", "_per_second"))]
+    row = rows[0] | {name: statistics.median(one[name] for one in rows) for name in figures}
+    row |= {"failed": sum(one["failed"] for one in rows), "runs": [{name: one[name] for name in figures} for one in rows]}
     print(f"{contender.name}, {streams} streams: {row['tokens_per_second']:.0f} tokens/s", flush=True)
     return row
 
