@@ -245,7 +245,7 @@ def _sft(folder: Path, console: Console) -> None:
 def _reward(folder: Path, console: Console) -> None:
     torch.manual_seed(0)
     model = scalar_model_from_causal(tiny_gpt2(), pad_token_id=None, eos_token_id=END)
-    config = RewardConfig(**QUICK, batch_size=4)
+    config = RewardConfig(**QUICK, batch_size=4, fit_head=True)
     train_reward(model, TOKENIZER, RANKINGS, config, folder, validation=RANKINGS, demonstrations=EXAMPLES, console=console)
 
 

@@ -247,6 +247,15 @@ class Preset:
     reward_by_group: GroupRewardConfig = field(default_factory=GroupRewardConfig)
     refusals: RefusalsConfig = field(default_factory=RefusalsConfig)
 
+    def __post_init__(self) -> None:
+        if self.rounds.choose == "disagreement" and self.reward.trained_layers == 0:
+            raise ConfigError(
+                '[rounds] choose = "disagreement" needs reward models that differ',
+                expected="[reward] trained_layers of at least 1, or none",
+                got="trained_layers = 0: the head fitted to the same rankings is the same in each",
+                next_step='set [reward] trained_layers, or [rounds] choose = "random"',
+            )
+
     def answering(self, table: Literal["collect", "evaluate"]) -> SFTConfig:
         """SFT's limits and precision, which models answer under, with the table's own ``max_response_tokens`` if it has one."""
         own: int | None = getattr(self, table).max_response_tokens
@@ -506,6 +515,14 @@ _SHOWN = {
 }
 """What a new heedful.toml shows of each table, besides what the preset chooses for the size."""
 
+_HINTS = {
+    "reward": (
+        "#   With few comparisons (one or two thousand, say), these two lines did better on a small chat model:",
+        "#   fit_head = true",
+        "#   trained_layers = 3",
+    )
+}
+
 
 def tables_as_comments(name: str) -> str:
     """The tables of a new heedful.toml, commented out: a preset's values, and where those for the size come from."""
@@ -519,4 +536,5 @@ def tables_as_comments(name: str) -> str:
             lines.append(f"# {key} = {f'{value:_}' if isinstance(value, int) else repr(value)}")
             if (table, key) in found:
                 lines.append(f"#   {found[table, key].source}")
+        lines += _HINTS.get(table, ())
     return "\n".join(lines[1:]) + "\n"

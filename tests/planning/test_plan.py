@@ -187,6 +187,19 @@ def test_a_ranking_keeps_the_prompts_keys_for_each_response() -> None:
     assert memory.activations == activation_bytes(SHAPE, attended, "bfloat16")
 
 
+def test_layers_that_do_not_learn_have_no_gradients_moments_or_activations() -> None:
+    """One of two blocks of 400 weights and a head of 10 learn; 1,010 weights are held in fp32 and bf16."""
+    config = RewardConfig(max_prompt_tokens=8, max_response_tokens=4, batch_size=1, trained_layers=1)
+    memory = reward_memory(SHAPE, config, responses=3, gpus=1)
+    step, blocks = memory["optimiser step"], SHAPE.block_parameters
+    assert (step.parameters, step.optimiser, step.gradients) == (1_010 * 6, (blocks + 10) * 8, (blocks + 10) * 4)
+    attended = [Attended(queries=8, keys=8), Attended(queries=4, keys=12, count=3)]
+    both, last = activation_bytes(SHAPE, attended, "bfloat16"), 4 * 5 * (20 + 10) * 2
+    assert memory["backward pass"].activations == (both - last) // 2 + last
+    alone = reward_memory(SHAPE, replace(config, trained_layers=0, fit_head=True), responses=3, gpus=1)
+    assert {one.total for one in alone.values()} == {1_010 * 6}
+
+
 def test_bytes_of_a_trained_parameter() -> None:
     """bf16: master 4, compute copy 2, moments 8, gradient 4. float32: no copy."""
     config = SFTConfig(max_prompt_tokens=8, max_response_tokens=8, batch_size=4, tokens_per_microbatch=32)
@@ -274,6 +287,11 @@ def test_operations_of_each_step() -> None:
     ranked = reward_work(SHAPE, RewardConfig(), lengths, rankings=7, responses=4)
     assert ranked.tokens == (3 + 4 * 2) * 7  # the prompt once
     assert ranked.flops == pytest.approx(3 * 7 * (forward(SHAPE, 3).flops + 4 * forward(SHAPE, 2, before=3).flops))
+    last = reward_work(SHAPE, RewardConfig(fit_head=True, trained_layers=1), lengths, rankings=7, responses=4)
+    # Two forward passes, and a backward pass through one of two layers.
+    assert last.flops == pytest.approx(ranked.flops * (1 + 1 + 2 / 2) / 3)
+    alone = reward_work(SHAPE, RewardConfig(fit_head=True, trained_layers=0), lengths, rankings=7, responses=4)
+    assert alone.flops == pytest.approx(ranked.flops / 3)
     config = PPOConfig(episodes=1_024, ptx_examples_per_episode=3)
     ppo = ppo_work(SHAPE, SHAPE, config, lengths, pretraining_length=6)
     assert ppo.rollouts.flops == pytest.approx(1_024 * policy)

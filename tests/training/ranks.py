@@ -69,6 +69,10 @@ def run_reward(folder: Path, **changed: Any) -> None:
     reward.train_reward(scalar_model(1), tiny_tokenizer(), rankings, config, folder, console=quiet(), **more)
 
 
+def run_fitted_reward(folder: Path, **changed: Any) -> None:
+    run_reward(folder, fit_head=True, trained_layers=1, **changed)
+
+
 def run_ppo(folder: Path, **changed: Any) -> None:
     settings: dict[str, Any] = {
         **COMMON,
@@ -170,13 +174,14 @@ LOOPS: dict[str, Callable[..., None]] = {
     "pretrain": run_pretrain,
     "sft": run_sft,
     "reward": run_reward,
+    "fitted_reward": run_fitted_reward,
     "ppo": run_ppo,
     "dpo": run_dpo,
     "cloning": run_cloning,
     "expert_iteration": run_expert_iteration,
 }
 OTHERS: dict[str, Callable[..., None]] = {"families": compare_families, "leaving": train_and_leave}
-MODULES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo, "dpo": dpo}
+MODULES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "fitted_reward": reward, "ppo": ppo, "dpo": dpo}
 """Where a loop takes its optimiser steps: cloning and expert iteration take SFT's."""
 
 

@@ -14,7 +14,8 @@ from heedful.functional import ranking_loss
 from heedful.model import scalar_model_from_causal
 from heedful.model.encoding import RankedPrompt
 from heedful.model.scalar_models import scalar_head
-from heedful.training.group_heads import combined_head, fit_head, head_accuracy, of_group, response_features, set_head
+from heedful.training.fitted_head import response_features, set_head
+from heedful.training.group_heads import combined_head, fit_head, head_accuracy, of_group
 from heedful.training.reward import score_rankings
 
 

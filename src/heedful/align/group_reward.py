@@ -23,7 +23,8 @@ from heedful.project.selection import demonstrations_of
 from heedful.ranks.rank_zero import barrier_without_timeout
 from heedful.ranks.world import world
 from heedful.records import Split
-from heedful.training.group_heads import combined_head, fit_head, head_accuracy, of_group, response_features, set_head
+from heedful.training.fitted_head import response_features, set_head
+from heedful.training.group_heads import combined_head, fit_head, head_accuracy, of_group
 from heedful.training.sharding import save_gathered
 
 GROUPS_FILE = "groups.json"

@@ -17,7 +17,7 @@ from heedful.project.fingerprints import digest_of_files, digest_of_records
 from heedful.project.runs import records_in
 from heedful.project.selection import digest_of_demonstrations, digest_of_rankings
 from heedful.project.text_encoding import is_utf8
-from heedful.training.config import PPOConfig, SFTConfig
+from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
 
 def fingerprint_inputs(
@@ -122,6 +122,7 @@ _NEWER: Mapping[type, tuple[str, ...]] = {
     CollectConfig: ("max_response_tokens",),
     EvaluateConfig: ("max_response_tokens",),
     SFTConfig: ("pretraining_share_of",),
+    RewardConfig: ("fit_head", "trained_layers"),
     PPOConfig: ("whiten_over", "whiten_rewards"),
 }
 """Settings that older versions did not have."""

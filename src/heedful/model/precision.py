@@ -17,25 +17,28 @@ class MasterWeights:
     """A model held twice: ``master`` in fp32 (optimised and saved) and ``compute`` (runs forward and backward).
 
     Each gradient is added to the master in fp32 as soon as it is ready, so accumulating several backward passes (SPEC 3.6)
-    loses nothing to bf16. With precision float32 both are the same module. So they are if part of the model is frozen (LoRA):
-    then the frozen part is already in the compute type, and the trained part is in fp32.
+    loses nothing to bf16. With precision float32 both are the same module. So they are with LoRA: then the frozen part is
+    already in the compute type, and the trained part is in fp32. Frozen parts in fp32 get a copy like all others.
     """
 
     def __init__(self, master: PreTrainedModel, precision: Precision) -> None:
         self.master = master
         self.precision: Precision = precision
-        if precision == "float32" or not all(parameter.requires_grad for parameter in master.parameters()):
+        if precision == "float32" or any(parameter.dtype == torch.bfloat16 for parameter in master.parameters()):
             self.compute = master
             return
         self.compute = rounded_copy(master, torch.bfloat16)
         for master_parameter, parameter in zip(master.parameters(), self.compute.parameters(), strict=True):
-            parameter.register_post_accumulate_grad_hook(_move_gradient_to(master_parameter))
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_move_gradient_to(master_parameter))
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the master weights to the compute copy. Call this after each optimiser step."""
+        """Copy the trained master weights to the compute copy. Call this after each optimiser step."""
         if self.compute is not self.master:
-            torch._foreach_copy_(list(self.compute.parameters()), list(self.master.parameters()))
+            pairs = zip(self.compute.parameters(), self.master.parameters(), strict=True)
+            copied, trained = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
+            torch._foreach_copy_(list(copied), list(trained))
 
     def train(self, mode: bool = True) -> None:
         """Switch the compute copy between training and evaluation mode."""

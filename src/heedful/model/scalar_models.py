@@ -10,8 +10,9 @@ from typing import cast
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from heedful.errors import ModelError
+from heedful.errors import ConfigError, ModelError
 from heedful.model.attention import use_heedful_attention
+from heedful.model.dropout import decoder_layers
 from heedful.model.end_tokens import model_end_tokens
 from heedful.model.precision import copy_of_buffers
 
@@ -83,7 +84,7 @@ def shift_scalar_model(model: PreTrainedModel, shift: float) -> None:
     configuration as ``heedful_reward_offset``, and plain transformers' scores differ from ours by it.
     """
     head = scalar_head(model)
-    norm = _final_norm_bias(model)
+    norm = getattr(_final_norm(model), "bias", None)
     with torch.no_grad():
         if head.bias is not None:
             head.bias.add_(shift)
@@ -99,13 +100,33 @@ def scalar_offset(model: PreTrainedModel) -> float:
     return float(getattr(model.config, _OFFSET_KEY, 0.0))
 
 
-def _final_norm_bias(model: PreTrainedModel) -> torch.Tensor | None:
-    """The bias of the norm right before the head, or None."""
+def train_last_layers(model: PreTrainedModel, layers: int) -> None:
+    """Freeze a scalar model, in place, but for its last ``layers`` layers, the norm after them and the head.
+
+    0: only the head can learn. Raises ConfigError if the model has fewer layers.
+    """
+    blocks = decoder_layers(model)
+    if layers > len(blocks):
+        raise ConfigError(
+            "trained_layers is more than the model has",
+            expected=f"at most {len(blocks)}, the layers of {type(model).__name__}",
+            got=str(layers),
+            next_step="set a smaller number, or leave trained_layers out to train all weights",
+        )
+    model.requires_grad_(False)
+    scalar_head(model).requires_grad_(True)
+    for part in (*blocks[len(blocks) - layers :], *([_final_norm(model)] if layers else [])):
+        if part is not None:
+            part.requires_grad_(True)
+
+
+def _final_norm(model: PreTrainedModel) -> torch.nn.Module | None:
+    """The norm right before the head, or None."""
     for name in ("ln_f", "final_layer_norm", "norm"):
         for body in (model.base_model, getattr(model.base_model, "decoder", None)):
             if getattr(body, "project_out", None) is not None:  # OPT-350m: a projection stands between norm and head
                 return None
             norm = getattr(body, name, None)
             if norm is not None:
-                return getattr(norm, "bias", None)
+                return norm
     return None

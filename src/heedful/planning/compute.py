@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from heedful.planning.memory import trained_part
 from heedful.planning.shapes import Shape
 from heedful.training.config import PPOConfig, RewardConfig, SFTConfig
 
@@ -73,9 +74,17 @@ def sft_work(shape: Shape, config: SFTConfig, lengths: Lengths, *, demonstration
 
 
 def reward_work(shape: Shape, config: RewardConfig, lengths: Lengths, *, rankings: int, responses: float) -> Work:
-    """All epochs over the rankings; a prompt is computed once for its K responses (SPEC 3.3)."""
-    one = forward(shape, lengths.prompt) + forward(shape, lengths.response, before=lengths.prompt) * responses
-    return training_pass(one) * (config.epochs * rankings)
+    """All epochs over the rankings; a prompt is computed once for its K responses (SPEC 3.3).
+
+    With ``fit_head``, one more forward pass. With ``trained_layers``, the backward pass goes through these layers only.
+    """
+
+    def one(part: Shape) -> Work:
+        return forward(part, lengths.prompt) + forward(part, lengths.response, before=lengths.prompt) * responses
+
+    passes = config.gradient_epochs + config.fit_head
+    forwards, learned = one(shape) * (passes * rankings), one(trained_part(shape, config)) * (config.gradient_epochs * rankings)
+    return Work(tokens=forwards.tokens, flops=forwards.flops + BACKWARD * learned.flops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ its own microbatches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from heedful.planning.shapes import Shape
@@ -183,7 +183,10 @@ def sft_memory(shape: Shape, config: SFTConfig, *, gpus: int) -> dict[str, Memor
 
 
 def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: int) -> dict[str, Memory]:
-    """Memory at each moment of reward modelling, with each prompt computed once for its ``responses`` (K) (SPEC 3.3)."""
+    """Memory at each moment of reward modelling, with each prompt computed once for its ``responses`` (K) (SPEC 3.3).
+
+    With ``trained_layers``, only those layers keep activations and have gradients and moments.
+    """
     prompt, response = config.max_prompt_tokens, config.max_response_tokens
     prompts = max(1, min(config.tokens_per_microbatch // (prompt + responses * response), _share(config.batch_size, gpus)))
     attended = [
@@ -196,17 +199,32 @@ def reward_memory(shape: Shape, config: RewardConfig, *, responses: int, gpus: i
         config,
         gpus,
         activations=activation_bytes(
-            shape,
+            trained_part(shape, config),
             attended,
             config.precision,
             on_cpu=gpus == 0,
             lora_rank=config.lora_rank,
             checkpointing=config.activation_checkpointing,
-        ),
+        )
+        if config.gradient_epochs
+        else 0,
+        trained=_trained_parameters(shape, config),
         head=shape.width,
         workspace=0,
         accumulates=prompts < _share(config.batch_size, gpus),
     )
+
+
+def trained_part(shape: Shape, config: RewardConfig) -> Shape:
+    """The shape of the layers that learn."""
+    return shape if config.trained_layers is None else replace(shape, layers=min(config.trained_layers, shape.layers))
+
+
+def _trained_parameters(shape: Shape, config: RewardConfig) -> int:
+    """Number of a reward model's weights that learn by gradients: all, or those of the last layers and the head."""
+    if config.trained_layers is None:
+        return shape.scalar_parameters
+    return trained_part(shape, config).layers * shape.block_parameters + shape.width if config.trained_layers else 0
 
 
 def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) -> dict[str, Memory]:
@@ -300,14 +318,16 @@ def _training_moments(
     activations: int,
     workspace: int,
     accumulates: bool,
+    trained: int | None = None,
     head: int = 0,
 ) -> dict[str, Memory]:
     """The moments of a step with one model: the start and the end of the last microbatch's backward pass (LoRA: also saving).
 
+    trained: how many of its ``parameters`` learn, if not all.
     If there are several microbatches, the gradients of the earlier ones already exist at the start.
     """
     size = compute_bytes(config.precision)
-    trained, held = parameters, parameters * weight_bytes(config.precision)
+    trained, held = parameters if trained is None else trained, parameters * weight_bytes(config.precision)
     if config.lora_rank:
         trained = adapter_parameters(shape, config.lora_rank) + head
         held = parameters * size + trained * FP32

@@ -172,6 +172,18 @@ class RewardConfig(StepConfig):
     """Rank of the adapters that are trained instead of the weights (needs `heedful[lora]`). 0: train all weights, as in the
     paper."""
 
+    fit_head: bool = False
+    """Whether to fit the head to the rankings before training, with the model as it is (ours). The penalty is chosen by
+    cross-validation. Better for few comparisons, and it needs no learning rate."""
+    trained_layers: int | None = None
+    """How many of the last layers learn, together with the final norm and the head; the other weights stay as they are (ours).
+    None: all weights, as in the paper. 0: the fitted head alone, without any gradient step (needs fit_head)."""
+
+    @property
+    def gradient_epochs(self) -> int:
+        """Passes over the rankings with gradient steps: none for a fitted head alone."""
+        return 0 if self.trained_layers == 0 else self.epochs
+
     def __post_init__(self) -> None:
         StepConfig.__post_init__(self)
         check_fields(
@@ -179,6 +191,20 @@ class RewardConfig(StepConfig):
             positive=("epochs", "learning_rate", "batch_size", "max_prompt_tokens", "max_response_tokens"),
             shares=("final_learning_rate_share",),
         )
+        if self.trained_layers == 0 and not self.fit_head:
+            raise ConfigError(
+                "RewardConfig: with trained_layers = 0 nothing would learn",
+                expected="fit_head = true, which fits the head, or trained_layers of at least 1",
+                got="trained_layers = 0, fit_head = false",
+                next_step="set fit_head = true",
+            )
+        if self.trained_layers is not None and self.lora_rank:
+            raise ConfigError(
+                "RewardConfig: trained_layers and lora_rank cannot be combined",
+                expected="one of them: adapters are trained in all layers",
+                got=f"trained_layers = {self.trained_layers}, lora_rank = {self.lora_rank}",
+                next_step="leave trained_layers out, or set lora_rank = 0",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,30 +12,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from heedful.errors import DataError
 from heedful.functional import ranking_loss
 from heedful.model.encoding import RankedPrompt
-from heedful.model.layouts import packed_hidden
-from heedful.model.scalar_models import scalar_head
-from heedful.ranks.collectives import gather_in_order
-from heedful.training.ranked_batches import pack_ranked, ranked_microbatches, rewards_by_labeler, rewards_by_prompt
-
-
-@torch.no_grad()
-def response_features(
-    model: PreTrainedModel, rankings: Sequence[RankedPrompt], *, tokens_per_microbatch: int = 16_384
-) -> list[Tensor]:
-    """The head's inputs for each prompt's responses, [K, width] in float32 in main memory. Each prompt is computed once."""
-    found: list[tuple[int, Tensor]] = []
-    for indices, factor in ranked_microbatches(rankings, tokens_per_microbatch) if rankings else ():
-        members = [rankings[i] for i in indices]
-        batch = pack_ranked(members).to(model.device)
-        hidden = packed_hidden(model, batch, batch.last).float().cpu()
-        if factor:
-            found += list(zip(indices, rewards_by_prompt(hidden, members), strict=True))
-    return gather_in_order(found)
+from heedful.training.fitted_head import minimum
+from heedful.training.ranked_batches import rewards_by_labeler
 
 
 def of_group(
@@ -65,19 +47,13 @@ def fit_head(start: Tensor, rankings: Sequence[RankedPrompt], features: Sequence
         raise DataError("a group of labelers has no ranking", expected="at least one comparison by its labelers", got="none")
     rows = torch.cat(list(features))
     places, ranks, weights = rewards_by_labeler(torch.arange(len(rows)), rankings)
-    head = start.detach().float().cpu().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([head], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+    start = start.detach().float().cpu()
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss, _ = ranking_loss((rows @ head)[places], ranks, ranks > 0, weights=weights)
-        change = rows @ (head - start.cpu())
-        total = loss + 0.5 * pull * change.var(correction=0)
-        total.backward()
-        return total
+    def loss(head: Tensor) -> Tensor:
+        lost, _ = ranking_loss((rows @ head)[places], ranks, ranks > 0, weights=weights)
+        return lost + 0.5 * pull * (rows @ (head - start)).var(correction=0)
 
-    optimizer.step(closure)
-    return head.detach()
+    return minimum(loss, start)
 
 
 def head_accuracy(head: Tensor, rankings: Sequence[RankedPrompt], features: Sequence[Tensor]) -> tuple[float, int]:
@@ -92,10 +68,3 @@ def combined_head(heads: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
     """The weighted mean of the groups' heads."""
     total = sum(weights.values())
     return torch.stack([weights[name] / total * head for name, head in heads.items()]).sum(0)
-
-
-def set_head(model: PreTrainedModel, head: Tensor) -> None:
-    """Replace a scalar model's head weights, in place."""
-    with torch.no_grad():
-        weight = scalar_head(model).weight
-        weight.copy_(head[None].to(weight))

@@ -19,11 +19,12 @@ from heedful.model.encoding import Example, RankedPrompt, unequal_weights
 from heedful.model.lora import add_adapter
 from heedful.model.precision import MasterWeights
 from heedful.model.readout import scalars, score
-from heedful.model.scalar_models import shift_scalar_model
+from heedful.model.scalar_models import shift_scalar_model, train_last_layers
 from heedful.ranks.collectives import gather_in_order, sums_over_ranks
 from heedful.ranks.world import across_ranks
 from heedful.training.checkpoint import CheckpointTimer
 from heedful.training.config import RewardConfig
+from heedful.training.fitted_head import fitted_head, response_features, set_head
 from heedful.training.optimizer import apply_gradients, make_optimizer
 from heedful.training.ranked_batches import pack_ranked, ranked_microbatches, rewards_by_labeler, rewards_by_prompt
 from heedful.training.ranking_accuracy import accuracy_by
@@ -54,7 +55,7 @@ class Training:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.steps_per_epoch * self.config.epochs
+        return self.steps_per_epoch * self.config.gradient_epochs
 
 
 @across_ranks
@@ -92,14 +93,18 @@ def prepare(
     config: RewardConfig,
     run: Run,
 ) -> Training:
-    """Make the weights and the optimiser, and load the last checkpoint if there is one."""
+    """Make the weights and the optimiser, and load the last checkpoint; if there is none, fit the head if it is to be."""
     set_residual_dropout(model, 0.0)
     if config.lora_rank:
         add_adapter(model, config.lora_rank, config.precision, seed=config.seed)
+    if config.trained_layers is not None:
+        train_last_layers(model, config.trained_layers)
     weights = master_weights(model, config)
     optimizer = make_optimizer(model, config)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     state = run.resume(parts, model=model, rankings=rankings, **unequal_weights(rankings))
+    if state is None and config.fit_head:
+        _fit_head(weights, rankings, config, run)
     weights.refresh()
     weights.train()
     return Training(
@@ -113,6 +118,18 @@ def prepare(
         done=0 if state is None else int(state["step"]),
         timer=CheckpointTimer(config.checkpoint_seconds),
     )
+
+
+def _fit_head(weights: MasterWeights, rankings: Sequence[RankedPrompt], config: RewardConfig, run: Run) -> None:
+    """Fit the head to the rankings, with the other weights as they are."""
+    run.console.print(f"reward: fitting the head to the rankings of {len(rankings):,} prompts", highlight=False)
+    features = response_features(weights.compute, rankings, tokens_per_microbatch=config.tokens_per_microbatch)
+    found = fitted_head(rankings, features, seed=config.seed)
+    set_head(weights.master, found.head)
+    metrics = {"head_loss": found.loss, "head_penalty": found.penalty}
+    unseen = "" if found.unseen_loss is None else f", on unseen prompts {found.unseen_loss:.3f}"
+    run.log(0, metrics if found.unseen_loss is None else {**metrics, "head_unseen_loss": found.unseen_loss})
+    run.console.print(f"reward: head fitted, loss {found.loss:.3f}{unseen}, penalty {found.penalty:g}", highlight=False)
 
 
 def step(training: Training, number: int) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def shard(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
             got=f"lora_rank > 0 on {world().size} ranks",
             next_step="set lora_rank = 0, or start without torchrun",
         )
-    trained = next(model.parameters()).requires_grad
+    trained = any(parameter.requires_grad for parameter in model.parameters())
     compute = torch.bfloat16 if precision == "bfloat16" and trained else None
     policy = MixedPrecisionPolicy(
         param_dtype=compute, reduce_dtype=torch.float32 if compute is not None else None, cast_forward_inputs=False
@@ -190,6 +190,12 @@ def load_into(part: Any, state: dict[str, Any]) -> None:
         load_trained_state(part, state)
     else:
         cast(Any, part).load_state_dict(state)
+
+
+def load_tensor(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
+    """Replace one of a model's tensors, in place. A sharded model takes its shard of the whole tensor."""
+    own: Tensor = cast(Any, model).state_dict()[name]
+    model.load_state_dict({name: _sharded_like(tensor.to(own.dtype), own)}, strict=False)
 
 
 # ---------------------------------------------------------------- checkpoints
