@@ -176,17 +176,22 @@ def test_a_setting_that_older_versions_did_not_have_counts_once_it_is_set(tmp_pa
     project = miniature_project(tmp_path / "miniature", seed=0)
     project.pretraining_text.mkdir(parents=True)
     project = replace(
-        project, settings={"initial_policy": {"pretraining_share_of": "examples"}, "ppo": {"whiten_over": "minibatch"}}
+        project,
+        settings={
+            "initial_policy": {"pretraining_share_of": "examples"},
+            "ppo": {"whiten_over": "minibatch"},
+            "reward": {"fit_head": True},
+        },
     )
     setting = setting_of(project, resolved_preset(project), labelers_of(project), Records())
     earlier = {name: old["fingerprint"] for name, old in OLD.items()}
     changed: list[str] = []
-    for row in (stage("sft"), stage("initial_policy"), stage("ppo")):
+    for row in (stage("sft"), stage("initial_policy"), stage("reward"), stage("ppo")):
         given = given_for(row, setting, Records(), {})
         inputs = fingerprint_inputs(given, Records(), earlier, lambda _: "files")
         if set(inputs["config"]) != set(OLD[row.name]["inputs"]["config"]):
             changed.append(row.name)
-    assert changed == ["initial_policy", "ppo"]
+    assert changed == ["initial_policy", "reward", "ppo"]
 
 
 def test_an_initial_policy_of_before_the_paper_presets_named_a_unit_stays_done(tmp_path: Path) -> None:
