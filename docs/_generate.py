@@ -104,6 +104,8 @@ UNITS: Mapping[str, str] = {
     "keep_best": "yes/no",
     "kl_limit": "nats per response",
     "lora_rank": "",
+    "fit_head": "yes/no",
+    "trained_layers": "layers",
     "engine": "word",
     "template": "word",
     "skip_sft": "yes/no",

@@ -84,15 +84,15 @@ def fitted_head(rankings: Sequence[RankedPrompt], features: Sequence[Tensor], *,
     zero = torch.zeros(rows.shape[1], dtype=rows.dtype)
     parts = _parts(rankings, seed)
     heads = [zero] * len(parts)
-    penalty, unseen = PENALTIES[0], None
-    for candidate in PENALTIES if parts else ():
-        heads = [fit(head, weights * ~part, candidate) for head, part in zip(heads, parts, strict=True)]
-        lost = sum(float(loss(head, weights * part, weights.sum())) for head, part in zip(heads, parts, strict=True))
-        if unseen is not None and lost >= unseen:  # with a weaker penalty it falls, then rises
-            break
-        penalty, unseen = candidate, lost
+    unseen: dict[float, float] = {}
+    for penalty in PENALTIES if parts else ():
+        heads = [fit(head, weights * ~part, penalty) for head, part in zip(heads, parts, strict=True)]
+        unseen[penalty] = sum(float(loss(head, weights * part, weights.sum())) for head, part in zip(heads, parts, strict=True))
+    penalty = min(unseen, key=unseen.__getitem__, default=PENALTIES[0])
     best = fit(zero, weights, penalty)
-    return FittedHead(head=(best / scale).float(), penalty=penalty, loss=float(loss(best, weights)), unseen_loss=unseen)
+    return FittedHead(
+        head=(best / scale).float(), penalty=penalty, loss=float(loss(best, weights)), unseen_loss=unseen.get(penalty)
+    )
 
 
 def minimum(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
