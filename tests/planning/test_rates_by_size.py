@@ -150,3 +150,5 @@ def test_tables_as_comments_hold_the_presets_values_and_their_sources(name: str)
     for (table, key), found in sources(name).items():
         assert key in tables[table]
         assert f"#   {found.source}" in text
+    assert "#   fit_head = true\n#   trained_layers = 3\n" in text  # a hint, not the preset's value
+    assert (chosen.reward.fit_head, chosen.reward.trained_layers) == (False, None)

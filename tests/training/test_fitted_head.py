@@ -34,6 +34,7 @@ from heedful.model.layouts import packed_hidden
 from heedful.model.precision import MasterWeights
 from heedful.model.readout import score
 from heedful.model.scalar_models import scalar_head, train_last_layers
+from heedful.presets import preset
 from heedful.training import fitted_head as module
 from heedful.training import reward
 from heedful.training.config import RewardConfig
@@ -45,7 +46,7 @@ WIDTH = 6
 FITTED: dict[str, Any] = {"fit_head": True, "trained_layers": 1}
 
 
-def noisy(count: int, seed: int = 0, noise: float = 1.0) -> tuple[list[RankedPrompt], list[Tensor]]:
+def noisy(count: int, seed: int = 0) -> tuple[list[RankedPrompt], list[Tensor]]:
     """Random features of different scales, and rankings by a hidden head with noise: K from 2 to 5, one or two labelers."""
     rng = np.random.default_rng(seed)
     truth, scales = rng.normal(size=WIDTH), 10.0 ** rng.integers(-2, 3, WIDTH)
@@ -55,7 +56,7 @@ def noisy(count: int, seed: int = 0, noise: float = 1.0) -> tuple[list[RankedPro
         rows = rng.normal(size=(k, WIDTH))
         orders = []
         for _ in range(1 + i % 2):
-            judged = rows @ truth + noise * rng.normal(size=k)
+            judged = rows @ truth + rng.normal(size=k)
             order = (np.argsort(np.argsort(-judged)) + 1).tolist()
             orders.append(tuple([max(1, rank - 1) for rank in order]) if k > 2 else tuple(order))  # ties for the best
         rankings.append(ranked_by_several([i + 1], [[1]] * k, *orders))
@@ -118,8 +119,8 @@ def test_at_the_optimum_the_penalty_balances_the_gradient() -> None:
 
 def test_the_penalty_is_the_best_on_prompts_that_were_not_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cross-validation again, by the other solver."""
-    penalties = (100.0, 3.0, 0.3, 0.03)
-    rankings, features = noisy(20, noise=2.0)
+    penalties = (30.0, 1.0, 0.1, 0.01)
+    rankings, features = noisy(20, seed=1)
     rows, _ = standardised(features)
     parts = [[i for i in range(20) if i % 5 == k] for k in range(5)]
     of_rankings = [torch.tensor([i % 5 == k for i, one in enumerate(rankings) for _ in one.ranks]) for k in range(5)]
@@ -312,6 +313,11 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         RewardConfig(trained_layers=2, lora_rank=4)
     with pytest.raises(ConfigError, match="trained_layers is out of range"):
         RewardConfig(trained_layers=-1)
+    miniature = preset("miniature")
+    alone = replace(miniature.reward, fit_head=True, trained_layers=0)
+    assert replace(miniature, reward=alone).reward == alone
+    with pytest.raises(ConfigError, match="reward models that differ"):
+        replace(miniature, reward=alone, rounds=replace(miniature.rounds, choose="disagreement"))
 
 
 def test_more_layers_than_the_model_has_are_refused(tmp_path: Path) -> None:
