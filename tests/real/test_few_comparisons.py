@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_a_fitted_head_predicts_comparisons_of_people_and_the_body_stays(tmp_pat
     import_file("hh-rlhf", PAIRS, project.data, split_by="prompt")
     records = Records.load(project.data)
     tokenizer = load_tokenizer(Path(str(MODEL)))
-    limits = {"max_prompt_tokens": 96, "max_response_tokens": 48}
+    limits: Any = {"max_prompt_tokens": 96, "max_response_tokens": 48}
     ranked, _ = encode_rankings(
         tokenizer,
         records.prompts,
@@ -46,8 +47,10 @@ def test_a_fitted_head_predicts_comparisons_of_people_and_the_body_stays(tmp_pat
         template="chat",
         **limits,
     )
+    eos = tokenizer.eos_token_id
+    assert isinstance(eos, int)
     causal = load_causal_model(Path(str(MODEL)))
-    model = scalar_model_from_causal(causal, pad_token_id=None, eos_token_id=int(tokenizer.eos_token_id))
+    model = scalar_model_from_causal(causal, pad_token_id=None, eos_token_id=eos)
     config = RewardConfig(
         fit_head=True, trained_layers=1, learning_rate=3e-5, batch_size=16, tokens_per_microbatch=4_096, **limits
     )

@@ -133,9 +133,7 @@ def test_the_penalty_is_the_best_on_prompts_that_were_not_fitted_to(monkeypatch:
             seen = [i for i in range(20) if i not in part]
             some, own = [rankings[i] for i in seen], [rows[i] for i in seen]
             head = minimize(
-                lambda head, some=some, own=own: (
-                    loss_pair_by_pair(head, some, own) + penalty / 2 * float(head @ head)  # pyright: ignore
-                ),
+                lambda head, some=some, own=own: loss_pair_by_pair(head, some, own) + penalty / 2 * float(head @ head),
                 np.zeros(WIDTH),
                 options={"gtol": 1e-8},
             ).x
