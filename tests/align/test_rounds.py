@@ -198,6 +198,19 @@ def public(name: str, metric: str, against: float, policy: float, allowed: float
     return {"name": name, "metric": metric, "policy": policy, "against": against, "drop": drop, "allowed": allowed}
 
 
+def test_a_drop_of_just_what_is_allowed_is_allowed() -> None:
+    # Floats: 100 * (0.71 - 0.69) = 2.0000000000000018. The second round of a miniature was rejected for it.
+    row = public("reading", "exact match", 0.71, 0.69, 2.0)
+    assert row["drop"] is not None
+    assert row["drop"] > 2
+    own: RoundBenchmark = {key: row[key] for key in row if key != "allowed"}  # pyright: ignore[reportAssignmentType]
+    for benchmarks in ([row], [own]):
+        assert verdict(wins(0.55, 0.51, 0.59), benchmarks, confidence=0.95, largest_drop=2.0)[0]
+    assert "it did not fall further" in verdict(wins(0.55, 0.51, 0.59), [row], confidence=0.95, largest_drop=2.0)[1][1]
+    for far in (public("reading", "exact match", 0.71, 0.685, 2.0), public("reading", "exact match", 0.5, 0.499, 0.0)):
+        assert not verdict(wins(0.55, 0.51, 0.59), [far], confidence=0.95, largest_drop=2.0)[0]
+
+
 def unscored(policy: float | None, against: float | None) -> RoundBenchmark:
     return {"name": "quac", "metric": "f1", "policy": policy, "against": against, "drop": None, "allowed": 1.0}
 

@@ -78,11 +78,11 @@ def verdict(
             f"{interval}): the rule asks for an interval above 50 %, and this one {'is' if better else 'is not'}"
         )
     public = [row for row in benchmarks if "allowed" in row]
-    too_far = [row for row in public if row["drop"] is None or row["drop"] > row.get("allowed", 0.0)]
+    too_far = [row for row in public if row["drop"] is None or _fell_further(row["drop"], row.get("allowed", 0.0))]
     reasons += map(_public_in_words, public)
     measured_here = [row for row in benchmarks if row["metric"] != BIAS_METRIC and "allowed" not in row]
     counted = [(row["drop"], row["name"]) for row in measured_here if row["drop"] is not None]
-    fallen = [(drop, name) for drop, name in counted if drop > largest_drop]
+    fallen = [(drop, name) for drop, name in counted if _fell_further(drop, largest_drop)]
     for drop, name in fallen:
         reasons.append(f"{name} fell by {drop:.1f} points; the rule allows {largest_drop:g}")
     if not counted and not public:
@@ -92,6 +92,11 @@ def verdict(
         change = f"{name} fell most, by {drop:.1f}" if drop > 0 else "none fell"
         reasons.append(f"no benchmark fell by more than the {largest_drop:g} points that the rule allows: {change}")
     return better and not fallen and not too_far, reasons
+
+
+def _fell_further(drop: float, allowed: float) -> bool:
+    """Whether a score fell by more points than allowed. Floats find 0.71 and 0.69 to be 2.0000000000000018 points apart: 2."""
+    return drop > allowed and not math.isclose(drop, allowed, rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _public_in_words(row: RoundBenchmark) -> str:
@@ -104,9 +109,10 @@ def _public_in_words(row: RoundBenchmark) -> str:
             f"lets it fall by {allowed:g} points, and nothing shows that it did not fall further"
         )
     change = f"fell by {drop:.1f}" if drop > 0 else f"rose by {-drop:.1f}" if drop < 0 else "stayed the same"
+    outcome = "fell further" if _fell_further(drop, allowed) else "did not fall further"
     return (
         f"{row['name']}: {row['metric']} {change}, from {scale * against:.1f} to {scale * policy:.1f}; the rule "
-        f"lets it fall by {allowed:g} points, and it {'did not fall further' if drop <= allowed else 'fell further'}"
+        f"lets it fall by {allowed:g} points, and it {outcome}"
     )
 
 
