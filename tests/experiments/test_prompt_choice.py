@@ -66,6 +66,11 @@ def test_both_ways_get_the_same_number_and_the_project_stays_as_it_was(processes
         {row["prompt_id"] for row in map(json.loads, path.read_text().splitlines()) if "-train-" in row["prompt_id"]}
         for path in sorted((project / "experiments" / "prompt-choice" / "runs").glob("collect_2-*/responses.jsonl"))
     ]
+    labelled = [
+        {json.loads(line)["id"] for line in path.read_text().splitlines()} for path in project.rglob("collect*/rankings.jsonl")
+    ]
+    assert len(labelled) == 3
+    assert len(set.union(*labelled)) == sum(map(len, labelled)), "an answer has the id of another one and takes its place"
     assert [len(one) for one in chosen] == [6, 6]
     assert chosen[0] != chosen[1]
 

@@ -183,8 +183,8 @@ class _Recording:
             "task_id": task_id,
             "person_id": person_id,
             # Not a secret: simulated labelers have no account. The answer's ids come from it, so the same run gives the same
-            # ids.
-            "token": f"simulated-{task_id}-{person_id}",
+            # ids. It names the run, because an experiment has a database of its own, where tasks are counted from 1 again.
+            "token": f"simulated-{self.run}-{task_id}-{person_id}",
             "state": "answered",
             "shown_order": list(work.response_ids),
             "instruction_id": of.instruction_id,
