@@ -88,6 +88,21 @@ def test_records_come_back_as_they_were(database: Database, monkeypatch: pytest.
     assert maintenance.check(database).problems == []
 
 
+def test_an_experiments_own_database_gives_no_id_of_the_projects(tmp_path: Path) -> None:
+    """Both count their tasks from 1: an answer that names only its task and labeler would take another one's place."""
+    ids: list[set[str]] = []
+    for number, run in enumerate(("collect-1", "collect-1", "collect_2-random-1")):
+        database = open_database(tmp_path / f"{number}.sqlite")
+        with database.write() as connection:
+            record(connection, assessments(), run=run)
+            found = [*labels.stored_rankings(connection), *labels.stored_ratings(connection)]
+        database.close()
+        ids.append({one.id for one in found})
+        assert len(ids[-1]) == len(found)
+    assert ids[0] == ids[1], "the same run gives the same ids"
+    assert not ids[0] & ids[2]
+
+
 def test_exports_say_who_when_and_how_long(database: Database) -> None:
     with database.write() as connection:
         note = {"change_note": "First version.", "author_id": None}
