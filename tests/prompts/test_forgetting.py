@@ -198,6 +198,66 @@ def test_without_the_key_nobody_can_be_told(tmp_path: Path) -> None:
         Forgotten(project.data)
 
 
+def offered(project: Project) -> Path:
+    """A round's stage with the new prompts that it chose from: two of ada's, which no labeler got, and one of bob's."""
+    folder = stage(project, "prompts_2-1", "nothing of it")
+    rows = [{"id": "new-1", "text": f"{PRIVATE[2]} And then?\n", "user": "ada-0815", "split": "train"}]
+    rows += [{"id": "new-2", "text": "Ask the old heron, and be quick.\n", "user": "ada-0815", "split": "train"}]
+    rows += [{"id": "new-3", "text": "How tall is a fir?\n", "user": "bob", "split": "train"}]
+    put(folder / "prompts.jsonl", rows)
+    (folder / "known.json").write_text('["new-1", "new-2", "new-3"]')
+    (project.runs / "round-2.json").write_text('{"prompts": ["new-1", "new-2", "new-3"]}')
+    return folder
+
+
+def left_of(project: Project) -> list[str]:
+    needles = ("new-1", "new-2", "slow walkers", "old heron", "ada-0815")
+    files = [path for path in project.runs.rglob("*") if path.is_file()]
+    return [path.name for path in files if any(needle in path.read_text() for needle in needles)]
+
+
+def test_prompts_that_a_round_only_chose_from_go_too(tmp_path: Path) -> None:
+    project = filled(tmp_path)
+    folder = offered(project)
+    assert sorted(left_of(project)) == ["known.json", "prompts.jsonl", "round-2.json"]
+    report = forget_owner(project, "ada-0815")
+    assert (left_of(project), traces(project)) == ([], [])
+    assert [json.loads(line)["id"] for line in (folder / "prompts.jsonl").read_text().splitlines()] == ["new-3"]
+    assert json.loads((folder / "known.json").read_text()) == ["new-3"]
+    assert folder in {run.folder for run in report.runs}
+
+
+def test_an_owner_of_whom_only_a_round_knows(tmp_path: Path) -> None:
+    project = new_project(tmp_path)
+    take_in(tmp_path, [{"prompt": "Name a tree.", "owner": "bob"}])
+    offered(project)
+    forget_owner(project, "ada-0815")
+    assert left_of(project) == []
+
+
+@pytest.mark.parametrize("writes", range(12))
+def test_killed_anywhere_with_a_rounds_prompts(tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = filled(tmp_path)
+    offered(project)
+    replace, left = os.replace, [writes]
+
+    def killed(source: Any, target: Any) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", killed)
+    try:
+        forget_owner(project, "ada-0815")
+        assert writes > 9
+    except Killed:
+        pass
+    monkeypatch.setattr("os.replace", replace)
+    forget_owner(project, "ada-0815")
+    assert (left_of(project), traces(project)) == ([], [])
+
+
 class Killed(BaseException):
     """As SIGKILL: nothing after it runs."""
 

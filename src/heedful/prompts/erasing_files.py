@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from heedful.project.data_folder import file_name
 from heedful.project.files import remove_leftovers, write_atomically
 from heedful.project.lock import LOCK_FILE
 from heedful.project.outputs import describe_again, forget_description
@@ -90,11 +91,12 @@ class ErasedFiles:
 def erase_in_files(folder: Path, wanted: Wanted, *, untouched: Iterable[Path]) -> ErasedFiles:
     """Erase the text from all files of a folder but the ``untouched`` ones (files, or folders with all that is in them).
 
-    May be killed and run again. Raises StorageError.
+    Files of prompts come last, because the owner's ids and texts are read from them. So it may be killed and run again. Raises
+    StorageError.
     """
     result = ErasedFiles()
     skipped = set(untouched)
-    for path in sorted(_files(folder, skipped)):
+    for path in sorted(_files(folder, skipped), key=lambda path: (path.name == file_name("prompt"), path)):
         if path.name.startswith(".") and path.suffix == ".tmp":
             remove_leftovers(path.parent)
             continue
@@ -176,7 +178,7 @@ def _without_rows(text: str, wanted: Wanted) -> tuple[str, int]:
     kept: list[str] = []
     places = 0
     for line in text.split("\n"):
-        row = _parsed(line)
+        row = parsed(line)
         if row is None:  # an empty line, or one that a kill cut short
             line, found = _without_text(line, wanted)
             places += found
@@ -187,7 +189,8 @@ def _without_rows(text: str, wanted: Wanted) -> tuple[str, int]:
     return "\n".join(kept), places
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """The JSON value, or None if the text is none."""
     try:
         return json.loads(text)
     except ValueError:
@@ -214,7 +217,7 @@ def _holds(value: Any, wanted: Wanted) -> bool:
 
 def _without_values(text: str, wanted: Wanted) -> tuple[str, int]:
     """A JSON file: list elements about the owner's prompts and keys that are ids are removed; other texts are replaced."""
-    value = _parsed(text)
+    value = parsed(text)
     if value is None:
         return _without_text(text, wanted)
     places = [0]

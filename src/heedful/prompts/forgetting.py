@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from heedful.project.owners import (
 )
 from heedful.project.project import Project
 from heedful.project.runs import STAGE_FILE
-from heedful.prompts.erasing_files import TELLING, Wanted, erase_in_files, wanted_of
+from heedful.prompts.erasing_files import TELLING, Wanted, erase_in_files, parsed, wanted_of
 
 LABELS_FIRST: tuple[Kind, ...] = tuple(reversed(list(RECORD_TYPES)))
 """Records that refer to others come before those they refer to."""
@@ -107,12 +108,11 @@ def forget_owner(project: Project, owner: str, *, database: Database | None = No
         hashes = [key.hashed(form) for form in spellings(owner)]
         owner = composed(owner)
         known = next((tombstones[hashed] for hashed in hashes if hashed in tombstones), None)
-        traces = _traces(data, owner, set(hashes))
+        traces = _traces(project, owner, set(hashes))
         erased = _erased(project, traces)
         stored = None if database is None else erasing.traces_of_owner(database, owner)
-        if known is None and not erased and not (stored and stored.there):
+        if known is None and not erased and not traces.ids and not (stored and stored.there):
             raise _unknown(data, owner, traces)
-        traces.imported = bool(traces.ids)
         traces.ids |= stored.ids if stored else frozenset()
         runs = runs_that_used(project, traces) if traces.ids else _known_runs(project, known)
         tombstone = _tombstone(key, owner, traces, erased, known)
@@ -202,8 +202,8 @@ class Traces:
     """Of prompts, their single turns, and all answers to them."""
     needles: tuple[str, ...] = ()
     """The longer texts, as files may spell them."""
-    imported: bool = True
-    """Whether any of the prompts is in the data folder, and not in the labeling database alone."""
+    imported: bool = False
+    """Whether any of the prompts is in the data folder, and not in a round or the labeling database alone."""
     since: datetime | None = None
     """When the first of the prompts was imported; None if a prompt does not say when."""
 
@@ -243,11 +243,12 @@ def _spellings(text: str) -> tuple[str, ...]:
     return tuple({text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], html.escape(text)})
 
 
-def _traces(data: Path, owner: str, hashes: set[str]) -> Traces:
+def _traces(project: Project, owner: str, hashes: set[str]) -> Traces:
+    data = project.data
     traces = Traces(owner, hashes)
     similar: dict[str, None] = {}
     times: list[datetime | None] = []
-    for row in read_rows(data / file_name("prompt")):
+    for row in chain(read_rows(data / file_name("prompt")), _prompts_elsewhere(project)):
         user = row.get("user")
         if user is not None and composed(user) == owner:
             traces.ids.add(row["id"])
@@ -258,6 +259,7 @@ def _traces(data: Path, owner: str, hashes: set[str]) -> Traces:
         elif user is not None and split_name(user) == split_name(owner):
             similar[user] = None
     traces.similar = list(similar)
+    traces.imported = any(row["id"] in traces.ids for row in read_rows(data / file_name("prompt")))
     known = [time for time in times if time is not None]
     traces.since = min(known) if known and len(known) == len(times) else None
     traces.texts |= traces.written
@@ -266,6 +268,20 @@ def _traces(data: Path, owner: str, hashes: set[str]) -> Traces:
         traces.texts |= {row["text"].strip() for row in read_rows(data / file_name(kind)) if traces.of(kind, row)}
     traces.look_for_texts()
     return traces
+
+
+def _prompts_elsewhere(project: Project) -> Iterator[Mapping[str, Any]]:
+    """Prompts outside the data folder: those that a round or an experiment chose from, whether labelers got them or not."""
+    for path in sorted(project.folder.rglob(file_name("prompt"))):
+        if path.parent != project.data:
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                row = parsed(line)  # a kill may have cut a line short
+                if isinstance(row, Mapping) and all(isinstance(row.get(key), str) for key in ("id", "user")) and _has_text(row):
+                    yield row
+
+
+def _has_text(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("text"), str) or isinstance(row.get("turns"), list)
 
 
 def _erased(project: Project, traces: Traces) -> Counter[str]:
