@@ -104,12 +104,15 @@ def test_what_is_taken_back_leaves_the_records(project: Project, database: Datab
     run.mkdir()
     (run / "stage.json").write_text("{}")
     (run / "samples.jsonl").write_text(json.dumps({"prompt": "Name a whale, please."}) + "\n")
+    doubtful = project.runs / "sft-2"  # it does not say what it was given, and ended after the import
+    doubtful.mkdir()
+    (doubtful / "stage.json").write_text("{}")
     with database.write() as connection:
         consent.withdraw_turn(connection, view.turns[0].id, me)
         consent.withdraw_key(connection, key_id, me)
     report = apply_withdrawals(database, project)
     assert report.number == 2
-    assert [path.name for path in report.runs] == ["sft-1"]
+    assert [path.name for path in report.runs] == ["sft-1", "sft-2"]
     assert report.erased["demonstrations"] == 1
     everything = "".join(file.read_text() for file in [*project.data.glob("*.jsonl"), project.folder / "labels.jsonl"])
     assert "whale" not in everything
@@ -120,7 +123,7 @@ def test_what_is_taken_back_leaves_the_records(project: Project, database: Datab
     with database.read() as connection:
         assert consent.pending(connection) == []
         done = {one.key: one for one in consent.withdrawn_by(connection, me)}
-    assert done[view.turns[0].key].report["runs"] == ["runs/sft-1"]
+    assert done[view.turns[0].key].report["runs"] == ["runs/sft-1", "runs/sft-2"]
     # Nothing comes back, and a second time there is nothing to do.
     bring(project)
     export(project)

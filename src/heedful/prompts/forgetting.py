@@ -202,7 +202,7 @@ class Traces:
     """Of prompts, their single turns, and all answers to them."""
     needles: tuple[str, ...] = ()
     """The longer texts, as files may spell them."""
-    imported: bool = False
+    imported: bool = True
     """Whether any of the prompts is in the data folder, and not in a round or the labeling database alone."""
     since: datetime | None = None
     """When the first of the prompts was imported; None if a prompt does not say when."""
