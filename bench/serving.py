@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import httpx
 import numpy as np
 
 from _servers import Server, running, servers
+from heedful.web.model_server import events
 
 WORDS = ("river", "mountain", "cat", "house", "green", "water", "quick", "letter", "song", "morning", "paper", "bridge")
 
@@ -72,35 +73,26 @@ async def one_request(client: httpx.AsyncClient, contender: Contender, prompt: s
         "stream_options": {"include_usage": True},
     }
     started = last = time.perf_counter()
-    counted, events = 0, 0
+    counted, pieces = 0, 0
     try:
         async with client.stream("POST", f"{contender.url}/completions", json=body) as answer:
             if answer.status_code != 200:
                 into.failed += 1
                 return
-            async for line in lines_of(answer):
-                if not line.startswith(b"data: ") or line == b"data: [DONE]":
+            async for data in events(answer):
+                if data == "[DONE]":
                     continue
-                event = json.loads(line.removeprefix(b"data: "))
+                event = json.loads(data)
                 counted = (event.get("usage") or {}).get("completion_tokens", counted)
                 if not event.get("choices") or not event["choices"][0].get("text"):
                     continue
                 now = time.perf_counter()
-                (into.between if events else into.first).append(now - (last if events else started))
-                last, events = now, events + 1
+                (into.between if pieces else into.first).append(now - (last if pieces else started))
+                last, pieces = now, pieces + 1
     except httpx.HTTPError:
         into.failed += 1
         return
-    into.tokens += counted or events
-
-
-async def lines_of(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """Lines as server-sent events have them; httpx would also end a line at U+2028, which a text may hold."""
-    rest = b""
-    async for part in answer.aiter_bytes():
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            yield line
+    into.tokens += counted or pieces
 
 
 async def measure(contender: Contender, *, streams: int, requests: int, words: int, tokens: int, seed: int) -> dict[str, Any]:

@@ -235,6 +235,18 @@ def test_an_owner_of_whom_only_a_round_knows(tmp_path: Path) -> None:
     assert left_of(project) == []
 
 
+@pytest.mark.parametrize(
+    "turns", [7, ["Name a tree."], [{"role": "user", "content": "Name a tree."}], [{"role": "user", "text": 3}]]
+)
+def test_a_file_of_the_users_own_may_be_called_prompts_too(tmp_path: Path, turns: Any) -> None:
+    project = filled(tmp_path)
+    rows = [{"id": "mine-1", "user": "ada-0815", "turns": turns}, {"id": "mine-2", "user": "ada-0815", "text": None}]
+    (project.folder / "mine").mkdir()
+    put(project.folder / "mine" / "prompts.jsonl", rows)
+    assert forget_owner(project, "ada-0815").erased["prompts"] == 3
+    assert traces(project) == []
+
+
 @pytest.mark.parametrize("writes", range(12))
 def test_killed_anywhere_with_a_rounds_prompts(tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     project = filled(tmp_path)

@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from heedful.conversation import plain_text
+from heedful.conversation import Turn, plain_text
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import erasing
 from heedful.labeling.database.connection import Database
@@ -245,13 +245,15 @@ def _spellings(text: str) -> tuple[str, ...]:
 
 def _traces(project: Project, owner: str, hashes: set[str]) -> Traces:
     data = project.data
-    traces = Traces(owner, hashes)
+    traces = Traces(owner, hashes, imported=False)
     similar: dict[str, None] = {}
     times: list[datetime | None] = []
-    for row in chain(read_rows(data / file_name("prompt")), _prompts_elsewhere(project)):
+    imported = read_rows(data / file_name("prompt"))
+    for here, row in chain(((True, row) for row in imported), ((False, row) for row in _prompts_elsewhere(project))):
         user = row.get("user")
         if user is not None and composed(user) == owner:
             traces.ids.add(row["id"])
+            traces.imported |= here
             turns = turns_in(row)
             traces.contents.add(content_id("prompt", plain_text(turns)))
             traces.written |= {plain_text(turns).strip(), *(turn.text.strip() for turn in turns if turn.role != "assistant")}
@@ -259,7 +261,6 @@ def _traces(project: Project, owner: str, hashes: set[str]) -> Traces:
         elif user is not None and split_name(user) == split_name(owner):
             similar[user] = None
     traces.similar = list(similar)
-    traces.imported = any(row["id"] in traces.ids for row in read_rows(data / file_name("prompt")))
     known = [time for time in times if time is not None]
     traces.since = min(known) if known and len(known) == len(times) else None
     traces.texts |= traces.written
@@ -281,7 +282,11 @@ def _prompts_elsewhere(project: Project) -> Iterator[Mapping[str, Any]]:
 
 
 def _has_text(row: Mapping[str, Any]) -> bool:
-    return isinstance(row.get("text"), str) or isinstance(row.get("turns"), list)
+    """Whether a row is a prompt as Heedful stores it: a file of the user's own may have the same name."""
+    turns = row.get("turns", [])
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) and set(turn) == set(Turn._fields) for turn in turns):
+        return False
+    return all(isinstance(text, str) for text in ([turn["text"] for turn in turns] if "turns" in row else [row.get("text")]))
 
 
 def _erased(project: Project, traces: Traces) -> Counter[str]:
