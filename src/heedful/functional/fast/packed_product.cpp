@@ -70,9 +70,10 @@ void packed_product(int64_t count, int64_t inputs, int64_t outputs, const T *row
             const char *panel = reinterpret_cast<const char *>(weight + column * inputs);
             // Equal parts, because twelve rows and then one take longer than seven and six.
             const int64_t parts = (end - begin + most - 1) / most, size = (end - begin + parts - 1) / parts;
+            const Panels use = parts > 1 ? Panels::USED_AGAIN : Panels::USED_ONCE;
             for (int64_t row = begin; row < end; row += size) {
                 const int64_t some = std::min(size, end - row);
-                product(panel, panel + AHEAD, COLUMNS * 4, reinterpret_cast<const char *>(rows + row * stride), stride * sizeof(T), some, sums);
+                product(use, panel, panel + AHEAD, COLUMNS * 4, reinterpret_cast<const char *>(rows + row * stride), stride * sizeof(T), some, sums);
                 finish(sums, some, addend, activation, columns, output + row * outputs + column, outputs);
             }
         }

@@ -28,6 +28,9 @@ constexpr int64_t REGISTER_ROWS = 12;    // 24 registers of sums
 constexpr int64_t MOST_ROWS = 32;        // of any kind of product
 constexpr int64_t BLOCK_BYTES = 262144;  // of rows that stay in the second-level cache while panels stream past
 
+// Whether the rows are so many that each panel is used several times in turn.
+enum class Panels { USED_ONCE, USED_AGAIN };
+
 // One panel, and what is fetched into the second-level cache meanwhile. steps: of 32 bits of input, 128 bytes of weight each.
 struct Panel {
     const char *weight, *ahead;
@@ -66,7 +69,8 @@ void multiply_in_registers(const Panel &panel, const char *rows, int64_t stride,
 #if HAS_BFLOAT16_TILES
 
 constexpr int64_t TILE_ROWS = 16;
-constexpr int64_t TILE_STEPS = 16;  // of 32 bits of input: 64 bytes of a row
+constexpr int64_t TILE_STEPS = 16;            // of 32 bits of input: 64 bytes of a row
+constexpr int64_t TILE_BLOCK_BYTES = 786432;  // as BLOCK_BYTES: processors with tiles have two megabytes of second-level cache
 
 // The system hands out tiles only to a process that has asked for them.
 inline bool tiles_are_granted() {
@@ -84,10 +88,18 @@ inline void shape_tiles(int64_t first, int64_t second) {
     const int64_t counts[8] = {first, first, second, second, first, second, TILE_STEPS, TILE_STEPS};
     for (int i = 0; i < 8; i++)
         if (counts[i]) shape.row_bytes[i] = 64, shape.rows[i] = static_cast<uint8_t>(counts[i]);
+    asm volatile("" : : "r"(&shape) : "memory");  // GCC believes that the next line reads the first eight bytes only
     _tile_loadconfig(&shape);
 }
 
-template <bool BOTH>
+// Loads a tile of rows. Of a panel that is used again they go past the first-level cache, so that the panel stays there.
+#define LOAD_ROWS(TILE, FROM)                    \
+    if constexpr (PANELS == Panels::USED_AGAIN)  \
+        _tile_stream_loadd(TILE, FROM, stride);  \
+    else                                         \
+        _tile_loadd(TILE, FROM, stride)
+
+template <bool BOTH, Panels PANELS>
 void multiply_in_tiles(const Panel &panel, const char *rows, int64_t stride, float *to) {
     _tile_zero(0);
     _tile_zero(1);
@@ -99,12 +111,12 @@ void multiply_in_tiles(const Panel &panel, const char *rows, int64_t stride, flo
     for (int64_t k = 0; k < panel.steps; k += TILE_STEPS) {
         for (int64_t line = 0; line < TILE_STEPS * panel.ahead_step; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T1);
         _tile_loadd(6, weight, COLUMNS * 4);
-        _tile_loadd(4, rows, stride);
+        LOAD_ROWS(4, rows);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, weight + 64, COLUMNS * 4);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (BOTH) {
-            _tile_loadd(5, below, stride);
+            LOAD_ROWS(5, below);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -120,6 +132,8 @@ void multiply_in_tiles(const Panel &panel, const char *rows, int64_t stride, flo
     }
 }
 
+#undef LOAD_ROWS
+
 template <typename T>
 inline bool fits_tiles(int64_t steps) {
     return std::is_same_v<T, bfloat16> && steps % TILE_STEPS == 0 && tiles_are_granted();
@@ -134,6 +148,7 @@ class PanelProduct {
     explicit PanelProduct(int64_t steps) : steps_(steps) {
 #if HAS_BFLOAT16_TILES
         in_tiles_ = fits_tiles<T>(steps);
+        if (in_tiles_) block_bytes_ = TILE_BLOCK_BYTES;
 #endif
     }
     PanelProduct(const PanelProduct &) = delete;
@@ -147,16 +162,22 @@ class PanelProduct {
     int64_t most() const { return in_tiles_ ? MOST_ROWS : REGISTER_ROWS; }
 
     // How many rows make a block that stays in the cache.
-    int64_t block() const { return std::max<int64_t>(1, BLOCK_BYTES / (steps_ * 4 * most())) * most(); }
+    int64_t block() const { return std::max<int64_t>(1, block_bytes_ / (steps_ * 4 * most())) * most(); }
 
     // to: [rows, 32], in lines of the cache. stride: bytes from one row to the next.
-    void operator()(const char *weight, const char *ahead, int64_t ahead_step, const char *rows, int64_t stride, int64_t count, float *to) {
+    void operator()(Panels panels, const char *weight, const char *ahead, int64_t ahead_step, const char *rows, int64_t stride, int64_t count,
+                    float *to) {
         const Panel panel = {weight, ahead, ahead_step, steps_};
 #if HAS_BFLOAT16_TILES
         if (in_tiles_) {
             if (count != shaped_for_) shape_tiles(std::min(count, TILE_ROWS), std::max<int64_t>(0, count - TILE_ROWS));
             shaped_for_ = count;
-            return count > TILE_ROWS ? multiply_in_tiles<true>(panel, rows, stride, to) : multiply_in_tiles<false>(panel, rows, stride, to);
+            const bool both = count > TILE_ROWS;
+            if (panels == Panels::USED_AGAIN)
+                return both ? multiply_in_tiles<true, Panels::USED_AGAIN>(panel, rows, stride, to)
+                            : multiply_in_tiles<false, Panels::USED_AGAIN>(panel, rows, stride, to);
+            return both ? multiply_in_tiles<true, Panels::USED_ONCE>(panel, rows, stride, to)
+                        : multiply_in_tiles<false, Panels::USED_ONCE>(panel, rows, stride, to);
         }
 #endif
         using Multiply = void (*)(const Panel &, const char *, int64_t, float *);
@@ -178,7 +199,7 @@ class PanelProduct {
     }
 
    private:
-    int64_t steps_, shaped_for_ = 0;
+    int64_t steps_, shaped_for_ = 0, block_bytes_ = BLOCK_BYTES;
     bool in_tiles_ = false;
 };
 

@@ -120,10 +120,11 @@ void multiply(Team &team, const Product<T> &p) {
                                             : p.next.weight + team.begin_of(p.next.panels, team.thread) * p.next.inputs * COLUMNS * sizeof(T);
         // Equal parts, because twelve rows and then one take longer than seven and six.
         const int64_t parts = (last - first + most - 1) / most, size = (last - first + parts - 1) / parts;
+        const Panels use = parts > 1 ? Panels::USED_AGAIN : Panels::USED_ONCE;
         for (int64_t row = first, i = 0; row < last; row += size, i++) {
             const int64_t rows = std::min(size, last - row);
             const char *from = reinterpret_cast<const char *>(p.rows + row * p.stride);
-            product(weight, ahead + i * panel_bytes / parts, COLUMNS * 4 / parts, from, p.stride * sizeof(T), rows, sums);
+            product(use, weight, ahead + i * panel_bytes / parts, COLUMNS * 4 / parts, from, p.stride * sizeof(T), rows, sums);
             finish(p, row, rows, panel, sums);
         }
     });
