@@ -62,9 +62,21 @@ def test_every_route_refuses_a_missing_and_a_foreign_key() -> None:
             assert allowed.status_code != 401, (method, path)
 
 
-MEAN = {
+MEAN: dict[str, str | bytes] = {
     "a NUL": '{"model": "plain", "prompt": "a\\u0000b", "max_tokens": 1}',
     "half a surrogate pair": '{"model": "plain", "prompt": "\\ud800", "max_tokens": 1}',
+    "half a surrogate pair in bytes": b'{"model": "\xed\xa0\x80", "prompt": "\xed\xa0\x80", "tokens": []}',
+    "half a surrogate pair in UTF-16": '{"model": "plain", "prompt": "\ud800"}'.encode("utf-16-le", "surrogatepass"),
+    "half of an emoji to score": b'{"model": "reward", "prompt": "a", "response": "\xed\xa0\xbd"}',
+    "a message with half a surrogate pair": b'{"model": "chat", "messages": [{"role": "user", "content": "\xed\xa0\x80"}]}',
+    "as many tokens as a number can say": '{"model": "plain", "prompt": "a", "max_tokens": ' + "9" * 4_300 + "}",
+    "as many tokens of an answer": '{"model": "chat", "messages": [{"role": "user", "content": "a"}], "max_tokens": '
+    + "9" * 4_300
+    + "}",
+    "as many likeliest tokens": '{"model": "plain", "prompt": "a", "max_tokens": 1, "top_k": ' + "9" * 4_300 + "}",
+    "a temperature of many digits": '{"model": "plain", "prompt": "a", "temperature": ' + "9" * 400 + "}",
+    "a deep role": '{"model": "chat", "messages": [{"role": ' + "[" * 900 + "]" * 900 + "}]}",
+    "a deep prompt": '{"model": "plain", "prompt": ' + "[" * 900 + "]" * 900 + "}",
     "not a number": '{"model": "plain", "prompt": "a", "temperature": NaN}',
     "infinity": '{"model": "plain", "prompt": "a", "logit_bias": {"1": 1e999}}',
     "a huge number": '{"model": "plain", "prompt": "a", "seed": ' + "9" * 5_000 + "}",
@@ -75,6 +87,8 @@ MEAN = {
     "a key twice": '{"model": "plain", "model": "nothing", "prompt": "a"}',
     "a model with a path": '{"model": "../../etc/passwd", "prompt": "a"}',
     "a model with a NUL": '{"model": "\\u0000", "prompt": "a"}',
+    "a long role": '{"model": "chat", "messages": [{"role": "' + "r" * 100_000 + '", "content": "a"}]}',
+    "a field of a long name": '{"model": "plain", "prompt": "a", "' + "f" * 100_000 + '": 1}',
     "a long model": '{"model": "' + "m" * 100_000 + '", "prompt": "a"}',
     "a bias of another digit": '{"model": "plain", "prompt": "a", "logit_bias": {"\\u0661": 1}}',
     "a bias of a huge token": '{"model": "plain", "prompt": "a", "logit_bias": {"' + "9" * 5_000 + '": 1}}',
@@ -89,8 +103,11 @@ MEAN = {
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/score", "/tokenize", "/detokenize"])
 @pytest.mark.parametrize("name", list(MEAN))
 def test_mean_bodies(server_url: str, path: str, name: str) -> None:
-    answer = HTTP.post(server_url + path, content=MEAN[name].encode(), headers={"Content-Type": "application/json"})
+    body = MEAN[name]
+    sent = body.encode() if isinstance(body, str) else body
+    answer = HTTP.post(server_url + path, content=sent, headers={"Content-Type": "application/json"})
     assert answer.status_code < 500, answer.text
+    assert len(answer.content) < 20_000, "what a client sent comes back whole"
 
 
 @pytest.mark.parametrize(

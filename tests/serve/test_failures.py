@@ -63,6 +63,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"logit_bias": {"5": 101}}, "logit_bias"),
     ("/v1/completions", {"logit_bias": {"1000000": 1}}, "logit_bias"),
     ("/v1/completions", {"logit_bias": [5]}, "logit_bias"),
+    ("/v1/completions", {"logit_bias": {"5": 1, "05": -1}}, "logit_bias"),
+    ("/v1/completions", {"max_tokens": 0, "reward_model": "reward"}, "max_tokens"),
+    ("/v1/completions", {"max_tokens": 2**31}, "max_tokens"),
     ("/v1/completions", {"seed": 1.5}, "seed"),
     ("/v1/completions", {"seed": 2**64}, "seed"),
     ("/v1/completions", {"presence_penalty": 3}, "presence_penalty"),
@@ -83,6 +86,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": " "}]}, "messages"),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages.0.name"),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}]},
+        "messages.0.content",
+    ),
     ("/v1/chat/completions", {"messages": [*CHAT["messages"], {"role": "assistant", "content": "x"}]}, "messages"),
     ("/v1/chat/completions", {"top_logprobs": 3}, "top_logprobs"),
     ("/v1/chat/completions", {"logprobs": 3}, "logprobs"),
@@ -115,7 +123,7 @@ def test_a_body_that_is_not_json_is_refused(server_url: str, content: bytes) -> 
 
 def test_without_keys_the_server_answers_to_its_own_names_only(server_url: str) -> None:
     """A page of another site, whose name leads to 127.0.0.1, would otherwise read what the models say."""
-    for host in ("evil.example", "192.168.0.5:8001", "", "localhost.evil.example"):
+    for host in ("evil.example", "192.168.0.5:8001", "", "localhost.evil.example", "[::1", "[evil]", "127.0.0.1@evil.example"):
         error = error_of(HTTP.get(f"{server_url}/v1/models", headers={"Host": host}), 403)
         assert error["code"] == "host_not_allowed"
     for host in ("localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8001"):
@@ -132,6 +140,8 @@ def test_other_content_types_and_sizes_are_refused(server_url: str) -> None:
 def test_unknown_addresses_and_methods(server_url: str) -> None:
     assert error_of(HTTP.get(f"{server_url}/v1/engines"), 404)["code"] == "unknown_url"
     assert error_of(HTTP.get(f"{server_url}/v1/completions"), 405)["code"] == "method_not_allowed"
+    counted = [line for line in HTTP.get(f"{server_url}/metrics").text.splitlines() if 'route="unknown"' in line]
+    assert {line.partition('status="')[2][:3] for line in counted if "_total" in line} >= {"404", "405"}
 
 
 def test_the_client_raises_its_own_classes(client: OpenAI) -> None:
@@ -227,6 +237,31 @@ def test_a_step_that_fails_ends_its_requests_and_no_others(monkeypatch: pytest.M
         assert error_of(HTTP.post(f"{url}/v1/completions", json=COMPLETION, timeout=60), 500)["code"] == "internal_error"
         monkeypatch.setattr(engine_thread.Engine, "step", step)
         assert HTTP.post(f"{url}/v1/completions", json=COMPLETION).status_code == 200
+
+
+def test_an_answer_that_cannot_be_put_together_ends_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the engines must live: without it every later request would wait for ever."""
+    with served(names=["plain"]) as (url, _):
+        add = engine_thread.Choice.add
+        monkeypatch.setattr(engine_thread.Choice, "add", lambda *_, **__: 1 / 0)
+        assert error_of(HTTP.post(f"{url}/v1/completions", json=COMPLETION, timeout=60), 500)["code"] == "internal_error"
+        monkeypatch.setattr(engine_thread.Choice, "add", add)
+        assert HTTP.post(f"{url}/v1/completions", json=COMPLETION, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/score", {"model": "reward", "prompt": "a", "response": ["b"] * 500}),
+        ("/v1/completions", {"model": "plain", "prompt": ["a b"] * 500, "echo": True, "logprobs": 1, "max_tokens": 0}),
+    ],
+)
+def test_what_is_computed_between_steps_has_a_deadline_too(path: str, body: dict[str, Any]) -> None:
+    with served(Limits(seconds=0.05), names=["plain", "reward"]) as (url, server):
+        answer = HTTP.post(f"{url}{path}", json=body)
+        assert error_of(answer, 504)["code"] == "deadline_exceeded"
+        assert answer.headers["x-should-retry"] == "false"
+        assert server._state.thread._num_computing == 0
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(1_000, marks=pytest.mark.long)])

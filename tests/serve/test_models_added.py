@@ -10,6 +10,7 @@ import httpx
 import pytest
 from tests.tiny import plain, tiny_gpt2, tiny_tokenizer
 
+from heedful.errors import ConfigError
 from heedful.serve import server
 from heedful.serve.served_models import ModelSource
 from heedful.serve.serving_state import Limits
@@ -31,6 +32,26 @@ def eventually(holds: Callable[[], bool]) -> None:
             return
         pause.wait(0.05)
     raise AssertionError("it did not come to hold")
+
+
+def test_a_problem_that_passes_does_not_end_the_search_for_new_models(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """heedful.toml cannot be read while somebody is saving it."""
+    monkeypatch.setattr(server, "SECONDS_BETWEEN_LOOKS", 0.01)
+    sources = [ModelSource(name=folder.name, folder=folder, template="plain") for folder in folders]
+    said: list[str] = []
+    looks: list[int] = []
+
+    def later() -> list[ModelSource]:
+        looks.append(len(looks))
+        if len(looks) < 4:
+            raise ConfigError("heedful.toml is broken")
+        return sources
+
+    with server.serving(sources[:1], Limits(), precision="float32", say=said.append, later=later) as address:
+        eventually(lambda: len(httpx.get(f"{address}/models", timeout=60).json()["data"]) == 2)
+    assert sum("heedful.toml is broken" in line for line in said) == 1
 
 
 def test_a_new_model_is_offered_and_one_that_is_broken_is_named(

@@ -192,8 +192,12 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     assert first.opens("reward")
     assert (second.opens("plain"), second.opens("reward")) == (True, False)
     assert len(read_keys(file, "a-key-of-the-environment", ["plain", "chat"])) == 3
+    assert read_keys(None, "a-key-of-the-environment\n", [])[0].digest == digest_of("a-key-of-the-environment")
+    file.write_text("\ufeffa-key-with-#-in-the-middle # Ann\n", encoding="utf-8")
+    assert read_keys(file, None, [])[0].digest == digest_of("a-key-with-#-in-the-middle")
     for text, message in (
         ("short\n", "too short"),
+        ("first-key-of-a-person plain\nfirst-key-of-a-person\n", "given twice"),
         ("first-key-of-a-person other\n", "not served"),
         ("# nothing\n", "holds no API key"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from heedful.errors import ConfigError, MissingError
 from heedful.serve.api_errors import ApiError, unauthorised
 
 LEAST_CHARACTERS = 16
+_COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,18 @@ def digest_of(key: str) -> bytes:
 def read_keys(file: Path | None, variable: str | None, models: Sequence[str]) -> list[AccessKey]:
     """The keys of a file, ``KEY`` or ``KEY MODEL ...`` on each line, and the one of an environment variable.
 
-    Raises MissingError, ConfigError (a key is too short, a model is not served, a file without a key).
+    Raises MissingError, ConfigError (a key is too short or given twice, a model is not served, a file without a key).
     """
+    variable = (variable or "").strip()  # a secret out of a file often ends with a newline
     keys = [AccessKey(digest_of(_long_enough(variable, "HEEDFUL_API_KEY")))] if variable else []
     if file is None:
         return keys
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MissingError("the file of API keys cannot be read", expected="a text file", got=str(error), where=file) from None
     for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
+        words = _COMMENT.sub("", line).split()
         if not words:
             continue
         key, *names = words
@@ -53,7 +56,15 @@ def read_keys(file: Path | None, variable: str | None, models: Sequence[str]) ->
             raise ConfigError(
                 "a key is for a model that is not served", expected=", ".join(models), got=unknown[0], where=where
             )
-        keys.append(AccessKey(digest_of(_long_enough(key, where)), frozenset(names) if names else None))
+        digest = digest_of(_long_enough(key, where))
+        if digest in [one.digest for one in keys]:
+            raise ConfigError(
+                "an API key is given twice",
+                expected="each key once, with all its models",
+                got="the key of an earlier line, or of HEEDFUL_API_KEY",
+                where=where,
+            )
+        keys.append(AccessKey(digest, frozenset(names) if names else None))
     if not keys:
         raise ConfigError("the file holds no API key", expected="KEY or KEY MODEL ... on each line", got="none", where=file)
     return keys

@@ -7,6 +7,10 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+_LONGEST_MESSAGE = 1_000
+_LONGEST_PARAM = 100
+"""Characters: what a client sent may be megabytes long, and need not come back whole."""
+
 
 class ApiError(Exception):
     """A request that is answered with an error.
@@ -25,7 +29,9 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
+        self.status, self.kind, self.code = status, kind, code
+        self.message = message[:_LONGEST_MESSAGE]
+        self.param = None if param is None else param[:_LONGEST_PARAM]
         self.headers = dict(headers or {})
 
     @property

@@ -222,7 +222,10 @@ class EngineThread:
                 self._take_commands(wait=not any(running.jobs for running in self._running.values()))
                 for name in self._running:
                     if self._running[name].jobs and not self._closing:
-                        self._step(name)
+                        try:
+                            self._step(name)
+                        except Exception as error:  # this thread must live: without it every request would wait for ever
+                            self._give_up(name, error)
         finally:
             for running in self._running.values():
                 for job in set(running.jobs.values()):
@@ -268,11 +271,7 @@ class EngineThread:
     def _step(self, name: str) -> None:
         running = self._running[name]
         self._end_late_jobs(running)
-        try:
-            steps = running.engine.step()
-        except Exception as error:
-            self._give_up(name, error)
-            return
+        steps = running.engine.step()
         self.num_steps += 1
         arrived: dict[Job, tuple[list[tuple[int, Piece]], int]] = {}
         stopped: list[int] = []

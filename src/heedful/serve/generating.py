@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from heedful.model.engine.sampling import Sampling, request_seeds
-from heedful.serve.api_errors import invalid, too_long
+from heedful.serve.api_errors import invalid, too_late, too_long
 from heedful.serve.choice import Choice, Ending, Piece, TokenLogprob
 from heedful.serve.engine_thread import Job
 from heedful.serve.request_bodies import GenerationBody
@@ -55,9 +55,8 @@ def new_job(
     bias = {int(token): value for token, value in body.logit_bias.items()}
     if unknown := [token for token in bias if token >= served.num_tokens]:
         raise invalid(f"logit_bias: the model knows token ids below {served.num_tokens}, got {unknown[0]}", "logit_bias")
-    asked: list[tuple[Sequence[int], Sampling, Sequence[int]]] = []
-    for tokens, most in prompts:
-        sampling = Sampling(
+    samplings = {  # one object for many prompts: the engine looks at each object once
+        most: Sampling(
             max_tokens=most,
             temperature=body.temperature,
             top_k=body.top_k,
@@ -68,8 +67,12 @@ def new_job(
             top_logprobs=likeliest or 0,
             stop_tokens=served.ends,
         )
+        for most in {most for _, most in prompts}
+    }
+    asked: list[tuple[Sequence[int], Sampling, Sequence[int]]] = []
+    for tokens, most in prompts:
         seed = secrets.randbits(63) if body.seed is None else body.seed % 2**64
-        asked.append((tokens, sampling, request_seeds(seed, stream="serve", count=body.count)))
+        asked.append((tokens, samplings[most], request_seeds(seed, stream="serve", count=body.count)))
     keep = likeliest is not None
     choices = [
         Choice(served.token_text, body.stop_strings, keep_logprobs=keep, drop_space=drop_space, frame=frame)
@@ -134,14 +137,18 @@ def best(written: Sequence[Written], n: int) -> list[Written]:
 
 
 async def while_connected(request: Request, work: Awaitable[_Result]) -> _Result:
-    """Do the work, or end it as soon as the client is gone. Raises ClientDisconnect."""
+    """Do the work, or end it as soon as the client is gone or the request's time is over. Raises ClientDisconnect, ApiError."""
+    state: ServingState = request.app.state.serving
+    left = request.scope["state"]["started"] + state.limits.seconds - time.monotonic()
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait({working, leaving}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if leaving.done():
             raise ClientDisconnect
-        return working.result()
+        raise too_late(state.limits.seconds)
     finally:
         leaving.cancel()
         if working.cancel():

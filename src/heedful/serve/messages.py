@@ -44,6 +44,8 @@ def _text_of(content: Any, where: str) -> str:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             got = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise invalid(f"{where}: only parts of type text are supported, got {got!r}", where, "unsupported_parameter")
+        if others := sorted(name for name, value in part.items() if name not in ("type", "text") and value is not None):
+            raise invalid(f"{where}: {others[0]} of a part is not supported", where, "unsupported_parameter")
         texts.append(part["text"])
     return "".join(texts)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.requests import Request
 
+from heedful.sent_json import read_json
 from heedful.serve.api_errors import ApiError, invalid
 
 MOST_BODY_BYTES = 8_000_000
@@ -16,8 +17,8 @@ BODY_SECONDS = 60
 MOST_CHOICES = 1_024
 """Responses that one request may ask for, all prompts together."""
 MOST_STOP_STRINGS = 4
-_MOST_DIGITS = 12
-"""Of a token id. Python refuses to read numbers of thousands of digits."""
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
+"""One spelling for each id, and not so many digits that Python refuses to read them."""
 _LOWEST_TEMPERATURE = 1e-4  # below, the likeliest token is taken
 
 UNSUPPORTED = {
@@ -42,6 +43,7 @@ UNSUPPORTED = {
 """Fields of OpenAI's API that are refused, with the reason."""
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, Field(le=2**31 - 1)]
 Messages = list[dict[str, Any]]
 
 
@@ -75,7 +77,7 @@ class GenerationBody(_Body):
     reward_model: str | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1)
+    top_k: Count | None = Field(None, ge=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[str, float] = Field(default_factory=dict)
@@ -105,7 +107,7 @@ class GenerationBody(_Body):
     @classmethod
     def _biases(cls, value: dict[str, float]) -> dict[str, float]:
         for token, bias in value.items():
-            if not (token.isascii() and token.isdigit() and len(token) <= _MOST_DIGITS):
+            if not _TOKEN_ID.fullmatch(token):
                 raise ValueError(f"keys are token ids, got {token[:40]!r}")
             if not -100 <= bias <= 100:
                 raise ValueError(f"biases are between -100 and 100, got {bias:g}")
@@ -141,7 +143,7 @@ class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
     prompt: Any
-    max_tokens: int | None = Field(None, ge=0)
+    max_tokens: Count | None = Field(None, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -161,6 +163,8 @@ class CompletionBody(GenerationBody):
             raise _field_error("prompt", f"at most {MOST_CHOICES} responses in one request")
         if self.echo and self.reward_model is not None:
             raise _field_error("echo", "echo and reward_model do not go together")
+        if self.max_tokens == 0 and self.reward_model is not None:
+            raise _field_error("max_tokens", "without new tokens there is nothing for the reward model to compare")
         return self
 
 
@@ -168,8 +172,8 @@ class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
     messages: Messages = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: Count | None = Field(None, ge=1)
+    max_completion_tokens: Count | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -238,10 +242,8 @@ async def read_body(request: Request, kind: type[BodyType]) -> BodyType:
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {BODY_SECONDS} s", code="request_timeout") from None
     try:
-        body = json.loads(sent)
-        if b"\\ud" in sent.lower():  # half of a surrogate pair is no character
-            json.dumps(body, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        body = read_json(sent)
+    except ValueError as error:
         raise invalid(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise invalid(f"expected a JSON object, got {type(body).__name__}", code="invalid_json")

@@ -138,12 +138,16 @@ def _look(
 ) -> None:
     """Offer models that are finished while the server runs. One that cannot be loaded is reported once."""
     refused: set[Path] = set()
+    problem = ""
     while later is not None and not stop.wait(SECONDS_BETWEEN_LOOKS):
         try:
             sources = [one for one in later() if one.name not in server.names and one.folder not in refused]
         except HeedfulError as error:  # for example while heedful.toml is being edited
-            say(str(error))
-            return
+            if str(error) != problem:
+                problem = str(error)
+                say(problem)
+            continue
+        problem = ""
         for source in sources:
             try:
                 server.add(load(source, precision))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -98,6 +99,7 @@ class _Guard:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
+        scope["state"]["started"] = time.monotonic()
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
             scope["state"]["key"] = self._key(headers)
@@ -116,8 +118,12 @@ class _Guard:
     def _key(self, headers: Mapping[bytes, str]) -> AccessKey | None:
         if self._state.keys:
             return key_of(headers.get(b"authorization", ""), self._state.keys)
-        host = urlsplit(f"//{headers.get(b'host', '')}").hostname or ""
-        if not is_loopback(host):
+        host = headers.get(b"host", "")
+        try:
+            is_ours = is_loopback(urlsplit(f"//{host}").hostname or "")
+        except ValueError:  # half of an IPv6 address
+            is_ours = False
+        if not is_ours:
             message = f"without API keys the server answers to localhost only, not to {host!r}"
             raise ApiError(403, message, kind="permission_error", code="host_not_allowed")
         return None
@@ -126,6 +132,7 @@ class _Guard:
 async def _on_http(request: Request, error: Exception) -> Response:
     """Addresses and methods that do not exist."""
     assert isinstance(error, HTTPException)
+    request.app.state.serving.metrics.requests.labels("unknown", str(error.status_code)).inc()
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     message = f"Unknown request URL: {request.method} {request.url.path}" if code == "unknown_url" else error.detail
     return ApiError(error.status_code, message, code=code, headers=error.headers).response()

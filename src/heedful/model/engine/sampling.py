@@ -176,8 +176,9 @@ def _draw_chunk(
         drawn = _invert(weights, sums, cumulative, numbers)
     else:
         changed = scores.clone()
-        for token, bias in sampling.logit_bias.items():
-            changed[:, token] += bias
+        if sampling.logit_bias:
+            biased = torch.tensor(list(sampling.logit_bias), device=logits.device)
+            changed[:, biased] += torch.tensor(list(sampling.logit_bias.values()), device=logits.device)
         for row, history in enumerate(histories):
             seen, times = torch.tensor(history, dtype=torch.int64, device=logits.device).unique(return_counts=True)
             changed[row, seen] -= sampling.presence_penalty + sampling.frequency_penalty * times
