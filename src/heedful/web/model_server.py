@@ -22,14 +22,28 @@ SILENT_SECONDS = 300.0
 LIST_SECONDS = 10.0
 """How long a list of models is kept."""
 LONGEST_LINE = 4_000_000
+_WHEN_TO_RETRY = ("Retry-After", "Retry-After-Ms", "X-Should-Retry")
+"""Headers of refusals that OpenAI's clients obey."""
 
 
 class ModelServerError(StorageError):
-    """The model server does not answer, or answers wrongly. ``status``: the status of its answer, if there was one."""
+    """The model server does not answer, or answers wrongly.
 
-    def __init__(self, message: str, *, got: str | None = None, status: int | None = None, body: Any = None) -> None:
+    status: of its answer, if there was one. said: its own error, if it sent one, with OpenAI's four keys. headers: those that
+    say when to try again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        got: str | None = None,
+        status: int | None = None,
+        said: Mapping[str, str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message, got=got, next_step="check the model server, or try again in a while")
-        self.status, self.body = status, body
+        self.status, self.said, self.headers = status, said, dict(headers or {})
 
     @property
     def context_exceeded(self) -> bool:
@@ -82,7 +96,7 @@ class ModelServer:
             async with self._client(httpx.Timeout(CONNECT_SECONDS)) as client:
                 response = await client.get(self.address + "/models")
             if response.status_code != 200:
-                raise _refusal(response.status_code, response.text)
+                raise _refusal(response, response.text)
             rows = response.json()["data"]
             # Heedful's server also lists reward models, which only score.
             names = [row["id"] for row in rows if isinstance(row["id"], str) and row["id"] and row.get("kind") != "reward"]
@@ -107,16 +121,39 @@ def _tls() -> ssl.SSLContext:
 async def refusal_of(response: httpx.Response) -> ModelServerError:
     """The error that the server sent instead of an answer."""
     text = (await response.aread()).decode(errors="replace")
-    return _refusal(response.status_code, text)
+    return _refusal(response, text)
 
 
-def _refusal(status: int, text: str) -> ModelServerError:
+def _refusal(response: httpx.Response, text: str) -> ModelServerError:
     try:
-        body = json.loads(text)
-        said = str(body["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        body, said = None, text[:200]
-    return ModelServerError("the model server refused", got=f"{status}: {said[:500]}", status=status, body=body)
+        said = error_of(json.loads(text))
+    except (ValueError, RecursionError):
+        said = None
+    status = response.status_code
+    got = f"{status}: {text[:200] if said is None else (said['message'] or '')[:500]}"
+    headers = {name: response.headers[name] for name in _WHEN_TO_RETRY if name in response.headers}
+    return ModelServerError("the model server refused", got=got, status=status, said=said, headers=headers)
+
+
+def error_of(body: Any) -> dict[str, str | None] | None:
+    """The error in an answer or event, with OpenAI's four keys; None if it holds none.
+
+    Some servers give the error without ``error`` around it, as a mere text, with a number as code, or as FastAPI's ``detail``.
+    """
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error", body if body.get("object") == "error" else body.get("detail"))
+    if error is None:
+        return None
+    keys = error if isinstance(error, dict) else {"message": error}
+    message = keys.get("message")
+    texts = {name: None if keys.get(name) is None else str(keys[name]) for name in ("param", "code")}
+    kind = keys.get("type")
+    return {
+        "message": message if isinstance(message, str) else json.dumps(message),
+        "type": kind if isinstance(kind, str) else "invalid_request_error",
+        **texts,
+    }
 
 
 def _silent(error: httpx.HTTPError) -> ModelServerError:

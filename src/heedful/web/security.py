@@ -35,6 +35,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    # A shared conversation is for those who have its link, not for search engines.
+    "X-Robots-Tag": "noindex, nofollow",
 }
 STRICT_TRANSPORT = "max-age=31536000"
 

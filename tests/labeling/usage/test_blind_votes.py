@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import update
 from tests.labeling.labeling import add_person
 from tests.labeling.usage.talk import ALPHA, BETA, answer_all, begin, compare
 
 from heedful.errors import ConflictError, DataError, MissingError
 from heedful.evaluate.vote_sources import Selection, votes_of_file
 from heedful.labeling.database.connection import Database
+from heedful.labeling.database.usage_tables import conversation_turn
 from heedful.labeling.usage import blind_votes, consent, conversations
 from heedful.labeling.usage.blind_votes import Cast, given_away_by, names_of
 from heedful.labeling.usage.usage_export import playground_rows
@@ -121,6 +123,20 @@ def test_the_table_is_what_evaluate_votes_reads(database: Database, tmp_path: Pa
     assert [(v.model_a, v.model_b, v.outcome) for v in votes.votes] == expected
     assert [v.labeler for v in votes.votes] == ["p-1", "p-2", "p-1", "p-1"]
     assert votes.votes[0].lengths == (11.0, 13.0)
+
+
+def test_the_text_of_a_flagged_turn_is_not_in_the_table(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "votes.csv"
+    with database.write() as connection, path.open("w", newline="", encoding="utf-8") as file:
+        me = add_person(connection, "p-1")
+        view = begin(connection, me, "Write to anna@example.org", layout="compare", models=(ALPHA, BETA))
+        connection.execute(update(conversation_turn).values(flags=["personal data: email"]))
+        answer_all(connection, view, "The Rhine.", "The Nile.")
+        blind_votes.vote(connection, view.turns[0].id, me, choice="answer", position=0)
+        blind_votes.write_csv(blind_votes.votes_cast(connection), file)
+    assert "anna" not in path.read_text()
+    votes = votes_of_file(path, Selection(), {})
+    assert (len(votes.votes), len(votes.bad)) == (1, 0)
 
 
 def test_users_from_outside_are_a_group_of_their_own(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
@@ -12,16 +13,21 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from tests.labeling.usage.talk import answer_all, begin
 from tests.web.fake_models import ANSWERS, HOSTILE, NAMES, FakeModels
 from tests.web.served import served
 from tests.web.site import Browser, Site, make_site
 
+from heedful.labeling.people import accounts
 from heedful.labeling.usage import conversations, misuse
 from heedful.labeling.usage.conversations import ConversationView
 from heedful.project.project import init_project
 from heedful.web.model_server import ModelServer, base_address
-from heedful.web.playground.streaming import TOO_LONG
+from heedful.web.playground.streaming import TOO_LONG, Writing
 
 GENEROUS = 60.0
 ALPHA, BETA = "acme/alpha-7b", "acme/beta-2"
@@ -336,6 +342,56 @@ def test_the_stop_button_keeps_what_there_is(site: Site) -> None:
     assert answer.state == "stopped"
     assert answer.text.startswith("word")
     assert view_of(site, me, number).can_continue
+
+
+def test_an_answer_that_never_began_can_be_asked_for_again(site: Site, models: FakeModels) -> None:
+    """A page that is reloaded at once leaves before the first word."""
+    me = site.browser(site.person())
+    number = start(me)
+    (answer,) = view_of(site, me, number).turns[0].answers
+    with site.database.write() as connection:
+        ask = conversations.begin_answer(connection, answer.id, me.person_id)
+
+    async def leave() -> None:
+        writing = Writing(models.in_process(), site.database, ask)
+        unread = writing.events()
+        await unread.aclose()
+        await writing.keep()
+
+    asyncio.run(leave())
+    assert "Try again" in me.get(f"/playground/{number}").text
+    assert "".join(event.get("text", "") for event in stream(me, answer.id)) == ANSWERS[ALPHA]
+
+
+@pytest.mark.parametrize("lines", [[], ['data: {"choices": [{"delta": {"content": "Riv"}, "finish_reason": null}]}']])
+def test_half_an_answer_is_not_taken_for_a_whole_one(site: Site, lines: list[str]) -> None:
+    async def answer(request: Request) -> Response:
+        return Response("".join(f"{line}\n\n" for line in lines), media_type="text/event-stream")
+
+    async def names(request: Request) -> Response:
+        return JSONResponse({"data": [{"id": ALPHA}]})
+
+    fake = Starlette(routes=[Route("/v1/models", names), Route("/v1/chat/completions", answer, methods=["POST"])])
+    site.app.state.model_server = ModelServer("http://models/v1", transport=httpx.ASGITransport(app=fake))
+    me = site.browser(site.person())
+    (answer_view,) = view_of(site, me, start(me)).turns[0].answers
+    assert stream(me, answer_view.id)[-1]["state"] == "failed"
+
+
+def test_a_shared_link_ends_with_its_owners_account(site: Site, models: FakeModels) -> None:
+    me, nobody = site.browser(site.person()), site.nobody()
+    number = start(me)
+    answered(site, me, number)
+    me.post(f"/playground/{number}/share", {"do": "share"})
+    path = f"/playground/shared/{view_of(site, me, number).share_token}"
+    shown = nobody.get(path)
+    assert shown.status_code == 200
+    assert "noindex" in shown.headers["x-robots-tag"]
+    admin = site.person("admin")
+    with site.database.write() as connection:
+        accounts.disable(connection, me.person_id, by=admin)
+    assert nobody.get(path).status_code == 404
+    assert nobody.get(path.replace("/playground/shared", "/api/v1/shared")).status_code == 404
 
 
 def test_whole_answers_are_rendered(site: Site, models: FakeModels) -> None:

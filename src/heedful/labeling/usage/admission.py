@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from heedful.labeling.database.connection import Database
 from heedful.labeling.database.usage_tables import api_request
-from heedful.labeling.usage.api_keys import ApiKey, Scope, with_secret
+from heedful.labeling.usage.api_keys import TAG, ApiKey, Scope, with_secret
 
 MINUTE, DAY, MONTH = 60.0, 86_400.0, 30 * 86_400.0
 
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def admit(database: Database, secret: str, scope: Scope, *, used_for: str | None = None, now: float | None = None) -> Admitted:
-    """Admit a request with this key and count it. Raises KeyRefusedError (401, 403, 429)."""
+    """Admit a request with this key and count it. Raises KeyRefusedError (400, 401, 403, 429)."""
     with database.read() as connection:  # refuses most bad requests without waiting for a turn to write
         key = _working(with_secret(connection, secret), scope, used_for)
         _within_limits(connection, key, _now(now))
@@ -99,6 +99,8 @@ def _working(key: ApiKey | None, scope: Scope, used_for: str | None) -> ApiKey:
         raise KeyRefusedError(401, "invalid_api_key", "this API key does not exist, or was revoked")
     if scope not in key.scopes:
         raise KeyRefusedError(403, "scope", f"this API key may not be used for {scope}, only for {', '.join(key.scopes)}")
+    if used_for is not None and not TAG.fullmatch(used_for):
+        raise KeyRefusedError(400, "use", "a use is named by a tag of at most 40 small letters, digits, - and _")
     if used_for is not None and key.uses and used_for not in key.uses:
         raise KeyRefusedError(403, "use", f"this API key is not for that use, only for {', '.join(key.uses)}")
     return key

@@ -25,7 +25,8 @@ PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 PREFIX = "hk-"
 _BEGINNING = 8
-_TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+"""A tag of allowed use."""
 _MOST = 2**31 - 1
 
 
@@ -52,7 +53,7 @@ class NewKey:
         _require(self.purpose in PURPOSES, f"one of {', '.join(PURPOSES)}", repr(self.purpose))
         scopes = set(self.scopes)
         _require(bool(scopes) and scopes <= set(SCOPES), f"scopes among {', '.join(SCOPES)}", ", ".join(self.scopes) or "none")
-        unfit = [tag for tag in self.uses if not _TAG.fullmatch(tag)]
+        unfit = [tag for tag in self.uses if not TAG.fullmatch(tag)]
         _require(not unfit, "tags of small letters, digits, - and _", ", ".join(unfit))
         _require(len(self.uses) <= 20, "at most 20 tags", str(len(self.uses)))
         limits = (("requests a minute", self.per_minute), ("requests a day", self.per_day))

@@ -149,12 +149,16 @@ def names_of(model: str) -> list[str]:
 
 
 def votes_cast(connection: Connection, *, gave_away: bool = True) -> Iterator[Cast]:
-    """All votes, oldest first, except on turns that were opted out; ``gave_away`` False also leaves out marked votes."""
+    """All votes, oldest first, except on turns that were opted out; ``gave_away`` False also leaves out marked votes.
+
+    The text of a flagged turn, which may name a person, is left out.
+    """
     query = (
         select(
             model_vote,
             conversation_turn.c.key,
             conversation_turn.c.text,
+            conversation_turn.c.flags,
             person.c.pseudonym,
             person.c.role,
             person.c.group_name,
@@ -177,7 +181,7 @@ def votes_cast(connection: Connection, *, gave_away: bool = True) -> Iterator[Ca
         places = connection.execute(answers.order_by(turn_answer.c.position)).all()
         yield Cast(
             turn_key=row["key"],
-            prompt=row["text"],
+            prompt="" if row["flags"] else row["text"],
             at=row["created"],
             labeler=row["pseudonym"],
             group=shown_group(row["role"], row["group_name"]),

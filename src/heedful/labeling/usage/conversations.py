@@ -18,7 +18,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 
 from heedful.conversation import Turn
 from heedful.errors import ConflictError, DataError, MissingError
-from heedful.labeling.database.tables import assignment
+from heedful.labeling.database.tables import assignment, person
 from heedful.labeling.database.usage_tables import answer_feedback, conversation, conversation_turn, model_vote, turn_answer
 from heedful.labeling.queue.kinds import refuse_unstorable
 
@@ -373,8 +373,9 @@ def own(connection: Connection, conversation_id: int, person_id: int, *, lock: b
 
 
 def shared(connection: Connection, token: str) -> ConversationView:
-    """The conversation with this share address. Raises MissingError."""
-    query = select(conversation).where(conversation.c.share_token == token)
+    """The conversation with this share address. Raises MissingError, also if its owner's account is disabled."""
+    owned = conversation.join(person, conversation.c.person_id == person.c.id)
+    query = select(conversation).select_from(owned).where(conversation.c.share_token == token, person.c.disabled.is_(None))
     return _view(connection, connection.execute(query).mappings().one_or_none())
 
 

@@ -236,9 +236,9 @@ async def write(visit: Visiting, request: Request, answer_id: Id) -> Any:
     """
     _, writing = await begin_writing(visit, answer_id)
     if wants_events(request):
-        return ClosingStream(as_events(writing))
+        return ClosingStream(as_events(writing), writing.keep)
     message: str | None = None
-    async for event in writing:
+    async for event in writing.events():
         message = event.get("message", message)
     return await run_in_threadpool(_wrote, visit, answer_id, message)
 

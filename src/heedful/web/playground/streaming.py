@@ -44,14 +44,14 @@ async def stream(visit: Visiting, request: Request, answer_id: Id) -> Response:
     """Let the model write a waiting answer."""
     conversation_id, writing = await begin_writing(visit, answer_id)
     if wants_events(request):
-        return ClosingStream(as_events(writing))
-    async for _ in writing:
+        return ClosingStream(as_events(writing), writing.keep)
+    async for _ in writing.events():
         pass
     return visit.go(f"/playground/{conversation_id}#answer-{answer_id}")
 
 
-async def begin_writing(visit: Visit, answer_id: int) -> tuple[int, AsyncGenerator[dict[str, Any], None]]:
-    """Claim one's own answer; return its conversation and its events. Reading the events makes the model write.
+async def begin_writing(visit: Visit, answer_id: int) -> tuple[int, Writing]:
+    """Claim one's own answer; return its conversation, and the answer to be written.
 
     Raises MissingError if there is no model server or no such answer, ConflictError if the answer is not waiting.
     """
@@ -59,7 +59,7 @@ async def begin_writing(visit: Visit, answer_id: int) -> tuple[int, AsyncGenerat
     if server is None:
         raise MissingError("no model server is set", next_step="ask an admin")
     conversation_id, ask = await run_in_threadpool(_begun_answer, visit, answer_id)
-    return conversation_id, written(server, visit.database, ask)
+    return conversation_id, Writing(server, visit.database, ask)
 
 
 def wants_events(request: Request) -> bool:
@@ -74,10 +74,10 @@ def _begun_answer(visit: Visit, answer_id: int) -> tuple[int, Ask]:
     return view.id, ask
 
 
-async def as_events(writing: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+async def as_events(writing: Writing) -> AsyncGenerator[bytes, None]:
     """The events of an answer as server-sent events."""
-    async with aclosing(writing):
-        async for event in writing:
+    async with aclosing(writing.events()) as events_of:
+        async for event in events_of:
             yield b"data: " + json.dumps(event).encode() + b"\n\n"
 
 
@@ -104,42 +104,68 @@ async def _begun(server: ModelServer, path: str, body: dict[str, Any]) -> AsyncI
         body = body | {"max_tokens": most // 2}
 
 
-async def written(server: ModelServer, database: Database, ask: Ask) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of an answer. However it ends, the answer's row records how and keeps the text so far."""
-    pieces: list[str] = []
-    length = 0
-    state: State = "stopped"
-    reason: str | None = None
-    last: dict[str, Any] | None = None
-    try:
-        path, body = request_body(ask)
-        async with _begun(server, path, body) as response:
+class Writing:
+    """An answer that a model writes. Its row records how it ended and keeps the text so far, however that was.
+
+    An answer without any text counts as failed if its reader leaves, so that it can be asked for again.
+    """
+
+    def __init__(self, server: ModelServer, database: Database, ask: Ask) -> None:
+        self._server, self._database, self._ask = server, database, ask
+        self._pieces: list[str] = []
+        self._state: State | None = None
+        self._reason: str | None = None
+        self._kept = False
+
+    async def events(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Reading the events makes the model write."""
+        last: dict[str, Any] | None = None
+        try:
+            async with aclosing(self._texts()) as texts:
+                async for text in texts:
+                    self._pieces.append(text)
+                    yield {"text": text}
+            self._state = "finished"
+            last = {"state": self._state, "finish_reason": self._reason}
+        except ModelServerError as error:
+            self._state = "failed"
+            said = TOO_LONG if error.context_exceeded else "The model server could not answer. Try again, or tell an admin."
+            last = {"state": self._state, "message": said}
+            log.error("an answer failed: %s %s", error.message, error.got)
+        except HeedfulError:
+            self._state = "failed"
+            raise
+        finally:
+            await self.keep()
+        if last is not None:
+            yield last
+
+    async def keep(self) -> None:
+        """Store the answer, once."""
+        if self._kept:
+            return
+        self._kept = True
+        state = self._state or ("stopped" if self._pieces else "failed")
+        text = "".join(self._pieces)[:LONGEST_ANSWER]
+        with CancelScope(shield=True):
+            await run_in_threadpool(_keep, self._database, self._ask, text, state, self._reason)
+
+    async def _texts(self) -> AsyncGenerator[str, None]:
+        length = 0
+        path, body = request_body(self._ask)
+        async with _begun(self._server, path, body) as response:
             async for data in events(response):
                 if data == "[DONE]":
-                    break
-                text, reason = _piece(data, reason)
+                    return
+                text, self._reason = _piece(data, self._reason)
                 length += len(text)
                 if text:
-                    pieces.append(text)
-                    yield {"text": text}
+                    yield text
                 if length > LONGEST_ANSWER:
-                    reason = "length"
-                    break
-        state = "finished"
-        last = {"state": state, "finish_reason": reason}
-    except ModelServerError as error:
-        state = "failed"
-        said = TOO_LONG if error.context_exceeded else "The model server could not answer. Try again, or tell an admin."
-        last = {"state": state, "message": said}
-        log.error("an answer failed: %s %s", error.message, error.got)
-    except HeedfulError:
-        state = "failed"
-        raise
-    finally:
-        with CancelScope(shield=True):
-            await run_in_threadpool(_keep, database, ask, "".join(pieces)[:LONGEST_ANSWER], state, reason)
-    if last is not None:
-        yield last
+                    self._reason = "length"
+                    return
+        if self._reason is None:
+            raise ModelServerError("the model server broke off", got="an answer without an end")
 
 
 def _piece(data: str, reason: str | None) -> tuple[str, str | None]:

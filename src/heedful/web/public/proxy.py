@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from types import NoneType
+from typing import Any, TypeVar
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from heedful.labeling.database.connection import Database
@@ -25,8 +25,9 @@ from heedful.labeling.usage.admission import Admitted, KeyRefusedError, Outcome
 from heedful.labeling.usage.api_keys import ApiKey, Scope
 from heedful.project.files import bad_character
 from heedful.prompts.personal import find_personal_data
+from heedful.sent_json import read_json
 from heedful.web.closing_stream import ClosingStream
-from heedful.web.model_server import ModelServer, ModelServerError, events, piece_of, refusal_of
+from heedful.web.model_server import ModelServer, ModelServerError, error_of, events, piece_of, refusal_of
 from heedful.web.routing import Routes
 from heedful.web.security import TooLarge, log
 
@@ -38,6 +39,8 @@ _WATCH_SECONDS = 0.2
 _CHARACTERS_OF_TOKEN = 4
 """An estimate, for requests without a token count because the client left."""
 _LONGEST_LOGGED = 400_000
+_PASSED_ON = (400, 404, 413, 415, 422, 429, 503, 504)
+"""Statuses of the model server that are the client's to know; others are a matter between the two servers."""
 
 Value = TypeVar("Value")
 
@@ -50,12 +53,17 @@ def routes(add: Routes) -> None:
 
 
 def error_response(
-    status: int, message: str, *, kind: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """An error in the form that OpenAI's clients expect."""
     usual = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = kind or usual.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
-    error = {"message": message, "type": kind, "param": None, "code": code}
+    kind = usual.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
+    error = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": error}, status_code=status, headers=dict(headers or {}))
 
 
@@ -70,6 +78,8 @@ class Call:
     admitted: Admitted
     limiter: CapacityLimiter
     outcome: Outcome = field(default_factory=lambda: Outcome(status=GONE, response=[]))
+    prompt_tokens: int | None = None
+    """An estimate, for a request whose client leaves before the model server has counted."""
     closed: bool = False
 
     @property
@@ -92,8 +102,8 @@ class Call:
     def _log(self) -> None:
         outcome = self.outcome
         texts = [*_texts_of(outcome.request), *outcome.response]
-        if outcome.prompt_tokens is None and outcome.request is not None:
-            outcome.prompt_tokens = math.ceil(sum(map(len, _texts_of(outcome.request))) / _CHARACTERS_OF_TOKEN)
+        if outcome.prompt_tokens is None:
+            outcome.prompt_tokens = self.prompt_tokens
         if texts:
             kinds = sorted({found.kind for text in texts for found in find_personal_data(text[:_LONGEST_LOGGED])})
             outcome.flags = [f"personal data: {kind}" for kind in kinds] + misuse.flags_of(texts, misuse.installed())
@@ -123,8 +133,10 @@ async def _admitted(request: Request, scope: Scope, answer: Callable[[Call], Awa
     call = Call(state.database, admitted, state.api_limiter)
     try:
         response = await answer(call)
-    except TooLarge:
-        call.outcome.status = 413
+    except ClientDisconnect:
+        response = _client_left()
+    except (TooLarge, TimeoutError) as error:
+        call.outcome.status = 413 if isinstance(error, TooLarge) else 408
         await call.close()
         raise
     except BaseException:
@@ -170,20 +182,23 @@ async def complete(request: Request) -> Response:
 
 async def _answered(request: Request, call: Call, path: str, asked: str) -> Response:
     try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        return error_response(400, "the body is not JSON", code="invalid_json")
-    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+        body = read_json(await request.body())
+    except ValueError as error:
+        return error_response(400, f"the body is not JSON: {error}", code="invalid_json")
+    if not isinstance(body, dict) or not isinstance(body.get("model"), str) or bad_character(body["model"]) is not None:
         return error_response(400, "the body must be an object with the name of a model", code="invalid_body")
+    if not isinstance(body.get("stream"), bool | NoneType):
+        return error_response(400, "stream must be true or false", param="stream", code="invalid_type")
     server = _server(request)
     if server is None:
         return _no_server()
     call.outcome.model, call.outcome.streamed = body["model"], body.get("stream") is True
     call.outcome.request = _logged(body.get(asked))
+    call.prompt_tokens = _about_tokens(body.get(asked), call.outcome.request)
     if body.get("stream") is True:
-        return await _streamed(server, call, path, body)
+        return await _streamed(request, server, call, path, body)
     done = await _unless_gone(request, lambda: _whole(server, call, path, body))
-    return done if done is not None else error_response(GONE, "the client left")
+    return done if done is not None else _client_left()
 
 
 async def _whole(server: ModelServer, call: Call, path: str, body: Mapping[str, Any]) -> Response:
@@ -202,42 +217,39 @@ async def _whole(server: ModelServer, call: Call, path: str, body: Mapping[str, 
     return Response(content, media_type="application/json")
 
 
-async def _streamed(server: ModelServer, call: Call, path: str, body: dict[str, Any]) -> Response:
+async def _streamed(request: Request, server: ModelServer, call: Call, path: str, body: dict[str, Any]) -> Response:
     """Begin the stream first, so that a refusal keeps its own status; then pass the events on."""
     options = body.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
     if options is None or isinstance(options, dict):  # the model server refuses other types
         body = body | {"stream_options": {**(options or {}), "include_usage": True}}
     passed = _passed_on(server, call, path, body, wants_usage)
-    try:
-        first = await anext(passed)
-    except ModelServerError as error:
+
+    async def begin() -> bytes | ModelServerError:
+        try:
+            return await anext(passed)
+        except ModelServerError as error:
+            return error
+
+    async def all_of_it(first: bytes) -> AsyncGenerator[bytes, None]:
+        yield first
+        async for piece in passed:
+            yield piece
+
+    async def end() -> None:
         await passed.aclose()
-        response = _from_server(error)
-        call.outcome.status = response.status_code
         await call.close()
-        return response
-    except BaseException:
-        with CancelScope(shield=True):
-            await passed.aclose()
-        raise
 
-    async def all_of_it() -> AsyncGenerator[bytes, None]:
-        async with aclosing(passed):
-            yield first
-            async for piece in passed:
-                yield piece
-
-    return ClosingStream(_closing(all_of_it(), call))
-
-
-async def _closing(source: AsyncGenerator[bytes, None], call: Call) -> AsyncGenerator[bytes, None]:
+    first: bytes | ModelServerError | None = None
     try:
-        async with aclosing(source):
-            async for piece in source:
-                yield piece
+        first = await _unless_gone(request, begin)
     finally:
-        await call.close()
+        if not isinstance(first, bytes):
+            with CancelScope(shield=True):
+                await passed.aclose()
+    if isinstance(first, bytes):
+        return ClosingStream(all_of_it(first), end)
+    return _client_left() if first is None else _from_server(first)
 
 
 async def _passed_on(
@@ -246,7 +258,7 @@ async def _passed_on(
     """The server's events. The usage event is always requested, but passed on only to a client that wants it."""
     texts: dict[int, list[str]] = {}
     pieces = 0
-    begun = False
+    begun = ended = False
     try:
         async with server.post(path, body) as response:
             if response.status_code != 200:
@@ -258,8 +270,16 @@ async def _passed_on(
                     yield b"data: [DONE]\n\n"
                     return
                 chunk = json.loads(data)
-                for choice in chunk.get("choices", ()):
+                problem = error_of(chunk)
+                if problem is not None:
+                    log.error("a stream broke off: the model server sent an error")
+                    call.outcome.status = 502
+                    begun = True
+                    yield _event({"error": problem})
+                    return
+                for choice in chunk.get("choices") or ():
                     text = piece_of(choice)
+                    ended = ended or bool(choice.get("finish_reason"))
                     pieces += bool(text)
                     texts.setdefault(int(choice.get("index", 0)), []).append(text)
                 _count(call, chunk.get("usage"))
@@ -268,15 +288,17 @@ async def _passed_on(
                         continue
                     del chunk["usage"]
                 begun = True
-                yield b"data: " + json.dumps(chunk).encode() + b"\n\n"
+                yield _event(chunk)
+        if not ended:
+            raise ModelServerError("the model server broke off", got="a stream without an end")
         call.outcome.status = 200
     except (ModelServerError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = error if isinstance(error, ModelServerError) else ModelServerError("the model server's answer cannot be read")
+        broken = error if isinstance(error, ModelServerError) else ModelServerError("the model server's answer cannot be read")
         if not begun:
-            raise problem from None
-        log.error("a stream broke off: %s %s", problem.message, problem.got)
+            raise broken from None
+        log.error("a stream broke off: %s %s", broken.message, broken.got)
         call.outcome.status = 502
-        yield b"data: " + bytes(_from_server(problem).body) + b"\n\n"
+        yield b"data: " + bytes(_from_server(broken).body) + b"\n\n"
     finally:
         call.outcome.response = ["".join(parts) for _, parts in sorted(texts.items())]
         if call.outcome.completion_tokens is None:
@@ -310,10 +332,19 @@ def _no_server() -> JSONResponse:
     return error_response(503, "no model server is set; the operator of this API must set one", code="no_model_server")
 
 
+def _client_left() -> JSONResponse:
+    """For the log: nobody reads this response."""
+    return error_response(GONE, "the client left")
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content).encode() + b"\n\n"
+
+
 def _from_server(error: ModelServerError) -> JSONResponse:
     """The response for an error of the model server: its own refusal, or status 502."""
-    if error.status in (400, 404, 413, 422, 429, 503) and isinstance(error.body, dict):
-        return JSONResponse(error.body, status_code=cast("int", error.status))
+    if error.status in _PASSED_ON and error.said is not None:
+        return JSONResponse({"error": error.said}, status_code=error.status, headers=error.headers)
     log.error("the model server: %s %s", error.message, error.status or "")
     return error_response(502, f"{error.message}; try again in a while", code="model_server")
 
@@ -336,13 +367,23 @@ def _logged(asked: object) -> Any:
         return asked
     messages: list[dict[str, str]] = []
     for one in asked:
-        if not isinstance(one, dict) or not isinstance(one.get("role"), str):
+        if not isinstance(one, dict) or not isinstance(one.get("role"), str) or bad_character(one["role"]) is not None:
             return None
         content = one.get("content")
         if isinstance(content, list):
             content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
         messages.append({"role": one["role"], "content": content if isinstance(content, str) else ""})
     return messages
+
+
+def _about_tokens(asked: object, logged: Any) -> int | None:
+    """About how many tokens a prompt has; exactly, if it is given as token ids. None if it cannot be said."""
+    if logged is not None:
+        return math.ceil(sum(map(len, _texts_of(logged))) / _CHARACTERS_OF_TOKEN)
+    if not isinstance(asked, list):
+        return None
+    rows = [row for row in asked if isinstance(row, list)]
+    return sum(map(len, rows)) if rows else len(asked)
 
 
 def _texts_of(asked: Any) -> list[str]:
