@@ -146,10 +146,11 @@ class RoundsConfig:
     last round's policy is above 50 % (ours)."""
     largest_drop: float = 2.0
     """The most that any of the miniature's benchmarks may fall below the last round's policy, in points (hundredths of the
-    score), for a new policy to be accepted (ours)."""
+    score), for a new policy to be accepted (ours). A drop whose 95 % interval holds 0 may be chance and does not count."""
     benchmarks: dict[str, float] = field(default_factory=dict[str, float])
     """Public benchmarks in the rule, and how many points each may fall below the last round's policy for a new policy to be
-    accepted: `benchmarks = {squad_v2 = 3.0, "drop.few-shot" = 3.0}`. `[evaluate] benchmark_items` items of each are asked."""
+    accepted: `benchmarks = {squad_v2 = 3.0, "drop.few-shot" = 3.0}`. `[evaluate] benchmark_items` items of each are asked. A
+    drop whose 95 % interval holds 0 may be chance and does not count."""
     benchmark_data: str = "data/benchmarks"
     """Folder with their data, absolute or relative to the project, as `heedful evaluate benchmarks --data` reads it."""
 

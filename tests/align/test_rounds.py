@@ -8,13 +8,15 @@ import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
-from heedful.align.round_benchmarks import _row, task_and_setting
-from heedful.align.round_decision import verdict
+from heedful.align.round_benchmarks import _row, interval_of_drop, task_and_setting
+from heedful.align.round_decision import verdict, with_intervals_if
 from heedful.align.round_intake import votes_as_rankings
+from heedful.align.round_steps import _measured
 from heedful.align.rounds import Opened, rows_of_round, with_rule
 from heedful.align.stages import STAGES, Input, config_of
 from heedful.align.status import _change_in_points
@@ -173,6 +175,10 @@ def fell(points: float, metric: str = "accuracy") -> RoundBenchmark:
     return {"name": "reading", "metric": metric, "policy": 0.5 - points / 100, "against": 0.5, "drop": points}
 
 
+def within(row: RoundBenchmark, low: float | None, high: float | None) -> RoundBenchmark:
+    return {**row, "drop_low": low, "drop_high": high}
+
+
 @pytest.mark.parametrize(
     ("estimate", "benchmarks", "accepted", "words"),
     [
@@ -181,6 +187,24 @@ def fell(points: float, metric: str = "accuracy") -> RoundBenchmark:
         (wins(0.55, 0.51, 0.59), [fell(-1.0)], True, "none fell"),
         (wins(0.55, 0.51, 0.59), [fell(2.5)], False, "reading fell by 2.5 points; the rule allows 2"),
         (wins(0.55, 0.51, 0.59), [fell(9.0, "entropy (bits)")], True, "no benchmark was measured"),
+        (
+            wins(0.55, 0.51, 0.59),
+            [within(fell(3.5), -0.5, 7.5)],
+            True,
+            "reading fell by 3.5 points; the rule allows 2, 95 % interval -0.5 to 7.5: it holds 0, so this may be chance",
+        ),
+        (wins(0.55, 0.51, 0.59), [within(fell(3.5), 0.0, 7.0)], True, "it holds 0"),
+        (
+            wins(0.55, 0.51, 0.59),
+            [within(fell(3.5), 0.5, 6.5)],
+            False,
+            "reading fell by 3.5 points; the rule allows 2, 95 % interval 0.5 to 6.5",
+        ),
+        (wins(0.55, 0.51, 0.59), [within(fell(3.5), None, None)], False, "reading fell by 3.5 points; the rule allows 2"),
+        # A drop that is surely there and smaller than allowed is allowed.
+        (wins(0.55, 0.51, 0.59), [within(fell(1.5), 1.0, 2.0)], True, "no benchmark fell by more than the 2 points"),
+        (wins(0.55, 0.51, 0.59), [within(fell(9.0), -1.0, 19.0), within(fell(3.0), 1.0, 5.0)], False, "1.0 to 5.0"),
+        (wins(0.55, 0.50, 0.60), [within(fell(3.5), -0.5, 7.5)], False, "and this one is not"),
         (wins(0.55, 0.50, 0.60), [fell(0.0)], False, "an interval above 50 %, and this one is not"),
         (wins(0.40, 0.35, 0.45), [], False, "40.0 % of comparisons (95 % interval 35.0 to 45.0 %)"),
         (wins(0.90, math.nan, math.nan), [], False, "interval unknown"),
@@ -211,6 +235,37 @@ def test_a_drop_of_just_what_is_allowed_is_allowed() -> None:
         assert not verdict(wins(0.55, 0.51, 0.59), [far], confidence=0.95, largest_drop=2.0)[0]
 
 
+def test_a_round_that_began_with_an_earlier_version_keeps_its_rule() -> None:
+    rows = [within(fell(3.5), -0.5, 7.5), within(public("rte", "accuracy", 0.5, 0.47, 1.0), -2.0, 8.0)]
+    better = wins(0.55, 0.51, 0.59)
+    for row in rows:
+        assert verdict(better, with_intervals_if(True, [row]), confidence=0.95, largest_drop=2.0)[0]
+        assert not verdict(better, with_intervals_if(False, [row]), confidence=0.95, largest_drop=2.0)[0]
+
+
+def test_the_interval_of_a_drop_is_that_of_the_change_turned_round() -> None:
+    def change(low: float, high: float) -> Estimate:
+        return Estimate((low + high) / 2, low, high, 200, 0.01)
+
+    assert interval_of_drop(change(-0.075, 0.005), 100) == {"drop_low": -0.5, "drop_high": 7.5}
+    assert interval_of_drop(change(-1.5, 0.0), 1.0) == {"drop_low": 0.0, "drop_high": 1.5}  # BLEU is in points
+    assert str(interval_of_drop(change(-1.5, 0.0), 1.0)["drop_low"]) == "0.0"  # not -0.0, which a reader would ask about
+    assert interval_of_drop(change(math.nan, math.nan), 100) == {"drop_low": None, "drop_high": None}
+
+
+def test_a_drop_is_paired_by_item() -> None:
+    # 200 items: the new policy loses 12 that the current one has right, and wins 5. By hand, with the variance of a
+    # difference of -1, 0 or 1: sqrt((17 / 200 - 0.035**2) / 200) = 2.05 points. Two independent models with these scores
+    # would have sqrt((0.5 * 0.5 + 0.465 * 0.535) / 200) = 4.99.
+    current = [1.0] * 100 + [0.0] * 100
+    policy = [0.0] * 12 + [1.0] * 88 + [1.0] * 5 + [0.0] * 95
+    item = SimpleNamespace(name="reading", description="", items=(None,) * 200, kind="choice")
+    found = _measured(item, [("current", current), ("policy", policy)], seed=0)  # pyright: ignore[reportArgumentType]
+    assert found["drop_low"] == pytest.approx(3.5 - 1.96 * 2.05, abs=0.5)
+    assert found["drop_high"] == pytest.approx(3.5 + 1.96 * 2.05, abs=0.5)
+    assert [row["score"] for row in found["scores"]] == [0.5, 0.465]
+
+
 def unscored(policy: float | None, against: float | None) -> RoundBenchmark:
     return {"name": "quac", "metric": "f1", "policy": policy, "against": against, "drop": None, "allowed": 1.0}
 
@@ -224,6 +279,17 @@ def unscored(policy: float | None, against: float | None) -> RoundBenchmark:
             "squad_v2: f1 fell by 12.5, from 50.0 to 37.5; the rule lets it fall by 12.5 points, and it did not fall further",
         ),
         ([public("squad_v2", "f1", 0.5, 0.375, 12.0)], False, "lets it fall by 12 points, and it fell further"),
+        (
+            [within(public("squad_v2", "f1", 0.5, 0.375, 12.0), -0.5, 25.5)],
+            True,
+            "12 points, and it fell further, 95 % interval -0.5 to 25.5: it holds 0, so this may be chance and does not count",
+        ),
+        (
+            [within(public("squad_v2", "f1", 0.5, 0.375, 12.0), 5.5, 19.5)],
+            False,
+            "and it fell further, 95 % interval 5.5 to 19.5",
+        ),
+        ([within(public("squad_v2", "f1", 0.5, 0.375, 12.5), 5.5, 19.5)], True, "and it did not fall further"),
         ([public("wmt15_fr_en", "bleu", 20.5, 18.0, 2.0)], False, "bleu fell by 2.5, from 20.5 to 18.0"),
         ([public("rte", "accuracy", 0.5, 0.6, 0.0), public("sst", "accuracy", 0.5, 0.5, 0.0)], True, "accuracy rose by 10.0"),
         ([public("rte", "accuracy", 0.5, 0.6, 0.0), fell(2.5)], False, "reading fell by 2.5 points; the rule allows 2"),
@@ -254,8 +320,10 @@ def test_a_benchmark_without_a_score_is_null_and_said_to_be_unknown() -> None:
         )  # fmt: skip
 
     scores = {("policy", "quac"): score("policy", math.nan), ("current", "quac"): score("current", 0.5)}
-    row = _row("quac", 1.0, scores)
-    assert row == {"name": "quac", "metric": "f1", "policy": None, "against": 0.5, "drop": None, "allowed": 1.0}
+    row = _row("quac", 1.0, scores, Estimate(math.nan, math.nan, math.nan, 0, math.nan))
+    assert row == within(
+        {"name": "quac", "metric": "f1", "policy": None, "against": 0.5, "drop": None, "allowed": 1.0}, None, None
+    )
     json.dumps(row, allow_nan=False)
     assert (_change_in_points(row), _change_in_points(public("rte", "accuracy", 0.5, 0.6, 1.0))) == ("unknown", "+10.0")
 

@@ -82,6 +82,9 @@ def test_three_rounds(first: Path, whole: Path) -> None:
     # Round 3 goes on from what round 2 left, whatever it decided.
     assert results["rounds"][1]["against"] == results["rounds"][0]["current"]
     assert results["rounds"][0]["choose"] == "disagreement"
+    for row in [row for one in results["rounds"] for row in one["benchmarks"]]:
+        assert row["drop_low"] <= row["drop"] + 1e-9
+        assert row["drop"] <= row["drop_high"] + 1e-9
     assert [one.policy for one in ended_rounds(whole / "runs")[1:]] == [row["current"] for row in results["rounds"]]
     inputs = json.loads((whole / "runs" / "policy_3-1" / "stage.json").read_text())["inputs"]
     state = json.loads((whole / "runs" / f"{results['rounds'][0]['current']}-1" / "stage.json").read_text())

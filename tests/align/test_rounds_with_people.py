@@ -131,6 +131,7 @@ def test_public_benchmarks_are_in_the_decision_the_status_and_the_report(journey
     ]
     for row in decided["benchmarks"]:
         assert row["drop"] == pytest.approx(100 * (row["against"] - row["policy"]))
+        assert row["drop_low"] - 1e-9 <= row["drop"] <= row["drop_high"] + 1e-9
         (reason,) = [reason for reason in decided["reasons"] if reason.startswith(f"{row['name']}:")]
         assert reason in html.unescape((folder / "report.html").read_text())
     assert f"benchmarks, in points: drop.few-shot {-decided['benchmarks'][0]['drop']:+.1f}, rte" in said["status"]
@@ -215,5 +216,6 @@ def test_the_rule_is_that_of_the_rounds_beginning(journey: tuple[Path, dict[str,
     assert code == 0, said
     (decided,) = json.loads((folder / "results.json").read_text())["rounds"]
     assert (decided["confidence"], decided["largest_drop"]) == (0.95, 2.0)
+    assert json.loads((folder / "runs" / "prompts_2-1" / "rule.json").read_text())["beyond_chance"] is True
     assert (folder / "results.json").read_bytes() == (journey[0] / "results.json").read_bytes()
     assert said.count("done before") == 8

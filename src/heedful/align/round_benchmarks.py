@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 
@@ -16,6 +16,7 @@ from heedful.errors import ConfigError
 from heedful.evaluate.benchmarks.benchmark_evaluation import Judging, evaluate_benchmarks
 from heedful.evaluate.benchmarks.benchmark_run import Contestant, HowAsked
 from heedful.evaluate.benchmarks.benchmark_scores import SeriesScore
+from heedful.evaluate.benchmarks.benchmark_tables import BenchmarkResults
 from heedful.evaluate.benchmarks.series import Series, series_of
 from heedful.evaluate.benchmarks.task_table import SHOTS, TASKS, Task
 from heedful.evaluate.benchmarks.task_table import Setting as Shots
@@ -23,6 +24,7 @@ from heedful.evaluate.results import RoundBenchmark
 from heedful.presets import Preset
 from heedful.project.project import Project
 from heedful.ranks.world import world
+from heedful.statistics import Estimate
 
 _SCORES_FILE = "scores.json"
 
@@ -78,8 +80,14 @@ def measure(given: Given, *, folder: Path, console: Console) -> None:
         return
     rule = rule_of(given)
     models = {key: given.model_of(key) for key in ("current", "policy")}
-    scores = public_scores(given.setting, models, rule, folder / "answers", console)
-    write_json(folder / _SCORES_FILE, [_row(name, points, scores) for name, points in sorted(rule.items())])
+    series, results = _answered(given.setting, models, rule, folder / "answers", console)
+    scores = _first_metrics(series, results)
+    changes = {(one.series, one.metric): one.difference for one in results.differences}
+    rows = [
+        _row(name, points, scores, changes[series[name].name, series[name].task.metrics[0]])
+        for name, points in sorted(rule.items())
+    ]
+    write_json(folder / _SCORES_FILE, rows)
 
 
 def measured(folder: Path) -> list[RoundBenchmark]:
@@ -93,13 +101,24 @@ Scores = Mapping[tuple[str, str], SeriesScore]
 
 def public_scores(setting: Setting, models: Mapping[str, Path], names: Iterable[str], out: Path, console: Console) -> Scores:
     """Measure models on benchmarks, with all answers in ``out``. Raises ConfigError, MissingError, DataError, ModelError."""
+    return _first_metrics(*_answered(setting, models, names, out, console))
+
+
+def _answered(
+    setting: Setting, models: Mapping[str, Path], names: Iterable[str], out: Path, console: Console
+) -> tuple[dict[str, Series], BenchmarkResults]:
     series = _series(setting.project, setting.preset, names)
     contestants = [Contestant(name=name, folder=folder) for name, folder in models.items()]
     precision = setting.preset.answering("evaluate").precision
     how = HowAsked(template=setting.template, precision=precision, seed=setting.seed)
-    results = evaluate_benchmarks(contestants, list(series.values()), out, how, Judging(), console)
+    return series, evaluate_benchmarks(contestants, list(series.values()), out, how, Judging(), console)
+
+
+def _first_metrics(series: Mapping[str, Series], results: BenchmarkResults) -> Scores:
     found = {(one.model, one.series, one.metric): one for one in results.scores}
-    return {(model, name): found[model, one.name, one.task.metrics[0]] for model in models for name, one in series.items()}
+    return {
+        (model, name): found[model, one.name, one.task.metrics[0]] for model in results.models for name, one in series.items()
+    }
 
 
 def _data(project: Project, preset: Preset) -> Path:
@@ -115,7 +134,7 @@ def _series(project: Project, preset: Preset, names: Iterable[str]) -> dict[str,
     return found
 
 
-def _row(name: str, allowed: float, scores: Scores) -> RoundBenchmark:
+def _row(name: str, allowed: float, scores: Scores, change: Estimate) -> RoundBenchmark:
     policy, current = scores["policy", name], scores["current", name]
     values = policy.estimate.value, current.estimate.value
     return {
@@ -125,7 +144,20 @@ def _row(name: str, allowed: float, scores: Scores) -> RoundBenchmark:
         "against": finite_or_none(values[1]),
         "drop": finite_or_none(points_of(policy.metric) * (values[1] - values[0])),
         "allowed": allowed,
+        **interval_of_drop(change, points_of(policy.metric)),
     }
+
+
+class DropInterval(TypedDict):
+    """The 95 % interval of a drop, in points; null if unknown."""
+
+    drop_low: float | None
+    drop_high: float | None
+
+
+def interval_of_drop(change: Estimate, points: float) -> DropInterval:
+    """The interval of a drop. ``change``: the new policy's score minus the current one's, paired by item, ``points`` a unit."""
+    return {"drop_low": finite_or_none(0 - points * change.high), "drop_high": finite_or_none(0 - points * change.low)}
 
 
 def finite_or_none(value: float) -> float | None:

@@ -6,14 +6,15 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from heedful.align.round_benchmarks import finite_or_none, measured, points_of
-from heedful.align.rounds import BENCHMARKS_FILE, DECISION_FILE, EXPECTED_FILE, rule_in
+from heedful.align.rounds import BENCHMARKS_FILE, BEYOND_CHANCE, DECISION_FILE, EXPECTED_FILE, rule_in
 from heedful.align.settings import Given, write_json
 from heedful.evaluate.preference import judgements_from_rankings
-from heedful.evaluate.results import Benchmark, Group, Round, RoundBenchmark
+from heedful.evaluate.results import Group, Round, RoundBenchmark
 from heedful.project.ended_rounds import ended_rounds, read_known
 from heedful.project.files import read_jsonl
 from heedful.project.runs import records_in
@@ -36,6 +37,7 @@ def decide(given: Given, *, folder: Path, console: Console) -> None:
     benchmarks = _benchmarks(compared)
     if "benchmarks" in given.stage.needs:
         benchmarks += measured(given.run_of("benchmarks"))
+    benchmarks = with_intervals_if(rule.get(BEYOND_CHANCE, False), benchmarks)
     accepted, reasons = verdict(wins, benchmarks, confidence=rule["confidence"], largest_drop=rule["largest_drop"])
     known = read_known(given.run_of("known"))
     decision: Round = {
@@ -66,7 +68,11 @@ def decide(given: Given, *, folder: Path, console: Console) -> None:
 def verdict(
     wins: Estimate, benchmarks: Sequence[RoundBenchmark], *, confidence: float, largest_drop: float
 ) -> tuple[bool, list[str]]:
-    """Whether the policy is accepted, and why. The interval must be above 50 %, and no benchmark may fall too far."""
+    """Whether the policy is accepted, and why. The interval must be above 50 %, and no benchmark may fall too far.
+
+    A benchmark has fallen too far if its drop is larger than allowed and the drop's interval is above 0. Without an interval
+    the drop alone counts: nothing shows that it is chance.
+    """
     reasons: list[str] = []
     better = not math.isnan(wins.low) and wins.low > 0.5
     if math.isnan(wins.value):
@@ -78,20 +84,33 @@ def verdict(
             f"{interval}): the rule asks for an interval above 50 %, and this one {'is' if better else 'is not'}"
         )
     public = [row for row in benchmarks if "allowed" in row]
-    too_far = [row for row in public if row["drop"] is None or _fell_further(row["drop"], row.get("allowed", 0.0))]
+    too_far = [row for row in public if row["drop"] is None or _too_far(row, row["drop"], row.get("allowed", 0.0))]
     reasons += map(_public_in_words, public)
     measured_here = [row for row in benchmarks if row["metric"] != BIAS_METRIC and "allowed" not in row]
-    counted = [(row["drop"], row["name"]) for row in measured_here if row["drop"] is not None]
-    fallen = [(drop, name) for drop, name in counted if _fell_further(drop, largest_drop)]
-    for drop, name in fallen:
-        reasons.append(f"{name} fell by {drop:.1f} points; the rule allows {largest_drop:g}")
+    counted = [(row["drop"], row) for row in measured_here if row["drop"] is not None]
+    further = [(drop, row) for drop, row in counted if _fell_further(drop, largest_drop)]
+    reasons += [
+        f"{row['name']} fell by {drop:.1f} points; the rule allows {largest_drop:g}{_chance_in_words(row)}"
+        for drop, row in further
+    ]
     if not counted and not public:
         reasons.append("no benchmark was measured: the rule about falling scores does not apply")
-    elif counted and not fallen:
-        drop, name = max(counted, key=lambda one: one[0])
-        change = f"{name} fell most, by {drop:.1f}" if drop > 0 else "none fell"
+    elif counted and not further:
+        drop, row = max(counted, key=lambda one: one[0])
+        change = f"{row['name']} fell most, by {drop:.1f}" if drop > 0 else "none fell"
         reasons.append(f"no benchmark fell by more than the {largest_drop:g} points that the rule allows: {change}")
+    fallen = [row for drop, row in further if _too_far(row, drop, largest_drop)]
     return better and not fallen and not too_far, reasons
+
+
+def _too_far(row: RoundBenchmark, drop: float, allowed: float) -> bool:
+    return _fell_further(drop, allowed) and not _may_be_chance(row)
+
+
+def _may_be_chance(row: RoundBenchmark) -> bool:
+    """Whether the drop's interval is known and holds 0."""
+    low = row.get("drop_low")
+    return low is not None and not _fell_further(low, 0.0)
 
 
 def _fell_further(drop: float, allowed: float) -> bool:
@@ -109,11 +128,25 @@ def _public_in_words(row: RoundBenchmark) -> str:
             f"lets it fall by {allowed:g} points, and nothing shows that it did not fall further"
         )
     change = f"fell by {drop:.1f}" if drop > 0 else f"rose by {-drop:.1f}" if drop < 0 else "stayed the same"
-    outcome = "fell further" if _fell_further(drop, allowed) else "did not fall further"
+    outcome = f"fell further{_chance_in_words(row)}" if _fell_further(drop, allowed) else "did not fall further"
     return (
         f"{row['name']}: {row['metric']} {change}, from {scale * against:.1f} to {scale * policy:.1f}; the rule "
         f"lets it fall by {allowed:g} points, and it {outcome}"
     )
+
+
+def _chance_in_words(row: RoundBenchmark) -> str:
+    """What the interval of a drop that is larger than allowed says; empty without an interval."""
+    low, high = row.get("drop_low"), row.get("drop_high")
+    if low is None or high is None:
+        return ""
+    interval = f", 95 % interval {low:.1f} to {high:.1f}"
+    return f"{interval}: it holds 0, so this may be chance and does not count" if _may_be_chance(row) else interval
+
+
+def with_intervals_if(beyond_chance: bool, benchmarks: Sequence[RoundBenchmark]) -> list[RoundBenchmark]:
+    """The benchmarks to decide by. Without ``beyond_chance`` in the rule they have no intervals, so every drop counts."""
+    return [row if beyond_chance else {**row, "drop_low": None, "drop_high": None} for row in benchmarks]
 
 
 def _wins(given: Given, compared: Path, policy: str, against: str, confidence: float) -> tuple[Estimate, int, int | None]:
@@ -135,7 +168,7 @@ def _wins(given: Given, compared: Path, policy: str, against: str, confidence: f
 
 
 def _benchmarks(compared: Path) -> list[RoundBenchmark]:
-    sections: list[Benchmark] = json.loads((compared / BENCHMARKS_FILE).read_text(encoding="utf-8"))
+    sections: list[dict[str, Any]] = json.loads((compared / BENCHMARKS_FILE).read_text(encoding="utf-8"))
     rows: list[RoundBenchmark] = []
     for section in sections:
         scores = {row["model"]: row["score"] for row in section["scores"]}
@@ -146,6 +179,8 @@ def _benchmarks(compared: Path) -> list[RoundBenchmark]:
                 "policy": scores["policy"],
                 "against": scores["current"],
                 "drop": 100 * (scores["current"] - scores["policy"]),
+                "drop_low": section.get("drop_low"),
+                "drop_high": section.get("drop_high"),
             }
         )
     return rows

@@ -12,11 +12,12 @@ from rich.console import Console
 from heedful.align.collect import sampled, sft_shares, sft_writers, tasks_of
 from heedful.align.held_out_prompts import no_held_out_prompt
 from heedful.align.judge import benchmark_scores, evaluation_tasks
-from heedful.align.rounds import BENCHMARKS_FILE, EXPECTED_FILE, RULE, RULE_FILE
+from heedful.align.round_benchmarks import interval_of_drop
+from heedful.align.rounds import BENCHMARKS_FILE, BEYOND_CHANCE, EXPECTED_FILE, RULE, RULE_FILE
 from heedful.align.settings import Given, ask, write_json
 from heedful.align.simulated import SimulatedLabelers
 from heedful.errors import DataError
-from heedful.evaluate.benchmarks.abilities import benchmark_result
+from heedful.evaluate.benchmarks.abilities import Benchmark, benchmark_result
 from heedful.miniature.expected import judged, mean_preference
 from heedful.miniature.preparation import new_prompts
 from heedful.model.answering import Answerer, prompts_within, score_responses
@@ -28,7 +29,7 @@ from heedful.project.files import write_jsonl
 from heedful.project.selection import prompts_for_policy, prompts_of
 from heedful.ranks.world import world
 from heedful.records import Prompt, Response, Split
-from heedful.statistics import disagreement
+from heedful.statistics import disagreement, paired_difference
 
 SAMPLES = 3
 """Each policy's answers per held-out prompt, if simulated labelers judge them in closed form. People judge one of each."""
@@ -59,7 +60,7 @@ def begin(given: Given, *, folder: Path, console: Console) -> None:
     write_json(folder / KNOWN_FILE, {**known_as_json(known), "prompts": sorted(prompts)})
     rounds = setting.preset.rounds
     public = {"benchmarks": rounds.benchmarks} if rounds.benchmarks else {}
-    write_json(folder / RULE_FILE, {name: getattr(rounds, name) for name in RULE} | public)
+    write_json(folder / RULE_FILE, {name: getattr(rounds, name) for name in RULE} | {BEYOND_CHANCE: True} | public)
 
 
 def collect_again(given: Given, *, folder: Path, console: Console) -> None:
@@ -173,14 +174,20 @@ def compare(given: Given, *, folder: Path, console: Console) -> None:
             scores[benchmark.name].append((key, found))
     if not world().is_rank_zero:
         return
-    sections = [benchmark_result(benchmark, scores[benchmark.name], seed=setting.seed) for benchmark in setting.benchmarks]
-    write_json(folder / BENCHMARKS_FILE, sections)
+    write_json(folder / BENCHMARKS_FILE, [_measured(one, scores[one.name], setting.seed) for one in setting.benchmarks])
     responses = setting.labelers.named([*answers["current"], *answers["policy"]], folder.name)
     write_jsonl(folder / "responses.jsonl", map(record_to_json, responses))
     if isinstance(labelers, SimulatedLabelers):
         write_jsonl(folder / EXPECTED_FILE, _expected(labelers, prompts, answers))
     else:
         ask(given, list(evaluation_tasks(given, folder)), folder, console)
+
+
+def _measured(benchmark: Benchmark, scores: Sequence[tuple[str, list[float]]], seed: int) -> dict[str, Any]:
+    """A benchmark's section of results, and the interval of the new policy's drop below the current one, item by item."""
+    of = dict(scores)
+    change = paired_difference(of["policy"], of["current"], seed=seed)
+    return {**benchmark_result(benchmark, scores, seed=seed), **interval_of_drop(change, 100)}
 
 
 def _held_out(given: Given, console: Console) -> list[Prompt]:

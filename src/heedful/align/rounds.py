@@ -25,6 +25,8 @@ BENCHMARKS_FILE = "benchmarks.json"
 DECISION_FILE = "decision.json"
 RULE = ("confidence", "largest_drop")
 """The fields of ``[rounds]`` that decide whether a policy is accepted."""
+BEYOND_CHANCE = "beyond_chance"
+"""In the rule: whether only those drops count whose interval is above 0. An earlier version counted all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,7 @@ def with_rule(config: RoundsConfig, begun: Path | None) -> RoundsConfig:
 
 
 def rule_in(begun: Path) -> dict[str, Any]:
-    """The rule that a round wrote down when it began: the settings named in ``RULE``, and ``benchmarks`` if it has any."""
+    """The rule that a round wrote down when it began: settings named in ``RULE``, ``BEYOND_CHANCE``, ``benchmarks`` if any."""
     return json.loads((begun / RULE_FILE).read_text(encoding="utf-8"))
 
 

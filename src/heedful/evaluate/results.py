@@ -363,10 +363,14 @@ class RoundBenchmark(_RoundBenchmarkKeys, total=False):
     """Scores of a round's new policy and of the one before; ``drop`` is how far the new one is below, in points.
 
     null: no item of a public benchmark had a score (QuAC does not score items on which people disagree). ``allowed``: for a
-    public benchmark, how many points the rule lets it fall; the miniature's use ``largest_drop``.
+    public benchmark, how many points the rule lets it fall; the miniature's use ``largest_drop``. ``drop_low``, ``drop_high``:
+    the drop's 95 % interval over items that both policies answered; null if unknown (a single item). Rounds that began with
+    an earlier version have none.
     """
 
     allowed: float
+    drop_low: float | None
+    drop_high: float | None
 
 
 class Round(TypedDict):
