@@ -20,7 +20,7 @@ from heedful.project.data_folder import Records
 from heedful.project.importing import import_file
 from heedful.project.owners import Forgotten
 from heedful.project.project import Project
-from heedful.prompts import forgetting, intake
+from heedful.prompts import erasing_project, intake
 from heedful.prompts.forgetting import forget_owner
 from heedful.records import Demonstration, Ranking, Rating, Response
 
@@ -366,8 +366,8 @@ def test_whatever_the_texts(pairs: list[tuple[str, str]]) -> None:
 def test_the_order_of_erasing_is_what_keeps_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen red: with prompts first, a kill leaves labels that name nothing."""
     project = filled(tmp_path)
-    monkeypatch.setattr(forgetting, "LABELS_FIRST", forgetting.LABELS_FIRST[::-1])
-    rewrite, done = forgetting.rewrite, list[str]()
+    monkeypatch.setattr(erasing_project, "LABELS_FIRST", erasing_project.LABELS_FIRST[::-1])
+    rewrite, done = erasing_project.rewrite, list[str]()
 
     def killed(path: Path, keep: Any) -> None:
         if "prompts.jsonl" in done:
@@ -375,7 +375,7 @@ def test_the_order_of_erasing_is_what_keeps_it_whole(tmp_path: Path, monkeypatch
         rewrite(path, keep)
         done.append(path.name)
 
-    monkeypatch.setattr(forgetting, "rewrite", killed)
+    monkeypatch.setattr(erasing_project, "rewrite", killed)
     with pytest.raises(Killed):
         forget_owner(project, "ada-0815")
     with pytest.raises(DataError):

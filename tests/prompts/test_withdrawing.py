@@ -121,7 +121,7 @@ def test_what_is_taken_back_leaves_the_records(project: Project, database: Datab
     assert "longest river" in everything
     assert [row["text"] for row in rows(project, "data/demonstrations.jsonl")] == ["Edit: What is the longest river of all?"]
     with database.read() as connection:
-        assert consent.pending(connection) == []
+        assert list(consent.pending(connection)) == []
         done = {one.key: one for one in consent.withdrawn_by(connection, me)}
     assert done[view.turns[0].key].report["runs"] == ["runs/sft-1", "runs/sft-2"]
     # Nothing comes back, and a second time there is nothing to do.

@@ -118,7 +118,7 @@ class LabelingDatabase:
         with if_there(self.project.folder) as database:
             if database is None:
                 return
-            apply_withdrawals(database, self.project)  # what users have withdrawn must not be trained on
+            apply_withdrawals(database, self.project, alone=True)  # what users have withdrawn must not be trained on
             records = Records.load(self.project.data)
             # A finished round keeps the answers that it used.
             for stage in _newest_asking(self.project.runs):

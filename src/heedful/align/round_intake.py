@@ -29,7 +29,8 @@ def take_in(project: Project, console: Console) -> None:
     with if_there(project.folder) as database:
         if database is None:
             return
-        apply_withdrawals(database, project)
+        for line in apply_withdrawals(database, project, alone=True).lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         with of_database(database) as rows:
             if any(True for _ in rows.rows()):
                 report = import_prompts("api", rows, project.data)

@@ -255,7 +255,8 @@ class StoreExport:
         assert target is not None
         with existing(database_of(self.project, self.database)) as database:
             if project is not None:
-                apply_withdrawals(database, project)
+                for line in apply_withdrawals(database, project).lines():
+                    say(Console(), line)
             with database.read() as connection:
                 write_jsonl(target, exported_records(connection, surplus=self.surplus, screening=self.screening))
                 removed = 0 if project is None else remove_superseded(connection, project.data)

@@ -24,16 +24,19 @@ class Lineage:
     - For a model (ppo_ptx, a run such as ppo_ptx-1, a run's folder, or the
       folder of a released model): every run, setting, code version, labeler
       and version of the instructions behind it.
-    - For the id of a prompt, response, demonstration, ranking or rating, an
-      owner of prompts, or a playground vote (its id in exports): every run that
-      received it, and every model that may have learned from it.
+    - For the id of a prompt, response, demonstration, ranking or rating; an
+      owner of prompts; or a vote, an edit or a critique in the playground (its
+      id in labels.jsonl): every run that received it, and every model that may
+      have learned from it.
+    - For a turn of the playground or a request of the API (its key, the field
+      usage in exports): the same for all that came from it.
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|RECORD|OWNER|VOTE")]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|RECORD|OWNER|VOTE|...")]
     """What to look up."""
     project: ProjectFolder = Path()
-    kind: Annotated[Literal["model", "record", "owner", "vote"] | None, optional("KIND")] = None
-    """What the name is: model, record, owner or vote (else the first of these that matches)."""
+    kind: Annotated[Literal["model", "vote", "edit", "critique", "record", "owner", "turn"] | None, optional("KIND")] = None
+    """What the name is: model, vote, edit, critique, record, owner or turn (else the first of these that matches)."""
     json: Flag = False
     """Print JSON instead of a tree, with every setting and count."""
 
@@ -53,7 +56,7 @@ class Lineage:
 
     def _show(self, project: Project | None, subject: Subject) -> None:
         from heedful.lineage.lineage_tree import show_model, show_use
-        from heedful.lineage.run_graph import runs_of
+        from heedful.lineage.run_graph import every_run
         from heedful.lineage.tracing import model_lineage, use_of
 
         if subject.run is not None:
@@ -67,7 +70,7 @@ class Lineage:
                 show_model(lineage, Console())
             return
         assert project is not None
-        runs = runs_of(project.runs)
+        runs = every_run(project)
         use = use_of(project, subject.ids, runs)
         if self.json:
             _print_json(

@@ -78,10 +78,8 @@ class PromptsImport:
                 next_step="name the file; only `heedful prompts import api` can read the labeling database instead",
             )
         with existing(database_of(project.folder, self.database)) as database:
-            withdrawn = apply_withdrawals(database, project)
-            if any(withdrawn.erased.values()):
-                erased = ", ".join(f"{count} {kind}" for kind, count in withdrawn.erased.items())
-                say(Console(), f"erased, because users withdrew consent: {erased}")
+            for line in apply_withdrawals(database, project).lines():
+                say(Console(), line)
             with of_database(database) as rows:
                 if not any(True for _ in rows.rows()):
                     say(Console(), "the labeling database holds no requests or turns that may become prompts")

@@ -1,16 +1,25 @@
-"""Every record in a project's data and runs, as rows by id."""
+"""Every record in a project's files, as rows by id, and the search for those that are somebody's.
+
+The records are in ``data/``, and in the folders of runs, experiments and sweeps, whether these are finished or not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heedful.lineage.run_graph import RunNode, record_files
-from heedful.project.data_folder import RECORD_TYPES, file_name
+from heedful.conversation import Turn
+from heedful.labeling.usage.consent import key_in, stored_prompt_id
+from heedful.labeling.usage.usage_export import PLAYGROUND
+from heedful.project.data_folder import RECORD_TYPES, Kind, file_name
 from heedful.project.files import read_jsonl
 from heedful.project.owners import composed
+from heedful.project.project import Project
+
+_KINDS_BY_FILE: Mapping[str, Kind] = {file_name(kind): kind for kind in RECORD_TYPES}
 
 
 @dataclass(slots=True)
@@ -18,8 +27,18 @@ class KnownRecords:
     """Rows as in the files."""
 
     by_kind: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=lambda: {kind: {} for kind in RECORD_TYPES})
-    labels_of: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    """Prompt -> ids of the labels and responses that name it."""
+    named_by: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    """Prompt or response -> ids of the records that name it."""
+    imported: set[str] = field(default_factory=set[str])
+    """Ids of the records in the data folder. The others are only in folders of runs and experiments."""
+
+    def add(self, kind: Kind, row: Mapping[str, Any]) -> None:
+        """Take in a row; the first row with an id counts."""
+        self.by_kind[kind].setdefault(row["id"], row)
+        named = row.get("response_ids") if kind == "ranking" else [row.get("response_id")] if kind == "rating" else []
+        for id in [row.get("prompt_id"), *(named if isinstance(named, list) else [])]:
+            if isinstance(id, str):
+                self.named_by.setdefault(id, set()).add(row["id"])
 
     def kind_of(self, id: str) -> str | None:
         """The kind of a record, or None if no file holds it."""
@@ -30,34 +49,94 @@ class KnownRecords:
         kind = self.kind_of(id)
         return self.by_kind[kind][id] if kind else {}
 
-    def with_labels(self, prompt_ids: Iterable[str]) -> set[str]:
-        """The ids of prompts and of everything that names them."""
-        return {found for id in prompt_ids for found in (id, *self.labels_of.get(id, ()))}
+    def with_labels(self, ids: Iterable[str]) -> set[str]:
+        """The ids of prompts or responses, and of everything that names them."""
+        found = set(ids)
+        new = list(found)
+        while new:
+            more = self.named_by.get(new.pop(), set()) - found
+            found |= more
+            new += more
+        return found
 
-    def prompts_of_owner(self, owner: str) -> set[str]:
-        """Ids of an owner's prompts."""
+    def of_owner(self, owner: str, usage: Collection[str] = ()) -> set[str]:
+        """Ids of everything that is an owner's: the prompts, feedback in the playground, and all that names these.
+
+        usage: keys of the owner's turns and requests, if the labeling database knows any. Feedback may be about another
+        owner's prompt, because an import merges prompts that are the same word for word.
+        """
         wanted = composed(owner)
-        return {id for id, row in self.by_kind["prompt"].items() if composed(str(row.get("user", ""))) == wanted}
+        found = {id for id, row in self.by_kind["prompt"].items() if composed(str(row.get("user", ""))) == wanted}
+        for kind, rows in self.by_kind.items():
+            if kind != "prompt":
+                found |= {id for id, row in rows.items() if is_feedback(row) and composed(str(row.get("labeler"))) == wanted}
+        return self.with_labels(found) | {id for ids in self.by_usage(usage).values() for id in ids}
 
-    def rankings_with(self, response_id: str) -> set[str]:
-        """Ids of the rankings that contain a response."""
-        return {id for id, row in self.by_kind["ranking"].items() if response_id in row.get("response_ids", ())}
+    def by_usage(self, keys: Collection[str]) -> dict[str, set[str]]:
+        """Key of a turn or request -> ids of everything that came from it, and of all that names these."""
+        found = {key: {stored_prompt_id(key)} for key in keys}
+        for rows in self.by_kind.values() if found else ():
+            for id, row in rows.items():
+                for key in (row.get("metadata", {}).get("usage"), key_in(id)):
+                    if isinstance(key, str) and key in found:
+                        found[key].add(id)
+        return {key: {id for id in self.with_labels(ids) if self.kind_of(id)} for key, ids in found.items()}
 
-    def of_usage(self, key: str) -> set[str]:
-        """Ids of the records that came from one turn of the playground or one request of the API."""
-        return {id for rows in self.by_kind.values() for id, row in rows.items() if row.get("metadata", {}).get("usage") == key}
+
+def is_feedback(row: Mapping[str, Any]) -> bool:
+    """Whether a label is an edit or a vote in the playground, and so its owner's own words."""
+    return row.get("metadata", {}).get("source") == PLAYGROUND
 
 
-def known_records(data: Path, runs: Mapping[str, RunNode]) -> KnownRecords:
-    """The records of a data folder and of runs. Raises DataError for a broken file."""
-    known = KnownRecords()
-    files = [(kind, path) for kind in RECORD_TYPES if (path := data / file_name(kind)).is_file()]
-    for run in runs.values():
-        files += record_files(run)
-    for kind, path in files:
-        for _, row in read_jsonl(path):
-            if isinstance(row, dict) and isinstance(row.get("id"), str):
-                known.by_kind[kind].setdefault(row["id"], row)
-                if kind != "prompt" and "prompt_id" in row:
-                    known.labels_of.setdefault(row["prompt_id"], set()).add(row["id"])
+def known_records(project: Project) -> KnownRecords:
+    """The records in a project's files; those in the data folder come first. Raises DataError if it has a broken file.
+
+    Elsewhere a kill may have cut a line short, and a file of the user's own may have the same name: such rows are passed over.
+    """
+    known = records_in_data(project.data)
+    for kind, path in files_of_records(project.folder):
+        if path.parent != project.data:
+            for row in rows_in(path):
+                if _is_record(kind, row):
+                    known.add(kind, row)
     return known
+
+
+def records_in_data(data: Path) -> KnownRecords:
+    """The records of a data folder alone. Raises DataError for a broken file."""
+    known = KnownRecords()
+    for kind in RECORD_TYPES:
+        path = data / file_name(kind)
+        for _, row in read_jsonl(path) if path.is_file() else ():
+            if _is_record(kind, row):
+                known.add(kind, row)
+    known.imported.update(*known.by_kind.values())
+    return known
+
+
+def files_of_records(folder: Path) -> Iterator[tuple[Kind, Path]]:
+    """Kind and path of every file of records in a folder and the folders below it."""
+    for path in sorted(folder.rglob("*s.jsonl")):
+        if path.name in _KINDS_BY_FILE and path.is_file():
+            yield _KINDS_BY_FILE[path.name], path
+
+
+def rows_in(path: Path) -> Iterator[Any]:
+    """The values of a JSONL file's lines, without the lines that are not JSON."""
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _is_record(kind: Kind, row: Any) -> bool:
+    """Whether a row is a record as Heedful stores it."""
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("metadata", {}), dict):
+        return False
+    if kind != "prompt":
+        return isinstance(row.get("prompt_id"), str)
+    turns = row.get("turns", [])
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) and set(turn) == set(Turn._fields) for turn in turns):
+        return False
+    return all(isinstance(text, str) for text in ([turn["text"] for turn in turns] if "turns" in row else [row.get("text")]))

@@ -48,8 +48,8 @@ def show_model(lineage: Mapping[str, Any], console: Console) -> None:
 
 
 def show_use(subject: Subject, use: RecordUse, runs: Mapping[str, RunNode], console: Console) -> None:
-    """Print what used a record, an owner's records or a vote's records."""
-    tree = _tree(f"{subject.kind} {subject.name}" if subject.kind in ("owner", "vote") else subject.name)
+    """Print what used a record, an owner's records, or what people said in the playground."""
+    tree = _tree(subject.name if subject.kind == "record" else f"{subject.kind} {subject.name}")
     for note in subject.notes:
         tree.add(_line(note))
     if not (use.given_to or use.doubtful):

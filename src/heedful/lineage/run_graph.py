@@ -1,4 +1,7 @@
-"""A project's runs, and which runs build on which: from ``used.json``, or from the fingerprints of older runs."""
+"""A project's runs, and which runs build on which: from ``used.json``, or from fingerprints.
+
+Runs of older versions have no ``used.json``, and neither have those of experiments and sweeps.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from heedful.lineage.known_records import rows_in
 from heedful.lineage.use_record import UseRecord, read_use
 from heedful.project.data_folder import RECORD_TYPES, file_name
-from heedful.project.files import read_jsonl
+from heedful.project.project import Project
 from heedful.project.runs import STAGE_FILE, stage_state
 
 OTHERS = "others"
@@ -26,7 +30,7 @@ class RunNode:
     """One run, read from its folder."""
 
     name: str
-    """Its folder's name, such as ``ppo_ptx-1``."""
+    """Its folder's name, such as ``ppo_ptx-1``; outside ``runs/``, the folder's path in the project."""
     folder: Path
     stage: str
     number: int
@@ -58,11 +62,27 @@ def runs_of(folder: Path) -> dict[str, RunNode]:
 
     Raises DataError for a damaged ``used.json``.
     """
-    states = {path.parent: stage_state(path.parent) for path in folder.glob(f"*/{STAGE_FILE}")}
-    states = {path: state for path, state in states.items() if state}
-    ordered = sorted(states, key=lambda path: _order(path.name))
-    by_fingerprint = {_fingerprint(states[path]): path.name for path in ordered}
-    return {path.name: _node(path, states[path], by_fingerprint) for path in ordered}
+    return _nodes({path.parent: path.parent.name for path in folder.glob(f"*/{STAGE_FILE}")})
+
+
+def every_run(project: Project) -> dict[str, RunNode]:
+    """All runs of a project: those of ``runs/``, then those of experiments and sweeps under their paths in the project.
+
+    Raises DataError for a damaged ``used.json``.
+    """
+    paths = [path.parent for path in project.folder.rglob(STAGE_FILE)]
+    elsewhere = [path for path in paths if path.parent != project.runs]
+    names = {path: path.relative_to(project.folder).as_posix() for path in elsewhere}
+    nodes = _nodes({path: names.get(path, path.name) for path in paths})
+    return {name: nodes[name] for name in sorted(nodes, key=lambda name: nodes[name].folder.parent != project.runs)}
+
+
+def _nodes(names: Mapping[Path, str]) -> dict[str, RunNode]:
+    """Runs by name, those of a stage in the order of their numbers."""
+    states = {path: state for path in names if (state := stage_state(path))}
+    ordered = sorted(states, key=lambda path: (_order(path.name), names[path]))
+    by_fingerprint = {_fingerprint(states[path]): names[path] for path in ordered}
+    return {names[path]: _node(names[path], path, states[path], by_fingerprint) for path in ordered}
 
 
 def ancestors(runs: Mapping[str, RunNode], name: str) -> list[str]:
@@ -101,20 +121,20 @@ def ids_in_run(run: RunNode) -> set[str]:
     """Ids of the records that a run was given, of the records in its folder, and of the prompts that those name."""
     found = {id for ids in (run.use.records if run.use else {}).values() for id in ids}
     for _, path in record_files(run):
-        for _, row in read_jsonl(path):
+        for row in rows_in(path):
             if isinstance(row, dict):
                 found |= {str(row[key]) for key in ("id", "prompt_id") if key in row}
     return found
 
 
-def _node(path: Path, state: Mapping[str, Any], by_fingerprint: Mapping[str, str]) -> RunNode:
+def _node(name: str, path: Path, state: Mapping[str, Any], by_fingerprint: Mapping[str, str]) -> RunNode:
     use, inputs = read_use(path), state.get("inputs", {})
     done = bool(state.get("done"))
     ended = datetime.fromtimestamp((path / STAGE_FILE).stat().st_mtime, UTC).isoformat(timespec="seconds")
     parents = tuple(dict.fromkeys(use.parents.values())) if use else _parents_by_fingerprint(inputs, by_fingerprint)
     stage, number = _order(path.name)
     return RunNode(
-        name=path.name,
+        name=name,
         folder=path,
         stage=str(state.get("stage", stage)),
         number=number,
@@ -123,7 +143,7 @@ def _node(path: Path, state: Mapping[str, Any], by_fingerprint: Mapping[str, str
         ended=ended if done else None,
         inputs=inputs,
         use=use,
-        parents=tuple(parent for parent in parents if parent != path.name),
+        parents=tuple(parent for parent in parents if parent != name),
         to_retrain=FORGOTTEN in state,
     )
 

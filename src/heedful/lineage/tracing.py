@@ -11,7 +11,7 @@ from typing import Any
 from heedful.errors import HeedfulError
 from heedful.lineage.known_records import KnownRecords, known_records
 from heedful.lineage.retraining import ASKING
-from heedful.lineage.run_graph import OTHERS, RunNode, ancestors, descendants, ids_in_run, runs_of
+from heedful.lineage.run_graph import OTHERS, RunNode, ancestors, descendants, every_run, ids_in_run, runs_of
 from heedful.lineage.use_record import UNKNOWN_VERSION, UseRecord, labels_given
 from heedful.project.data_folder import Kind, Records
 from heedful.project.project import Project
@@ -34,7 +34,7 @@ def model_lineage(project: Project, name: str, runs: Mapping[str, RunNode] | Non
     name: the run's folder name. Raises DataError for a broken file.
     """
     runs = runs_of(project.runs) if runs is None else runs
-    known = known_records(project.data, runs)
+    known = known_records(project)
     chain = [runs[one] for one in ancestors(runs, name)]
     uses = {run.name: run.use or _use_by_digests(project, run) for run in chain}
     given = [use for use in uses.values() if use is not None]
@@ -80,19 +80,16 @@ class RecordUse:
 
 
 def use_of(project: Project, ids: Collection[str], runs: Mapping[str, RunNode] | None = None) -> RecordUse:
-    """Which runs and models used records. Raises DataError for a broken file."""
-    runs = runs_of(project.runs) if runs is None else runs
+    """Which runs and models used records. runs: None for all of the project's. Raises DataError for a broken file."""
+    runs = every_run(project) if runs is None else runs
     wanted = set(ids)
     given_to: list[str] = []
     doubtful: list[str] = []
-    for run in runs.values():
-        if not wanted:
-            break
-        use = run.use or _use_by_digests(project, run)
-        named = {id for kind in use.records.values() for id in kind} if use else set[str]()
-        if wanted & (named | ids_in_run(run)):
+    for run in runs.values() if wanted else ():
+        named, known = ids_of_run(project, run)
+        if wanted & named:
             given_to.append(run.name)
-        elif use is None:
+        elif not known:
             doubtful.append(run.name)
     built_on = descendants(runs, [*given_to, *doubtful])
     touched = {*given_to, *doubtful, *built_on}
@@ -103,6 +100,13 @@ def use_of(project: Project, ids: Collection[str], runs: Mapping[str, RunNode] |
         built_on=tuple(built_on),
         models=tuple(run.name for run in runs.values() if run.name in touched and run.has_model),
     )
+
+
+def ids_of_run(project: Project, run: RunNode) -> tuple[set[str], bool]:
+    """Ids of the records that a run was given or holds, and whether it is known what it was given."""
+    use = run.use or _use_by_digests(project, run)
+    named = {id for kind in use.records.values() for id in kind} if use else set[str]()
+    return named | ids_in_run(run), use is not None
 
 
 # ---------------------------------------------------------------------------------------------------- runs of older versions

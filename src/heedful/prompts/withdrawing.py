@@ -1,99 +1,226 @@
-"""Erase from a project's records what users withdrew in the playground or from the public API.
+"""Erase from a project what users took back or deleted, in the playground or by the public API.
 
-The labeling database lists what was withdrawn (``heedful.labeling.usage.consent``). The prompts that came from it are erased,
-with all responses, demonstrations, rankings and ratings of them, tasks that show them, and their rows in ``labels.jsonl``. A
-trained model cannot be untrained, so the runs that hold the prompts or may have learned from them are listed.
+The labeling database lists what was withdrawn (``heedful.labeling.usage.consent``). Erasing it has two steps:
+
+1. :func:`take_out`, at once: the records in ``data/``, tasks and ``labels.jsonl``, so that nothing that begins from now on
+   learns from it. The ids and texts that the next step has to look for are noted in the database first.
+2. :func:`apply_withdrawals`, as soon as no training runs: everything else, as forgetting an owner does it
+   (``heedful.prompts.erasing_project``); the database and its backups; and then the note itself.
+
+A kill at any moment loses nothing: whoever calls next finishes it. A trained model cannot be untrained, so the runs that held
+the text or may have learned from it are listed for those who took it back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from heedful.errors import BusyError
+from heedful.labeling.database import erasing
 from heedful.labeling.database.connection import Database
+from heedful.labeling.database.usage_tables import TRACES
 from heedful.labeling.usage import consent
-from heedful.project.data_folder import RECORD_TYPES, file_name, turns_in
+from heedful.labeling.usage.consent import Pending
+from heedful.lineage.known_records import KnownRecords, known_records, records_in_data
+from heedful.lineage.run_graph import every_run
 from heedful.project.files import locked
+from heedful.project.lock import alone_in
 from heedful.project.project import Project
-from heedful.prompts.forgetting import LABELS_FIRST, Traces, read_rows, rewrite, runs_that_used, task_files, time_of
+from heedful.prompts.erasing_project import erase_elsewhere, erase_records, rewrite, task_files
+from heedful.prompts.traces import Traces, runs_that_used, traces_from_json, traces_in, wanted_in
 
 LABELS_FILE = "labels.jsonl"
 """What ``heedful store export`` wrote last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOut:
+    """What :func:`take_out` did."""
+
+    number: int
+    """How many turns and requests are withdrawn and not yet erased everywhere."""
+    erased: Mapping[str, int]
+    """Records by kind that this call erased."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WithdrawalReport:
-    """What was done about withdrawals."""
+    """What :func:`apply_withdrawals` did."""
 
     number: int
     """How many turns and requests were withdrawn since the last time."""
     erased: Mapping[str, int]
     """Records by kind."""
     runs: tuple[Path, ...]
-    """Runs that hold the text, or that may have learned from it."""
+    """Runs that held the text, or that may have learned from it."""
+    left: tuple[Path, ...]
+    """Files that may hold it and could not be searched."""
+    waits: bool
+    """Whether a training runs in the project, so that only :func:`take_out` was done."""
+
+    def lines(self) -> list[str]:
+        """What was done, in a few lines for people; none if there was nothing to do."""
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in self.erased.items() if count)
+        said = [f"erased, because users withdrew consent: {counts}"] if counts else []
+        if self.waits:
+            said.append("what runs, reports and backups hold of withdrawn text is erased when the training that runs has ended")
+        if self.runs:
+            said.append(f"runs that may have learned from withdrawn text: {', '.join(run.name for run in self.runs)}")
+        return said + [f"this file may hold withdrawn text and cannot be searched: {file}" for file in self.left]
 
 
-def apply_withdrawals(database: Database, project: Project) -> WithdrawalReport:
-    """Erase from a project's records what was withdrawn and is still in them. If it is killed half-way, run it again.
+def take_out(database: Database, project: Project) -> TakenOut:
+    """Erase from records, tasks and labels what was withdrawn and is still in them. It reads no run, so it is quick.
 
-    Raises DataError for a broken data folder (nothing was changed), StorageError for a full disk (run it again).
+    Raises DataError for a broken data folder (nothing was changed), StorageError for a full disk (call it again).
     """
-    with database.read() as connection:
-        keys = set(consent.pending(connection))
-    if not keys:
-        return WithdrawalReport(number=0, erased={}, runs=())
+    if not _pending(database):
+        return TakenOut(number=0, erased={})
     with locked(project.data):
-        ids, traces = _traces(project.data, keys)
-        of_prompt: dict[str, Counter[str]] = {key: Counter() for key in keys}
-        for kind in RECORD_TYPES:
-            for row in read_rows(project.data / file_name(kind)):
-                key = ids.get(row.get("id" if kind == "prompt" else "prompt_id"))
-                if key is not None:
-                    of_prompt[key][f"{kind}s"] += 1
-        runs = [str(run.folder.relative_to(project.folder)) for run in runs_that_used(project, traces)] if ids else []
-        for file in task_files(project):
-            rewrite(file, lambda row: not traces.in_task(row))
-        rewrite(project.folder / LABELS_FILE, lambda row: not _is_of(row, ids))
-        for kind in LABELS_FIRST:
-            rewrite(project.data / file_name(kind), traces.others(kind))
-        there = set(ids.values())
-        reports = {key: {"erased": dict(of_prompt[key]), "runs": runs if key in there else []} for key in keys}
+        pending = _pending(database)
+        unfinished = _unfinished(pending)
+        known = records_in_data(project.data)
+        found = _traces(known, unfinished)
+        erased: Counter[str] = Counter()
+        changes: dict[str, dict[str, Any]] = {}
+        for key, traces in found.items():
+            if traces.ids & known.imported:
+                erased += _counted(known, traces.ids)
+                report = unfinished[key].report
+                before = set(report.get(TRACES, {}).get("ids", []))  # of a call that was killed
+                counts = Counter(report.get("erased", {})) + _counted(known, traces.ids - before)
+                changes[key] = {"erased": dict(counts), TRACES: traces.to_json()}  # needed to find them elsewhere
         with database.write() as connection:
-            consent.applied(connection, reports)
-    erased = sum(of_prompt.values(), Counter[str]())
-    return WithdrawalReport(number=len(keys), erased=dict(erased), runs=tuple(project.folder / run for run in runs))
+            consent.note(connection, changes)
+        traces = _together(found)
+        for file in (*task_files(project), project.folder / LABELS_FILE):
+            rewrite(file, lambda row: not (traces.in_record(row) or _usage(row) in unfinished))
+        erase_records(project, traces)
+    return TakenOut(number=len(pending), erased=dict(erased))
 
 
-def _traces(data: Path, keys: set[str]) -> tuple[dict[str, str], Traces]:
-    """The ids of withdrawn prompts, each with the key of its withdrawal, and what identifies their texts."""
-    ids = {consent.stored_prompt_id(key): key for key in keys}
-    traces = Traces("", set())
-    times: list[datetime | None] = []
-    there: set[str] = set()
-    for row in read_rows(data / file_name("prompt")):
-        key = row.get("metadata", {}).get("usage")
-        if key in keys:
-            ids[row["id"]] = key
-        if row["id"] in ids:
-            there.add(row["id"])
-            traces.texts |= {turn.text.strip() for turn in turns_in(row) if turn.role != "assistant"}
-            times.append(time_of(row.get("metadata", {}).get("imported")))
-    traces.ids |= set(ids)
-    known = [time for time in times if time is not None]
-    if there:
-        traces.since = min(known) if known and len(known) == len(times) else None
-        traces.look_for_texts()
-    return ids if there else {id: key for id, key in ids.items() if _named(data, id)}, traces
+def _counted(known: KnownRecords, ids: Set[str]) -> Counter[str]:
+    """Records by kind."""
+    return +Counter({f"{kind}s": len(ids & rows.keys()) for kind, rows in known.by_kind.items()})
 
 
-def _named(data: Path, id: str) -> bool:
-    """Whether a label names this prompt, which is not in the data folder itself."""
-    return any(row.get("prompt_id") == id for kind in LABELS_FIRST for row in read_rows(data / file_name(kind)))
+def apply_withdrawals(database: Database, project: Project, *, alone: bool = False) -> WithdrawalReport:
+    """Erase from a project and its database all that was withdrawn. If it is killed half-way, call it again.
+
+    alone: whether the caller holds the lock of the project's runs. If not, and a training runs, ``waits`` is true: the next
+    call after it does the rest.
+    Raises DataError for a broken data folder, StorageError for a full disk or if another process keeps reading an older state
+    of the database (call it again).
+    """
+    taken = take_out(database, project)
+    nothing = WithdrawalReport(number=taken.number, erased=taken.erased, runs=(), left=(), waits=taken.number > 0)
+    if not taken.number:
+        return nothing
+    with ExitStack() as stack:
+        if not alone:
+            try:
+                stack.enter_context(alone_in(project.runs))
+            except BusyError:
+                return nothing
+        with locked(project.data):
+            pending = _pending(database)
+            if unfinished := _unfinished(pending):
+                _erase_everywhere(database, project, unfinished)
+        done = {key: one.report for key, one in _pending(database).items() if key in pending}
+        if pending:
+            _finish(database, pending)
+    runs = dict.fromkeys(project.folder / run for report in done.values() for run in report.get("runs", []))
+    left = dict.fromkeys(project.folder / file for report in done.values() for file in report.get("left", []))
+    return WithdrawalReport(number=len(pending), erased=taken.erased, runs=tuple(runs), left=tuple(left), waits=False)
 
 
-def _is_of(row: Any, ids: Mapping[str, str]) -> bool:
-    return isinstance(row, dict) and (row.get("id") in ids or row.get("prompt_id") in ids)
+def apply_without_project(database: Database, folder: Path | None) -> None:
+    """The same for a database that belongs to no project; ``folder`` has its ``backups/``, if any. Raises StorageError."""
+    pending = _pending(database)
+    if not pending:
+        return
+    with database.read() as connection:
+        withdrawals = consent.to_repeat(connection, list(pending))
+    consent.repeat_in(database, withdrawals)
+    if folder is not None:
+        erasing.erase_in_copies(folder, database, partial(consent.repeat_in, withdrawals=withdrawals))
+    _finish(database, pending)
+
+
+def _finish(database: Database, pending: Mapping[str, Pending]) -> None:
+    """Erase unused bytes of the database, then note that all is done. Raises StorageError."""
+    erasing.leave_no_bytes(database)
+    with database.write() as connection:
+        consent.applied(connection, pending)
+
+
+def _erase_everywhere(database: Database, project: Project, pending: Mapping[str, Pending]) -> None:
+    """Everything but unused bytes of the database. Hold the locks of runs and data."""
+    known = known_records(project)
+    found = _traces(known, pending)
+    traces = _together(found)
+    wanted = wanted_in(known, traces)
+    used = runs_that_used(project, known, every_run(project), wanted, found)
+    changes: dict[str, dict[str, Any]] = {}
+    for key, one in pending.items():
+        names = [run.folder.relative_to(project.folder).as_posix() for run in used[key]]
+        changes[key] = {"runs": list(dict.fromkeys([*one.report.get("runs", []), *names]))}
+    with database.write() as connection:  # once the text is erased, nothing tells which runs held it
+        consent.note(connection, changes)
+        withdrawals = consent.to_repeat(connection, list(pending))
+    elsewhere = erase_elsewhere(
+        project, traces, wanted, database=database, in_database=partial(consent.repeat_in, withdrawals=withdrawals)
+    )
+    erase_records(project, traces)
+    with database.write() as connection:
+        left = [path.relative_to(project.folder).as_posix() for path in elsewhere.left]
+        consent.note_erased(connection, pending, left)
+
+
+def _traces(known: KnownRecords, pending: Mapping[str, Pending]) -> dict[str, Traces]:
+    """The traces of each withdrawal: what the files have of it now, and what was noted before."""
+    by_usage = known.by_usage(pending.keys())
+    found: dict[str, Traces] = {}
+    for key, one in pending.items():
+        prompt = consent.stored_prompt_id(key)
+        traces = traces_in(known, by_usage[key])
+        traces.ids |= {key, prompt}
+        traces.prompts.add(prompt)
+        if TRACES in one.report:
+            noted = traces_from_json(one.report[TRACES])
+            # What is in the data folder by now is somebody else's: the same words have the same id.
+            others = known.imported - traces.ids
+            noted.ids -= others
+            noted.prompts -= others
+            traces.add(noted)
+        found[key] = traces
+    return found
+
+
+def _together(found: Mapping[str, Traces]) -> Traces:
+    traces = Traces()
+    for one in found.values():
+        traces.add(one)
+    return traces
+
+
+def _usage(row: Any) -> Any:
+    """The turn or request that a row of ``labels.jsonl`` came from."""
+    metadata = row.get("metadata")
+    usage = metadata.get("usage") if isinstance(metadata, dict) else None
+    return usage if isinstance(usage, str) else None
+
+
+def _pending(database: Database) -> dict[str, Pending]:
+    with database.read() as connection:
+        return consent.pending(connection)
+
+
+def _unfinished(pending: Mapping[str, Pending]) -> dict[str, Pending]:
+    return {key: one for key, one in pending.items() if not one.needs_rewrite_only}

@@ -31,6 +31,7 @@ from heedful.web.label import pages
 from heedful.web.model_server import ModelServer, ModelServerError, base_address
 from heedful.web.playground import feedback_pages, playground_pages, streaming
 from heedful.web.public import key_pages, own_data_pages, proxy
+from heedful.web.public.withdrawals import Eraser
 from heedful.web.rendering import Rendering
 from heedful.web.routing import RETRY_SECONDS, NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
@@ -128,6 +129,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         None if settings.model_server is None else ModelServer(base_address(settings.model_server), settings.model_server_key)
     )
     app.state.round_process = None if settings.project is None else RoundProcess(settings.project)
+    app.state.eraser = Eraser(database, settings)
     app.state.rendering = Rendering(title=settings.title)
     routes = Routes(app, database, settings)
     routes.get("/static/{version}/{name:path}", _static, who="public")

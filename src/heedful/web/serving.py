@@ -220,6 +220,6 @@ def _serve(
         say(f"playground and public API use the model server at {model_server}")
     say("stop it with Ctrl-C")
     # uvicorn has finished its requests, and repeats the signal that stopped it
-    with suppress(KeyboardInterrupt), texts_expire(database):
+    with suppress(KeyboardInterrupt), texts_expire(database), app.state.eraser.running():
         uvicorn.Server(config).run(sockets=[listener])
     say("stopped")

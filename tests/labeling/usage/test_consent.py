@@ -126,7 +126,7 @@ def test_taking_a_turn_back_takes_what_was_made_from_it(database: Database) -> N
         assert "Rank this" not in str(rows)
         assert [row["text"] for row in rows["demonstration"]] == ["Edit of Keep this."]
         assert [number_of(connection, table) for table in (prompt, ranking, rating, task)] == [0, 0, 0, 0]
-        assert consent.pending(connection) == [view.turns[0].key]
+        assert list(consent.pending(connection)) == [view.turns[0].key]
         # It stays in its owner's history, and cannot be ranked again.
         again = conversations.own(connection, view.id, me)
         assert (again.turns[0].training, again.turns[0].task_id) == (False, None)
@@ -172,7 +172,7 @@ def test_deleting_a_conversation(database: Database) -> None:
         consent.delete_conversation(connection, view.id, me)
         assert number_of(connection, conversation) == 0
         assert number_of(connection, ranking) == 0
-        assert consent.pending(connection) == [view.turns[0].key]
+        assert list(consent.pending(connection)) == [view.turns[0].key]
     assert maintenance.check(database).problems == []
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, delete, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Table, delete, or_, select, update
 
 from heedful.errors import HeedfulError, StorageError
 from heedful.labeling.database import events
 from heedful.labeling.database.connection import Database, open_database
+from heedful.labeling.database.locating import is_sqlite, is_sqlite_log
 from heedful.labeling.database.tables import (
     annotation,
     assignment,
@@ -27,6 +29,7 @@ from heedful.labeling.database.tables import (
     task_response,
 )
 from heedful.labeling.database.usage_tables import (
+    TRACES,
     answer_feedback,
     api_key,
     api_request,
@@ -34,6 +37,7 @@ from heedful.labeling.database.usage_tables import (
     conversation_turn,
     model_vote,
     turn_answer,
+    withdrawal,
 )
 from heedful.project.owners import spellings
 
@@ -87,6 +91,11 @@ def traces_of_owner(database: Database, owner: str) -> OwnersTraces:
         said += column(demonstration.c.text, demonstration.c.prompt_id.in_(prompts))
         said += column(turn_answer.c.text, turn_answer.c.id.in_(answers))
         said += [text for stored in column(api_request.c.response, requests) for text in _strings(stored)]
+        for report in column(withdrawal.c.report, withdrawal.c.person_id.in_(people)):  # kept until it is erased everywhere
+            traces = report.get(TRACES, {})
+            ids += traces.get("ids", [])
+            written += traces.get("written", [])
+            said += traces.get("answers", [])
         there = bool(ids or keys or column(conversation.c.id, conversation.c.id.in_(conversations)))
     return OwnersTraces(there, frozenset([*ids, *keys]), frozenset(written), frozenset(said))
 
@@ -133,6 +142,28 @@ def erase_prompts(connection: Connection, wanted: ColumnElement[bool]) -> dict[s
     return erased
 
 
+def erase_turns(connection: Connection, wanted: ColumnElement[bool]) -> dict[str, int]:
+    """Delete the turns that meet a condition, with answers, votes and feedback, and conversations that have no other turn."""
+    turns = select(conversation_turn.c.id).where(wanted)
+    touched = connection.execute(select(conversation_turn.c.conversation_id).where(wanted)).scalars().all()
+    answers = select(turn_answer.c.id).where(turn_answer.c.turn_id.in_(turns))
+    emptied = conversation.c.id.in_(touched) & conversation.c.id.not_in(select(conversation_turn.c.conversation_id))
+    return _deleted(
+        connection,
+        (answer_feedback, answer_feedback.c.answer_id.in_(answers)),
+        (model_vote, model_vote.c.turn_id.in_(turns)),
+        (turn_answer, turn_answer.c.turn_id.in_(turns)),
+        (conversation_turn, wanted),
+        (conversation, emptied),
+    )
+
+
+def _deleted(connection: Connection, *doomed: tuple[Table, ColumnElement[bool]]) -> dict[str, int]:
+    """Delete rows, those that refer to others first; return how many rows of each table."""
+    erased = {table.name: connection.execute(delete(table).where(condition)).rowcount for table, condition in doomed}
+    return {name: count for name, count in erased.items() if count}
+
+
 def _erase_usage(connection: Connection, owner: str) -> dict[str, int]:
     """Delete a person's conversations, and the texts of the requests of their keys; counts of requests stay."""
     people = select(person.c.id).where(person.c.pseudonym.in_(spellings(owner)))
@@ -145,14 +176,17 @@ def _erase_usage(connection: Connection, owner: str) -> dict[str, int]:
     no_text = {"request": None, "response": None}
     erased = {"api_request": connection.execute(update(api_request).where(texts).values(no_text)).rowcount}
     connection.execute(update(api_request).where(of_keys).values(training=False))
-    for table, condition in (
+    noted = withdrawal.c.person_id.in_(people)
+    connection.execute(update(withdrawal).where(noted, withdrawal.c.applied.is_(None)).values(applied=time.time()))
+    connection.execute(update(withdrawal).where(noted).values(report={"erased": {}}))
+    erased |= _deleted(
+        connection,
         (answer_feedback, answer_feedback.c.answer_id.in_(answers)),
         (model_vote, model_vote.c.turn_id.in_(turns)),
         (turn_answer, turn_answer.c.turn_id.in_(turns)),
         (conversation_turn, conversation_turn.c.conversation_id.in_(conversations)),
         (conversation, conversation.c.person_id.in_(people)),
-    ):
-        erased[table.name] = connection.execute(delete(table).where(condition)).rowcount
+    )
     return {name: count for name, count in erased.items() if count}
 
 
@@ -171,20 +205,24 @@ def leave_no_bytes(database: Database) -> None:
         )
 
 
-def forget_in_copies(folder: Path, owner: str) -> tuple[dict[str, int], list[Path]]:
-    """Erase an owner from the copies of the database in a project's folder; return rows erased, and copies not changed.
+def erase_in_copies(
+    folder: Path, database: Database | None, erase: Callable[[Database], Mapping[str, int]]
+) -> tuple[dict[str, int], list[Path]]:
+    """Do ``erase`` in the copies of the database in a project's folder; return rows erased, and copies not changed.
 
-    The copies are the files in ``backups/`` and those that a restore replaced. A copy that cannot be opened is not changed.
+    The copies are the files in ``backups/``, those that a restore replaced, databases of experiments, and every other SQLite
+    file but ``database`` itself. A copy that cannot be opened, or that is another program's, is not changed.
     """
     erased: dict[str, int] = {}
     left: list[Path] = []
-    for copy in sorted([*folder.glob("backups/*"), *folder.glob("*.before-restore")]):
-        if not copy.is_file() or copy.name.endswith(("-wal", "-shm")) or copy.stat().st_size == 0:
-            continue
+    own = None if database is None or database.path is None else database.path.resolve()
+    backups = [path for path in folder.glob("backups/*") if path.is_file() and not is_sqlite_log(path)]
+    copies = {*backups, *(path for path in folder.rglob("*") if is_sqlite(path))}
+    for copy in sorted(path for path in copies if path.resolve() != own and path.stat().st_size):
         try:
             database = open_database(copy)
             try:
-                for name, count in forget_owner(database, owner).items():
+                for name, count in erase(database).items():
                     erased[name] = erased.get(name, 0) + count
                 leave_no_bytes(database)
             finally:

@@ -27,6 +27,19 @@ def database_of(project: Path, database: str | None) -> str | Path:
     return database or configured or os.environ.get("DATABASE_URL") or project / DATABASE_FILE
 
 
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is a SQLite database, whatever its name."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
+
+
+def is_sqlite_log(path: Path) -> bool:
+    """Whether a file is the log of a SQLite database beside it."""
+    return path.name.endswith(("-wal", "-shm")) and is_sqlite(path.with_name(path.name[:-4]))
+
+
 @contextmanager
 def existing(where: str | Path) -> Iterator[Database]:
     """Open a database that must already exist. Raises MissingError."""

@@ -132,12 +132,17 @@ api_request = Table(  # every request that was admitted with a key, whatever its
 
 # ---------------------------------------------------------------- opt-out
 
-withdrawal = Table(  # turns and requests whose owner withdrew consent later
+TRACES = "traces"
+"""The key of a withdrawal's report under which ids and texts are kept until they are erased everywhere."""
+EVERYWHERE = "everywhere"
+"""The key of a withdrawal's report that says: all is erased but unused bytes of the database."""
+
+withdrawal = Table(  # turns and requests whose owner withdrew consent later, or deleted them
     "withdrawal",
     metadata,
     Column("key", String(40), primary_key=True),  # of the turn or request
     Column("person_id", ForeignKey("person.id"), nullable=False, index=True),
     Column("at", Double, nullable=False),
-    Column("applied", Double),  # when the project's records were cleaned; none: not yet
-    Column("report", Json),  # what was erased there, and which runs had used it
+    Column("applied", Double),  # when it was erased everywhere; none: not yet
+    Column("report", Json),  # what was erased, which runs had used it; until then also ids and texts to look for
 )

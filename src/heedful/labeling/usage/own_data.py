@@ -84,8 +84,7 @@ def delete_everything(connection: Connection, person_id: int, *, now: float | No
     for number in _conversations_of(connection, person_id):
         consent.delete_conversation(connection, number, person_id, now=now)
     for key in api_keys.all_keys(connection, person_id=person_id):
-        consent.withdraw_requests(connection, usage_log.usable_keys(connection, key.id), person_id, now=now)
-        api_keys.delete_texts(connection, key.id, by=person_id, now=now)
+        consent.delete_texts(connection, key.id, person_id, now=now)
     return was
 
 

@@ -64,9 +64,7 @@ def withdraw(visit: Visiting, key_id: Id) -> Response:
 def delete_texts(visit: Visiting, key_id: Id) -> Response:
     """Erase the texts of all requests so far and everything made from them. The key stays opted in or out as before."""
     with visit.database.write() as connection:
-        api_keys.get(connection, key_id, person_id=visit.person.id)
-        consent.withdraw_requests(connection, usage_log.usable_keys(connection, key_id), visit.person.id)
-        number = api_keys.delete_texts(connection, key_id, by=visit.person.id)
+        number = consent.delete_texts(connection, key_id, visit.person.id)
     cleaned = clean_project(visit)
     return visit.go(f"/keys/{key_id}", flash=f"The texts of {number} requests are deleted. {cleaned}")
 
