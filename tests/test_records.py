@@ -7,6 +7,7 @@ import pytest
 
 from heedful.conversation import turns_of
 from heedful.errors import DataError, UserError
+from heedful.project.exporting import comparisons
 from heedful.records import RATING_FLAGS, USE_CASE_SHARES, Demonstration, Prompt, Ranking, Rating, Response
 
 
@@ -66,6 +67,12 @@ def test_the_rating_form_has_table_3s_eleven_questions() -> None:
 @pytest.mark.parametrize("ranks", [(1,), (1, 1, 1), (1, 2, 2), (3, 7, 1)])
 def test_weak_orders_of_any_k_are_legal(ranks: tuple[int, ...]) -> None:
     assert ranking(response_ids=("a", "b", "c")[: len(ranks)], ranks=ranks).ranks == ranks
+
+
+@pytest.mark.parametrize(("ranks", "number"), [((1, 2, 3, 4), 6), ((2, 1, 2), 2), ((1, 1, 2, 2), 4), ((1, 1, 1), 0), ((1,), 0)])
+def test_a_tie_is_no_comparison(ranks: tuple[int, ...], number: int) -> None:
+    one = ranking(response_ids=("a", "b", "c", "d")[: len(ranks)], ranks=ranks)
+    assert one.num_comparisons == len([*comparisons(one)]) == number
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 from heedful.conversation import Turn, plain_text
@@ -147,6 +148,11 @@ class Ranking:
             f"response_ids={list(self.response_ids)}",
         )
         _require(min(self.ranks) >= 1, "ranking", self.id, "ranks from 1 (best)", f"ranks={list(self.ranks)}")
+
+    @property
+    def num_comparisons(self) -> int:
+        """Pairs of responses that it orders: C(K, 2) (SPEC 3.3) without those that are tied."""
+        return sum(one != other for one, other in combinations(self.ranks, 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

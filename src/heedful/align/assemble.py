@@ -130,7 +130,7 @@ def assemble(setting: Setting, records: Records, runs: Mapping[str, Path], left_
         "prompts": len(records.prompts),
         "demonstrations": len(records.demonstrations),
         "rankings": len(rankings),
-        "comparisons": sum(_num_comparisons(r) for r in rankings),
+        "comparisons": sum(r.num_comparisons for r in rankings),
         "episodes": setting.preset.ppo.iterations * setting.preset.ppo.batch_size,
     }
     if section := reward_model_section(setting, records, runs["reward"]):
@@ -287,11 +287,6 @@ def _transcripts(
         }
         for prompt in turns[:_NUM_TRANSCRIPTS]
     ]
-
-
-def _num_comparisons(ranking: Ranking) -> int:
-    ranks = ranking.ranks
-    return sum(ranks[i] != ranks[j] for i in range(len(ranks)) for j in range(i))
 
 
 def _mean(values: list[int]) -> float | None:

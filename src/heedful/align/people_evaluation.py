@@ -38,6 +38,7 @@ from heedful.project.refusals import ordinary
 from heedful.project.runs import records_in
 from heedful.project.selection import prompts_of, training_rankings
 from heedful.records import Prompt, Response
+from heedful.statistics import check_confidence
 
 PROMPTS_AT_ONCE = 64
 """Number of prompts that a model answers between two writes to disk."""
@@ -119,8 +120,7 @@ def _check(models: Sequence[Contestant], panels: Panels, baseline: str, confiden
         raise ConfigError(
             "the baseline is not a model of this evaluation", expected=f"one of {', '.join(names)}", got=repr(baseline)
         )
-    if not 0 < confidence < 1:
-        raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(confidence))
+    check_confidence(confidence)
     for what, number in (("labelers for each prompt", panels.labelers_per_prompt), ("prompts", panels.num_prompts)):
         if number < 1:
             raise ConfigError(f"there are no {what}", expected="at least 1", got=str(number))

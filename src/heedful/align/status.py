@@ -197,7 +197,7 @@ def _record_table(records: Records) -> Table:
         "prompts": prompts,
         "demonstrations": _by_split(records, (d.prompt_id for d in records.demonstrations.values())),
         "rankings": _by_split(records, (r.prompt_id for r in rankings)),
-        "  comparisons": _by_split(records, (r.prompt_id for r in rankings for _ in range(_num_comparisons(r.ranks)))),
+        "  comparisons": _by_split(records, (r.prompt_id for r in rankings for _ in range(r.num_comparisons))),
         "ratings": _by_split(records, (r.prompt_id for r in records.ratings.values())),
     }
     for name, counts in rows.items():
@@ -227,7 +227,3 @@ def _by_split(records: Records, prompt_ids: Iterable[str]) -> Counter[Split]:
 
 def _split_of(records: Records, prompt_id: str) -> Split:
     return records.prompts[prompt_id].split
-
-
-def _num_comparisons(ranks: tuple[int, ...]) -> int:
-    return sum(ranks[i] != ranks[j] for i in range(len(ranks)) for j in range(i))

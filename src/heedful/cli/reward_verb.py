@@ -99,6 +99,8 @@ class EvaluateReward:
             say(console, f"page: {self.html}")
 
     def _check(self) -> None:
+        from heedful.statistics import check_confidence
+
         if self.project is None and self.rankings is None:
             raise ConfigError(
                 "there are no rankings to measure the reward model on",
@@ -116,8 +118,7 @@ class EvaluateReward:
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is too small", expected="at least 1", got=str(value))
-        if not 0 < self.confidence < 1:
-            raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(self.confidence))
+        check_confidence(self.confidence)
 
     def _source(self, project: Project | None) -> ModelSource:
         """The given reward model, or the one that the given project has trained."""

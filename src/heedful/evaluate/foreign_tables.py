@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from heedful.errors import DataError, MissingError
-from heedful.project.files import Row, what_is_there
+from heedful.errors import DataError
+from heedful.project.files import Row, unpacked
 from heedful.project.json_arrays import rows_of_file
 
 _LARGEST_CELL = 2**31 - 1
@@ -112,7 +110,8 @@ def _header(lines: list[str], path: Path, delimiter: str) -> tuple[list[str], in
 
 
 def _decoded_lines(path: Path) -> list[str]:
-    content = _content(path)
+    with unpacked(path) as file:
+        content = file.read()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(
             f"{path.name} is not UTF-8",
@@ -123,24 +122,6 @@ def _decoded_lines(path: Path) -> list[str]:
         )
     text = content.decode("utf-8-sig", errors="surrogateescape")
     return _lines_of(text)
-
-
-def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
-    content = path.read_bytes()
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, OSError) as error:
-        raise DataError(
-            f"{path.name} cannot be unpacked",
-            expected="a whole gzip file",
-            got=str(error),
-            where=path,
-            next_step="fetch or copy the file again",
-        ) from None
 
 
 def _lines_of(text: str) -> list[str]:

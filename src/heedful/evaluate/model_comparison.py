@@ -16,6 +16,7 @@ from heedful.statistics import (
     ClusteredEstimate,
     Estimate,
     bradley_terry,
+    check_confidence,
     relative_difference,
     style_difference,
     two_way_difference,
@@ -78,8 +79,7 @@ def compare_models(
     """
     if not votes.votes:
         raise DataError("there are no votes", expected="comparisons of two models", got=votes.summary())
-    if not 0 < confidence < 1:
-        raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(confidence))
+    check_confidence(confidence)
     names = sorted({name for vote in votes.votes for name in (vote.model_a, vote.model_b)})
     if baseline is not None and baseline not in names:
         raise ConfigError("the baseline has no votes", expected=f"one of {', '.join(names)}", got=repr(baseline))

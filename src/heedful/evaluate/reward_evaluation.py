@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from heedful.errors import ConfigError, DataError
+from heedful.errors import DataError
 from heedful.evaluate.plain_table import plain_table
 from heedful.evaluate.reward_rankings import RankedRecords
 from heedful.evaluate.reward_scoring import Scores
@@ -21,6 +21,7 @@ from heedful.statistics import (
     best_of_n,
     best_of_n_kl,
     calibration,
+    check_confidence,
     fit_bag_of_words,
     pairs_by_margin,
     ranked_pairs,
@@ -92,8 +93,7 @@ def evaluate_reward(
 
     Raises ConfigError for a confidence that is not between 0 and 1, and DataError if no labeler ordered any pair.
     """
-    if not 0 < confidence < 1:
-        raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(confidence))
+    check_confidence(confidence)
     rewards = scores.by_response
     rankings = [r for r in given.rankings if all(name in rewards for name in r.response_ids)]
     pairs = ranked_pairs(rankings)

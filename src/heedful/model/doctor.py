@@ -30,6 +30,7 @@ from heedful.model.doctor_examples import (
     short_examples,
     window_of,
 )
+from heedful.model.dropout import evaluating
 from heedful.model.engine.sampling import Sampling
 from heedful.model.engine.scheduler import generate
 from heedful.model.inference import first_device
@@ -91,7 +92,7 @@ def quick_check(model: PreTrainedModel) -> None:
     """
     precision: Precision = "bfloat16" if model.dtype == torch.bfloat16 else "float32"
     examples = examples_of(model, [5, 3], [[3, 4], [2]])
-    with _explained(model), _evaluating(model):
+    with _explained(model), evaluating(model):
         with plain_attention(model):
             reference, scale = plain_readings(model, examples)
             moved = moved_by_rounding(model, examples, reference) if precision == "bfloat16" else {}
@@ -343,13 +344,3 @@ def _explained(model: PreTrainedModel) -> Iterator[None]:
             got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
             next_step=_FAMILIES,
         ) from error
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -5,6 +5,8 @@ It is applied to what attention and feed-forward blocks add to the residual stre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -38,6 +40,19 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> None:
                 state.pop("heedful_dropout_hook").remove()
             if probability > 0:
                 state["heedful_dropout_hook"] = branch.register_forward_hook(_drop(probability))
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Run the block without dropout, and restore the model's mode afterwards."""
+    training = model.training
+    if training:  # only then, because setting the mode walks through all modules
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -134,11 +134,12 @@ def _put_in_place(written: list[tuple[Path, Path]]) -> None:
             os.replace(aside, path)
     for folder in {path.parent for _, path in written}:
         with _storage_errors(folder):
-            _sync_folder(folder)
+            flush_to_disk(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush_to_disk(path: Path) -> None:
+    """Let a file or folder survive a power cut (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -323,19 +324,24 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Each line. Of a line longer than ``LONGEST_LINE``, only the first ``LONGEST_LINE + 1`` bytes."""
-    if not path.is_file():
-        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
+    with unpacked(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            yield number, line
+            while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+                line = file.readline(LONGEST_LINE + 1) or b"\n"
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+    """A file's bytes, unpacked if they are gzip's, whatever the name. Raises MissingError; DataError if it cannot be read."""
+    refuse_missing(path)
     try:
         with path.open("rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
-            file = gzip.GzipFile(fileobj=plain) if packed else plain
-            number = 0
-            while line := file.readline(LONGEST_LINE + 1):
-                number += 1
-                yield number, line
-                while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
-                    line = file.readline(LONGEST_LINE + 1) or b"\n"
+            yield gzip.GzipFile(fileobj=plain) if packed else plain
     except (EOFError, zlib.error, OSError) as error:
         raise DataError(
             f"{path.name} cannot be read",
@@ -344,6 +350,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             where=path,
             next_step="fetch or copy the file again",
         ) from error
+
+
+def refuse_missing(path: Path) -> None:
+    """Raise MissingError unless there is a file."""
+    if not path.is_file():
+        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)
 
 
 def what_is_there(path: Path) -> str:

@@ -10,8 +10,8 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TextIO
 
-from heedful.errors import DataError, MissingError
-from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, is_too_deep, what_is_there
+from heedful.errors import DataError
+from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, is_too_deep, refuse_missing
 from heedful.project.json_arrays import rows_of_file
 
 _JSON_COLUMNS = """
@@ -36,7 +36,7 @@ def rows_of_any_file(path: Path) -> Iterator[Row]:
 
 
 def _table_rows(path: Path) -> Iterator[Row]:
-    _check_is_file(path)
+    refuse_missing(path)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         yield from rows_of_table(file, path)
 
@@ -109,7 +109,7 @@ def _cell(name: str, cell: str) -> object:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    _check_is_file(path)
+    refuse_missing(path)
     try:
         import pyarrow
         import pyarrow.parquet
@@ -158,8 +158,3 @@ def _plain(value: object) -> object:
             return value
         case _:
             return str(value)
-
-
-def _check_is_file(path: Path) -> None:
-    if not path.is_file():
-        raise MissingError(f"there is no file {path.name}", expected="a file", got=what_is_there(path), where=path)

@@ -18,7 +18,15 @@ from heedful.statistics.carelessness import (
 )
 from heedful.statistics.ensemble import disagreement
 from heedful.statistics.gold import gold_flag_scores, gold_overall_scores, gold_ranking_scores
-from heedful.statistics.intervals import Estimate, bootstrap_mean, bootstrap_ratio, percent, proportion, wilson
+from heedful.statistics.intervals import (
+    Estimate,
+    bootstrap_mean,
+    bootstrap_ratio,
+    check_confidence,
+    percent,
+    proportion,
+    wilson,
+)
 from heedful.statistics.kappa import FlagAgreement, flag_agreement, fleiss_kappa, labeler_kappas
 from heedful.statistics.power import PlannedStudy, VarianceShares, prompts_needed, study_power, variance_shares
 from heedful.statistics.rank_correlation import kendall_tau_b, labeler_tau_b
@@ -93,6 +101,7 @@ __all__ = [
     "calibration",
     "carelessness",
     "chance_of_run",
+    "check_confidence",
     "demonstration_score",
     "disagreement",
     "fit_bag_of_words",

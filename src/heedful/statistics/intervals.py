@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from heedful.errors import DataError
+from heedful.errors import ConfigError, DataError
 
 Numbers = Sequence[float] | npt.NDArray[np.floating] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 Labels = Sequence[str] | Sequence[int] | npt.NDArray[np.str_] | npt.NDArray[np.integer]
@@ -42,6 +42,12 @@ class Estimate:
     def plus_minus(self) -> float:
         """Half the width of the interval."""
         return (self.high - self.low) / 2
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ConfigError unless a confidence level is between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise ConfigError("no such confidence", expected="a number between 0 and 1, such as 0.95", got=str(confidence))
 
 
 def percent(estimate: Estimate) -> str:

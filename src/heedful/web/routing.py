@@ -44,6 +44,7 @@ from heedful.errors import RefusedError
 from heedful.labeling.database.connection import Database
 from heedful.labeling.people.accounts import Person
 from heedful.labeling.people.sessions import TOUCH_SECONDS, NewSession, keep_alive, person_of_session
+from heedful.project.storable import LARGEST_WHOLE
 from heedful.web.app_settings import Settings
 from heedful.web.security import comes_from_elsewhere, is_same, sign, signed_value
 from heedful.web.sent_forms import FormValues, is_form, sent_form
@@ -204,7 +205,7 @@ Form = Annotated[FormValues, Depends(_form)]
 Upload = Annotated[FormValues, Depends(_upload)]
 """The same for a form that may hold a file."""
 
-Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Id = Annotated[int, Path(ge=1, le=LARGEST_WHOLE)]
 """The type of a number in a path, within the range of the database's integers."""
 
 

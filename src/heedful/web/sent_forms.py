@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from heedful.errors import DataError
+from heedful.project.storable import LARGEST_WHOLE
 from heedful.web.security import declared_length
 
 URLENCODED = "application/x-www-form-urlencoded"
@@ -22,8 +23,6 @@ MULTIPART = "multipart/form-data"
 MOST_FIELDS = 2_000
 PUBLIC_BYTES = 20_000
 """Largest form of a visitor who is not logged in."""
-LARGEST_WHOLE = 2**31 - 1
-"""The largest integer that both databases can store."""
 
 
 class FormValues:

@@ -298,7 +298,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "a picture": ("s.csv", PNG, "s.csv"),
     "a picture, JSONL": ("s.jsonl", PNG, "line 1"),
     "gz that was cut off": ("s.jsonl.gz", gzip.compress(LINE * 2)[:-12], "s.jsonl.gz cannot be read"),
-    "gz that was cut off, CSV": ("s.csv.gz", gzip.compress(HEADER + ROW)[:-12], "s.csv.gz cannot be unpacked"),
+    "gz that was cut off, CSV": ("s.csv.gz", gzip.compress(HEADER + ROW)[:-12], "s.csv.gz cannot be read"),
     "a quote in the header": ("s.csv", b'"response,references\n' + ROW, "s.csv"),
     "every row damaged": ("s.csv", HEADER + b"x\n" * 3, "1 cells where the header has 4"),
 }

@@ -7,7 +7,6 @@ plans. People appear under their pseudonyms. Candidates in screening are never l
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, TextClause, and_, cast, func, select, text
 
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, batch, person, session, task
 
 DAY = 86_400.0
@@ -72,7 +72,7 @@ class Queue:
 
 def queues(connection: Connection, *, batch_id: int | None = None, now: float | None = None) -> list[Queue]:
     """Every batch (or the one asked for), open ones first, newest first."""
-    now = time.time() if now is None else now
+    now = moment(now)
     chosen = select(batch).order_by(batch.c.closed.isnot(None), batch.c.id.desc())
     if batch_id is not None:
         chosen = chosen.where(batch.c.id == batch_id)
@@ -122,7 +122,7 @@ def days_left(remaining: int, last_day: int, age_seconds: float) -> float | None
 
 def answers_per_day(connection: Connection, *, days: int = 14, now: float | None = None) -> list[tuple[float, int]]:
     """``(start of the UTC day, answers)`` of the last ``days`` days, oldest first, days without answers included."""
-    now = time.time() if now is None else now
+    now = moment(now)
     first = _day(now) - days + 1
     by_person = _days_by_person(connection, first * DAY)
     total: Counter[int] = Counter()
@@ -171,7 +171,7 @@ class Labeler:
 
 def people(connection: Connection, *, days: int = 7, now: float | None = None) -> list[Labeler]:
     """Everyone but candidates, by role, group and pseudonym."""
-    now = time.time() if now is None else now
+    now = moment(now)
     everyone = connection.execute(
         select(person)
         .where(person.c.group_name != "candidate")

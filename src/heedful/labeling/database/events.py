@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import event
 
 
@@ -29,7 +29,7 @@ def record(
     """
     connection.execute(
         insert(event).values(
-            at=time.time() if now is None else now,
+            at=moment(now),
             person_id=person_id,
             action=action,
             subject=subject,

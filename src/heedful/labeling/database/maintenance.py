@@ -29,6 +29,7 @@ from heedful.labeling.database.tables import (
 from heedful.labeling.database.usage_tables import metadata  # all tables: importing it brings its own
 from heedful.labeling.queue.answer_rows import Answered, rows_of_answer
 from heedful.labeling.queue.items import batched
+from heedful.project.files import flush_to_disk
 
 _ROWS_AT_ONCE = 1_000
 _PAGES_AT_ONCE = 2_000
@@ -140,17 +141,9 @@ def _refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _put_in_place(aside: Path, target: Path) -> None:
-    descriptor = os.open(aside, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_to_disk(aside)
     os.replace(aside, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush_to_disk(target.parent)
 
 
 def _remove(aside: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import time
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -18,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from heedful.errors import ConflictError, DataError, MissingError, RefusedError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import invite, person, session
 
 Role = Literal["user", "labeler", "researcher", "admin"]
@@ -88,7 +88,7 @@ def invite_to_join(
 
 def first_admin_token(connection: Connection, *, now: float | None = None) -> str | None:
     """A token for the first admin to join with; None once there is an admin. Earlier printed tokens stop working."""
-    now = time.time() if now is None else now
+    now = moment(now)
     if _working_admins(connection):
         return None
     earlier = (invite.c.created_by.is_(None), invite.c.purpose == "join", invite.c.used.is_(None), invite.c.expires > now)
@@ -98,7 +98,7 @@ def first_admin_token(connection: Connection, *, now: float | None = None) -> st
 
 def reset_password_token(connection: Connection, person_id: int, *, by: int | None, now: float | None = None) -> str:
     """Make a one-time token for setting a person's password; earlier ones stop working. Raises MissingError, RefusedError."""
-    now = time.time() if now is None else now
+    now = moment(now)
     who = get_person(connection, person_id)
     if who.email is None:
         raise RefusedError("a simulated labeler has no password")
@@ -111,7 +111,7 @@ def link_of(connection: Connection, token: str, *, now: float | None = None) -> 
 
     Raises the same MissingError for a link that never existed, was used, has expired, or was made by a former admin.
     """
-    now = time.time() if now is None else now
+    now = moment(now)
     row = connection.execute(select(invite).where(invite.c.token_hash == hashed(token))).one_or_none()
     if row is None or row.used is not None or row.expires <= now or not _made_by_working_admin(connection, row.created_by):
         raise MissingError(
@@ -124,14 +124,14 @@ def link_of(connection: Connection, token: str, *, now: float | None = None) -> 
 
 def open_invites(connection: Connection, *, now: float | None = None) -> list[Invite]:
     """Links that still work, newest first."""
-    now = time.time() if now is None else now
+    now = moment(now)
     found = select(invite).where(invite.c.used.is_(None), invite.c.expires > now).order_by(invite.c.id.desc())
     return [_invite(row) for row in connection.execute(found)]
 
 
 def withdraw_invite(connection: Connection, invite_id: int, *, by: int, now: float | None = None) -> None:
     """Make a link stop working. Raises MissingError if no such link works."""
-    now = time.time() if now is None else now
+    now = moment(now)
     unused = (invite.c.id == invite_id, invite.c.used.is_(None), invite.c.expires > now)
     if connection.execute(invite.update().where(*unused).values(expires=now)).rowcount == 0:
         raise MissingError("there is no such open invite", next_step="it was used, withdrawn, or has expired")
@@ -148,7 +148,7 @@ def _add_link(
     seconds: float,
     now: float | None,
 ) -> str:
-    now = time.time() if now is None else now
+    now = moment(now)
     token = secrets.token_urlsafe(32)
     values = {
         "purpose": purpose,
@@ -191,7 +191,7 @@ def _use_link(connection: Connection, link: Invite, by: int, now: float) -> None
 
 def join(connection: Connection, token: str, *, name: str, email: str, password_hash: str, now: float | None = None) -> Person:
     """Make an account with an invite. Raises MissingError (the link), DataError (the form), ConflictError (the address)."""
-    now = time.time() if now is None else now
+    now = moment(now)
     link = link_of(connection, token, now=now)
     if link.purpose != "join":
         raise MissingError("this link does not work", next_step="ask for an invite")
@@ -222,7 +222,7 @@ def add_person(
     now: float | None = None,
 ) -> int:
     """Add a person; return the id. Without a pseudonym, draws one at random. Raises DataError for an unknown role or group."""
-    now = time.time() if now is None else now
+    now = moment(now)
     values = {
         "pseudonym": pseudonym or _new_pseudonym(connection),
         "role": _one_of(role, Role, "role"),
@@ -275,7 +275,7 @@ def change_person(
     if changed:
         connection.execute(person.update().where(person.c.id == person_id).values(values))
         if role != "admin":
-            _end_links(connection, invite.c.created_by == person_id, time.time() if now is None else now)
+            _end_links(connection, invite.c.created_by == person_id, moment(now))
         _changed(connection, by, "change_person", person_id, {k: old[k] for k in changed}, {k: values[k] for k in changed}, now)
     return get_person(connection, person_id)
 
@@ -285,7 +285,7 @@ def disable(connection: Connection, person_id: int, *, by: int, now: float | Non
 
     Raises MissingError, RefusedError.
     """
-    now = time.time() if now is None else now
+    now = moment(now)
     who = get_person(connection, person_id)
     if who.id == by:
         raise RefusedError("you cannot disable yourself", next_step="ask another admin")
@@ -307,7 +307,7 @@ def enable(connection: Connection, person_id: int, *, by: int, now: float | None
 
 def set_password(connection: Connection, person_id: int, password_hash: str, *, by: int, now: float | None = None) -> None:
     """Store a new password, log the person out everywhere, and end the open links to set one."""
-    now = time.time() if now is None else now
+    now = moment(now)
     connection.execute(person.update().where(person.c.id == person_id).values(password_hash=password_hash))
     connection.execute(session.delete().where(session.c.person_id == person_id))
     _end_links(connection, invite.c.person_id == person_id, now)
@@ -316,7 +316,7 @@ def set_password(connection: Connection, person_id: int, password_hash: str, *, 
 
 def reset_password(connection: Connection, token: str, password_hash: str, *, now: float | None = None) -> Person:
     """Set a password with a one-time link. Raises MissingError."""
-    now = time.time() if now is None else now
+    now = moment(now)
     link = link_of(connection, token, now=now)
     if link.purpose != "reset_password" or link.person_id is None:
         raise MissingError("this link does not work", next_step="ask for a link to set a new password")

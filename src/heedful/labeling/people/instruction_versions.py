@@ -6,7 +6,6 @@ confirm that they have read it. Each answer keeps the version under which it was
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Row, Select, func, insert, select
 
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import acknowledgement, instruction
 from heedful.labeling.queue.kinds import KINDS, PHASES, Phase, TaskKind, refuse_unstorable
 
@@ -108,7 +108,7 @@ def publish(
     now: float | None = None,
 ) -> Instruction:
     """Publish a new version, in force at once. Raises DataError if it is empty, changes nothing, or has no change note."""
-    now = time.time() if now is None else now
+    now = moment(now)
     refuse_unstorable(markdown, "the instructions")
     refuse_unstorable(change_note, "the note on the change")
     if kind not in KINDS:
@@ -190,7 +190,7 @@ def all_current(connection: Connection, phases: Iterable[str] = PHASES) -> list[
 
 def acknowledge(connection: Connection, person_id: int, instruction_id: int, *, now: float | None = None) -> None:
     """Record that a person has confirmed reading this version; a second call changes nothing. Raises MissingError."""
-    now = time.time() if now is None else now
+    now = moment(now)
     one = get(connection, instruction_id)
     mine = (acknowledgement.c.person_id == person_id) & (acknowledgement.c.instruction_id == instruction_id)
     if connection.execute(select(acknowledgement.c.at).where(mine)).one_or_none() is not None:

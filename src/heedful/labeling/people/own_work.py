@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
 from sqlalchemy import Connection, Subquery, case, func, select
 
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, person, task
 from heedful.labeling.queue.kinds import Phase
 
@@ -28,7 +28,7 @@ class Progress:
 
 def progress(connection: Connection, person_id: int, *, now: float | None = None) -> Progress:
     """How much a person has done."""
-    now = time.time() if now is None else now
+    now = moment(now)
     answered = assignment.c.state == "answered"
     row = connection.execute(
         select(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, person, problem, response, task
 from heedful.labeling.queue.kinds import refuse_unstorable
 
@@ -39,7 +39,7 @@ class Problem:
 
 def ask(connection: Connection, person_id: int, text: str, *, task_id: int | None = None, now: float | None = None) -> int:
     """Store a question about one of the person's tasks or in general; return its number. Raises DataError, MissingError."""
-    now = time.time() if now is None else now
+    now = moment(now)
     text = _checked(text, "the question")
     if task_id is not None:
         own = select(assignment.c.id).where(assignment.c.task_id == task_id, assignment.c.person_id == person_id)
@@ -61,7 +61,7 @@ def ask(connection: Connection, person_id: int, text: str, *, task_id: int | Non
 
 def answer(connection: Connection, problem_id: int, text: str, *, answered_by: int, now: float | None = None) -> None:
     """Answer a question. A later answer replaces it, and the labeler is notified again."""
-    now = time.time() if now is None else now
+    now = moment(now)
     text = _checked(text, "the answer")
     before = get(connection, problem_id)
     changed = {"answer": text, "answered_by": answered_by, "answered": now, "seen": None}
@@ -102,7 +102,7 @@ def count_unseen(connection: Connection, person_id: int) -> int:
 
 def mark_seen(connection: Connection, problem_id: int, person_id: int, *, now: float | None = None) -> None:
     """Record that the labeler has seen the answer. Raises MissingError unless it is a question of that person's."""
-    now = time.time() if now is None else now
+    now = moment(now)
     mine = (problem.c.id == problem_id) & (problem.c.person_id == person_id)
     row = connection.execute(select(problem.c.answered, problem.c.seen).where(mine)).one_or_none()
     if row is None:

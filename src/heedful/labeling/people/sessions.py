@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, func, select
 from heedful.errors import RefusedError, ThrottledError
 from heedful.labeling.database import events
 from heedful.labeling.database.connection import Database
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import login_failure, person, session
 from heedful.labeling.people.accounts import Person, get_person, hashed
 from heedful.labeling.people.passwords import is_password
@@ -54,7 +54,7 @@ def log_in(
 
     Raises ThrottledError, RefusedError.
     """
-    now = time.time() if now is None else now
+    now = moment(now)
     email = email.strip().lower()
     keys = _keys(email, address)
     with database.write() as connection:
@@ -88,7 +88,7 @@ def log_in(
 def count_attempt(database: Database, email: str, address: str, *, now: float | None = None) -> None:
     """Count a wrong password that was entered outside the login page. Raises ThrottledError."""
     with database.write() as connection:
-        _count_attempt(connection, _keys(email, address), time.time() if now is None else now)
+        _count_attempt(connection, _keys(email, address), moment(now))
 
 
 def _keys(email: str, address: str) -> tuple[str, str]:
@@ -119,7 +119,7 @@ def forget_failures(connection: Connection, email: str) -> None:
 
 def start(connection: Connection, person_id: int, *, earlier_token: str | None = None, now: float | None = None) -> NewSession:
     """Start a session for a person whose identity is established; expired sessions are removed. Raises RefusedError."""
-    now = time.time() if now is None else now
+    now = moment(now)
     who = get_person(connection, person_id)
     if who.disabled is not None:
         raise RefusedError("this account is disabled", next_step="ask an admin")
@@ -144,7 +144,7 @@ def start(connection: Connection, person_id: int, *, earlier_token: str | None =
 
 def person_of_session(connection: Connection, token: str, now: float | None = None) -> tuple[Person, str, float] | None:
     """The person, the CSRF token and the time of the last extension; None if the session has ended. Changes nothing."""
-    now = time.time() if now is None else now
+    now = moment(now)
     row = connection.execute(select(session).where(session.c.token_hash == hashed(token))).one_or_none()
     if row is None or row.expires <= now:
         return None
@@ -154,7 +154,7 @@ def person_of_session(connection: Connection, token: str, now: float | None = No
 
 def keep_alive(connection: Connection, token: str, *, now: float | None = None) -> None:
     """Extend a session that is being used."""
-    now = time.time() if now is None else now
+    now = moment(now)
     row = connection.execute(select(session.c.created).where(session.c.token_hash == hashed(token))).one_or_none()
     if row is not None:
         values = {"last_seen": now, "expires": min(now + IDLE_SECONDS, row.created + LONGEST_SECONDS)}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from sqlalchemy import Connection, func, select, update
 
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import (
     annotation,
     assignment,
@@ -138,7 +138,7 @@ def decide(
     A declined candidate stays a candidate and may be selected later. Raises MissingError for a code that no current
     candidate has, DataError for a note that is too long. Returns nothing, so that the caller does not learn who it was.
     """
-    now = time.time() if now is None else now
+    now = moment(now)
     if len(note) > 2_000:
         raise DataError("the note is too long", expected="at most 2,000 characters", got=f"{len(note):,}")
     found = [id for id, own in _codes(connection, secret).items() if own == code]

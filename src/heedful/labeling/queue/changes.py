@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from sqlalchemy import Connection, select, update
 
 from heedful.errors import ConflictError, DataError, MissingError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import batch, task
 from heedful.labeling.queue import counters
 from heedful.labeling.queue.kinds import refuse_unstorable
@@ -21,7 +20,7 @@ def close_batch(
     before = connection.execute(select(batch.c.closed).where(batch.c.id == batch_id)).one_or_none()
     if before is None:
         raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
-    after = (before.closed or (time.time() if now is None else now)) if closed else None
+    after = (before.closed or moment(now)) if closed else None
     connection.execute(update(batch).where(batch.c.id == batch_id).values(closed=after))
     events.record(
         connection,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import SystemRandom
@@ -13,6 +12,7 @@ from sqlalchemy import Connection, RowMapping, Select, and_, case, exists, func,
 
 from heedful.errors import MissingError, RefusedError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, batch, instruction, person, task, task_response
 from heedful.labeling.queue import counters
 from heedful.labeling.queue.assignments import AssignmentView, phase_of, view_assignment
@@ -48,7 +48,7 @@ def claim(
     A running lease of that kind or batch is renewed first; then comes a task with the person's draft; then a new task, by
     priority, in random order within a priority. Raises MissingError (no such person), RefusedError (disabled).
     """
-    at = _now(now)
+    at = moment(now)
     worker = locked_worker(connection, person_id)
     wanted = _served_to(worker)
     if kind is not None:
@@ -89,7 +89,7 @@ def claim(
 
 def claim_task(connection: Connection, person_id: int, task_id: int, *, now: float | None = None) -> int:
     """Lease this task to a person; return the assignment's id. A leased, answered or skipped assignment stays as it is."""
-    at = _now(now)
+    at = moment(now)
     locked_worker(connection, person_id)
     mine = (assignment.c.task_id == task_id, assignment.c.person_id == person_id)
     found = connection.execute(select(assignment.c.id, assignment.c.state).where(*mine)).one_or_none()
@@ -100,7 +100,7 @@ def claim_task(connection: Connection, person_id: int, task_id: int, *, now: flo
 
 def give_back_expired(connection: Connection, *, now: float | None = None) -> int:
     """Give back expired leases (at most 200 at once, oldest first), so that others can get the tasks; return how many."""
-    at = _now(now)
+    at = moment(now)
     rows = connection.execute(
         select(assignment.c.id, assignment.c.task_id, assignment.c.person_id, assignment.c.expires)
         .where(assignment.c.state == "leased", assignment.c.expires <= at)
@@ -133,14 +133,14 @@ def answers_left_today(connection: Connection, person_id: int, *, now: float | N
     given = connection.execute(
         select(func.count())
         .select_from(assignment)
-        .where(assignment.c.person_id == person_id, assignment.c.state == "answered", assignment.c.answered > _now(now) - DAY)
+        .where(assignment.c.person_id == person_id, assignment.c.state == "answered", assignment.c.answered > moment(now) - DAY)
     ).scalar_one()
     return max(0, limit - given)
 
 
 def waiting(connection: Connection, person_id: int, now: float | None = None) -> list[Waiting]:
     """What a claim could give the person, batch by batch, highest priority first; changes nothing."""
-    at = _now(now)
+    at = moment(now)
     worker = _look_at(connection, person_id)
     left = answers_left_today(connection, person_id, now=at)
     if worker["disabled"] is not None or left == 0:
@@ -335,7 +335,3 @@ def responses_of_task(connection: Connection, task_id: int) -> Sequence[str]:
     """The ids of a task's outputs, in the task's order."""
     query = select(task_response.c.response_id).where(task_response.c.task_id == task_id).order_by(task_response.c.position)
     return connection.execute(query).scalars().all()
-
-
-def _now(now: float | None) -> float:
-    return time.time() if now is None else now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, Table, insert, select
 from heedful.conversation import Turn
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import batch, prompt, response, task, task_response
 from heedful.labeling.queue.kinds import WITH_OUTPUTS, WITHOUT_PROMPT, Phase, TaskKind, refuse_unstorable, storable
 from heedful.labeling.queue.payloads import check_payload
@@ -42,7 +42,7 @@ class NewTask:
 
 def add_prompts(connection: Connection, prompts: Iterable[Prompt], *, now: float | None = None) -> int:
     """Store prompts; return how many were new. Raises DataError if an id has another text, or a text cannot be stored."""
-    at = _now(now)
+    at = moment(now)
 
     def row(record: Prompt) -> dict[str, Any]:
         check_prompt(record)
@@ -78,7 +78,7 @@ def add_responses(
 
     Raises DataError if an id has another text, MissingError if a prompt is not stored.
     """
-    at, sampled = _now(now), dict(sampling or {})
+    at, sampled = moment(now), dict(sampling or {})
 
     def row(record: Response) -> dict[str, Any]:
         check_response(record)
@@ -133,7 +133,9 @@ def make_batch(
         "per_labeler_limit": per_labeler_limit,
         "lease_seconds": lease_seconds,
     }
-    result = connection.execute(insert(batch).values(**values, created_by=created_by, created=_now(now)).returning(batch.c.id))
+    result = connection.execute(
+        insert(batch).values(**values, created_by=created_by, created=moment(now)).returning(batch.c.id)
+    )
     batch_id = result.scalar_one()
     events.record(
         connection, person_id=created_by, action="make_batch", subject="batch", subject_id=batch_id, after=values, now=now
@@ -157,7 +159,7 @@ def add_tasks(
     rules = connection.execute(select(batch).where(batch.c.id == batch_id)).mappings().one_or_none()
     if rules is None:
         raise MissingError("there is no such batch", expected="a batch's id", got=str(batch_id))
-    at, draw, made, gold = _now(now), random.Random(seed), list[int](), 0
+    at, draw, made, gold = moment(now), random.Random(seed), list[int](), 0
     for some in batched(tasks, _ROWS_AT_ONCE):
         _refuse_missing(connection, prompt, {new.prompt_id for new in some if new.prompt_id is not None})
         _refuse_other_prompts(connection, some)
@@ -211,10 +213,6 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 # ---------------------------------------------------------------------------------------------------- checks
-
-
-def _now(now: float | None) -> float:
-    return time.time() if now is None else now
 
 
 def _require(condition: bool, expected: str, got: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +23,7 @@ from sqlalchemy import Connection, select, update
 
 from heedful.errors import ConflictError, DataError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, batch, task
 from heedful.labeling.queue import counters
 from heedful.labeling.queue.answer_rows import Answered, write_answer
@@ -105,7 +105,7 @@ def save_draft(
     same draft again only renews the lease. Raises ConflictError for an older version with another content (it was saved from
     another page), a lost token or a finished task; MissingError, RefusedError.
     """
-    at = _now(now)
+    at = moment(now)
     row = _own(connection, assignment_id, person_id, token)
     _refuse_other_phase(row)
     refuse_unstorable(draft, "the draft")
@@ -163,7 +163,7 @@ def submit(
     Raises DataError naming the field if the answer is incomplete; ConflictError if another answer is stored, the task was
     skipped, or it has been opened again since (the token is out of date); MissingError, RefusedError.
     """
-    at = _now(now)
+    at = moment(now)
     row = _own(connection, assignment_id, person_id, token, finished="answered")
     if row["state"] == "answered":
         if _json(row["answer"]) == _json(answer):
@@ -216,7 +216,7 @@ def skip(
 
     Raises DataError without a reason, ConflictError, MissingError, RefusedError.
     """
-    at = _now(now)
+    at = moment(now)
     row = _own(connection, assignment_id, person_id, token, finished="skipped")
     if row["state"] == "skipped":
         return
@@ -247,7 +247,7 @@ def release(connection: Connection, assignment_id: int, person_id: int, *, token
 
     Raises ConflictError, MissingError, RefusedError.
     """
-    at = _now(now)
+    at = moment(now)
     row = _own(connection, assignment_id, person_id, token)
     if row["state"] != "leased":
         return
@@ -320,7 +320,3 @@ def _check_seconds(seconds: float | None) -> None:
 
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _now(now: float | None) -> float:
-    return time.time() if now is None else now

@@ -9,7 +9,6 @@ Simulated labelers see outputs in the task's order, because position does not bi
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Table, insert, select
 
 from heedful.errors import DataError
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, batch, demonstration, event, person, ranking, rating, task
 from heedful.labeling.people import accounts, instruction_versions
 from heedful.labeling.queue import counters, items
@@ -76,7 +76,7 @@ def record_work(
     evaluation and the others in the phase training. Raises DataError if an answer is incomplete, a labeler is in no group, or
     a name is another person's pseudonym.
     """
-    at = time.time() if now is None else now
+    at = moment(now)
     items.add_prompts(connection, prompts, now=at)
     items.add_responses(connection, responses, now=at)
     instruction_versions.publish_first_versions(connection, now=at)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -18,6 +17,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from heedful.errors import ConflictError, DataError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, batch, person, superseded_answer, task
 from heedful.labeling.queue import counters
 from heedful.labeling.queue.answer_rows import ANSWER_TABLES
@@ -39,7 +39,7 @@ def can_correct(state: str, answered: float | None, surplus: bool, now: float) -
 
 def correct(connection: Connection, assignment_id: int, person_id: int, *, now: float | None = None) -> None:
     """Open one's own recent answer again. Raises ConflictError if it is too late, MissingError, RefusedError."""
-    at = time.time() if now is None else now
+    at = moment(now)
     locked_worker(connection, person_id)
     row = _answered(connection, assignment_id)
     if row["person_id"] != person_id:
@@ -55,7 +55,7 @@ def correct(connection: Connection, assignment_id: int, person_id: int, *, now: 
 
 def send_back(connection: Connection, assignment_id: int, note: str, *, by: int, now: float | None = None) -> None:
     """Ask a labeler to do an answer again; the note says why. Raises DataError, ConflictError, MissingError."""
-    at = time.time() if now is None else now
+    at = moment(now)
     refuse_unstorable(note, "the note")
     if not note.strip() or len(note) > LONGEST_NOTE:
         raise DataError("the note is not valid", expected=f"what to change, 1 to {LONGEST_NOTE} characters", got=f"{len(note)}")

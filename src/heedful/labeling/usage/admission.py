@@ -8,7 +8,6 @@ request is not counted.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 
 from heedful.labeling.database.connection import Database
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.usage_tables import api_request
 from heedful.labeling.usage.api_keys import TAG, ApiKey, Scope, with_secret
 
@@ -58,10 +58,10 @@ def admit(database: Database, secret: str, scope: Scope, *, used_for: str | None
     """Admit a request with this key and count it. Raises KeyRefusedError (400, 401, 403, 429)."""
     with database.read() as connection:  # refuses most bad requests without waiting for a turn to write
         key = _working(with_secret(connection, secret), scope, used_for)
-        _within_limits(connection, key, _now(now))
+        _within_limits(connection, key, moment(now))
     with database.write() as connection:
         key = _working(with_secret(connection, secret, lock=True), scope, used_for)
-        at = _now(now)  # after the wait for the turn
+        at = moment(now)  # after the wait for the turn
         _within_limits(connection, key, at)
         values = {
             "key": secrets.token_hex(12),
@@ -85,7 +85,7 @@ def finish(database: Database, admitted: Admitted, outcome: Outcome, *, now: flo
         "streamed": outcome.streamed,
         "prompt_tokens": outcome.prompt_tokens,
         "completion_tokens": outcome.completion_tokens,
-        "seconds": max(0.0, _now(now) - admitted.at),
+        "seconds": max(0.0, moment(now) - admitted.at),
         "flags": list(outcome.flags),
         "request": outcome.request if keeps else None,
         "response": outcome.response if keeps else None,
@@ -126,7 +126,3 @@ def _within_limits(connection: Connection, key: ApiKey, at: float) -> None:
         if used >= key.tokens_per_month:
             message = f"this API key is limited to {key.tokens_per_month} tokens in 30 days"
             raise KeyRefusedError(429, "insufficient_quota", message, wait_seconds=first + MONTH - at)
-
-
-def _now(now: float | None) -> float:
-    return time.time() if now is None else now

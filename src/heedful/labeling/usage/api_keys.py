@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,6 +12,7 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from heedful.errors import DataError, MissingError
 from heedful.labeling.database import events
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import person
 from heedful.labeling.database.usage_tables import api_key, api_request
 from heedful.labeling.people.accounts import get_person, hashed
@@ -27,7 +27,6 @@ PREFIX = "hk-"
 _BEGINNING = 8
 TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 """A tag of allowed use."""
-_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ class NewKey:
         limits = (("requests a minute", self.per_minute), ("requests a day", self.per_day))
         limits = (*limits, ("tokens in 30 days", self.tokens_per_month), ("days that texts are kept", self.keep_days))
         for what, limit in limits:
-            _require(limit is None or 1 <= limit <= _MOST, f"{what}: 1 to {_MOST}, or no limit", str(limit))
+            _require(limit is None or 1 <= limit <= LARGEST_WHOLE, f"{what}: 1 to {LARGEST_WHOLE}, or no limit", str(limit))
         refuse_unstorable(self.name, "the key's name")
 
 
@@ -106,7 +105,7 @@ class ApiKey:
 
 def make(connection: Connection, new: NewKey, *, by: int | None, now: float | None = None) -> tuple[int, str]:
     """Make a key; return its id and the key itself, which is not stored or shown again. Raises MissingError, DataError."""
-    at = time.time() if now is None else now
+    at = moment(now)
     get_person(connection, new.person_id)
     secret = PREFIX + secrets.token_urlsafe(32)
     limits: dict[str, Any] = {
@@ -132,7 +131,7 @@ def make(connection: Connection, new: NewKey, *, by: int | None, now: float | No
 
 def revoke(connection: Connection, key_id: int, *, by: int, own_only: bool, now: float | None = None) -> None:
     """Revoke a key from the next request on. Raises MissingError for no such key, or another person's if ``own_only``."""
-    at = time.time() if now is None else now
+    at = moment(now)
     found = get(connection, key_id, person_id=by if own_only else None)
     if found.revoked is None:
         connection.execute(update(api_key).where(api_key.c.id == key_id).values(revoked=at))
@@ -177,7 +176,7 @@ def delete_texts(connection: Connection, key_id: int, *, by: int, now: float | N
 
 def erase_expired(connection: Connection, *, now: float | None = None) -> int:
     """Erase texts that are older than their key's ``keep_days``; return how many requests had some."""
-    at = time.time() if now is None else now
+    at = moment(now)
     number = 0
     for row in connection.execute(select(api_key.c.id, api_key.c.keep_days).where(api_key.c.keep_days.is_not(None))).all():
         old = (

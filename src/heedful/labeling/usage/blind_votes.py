@@ -18,6 +18,7 @@ from typing import Any, Literal, TextIO
 from sqlalchemy import Connection, insert, select, update
 
 from heedful.errors import ConflictError, DataError
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import person
 from heedful.labeling.database.usage_tables import conversation, conversation_turn, model_vote, turn_answer
 from heedful.labeling.people.accounts import shown_group
@@ -120,7 +121,7 @@ def vote(
             choice=choice,
             position=position if choice == "answer" else None,
             gave_away=gave_away,
-            created=time.time() if now is None else now,
+            created=moment(now),
         )
     )
     goes_on = position if choice == "answer" else ended[0].position

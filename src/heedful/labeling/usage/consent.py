@@ -8,7 +8,6 @@ erased: this module erases it from the labeling queue, and :mod:`heedful.prompts
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, insert, select, update
 from heedful.errors import MissingError
 from heedful.labeling.database import erasing, events
 from heedful.labeling.database.connection import Database
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import person, prompt
 from heedful.labeling.database.usage_tables import (
     EVERYWHERE,
@@ -141,7 +141,7 @@ def _record(connection: Connection, keys: Sequence[str], person_id: int, now: fl
     """Erase what the labeling queue derived from these, and note them to be erased everywhere else."""
     if not keys:
         return
-    at = time.time() if now is None else now
+    at = moment(now)
     erased = erasing.erase_prompts(connection, _derived(keys))
     again = connection.execute(select(withdrawal).where(withdrawal.c.key.in_(keys)).with_for_update()).mappings().all()
     for row in again:  # what was taken back before is deleted now
@@ -216,7 +216,7 @@ def _change(connection: Connection, key: str, change: Mapping[str, Any], *condit
 
 def applied(connection: Connection, done: Mapping[str, Pending], *, now: float | None = None) -> None:
     """Note that these have been erased everywhere. One whose owner has deleted it in the meantime stays pending."""
-    at = time.time() if now is None else now
+    at = moment(now)
     for key, one in done.items():
         unchanged = (withdrawal.c.key == key, withdrawal.c.at == one.at)
         connection.execute(update(withdrawal).where(*unchanged).values(applied=at))

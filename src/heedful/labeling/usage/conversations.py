@@ -18,9 +18,11 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 
 from heedful.conversation import Turn
 from heedful.errors import ConflictError, DataError, MissingError
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import assignment, person
 from heedful.labeling.database.usage_tables import answer_feedback, conversation, conversation_turn, model_vote, turn_answer
 from heedful.labeling.queue.kinds import refuse_unstorable
+from heedful.project.storable import LARGEST_WHOLE
 
 Mode = Literal["chat", "completion"]
 Layout = Literal["single", "compare", "rank"]
@@ -51,7 +53,7 @@ class Sampling:
         _within("temperature", self.temperature, 0, 2)
         _within("top-p", self.top_p, 0, 1)
         _within("most tokens", self.max_tokens, 1, 32_768)
-        _within("seed", self.seed, 0, 2**31 - 1)
+        _within("seed", self.seed, 0, LARGEST_WHOLE)
         if self.top_p == 0:
             raise DataError("top-p is out of range", expected="above 0, up to 1", got="0")
         if len(self.stop) > 4 or not all(self.stop):
@@ -233,7 +235,7 @@ def start(connection: Connection, person_id: int, new: NewConversation, *, now: 
         "use_case": new.use_case,
         "sampling": new.sampling.to_json(),
         "training": new.training,
-        "created": _now(now),
+        "created": moment(now),
     }
     return connection.execute(insert(conversation).values(values).returning(conversation.c.id)).scalar_one()
 
@@ -254,7 +256,7 @@ def add_turn(
 
     Raises MissingError, DataError for an empty or too long text, ConflictError if there is no answer to continue from.
     """
-    at = _now(now)
+    at = moment(now)
     if not text.strip() or len(text) > LONGEST_TURN:
         raise DataError(
             "this cannot be sent", expected=f"a text of at most {LONGEST_TURN:,} characters", got=f"{len(text.strip()):,}"
@@ -294,7 +296,7 @@ def add_turn(
 
 def begin_answer(connection: Connection, answer_id: int, person_id: int, *, now: float | None = None) -> Ask:
     """Claim an answer, so that no other page asks for it too. Raises MissingError, ConflictError."""
-    at = _now(now)
+    at = moment(now)
     row = _own_answer(connection, answer_id, person_id)
     state = turn_answer.c.state
     free = state.in_(("waiting", "failed")) | ((state == "running") & (turn_answer.c.started < at - LOST_SECONDS))
@@ -330,7 +332,7 @@ def end_answer(
         "text": text.replace("\x00", "\ufffd").encode(errors="replace").decode(),
         "state": state,
         "finish_reason": finish_reason,
-        "ended": _now(now),
+        "ended": moment(now),
     }
     ours = (turn_answer.c.id == ask.answer_id, turn_answer.c.state == "running", turn_answer.c.started == ask.started)
     if connection.execute(update(turn_answer).where(*ours).values(values)).rowcount != 1 or state == "failed":
@@ -551,7 +553,3 @@ def _answer(row: RowMapping, feedback: Mapping[tuple[int, str], str], *, named: 
         edit=feedback.get((row["id"], "edit")),
         critique=feedback.get((row["id"], "critique")),
     )
-
-
-def _now(now: float | None) -> float:
-    return time.time() if now is None else now

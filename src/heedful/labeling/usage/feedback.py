@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import time
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from heedful.conversation import Turn, prompt_turns
 from heedful.errors import ConflictError, DataError
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import batch, person
 from heedful.labeling.database.usage_tables import answer_feedback, conversation_turn, turn_answer
 from heedful.labeling.queue import items
@@ -51,7 +51,7 @@ def keep(
                 person_id=person_id,
                 kind=kind,
                 text=text,
-                created=time.time() if now is None else now,
+                created=moment(now),
             )
         )
     return view
@@ -76,7 +76,7 @@ def start_ranking(connection: Connection, turn_id: int, person_id: int, *, now: 
 
     Raises MissingError; ConflictError if answers are missing; DataError if the turn may not be used for training.
     """
-    at = time.time() if now is None else now
+    at = moment(now)
     view = conversation_of(connection, turn_id=turn_id, person_id=person_id)
     turn = turn_of(view, turn_id)
     if turn.task_id is not None:

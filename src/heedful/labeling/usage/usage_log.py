@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, case, func, or_, select
 
 from heedful.conversation import messages_of
+from heedful.labeling.database.moments import moment
 from heedful.labeling.database.tables import person
 from heedful.labeling.database.usage_tables import api_key, api_request, conversation, conversation_turn
 from heedful.labeling.usage import conversations
@@ -55,7 +55,7 @@ class KeyUsage:
 
 def usage_by_key(connection: Connection, *, now: float | None = None) -> dict[int, KeyUsage]:
     """Usage by key id; keys without requests in the last 30 days are left out."""
-    at = time.time() if now is None else now
+    at = moment(now)
     tokens = func.coalesce(api_request.c.prompt_tokens, 0) + func.coalesce(api_request.c.completion_tokens, 0)
     failed = or_(api_request.c.status.is_(None), api_request.c.status != _OK)
     query = (
@@ -108,7 +108,7 @@ def flagged_requests(connection: Connection, *, since: float, limit: int = 100) 
 
 def per_day(connection: Connection, *, days: int = 14, now: float | None = None) -> list[tuple[float, int]]:
     """Number of requests on each of the last days (UTC), oldest first."""
-    at = time.time() if now is None else now
+    at = moment(now)
     today = at // DAY * DAY
     starts = [today - DAY * back for back in range(days - 1, -1, -1)]
     query = select(func.count()).select_from(api_request)

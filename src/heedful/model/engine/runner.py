@@ -6,8 +6,7 @@ The runner only computes. The scheduler decides which requests get slots and whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heedful.model.dropout import evaluating
 from heedful.model.engine.sampling import SEED_MASK, Drawing, Likeliest, Sampling
 from heedful.model.engine.slots import DecodeLayout, PrefillLayout, Slots, groups_of, worth_merging
 from heedful.model.fast.gpt2_forward import gpt2_forward
@@ -78,7 +78,7 @@ class Runner:
         :meth:`remove` must follow, with the requests that are already finished.
         """
         drawn: list[Drawn] = []
-        with _evaluating(self._model):
+        with evaluating(self._model):
             for members in groups_of([len(prompt) for prompt in prompts], self._bytes_per_token):
                 drawn += self._prefill_group([prompts[i] for i in members], [requests[i] for i in members])
         return drawn
@@ -94,7 +94,7 @@ class Runner:
         count = len(positions)
         tokens, positions = self._filled(self._last_tokens), self._filled(positions)
         layout = DecodeLayout(groups)
-        with _evaluating(self._model):
+        with evaluating(self._model):
             if self._forward is not None:
                 hidden = self._forward(tokens, positions, layout)
             else:
@@ -221,19 +221,6 @@ class Runner:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return 2 * heads * width * self._model.dtype.itemsize
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Run the block without dropout, and restore the model's mode afterwards."""
-    training = model.training
-    if training:  # only then, because setting the mode walks through all modules
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
 
 
 def _drawing(groups: Iterable[_Group], device: torch.device) -> Drawing:

@@ -20,6 +20,7 @@ from heedful.errors import DataError
 from heedful.labeling.people import accounts, sessions
 from heedful.labeling.queue import leases
 from heedful.labeling.queue.kinds import TaskKind
+from heedful.project.storable import LARGEST_WHOLE
 from heedful.web.api.opaque_ids import explain, opaque, with_own_ids
 from heedful.web.routing import Id, Routes, Visiting
 
@@ -64,7 +65,7 @@ class Claim(Sent):
     """The kind of task or the batch to take a task from; with neither, the next task of any kind."""
 
     kind: TaskKind | None = None
-    batch_id: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    batch_id: int | None = Field(default=None, ge=1, le=LARGEST_WHOLE)
 
 
 class Draft(Sent):

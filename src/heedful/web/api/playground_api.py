@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from heedful.errors import DataError
 from heedful.labeling.usage import blind_votes, consent, conversations, feedback
 from heedful.labeling.usage.conversations import LONGEST_TURN, AnswerView, ConversationView, Layout, Mode, VoteView
+from heedful.project.storable import LARGEST_WHOLE
 from heedful.records import UseCase
 from heedful.web.api.labeler_api import Done, Sent
 from heedful.web.closing_stream import ClosingStream
@@ -37,7 +38,7 @@ class HowToAnswer(Sent):
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, ge=1, le=32_768)
     stop: list[Annotated[str, Field(min_length=1, max_length=1_000)]] = Field(default=[], max_length=4)
-    seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    seed: int | None = Field(default=None, ge=0, le=LARGEST_WHOLE)
 
 
 class StartConversation(Sent):
@@ -175,7 +176,7 @@ async def models(visit: Visiting) -> Models:
 def listed(
     visit: Visiting,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST_WHOLE)] = None,
 ) -> list[conversations.Listed]:
     """List your conversations, newest first. For the next page, send the id of the last one as ``before``."""
     with visit.database.read() as connection:

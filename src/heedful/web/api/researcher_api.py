@@ -18,6 +18,7 @@ from heedful.labeling.people import accounts
 from heedful.labeling.queue import changes, items, task_making
 from heedful.labeling.queue.items import LEASE_SECONDS
 from heedful.labeling.queue.kinds import Phase, TaskKind
+from heedful.project.storable import LARGEST_WHOLE
 from heedful.records import Source, Split, UseCase
 from heedful.web.api.labeler_api import Done, Json, Sent
 from heedful.web.console.batch_pages import fitting, make_planned
@@ -36,7 +37,7 @@ class NewBatch(Sent):
     tasks: int = Field(ge=1, le=task_making.MOST_TASKS, description="At most this many tasks are made")
     gold: int = Field(default=0, ge=0, le=task_making.MOST_TASKS, description="At most this many of them have a known answer")
     gold_batch_id: int | None = Field(
-        default=None, ge=1, le=2**31 - 1, description="The screening batch that holds the known answers"
+        default=None, ge=1, le=LARGEST_WHOLE, description="The screening batch that holds the known answers"
     )
     overlap: int = Field(default=1, ge=1, le=1_000, description="How many labelers answer each task")
     priority: int = Field(default=0, ge=-1_000, le=1_000)
@@ -205,7 +206,7 @@ def events(
     action: Annotated[str | None, Query(max_length=40)] = None,
     subject: Annotated[str | None, Query(max_length=30)] = None,
     subject_id: Annotated[str | None, Query(max_length=200)] = None,
-    older_than: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+    older_than: Annotated[int | None, Query(ge=1, le=LARGEST_WHOLE)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> audit.Lines:
     """List the audit log, newest first. For the next page, send the last page's ``next`` as ``older_than``."""
