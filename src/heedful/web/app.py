@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from heedful.errors import (
     BusyError,
@@ -33,7 +36,7 @@ from heedful.web.playground import feedback_pages, playground_pages, streaming
 from heedful.web.public import key_pages, own_data_pages, proxy
 from heedful.web.public.withdrawals import Eraser
 from heedful.web.rendering import Rendering
-from heedful.web.routing import RETRY_SECONDS, NobodyError, Routes, Visit, begin_visit
+from heedful.web.routing import CHANGES_AT_ONCE, RETRY_SECONDS, NobodyError, Routes, Visit, begin_visit
 from heedful.web.security import Shield, log, sign
 
 STATUS_OF: tuple[tuple[type[HeedfulError], int], ...] = (
@@ -122,20 +125,22 @@ STATIC_SECONDS = 31_536_000
 def create_app(database: Database, settings: Settings) -> FastAPI:
     """The labeling application over an open database."""
     app = FastAPI(
-        title=settings.title, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
+        title=settings.title,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
+        routes=_routes(),
     )
     app.state.database, app.state.settings = database, settings
+    app.state.changing = CapacityLimiter(CHANGES_AT_ONCE)
     app.state.model_server = (
         None if settings.model_server is None else ModelServer(base_address(settings.model_server), settings.model_server_key)
     )
     app.state.round_process = None if settings.project is None else RoundProcess(settings.project)
     app.state.eraser = Eraser(database, settings)
     app.state.rendering = Rendering(title=settings.title)
-    routes = Routes(app, database, settings)
-    routes.get("/static/{version}/{name:path}", _static, who="public")
-    routes.get("/health", _health, who="public")
-    for module in MODULES:
-        module.routes(routes)
     app.add_exception_handler(HeedfulError, _on_error)
     app.add_exception_handler(NobodyError, _on_nobody)
     app.add_exception_handler(HTTPException, _on_http)
@@ -144,6 +149,17 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         Shield, secure=settings.secure, max_body_bytes=settings.max_body_bytes, on_failure=lambda r, s: _failure(app, r, s)
     )
     return app
+
+
+@cache
+def _routes() -> list[BaseRoute]:
+    """All routes. What FastAPI works out of their handlers takes tenths of a second, so a process does it once."""
+    routes = Routes()
+    routes.get("/static/{version}/{name:path}", _static, who="public")
+    routes.get("/health", _health, who="public")
+    for module in MODULES:
+        module.routes(routes)
+    return routes.all
 
 
 # ---------------------------------------------------------------------------------------------------- static, health

@@ -7,6 +7,7 @@ import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,27 +58,11 @@ class StaticFile:
 
 
 class Rendering:
-    """The templates' environment and the static files, read once."""
+    """Pages of one application: the templates with its title, and the static files."""
 
     def __init__(self, *, title: str) -> None:
-        self.static = _static_files()
-        digest = hashlib.sha256()
-        for name, file in sorted(self.static.items()):
-            digest.update(f"{name}\n{len(file.content)}\n".encode())
-            digest.update(file.content)
-        # One version for all files: modules import each other by relative paths, so they must change together.
-        self.version = digest.hexdigest()[:16]
-        self.environment = Environment(
-            loader=PackageLoader("heedful.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.environment.filters |= {"when": when, "day": day, "words": words, "count": count, "ago": ago, "size": size}
-        self.environment.filters |= {"markdown": markdown, "rendered": rendered, "speaker": speaker}
-        self.environment.filters["beginning"] = beginning_of_turns
-        self.environment.globals |= {"static": self.static_path, "app_title": title, "app_version": __version__}
+        self.static, self.version = _static_files()
+        self._title = title
 
     def static_path(self, name: str) -> str:
         """The address of a static file. It changes when any static file does, so browsers may keep the file forever."""
@@ -90,6 +75,9 @@ class Rendering:
         path = visit.request.url.path
         sections, pages = links(path, {who: visit.may(who) for who in ("user", "labeler", "researcher", "admin")})
         common = {
+            "static": self.static_path,
+            "app_title": self._title,
+            "app_version": __version__,
             "visit": visit,
             "person": visit.somebody,
             "csrf_token": visit.csrf_token,
@@ -99,10 +87,31 @@ class Rendering:
             "flash": visit.flash,
             "path": path,
         }
-        return self.environment.get_template(template).render(common | dict(values))
+        return _environment().get_template(template).render(common | dict(values))
 
 
-def _static_files() -> dict[str, StaticFile]:
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once in a process."""
+    made = Environment(
+        loader=PackageLoader("heedful.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"when": when, "day": day, "words": words, "count": count, "ago": ago, "size": size}
+    made.filters |= {"markdown": markdown, "rendered": rendered, "speaker": speaker}
+    made.filters["beginning"] = beginning_of_turns
+    return made
+
+
+@cache
+def _static_files() -> tuple[Mapping[str, StaticFile], str]:
+    """The static files by name, read once in a process, and the hash of them all.
+
+    One version for all files: modules import each other by relative paths, so they must change together.
+    """
     root = Path(str(files("heedful.web") / "static"))
     found: dict[str, StaticFile] = {}
     for path in sorted(root.rglob("*")):
@@ -110,7 +119,11 @@ def _static_files() -> dict[str, StaticFile]:
             kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
             media_type = f"{kind}; charset=utf-8" if kind.startswith(("text/", "image/svg")) else kind
             found[path.relative_to(root).as_posix()] = StaticFile(content=path.read_bytes(), media_type=media_type)
-    return found
+    digest = hashlib.sha256()
+    for name, file in sorted(found.items()):
+        digest.update(f"{name}\n{len(file.content)}\n".encode())
+        digest.update(file.content)
+    return found, digest.hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------------- filters

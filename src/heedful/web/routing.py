@@ -34,11 +34,12 @@ from inspect import iscoroutinefunction
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import Depends, FastAPI, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from heedful.errors import RefusedError
 from heedful.labeling.database.connection import Database
@@ -210,11 +211,19 @@ Id = Annotated[int, Path(ge=1, le=LARGEST_WHOLE)]
 
 
 class Routes:
-    """Adds routes to an application, each with who may call it (``route.heedful_who``)."""
+    """Collects routes, each with who may call it (``route.heedful_who``).
 
-    def __init__(self, app: FastAPI, database: Database, settings: Settings) -> None:
-        self._app, self._database, self._settings = app, database, settings
-        self._changing = CapacityLimiter(CHANGES_AT_ONCE)
+    Several applications of a process may share them: the application's state has the database, the settings and ``changing``,
+    a limiter for ``CHANGES_AT_ONCE``.
+    """
+
+    def __init__(self) -> None:
+        self._router = APIRouter()
+
+    @property
+    def all(self) -> list[BaseRoute]:
+        """The routes, in the order in which they were added."""
+        return self._router.routes
 
     def get(self, path: str, handler: Callable[..., Any], *, who: Who, **more: Any) -> None:
         """A page to read; it changes nothing."""
@@ -240,44 +249,48 @@ class Routes:
         # A handler's declared return type is its response, except in the JSON API, where a model describes it.
         options: dict[str, Any] = {"response_model": None, "include_in_schema": path.startswith("/api/v1/")} | more
         options["openapi_extra"] = {"x-who": who}
-        guard = Depends(self._guard(who, changes=method != "GET", upload=upload))
+        guard = Depends(_guard(who, changes=method != "GET", upload=upload))
         if method != "GET" and not iscoroutinefunction(handler):  # a coroutine needs a thread only while it stores something
-            handler = self._in_turn(handler)
-        self._app.add_api_route(path, handler, methods=[method], dependencies=[guard], **options)
-        self._app.routes[-1].heedful_who = who  # type: ignore[attr-defined]
+            handler = _in_turn(handler)
+        self._router.add_api_route(path, handler, methods=[method], dependencies=[guard], **options)
+        self.all[-1].heedful_who = who  # type: ignore[attr-defined]
 
     def keyed(self, method: str, path: str, handler: Callable[..., Any]) -> None:
         """A route of the public API: its handler checks the request's API key itself and ignores cookies."""
-        self._app.add_api_route(path, handler, methods=[method], response_model=None, include_in_schema=False)
-        self._app.routes[-1].heedful_who = KEY_HOLDERS  # type: ignore[attr-defined]
+        self._router.add_api_route(path, handler, methods=[method], response_model=None, include_in_schema=False)
+        self.all[-1].heedful_who = KEY_HOLDERS  # type: ignore[attr-defined]
 
-    def _in_turn(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """The handler of a change, run in one of the threads for changes."""
 
-        @wraps(handler)
-        async def change(*values: Any, **named: Any) -> Any:
-            return await to_thread.run_sync(partial(handler, *values, **named), limiter=self._changing)
+def _in_turn(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler of a change, run in one of the threads for changes."""
 
-        return change
+    @wraps(handler)
+    async def change(visit: Visit, **named: Any) -> Any:
+        return await to_thread.run_sync(partial(handler, visit, **named), limiter=visit.request.app.state.changing)
 
-    def _guard(self, who: Who, *, changes: bool, upload: bool) -> Callable[..., Any]:
-        async def guard(request: Request) -> None:
-            begin = partial(begin_visit, request, self._database, self._settings, changes)
-            if not changes:
-                visit = await run_in_threadpool(begin)
-            elif self._changing.statistics().tasks_waiting < MOST_WAITING:
-                visit = await to_thread.run_sync(begin, limiter=self._changing)
-            else:
-                raise HTTPException(503, headers={"Retry-After": str(RETRY_SECONDS)})
-            request.state.visit = visit
-            if not visit.may(who):
-                if visit.somebody is None:
-                    raise NobodyError
-                raise RefusedError("this page is not for your role", next_step=f"ask an admin, if you should be a {who}")
-            if changes:
-                await _check_csrf(request, visit, public=who == "public", upload=upload)
+    return change
 
-        return guard
+
+def _guard(who: Who, *, changes: bool, upload: bool) -> Callable[..., Any]:
+    async def guard(request: Request) -> None:
+        state = request.app.state
+        changing: CapacityLimiter = state.changing
+        begin = partial(begin_visit, request, state.database, state.settings, changes)
+        if not changes:
+            visit = await run_in_threadpool(begin)
+        elif changing.statistics().tasks_waiting < MOST_WAITING:
+            visit = await to_thread.run_sync(begin, limiter=changing)
+        else:
+            raise HTTPException(503, headers={"Retry-After": str(RETRY_SECONDS)})
+        request.state.visit = visit
+        if not visit.may(who):
+            if visit.somebody is None:
+                raise NobodyError
+            raise RefusedError("this page is not for your role", next_step=f"ask an admin, if you should be a {who}")
+        if changes:
+            await _check_csrf(request, visit, public=who == "public", upload=upload)
+
+    return guard
 
 
 def begin_visit(request: Request, database: Database, settings: Settings, changes: bool = False) -> Visit:

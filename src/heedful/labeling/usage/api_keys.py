@@ -17,6 +17,7 @@ from heedful.labeling.database.tables import person
 from heedful.labeling.database.usage_tables import api_key, api_request
 from heedful.labeling.people.accounts import get_person, hashed
 from heedful.labeling.queue.kinds import refuse_unstorable
+from heedful.project.storable import LARGEST_WHOLE
 
 Scope = Literal["chat", "completions", "models"]
 Purpose = Literal["playground", "production"]
