@@ -39,6 +39,11 @@ def ends_midway(path: Path) -> bool:
     return not _content(path).endswith((b"\n", b"\r"))
 
 
+def _content(path: Path) -> bytes:
+    with unpacked(path) as file:
+        return file.read()
+
+
 def _suffix(path: Path) -> str:
     """Return the file name's suffix, ignoring ``.gz``."""
     name = path.name.lower()
@@ -110,8 +115,7 @@ def _header(lines: list[str], path: Path, delimiter: str) -> tuple[list[str], in
 
 
 def _decoded_lines(path: Path) -> list[str]:
-    with unpacked(path) as file:
-        content = file.read()
+    content = _content(path)
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(
             f"{path.name} is not UTF-8",

@@ -10,7 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TextIO
 
-from heedful.errors import DataError
+from heedful.errors import DataError, MissingError
 from heedful.project.files import JSON_DECODER, LONGEST_LINE, Row, is_encodable, is_too_deep, refuse_missing
 from heedful.project.json_arrays import rows_of_file
 
