@@ -25,8 +25,9 @@ align: $(READY) ## Align the built-in miniature, or PROJECT=folder: the whole lo
 
 # A process for each core (each needs a gigabyte), a file's tests in one process: they share what takes long to make.
 # In the files' order, which begins with the long ones; otherwise xdist begins with the files with most tests.
+# With compiled Python kept: the tests start hundreds of processes, and each would compile Heedful again.
 test: $(READY) ## Run the tests but the long ones, on all cores; lists what was skipped and why
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -rs --durations=10 $(PYTEST)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -rs --durations=10 $(PYTEST)
 
 long: $(READY) ## Run the tests that take minutes: load on the labeling server, a million prompts, a lost network
 	$(BIN)/python -m pytest -rs -s -m long $(PYTEST)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -75,8 +76,8 @@ class Series:
 
     label: str
     model: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
 
 
 def model_title(models: Mapping[str, Model], name: str) -> str:
@@ -188,10 +189,14 @@ def reward_model(section: RewardModel, mark: str) -> str:
         return _svg(figure, "reward-model", "Reward model, labelers and length rules", said, mark)
 
 
+@lru_cache(maxsize=128)
 def curve(
-    name: str, title: str, x_label: str, series: Sequence[Series], marked_x: float | None = None, mark: str | None = None
+    name: str, title: str, x_label: str, series: tuple[Series, ...], marked_x: float | None = None, mark: str | None = None
 ) -> str:
-    """Draw one curve per model. ``marked_x`` rings the points at that x (the chosen checkpoint), ``mark`` says who judged."""
+    """Draw one curve per model. ``marked_x`` rings the points at that x (the chosen checkpoint), ``mark`` says who judged.
+
+    A command that writes its report again, as after each round, draws only what has changed: a curve takes a tenth of a second.
+    """
     with _style():
         figure = Figure(figsize=(300 / 72, 190 / 72), layout="constrained")
         axes = figure.add_subplot()

@@ -106,12 +106,12 @@ def figures(results: Results, models: Mapping[str, Model], mark: str) -> dict[st
         made["alignment_tax"] = plots.alignment_tax(results.get("alignment_tax", []), results.get("benchmarks", []), models)
     checkpoints = results.get("sft_checkpoints")
     if checkpoints:
-        epochs = [float(row["epoch"]) for row in checkpoints]
+        epochs = tuple(float(row["epoch"]) for row in checkpoints)
         chosen = next((float(row["epoch"]) for row in checkpoints if row["chosen"]), None)
-        losses = plots.Series("validation loss", SFT.name, epochs, [row["validation_loss"] for row in checkpoints])
-        rewards = plots.Series("mean reward", SFT.name, epochs, [row["reward"] for row in checkpoints])
-        made["sft_loss"] = plots.curve("sft-loss", "Validation loss (nats per token)", "epoch", [losses], chosen)
-        made["sft_reward"] = plots.curve("sft-reward", "Mean reward on validation prompts", "epoch", [rewards], chosen)
+        losses = plots.Series("validation loss", SFT.name, epochs, tuple(row["validation_loss"] for row in checkpoints))
+        rewards = plots.Series("mean reward", SFT.name, epochs, tuple(row["reward"] for row in checkpoints))
+        made["sft_loss"] = plots.curve("sft-loss", "Validation loss (nats per token)", "epoch", (losses,), chosen)
+        made["sft_reward"] = plots.curve("sft-reward", "Mean reward on validation prompts", "epoch", (rewards,), chosen)
     if "expected_preference" in results:
         points = _against_kl(results["expected_preference"])
         made["win_rate_kl"] = plots.curve("win-rate-kl", "Win rate against SFT", "KL (nats per response)", points, mark=mark)
@@ -124,11 +124,11 @@ def _training_curves(results: Results, models: Mapping[str, Model]) -> dict[str,
     made: dict[str, str] = {}
     runs: dict[str, Sequence[PpoPoint]] = {PPO.name: curves.get("ppo", []), PPO_PTX.name: curves.get("ppo_ptx", [])}
     for key, label in _PPO_CURVES:
-        series = [
+        series = tuple(
             one
             for name, points in runs.items()
             if (one := _series(models[name]["label"] if name in models else name, name, points, "iteration", key)).y
-        ]
+        )
         if series:
             made[key] = plots.curve(f"curve-{key}", label, "iteration", series)
     for name, points, key, label in (
@@ -139,13 +139,13 @@ def _training_curves(results: Results, models: Mapping[str, Model]) -> dict[str,
     ):
         one = _series(label, SFT.name, points, "step", key)
         if one.y:
-            made[name] = plots.curve(name.replace("_", "-"), label, "step", [one])
+            made[name] = plots.curve(name.replace("_", "-"), label, "step", (one,))
     return made
 
 
 def _series(label: str, model: str, points: Sequence[Mapping[str, Any]], x: str, y: str) -> plots.Series:
     kept = [(float(point[x]), float(point[y])) for point in points if point.get(x) is not None and point.get(y) is not None]
-    return plots.Series(label, model, [pair[0] for pair in kept], [pair[1] for pair in kept])
+    return plots.Series(label, model, tuple(x for x, _ in kept), tuple(y for _, y in kept))
 
 
 def headline(results: Results) -> str:
@@ -186,14 +186,14 @@ def _beside_controls(results: Results, row: WinRate) -> str:
     return f"{said} SFT alone, answering at temperature 0, wins about as much: {percent(greedy['win_rate'], 0)}."
 
 
-def _against_kl(section: ExpectedPreference) -> list[plots.Series]:
+def _against_kl(section: ExpectedPreference) -> tuple[plots.Series, ...]:
     """Make the series of win rates over KL: the best of n of SFT's answers as one line, each PPO policy as a point."""
     best = [row for row in section["rows"] if row["name"].startswith("sft_best_of_")]
     found = [_series("best of n", SFT.name, best, "kl", "win_rate")]
     for name in (PPO.name, PPO_PTX.name):
         own = [row for row in section["rows"] if row["name"] == name]
         found += [_series(row["label"], name, [row], "kl", "win_rate") for row in own if row["kl"] is not None]
-    return [series for series in found if series.y]
+    return tuple(series for series in found if series.y)
 
 
 def _label(results: Results, name: str) -> str:

@@ -60,7 +60,7 @@ def logged(site: Site) -> list[Any]:
 @pytest.fixture
 def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """All requests come in the same second, however slow the machine is."""
-    monkeypatch.setattr(admission, "_now", lambda now: 1000.0 if now is None else now)
+    monkeypatch.setattr(admission, "moment", lambda now: 1000.0 if now is None else now)
 
 
 def keyed_routes(site: Site) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -228,11 +229,7 @@ def _migrate(connection: Connection, url: URL) -> None:
     """Bring the schema up to date, in the transaction of ``connection``."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    scripts = ScriptDirectory.from_config(config)
-    head, known = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
+    head, known = _revisions()
     current = MigrationContext.configure(connection).get_current_revision()
     if current == head:
         return
@@ -246,7 +243,22 @@ def _migrate(connection: Connection, url: URL) -> None:
             where=url.render_as_string(),
             next_step="update Heedful: pip install --upgrade heedful",
         )
+    config = _migrations()
+    config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """The newest revision, and all that this version knows. Alembic runs every migration's file to tell: once in a process."""
+    scripts = ScriptDirectory.from_config(_migrations())
+    return scripts.get_current_head(), frozenset(script.revision for script in scripts.walk_revisions())
 
 
 def _refuse_foreign(connection: Connection, url: URL) -> None:
