@@ -674,4 +674,4 @@ def test_static_files_are_kept_for_ever_under_their_own_address(site: Site) -> N
 
 def test_a_visit_needs_somebody_where_one_is_asked_for(site: Site) -> None:
     with pytest.raises(ValueError, match="'who' must be one of"):
-        routing.Routes(site.app, site.database, site.app.state.settings).get("/x", lambda: None, who="everybody")  # type: ignore[arg-type]
+        routing.Routes().get("/x", lambda: None, who="everybody")  # type: ignore[arg-type]
