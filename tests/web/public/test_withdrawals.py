@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -55,7 +56,7 @@ def spoken(site: Site, project: Project) -> tuple[int, int, int]:
     return me, view.id, view.turns[0].id
 
 
-def wait_until_done(site: Site, done: bool = True) -> None:
+def wait_until_done(site: Site) -> None:
     for _ in range(600):
         with site.database.read() as connection:
             if not consent.pending(connection):
@@ -158,3 +159,21 @@ def test_a_broken_project_leaves_it_for_later(site: Site, project: Project) -> N
     assert site.app.state.eraser.erase()
     with site.database.read() as connection:
         assert consent.pending(connection)
+
+
+def test_an_unexpected_error_is_no_end(site: Site, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    me, conversation, _ = spoken(site, project)
+    apply, failed = withdrawals.apply_withdrawals, list[str]()
+
+    def fails_once(*arguments: Any) -> Any:
+        if not failed:
+            failed.append("a file that is gone")
+            raise FileNotFoundError(failed[0])
+        return apply(*arguments)
+
+    monkeypatch.setattr(withdrawals, "apply_withdrawals", fails_once)
+    site.browser(me).post(f"/playground/{conversation}/delete")
+    with site.app.state.eraser.running():
+        wait_until_done(site)
+    assert failed
+    assert holding(project.folder, "quokka") == set()

@@ -71,7 +71,7 @@ class Eraser:
                 thread.join(timeout=60)
 
     def erase(self) -> bool:
-        """Erase what there is to erase; return whether anything is left to do. It raises no HeedfulError."""
+        """Erase what there is to erase; return whether anything is left to do. It raises nothing."""
         try:
             if self._project is None:
                 apply_without_project(self._database, self._folder)
@@ -79,6 +79,9 @@ class Eraser:
             report = apply_withdrawals(self._database, Project.load(self._project))
         except HeedfulError as error:
             log.error("withdrawn text could not be erased everywhere yet: %s", error.message)
+            return True
+        except Exception:  # a file that another program has just removed, say; the thread must go on
+            log.exception("withdrawn text could not be erased everywhere yet")
             return True
         for line in report.lines():
             log.info("%s", line)
