@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from heedful.errors import DataError, MissingError, StorageError
+from heedful.errors import BusyError, DataError, MissingError, StorageError
 from heedful.project.lock import LOCK_FILE, open_lock_file
 from heedful.project.structure import shown
 
@@ -161,15 +162,38 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
-    """Wait for the folder's lock, then hold it: two writers at once would lose each other's records. Raises StorageError."""
+def locked(folder: str | Path, *, seconds: float | None = None) -> Iterator[None]:
+    """Wait for the folder's lock, then hold it: two writers at once would lose each other's records.
+
+    seconds: how long to wait; None: as long as it takes. Raises StorageError, BusyError if the time is over.
+    """
     folder = Path(folder)
     with _storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = open_lock_file(folder / LOCK_FILE)
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if seconds is None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            _lock_within(file.fileno(), seconds, folder)
         yield
+
+
+def _lock_within(descriptor: int, seconds: float, folder: Path) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise BusyError(
+                    "another process changes the records",
+                    expected=f"its end within {seconds:g} s",
+                    where=folder,
+                    next_step="try again when it is done",
+                ) from None
+            time.sleep(0.05)
 
 
 def remove_leftovers(folder: str | Path) -> None:

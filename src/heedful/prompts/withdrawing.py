@@ -75,14 +75,16 @@ class WithdrawalReport:
         return said + [f"this file may hold withdrawn text and cannot be searched: {file}" for file in self.left]
 
 
-def take_out(database: Database, project: Project) -> TakenOut:
+def take_out(database: Database, project: Project, *, seconds: float | None = None) -> TakenOut:
     """Erase from records, tasks and labels what was withdrawn and is still in them. It reads no run, so it is quick.
 
-    Raises DataError for a broken data folder (nothing was changed), StorageError for a full disk (call it again).
+    seconds: how long to wait for another process that changes the records; None: as long as it takes.
+    Raises DataError for a broken data folder (nothing was changed), StorageError for a full disk and BusyError if the time is
+    over (call it again).
     """
     if not _pending(database):
         return TakenOut(number=0, erased={})
-    with locked(project.data):
+    with locked(project.data, seconds=seconds):
         pending = _pending(database)
         unfinished = _unfinished(pending)
         known = records_in_data(project.data)

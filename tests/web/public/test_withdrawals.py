@@ -18,6 +18,7 @@ from tests.web.site import Site, make_site
 from heedful.align.round_intake import take_in
 from heedful.labeling.database import maintenance
 from heedful.labeling.usage import consent, feedback
+from heedful.project.files import locked
 from heedful.project.lock import alone_in
 from heedful.project.project import Project, init_project
 from heedful.prompts import intake
@@ -177,3 +178,15 @@ def test_an_unexpected_error_is_no_end(site: Site, project: Project, monkeypatch
         wait_until_done(site)
     assert failed
     assert holding(project.folder, "quokka") == set()
+
+
+def test_no_page_waits_for_an_import(site: Site, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(withdrawals, "PAGE_SECONDS", 0.1)
+    me, _, turn = spoken(site, project)
+    browser = site.browser(me)
+    with locked(project.data):
+        to = browser.post(f"/playground/turns/{turn}/withdraw").headers["location"]
+    assert "could not be cleaned yet" in browser.get(to).text
+    assert "data/prompts.jsonl" in holding(project.folder, "quokka")
+    assert not site.app.state.eraser.erase()
+    assert {name for name in holding(project.folder, "quokka") if "sqlite" not in name} == set()

@@ -16,7 +16,9 @@ from heedful.web.security import log
 
 GATHER_SECONDS = 5.0
 """How long the thread waits for more withdrawals after the first: erasing rewrites the whole database."""
-FIRST_WAIT, LONGEST_WAIT = 60.0, 3_600.0
+PAGE_SECONDS = 5.0
+"""How long a page waits for an import, or for the thread, to release the records."""
+FIRST_WAIT, LONGEST_WAIT = 60.0, 300.0
 """Seconds until the next try if something is in the way, such as a training. The wait doubles each time."""
 
 
@@ -27,9 +29,9 @@ def clean_project(visit: Visit) -> str:
     if visit.settings.project is None:
         return f"{never} What backups hold of it is erased next."
     try:
-        taken = take_out(visit.database, Project.load(visit.settings.project))
+        taken = take_out(visit.database, Project.load(visit.settings.project), seconds=PAGE_SECONDS)
     except HeedfulError as error:
-        log.error("withdrawals could not be applied: %s", error.message)
+        log.warning("withdrawn text is still in the project's records: %s", error.message)
         return (
             "It will not be used for training any more. The project's records could not be cleaned yet: "
             "this is tried again soon, and before the next import or training."
