@@ -7,6 +7,7 @@ import math
 from itertools import chain
 from typing import Any, NoReturn
 
+_CONTAINERS = (dict, list)
 DEEPEST = 200
 """Lists and objects within each other. Python's own limit would be reached somewhere else, with the same text."""
 
@@ -44,10 +45,10 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def _is_shallow(value: Any) -> bool:
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(DEEPEST):
         if not level:
             return True
         inner = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
-        level = [one for one in inner if isinstance(one, dict | list)]
+        level = [one for one in inner if isinstance(one, _CONTAINERS)]
     return not level

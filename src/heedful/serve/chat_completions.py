@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from heedful.serve.api_errors import ApiError
 from heedful.serve.choice import TokenLogprob
+from heedful.serve.endless_texts import refuse_endless, refuse_many_messages
 from heedful.serve.engine_thread import Job
 from heedful.serve.generating import (
     EventStream,
@@ -23,7 +24,7 @@ from heedful.serve.generating import (
     usage,
     while_connected,
 )
-from heedful.serve.messages import conversation_tokens, turns_of_messages
+from heedful.serve.messages import conversation_tokens, joined, turns_of_messages
 from heedful.serve.request_bodies import ChatBody, read_body
 from heedful.serve.score_routes import best_written
 from heedful.serve.served_models import ServedModel
@@ -35,7 +36,9 @@ async def chat(request: Request) -> Response:
     state: ServingState = request.app.state.serving
     body = await read_body(request, ChatBody)
     served = state.model_for(request, body.model)
+    refuse_many_messages(served, body.messages)
     turns = turns_of_messages(body.messages)
+    await state.tokenize(lambda: refuse_endless(served, [joined(turns)], "messages"))
     tokens = await state.tokenize(lambda: conversation_tokens(served, turns))
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     limit = most_new_tokens(served, tokens, wanted, None, "messages")

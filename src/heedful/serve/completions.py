@@ -14,6 +14,7 @@ from heedful.conversation import Turn, turns_of
 from heedful.model.template import encode
 from heedful.serve.api_errors import ApiError, too_long
 from heedful.serve.choice import TokenLogprob
+from heedful.serve.endless_texts import refuse_endless
 from heedful.serve.engine_thread import Job
 from heedful.serve.generating import (
     EventStream,
@@ -71,7 +72,8 @@ async def complete(request: Request) -> Response:
 
 async def _prompt_tokens(state: ServingState, served: ServedModel, body: CompletionBody) -> list[list[int]]:
     if isinstance(body.prompt[0], str):
-        rows = await state.tokenize(lambda: encode(served.tokenizer, body.prompt))
+        await state.tokenize(lambda: refuse_endless(served, body.prompt, "prompt"))
+        rows = await state.tokenize_each(body.prompt, lambda texts: encode(served.tokenizer, texts))
         # As OpenAI does: an empty prompt is the beginning of a document.
         begin = served.tokenizer.eos_token_id if served.tokenizer.bos_token_id is None else served.tokenizer.bos_token_id
         rows = [row or [cast(int, begin)] for row in rows]

@@ -50,6 +50,11 @@ def _text_of(content: Any, where: str) -> str:
     return "".join(texts)
 
 
+def joined(turns: tuple[Turn, ...]) -> str:
+    """All that was said: a conversation has at least about as many tokens."""
+    return "\n".join(turn.text for turn in turns)
+
+
 def conversation_tokens(served: ServedModel, turns: tuple[Turn, ...]) -> list[int]:
     """The tokens of a conversation up to where the answer begins. Raises UserError."""
     return prompt_tokens(served.tokenizer, [Prompt(id="messages", turns=turns)], served.template)[0]

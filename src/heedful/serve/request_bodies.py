@@ -152,6 +152,8 @@ class CompletionBody(GenerationBody):
     def _prompt(cls, value: Any) -> list[str] | list[list[int]]:
         """Always a list of prompts."""
         prompts = value if isinstance(value, list) and not _is_token_list(value) else [value]
+        if len(prompts) > MOST_CHOICES:
+            raise ValueError(f"at most {MOST_CHOICES} responses in one request")
         texts = all(isinstance(prompt, str) for prompt in prompts)
         if not prompts or not (texts or all(_is_token_list(prompt) for prompt in prompts)):
             raise ValueError("expected a text, a list of texts, a list of token ids, or a list of such lists, none empty")

@@ -12,9 +12,10 @@ from heedful.model.readout import score
 from heedful.model.template import prompt_tokens, response_tokens
 from heedful.records import Prompt
 from heedful.serve.api_errors import too_long
+from heedful.serve.endless_texts import refuse_endless, refuse_many_messages
 from heedful.serve.engine_thread import Job
 from heedful.serve.generating import Written, all_written, best, envelope, usage, while_connected
-from heedful.serve.messages import turns_of_messages
+from heedful.serve.messages import joined, turns_of_messages
 from heedful.serve.request_bodies import GenerationBody, ScoreBody, read_body
 from heedful.serve.served_models import ServedModel
 from heedful.serve.serving_state import ServingState
@@ -25,9 +26,14 @@ async def score_responses(request: Request) -> Response:
     state: ServingState = request.app.state.serving
     body = await read_body(request, ScoreBody)
     judge = state.model_for(request, body.model, scores=True)
+    refuse_many_messages(judge, body.messages or [])
     turns = turns_of(body.prompt) if body.prompt is not None else turns_of_messages(body.messages or [])
     texts = [body.response] if isinstance(body.response, str) else body.response
-    before, rows = await state.tokenize(lambda: _tokens(judge, turns, texts, [body.finished] * len(texts)))
+    asked = "messages" if body.prompt is None else "prompt"
+    await state.tokenize(lambda: refuse_endless(judge, [joined(turns)], asked))
+    await state.tokenize(lambda: refuse_endless(judge, texts, "response"))
+    before, _ = await state.tokenize(lambda: _tokens(judge, turns, [], []))
+    rows = await state.tokenize_each(texts, lambda some: _tokens(judge, turns, some, [body.finished] * len(some))[1])
     for row in rows:
         if judge.window is not None and len(before) + len(row) > judge.window:
             raise too_long(judge.window, len(before), len(row), "response")

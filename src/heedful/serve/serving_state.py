@@ -19,6 +19,7 @@ from heedful.serve.served_models import ServedModel
 from heedful.serve.server_metrics import ServerMetrics
 
 _Result = TypeVar("_Result")
+_CHARACTERS_AT_ONCE = 100_000  # tokenizing more at once would let other requests wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,20 @@ class ServingState:
                 *(f"{word} {text}" for word, text in (("expected", error.expected), ("got", error.got)) if text),
             ]
             raise invalid("; ".join(parts), "messages") from error
+
+    async def tokenize_each(self, texts: Sequence[str], work: Callable[[Sequence[str]], list[_Result]]) -> list[_Result]:
+        """``work`` on some texts after the others, so that it can be other requests' turn in between."""
+        found: list[_Result] = []
+        first = 0
+        while first < len(texts):
+            last, characters = first + 1, len(texts[first])
+            while last < len(texts) and characters + len(texts[last]) <= _CHARACTERS_AT_ONCE:
+                characters += len(texts[last])
+                last += 1
+            some = texts[first:last]
+            found += await self.tokenize(lambda some=some: work(some))
+            first = last
+        return found
 
     def model_for(self, request: Request, name: str, *, scores: bool | None = False, param: str = "model") -> ServedModel:
         """The model that a request names. scores: whether it must be a reward model (None: any). Raises ApiError."""

@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 from heedful.model.chat_template import jinja_of
 from heedful.model.template import encode
 from heedful.serve.api_errors import invalid
+from heedful.serve.endless_texts import refuse_huge, refuse_many_messages
 from heedful.serve.generating import check_tokens
-from heedful.serve.messages import conversation_tokens, turns_of_messages
+from heedful.serve.messages import conversation_tokens, joined, turns_of_messages
 from heedful.serve.request_bodies import DetokenizeBody, TokenizeBody, read_body
 from heedful.serve.served_models import ServedModel
 from heedful.serve.serving_state import ServingState
@@ -22,13 +23,16 @@ async def tokenize(request: Request) -> Response:
     state: ServingState = request.app.state.serving
     body = await read_body(request, TokenizeBody)
     served = _model(state, request, body.model)
+    refuse_huge([body.prompt or ""], "prompt")
     if body.messages is not None:
+        refuse_many_messages(served, body.messages)
         turns = turns_of_messages(body.messages)
+        refuse_huge([joined(turns)], "messages")
         tokens = await state.tokenize(lambda: conversation_tokens(served, turns))
     else:
         text = body.prompt or ""
         tokens = await state.tokenize(lambda: _text_tokens(served, text, body.add_special_tokens))
-    names = [served.token_text.name(token) for token in tokens] if body.return_token_strs else None
+    names = await state.tokenize(lambda: list(map(served.token_text.name, tokens))) if body.return_token_strs else None
     return JSONResponse({"count": len(tokens), "max_model_len": served.window, "tokens": tokens, "token_strs": names})
 
 
