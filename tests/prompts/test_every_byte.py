@@ -12,6 +12,7 @@ import os
 import sqlite3
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from tests.labeling.usage.talk import a_key, answer_all, compare
 
 from heedful.align.round_intake import take_in
 from heedful.cli.labeling_verbs import StoreExport
+from heedful.cli.prompt_verbs import PromptsImport
 from heedful.labeling.database import maintenance
 from heedful.labeling.database.connection import Database, open_database
-from heedful.labeling.database.tables import person, prompt
+from heedful.labeling.database.tables import event, person, prompt
 from heedful.labeling.database.usage_tables import conversation_turn, withdrawal
 from heedful.labeling.exchange.labels import exported_records
 from heedful.labeling.usage import admission, blind_votes, consent, conversations, feedback, own_data
 from heedful.labeling.usage.admission import Outcome
 from heedful.labeling.usage.conversations import ConversationView
+from heedful.lineage.known_records import known_records, records_of_usage
+from heedful.lineage.subjects import subject_of
 from heedful.lineage.use_record import UseRecord, write_use
 from heedful.project.data_folder import Records
 from heedful.project.exporting import export_file
@@ -329,7 +333,7 @@ def test_while_a_model_is_trained_only_the_records_are_cleaned(project: Project,
         with database.write() as connection:
             bob = connection.execute(select(person.c.id).where(person.c.pseudonym == "bob")).scalar_one()
             compare(connection, bob, text=MINE[3])
-        take_in(project, QUIET)
+        PromptsImport(format="api", project=project.folder).run(QUIET)
         assert MINE[3] + "\n" in {one.text for one in Records.load(project.data).prompts.values()}
     apply_withdrawals(database, project)
     assert MINE[3] + "\n" in {one.text for one in Records.load(project.data).prompts.values()}
@@ -366,7 +370,7 @@ def test_killed_at_any_step_it_is_finished_by_the_next_call(
         assert not consent.pending(connection)
         reports = [one.report for one in consent.withdrawn_by(connection, ada)]
     assert {name for one in reports for name in one["runs"]} == {"runs/sft-1", "runs/evaluate-1"}
-    assert sum(one["erased"].get("demonstrations", 0) for one in reports) == 3
+    assert sum(one["erased"].get("demonstrations", 0) for one in reports) == 2
     assert report.left == ()
 
 
@@ -501,6 +505,10 @@ def test_deleted_after_it_was_taken_back(project: Project, database: Database) -
     assert holding(project.folder, "quokka") == set()
     with database.read() as connection:
         reports = [one.report for one in consent.withdrawn_by(connection, ada)]
+        told = connection.execute(select(event.c.after).where(event.c.action == "erase_withdrawn")).scalars().all()
+    assert [one["runs"] for one in told] == [["runs/evaluate-1", "runs/sft-1"]] * 2
+    (note,) = subject_of(project, views[0].turns[0].key, database=database).notes[1:]
+    assert note == "its owner took it back; these runs may have used it: runs/evaluate-1, runs/sft-1"
     assert sum(set(one.get("runs", [])) == {"runs/sft-1", "runs/evaluate-1"} for one in reports) == 3
 
 
@@ -593,3 +601,30 @@ def test_who_said_the_same_later_gets_it_back(project: Project, database: Databa
     assert {one.text: one.user for one in records.prompts.values()}[f"{SHARED}\n"] == "bob"
     assert [one.text.split(":")[0] for one in records.demonstrations.values()] == ["Edit 0"]
     assert {one.labeler for one in records.rankings.values()} == {"bob"}
+
+
+def test_the_quick_search_finds_what_the_whole_one_finds(project: Project, database: Database) -> None:
+    """The quick one keeps in memory only what it is asked for."""
+    _, views = filled(project, database)
+    keys = keys_of(views)
+    whole, quick_one = known_records(project), records_of_usage(project.data, keys)
+    assert quick_one.by_usage(keys) == whole.by_usage(keys)
+    assert all(whole.by_usage(keys).values())
+    kept = [row for rows in quick_one.by_kind.values() for row in rows.values()]
+    assert not any("kettle" in json.dumps(row) for row in kept)
+    for key in keys:
+        assert records_of_usage(project.data, [key]).by_usage([key]) == whole.by_usage([key])
+
+
+def test_what_a_command_says_of_it(project: Project) -> None:
+    nothing = WithdrawalReport(number=0, erased={}, runs=(), left=(), waits=False)
+    assert nothing.lines() == []
+    said = replace(nothing, number=2, erased={"prompts": 1_000, "ratings": 0}, runs=(project.runs / "sft-1",))
+    assert said.lines() == [
+        "erased, because users withdrew consent: 1,000 prompts",
+        "runs that may have learned from withdrawn text: sft-1",
+    ]
+    assert "is erased when the training that runs has ended" in replace(nothing, waits=True).lines()[0]
+    assert replace(nothing, left=(Path("x.zip"),)).lines() == [
+        "this file may hold withdrawn text and cannot be searched: x.zip"
+    ]

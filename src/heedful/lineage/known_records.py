@@ -6,7 +6,7 @@ The records are in ``data/``, and in the folders of runs, experiments and sweeps
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,8 @@ class KnownRecords:
     def add(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Take in a row; the first row with an id counts."""
         self.by_kind[kind].setdefault(row["id"], row)
-        named = row.get("response_ids") if kind == "ranking" else [row.get("response_id")] if kind == "rating" else []
-        for id in [row.get("prompt_id"), *(named if isinstance(named, list) else [])]:
-            if isinstance(id, str):
-                self.named_by.setdefault(id, set()).add(row["id"])
+        for id in _named(row):
+            self.named_by.setdefault(id, set()).add(row["id"])
 
     def kind_of(self, id: str) -> str | None:
         """The kind of a record, or None if no file holds it."""
@@ -77,8 +75,8 @@ class KnownRecords:
         found = {key: {stored_prompt_id(key)} for key in keys}
         for rows in self.by_kind.values() if found else ():
             for id, row in rows.items():
-                for key in (row.get("metadata", {}).get("usage"), key_in(id)):
-                    if isinstance(key, str) and key in found:
+                for key in _keys(row):
+                    if key in found:
                         found[key].add(id)
         return {key: {id for id in self.with_labels(ids) if self.kind_of(id)} for key, ids in found.items()}
 
@@ -88,12 +86,24 @@ def is_feedback(row: Mapping[str, Any]) -> bool:
     return row.get("metadata", {}).get("source") == PLAYGROUND
 
 
+def _keys(row: Mapping[str, Any]) -> list[str]:
+    """Keys of the turns and requests that a record came from."""
+    return [key for key in (row.get("metadata", {}).get("usage"), key_in(row["id"])) if isinstance(key, str)]
+
+
+def _named(row: Mapping[str, Any]) -> list[str]:
+    """Ids of the prompt and the responses that a record names."""
+    several = row.get("response_ids")
+    named = [row.get("prompt_id"), row.get("response_id"), *(several if isinstance(several, list) else [])]
+    return [id for id in named if isinstance(id, str)]
+
+
 def known_records(project: Project) -> KnownRecords:
     """The records in a project's files; those in the data folder come first. Raises DataError if it has a broken file.
 
     Elsewhere a kill may have cut a line short, and a file of the user's own may have the same name: such rows are passed over.
     """
-    known = records_in_data(project.data)
+    known = _in_data(project.data, lambda row: True)
     for kind, path in files_of_records(project.folder):
         if path.parent != project.data:
             for row in rows_in(path):
@@ -102,13 +112,28 @@ def known_records(project: Project) -> KnownRecords:
     return known
 
 
-def records_in_data(data: Path) -> KnownRecords:
-    """The records of a data folder alone. Raises DataError for a broken file."""
+def records_of_usage(data: Path, keys: Collection[str], ids: Collection[str] = ()) -> KnownRecords:
+    """Of a data folder, only the records that ``by_usage`` finds for these keys, and those with these ids or that name them.
+
+    The other records are read, but not kept in memory. Raises DataError for a broken file.
+    """
+    wanted, found = set(keys), {*map(stored_prompt_id, keys), *ids}
+
+    def is_wanted(row: Mapping[str, Any]) -> bool:
+        if row["id"] not in found and found.isdisjoint(_named(row)) and wanted.isdisjoint(_keys(row)):
+            return False
+        found.add(row["id"])  # those that name it come later
+        return True
+
+    return _in_data(data, is_wanted)
+
+
+def _in_data(data: Path, keep: Callable[[Mapping[str, Any]], bool]) -> KnownRecords:
     known = KnownRecords()
     for kind in RECORD_TYPES:
         path = data / file_name(kind)
         for _, row in read_jsonl(path) if path.is_file() else ():
-            if _is_record(kind, row):
+            if _is_record(kind, row) and keep(row):
                 known.add(kind, row)
     known.imported.update(*known.by_kind.values())
     return known

@@ -22,6 +22,7 @@ from heedful.labeling.database.usage_tables import (
     conversation_turn,
     model_vote,
     turn_answer,
+    withdrawal,
 )
 from heedful.labeling.usage.consent import key_in
 from heedful.lineage.known_records import KnownRecords, known_records
@@ -213,17 +214,22 @@ def _turn(known: KnownRecords, name: str, database: Database | None) -> Subject 
     if not _KEY.fullmatch(name):
         return None
     ids = known.by_usage([name])[name]
-    there = False
+    there, back = False, None
     if database is not None:
         with database.read() as connection:
             there = any(
                 connection.execute(select(table.c.id).where(table.c.key == name)).first()
                 for table in (conversation_turn, api_request)
             )
-    if not ids and not there:
+            back = connection.execute(select(withdrawal.c.report).where(withdrawal.c.key == name)).scalar_one_or_none()
+    if not ids and not there and back is None:
         return None
-    came = f"{len(ids):,} records came from it, or are about its prompt" if ids else "no record of the project came from it"
-    return Subject(kind="turn", name=name, ids=frozenset(ids), notes=(came,))
+    notes = [f"{len(ids):,} records came from it, or are about its prompt" if ids else "no record of the project came from it"]
+    if back is not None:
+        runs = ", ".join(back.get("runs", []))
+        used = f"these runs may have used it: {runs}" if runs else "no run is known to have used it"
+        notes.append(f"its owner took it back; {used}")
+    return Subject(kind="turn", name=name, ids=frozenset(ids), notes=tuple(notes))
 
 
 def _more_of(key: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Set
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from heedful.labeling.database.connection import Database
 from heedful.labeling.database.usage_tables import TRACES
 from heedful.labeling.usage import consent
 from heedful.labeling.usage.consent import Pending
-from heedful.lineage.known_records import KnownRecords, known_records, records_in_data
+from heedful.lineage.known_records import KnownRecords, known_records, records_of_usage
 from heedful.lineage.run_graph import every_run
 from heedful.project.files import locked
 from heedful.project.lock import alone_in
@@ -87,7 +87,8 @@ def take_out(database: Database, project: Project, *, seconds: float | None = No
     with locked(project.data, seconds=seconds):
         pending = _pending(database)
         unfinished = _unfinished(pending)
-        known = records_in_data(project.data)
+        noted = {id for one in unfinished.values() for id in one.report.get(TRACES, {}).get("ids", [])}
+        known = records_of_usage(project.data, unfinished.keys(), noted)
         found = _traces(known, unfinished)
         erased: Counter[str] = Counter()
         changes: dict[str, dict[str, Any]] = {}
@@ -134,11 +135,12 @@ def apply_withdrawals(database: Database, project: Project, *, alone: bool = Fal
             pending = _pending(database)
             if unfinished := _unfinished(pending):
                 _erase_everywhere(database, project, unfinished)
-        done = {key: one.report for key, one in _pending(database).items() if key in pending}
-        if pending:
-            _finish(database, pending)
-    runs = dict.fromkeys(project.folder / run for report in done.values() for run in report.get("runs", []))
-    left = dict.fromkeys(project.folder / file for report in done.values() for file in report.get("left", []))
+            now = _pending(database)
+        done = {key: replace(one, report=now[key].report) for key, one in pending.items() if key in now}
+        if done:
+            _finish(database, done)
+    runs = dict.fromkeys(project.folder / run for one in done.values() for run in one.report.get("runs", []))
+    left = dict.fromkeys(project.folder / file for one in done.values() for file in one.report.get("left", []))
     return WithdrawalReport(number=len(pending), erased=taken.erased, runs=tuple(runs), left=tuple(left), waits=False)
 
 

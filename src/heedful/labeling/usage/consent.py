@@ -217,6 +217,7 @@ def _change(connection: Connection, key: str, change: Mapping[str, Any], *condit
 def applied(connection: Connection, done: Mapping[str, Pending], *, now: float | None = None) -> None:
     """Note that these have been erased everywhere. One whose owner has deleted it in the meantime stays pending."""
     at = moment(now)
+    runs = sorted({run for one in done.values() for run in one.report.get("runs", [])})
     for key, one in done.items():
         unchanged = (withdrawal.c.key == key, withdrawal.c.at == one.at)
         connection.execute(update(withdrawal).where(*unchanged).values(applied=at))
@@ -226,7 +227,7 @@ def applied(connection: Connection, done: Mapping[str, Pending], *, now: float |
         action="erase_withdrawn",
         subject="withdrawal",
         subject_id=next(iter(done)),
-        after={"number": len(done)},
+        after={"number": len(done), "runs": runs} if runs else {"number": len(done)},
         now=at,
     )
 
