@@ -27,7 +27,16 @@ SOURCES = tuple(
 )
 _HEADERS = tuple(
     Path(__file__).with_name(f"{name}.h")
-    for name in ("common", "activations", "dot_pairs", "panel_product", "paged_attention", "products")
+    for name in (
+        "common",
+        "activations",
+        "dot_pairs",
+        "panel_product",
+        "paged_attention",
+        "products",
+        "tile_attention",
+        "transpose",
+    )
 )
 # The compiler may reorder sums to vectorise them, but the order is the same in every call.
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-march=native", "-fno-math-errno", "-fno-trapping-math")

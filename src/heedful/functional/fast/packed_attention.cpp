@@ -11,15 +11,16 @@
 #include <vector>
 
 #include "common.h"
+#include "tile_attention.h"
 
 namespace {
 
 constexpr int64_t LANES = 16;        // floats of a vector; widths and lengths are padded to it
 constexpr int64_t QUERIES = 32;      // processed at a time: their scores stay in the second-level cache
 #ifdef __AVX512F__
-constexpr int TILE_ROWS = 6, TILE_VECTORS = 4;
+constexpr int TILE_VECTORS = 4;
 #else
-constexpr int TILE_ROWS = 2, TILE_VECTORS = 2;
+constexpr int TILE_VECTORS = 2;
 #endif
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
@@ -252,12 +253,12 @@ void backward_range(const Problem<T> &p, Scratch &s, int64_t head, const int64_t
 
 // For every group and key head: calls `attend` on each range once its keys and values are ready, then `done` on each range, the
 // branches before the context.
-template <typename T, typename Attend, typename Done>
+template <typename Memory, typename T, typename Attend, typename Done>
 void each_range(const Problem<T> &p, bool backward, Attend attend, Done done) {
     const int64_t most = longest(p), length = padded(most);
 #pragma omp parallel
     {
-        Scratch scratch(most, p.width, backward);
+        Memory scratch(most, p.width, backward);
 #pragma omp for schedule(dynamic)
         for (int64_t item = 0; item < p.groups * p.key_heads; item++) {
             const int64_t group = item / p.key_heads, head = item % p.key_heads;
@@ -275,29 +276,63 @@ void each_range(const Problem<T> &p, bool backward, Attend attend, Done done) {
     }
 }
 
-template <typename T>
-void forward(const Problem<T> &p, T *output) {
-    each_range(
+template <typename Memory, typename T>
+void forward_in(const Problem<T> &p, T *output) {
+    each_range<Memory>(
         p, false,
-        [&](Scratch &s, int64_t head, const int64_t *range, int64_t position, int64_t length) {
+        [&](Memory &s, int64_t head, const int64_t *range, int64_t position, int64_t length) {
             forward_range(p, s, head, range, position, length, output);
         },
-        [](Scratch &, int64_t, const int64_t *, int64_t) {});
+        [](Memory &, int64_t, const int64_t *, int64_t) {});
+}
+
+template <typename T>
+void put_gradients(Scratch &s, int64_t position, int64_t count, int64_t width, float, T *key, T *value, int64_t stride) {
+    const int64_t wide = padded(width);
+    scatter(s.key_gradient.data() + position * wide, count, width, 1, key, stride);
+    scatter(s.value_gradient.data() + position * wide, count, width, 1, value, stride);
+}
+
+template <typename Memory, typename T>
+void backward_in(const Problem<T> &p, const T *output_gradient, T *query_gradient, T *key_gradient, T *value_gradient) {
+    const int64_t stride = p.key_heads * p.width;
+    each_range<Memory>(
+        p, true,
+        [&](Memory &s, int64_t head, const int64_t *range, int64_t position, int64_t length) {
+            backward_range(p, s, head, range, position, length, output_gradient, query_gradient);
+        },
+        [&](Memory &s, int64_t head, const int64_t *range, int64_t position) {
+            const int64_t place = range[0] * stride + head * p.width;
+            put_gradients(s, position, range[1], p.width, p.scaling, key_gradient + place, value_gradient + place, stride);
+        });
+}
+
+#if HAS_BFLOAT16_TILES
+void put_gradients(TileScratch &s, int64_t position, int64_t count, int64_t width, float scaling, bfloat16 *key, bfloat16 *value, int64_t stride) {
+    scatter_keys(lines(s.key_gradient), position, count, width, scaling, key, stride);
+    scatter_keys(lines(s.value_gradient), position, count, width, 1, value, stride);
+}
+#endif
+
+// Whether tiles can do it: heads of 32, 64, 96, ... numbers.
+#if HAS_BFLOAT16_TILES
+#define RETURN_FROM_TILES(CALL)                                                   \
+    if constexpr (std::is_same_v<T, bfloat16>)                                    \
+        if (p.width % SIDE == 0 && tiles_are_granted()) return CALL
+#else
+#define RETURN_FROM_TILES(CALL)
+#endif
+
+template <typename T>
+void forward(const Problem<T> &p, T *output) {
+    RETURN_FROM_TILES(forward_in<TileScratch>(p, output));
+    forward_in<Scratch>(p, output);
 }
 
 template <typename T>
 void backward(const Problem<T> &p, const T *output_gradient, T *query_gradient, T *key_gradient, T *value_gradient) {
-    const int64_t wide = padded(p.width), stride = p.key_heads * p.width;
-    each_range(
-        p, true,
-        [&](Scratch &s, int64_t head, const int64_t *range, int64_t position, int64_t length) {
-            backward_range(p, s, head, range, position, length, output_gradient, query_gradient);
-        },
-        [&](Scratch &s, int64_t head, const int64_t *range, int64_t position) {
-            const int64_t place = range[0] * stride + head * p.width;
-            scatter(s.key_gradient.data() + position * wide, range[1], p.width, 1, key_gradient + place, stride);
-            scatter(s.value_gradient.data() + position * wide, range[1], p.width, 1, value_gradient + place, stride);
-        });
+    RETURN_FROM_TILES(backward_in<TileScratch>(p, output_gradient, query_gradient, key_gradient, value_gradient));
+    backward_in<Scratch>(p, output_gradient, query_gradient, key_gradient, value_gradient);
 }
 
 }  // namespace

@@ -99,11 +99,20 @@ inline void shape_tiles(int64_t first, int64_t second) {
     else                                         \
         _tile_loadd(TILE, FROM, stride)
 
-template <bool BOTH, Panels PANELS>
+// One row of tiles or BOTH. ADDS: to what is in `to`.
+template <bool BOTH, Panels PANELS, bool ADDS = false>
 void multiply_in_tiles(const Panel &panel, const char *rows, int64_t stride, float *to) {
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (BOTH) {
+    if constexpr (ADDS) {
+        _tile_loadd(0, to, COLUMNS * 4);
+        _tile_loadd(1, to + 16, COLUMNS * 4);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+    }
+    if constexpr (BOTH && ADDS) {
+        _tile_loadd(2, to + TILE_ROWS * COLUMNS, COLUMNS * 4);
+        _tile_loadd(3, to + TILE_ROWS * COLUMNS + 16, COLUMNS * 4);
+    } else if constexpr (BOTH) {
         _tile_zero(2);
         _tile_zero(3);
     }
