@@ -22,7 +22,7 @@ from heedful.model.fast.ranges import RangesLayout
 
 # What a machine without a compiler cannot test: heedful goes on without the loops there.
 pytestmark = pytest.mark.skipif(not kernels.usable(torch.zeros(1)), reason="no C++ compiler on this machine")
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # tiles round probabilities to bf16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

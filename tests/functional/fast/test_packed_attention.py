@@ -14,6 +14,7 @@ from heedful.functional.fast.kernels import Ranges
 pytestmark = pytest.mark.skipif(not kernels.usable(torch.empty(0)), reason="no compiled loops here")
 
 Group = tuple[int, list[int]]  # lengths of a context and of its branches
+Four = tuple[Tensor, Tensor, Tensor, Tensor]  # queries, keys, values and the output's gradient
 GROUPS: dict[str, list[Group]] = {
     "one row": [(1, [])],
     "one sequence": [(70, [])],
@@ -26,7 +27,9 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
 
 def ranges(groups: Sequence[Group], *, skipped: int = 0) -> tuple[Ranges, int]:
     """Ranges of groups that lie one after another with a row of filler between them. skipped: first queries not to compute."""
-    contexts, branches, first_branch, row = [], [], [0], 0
+    contexts: list[list[int]] = []
+    branches: list[list[int]] = []
+    first_branch, row = [0], 0
     for length, others in groups:
         contexts.append([row, length, min(skipped, length), length])
         row += length
@@ -35,9 +38,8 @@ def ranges(groups: Sequence[Group], *, skipped: int = 0) -> tuple[Ranges, int]:
             row += other
         first_branch.append(len(branches))
         row += 1
-    return Ranges(
-        *(torch.tensor(rows, dtype=torch.int64).reshape(-1, 4) for rows in (contexts, branches)), torch.tensor(first_branch)
-    ), row
+    held = [torch.tensor(rows, dtype=torch.int64).reshape(-1, 4) for rows in (contexts, branches)]
+    return Ranges(held[0], held[1], torch.tensor(first_branch)), row
 
 
 def exact(query: Tensor, key: Tensor, value: Tensor, groups: Sequence[Group], window: int | None, scaling: float) -> Tensor:
@@ -66,9 +68,12 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm().clamp(min=1))
 
 
-def numbers(rows: int, heads: int, key_heads: int, width: int, kind: torch.dtype) -> list[Tensor]:
+def numbers(rows: int, heads: int, key_heads: int, width: int, kind: torch.dtype) -> Four:
     generator = torch.Generator().manual_seed(rows)
-    return [torch.randn(rows, h, width, generator=generator).to(kind) for h in (heads, key_heads, key_heads, heads)]
+    query, key, value, gradient = (
+        torch.randn(rows, h, width, generator=generator).to(kind) for h in (heads, key_heads, key_heads, heads)
+    )
+    return query, key, value, gradient
 
 
 @pytest.mark.parametrize("window", [None, 20])
@@ -137,7 +142,7 @@ def test_bits_do_not_depend_on_the_number_of_threads_or_on_other_groups(kind: to
     layout, rows = ranges(groups)
     tensors, threads = numbers(rows, 4, 2, 64, kind), torch.get_num_threads()
     try:
-        found = []
+        found: list[Four] = []
         for count in (1, 3):
             torch.set_num_threads(count)
             output = kernels.packed_attention(*tensors[:3], layout, None, 0.2)
@@ -146,7 +151,8 @@ def test_bits_do_not_depend_on_the_number_of_threads_or_on_other_groups(kind: to
         torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     first, length = ranges(groups[:1])
-    alone = kernels.packed_attention(*(tensor[:length] for tensor in tensors[:3]), first, None, 0.2)
+    query, key, value = (tensor[:length] for tensor in tensors[:3])
+    alone = kernels.packed_attention(query, key, value, first, None, 0.2)
     assert torch.equal(alone, found[0][0][:length])
 
 

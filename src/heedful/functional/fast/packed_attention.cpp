@@ -3,7 +3,8 @@
 // A group is a context (a prompt, or a whole sequence) and its branches (the responses). The context sees itself causally. A branch
 // sees the whole context, and itself causally. One thread computes one group and key head in a fixed order, so the bits do not
 // depend on the number of threads. Keys and values of a group are converted to fp32 once. Scores exist only for a few queries at a
-// time; the backward pass recomputes them, so nothing is kept between the two passes.
+// time; the backward pass recomputes them, so nothing is kept between the two passes. For bf16, a processor with tiles (AMX) takes
+// the way of tile_attention.h.
 
 #include <algorithm>
 #include <cstdint>

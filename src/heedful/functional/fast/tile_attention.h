@@ -14,10 +14,10 @@
 
 namespace {
 
-constexpr int64_t SIDE = 32;                      // of a block
-constexpr int64_t BLOCK = SIDE * SIDE;            // numbers of a block
-constexpr int64_t GRADIENT_QUERIES = 4 * SIDE;    // whose gradients of keys and values are summed in the tiles before they are added
-constexpr int64_t WORDS = SIDE / 2;               // pairs of bf16
+constexpr int64_t SIDE = 32;                    // of a block
+constexpr int64_t BLOCK = SIDE * SIDE;          // numbers of a block
+constexpr int64_t GRADIENT_QUERIES = 4 * SIDE;  // whose gradients of keys and values are summed in the tiles before they are added
+constexpr int64_t WORDS = SIDE / 2;             // pairs of bf16
 
 inline int64_t sides(int64_t count) { return (count + SIDE - 1) / SIDE; }
 
@@ -113,7 +113,7 @@ struct TileScratch {
     TileScratch(const TileScratch &) = delete;
     ~TileScratch() { _tile_release(); }
 
-    int64_t row_stride() const { return all + SIDE; }  // of probabilities: an odd number of lines would be all + 32 or all
+    int64_t row_stride() const { return all + SIDE; }  // of probabilities; one line more, so that rows lie in other sets of the cache
 };
 
 // Copies keys and values of `count` rows to positions `position`, position + 1, ... of the current group, and packs their blocks anew.
