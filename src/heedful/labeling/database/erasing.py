@@ -13,7 +13,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, delete, or_, se
 from heedful.errors import HeedfulError, StorageError
 from heedful.labeling.database import events
 from heedful.labeling.database.connection import Database, open_database
-from heedful.labeling.database.locating import is_sqlite, is_sqlite_log
+from heedful.labeling.database.locating import holds_labels, is_sqlite, is_sqlite_log
 from heedful.labeling.database.tables import (
     annotation,
     assignment,
@@ -219,6 +219,9 @@ def erase_in_copies(
     backups = [path for path in folder.glob("backups/*") if path.is_file() and not is_sqlite_log(path)]
     copies = {*backups, *(path for path in folder.rglob("*") if is_sqlite(path))}
     for copy in sorted(path for path in copies if path.resolve() != own and path.stat().st_size):
+        if not holds_labels(copy):
+            left.append(copy)
+            continue
         try:
             database = open_database(copy)
             try:

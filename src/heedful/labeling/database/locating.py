@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from heedful.errors import MissingError
@@ -33,6 +34,18 @@ def is_sqlite(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(16) == b"SQLite format 3\0"
+
+
+def holds_labels(path: Path) -> bool:
+    """Whether a file is a labeling database, or a copy of one. Looking changes nothing in it."""
+    if not is_sqlite(path):
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error:
+        return False
+    return {"assignment", "event", "alembic_version"} <= tables
 
 
 def is_sqlite_log(path: Path) -> bool:
