@@ -45,7 +45,8 @@ def processes() -> Any:
     """Processes that begin as copies of one that has imported torch and heedful, and nothing of this one's state."""
     context = multiprocessing.get_context("forkserver")
     # A pytest process has one server: all that any test's processes need.
-    context.set_forkserver_preload(["tests.align.command_ranks", "tests.training.ranks", "tests.training.killed"])
+    # peft, where it is there: a process that trains adapters would take a second to import it.
+    context.set_forkserver_preload(["tests.align.command_ranks", "tests.training.ranks", "tests.training.killed", "peft"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         forkserver.ensure_running()
