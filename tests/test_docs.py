@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.align.small_project import run
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -117,15 +118,8 @@ def test_verbs_exist() -> None:
         for verb in re.findall(r"^(?:\S*/)?heedful ([a-z]+)", command)
     }
     for verb in sorted(verbs):
-        done = subprocess.run(
-            [sys.executable, "-c", "from heedful.cli import main; main()", verb, "--help"],
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_TIMEOUT_S,
-        )
-        assert done.returncode == 0, f"heedful {verb} --help\n{done.stdout}{done.stderr}"
+        code, said = run(verb, "--help")
+        assert code == 0, f"heedful {verb} --help\n{said}"
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,9 @@ def run_load(
     load, stop = Load(), threading.Event()
     until = time.monotonic() + seconds
     threads: list[threading.Thread] = []
-    clients = [httpx.Client(base_url=server.url, cookies={"heedful_session": token}, timeout=30) for token in tokens]
+    clients = [
+        httpx.Client(base_url=server.url, cookies={"heedful_session": token}, timeout=30, verify=False) for token in tokens
+    ]
     for number, client in enumerate(clients):
         one = Labeler(client, number, load, until, think, stop, forgiving=meanwhile is not None)
         threads.append(threading.Thread(target=one.work))

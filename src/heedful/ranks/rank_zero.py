@@ -60,8 +60,10 @@ def barrier_without_timeout() -> None:
 
 
 def _wait_for(shared: dist.Store, key: str) -> None:
+    pause = POLL_SECONDS / 64  # most waits are short: rank 0 writes a line or a small file
     while not shared.check([key]):
         if shared.check([END_KEY]):
             code = int(shared.get(END_KEY))
             sys.exit(code)
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS)
