@@ -14,7 +14,7 @@ from heedful.cli.entry import main
 from heedful.cli.serve_verbs import _to_compare
 from heedful.errors import ConfigError
 from heedful.project.project import init_project
-from heedful.web.app_settings import model_server_of
+from heedful.web.app_settings import model_server_key, model_server_of
 
 
 def test_a_newcomer_gets_application_and_models(tmp_path: Path) -> None:
@@ -77,6 +77,17 @@ def test_where_the_application_finds_its_models(tmp_path: Path, monkeypatch: pyt
     for wrong in ("127.0.0.1:8001", "ftp://x", "http://", "http://["):
         with pytest.raises(ConfigError, match="not valid"):
             model_server_of(tmp_path, wrong)
+
+
+def test_the_key_for_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, key in (("", None), (" \n", None), ("a-key\n", "a-key")):
+        monkeypatch.setenv("HEEDFUL_MODEL_SERVER_KEY", value)
+        assert model_server_key() == key
+    for wrong in ("a\nb", "Schlüssel"):
+        monkeypatch.setenv("HEEDFUL_MODEL_SERVER_KEY", wrong)
+        with pytest.raises(ConfigError, match="cannot be sent") as refused:
+            model_server_key()
+        assert wrong not in str(refused.value)
 
 
 def test_a_folder_of_a_model_is_offered_and_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,19 @@ def model_server_of(project: Path, given: str | None) -> str | None:
     return address.rstrip("/")
 
 
+def model_server_key() -> str | None:
+    """$HEEDFUL_MODEL_SERVER_KEY, without the newline with which a secret out of a file often ends. Raises ConfigError."""
+    key = os.environ.get("HEEDFUL_MODEL_SERVER_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            "the key for the model server cannot be sent",
+            expected="ASCII without control characters",
+            got="other characters",
+            where="HEEDFUL_MODEL_SERVER_KEY",
+        )
+    return key or None
+
+
 def secret_key(file: Path) -> bytes:
     """The application's key, from a file that only its owner may read; made if there is none.
 

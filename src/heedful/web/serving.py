@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import ssl
@@ -25,7 +24,7 @@ from heedful.labeling.people.instruction_versions import publish_first_versions
 from heedful.listening import check_port, is_loopback, listen
 from heedful.project.project import CONFIG_FILE
 from heedful.web.app import create_app
-from heedful.web.app_settings import Settings, model_server_of, secret_key
+from heedful.web.app_settings import Settings, model_server_key, model_server_of, secret_key
 from heedful.web.public.expiry import texts_expire
 
 KEY_FILE = "web-key"
@@ -181,7 +180,7 @@ def _serve(
         backups=folder / BACKUPS_FOLDER,
         project=folder if (folder / CONFIG_FILE).is_file() else None,
         model_server=model_server,
-        model_server_key=os.environ.get("HEEDFUL_MODEL_SERVER_KEY"),
+        model_server_key=model_server_key(),
     )
     app = create_app(database, settings)
     config = uvicorn.Config(
