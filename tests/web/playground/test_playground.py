@@ -25,6 +25,7 @@ from tests.web.site import Browser, Site, make_site
 from heedful.labeling.people import accounts
 from heedful.labeling.usage import conversations, misuse
 from heedful.labeling.usage.conversations import ConversationView
+from heedful.labeling.usage.usage_export import playground_rows
 from heedful.project.project import init_project
 from heedful.web.model_server import ModelServer, base_address
 from heedful.web.playground.streaming import TOO_LONG, Writing
@@ -203,6 +204,14 @@ def test_a_held_out_labeler_cannot_opt_in(site: Site, models: FakeModels) -> Non
     page = me.get(f"/playground/{number}").text
     assert "Nothing that you write here is used for training" in page
     assert 'name="training"' not in page
+    number = start(me, layout="compare", model=[ALPHA, BETA], training="yes")
+    turn = answered(site, me, number).turns[0]
+    assert me.post(f"/playground/turns/{turn.id}/vote", {"vote": "tie"}).status_code == 303
+    me.post(f"/playground/answers/{turn.answers[0].id}/feedback", {"kind": "edit", "text": "Mine"})
+    researcher = site.browser(site.person("researcher"))
+    assert researcher.post("/console/votes/export").text.count("\n") == 1, "the page says that it is not used"
+    with site.database.read() as connection:
+        assert list(playground_rows(connection)) == []
 
 
 def test_personal_data_and_misuse_are_flagged(site: Site, models: FakeModels, monkeypatch: pytest.MonkeyPatch) -> None:
