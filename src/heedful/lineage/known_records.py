@@ -1,4 +1,4 @@
-"""Every record in a project's files, as rows by id, and the search for those that are somebody's.
+"""Every record in a project's files, as rows by id, and the search for the records of one person.
 
 The records are in ``data/``, and in the folders of runs, experiments and sweeps, whether these are finished or not.
 """

@@ -1,4 +1,4 @@
-"""Erase somebody's text from every other file of a project: runs, samples, reports, exports, caches.
+"""Erase a person's text from every other file of a project: runs, samples, reports, exports, caches.
 
 A row of a JSONL file is removed whole if it names one of the records to erase, or if it holds one of the texts and names no
 prompt that stays. In JSON files, pages and tables, :data:`ERASED` replaces the text. Files that cannot be searched or changed

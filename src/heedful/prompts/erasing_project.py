@@ -1,4 +1,4 @@
-"""Erase somebody's traces from a whole project: the one mechanism of forgetting an owner and of withdrawals.
+"""Erase a person's traces from a whole project. Forgetting an owner and withdrawals both work this way.
 
 Ids and texts are needed to find more of them. So whatever else holds them comes first, then the records in ``data/``: labels
 before what they name, and prompts last. After each rename the folder is consistent: no record refers to an erased one.

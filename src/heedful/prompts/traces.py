@@ -1,7 +1,7 @@
-"""What identifies somebody's records and texts in a project, and the runs that used them.
+"""What identifies a person's records and texts in a project, and the runs that used them.
 
-Somebody is an owner (``heedful.prompts.forgetting``), or who took back turns and requests (``heedful.prompts.withdrawing``).
-Which records these are, :class:`heedful.lineage.known_records.KnownRecords` says for both.
+The person is an owner (``heedful.prompts.forgetting``), or has taken back turns and requests (``heedful.prompts.withdrawing``).
+For both, :class:`heedful.lineage.known_records.KnownRecords` finds the records.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _traces(known: KnownRecords, pending: Mapping[str, Pending]) -> dict[str, Tr
         traces.prompts.add(prompt)
         if TRACES in one.report:
             noted = traces_from_json(one.report[TRACES])
-            # What is in the data folder by now is somebody else's: the same words have the same id.
+            # Whatever is in the data folder by now belongs to another person: equal words get equal ids.
             others = known.imported - traces.ids
             noted.ids -= others
             noted.prompts -= others

@@ -3,8 +3,8 @@
 // A group is a context (a prompt, or a whole sequence) and its branches (the responses). The context sees itself causally. A branch
 // sees the whole context, and itself causally. One thread computes one group and key head in a fixed order, so the bits do not
 // depend on the number of threads. Keys and values of a group are converted to fp32 once. Scores exist only for a few queries at a
-// time; the backward pass recomputes them, so nothing is kept between the two passes. For bf16, a processor with tiles (AMX) takes
-// the way of tile_attention.h.
+// time; the backward pass recomputes them, so nothing is kept between the two passes. A processor with tiles (AMX) computes bf16 by
+// tile_attention.h instead.
 
 #include <algorithm>
 #include <cstdint>
@@ -315,7 +315,7 @@ void put_gradients(TileScratch &s, int64_t position, int64_t count, int64_t widt
 }
 #endif
 
-// Whether tiles can do it: heads of 32, 64, 96, ... numbers.
+// Returns from the function if tiles can do it: bf16, and heads of 32, 64, 96, ... numbers.
 #if HAS_BFLOAT16_TILES
 #define RETURN_FROM_TILES(CALL)                                                   \
     if constexpr (std::is_same_v<T, bfloat16>)                                    \

@@ -94,7 +94,6 @@ struct TileScratch {
     std::vector<float> scores, score_gradient, output, key_gradient, value_gradient;
 
     TileScratch(int64_t longest, int64_t width_, bool backward) : width(width_), all(sides(longest) * SIDE) {
-        tiles_are_granted();
         shape_tiles(TILE_ROWS, TILE_ROWS);
         const int64_t queries = backward ? GRADIENT_QUERIES : SIDE;
         for (auto *of_keys : {&keys, &values, &keys_by_width, &values_by_rows}) *of_keys = line_memory<bfloat16>(all * width);

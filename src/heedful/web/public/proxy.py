@@ -333,7 +333,7 @@ def _no_server() -> JSONResponse:
 
 
 def _client_left() -> JSONResponse:
-    """For the log: nobody reads this response."""
+    """The client has gone, so only the log needs this response."""
     return error_response(GONE, "the client left")
 
 
