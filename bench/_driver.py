@@ -115,12 +115,19 @@ def trl(name: str, requests: dict[str, dict[str, Any]], *, script: str, environm
 
 
 def measure(
-    name: str, title: str, cases: Iterable[Case], chosen: argparse.Namespace, *, one_folder: bool = False
+    name: str,
+    title: str,
+    cases: Iterable[Case],
+    chosen: argparse.Namespace,
+    *,
+    one_folder: bool = False,
+    alone: bool = False,
 ) -> dict[str, Any]:
     """Run all cases and write ``NAME.json`` and ``NAME.md`` after each, so that a stopped run keeps its results.
 
     one_folder: all cases read the same files, and their contenders' processes stay for the next case: some take minutes to
-    start.
+    start. alone: each run has a process of its own, warmed up, and no other one holds memory meanwhile, because what several
+    trainers of a large model hold between their runs would not fit.
     """
     result: dict[str, Any] = {
         "benchmark": name + chosen.suffix,
@@ -148,53 +155,71 @@ def measure(
             else:
                 with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                     case.prepare(Path(folder))
-                    result["cases"].append(_run_case(case, Path(folder), chosen))
+                    result["cases"].append(_run_case(case, Path(folder), chosen, alone=alone))
             result["ended"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             write(result, chosen.out)
     return result
 
 
-def _run_case(case: Case, folder: Path, chosen: argparse.Namespace, kept: dict[str, Worker] | None = None) -> dict[str, Any]:
-    """kept: processes of earlier cases, which are used again and stay. Without it, all end with the case."""
+def _run_case(
+    case: Case, folder: Path, chosen: argparse.Namespace, kept: dict[str, Worker] | None = None, *, alone: bool = False
+) -> dict[str, Any]:
+    """kept: processes of earlier cases, which are used again and stay. Without it, all end with the case (alone: the run)."""
     matmul = Contender("matmul", "", "_worker_heedful.py", {"do": "matmul"})
     workers: dict[str, Worker] = {}
+    hellos: dict[str, Answer] = {}
     try:
-        for contender in [*case.contenders, matmul]:
+        # All start at the same time, or each when its turn comes.
+        for contender in () if alone else [*case.contenders, matmul]:
             old = (kept or {}).get(contender.name)
             workers[contender.name] = old or Worker(contender, folder, chosen.threads)
             workers[contender.name].contender = contender
-        for worker in workers.values():
+        for name, worker in workers.items():
             if not worker.hello:
                 worker.greet()
+            hellos[name] = worker.hello
         failed: dict[str, str] = {}
         tried: dict[str, float] = {}
         first: dict[str, Answer] = {}
         for contender in case.contenders:
             # The first run warms up and is not counted; of several candidates for "best" a second one chooses.
+            if alone:
+                workers[contender.name] = Worker(contender, folder, chosen.threads)
+                workers[contender.name].greet()
+                hellos[contender.name] = workers[contender.name].hello
             first[contender.name] = answer = workers[contender.name].ask(**contender.warm_up)
             if "error" not in answer and contender.column == "best" and not chosen.quick:
                 answer = workers[contender.name].ask()
             _say(contender.name, answer, "first")
+            if alone or "error" in answer:
+                workers.pop(contender.name).close()
             if "error" in answer:
                 failed[contender.name] = answer["error"]
-                workers.pop(contender.name).close()
             elif contender.column == "best":
                 tried[contender.name] = case.work(answer) / answer["seconds"]
         losers = set() if chosen.quick else set(tried) - _fastest_of_each_group(case.contenders, tried)
         if kept is None:
-            for name in losers:
+            for name in losers & set(workers):
                 workers.pop(name).close()
-        names = [c.name for c in case.contenders if c.name in workers and c.name not in losers]
+        counted = {c.name: c for c in case.contenders if c.name not in failed and c.name not in losers}
+        names = list(counted)
         answers: dict[str, list[Answer]] = {name: [] for name in [*names, "matmul"]}
         for round_ in range(chosen.runs):
             for name in [*names[round_ % len(names) :], *names[: round_ % len(names)], "matmul"]:
+                if alone:
+                    contender = counted.get(name, matmul)
+                    workers[name] = Worker(contender, folder, chosen.threads)
+                    workers[name].greet()
+                    workers[name].ask(**contender.warm_up)
                 answer = workers[name].ask()
                 if "error" in answer:
                     raise RuntimeError(f"{name}: {answer['error']}\n{workers[name].log()}")
+                if alone:
+                    workers.pop(name).close()
                 answers[name].append(answer)
                 if name != "matmul":
                     _say(name, answer, f"run {round_ + 1}")
-        rows = {c.name: _row(case, c, workers[c.name], answers[c.name]) for c in case.contenders if c.name in answers}
+        rows = {name: _row(case, contender, hellos[name], answers[name]) for name, contender in counted.items()}
         for name, row in rows.items():
             if "loss_after" in first[name]:
                 row["details"]["loss_after_one_step"] = first[name]["loss_after"]
@@ -236,17 +261,17 @@ def _say(name: str, answer: Answer, which: str) -> None:
     print(f"   {time.strftime('%H:%M:%S')} {name}, {which}: {what}", file=sys.stderr, flush=True)
 
 
-def _row(case: Case, contender: Contender, worker: Worker, answers: list[Answer]) -> dict[str, Any]:
+def _row(case: Case, contender: Contender, hello: Answer, answers: list[Answer]) -> dict[str, Any]:
     rates = [case.work(a) / a["seconds"] for a in answers]
     row: dict[str, Any] = {
         "column": contender.column,
         "request": contender.request,
-        "versions": worker.hello["versions"],
+        "versions": hello["versions"],
         "rate": statistics.median(rates),
         "rates": rates,
         "seconds": [a["seconds"] for a in answers],
         "peak_mib": statistics.median(a["peak_mib"] for a in answers),
-        "resident_after_imports_mib": worker.hello["resident_mib"],
+        "resident_after_imports_mib": hello["resident_mib"],
         # Only of the last run, and without long lists.
         "details": {k: v for k, v in answers[-1].items() if k not in ("seconds", "peak_mib", "lengths")},
     }

@@ -34,7 +34,7 @@ BEST = {
 def main() -> None:
     chosen = options("ppo", more=_real_data.flags)
     found = real_cases(chosen) if chosen.model else cases(chosen)
-    result = measure("ppo", "PPO against TRL's last PPOTrainer", found, chosen)
+    result = measure("ppo", "PPO against TRL's last PPOTrainer", found, chosen, alone=chosen.model is not None)
     result["extra"] = {}
     for case in result["cases"]:
         if case["label"] == "pretraining gradients":

@@ -41,7 +41,7 @@ BEST = {
 def main() -> None:
     chosen = options("reward", more=_real_data.flags)
     found = real_cases(chosen) if chosen.model else cases(chosen, (4, 9))
-    result = measure("reward", "Reward model against TRL's RewardTrainer", found, chosen)
+    result = measure("reward", "Reward model against TRL's RewardTrainer", found, chosen, alone=chosen.model is not None)
     result["extra"] = {}
     for size in () if chosen.model else chosen.sizes:
         costs = {c["label"]: cost_of_prompt(c, c["contenders"]["Heedful"]) for c in result["cases"] if c["size"] == size}

@@ -195,6 +195,39 @@ def test_the_fastest_of_each_group_is_counted_and_processes_stay_for_the_next_ca
     assert set(kept) == set(made)
 
 
+def test_alone_each_run_has_a_warm_process_and_no_other_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What several trainers hold between their runs would not fit beside a large model."""
+    FakeWorker.asked, there, most = [], set(), []
+
+    class Counted(FakeWorker):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            there.add(self)
+            most.append(len(there))
+
+        def close(self) -> None:
+            there.remove(self)
+
+    monkeypatch.setattr(driver, "Worker", Counted)
+    columns = {"ours": "heedful", "theirs": "default", "slow": "best", "fast": "best", "broken": "best"}
+    contenders = [driver.Contender(n, column, "", {"steps": 9}, warm_up={"steps": 1}) for n, column in columns.items()]
+    case = driver.Case(size="S", label="l", unit="u", contenders=contenders, prepare=lambda _: None, work=lambda _: 6.0)
+    found = driver._run_case(case, Path(), argparse.Namespace(threads=1, runs=2, quick=False), alone=True)
+    assert max(most) == 1
+    assert not there
+    steps = {name: [request["steps"] for who, request in FakeWorker.asked if who == name] for name in columns}
+    assert steps == {
+        "ours": [1, 1, 9, 1, 9],
+        "theirs": [1, 1, 9, 1, 9],
+        "slow": [1, 9],
+        "fast": [1, 9, 1, 9, 1, 9],
+        "broken": [1],
+    }
+    assert found["failed"] == {"broken": "no compiler"}
+    assert list(found["contenders"]) == ["ours", "theirs", "fast"]
+    assert len(found["contenders"]["ours"]["rates"]) == 2
+
+
 def test_the_gpu_run_goes_through_all_parts_and_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the models: a part that fails is named, the next one begins in a new process, and nothing begins too late."""
     started, now = [], [0.0]
