@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,40 @@ def test_the_tree_names_every_run_and_labeler(project: Path) -> None:
     assert code == 0
     for words in ("sft-1: ended", "was given", "base model: /", "ada: ", "training group", "heedful 0.", "rankings ("):
         assert words in said
+
+
+def test_a_folder_of_the_project_needs_no_option(project: Path) -> None:
+    """The project's own folder stands for its current policy, as in `heedful release PROJECT`."""
+    for folder, made in (
+        (project, "ppo_ptx-1"),
+        (project / "runs" / "reward-1", "reward-1"),
+        (project / "runs" / "sft-1" / "model", "sft-1"),
+    ):
+        code, said = run("lineage", folder, "--json")
+        assert code == 0, said
+        assert json.loads(said)["model"] == made
+
+
+def test_a_project_without_a_policy_says_so(project: Path) -> None:
+    for run_folder in (project / "runs").glob("ppo*"):
+        shutil.rmtree(run_folder)
+    for ended in (project / "runs").glob("round-*.json"):
+        ended.unlink()
+    code, said = run("lineage", project)
+    assert code == 2
+    assert "this project has no policy yet" in said
+
+
+def test_a_copy_keeps_the_time_at_which_a_run_ended(project: Path) -> None:
+    ended = {row["run"]: row["ended"] for row in lineage(project, "ppo_ptx")["runs"]}
+    for name in ended:
+        os.utime(project / "runs" / name / "stage.json", (0, 0))
+    assert {row["run"]: row["ended"] for row in lineage(project, "ppo_ptx")["runs"]} == ended
+    state = stage_state(project / "runs" / "sft-1")
+    del state["ended"]  # as an older version left it
+    (project / "runs" / "sft-1" / "stage.json").write_text(json.dumps(state))
+    os.utime(project / "runs" / "sft-1" / "stage.json", (0, 0))
+    assert lineage(project, "sft")["runs"][0]["ended"] == "1970-01-01T00:00:00+00:00"
 
 
 def test_from_a_record_an_owner_and_a_ranking_to_the_models(project: Path) -> None:

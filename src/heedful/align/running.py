@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from heedful.errors import StorageError
 from heedful.project.files import write_atomically
 from heedful.project.fingerprints import as_json, fingerprint_of
 from heedful.project.outputs import OUTPUTS, check_outputs, described_outputs
-from heedful.project.runs import STAGE_FILE, stage_folders, stage_state
+from heedful.project.runs import ENDED, STAGE_FILE, stage_folders, stage_state
 from heedful.ranks.rank_zero import barrier_without_timeout, on_rank_zero
 from heedful.ranks.world import world
 
@@ -194,7 +195,10 @@ class _Begun:
         spent = {"seconds": self.spent[0] + seconds, "processor_seconds": self.spent[1] + processor_seconds}
         state = {**self.row, "done": done, **spent}
         if done:  # outputs are described only once; later calls just correct the seconds
-            state[OUTPUTS] = stage_state(self.folder).get(OUTPUTS) or described_outputs(self.folder)
+            before = stage_state(self.folder)
+            # The file's own time would not survive a copy of the project.
+            state[ENDED] = before.get(ENDED) or datetime.now(UTC).isoformat(timespec="seconds")
+            state[OUTPUTS] = before.get(OUTPUTS) or described_outputs(self.folder)
         write_atomically(self.folder / STAGE_FILE, json.dumps(state, indent=2, default=as_json))
 
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 class Lineage:
     """Show what a model was made from, or which runs and models used a record.
 
-    - For a model (ppo_ptx, a run such as ppo_ptx-1, a run's folder, or the
-      folder of a released model): every run, setting, code version, labeler
-      and version of the instructions behind it.
+    - For a model (ppo_ptx, a run such as ppo_ptx-1, a run's folder, the
+      folder of a released model, or a project's folder for its current
+      policy): every run, setting, code version, labeler and version of the
+      instructions behind it.
     - For the id of a prompt, response, demonstration, ranking or rating; an
       owner of prompts; or a vote, an edit or a critique in the playground (its
       id in labels.jsonl): every run that received it, and every model that may
@@ -49,10 +50,22 @@ class Lineage:
         if self.kind in (None, "model") and (Path(self.name) / LINEAGE).is_file():
             self._show(None, subject_of(None, self.name))
             return
-        project = load_project(self.project)
+        folder = self._project_of_name() or self.project
+        project = load_project(folder)
+        name = _policy_of(project) if folder.absolute() == Path(self.name).absolute() else self.name
         with if_there(project.folder) as database:
-            subject = subject_of(project, self.name, kind=self.kind, database=database)
+            subject = subject_of(project, name, kind=self.kind, database=database)
         self._show(project, subject)
+
+    def _project_of_name(self) -> Path | None:
+        """The project that a folder given as a name is, or lies in; None with --project, and for all other names."""
+        from heedful.project.project import CONFIG_FILE
+
+        named = Path(self.name)
+        if self.project != Path() or self.kind not in (None, "model") or not named.is_dir():
+            return None
+        whole = named.absolute()
+        return next((folder for folder in (named, *whole.parents) if (folder / CONFIG_FILE).is_file()), None)
 
     def _show(self, project: Project | None, subject: Subject) -> None:
         from heedful.lineage.lineage_tree import show_model, show_use
@@ -87,6 +100,24 @@ class Lineage:
             )
         else:
             show_use(subject, use, runs, Console())
+
+
+def _policy_of(project: Project) -> str:
+    """The run of a project's current policy. Raises MissingError."""
+    from heedful.errors import MissingError
+    from heedful.project.ended_rounds import newest_policy
+
+    run = newest_policy(project.runs)
+    if run is None:
+        raise MissingError(
+            "this project has no policy yet",
+            expected="a finished run of ppo_ptx or ppo",
+            got="none",
+            where=project.runs,
+            next_step=f"name another model, such as `heedful lineage sft --project {project.folder}`, "
+            f"or run `heedful align {project.folder}`",
+        )
+    return run.name
 
 
 def _print_json(value: Any) -> None:

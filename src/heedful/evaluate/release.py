@@ -27,7 +27,7 @@ from heedful.evaluate.card_facts import card_facts
 from heedful.evaluate.model_card import CARD, write_card
 from heedful.lineage.tracing import LINEAGE, published
 from heedful.model.saving import ASIDE, write_folder
-from heedful.project.ended_rounds import current_policy
+from heedful.project.ended_rounds import POLICIES, current_policy, newest_policy
 from heedful.project.outputs import check_outputs
 from heedful.project.project import Project
 from heedful.project.runs import newest_done, stage_folders, stage_state
@@ -36,7 +36,6 @@ CHECKSUMS = "SHA256SUMS"
 RELEASE_FILE = "release.json"
 REWARD_MODEL = "reward_model"
 _LEGAL = ("license", "licence", "notice", "copying")
-_POLICIES = ("ppo_ptx", "ppo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +149,14 @@ def remove_leftovers_of(folder: Path) -> None:
 def _policy_run(project: Project, model: str | None) -> Path:
     """Find the folder of the policy's finished run. Raises MissingError."""
     if model is None:
-        accepted = current_policy(project.runs)
-        if accepted is not None:
-            return accepted[1].parent
-        found = next((run for name in _POLICIES if (run := newest_done(project.runs, name)) is not None), None)
+        found = newest_policy(project.runs)
     else:
         exact = project.runs / model
         is_run = "/" not in model and stage_state(exact).get("done")
         found = exact if is_run else newest_done(project.runs, model)
     if found is not None and (found / "model" / "config.json").is_file():
         return found
-    begun = any(stage_folders(project.runs, name) for name in ((model,) if model else _POLICIES))
+    begun = any(stage_folders(project.runs, name) for name in ((model,) if model else POLICIES))
     raise MissingError(
         "there is no finished policy to release",
         expected=f"a finished run of {model or 'ppo_ptx or ppo'} with a model",
@@ -192,7 +188,7 @@ def _reward_run(project: Project, run: Path) -> Path | None:
 def _require_evaluation(project: Project, run: Path) -> None:
     """Raise MissingError unless the policy was evaluated: in the report, or by the rule of a further round."""
     accepted = current_policy(project.runs)
-    in_a_round = accepted is not None and accepted[1].parent == run and accepted[0] not in _POLICIES
+    in_a_round = accepted is not None and accepted[1].parent == run and accepted[0] not in POLICIES
     newest = newest_done(project.runs, "evaluate")
     models = [] if newest is None else stage_state(newest).get("inputs", {}).get("models", [])
     in_report = stage_state(run)["fingerprint"] in models and (project.folder / "results.json").is_file()

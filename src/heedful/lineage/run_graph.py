@@ -15,7 +15,7 @@ from heedful.lineage.known_records import rows_in
 from heedful.lineage.use_record import UseRecord, read_use
 from heedful.project.data_folder import RECORD_TYPES, file_name
 from heedful.project.project import Project
-from heedful.project.runs import STAGE_FILE, stage_state
+from heedful.project.runs import ENDED, STAGE_FILE, stage_state
 
 OTHERS = "others"
 """In a run's folder: prompts and responses of researchers' own tasks."""
@@ -37,7 +37,7 @@ class RunNode:
     fingerprint: str
     done: bool
     ended: str | None
-    """When it ended (ISO 8601, UTC)."""
+    """When it ended (ISO 8601, UTC). A run of an older version does not say; then it is the time of its ``stage.json``."""
     inputs: Mapping[str, Any]
     """The inputs of its fingerprint."""
     use: UseRecord | None
@@ -127,10 +127,14 @@ def ids_in_run(run: RunNode) -> set[str]:
     return found
 
 
+def _changed(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
 def _node(name: str, path: Path, state: Mapping[str, Any], by_fingerprint: Mapping[str, str]) -> RunNode:
     use, inputs = read_use(path), state.get("inputs", {})
     done = bool(state.get("done"))
-    ended = datetime.fromtimestamp((path / STAGE_FILE).stat().st_mtime, UTC).isoformat(timespec="seconds")
+    ended = state.get(ENDED) or _changed(path / STAGE_FILE)
     parents = tuple(dict.fromkeys(use.parents.values())) if use else _parents_by_fingerprint(inputs, by_fingerprint)
     stage, number = _order(path.name)
     return RunNode(

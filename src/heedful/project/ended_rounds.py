@@ -15,8 +15,10 @@ from pathlib import Path
 from heedful.errors import ConfigError, DataError
 from heedful.project.data_folder import Records
 from heedful.project.files import write_atomically
-from heedful.project.runs import stage_folders, stage_state
+from heedful.project.runs import newest_done, stage_folders, stage_state
 
+POLICIES = ("ppo_ptx", "ppo")
+"""Round 1's policies: the first of them that there is becomes current."""
 KNOWN_FILE = "known.json"
 """In the folder of a round's first stage: the ids of the records that the round began with."""
 
@@ -129,6 +131,14 @@ def current_policy(runs: Path) -> tuple[str, Path] | None:
         return None
     name = ended[-1].policy
     return name, next(one.runs[name].folder for one in reversed(ended) if name in one.runs) / "model"
+
+
+def newest_policy(runs: Path) -> Path | None:
+    """The folder of the current policy's run: after round 1 the one that was accepted, before its end PPO-ptx or PPO."""
+    current = current_policy(runs)
+    if current is not None:
+        return current[1].parent
+    return next((run for name in POLICIES if (run := newest_done(runs, name)) is not None), None)
 
 
 def _file(runs: Path, number: int) -> Path:

@@ -12,6 +12,8 @@ from heedful.project.data_folder import RECORD_TYPES, Kind, Records, file_name, 
 from heedful.project.files import read_jsonl, write_atomically
 
 STAGE_FILE = "stage.json"
+ENDED = "ended"
+"""The key of a finished stage's ``stage.json`` under which it says when it ended (ISO 8601, UTC)."""
 
 
 def stage_folders(runs: Path, name: str) -> dict[int, Path]:
@@ -34,7 +36,7 @@ def stage_state(folder: Path) -> dict[str, Any]:
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Rewrite a finished stage's ``stage.json``; its modification time stays the time at which the stage ended."""
+    """Rewrite a finished stage's ``stage.json``. Its modification time stays: older versions wrote no other end."""
     path = folder / STAGE_FILE
     status = path.stat()
     write_atomically(path, json.dumps(state, indent=2))
