@@ -23,6 +23,7 @@ from heedful.evaluate.release import checksums, push, release
 from heedful.evaluate.results_file import save_results
 from heedful.model import scalar_model_from_causal
 from heedful.model.saving import save_model
+from heedful.project import ended_rounds
 from heedful.project.project import Project, init_project
 from heedful.serve.served_models import load, sources_of
 
@@ -130,7 +131,8 @@ def test_a_policy_by_name_and_what_its_base_lacks(project: Project, tmp_path: Pa
 
 def test_the_policy_that_the_last_round_accepted(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(project.runs, "policy_2-1", parents={"initial": "sft-1", "reward": "reward-1"}, makes="policy_2")
-    monkeypatch.setattr(release_module, "current_policy", lambda runs: ("policy_2", project.runs / "policy_2-1" / "model"))
+    for module in (release_module, ended_rounds):
+        monkeypatch.setattr(module, "current_policy", lambda runs: ("policy_2", project.runs / "policy_2-1" / "model"))
     assert release(project, tmp_path / "out").policy.name == "policy_2-1"
 
 

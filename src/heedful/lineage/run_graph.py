@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from heedful.lineage.known_records import rows_in
 from heedful.lineage.use_record import UseRecord, read_use
 from heedful.project.data_folder import RECORD_TYPES, file_name
 from heedful.project.project import Project
-from heedful.project.runs import ENDED, STAGE_FILE, stage_state
+from heedful.project.runs import STAGE_FILE, ended_at, stage_state
 
 OTHERS = "others"
 """In a run's folder: prompts and responses of researchers' own tasks."""
@@ -127,14 +126,9 @@ def ids_in_run(run: RunNode) -> set[str]:
     return found
 
 
-def _changed(path: Path) -> str:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-
-
 def _node(name: str, path: Path, state: Mapping[str, Any], by_fingerprint: Mapping[str, str]) -> RunNode:
     use, inputs = read_use(path), state.get("inputs", {})
     done = bool(state.get("done"))
-    ended = state.get(ENDED) or _changed(path / STAGE_FILE)
     parents = tuple(dict.fromkeys(use.parents.values())) if use else _parents_by_fingerprint(inputs, by_fingerprint)
     stage, number = _order(path.name)
     return RunNode(
@@ -144,7 +138,7 @@ def _node(name: str, path: Path, state: Mapping[str, Any], by_fingerprint: Mappi
         number=number,
         fingerprint=_fingerprint(state),
         done=done,
-        ended=ended if done else None,
+        ended=ended_at(path, state).isoformat(timespec="seconds") if done else None,
         inputs=inputs,
         use=use,
         parents=tuple(parent for parent in parents if parent != name),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,13 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     status = path.stat()
     write_atomically(path, json.dumps(state, indent=2))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def ended_at(folder: Path, state: Mapping[str, Any]) -> datetime:
+    """When a finished run ended, in UTC. A run of an older version does not say; then it is the time of its ``stage.json``."""
+    with suppress(KeyError, TypeError, ValueError):
+        return datetime.fromisoformat(state[ENDED])
+    return datetime.fromtimestamp((folder / STAGE_FILE).stat().st_mtime, UTC)
 
 
 def newest_done(runs: Path, name: str) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from heedful.lineage.run_graph import MODEL, RunNode, descendants
 from heedful.lineage.tracing import ids_of_run
 from heedful.project.data_folder import Kind, turns_in
 from heedful.project.project import Project
-from heedful.project.runs import STAGE_FILE
+from heedful.project.runs import STAGE_FILE, ended_at, stage_state
 from heedful.prompts.erasing_files import TELLING, Wanted, parts_of, spelled, wanted_of
 
 _SEARCHED = (".jsonl", ".json", ".html", ".txt", ".csv")
@@ -172,7 +172,7 @@ def runs_that_used(
         ids = known.with_labels(traces.ids)
 
         def perhaps(folder: Path, traces: Traces = traces) -> bool:
-            return traces.imported and _ended_after(folder / STAGE_FILE, traces.since)
+            return traces.imported and _ended_after(folder, traces.since)
 
         given = [name for name, (named, _) in ids_of.items() if not ids.isdisjoint(named)]
         given += [name for name, (_, is_known) in ids_of.items() if not is_known and perhaps(runs[name].folder)]
@@ -213,8 +213,8 @@ def _searched(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _ended_after(stage: Path, since: datetime | None) -> bool:
-    return since is None or datetime.fromtimestamp(stage.stat().st_mtime, UTC) >= since
+def _ended_after(run: Path, since: datetime | None) -> bool:
+    return since is None or ended_at(run, stage_state(run)) >= since
 
 
 def time_of(text: object) -> datetime | None:
