@@ -298,6 +298,9 @@ def test_operations_of_each_step() -> None:
     assert ppo.judging.flops == pytest.approx(1_024 * (2 * policy + 2 * scalar))
     assert ppo.updates.flops == pytest.approx(1_024 * 3 * (policy + scalar))
     assert ppo.pretraining.flops == pytest.approx(1_024 * 3 * 3 * forward(SHAPE, 6, predicted=6).flops)
+    two_passes = ppo_work(SHAPE, SHAPE, replace(config, inner_epochs=2), lengths, pretraining_length=6)
+    assert two_passes.updates.flops == 2 * ppo.updates.flops
+    assert two_passes.pretraining.flops == ppo.pretraining.flops  # each text once per iteration
     plain = ppo_work(SHAPE, SHAPE, replace(config, ptx_coefficient=0.0), lengths, pretraining_length=6)
     assert plain.pretraining.flops == 0
 

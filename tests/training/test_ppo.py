@@ -467,13 +467,15 @@ def test_the_pretraining_gradient_is_added_into_the_same_buffer(tokens: int, tmp
     assert max(float(g.abs().max()) for g in expected.values()) > 0.1
 
 
+@pytest.mark.parametrize("inner_epochs", [1, 2])
 def test_every_minibatch_has_its_share_of_the_text_and_none_is_used_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inner_epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[list[Any]] = []
     spy(monkeypatch, "pretraining_gradient", before=lambda weights, sequences, config: used.append(list(sequences)))
-    train(settings(ptx_coefficient=1.0, ptx_examples_per_episode=2, ptx_context_length=4), tmp_path, pretraining=text(96))
-    assert [len(sequences) for sequences in used] == [8] * 12
+    config = settings(ptx_coefficient=1.0, ptx_examples_per_episode=2, ptx_context_length=4, inner_epochs=inner_epochs)
+    train(config, tmp_path, pretraining=text(96))
+    assert [len(sequences) for sequences in used] == [8 // inner_epochs] * (12 * inner_epochs)
     first_words = [tuple(s.tolist()) for sequences in used for s in sequences]
     everything = [tuple(text(96).tokens[4 * i : 4 * i + 4].tolist()) for i in range(96)]
     assert sorted(first_words) == sorted(everything)  # 96 documents, 96 places: one epoch
@@ -608,6 +610,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         settings(batch_size=10, minibatches=4)
     with pytest.raises(ConfigError, match="ptx_examples_per_episode"):
         settings(ptx_examples_per_episode=0)
+    with pytest.raises(ConfigError, match="too little pretraining text"):
+        settings(ptx_coefficient=1.0, ptx_examples_per_episode=1, batch_size=16, minibatches=16, inner_epochs=2)
 
 
 # ---------------------------------------------------------------- the order of things

@@ -113,6 +113,6 @@ def ppo_work(policy: Shape, reward: Shape, config: PPOConfig, lengths: Lengths, 
         rollouts=of_policy * episodes,
         judging=(of_policy * 2 + of_scalar * 2) * episodes,
         updates=(training_pass(of_policy) + training_pass(of_scalar)) * (episodes * config.inner_epochs),
-        # Each inner epoch uses the same pretraining batch again.
-        pretraining=text * (episodes * examples * config.inner_epochs),
+        # All inner epochs together use the pretraining batch once.
+        pretraining=text * (episodes * examples),
     )

@@ -247,9 +247,8 @@ def ppo_memory(policy: Shape, reward: Shape, config: PPOConfig, *, gpus: int) ->
     targets = sequences * config.max_response_tokens
     if config.ptx_coefficient:
         # There are two backward passes, one after the other (SPEC 3.6), so the larger microbatch counts.
-        count = max(
-            1, min(config.tokens_per_microbatch // config.ptx_context_length, minibatch * config.ptx_examples_per_episode)
-        )
+        share = -(-minibatch * config.ptx_examples_per_episode // config.inner_epochs)
+        count = max(1, min(config.tokens_per_microbatch // config.ptx_context_length, share))
         if count * config.ptx_context_length > sequences * longest:
             attended = [Attended(queries=config.ptx_context_length, keys=config.ptx_context_length, count=count)]
         targets = max(targets, count * config.ptx_context_length)

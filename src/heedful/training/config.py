@@ -252,7 +252,7 @@ class PPOConfig(StepConfig):
     ptx_coefficient: float = 27.8
     """gamma: weight of the pretraining loss (SPEC 3.6). 0 is plain PPO."""
     ptx_examples_per_episode: int = 8
-    """Pretraining sequences per episode (SPEC 3.6)."""
+    """Pretraining sequences per episode (SPEC 3.6). Each is learned once, whatever the number of inner epochs."""
     ptx_context_length: int = 2_048
     """Longest pretraining sequence in tokens."""
     missing_end_reward: float | None = None
@@ -308,6 +308,14 @@ class PPOConfig(StepConfig):
                 next_step="change one of them",
             )
 
+        updates = self.minibatches * self.inner_epochs
+        if self.ptx_coefficient and self.batch_size * self.ptx_examples_per_episode < updates:
+            raise ConfigError(
+                "PPOConfig: there is too little pretraining text for the optimiser steps of an iteration",
+                expected=f"a sequence for each of {updates} steps (minibatches * inner_epochs)",
+                got=f"{self.batch_size * self.ptx_examples_per_episode} (batch_size * ptx_examples_per_episode)",
+                next_step="raise ptx_examples_per_episode, or lower minibatches or inner_epochs",
+            )
         if self.keep_best and not self.validate_every:
             raise ConfigError(
                 "PPOConfig: keep_best needs validations",

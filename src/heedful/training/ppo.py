@@ -197,7 +197,8 @@ def step(training: Training, iteration: int) -> dict[str, float] | None:
     while (number := len(in_flight.updates)) < len(minibatches):
         if training.timer.due() and in_flight.is_finite():  # a NaN would come back with the checkpoint
             training.run.save(iteration, training.parts)
-        sequences = None if text is None else text[number % config.minibatches :: config.minibatches]
+        # Each text is learned once per iteration, whatever the number of passes over the episodes.
+        sequences = None if text is None else text[number :: len(minibatches)]
         in_flight.updates.append(update(training, rollouts, minibatches[number], sequences))
     update_average(training.average, models.policy.master, config.average_decay)
 
