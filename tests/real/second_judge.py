@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from heedful.project.project import Project
 from heedful.project.runs import records_in
 from heedful.project.selection import training_rankings
 from heedful.records import Prompt, Response
-from heedful.statistics import bootstrap_mean, fit_bag_of_words, ranked_pairs
+from heedful.statistics import Estimate, bootstrap_mean, fit_bag_of_words, ranked_pairs
+from heedful.statistics.intervals import FloatArray
 
 SFT = "sft"
 COMPARED = 4
@@ -119,16 +120,50 @@ def run_of(project: Project, stage: str) -> Path:
     return run.folder
 
 
-def wins(groups: Sequence[Answers], others: Sequence[Answers], score: Score) -> str:
-    """How often an answer's score is above those of the others to the same prompt, a tie half; interval over prompts."""
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Every answer of a policy beside every other answer to the same prompt: [prompts, comparisons]."""
+
+    wins: FloatArray
+    """1 if the policy's answer has the higher score, 0.5 for a tie."""
+    longer: FloatArray
+    """How many words more it has."""
+
+
+def comparisons(groups: Sequence[Answers], others: Sequence[Answers], score: Score) -> Comparisons:
+    """Compare each answer of the groups with each of the others to the same prompt."""
     order = sorted(others[0])
-    theirs = np.array([score([one[prompt] for prompt in order]) for one in others])
-    shares = np.zeros(len(order))
-    for group in groups:
-        ours = np.array(score([group[prompt] for prompt in order]))
-        shares += ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=0) / len(groups)
-    estimate = bootstrap_mean(shares.tolist(), seed=0)
-    return f"{estimate.value:.1%} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    rows = [[one[prompt] for prompt in order] for one in (*groups, *others)]
+    scores, words = np.array([score(row) for row in rows]), np.array([[len(one.text.split()) for one in row] for row in rows])
+    pairs = [(own, other) for own in range(len(groups)) for other in range(len(groups), len(rows))]
+    wins = [(scores[own] > scores[other]) + 0.5 * (scores[own] == scores[other]) for own, other in pairs]
+    return Comparisons(np.array(wins).T, np.array([words[own] - words[other] for own, other in pairs], dtype=np.float64).T)
+
+
+def win_rate(found: Comparisons) -> Estimate:
+    """The share of wins, with a 95 % interval over prompts."""
+    return bootstrap_mean(found.wins.mean(axis=1).tolist(), seed=0)
+
+
+def win_rate_at_equal_length(found: Comparisons) -> Estimate:
+    """The intercept of a linear regression of wins on the difference of length in words; interval as in :func:`win_rate`."""
+    x, y = found.longer, found.wins
+    sums = np.stack([np.full(len(x), x.shape[1]), x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1)])
+    drawn = np.random.default_rng(0).integers(len(x), size=(2_000, len(x)))
+    resampled = _intercept(sums[:, drawn].sum(axis=2))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    value = float(_intercept(sums.sum(axis=1)))
+    return Estimate(value, float(low), float(high), count=x.size, standard_error=float(resampled.std()))
+
+
+def _intercept(sums: FloatArray) -> FloatArray:
+    n, x, y, xx, xy = sums
+    slope = (n * xy - x * y) / (n * xx - x * x)
+    return (y - slope * x) / n
+
+
+def percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
 def ended(score: Score) -> Score:
@@ -153,10 +188,13 @@ def main() -> None:
     policies["sft at 0"] = [at_temperature_zero(project, [records.prompts[prompt] for prompt in order])]
     others = [policies[SFT][0], *(answers for answers, _ in samples[:COMPARED])]
     by_judge, by_words = judge_scores(project, records, judge), word_scores(judge)
-    print(f"{len(order)} prompts, {len(others)} answers of SFT to each; wins: all as if ended | as answered | bag of words")
+    print(f"{len(order)} prompts, {len(others)} answers of SFT to each")
+    print("wins: all as if ended | the same at equal length | as answered | bag of words")
     for name, own in policies.items():
         answers = [answer for group in own for answer in group.values()]
-        shown = [wins(own, others, score) for score in (ended(by_judge), by_judge, by_words)]
+        found = [comparisons(own, others, score) for score in (ended(by_judge), by_judge, by_words)]
+        shown = [percent(win_rate(one)) for one in found]
+        shown.insert(1, percent(win_rate_at_equal_length(found[0])))
         length = np.mean([len(answer.text.split()) for answer in answers])
         cut = np.mean([not answer.finished for answer in answers])
         print(f"{name}: {' | '.join(shown)} | {length:.1f} words, {cut:.0%} cut", flush=True)
