@@ -212,3 +212,28 @@ def test_a_chat_template_needs_no_few_shot_prefix(base: Path, tmp_path: Path) ->
     assert "choose_prefix: left out, with a chat template the base model needs no few-shot prefix" in said
     assert [m["name"] for m in results["models"]] == ["base", "sft", "ppo"]
     assert len(results["sft_validation"]) == 3  # before, and after each of two epochs
+
+
+def test_it_stops_after_the_stage_that_the_user_names_and_goes_on_later(tmp_path: Path, base: Path) -> None:
+    folder = new_project(tmp_path / "mine", base)
+    code, said = run("align", folder, "--until", "sft")
+    assert (code, stages_of(folder)) == (0, {"sft"})
+    assert "stopped after sft" in said
+    assert not (folder / "report.html").exists()
+    code, said = run("align", folder)
+    assert code == 0
+    assert "sft: done before" in said
+    assert "collect" in stages_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [("rewards", "got:      'rewards'"), ("initial_policy", "a stage that is left out: "), ("reward_2", "'reward_2'")],
+)
+def test_a_stage_that_it_cannot_stop_after(tmp_path: Path, base: Path, until: str, expected: str) -> None:
+    folder = new_project(tmp_path / "mine", base)
+    code, said = run("align", folder, "--until", until)
+    assert (code, "Traceback" in said) == (2, False)
+    assert expected in said
+    assert "collect, reward" in " ".join(said.split())
+    assert not any((folder / "runs").glob("*-*"))

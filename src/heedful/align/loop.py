@@ -54,20 +54,23 @@ from heedful.ranks.world import across_ranks, world
 
 
 @across_ranks
-def align(project: Project, console: Console, *, partly: bool = False, last_round: int | None = None) -> Path | None:
+def align(
+    project: Project, console: Console, *, partly: bool = False, last_round: int | None = None, until: str | None = None
+) -> Path | None:
     """Run every stage that the data allow; returns the report, or None if people have to label first (the console says what).
 
     partly: continue with the answers that people have given so far, even if some tasks still wait. last_round: continue up to
     this round of feedback; None: up to the newest begun round (at first, round 1).
+    until: the last stage to run in that round; then there is no report.
     Raises UserError for what the user must fix (BusyError if another process works in the project), NumericalError,
     StorageError. If it is interrupted at any point, it continues when called again. Under ``torchrun`` all ranks call it with
     the same project, and all except rank 0 with a quiet console.
     """
     with alone_in(project.runs) if world().is_rank_zero else nullcontext():
-        return _align(project, console, partly, last_round)
+        return _align(project, console, partly, last_round, until)
 
 
-def _align(project: Project, console: Console, partly: bool, last_round: int | None) -> Path | None:
+def _align(project: Project, console: Console, partly: bool, last_round: int | None, until: str | None) -> Path | None:
     keep_large_temporaries()
     processes = min(project.processes, cores()) if first_device().type == "cpu" and world().size == 1 else 1
     if processes > 1:
@@ -75,14 +78,18 @@ def _align(project: Project, console: Console, partly: bool, last_round: int | N
     preset = resolved_preset(project)
     _refuse_adapters(preset)
     report = None
-    for number in on_rank_zero(lambda: list(rounds_to_do(project.runs, last_round))):
-        report = _align_round(project, preset, number, processes, console, partly)
+    numbers = on_rank_zero(lambda: list(rounds_to_do(project.runs, last_round)))
+    for number in numbers:
+        last = until if number == numbers[-1] else None
+        report = _align_round(project, preset, number, processes, console, partly, last)
         if report is None:
             return None
     return report
 
 
-def _align_round(project: Project, preset: Preset, number: int, processes: int, console: Console, partly: bool) -> Path | None:
+def _align_round(
+    project: Project, preset: Preset, number: int, processes: int, console: Console, partly: bool, until: str | None
+) -> Path | None:
     """One round of feedback. Round 1 is the table of stages; each further round has its own table."""
     stages, labelers = Stages(project.runs, console), labelers_of(project)
     opened = None
@@ -94,6 +101,8 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
     on_rank_zero(lambda: labelers.take(partly=partly))
     state = _State(project, preset, labelers, opened)
     on_rank_zero(lambda: check_before_training(state.setting, state.records))
+    if until is not None:
+        _check_until(state, until)
     while group := next_group(state.situation, state.done, state.rows):
         _say_left_out(state, group[0], console)
         jobs = [state.job(stage) for stage in group]
@@ -116,8 +125,25 @@ def _align_round(project: Project, preset: Preset, number: int, processes: int, 
             if stage.asks and not state.situation.answers_at_once and stage.left_out(state.situation) is None:
                 _say_waiting(console, stage, "there is no answer about a training prompt yet")
                 return None
+        if until in [stage.name for stage in group]:
+            console.print(f"stopped after {until}; `heedful align` without --until goes on", markup=False, highlight=False)
+            return None
     on_rank_zero(state.save_round)
     return _report_rounds(state, stages)
+
+
+def _check_until(state: _State, until: str) -> None:
+    """Raise ConfigError if no stage of this round has this name, or if the project does without it."""
+    names = [row.name for row in due(state.situation, state.rows)]
+    if until not in names:
+        reason = left_out(state.situation).get(until) if state.opened is None else None
+        raise ConfigError(
+            f"align cannot stop after {until!r}",
+            expected=", ".join(names),
+            got=repr(until) if reason is None else f"a stage that is left out: {reason}",
+            where=state.project.folder,
+            next_step="name one of these stages after --until",
+        )
 
 
 def _run(stages: Stages, group: list[Stage], jobs: list[Job], processes: int) -> list[FinishedStage]:

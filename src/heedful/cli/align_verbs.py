@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from heedful.cli.options import ProjectFolder, load_project, optional, say
+from heedful.cli.options import Flag, ProjectFolder, load_project, optional, say
 from heedful.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ class Align:
     """A project's folder, as `heedful init` makes it (else the miniature)."""
     seed: Annotated[int | None, optional("INT")] = None
     """Seed of a new miniature (else 0). A project sets its own seed in heedful.toml."""
-    with_what_is_there: bool = False
+    with_what_is_there: Flag = False
     """Go on with the labelers' answers so far, even if some tasks are still open."""
     round: Annotated[int | None, optional("N")] = None
     """The last round of feedback to run (else the newest round that has begun). From round 2 on, labelers rank outputs of the
     newest policy, and a new policy is trained on their rankings."""
+    until: Annotated[str | None, optional("STAGE")] = None
+    """The last stage to run, such as reward (else all). `heedful status` lists the stages; the next `heedful align` goes on."""
 
     def run(self, console: Console) -> None:
         """Go as far as the data allow; print the report's path if there is one. Raises UserError for a project with --seed."""
@@ -48,7 +50,7 @@ class Align:
             raise UserError(
                 "a project's seed is in its heedful.toml", got=f"--seed {self.seed}", next_step="set seed under [project]"
             )
-        report = align(project, console, partly=self.with_what_is_there, last_round=self.round)
+        report = align(project, console, partly=self.with_what_is_there, last_round=self.round, until=self.until)
         if report is not None:
             say(console, f"report: {report}")
             say(console, f"numbers: {report.with_name('results.json')}")
