@@ -18,7 +18,7 @@ WORLD_SEED = 0
 """The base models were pretrained on this world."""
 DEMONSTRATED = {"train": 150, "valid": 100}
 """Prompts with a demonstration."""
-UNLABELED = {"train": 12_000, "valid": 500, "test": 1_100}
+UNLABELED = {"train": 22_000, "valid": 500, "test": 1_100}
 """Further prompts, for rankings, PPO and evaluation."""
 OF_FURTHER_ROUND = {"train": 6_000, "valid": 300, "test": 600}
 """New prompts of each further round."""
