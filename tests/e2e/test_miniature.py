@@ -124,7 +124,7 @@ def test_the_labeling_database_holds_all_that_simulated_labelers_did(aligned: Pa
         )
         assert {tuple(row) for row in rows} == {
             ("data-1: training", "demonstrate", "training", "training", 64 + 16),
-            ("collect-1: training", "rank", "training", "training", 24 * 3 + 12 * 2),
+            ("collect-1: training", "rank", "training", "training", 24 * 2 + 12 * 2),
             ("collect-1: evaluation", "rank", "held_out", "evaluation", 12 * 2),
             ("evaluate-1: evaluation", "rank", "held_out", "evaluation", 24),
             ("evaluate-1: training", "rank", "training", "training", 24),

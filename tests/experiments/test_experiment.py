@@ -13,6 +13,10 @@ from tests.align.small_project import run
 from tests.evaluate.benchmarks.data_sets import write_data_sets
 from tests.experiments.finished import finished_miniature
 
+from heedful.presets import miniature
+
+OWN_KL = miniature().ppo.kl_coefficient
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,10 +40,10 @@ def stages(project: Path, name: str) -> list[dict[str, Any]]:
 
 
 def test_kl_sweep_then_gamma_sweep_share_what_they_can(project: Path) -> None:
-    found, said = experiment(project, "kl", "--values", 0.25, 1.0)
-    assert [(p["series"], p["value"]) for p in found["points"]] == [("PPO", 0.25), ("PPO", 1.0)]
+    found, said = experiment(project, "kl", "--values", OWN_KL, 1.0)
+    assert [(p["series"], p["value"]) for p in found["points"]] == [("PPO", OWN_KL), ("PPO", 1.0)]
     trained = stages(project, "ppo")
-    assert [one["inputs"]["config"]["kl_coefficient"] for one in trained] == [0.25, 1.0]
+    assert [one["inputs"]["config"]["kl_coefficient"] for one in trained] == [OWN_KL, 1.0]
     assert {one["inputs"]["config"]["ptx_coefficient"] for one in trained} == {0.0}
     for point in found["points"]:
         assert {"win_rate", "likert", "reward", "kl", "benchmarks", "text_loss", "length"} <= set(point["measures"])
@@ -57,11 +61,11 @@ def test_kl_sweep_then_gamma_sweep_share_what_they_can(project: Path) -> None:
 
     # Again: nothing is done twice, and the files are the same.
     before = {path: path.stat().st_mtime_ns for path in project.glob("experiments/runs/*/stage.json")}
-    again, _ = experiment(project, "kl", "--values", 0.25, 1.0)
+    again, _ = experiment(project, "kl", "--values", OWN_KL, 1.0)
     assert again == found
     assert {path: path.stat().st_mtime_ns for path in project.glob("experiments/runs/*/stage.json")} == before
 
-    code, said = run("experiment", "kl", project, "--values", 0.25, 0.5, "--plan")
+    code, said = run("experiment", "kl", project, "--values", OWN_KL, 0.5, "--plan")
     assert (code, "1 of 2 stages to train" in said) == (0, True)
 
     # Gamma 0 with the project's own beta is the first policy of the KL sweep.

@@ -18,7 +18,7 @@ from heedful.experiments.catalogue import experiment_named, planned_variants
 from heedful.experiments.experiment_run import Wanted
 from heedful.experiments.reproduction import Extent
 from heedful.miniature import preparation, solved_tasks
-from heedful.presets import resolved_preset
+from heedful.presets import miniature, resolved_preset
 
 TINY = Extent(
     name="quick",
@@ -59,7 +59,7 @@ labelers_per_prompt = 1
 benchmark_items = 2
 choice_prompts = 2
 """,
-    experiments={"kl": Wanted(values=(0.25,), prompts=3, samples=1)},
+    experiments={"kl": Wanted(values=(miniature().ppo.kl_coefficient,), prompts=3, samples=1)},
     labeler_seeds=0,
 )
 

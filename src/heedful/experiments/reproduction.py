@@ -28,6 +28,7 @@ from heedful.experiments.paper_shapes import shapes_of
 from heedful.experiments.reproduction_text import Reproduction, write_reproduction
 from heedful.experiments.workshop import FOLDER
 from heedful.miniature.preparation import WEIGHTS, base_model_folder
+from heedful.presets import miniature
 from heedful.project.files import write_atomically
 from heedful.project.project import CONFIG_FILE, Project
 
@@ -58,6 +59,8 @@ FULL = Extent(
     },
     labeler_seeds=3,
 )
+_PPO = miniature().ppo
+"""The projects' own values: the policies that have them are not trained again."""
 QUICK = Extent(
     name="quick",
     tables="""
@@ -89,10 +92,10 @@ benchmark_items = 20
 choice_prompts = 16
 """,
     experiments={
-        "gamma": Wanted(values=(0, 1), prompts=30, samples=1),
-        "kl": Wanted(values=(0.25, 25), prompts=30, samples=1),
-        "likert": Wanted(values=(0, 0.25, 25), prompts=30, samples=1),
-        "learning-rate": Wanted(values=(3e-4, 3e-3), prompts=30, samples=1),
+        "gamma": Wanted(values=(0, _PPO.ptx_coefficient), prompts=30, samples=1),
+        "kl": Wanted(values=(_PPO.kl_coefficient, 25), prompts=30, samples=1),
+        "likert": Wanted(values=(0, _PPO.kl_coefficient, 25), prompts=30, samples=1),
+        "learning-rate": Wanted(values=(_PPO.learning_rate, 3e-3), prompts=30, samples=1),
     },
     labeler_seeds=1,
 )
