@@ -168,6 +168,12 @@ def _run_case(
     matmul = Contender("matmul", "", "_worker_heedful.py", {"do": "matmul"})
     workers: dict[str, Worker] = {}
     hellos: dict[str, Answer] = {}
+
+    def begin(contender: Contender) -> None:
+        workers[contender.name] = worker = Worker(contender, folder, chosen.threads)
+        worker.greet()
+        hellos[contender.name] = worker.hello
+
     try:
         # All start at the same time, or each when its turn comes.
         for contender in () if alone else [*case.contenders, matmul]:
@@ -184,9 +190,7 @@ def _run_case(
         for contender in case.contenders:
             # The first run warms up and is not counted; of several candidates for "best" a second one chooses.
             if alone:
-                workers[contender.name] = Worker(contender, folder, chosen.threads)
-                workers[contender.name].greet()
-                hellos[contender.name] = workers[contender.name].hello
+                begin(contender)
             first[contender.name] = answer = workers[contender.name].ask(**contender.warm_up)
             if "error" not in answer and contender.column == "best" and not chosen.quick:
                 answer = workers[contender.name].ask()
@@ -208,8 +212,7 @@ def _run_case(
             for name in [*names[round_ % len(names) :], *names[: round_ % len(names)], "matmul"]:
                 if alone:
                     contender = counted.get(name, matmul)
-                    workers[name] = Worker(contender, folder, chosen.threads)
-                    workers[name].greet()
+                    begin(contender)
                     workers[name].ask(**contender.warm_up)
                 answer = workers[name].ask()
                 if "error" in answer:

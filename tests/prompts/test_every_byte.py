@@ -55,7 +55,7 @@ MINE = [
     "Is it a quokka\tor is it not, dear neighbour?",
     "Tell me of the second quokka that lives upstairs, please.",
 ]
-"""All of ada's texts contain the word quokka, which nobody else uses."""
+"""The word quokka is in all of ada's texts and in no one else's."""
 SHARED = "How tall is the old fir behind the mill?"
 THEIRS = "Which kettle boils first of all of them, and why?"
 

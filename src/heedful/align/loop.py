@@ -126,7 +126,8 @@ def _align_round(
                 _say_waiting(console, stage, "there is no answer about a training prompt yet")
                 return None
         if until in [stage.name for stage in group]:
-            console.print(f"stopped after {until}; `heedful align` without --until goes on", markup=False, highlight=False)
+            say = f"stopped after {until}; to continue, run `heedful align {project.folder}`"
+            console.print(say, markup=False, highlight=False, soft_wrap=True)
             return None
     on_rank_zero(state.save_round)
     return _report_rounds(state, stages)

@@ -58,7 +58,7 @@ INTERRUPTED = 130
 
 DESCRIPTION = """\
 Teach a language model to follow instructions from human feedback: InstructGPT.
-  heedful align                              the built-in miniature, whole
+  heedful align                              the built-in miniature
   heedful init mine --base-model FOLDER      or a project of your own:
   heedful import alpaca FILE --project mine  ... add people's data,
   heedful prompts import api LOG --project mine  ... add users' prompts,

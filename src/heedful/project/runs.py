@@ -38,7 +38,7 @@ def stage_state(folder: Path) -> dict[str, Any]:
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Rewrite a finished stage's ``stage.json``. Its modification time stays: older versions wrote no other end."""
+    """Rewrite a finished stage's ``stage.json`` but keep its modification time: for older versions it is the end of the run."""
     path = folder / STAGE_FILE
     status = path.stat()
     write_atomically(path, json.dumps(state, indent=2))

@@ -18,7 +18,7 @@ MOST_CHOICES = 1_024
 """Responses that one request may ask for, all prompts together."""
 MOST_STOP_STRINGS = 4
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,11}")
-"""Each id has one spelling, and never so many digits that Python refuses to read it."""
+"""One spelling per id, with few enough digits for Python to parse."""
 _LOWEST_TEMPERATURE = 1e-4  # below, the likeliest token is taken
 
 UNSUPPORTED = {
