@@ -51,7 +51,7 @@ def run_sft(steps: int, batch_size: int, settings: dict[str, Any], allocator: bo
         ]
         for name in ("examples", "check")
     )
-    model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy")
+    model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy", dtype="float32")
     settings = {"completion_only_loss": True, **settings}
     return _train(trl.SFTTrainer, trl.SFTConfig, model, rows, check, steps, batch_size, settings, allocator)
 
@@ -59,6 +59,10 @@ def run_sft(steps: int, batch_size: int, settings: dict[str, Any], allocator: bo
 def run_reward(steps: int, batch_size: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
     """batch_size: pairs in one optimiser step."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1)
+    if TOKENIZER.pad_token_id == TOKENIZER.eos_token_id:
+        # The model scores the last token that is not padding: a response's end must not look like padding.
+        TOKENIZER.pad_token = next(token for token in TOKENIZER.all_special_tokens if token != TOKENIZER.eos_token)
+        model.config.pad_token_id = TOKENIZER.pad_token_id
     rows, check = _read("pairs"), _read("check_pairs")
     return _train(trl.RewardTrainer, trl.RewardConfig, model, rows, check, steps, batch_size, settings, allocator)
 

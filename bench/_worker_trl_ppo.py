@@ -62,6 +62,9 @@ def run_ppo(
 ) -> dict[str, Any]:
     """settings: fields of PPOConfig, and ``weights`` (type of all models'), ``cache`` (of the generation), ``autocast`` (bf16).
 
+    The whole batch is on the device at once unless the settings have a smaller ``per_device_train_batch_size``; the optimiser's
+    batch is the same.
+
     PPOTrainer creates its accelerator without the configuration's ``bf16``, which therefore has no effect; the accelerator does
     read this variable. Its own loop never switches gradient checkpointing on either. The answer says what a run really had.
     """
@@ -71,6 +74,7 @@ def run_ppo(
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
     dtype = getattr(torch, settings.pop("weights", "float32"))
     cache = settings.pop("cache", None)
+    device_batch = settings.pop("per_device_train_batch_size", batch_size)
     policy, reference = (transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "policy", dtype=dtype) for _ in range(2))
     reward, value = (
         transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1, dtype=dtype)
@@ -86,8 +90,8 @@ def run_ppo(
             output_dir=folder,
             use_cpu=True,
             total_episodes=batch_size * steps,
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=device_batch,
+            gradient_accumulation_steps=batch_size // device_batch,
             num_mini_batches=minibatches,
             num_ppo_epochs=1,
             response_length=max_tokens,

@@ -23,12 +23,16 @@ PLAIN, WITH_PTX, SFT = "Heedful, plain", "Heedful, with ptx", "Heedful, the same
 STEPS = {"XS": 1, "S": 4, "M": 2}
 """Iterations of a run: what is done once (Heedful's self-check, 0.1 s) counts for little, as it does to a user."""
 COMMON = {"gradient_checkpointing": False}
-BEST = {
+SETTINGS = {
+    "default": {},
     "bf16 autocast": COMMON | {"autocast": True},
     "fp32": COMMON | {"bf16": False},
     "bf16 weights": COMMON | {"bf16": False, "weights": "bfloat16"},
     "bf16 weights, static cache": COMMON | {"bf16": False, "weights": "bfloat16", "cache": "static"},
 }
+_FEW = {"per_device_train_batch_size": 4, "local_rollout_forward_batch_size": 16}
+REAL_SETTINGS = {label: SETTINGS[label] | _FEW for label in ("bf16 autocast", "bf16 weights", "bf16 weights, static cache")}
+"""With a real vocabulary and people's prompts, TRL's default (64 sequences at once) needs more than 24 GiB."""
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def cases(chosen: Namespace) -> Iterator[Case]:
         ptx = 1 if chosen.quick else PTX_EXAMPLES
         prepare = partial(_prepare, partial(save_models, SIZES[name]), prompts(1_024), examples(8))
         shared = _shared(chosen, steps)
-        yield plain_case(name, shared, prepare, chosen)
+        yield plain_case(name, shared, prepare, chosen, SETTINGS)
         ours = partial(Contender, script="_worker_heedful.py", warm_up=ONE_STEP)
         ptx_fields = {"ptx_tokens": PTX_TOKENS}
         if name == "M":  # ptx adds 65,536 tokens to each iteration: measured on S
@@ -79,7 +83,7 @@ def real_cases(chosen: Namespace) -> Iterator[Case]:
     rows = _real_data.enough("prompts", data.prompts, 256)
     check = _real_data.enough("demonstrations", data.examples, 8)
     prepare = partial(_prepare, partial(_real_data.prepare_models, chosen.model), rows, check)
-    yield plain_case(chosen.model.resolve().name, _shared(chosen, 1 if chosen.quick else 2), prepare, chosen)
+    yield plain_case(chosen.model.resolve().name, _shared(chosen, 1), prepare, chosen, REAL_SETTINGS)
 
 
 def _shared(chosen: Namespace, steps: int) -> dict[str, Any]:
@@ -88,10 +92,10 @@ def _shared(chosen: Namespace, steps: int) -> dict[str, Any]:
     return {"do": "ppo", "steps": steps, "batch_size": BATCH, "minibatches": MINIBATCHES, "max_tokens": max_tokens}
 
 
-def plain_case(name: str, shared: dict[str, Any], prepare: Callable[[Path], None], chosen: Namespace) -> Case:
-    requests = {"default": shared | {"settings": {}, "allocator": False}} | {
-        label: shared | {"settings": settings, "allocator": True} for label, settings in BEST.items()
-    }
+def plain_case(
+    name: str, shared: dict[str, Any], prepare: Callable[[Path], None], chosen: Namespace, settings: dict[str, dict[str, Any]]
+) -> Case:
+    requests = {label: shared | {"settings": own, "allocator": label != "default"} for label, own in settings.items()}
     ours = shared | {"ptx": 0, "ptx_tokens": PTX_TOKENS}
     contenders = [Contender("Heedful", "heedful", "_worker_heedful.py", ours, warm_up=ONE_STEP)]
     contenders += trl("TRL", requests, script="_worker_trl_ppo.py", environment="trl-ppo", chosen=chosen)

@@ -1,13 +1,15 @@
 """Reward model comparisons per second at K = 4 and K = 9 against TRL's RewardTrainer: ``python bench/reward.py --help``.
 
-With ``--model FOLDER --data FILES``: a model of yours on people's rankings: pairs (K = 2), and four to nine responses.
+With ``--model FOLDER --data FILES``: a model of yours on people's rankings: pairs (K = 2), four to nine responses, and always
+nine. Few prompts have nine, so they get some of the next prompt's: what is timed depends on lengths only.
 """
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +25,8 @@ PROMPTS = {"XS": 2, "S": 8, "M": 2}
 """Prompts of one optimiser step; all their comparisons are in it, on both sides."""
 RESPONSES = {"XS": 144, "S": 576, "M": 72}
 """Responses of a run, at every K; the optimiser steps follow."""
-REAL_STEPS = 3
+REAL = {"2": (32, 3), "4..9": (4, 3), "9": (2, 1)}
+"""On people's rankings, by the number of responses: prompts of an optimiser step, and steps of a run."""
 # Grouping reads the column `length`, which would else be removed before.
 COMMON = {
     "bf16": True,
@@ -36,10 +39,15 @@ BEST = {
     "bf16, grouped, batch 24": COMMON | {"per_device_train_batch_size": 24},
     "fp32, grouped, batch 8": COMMON | {"bf16": False},
 }
+REAL_BEST = {
+    "bf16, grouped, batch 8": COMMON,
+    "bf16, grouped, batch 8, checkpointing": COMMON | {"gradient_checkpointing": True},
+}
+"""24 pairs of people's answers at once do not fit into 24 GiB."""
 
 
 def main() -> None:
-    chosen = options("reward", more=_real_data.flags)
+    chosen = options("reward", more=flags)
     found = real_cases(chosen) if chosen.model else cases(chosen, (4, 9))
     result = measure("reward", "Reward model against TRL's RewardTrainer", found, chosen, alone=chosen.model is not None)
     result["extra"] = {}
@@ -49,6 +57,13 @@ def main() -> None:
         result["extra"][f"{size}: Heedful's cost of a prompt at K = 9 over that at K = 4"] = ratio
     write_result(result, chosen.out)
     show(result, chosen.out)
+
+
+def flags(parser: ArgumentParser) -> None:
+    _real_data.flags(parser)
+    parser.add_argument(
+        "--k", nargs="+", choices=REAL, default=list(REAL), help="with --model: only these numbers of responses"
+    )
 
 
 def cost_of_prompt(case: dict[str, Any], row: dict[str, Any]) -> float:
@@ -67,12 +82,20 @@ def cases(chosen: Namespace, ks: tuple[int, ...], best: dict[str, dict[str, Any]
 def real_cases(chosen: Namespace) -> Iterator[Case]:
     data = _real_data.read(chosen)
     many = [row for k, rows in sorted(data.rankings.items()) if 4 <= k <= 9 for row in rows]
-    order = np.random.default_rng(0).permutation(len(many))
-    for label, rows, prompts in (("K = 2", data.rankings.get(2, []), 32), ("K = 4..9", [many[i] for i in order], 4)):
-        steps = 1 if chosen.quick else REAL_STEPS
-        needed = _real_data.enough(f"rankings with {label}", rows, prompts * steps + 1)
+    many = [many[i] for i in np.random.default_rng(0).permutation(len(many))]
+    ranked = {"2": data.rankings.get(2, []), "4..9": many, "9": with_nine(many)}
+    for k in chosen.k:
+        prompts, steps = REAL[k]
+        needed = _real_data.enough(f"rankings with K = {k}", ranked[k], prompts * (1 if chosen.quick else steps) + 1)
         models = partial(_real_data.prepare_models, chosen.model)
-        yield case(chosen.model.resolve().name, label, data.size, needed, prompts, chosen, BEST, models)
+        yield case(chosen.model.resolve().name, f"K = {k}", data.size, needed, prompts, chosen, REAL_BEST, models)
+
+
+def with_nine(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each prompt with its own responses and, up to nine, those of the prompts after it."""
+    following = [row["responses"] for row in (*rows, *rows)]
+    nine = [list(chain.from_iterable(following[i : i + 9]))[:9] for i in range(len(rows))]
+    return [row | {"responses": responses, "ranks": list(range(1, 10))} for row, responses in zip(rows, nine, strict=True)]
 
 
 def case(
