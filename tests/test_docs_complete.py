@@ -53,6 +53,7 @@ CONFIGURATIONS = (
     presets.EvaluateConfig,
     presets.RoundsConfig,
     presets.RefusalsConfig,
+    presets.SmallModelConfig,
     presets.Limits,
     AlternativesConfig,
     DPOConfig,

@@ -45,6 +45,7 @@ SECTIONS = (
     "best_of_n",
     "reward_by_group",
     "refusals",
+    "small_model",
 )
 """The tables of heedful.toml besides [project]: the fields of a Preset."""
 
@@ -206,6 +207,30 @@ class RefusalsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SmallModelConfig:
+    """How the training of `[project] small_model` differs from the base model's. None: it does not."""
+
+    learning_rate: float | None = None
+    """Learning rate of its policy in PPO-ptx (ours). None: that of `[ppo]`."""
+    episodes: int | None = None
+    """Episodes of its PPO-ptx run (ours). None: those of `[ppo]`."""
+    initial_learning_rate: float | None = None
+    """Learning rate of its initial policy (ours). None: that of `[initial_policy]`."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, positive=("learning_rate", "episodes", "initial_learning_rate"))
+
+    def initial_policy(self, config: SFTConfig) -> SFTConfig:
+        """The settings of its initial policy, from those of the base model's."""
+        return config if self.initial_learning_rate is None else replace(config, learning_rate=self.initial_learning_rate)
+
+    def ppo(self, config: PPOConfig) -> PPOConfig:
+        """The settings of its PPO-ptx run, from those of the base model's."""
+        own = {"learning_rate": self.learning_rate, "episodes": self.episodes}
+        return replace(config, **{name: value for name, value in own.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The longest texts of all stages, in one place: `[sft]`, `[initial_policy]`, `[reward]` and `[ppo]` follow it."""
 
@@ -247,6 +272,7 @@ class Preset:
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     reward_by_group: GroupRewardConfig = field(default_factory=GroupRewardConfig)
     refusals: RefusalsConfig = field(default_factory=RefusalsConfig)
+    small_model: SmallModelConfig = field(default_factory=SmallModelConfig)
 
     def __post_init__(self) -> None:
         if self.rounds.choose == "disagreement" and self.reward.trained_layers == 0:
@@ -423,6 +449,8 @@ def miniature(seed: int = 0) -> Preset:
         collect=CollectConfig(prompts=20_000, validation_prompts=500, labelers_per_prompt=2, other_models_share=0.3),
         evaluate=EvaluateConfig(prompts=1_000, labelers_per_prompt=2, benchmark_items=200, choice_prompts=128),
         rounds=RoundsConfig(prompts=3_000, validation_prompts=150),
+        # A third of the episodes: it is compared with the base model, far below both.
+        small_model=SmallModelConfig(episodes=8_192),
         # The best of four points on validation prompts. At 1e-4 with beta 0.1 DPO loses to SFT (docs/log.md).
         dpo=DPOConfig(learning_rate=3e-5, beta=0.5, batch_size=32, **limits, **common),
         expert_iteration=ExpertIterationConfig(samples=8, learning_rate=3e-4, **limits, **common),

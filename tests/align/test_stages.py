@@ -14,10 +14,11 @@ import pytest
 from heedful import __version__
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.settings import given_for, setting_of
-from heedful.align.stages import INPUT_MODELS, STAGES, Input, Situation, due, left_out, makers, met_by, next_group, stage
+from heedful.align.stages import INPUT_MODELS, STAGES, Input, Situation, config_of, due, left_out, makers, met_by, next_group, stage
 from heedful.align.steps import STEPS, TASKS
 from heedful.align.sweep import _METRICS, _VALIDATION, Step
 from heedful.align.who_labels import labelers_of
+from heedful.errors import ConfigError
 from heedful.evaluate import lineup
 from heedful.miniature import preparation
 from heedful.miniature.preparation import miniature_project
@@ -54,7 +55,7 @@ def with_all_but_newer() -> Situation:
 def test_every_stage_has_a_step_and_every_name_is_of_the_table() -> None:
     assert list(STEPS) == NAMES == list(dict.fromkeys(NAMES))
     assert set(TASKS) == {row.name for row in STAGES if row.asks}
-    assert {row.config for row in STAGES} - {None} == {*SECTIONS} - {"rounds", "alternatives", "refusals"}
+    assert {row.config for row in STAGES} - {None} == {*SECTIONS} - {"rounds", "alternatives", "refusals", "small_model"}
     for row in STAGES:
         assert set(row.needs.values()) <= {None, *NAMES[: NAMES.index(row.name)], *get_args(Input)}, row.name
         assert row.beside is None or row.beside in NAMES[: NAMES.index(row.name)]
@@ -202,3 +203,34 @@ def test_an_initial_policy_of_before_the_paper_presets_named_a_unit_stays_done(t
     assert given.config.pretraining_share_of == "loss"
     inputs = fingerprint_inputs(given, Records(), {}, lambda _: "files")
     assert set(inputs["config"]) == set(OLD["initial_policy"]["inputs"]["config"])
+
+
+def test_the_small_model_is_trained_by_its_own_table(tmp_path: Path) -> None:
+    project = miniature_project(tmp_path / "miniature", seed=0)
+    own = {"episodes": 512, "learning_rate": 1e-4, "initial_learning_rate": 2e-3}
+    shipped = resolved_preset(project)
+    preset = resolved_preset(replace(project, settings={"small_model": own}))
+
+    changed = [row for row in STAGES if config_of(row, preset) != config_of(row, shipped)]
+    assert [row.name for row in changed] == ["initial_policy_small", "ppo_ptx_small"]
+    initial, policy = (config_of(row, preset) for row in changed)
+    assert initial == replace(preset.initial_policy, learning_rate=2e-3)
+    assert policy == replace(preset.ppo, learning_rate=1e-4, episodes=512)
+
+    # Without the table, another model is trained as the base model is.
+    other = replace(project, preset="paper-1.3B")
+    assert config_of(stage("ppo_ptx_small"), resolved_preset(other)) == resolved_preset(other).ppo
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"episodes": -1}, "SmallModelConfig: episodes is out of range"),
+        ({"learning_rate": 0.0}, "SmallModelConfig: learning_rate is out of range"),
+        ({"batch_size": 8}, "'batch_size' is not a key"),
+    ],
+)
+def test_settings_of_the_small_model_that_cannot_be(tmp_path: Path, own: dict[str, Any], words: str) -> None:
+    project = replace(miniature_project(tmp_path / "miniature", seed=0), settings={"small_model": own})
+    with pytest.raises(ConfigError, match=words):
+        resolved_preset(project)

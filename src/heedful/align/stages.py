@@ -111,6 +111,8 @@ class Stage:
     """The inputs of its fingerprint: key -> an earlier stage, an Input, or None for an input left out on purpose."""
     config: str | None = None
     """The table of heedful.toml with its settings."""
+    small_model: bool = False
+    """Whether it trains ``small_model``: the table ``[small_model]`` says what differs."""
     makes: Contender | None = None
     """The model that it adds to the evaluation."""
     asks: Asked | None = None
@@ -306,6 +308,7 @@ STAGES: tuple[Stage, ...] = (
         name="initial_policy_small",
         needs={"base": "small_model", "data": "demonstrations", "text": "pretraining_text", "refusals": "refusals"},
         config="initial_policy",
+        small_model=True,
         left_out=_no_small_policy,
         otherwise="small_model",
         beside="initial_policy",
@@ -340,6 +343,7 @@ STAGES: tuple[Stage, ...] = (
             "refusals": "refusals",
         },
         config="ppo",
+        small_model=True,
         makes=lineup.PPO_PTX_SMALL,
         left_out=_no_small_model_or_text,
         beside="ppo",
@@ -430,6 +434,8 @@ def config_of(row: Stage, preset: Preset) -> Any:
     if row.config is None:
         return None
     config = getattr(preset, row.config)
+    if row.small_model:
+        config = getattr(preset.small_model, row.config)(config)
     if row.more_seed:
         config = replace(config, seed=config.seed + row.more_seed)
     if row.config == "collect" and row.round > 1:
