@@ -29,7 +29,10 @@ trainer_module: Any = importlib.import_module("trl.experimental.ppo.ppo_trainer"
 experimental_utils: Any = importlib.import_module("trl.experimental.utils")
 
 FOLDER = Path(sys.argv[1])
-TOKENIZER: Any = transformers.AutoTokenizer.from_pretrained(FOLDER / "policy")
+TOKENIZER: Any = transformers.AutoTokenizer.from_pretrained(FOLDER / "policy", padding_side="left")
+if TOKENIZER.pad_token_id == TOKENIZER.eos_token_id:
+    # The reward is that of the last token that is not padding: a response's end must not look like padding.
+    TOKENIZER.pad_token = next(token for token in TOKENIZER.all_special_tokens if token != TOKENIZER.eos_token)
 
 
 class IterationEnds(transformers.TrainerCallback):
@@ -113,6 +116,8 @@ def run_ppo(
             train_dataset=datasets.Dataset.from_list(rows),
             callbacks=[ends],
         )
+        # It counts a batch's parts, not a minibatch's, and would make one optimiser step for all minibatches.
+        trainer.accelerator.gradient_accumulation_steps = max(1, batch_size // minibatches // device_batch)
         lengths: list[int] = []
         generation = trainer_module.batch_generation
 
