@@ -23,7 +23,7 @@ class Align:
     """Align a base model with people's feedback, and report what changed.
 
     - SFT, reward model, PPO with pretraining gradients, evaluation, report.html.
-    - Without PROJECT: the built-in miniature, in ./miniature; half an hour.
+    - Without PROJECT: the built-in miniature, in ./miniature; 15 minutes.
     - It stops where people must label first, and says what they have to do.
     - You can interrupt it: run it again, and it continues from its checkpoints.
     - Finished stages run again only if their inputs have changed.
