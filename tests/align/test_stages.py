@@ -14,7 +14,19 @@ import pytest
 from heedful import __version__
 from heedful.align.inputs import fingerprint_inputs
 from heedful.align.settings import given_for, setting_of
-from heedful.align.stages import INPUT_MODELS, STAGES, Input, Situation, config_of, due, left_out, makers, met_by, next_group, stage
+from heedful.align.stages import (
+    INPUT_MODELS,
+    STAGES,
+    Input,
+    Situation,
+    config_of,
+    due,
+    left_out,
+    makers,
+    met_by,
+    next_group,
+    stage,
+)
 from heedful.align.steps import STEPS, TASKS
 from heedful.align.sweep import _METRICS, _VALIDATION, Step
 from heedful.align.who_labels import labelers_of
