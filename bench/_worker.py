@@ -127,6 +127,16 @@ def _children(process: str) -> list[str]:
     return found
 
 
+def with_padding_apart(tokenizer: Any) -> Any:
+    """The tokenizer with another padding than the end token.
+
+    Transformers' reward models score the last token that is not padding: a response's end must not look like padding.
+    """
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = next(token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token)
+    return tokenizer
+
+
 def keep_large_temporaries() -> None:
     """Heedful's own allocator settings (``heedful.model.fast.allocator``), for the other side."""
     libc = ctypes.CDLL(None)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _worker import Timing, keep_large_temporaries, serve
+from _worker import Timing, keep_large_temporaries, serve, with_padding_apart
 
 # Not installed in the project's own environment, so imported by name.
 datasets: Any = importlib.import_module("datasets")
@@ -21,7 +21,7 @@ transformers: Any = importlib.import_module("transformers")
 trl: Any = importlib.import_module("trl")
 
 FOLDER = Path(sys.argv[1])
-TOKENIZER = transformers.AutoTokenizer.from_pretrained(FOLDER / "policy")
+TOKENIZER = with_padding_apart(transformers.AutoTokenizer.from_pretrained(FOLDER / "policy"))
 
 
 # The same as the other side's, and constant on both: after the same steps the losses should be close.
@@ -59,10 +59,7 @@ def run_sft(steps: int, batch_size: int, settings: dict[str, Any], allocator: bo
 def run_reward(steps: int, batch_size: int, settings: dict[str, Any], allocator: bool) -> dict[str, Any]:
     """batch_size: pairs in one optimiser step."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER / "reward", num_labels=1)
-    if TOKENIZER.pad_token_id == TOKENIZER.eos_token_id:
-        # The model scores the last token that is not padding: a response's end must not look like padding.
-        TOKENIZER.pad_token = next(token for token in TOKENIZER.all_special_tokens if token != TOKENIZER.eos_token)
-        model.config.pad_token_id = TOKENIZER.pad_token_id
+    model.config.pad_token_id = TOKENIZER.pad_token_id
     rows, check = _read("pairs"), _read("check_pairs")
     return _train(trl.RewardTrainer, trl.RewardConfig, model, rows, check, steps, batch_size, settings, allocator)
 

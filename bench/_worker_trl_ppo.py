@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from _worker import Timing, keep_large_temporaries, serve
+from _worker import Timing, keep_large_temporaries, serve, with_padding_apart
 
 # Not installed in the project's own environment, so imported by name.
 datasets: Any = importlib.import_module("datasets")
@@ -29,10 +29,7 @@ trainer_module: Any = importlib.import_module("trl.experimental.ppo.ppo_trainer"
 experimental_utils: Any = importlib.import_module("trl.experimental.utils")
 
 FOLDER = Path(sys.argv[1])
-TOKENIZER: Any = transformers.AutoTokenizer.from_pretrained(FOLDER / "policy", padding_side="left")
-if TOKENIZER.pad_token_id == TOKENIZER.eos_token_id:
-    # The reward is that of the last token that is not padding: a response's end must not look like padding.
-    TOKENIZER.pad_token = next(token for token in TOKENIZER.all_special_tokens if token != TOKENIZER.eos_token)
+TOKENIZER: Any = with_padding_apart(transformers.AutoTokenizer.from_pretrained(FOLDER / "policy", padding_side="left"))
 
 
 class IterationEnds(transformers.TrainerCallback):
