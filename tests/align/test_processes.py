@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -73,6 +74,22 @@ def test_each_call_has_its_process_and_its_share_of_the_threads(six_threads: Non
     assert len({pid for pid, *_ in notes.values()} - {str(os.getpid())}) == 2
     assert {threads for _, threads, _ in notes.values()} == {"3"}
     assert {terminal for *_, terminal in notes.values()} == {"False"}
+
+
+def say(folder: Path, *, console: Console) -> None:
+    with (folder / "said").open("w") as console.file:
+        console.print("ppo: step 1", highlight=False)
+
+
+def test_stages_of_one_name_side_by_side(tmp_path: Path) -> None:
+    """Trials differ in their inputs only. Each has its own folder, and its lines say which one it is."""
+    for action in (say, refuse):  # each is done once
+        stages = Stages(tmp_path, Console(quiet=True))
+        jobs = [Job(name="ppo", inputs={"rate": rate}, action=action) for rate in (1, 2, 3)]
+        found = stages.run_side_by_side(jobs, processes=2)
+        assert [one.folder.name for one in found] == ["ppo-1", "ppo-2", "ppo-3"]
+        assert [json.loads((one.folder / "stage.json").read_text())["inputs"]["rate"] for one in found] == [1, 2, 3]
+        assert [(one.folder / "said").read_text() for one in found] == [f"ppo-{n} ppo: step 1\n" for n in (1, 2, 3)]
 
 
 def note_parent(folder: Path, *, console: Console) -> None:

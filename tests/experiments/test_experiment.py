@@ -52,6 +52,7 @@ def test_kl_sweep_then_gamma_sweep_share_what_they_can(project: Path) -> None:
     assert found["panels"] == ["benchmarks", "text_loss", "reward", "win_rate"]
     assert set(found["base"]) == {"benchmarks", "text_loss"}
     assert "policy 2 of 2" in said
+    assert "ppo-1, ppo-2" in said  # both at the same time, as the project says
 
     page = (project / "experiments" / "kl" / "report.html").read_text()
     assert page.count("<svg") == 4

@@ -15,7 +15,7 @@ from heedful.align.assemble import assemble
 from heedful.align.before_training import check_before_training
 from heedful.align.given_use import with_use_record
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.processes import cores, import_ahead, peak_memory
+from heedful.align.processes import cores, import_ahead, peak_memory, side_by_side
 from heedful.align.round_benchmarks import check_rule_benchmarks
 from heedful.align.round_intake import take_in
 from heedful.align.round_records import records_of_round
@@ -30,7 +30,6 @@ from heedful.evaluate.report import write_report
 from heedful.evaluate.results import Results, StageTime, Timings
 from heedful.evaluate.results_file import load_results, load_timings, save_results, save_timings
 from heedful.model.fast.allocator import keep_large_temporaries
-from heedful.model.inference import first_device
 from heedful.presets import Preset, records_and_refusals, resolved_preset
 from heedful.project.ended_rounds import (
     EndedRound,
@@ -72,7 +71,7 @@ def align(
 
 def _align(project: Project, console: Console, partly: bool, last_round: int | None, until: str | None) -> Path | None:
     keep_large_temporaries()
-    processes = min(project.processes, cores()) if first_device().type == "cpu" and world().size == 1 else 1
+    processes = side_by_side(project)
     if processes > 1:
         import_ahead()
     preset = resolved_preset(project)

@@ -21,12 +21,17 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from heedful.errors import HeedfulError
 from heedful.model.fast.allocator import give_back_memory, keep_large_temporaries
+from heedful.model.inference import first_device
+from heedful.project.project import Project
+from heedful.ranks.world import world
 
 Call = Callable[..., None]
 """A picklable function that takes ``console``."""
@@ -49,15 +54,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def side_by_side(project: Project) -> int:
+    """How many of the project's stages may run at the same time here: one on a GPU or under torchrun."""
+    return min(project.processes, cores()) if first_device().type == "cpu" and world().size == 1 else 1
+
+
 def peak_memory() -> int:
     """The most memory that this process has held, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[tuple[str, Cost]]:
+def run_in_processes(calls: Mapping[str, Call], *, processes: int, labelled: bool = False) -> Iterator[tuple[str, Cost]]:
     """Start ``calls`` in the given order, ``processes`` at a time, each with its share of the threads.
 
+    labelled: every line that a call prints begins with its name.
     Yields the name and cost of each call when it ends. If a call fails, the others are stopped (their checkpoints stay) and its
     error is raised. If a process is killed, as the system does when memory runs out, HeedfulError is raised.
     """
@@ -76,7 +87,7 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int) -> Iterator[t
                 pool = ProcessPoolExecutor(
                     1, context, initializer=_prepare, initargs=(max(1, torch.get_num_threads() // at_once),)
                 )
-                running[pool.submit(_do, call)] = name, pool
+                running[pool.submit(_do, call, name if labelled else None)] = name, pool
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             others = [process for _, pool in running.values() for process in pool._processes or ()]
             most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
@@ -125,11 +136,23 @@ def memory_of(process: int) -> int:
         return 0
 
 
-def _do(call: Call) -> tuple[float, float]:
+class _Labelled(Console):
+    """A console whose lines begin with a label."""
+
+    def __init__(self, label: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.label = label
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(Text(self.label), *objects, **options)
+
+
+def _do(call: Call, label: str | None) -> tuple[float, float]:
     """Do a call; returns wall-clock seconds and processor seconds."""
     start, busy = time.monotonic(), time.process_time()
     # Not a terminal, where two progress bars would overwrite each other. Plain lines begin with the stage's name.
-    call(console=Console(force_terminal=False, width=160))
+    plain: dict[str, Any] = {"force_terminal": False, "width": 160}
+    call(console=Console(**plain) if label is None else _Labelled(label, **plain))
     return time.monotonic() - start, time.process_time() - busy
 
 

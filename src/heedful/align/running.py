@@ -40,7 +40,10 @@ class FinishedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A stage that may run beside others in its own process. ``action(folder=..., console=...)`` must be picklable."""
+    """A stage that may run beside others in its own process. ``action(folder=..., console=...)`` must be picklable.
+
+    Several jobs may have the same name, if their inputs differ: trials, for example.
+    """
 
     name: str
     inputs: Mapping[str, Any]
@@ -102,17 +105,22 @@ class Stages:
             ]
         stages: dict[str, FinishedStage] = {}
         begun: dict[str, _Begun] = {}
+        actions: dict[str, Callable[..., None]] = {}
+        names: list[str] = []
+        """Of each job: the name of its folder, which no other job has."""
         for job in jobs:
             fingerprint = stage_fingerprint(job.name, job.inputs)
             folder, state = self._folder(job.name, fingerprint)
+            names.append(folder.name)
             if state.get("done"):
-                stages[job.name] = self._done_before(job.name, folder, fingerprint, state)
+                stages[folder.name] = self._done_before(job.name, folder, fingerprint, state)
             else:
-                begun[job.name] = _Begun.now(job.name, job.inputs, fingerprint, folder, state)
+                begun[folder.name] = _Begun.now(job.name, job.inputs, fingerprint, folder, state)
+                actions[folder.name] = job.action
         if begun:
             self.console.rule(f"[bold]{', '.join(begun)}")
-            stages |= self._in_processes(begun, {job.name: job.action for job in jobs}, processes)
-        return [stages[job.name] for job in jobs]
+            stages |= self._in_processes(begun, actions, processes)
+        return [stages[name] for name in names]
 
     def _in_processes(
         self, begun: Mapping[str, _Begun], actions: Mapping[str, Callable[..., None]], processes: int
@@ -121,7 +129,9 @@ class Stages:
         costs: dict[str, Cost] = {}
         start = time.monotonic()
         try:
-            for name, cost in run_in_processes(calls, processes=processes):
+            # Stages print their names. If two have the same name, the folder tells them apart.
+            labelled = len({stage.row["stage"] for stage in begun.values()}) < len(begun)
+            for name, cost in run_in_processes(calls, processes=processes, labelled=labelled):
                 costs[name] = cost
                 begun[name].end(cost.seconds / processes, cost.processor_seconds)  # so that a kill from now on does not lose it
                 self.console.print(f"[dim]{name}: {cost.seconds:.1f} s of its own[/dim]", highlight=False)

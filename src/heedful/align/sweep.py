@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,8 @@ from rich.table import Table
 from heedful import __version__
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.running import FinishedStage, Stages
+from heedful.align.processes import side_by_side
+from heedful.align.running import FinishedStage, Job, Stages
 from heedful.align.settings import Given, given_for, setting_of, write_json
 from heedful.align.stages import config_of, stage
 from heedful.align.train_stages import initial_policy_of
@@ -80,12 +82,14 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
     folder = project.folder / "sweeps" / f"{step}-{field}"
     stages = Stages(folder, console)
     trials: list[Trial] = []
-    for number, (value, config) in enumerate(configs.items(), start=1):
+    jobs = [
+        Job(name=step, inputs={**inputs, "config": config}, action=partial(train_or_diverge, replace(given, config=config)))
+        for config in configs.values()
+    ]
+    runs_of_trials = stages.run_side_by_side(jobs, processes=side_by_side(project))
+    for number, ((value, config), finished) in enumerate(zip(configs.items(), runs_of_trials, strict=True), start=1):
         console.print(f"trial {number} of {len(configs)}: {field} = {value_text(value)}", highlight=False)
         trial = replace(given, config=config)
-        finished = stages.run(
-            step, {**inputs, "config": config}, lambda f, trial=trial: train_or_diverge(trial, folder=f, console=console)
-        )
         found: Trial = {
             "value": value,
             "folder": finished.folder.relative_to(project.folder).as_posix(),

@@ -21,7 +21,7 @@ from heedful.experiments.experiment_page import write_experiment_page
 from heedful.experiments.findings import Findings, Point, as_measure, best_point, text_of, write_csv
 from heedful.experiments.measuring import Yardstick, measure, measure_model, yardstick
 from heedful.experiments.over_optimisation import further_points
-from heedful.experiments.workshop import FOLDER, Workshop, check_variants, make_policy, open_workshop, steps_of
+from heedful.experiments.workshop import FOLDER, Policy, Workshop, check_variants, make_policies, open_workshop, steps_of
 from heedful.model.fast.allocator import keep_large_temporaries
 from heedful.presets import Preset
 from heedful.project.lock import alone_in
@@ -56,9 +56,10 @@ def run_experiment(project: Project, experiment: Experiment, wanted: Wanted, con
         preset, variants = _planned(shop, experiment, wanted)
         check_variants(shop, preset, variants)
         stick = yardstick(shop, num_prompts=wanted.prompts, samples=wanted.samples)
+        policies = make_policies(shop, preset, variants)
         points = [
-            _point(shop, preset, variant, stick, f"{number} of {len(variants)}", console)
-            for number, variant in enumerate(variants, start=1)
+            _point(shop, preset, variant, policy, stick, f"{number} of {len(variants)}", console)
+            for number, (variant, policy) in enumerate(zip(variants, policies, strict=True), start=1)
         ]
         points += further_points(shop, experiment, stick)
         findings = _findings(shop, experiment, preset, stick, points)
@@ -75,13 +76,14 @@ def _planned(shop: Workshop, experiment: Experiment, wanted: Wanted) -> tuple[Pr
     return planned_variants(experiment, shop.preset, values=wanted.values, episodes=wanted.episodes, seeds=wanted.seeds)
 
 
-def _point(shop: Workshop, preset: Preset, variant: Variant, stick: Yardstick, number: str, console: Console) -> Point:
+def _point(
+    shop: Workshop, preset: Preset, variant: Variant, policy: Policy, stick: Yardstick, number: str, console: Console
+) -> Point:
     console.print(
         f"policy {number}: {variant.series}, {text_of(variant.value)}" + (f", seed {variant.seed}" if variant.seed else ""),
         highlight=False,
         markup=False,
     )
-    policy = make_policy(shop, variant, preset)
     point: Point = {
         "series": variant.series,
         "value": variant.value,

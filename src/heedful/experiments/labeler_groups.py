@@ -21,7 +21,8 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.running import stage_fingerprint
+from heedful.align.processes import side_by_side
+from heedful.align.running import FinishedStage, Job
 from heedful.align.settings import Given, write_json
 from heedful.align.stages import stage
 from heedful.align.train_stages import reward
@@ -106,13 +107,15 @@ def labeler_groups(project: Project, seeds: int, console: Console) -> Path:
         shop = open_workshop(project, console)
         check_workshop(shop, shop.preset)
         rankings = _rankings(shop)
+        planned = _reward_models(shop, rankings, seeds)
+        trained = _trained(shop, planned)
         folds: list[Fold] = []
-        for left_out, seed, given, inputs in _reward_models(shop, rankings, seeds):
+        for (left_out, seed, given, _), run in zip(planned, trained, strict=True):
             console.print(
                 f"reward model {len(folds) + 1} of {NUM_GROUPS * seeds}: without group {left_out + 1}, seed {seed}",
                 highlight=False,
             )
-            folds.append(_fold(shop, rankings, left_out, seed, given, inputs))
+            folds.append(_fold(shop, rankings, left_out, seed, given, run))
         found = summary(shop.project.name, shop.setting.labelers.marked, seeds, folds)
         folder = project.folder / FOLDER / LABELER_GROUPS
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,14 +202,17 @@ def _taught_by(records: Records, rankings: _Rankings, left_out: int) -> Records:
     return Records(prompts=records.prompts, demonstrations=records.demonstrations, responses=records.responses, rankings=own)
 
 
-def _fold(shop: Workshop, rankings: _Rankings, left_out: int, seed: int, given: Given, inputs: Mapping[str, Any]) -> Fold:
-    done = shop.done(STAGE, inputs)
-    if done is None:
-        done = shop.stages.run(STAGE, inputs, partial(_train_reward, given, shop.console))
+def _trained(shop: Workshop, planned: Sequence[tuple[int, int, Given, dict[str, Any]]]) -> list[FinishedStage]:
+    """Train the reward models that are not done, as many at a time as the project says."""
+    jobs = [Job(name=STAGE, inputs=inputs, action=partial(reward, given)) for _, _, given, inputs in planned]
+    return shop.stages.run_side_by_side(jobs, processes=side_by_side(shop.project))
+
+
+def _fold(shop: Workshop, rankings: _Rankings, left_out: int, seed: int, given: Given, run: FinishedStage) -> Fold:
     measured = shop.stages.run(
         "labeler_group_scores",
-        {"reward": stage_fingerprint(STAGE, inputs), "rankings": [one.id for one in rankings.measured]},
-        partial(_score_into, shop, rankings, done.folder / "model"),
+        {"reward": run.fingerprint, "rankings": [one.id for one in rankings.measured]},
+        partial(_score_into, shop, rankings, run.folder / "model"),
     )
     scores = json.loads((measured.folder / "scores.json").read_text(encoding="utf-8"))
     usable = [one for one in rankings.measured if all(name in scores for name in one.response_ids)]
@@ -222,10 +228,6 @@ def _fold(shop: Workshop, rankings: _Rankings, left_out: int, seed: int, given: 
         "across": pair_accuracy(across, scores).value,
         "across_pairs": len(across),
     }
-
-
-def _train_reward(given: Given, console: Console, folder: Path) -> None:
-    reward(given, folder=folder, console=console)
 
 
 def _score_into(shop: Workshop, rankings: _Rankings, model: Path, folder: Path) -> None:

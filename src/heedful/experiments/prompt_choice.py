@@ -20,10 +20,11 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.inputs import fingerprint_inputs
+from heedful.align.processes import side_by_side
 from heedful.align.round_records import records_of_round
 from heedful.align.rounds import Opened, rows_of_round
-from heedful.align.running import FinishedStage, Stages
-from heedful.align.settings import Given, given_for, setting_of
+from heedful.align.running import FinishedStage, Job, Stages
+from heedful.align.settings import given_for, setting_of
 from heedful.align.simulated import SimulatedLabelers
 from heedful.align.stages import Stage
 from heedful.align.steps import step_of
@@ -100,15 +101,19 @@ class _Bench:
         rows = rows_of_round(self.opened, preset.rounds, with_text=True, new_demonstrations=False)
         return preset, {row.name: row for row in rows}
 
-    def run(self, row: Stage, preset: Preset, done: Mapping[str, FinishedStage], *, seed: int = 0) -> FinishedStage:
+    def run(self, row: Stage, preset: Preset, done: Mapping[str, FinishedStage]) -> FinishedStage:
         """Run a stage of the round in the experiment's folder."""
+        return self.stages.run_side_by_side([self.job(row, preset, done)], processes=1)[0]
+
+    def job(self, row: Stage, preset: Preset, done: Mapping[str, FinishedStage], *, seed: int = 0) -> Job:
+        """A stage of the round, not run yet."""
         records = self.records(done)
         setting = replace(setting_of(self.project, preset, self.labelers, records), labelers=self.answers)
         given = given_for(row, setting, records, {name: finished.folder for name, finished in done.items()})
         if seed:
             given = replace(given, config=replace(given.config, seed=given.config.seed + seed))
         inputs = fingerprint_inputs(given, records, {name: finished.fingerprint for name, finished in done.items()})
-        return self.stages.run(row.name, inputs, partial(_do, given, self.stages.console))
+        return Job(name=row.name, inputs=inputs, action=partial(step_of(row), given))
 
     def records(self, done: Mapping[str, FinishedStage]) -> Records:
         folders = {name: finished.folder for name, finished in done.items()}
@@ -177,18 +182,15 @@ def _measured(
     measured = [
         one for one in records.rankings.values() if records.prompts[one.prompt_id].split == "valid" and len(set(one.ranks)) > 1
     ]
+    jobs = [bench.job(row, preset, own, seed=seed) for preset, row, own in map(ways.__getitem__, ARMS) for seed in range(seeds)]
+    models = bench.stages.run_side_by_side(jobs, processes=side_by_side(bench.project))
     found: dict[Arm, tuple[int, list[dict[str, tuple[float, int]]]]] = {}
-    for arm in ARMS:
-        preset, row, own = ways[arm]
-        models = [bench.run(row, preset, own, seed=seed) for seed in range(seeds)]
-        scores = [_scores(bench, records, measured, one.folder / "model") for one in models]
-        learned = len(training_rankings(bench.records(own), "train"))
+    for place, arm in enumerate(ARMS):
+        own_models = models[place * seeds : (place + 1) * seeds]
+        scores = [_scores(bench, records, measured, one.folder / "model") for one in own_models]
+        learned = len(training_rankings(bench.records(ways[arm][2]), "train"))
         found[arm] = learned, [right_by_prompt(measured, one) for one in scores]
     return measured, found
-
-
-def _do(given: Given, console: Console, folder: Path) -> None:
-    step_of(given.stage)(given, folder=folder, console=console)
 
 
 def _scores(bench: _Bench, records: Records, measured: Sequence[Ranking], model: Path) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """``heedful reproduce``: the paper in miniature, from bare base models to its figures.
 
 For each size of base model, one miniature project goes through `heedful align` with a task mixture (FLAN, T0). Figure 1
-compares all models of all sizes. The experiments run on the smallest size, as the paper's ran on 1.3B. Every part continues
-after a kill.
+compares all models of all sizes. The experiments run on one size, *small*; the paper's ran on its smallest, 1.3B. Every part
+continues after a kill.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from heedful.project.project import CONFIG_FILE, Project
 
 PROCESSES = 2
 """Stages that run at the same time."""
+EXPERIMENTED = "small"
+"""The size that the experiments run on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,19 +115,19 @@ def reproduce(folder: Path, extent: Extent, seed: int, console: Console) -> Path
     parts: list[tuple[str, Callable[[], object]]] = [
         (f"align the {size} model", lambda project=project: align(project, console)) for size, project in projects.items()
     ]
-    smallest = projects[sizes[0]]
+    experimented = projects[EXPERIMENTED]
     parts += [
         (
-            f"experiment {name} on the {sizes[0]} model",
-            lambda name=name, wanted=wanted: run_experiment(smallest, experiment_named(name), wanted, console),
+            f"experiment {name} on the {EXPERIMENTED} model",
+            lambda name=name, wanted=wanted: run_experiment(experimented, experiment_named(name), wanted, console),
         )
         for name, wanted in extent.experiments.items()
     ]
     if extent.labeler_seeds:
         parts.append(
             (
-                f"experiment {LABELER_GROUPS} on the {sizes[0]} model",
-                lambda: labeler_groups(smallest, extent.labeler_seeds, console),
+                f"experiment {LABELER_GROUPS} on the {EXPERIMENTED} model",
+                lambda: labeler_groups(experimented, extent.labeler_seeds, console),
             )
         )
     for number, (what, action) in enumerate(parts, start=1):
@@ -185,13 +187,13 @@ processes = {PROCESSES}
 
 
 def _write(folder: Path, extent: Extent, seed: int, projects: Mapping[str, Project], figure: FigureOne) -> Path:
-    smallest = next(iter(projects.values())).folder / FOLDER
+    experiments = projects[EXPERIMENTED].folder / FOLDER
     found: dict[str, Findings] = {
-        name: json.loads((smallest / name / "results.json").read_text(encoding="utf-8")) for name in extent.experiments
+        name: json.loads((experiments / name / "results.json").read_text(encoding="utf-8")) for name in extent.experiments
     }
     groups: LabelerGroups | None = None
     if extent.labeler_seeds:
-        groups = json.loads((smallest / LABELER_GROUPS / "results.json").read_text(encoding="utf-8"))
+        groups = json.loads((experiments / LABELER_GROUPS / "results.json").read_text(encoding="utf-8"))
     means = (None, None) if groups is None else (groups["within"]["mean"], groups["across"]["mean"])
     command = "heedful reproduce" + (" --quick" if extent.name == "quick" else "") + (f" --seed {seed}" if seed else "")
     results: Reproduction = {
@@ -201,6 +203,7 @@ def _write(folder: Path, extent: Extent, seed: int, projects: Mapping[str, Proje
         "seed": seed,
         "figure_1": figure,
         "shapes": shapes_of(figure, found, *means),
+        "experimented": EXPERIMENTED,
         "experiments": found,
         "labeler_groups": groups,
     }

@@ -32,6 +32,8 @@ class Reproduction(TypedDict):
     seed: int
     figure_1: FigureOne
     shapes: list[Shape]
+    experimented: str
+    """The size that the experiments ran on."""
     experiments: dict[str, Findings]
     labeler_groups: LabelerGroups | None
 
@@ -83,7 +85,7 @@ def _what_was_run(results: Reproduction) -> list[str]:
         "```",
         "",
         f"- Heedful {results['heedful']}, seed {results['seed']}, base models: {', '.join(sizes)}.",
-        f"- Experiments were run on the {sizes[0]} model, as the paper's were on 1.3B.",
+        f"- Experiments were run on the {results['experimented']} model, the paper's on its smallest, 1.3B.",
         "- Each size has its own rankings and reward model. The smaller sizes' reward models start from the largest base",
         "  model; the paper has one reward model of 6B for all.",
     ]

@@ -6,7 +6,7 @@ another experiment trained is found in ``experiments/runs/``. A killed variant c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,9 @@ from rich.console import Console
 
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
+from heedful.align.processes import side_by_side
 from heedful.align.round_benchmarks import check_rule_benchmarks
-from heedful.align.running import FinishedStage, Stages, done_before, stage_fingerprint
+from heedful.align.running import FinishedStage, Job, Stages, done_before, stage_fingerprint
 from heedful.align.settings import Given, Setting, given_for, setting_of
 from heedful.align.stages import Stage, config_of, stage
 from heedful.align.trial_stages import earlier_runs, newest_run, stages_of, train_or_diverge
@@ -184,17 +185,20 @@ def check_variants(shop: Workshop, preset: Preset, variants: list[Variant]) -> N
         steps_of(shop, variant, preset)
 
 
-def make_policy(shop: Workshop, variant: Variant, preset: Preset) -> Policy:
-    """Train the stages of a variant that are not done."""
-    while True:
-        steps = steps_of(shop, variant, preset)
-        step = next((one for one in steps if one.done is None), None)
-        if step is None:
-            last = steps[-1]
-            assert last.done is not None
-            return Policy(last.done, last.given)
-        shop.stages.run(step.name, step.inputs, partial(_train, step.given, shop.console))
+def make_policies(shop: Workshop, preset: Preset, variants: Sequence[Variant]) -> list[Policy]:
+    """Train the stages of variants that are not done, as many at a time as the project says."""
+    # First the initial policies that variants start from, then the policies.
+    while jobs := _next_jobs(shop, preset, variants):
+        shop.stages.run_side_by_side(jobs, processes=side_by_side(shop.project))
+    last = [steps_of(shop, variant, preset)[-1] for variant in variants]
+    return [Policy(step.done, step.given) for step in last if step.done is not None]
 
 
-def _train(given: Given, console: Console, folder: Path) -> None:
-    train_or_diverge(given, folder=folder, console=console)
+def _next_jobs(shop: Workshop, preset: Preset, variants: Sequence[Variant]) -> list[Job]:
+    """The first stage of each variant that is not done; variants may share one."""
+    found: dict[str, Job] = {}
+    for variant in variants:
+        step = next((one for one in steps_of(shop, variant, preset) if one.done is None), None)
+        if step is not None:
+            found[step.fingerprint] = Job(name=step.name, inputs=step.inputs, action=partial(train_or_diverge, step.given))
+    return list(found.values())

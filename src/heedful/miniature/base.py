@@ -1,8 +1,8 @@
-"""The miniature's base models: tokenizer and GPT-2 models of three sizes, pretrained on the world's corpus.
+"""The miniature's base models: tokenizer and GPT-2 models of four sizes, pretrained on the world's corpus.
 
-The two smaller ones ship as weights in ``heedful/miniature/weights`` (bfloat16). They were made by
+The three smaller ones ship as weights in ``heedful/miniature/weights`` (bfloat16). They were made by
 
-    python -m heedful.miniature.base --output pretrained text medium small
+    python -m heedful.miniature.base --output pretrained text medium small tiny
 
 on CPU cores; ``large`` (13M) is the same recipe with more tokens, and ``reward_start`` is *medium*, trained further on
 proof-readers' pages (:mod:`heedful.miniature.proofreading`). If the command is killed, run it again: it continues from its last
@@ -60,6 +60,7 @@ class Size:
 
 
 SIZES = {
+    "tiny": Size(layers=2, width=48, heads=3, documents=700_000, num_tokens=50_000_000, learning_rate=5e-3),
     "small": Size(layers=3, width=80, heads=4, documents=700_000, num_tokens=50_000_000, learning_rate=4e-3),
     "medium": Size(layers=4, width=160, heads=5, documents=1_000_000, num_tokens=52_000_000, learning_rate=3e-3),
     "large": Size(layers=8, width=384, heads=6, documents=2_000_000, num_tokens=300_000_000, learning_rate=1.5e-3),
