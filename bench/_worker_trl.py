@@ -119,8 +119,24 @@ def _train(
         ends.timing = Timing()
         trainer.train()
         result = ends.timing.result(steps)
-        after = trainer.evaluate()["eval_loss"]
+        after = _loss_in_fp32(trainer, Path(folder) / "trained", check_dataset, settings)
     return result | {"loss_before": before, "loss_after": after, "device_batch": device_batch}
+
+
+def _loss_in_fp32(trainer: Any, folder: Path, check: Any, settings: dict[str, Any]) -> float:
+    """The loss of the trained fp32 weights, as the other side measures it.
+
+    The trainer's own evaluation casts them to bf16. There a single small step hardly shows, because it is smaller than the
+    rounding of most weights. A second trainer changes the precision of the first, so it begins after the training.
+    """
+    trainer.model.save_pretrained(folder)
+    model = type(trainer.model).from_pretrained(folder, dtype="float32")
+    how = {name: settings[name] for name in ("completion_only_loss",) if name in settings}
+    config = type(trainer.args)(
+        output_dir=str(folder), use_cpu=True, bf16=False, per_device_eval_batch_size=len(check), report_to="none", **how
+    )
+    judge = type(trainer)(model=model, args=config, train_dataset=check, processing_class=TOKENIZER)
+    return judge.evaluate(judge.train_dataset)["eval_loss"]
 
 
 def _length(row: dict[str, Any]) -> int:
