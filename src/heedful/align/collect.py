@@ -14,13 +14,13 @@ from typing import Any, get_args
 import numpy as np
 from rich.console import Console
 
+from heedful.align.answers import Writing, written
 from heedful.align.settings import Given, ask
 from heedful.evaluate.results import Group
 from heedful.labeling.exchange.asking import Task
 from heedful.miniature.invented_world import World
 from heedful.miniature.preparation import WORLD_SEED, miniature_prompts, write_pretraining_text
-from heedful.model.answering import Answerer, prompts_within
-from heedful.model.inference import policy_for_inference
+from heedful.model.answering import prompts_within
 from heedful.model.loading import load_tokenizer
 from heedful.project.data_folder import Records, record_to_json
 from heedful.project.files import write_jsonl
@@ -101,23 +101,17 @@ def sampled(
     ks = rng.integers(config.smallest_k, config.largest_k + 1, size=len(prompts))
     wanted = [(prompt, i) for prompt, k in zip(prompts, ks, strict=True) for i in range(k)]
     drawn = rng.choice(len(writers), size=len(wanted), p=np.array(shares) / sum(shares))
-    written: dict[tuple[str, int], Response] = {}
+    writings: list[Writing] = []
     for number, (name, model_folder) in enumerate(writers):
         mine = [want for want, writer in zip(wanted, drawn, strict=True) if writer == number]
-        if not mine:
-            continue
-        model, tokenizer = policy_for_inference(model_folder, limits.precision)
-        answers = Answerer(model, tokenizer, limits, setting.project.engine, setting.template).answer(
-            [prompt for prompt, _ in mine],
-            name=name,
-            ids=[f"output-{prompt.id}-{i}" for prompt, i in mine],
-            temperature=config.temperature,
-            seed=setting.seed,
-            console=console,
-        )
-        for (prompt, i), response in zip(mine, answers, strict=True):
-            written[prompt.id, i] = response
-    return [written[prompt.id, i] for prompt, i in wanted]
+        ids = [_output_id(prompt, i) for prompt, i in mine]
+        writings.append(Writing(name=name, folder=model_folder, prompts=[prompt for prompt, _ in mine], ids=ids))
+    found = {response.id: response for response in written(setting, writings, limits, config.temperature, console)}
+    return [found[_output_id(prompt, i)] for prompt, i in wanted]
+
+
+def _output_id(prompt: Prompt, number: int) -> str:
+    return f"output-{prompt.id}-{number}"
 
 
 def ranking_tasks(given: Given, folder: Path) -> Iterator[Task]:

@@ -147,10 +147,12 @@ def _check_until(state: _State, until: str) -> None:
 
 
 def _run(stages: Stages, group: list[Stage], jobs: list[Job], processes: int) -> list[FinishedStage]:
-    """Run a group of stages side by side if all of them may run in their own processes."""
-    if all(stage.apart for stage in group):
-        return stages.run_side_by_side(jobs, processes=processes)
-    return stages.run_side_by_side(jobs, processes=1)
+    """Run those stages of a group side by side that may have their own processes, then the others in this process."""
+    done: dict[str, FinishedStage] = {}
+    for apart, at_once in ((True, processes), (False, 1)):
+        own = [job for stage, job in zip(group, jobs, strict=True) if stage.apart == apart]
+        done |= {finished.name: finished for finished in stages.run_side_by_side(own, processes=at_once)}
+    return [done[stage.name] for stage in group]
 
 
 class _State:

@@ -86,6 +86,7 @@ def rows_of_round(opened: Opened, config: RoundsConfig, *, with_text: bool, new_
             config="collect",
             asks="rankings",
             reads_rankings=True,
+            apart=False,
         )
     )
     rows += [

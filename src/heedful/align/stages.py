@@ -124,7 +124,7 @@ class Stage:
     beside: str | None = None
     """The stage that it runs beside. If that one waits for people or is left out, it runs at its own place in the table."""
     apart: bool = True
-    """Whether it may run in its own process, which frees its memory when it ends."""
+    """Whether it may run in its own process, which frees its memory when it ends. Stages that start processes may not."""
     measure: tuple[str, Literal["lower", "higher"]] | None = None
     """The number by which a sweep of this stage compares trials, and whether lower or higher is better."""
     round: int = 1
@@ -244,7 +244,7 @@ STAGES: tuple[Stage, ...] = (
         apart=False,
         measure=("validation_loss", "lower"),
     ),
-    Stage(name="collect", needs={"sft": "sft"}, config="collect", asks="rankings", left_out=_has_rankings),
+    Stage(name="collect", needs={"sft": "sft"}, config="collect", asks="rankings", left_out=_has_rankings, apart=False),
     # Refusals against models' answers to marked prompts (SPEC 7); without marked prompts nothing stands for them.
     Stage(
         name="refusal_comparisons",

@@ -161,8 +161,9 @@ class ProjectSection:
     seed: int = 0
     """Seed of all stages."""
     processes: int = 1
-    """How many independent stages run at the same time, each with its share of the cores (on a GPU: one).
-    With models of a few million parameters, two processes do nearly twice the work of one; each needs its own memory."""
+    """How many independent stages, trials or writers of answers run at the same time, each with its share of the cores
+    (on a GPU: one). With models of a few million parameters, two processes do nearly twice the work of one; each needs its own
+    memory."""
 
     def __post_init__(self) -> None:
         check_encoding(self.pretraining_encoding, "[project] pretraining_encoding")
