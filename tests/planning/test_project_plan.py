@@ -237,3 +237,20 @@ def test_the_estimate_is_near_a_measured_run() -> None:
     assert ppo.seconds is not None
     assert 0.5 < sft.seconds / took["sft_seconds"] < 2, (sft.seconds, took)
     assert 0.5 < ppo.seconds / took["ppo_seconds"] < 2, (ppo.seconds, took)
+
+
+def test_the_small_model_is_planned_with_its_own_episodes(project: Path, tmp_path: Path) -> None:
+    """Its step is PPO-ptx with its own shape and `[small_model]`; without pretraining text there is none."""
+    small = write_base_model(tmp_path / "small")
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "n_layer": 1}))
+    set_config(project, '# small_model = "models/smaller"', f'small_model = "{small}"')
+    assert [step["step"] for step in planned(project)["steps"]] == ["SFT", "reward model", "PPO"]
+    write_pretraining_text(project)
+    *_, large, own = planned(project)["steps"]
+    assert (large["step"], own["step"]) == ("PPO-ptx", "small PPO-ptx")
+    assert own["true"]["tokens"] == large["true"]["tokens"]
+    assert own["true"]["flops"] < large["true"]["flops"]
+    with (project / "heedful.toml").open("a") as file:
+        file.write("\n[small_model]\nepisodes = 8\n")
+    assert planned(project)["steps"][-1]["true"]["tokens"] < own["true"]["tokens"]

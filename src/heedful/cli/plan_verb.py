@@ -113,7 +113,15 @@ def plan_of(given: Plan) -> planning.Plan:
         cpu=measured_speed(shape, chosen.sft.precision) if gpus == 0 else None,
         utilization=UTILIZATION["cpu" if gpus == 0 else "gpu"] if given.utilization is None else given.utilization,
     )
-    plan = make_plan(shape, shape_of(judge or ("gpt3-6b" if model in GPT3 else model)), chosen, assumptions)
+    # Without pretraining text `heedful align` leaves the small model out.
+    small = None if project is None or not chosen.ppo.ptx_coefficient else project.small_model
+    plan = make_plan(
+        shape,
+        shape_of(judge or ("gpt3-6b" if model in GPT3 else model)),
+        chosen,
+        assumptions,
+        None if small is None or project is None else shape_of(str(project.model_folder(small))),
+    )
     return replace(
         plan,
         settings=settings_by_size(chosen, name, {} if project is None else project.settings),

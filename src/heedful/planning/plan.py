@@ -18,13 +18,15 @@ from heedful.planning.memory import Memory, compute_bytes, peak, ppo_memory, rew
 from heedful.planning.shapes import Shape
 from heedful.planning.text_lengths import LimitAdvice, TextLengths
 from heedful.presets import Preset
-from heedful.training.config import StepConfig
+from heedful.training.config import PPOConfig, StepConfig
 
 GB = 1e9
 FULL_CONTEXT = 2_048
 """The context window of the paper's models (SPEC 3.1). The paper's compute figures count every sequence at this length."""
 DEMONSTRATIONS = 12_725
 """Number of demonstrations in the paper (SPEC 1.4: 11,295 by labelers and 1,430 by customers)."""
+SMALL = "small PPO-ptx"
+"""The step of a project's small model. Its reward model is the base model's."""
 _MOST_GPUS = 65_536
 UTILIZATION = {"gpu": 0.4, "cpu": 0.65}
 """Default share that training reaches of the operations per second in a GPU's data sheet, or of those measured in a CPU's
@@ -128,29 +130,21 @@ class Plan:
         return f"{', '.join(fits) or 'Nothing'} fit{'' if len(fits) > 1 else 's'} {where}; " + "; ".join(rest) + "."
 
 
-def make_plan(policy: Shape, reward: Shape, preset: Preset, assumptions: Assumptions) -> Plan:
-    """Plan SFT, reward model and PPO. Raises ConfigError if an assumption or a limit is out of range."""
+def make_plan(policy: Shape, reward: Shape, preset: Preset, assumptions: Assumptions, small: Shape | None = None) -> Plan:
+    """Plan SFT, reward model and PPO, and PPO-ptx of a project's small model.
+
+    Raises ConfigError if an assumption or a limit is out of range.
+    """
     _check(policy, preset, assumptions)
     a, lengths = assumptions, assumptions.lengths
     full = Lengths(prompt=0, response=min(FULL_CONTEXT, policy.context))
     largest_k = preset.collect.largest_k
     sft_memory_at: _MemoryAt = lambda config, gpus: sft_memory(policy, config, gpus=gpus)  # noqa: E731
     reward_memory_at: _MemoryAt = lambda config, gpus: reward_memory(reward, config, responses=largest_k, gpus=gpus)  # noqa: E731
-    ppo_memory_at: _MemoryAt = lambda config, gpus: ppo_memory(policy, reward, config, gpus=gpus)  # noqa: E731
 
     sft = [sft_work(policy, preset.sft, some, demonstrations=a.demonstrations) for some in (lengths, full)]
     ranked: dict[str, Any] = {"rankings": a.rankings, "responses": a.responses}
     rm = [reward_work(reward, preset.reward, some, **ranked) for some in (lengths, full)]
-    text = (preset.ppo.ptx_context_length, full.sequence)
-    ppo = [
-        ppo_work(policy, reward, preset.ppo, some, pretraining_length=t) for some, t in zip((lengths, full), text, strict=True)
-    ]
-    decoding = _decoding_seconds(policy, preset, a)
-    ppo_seconds = _seconds(ppo[0].total, a)
-    if ppo_seconds is not None and decoding is not None:
-        rollouts = _seconds(ppo[0].rollouts, a)
-        assert rollouts is not None
-        ppo_seconds += max(0.0, decoding - rollouts)
     sft_step = _step("SFT", preset.sft, sft_memory_at, sft[0], sft[1], _seconds(sft[0], a), a)
     return Plan(
         policy=policy,
@@ -159,17 +153,24 @@ def make_plan(policy: Shape, reward: Shape, preset: Preset, assumptions: Assumpt
         steps=(
             *(() if a.skip_sft else (sft_step,)),
             _step("reward model", preset.reward, reward_memory_at, rm[0], rm[1], _seconds(rm[0], a), a),
-            _step(
-                "PPO-ptx" if preset.ppo.ptx_coefficient else "PPO",
-                preset.ppo,
-                ppo_memory_at,
-                ppo[0].total,
-                ppo[1].total,
-                ppo_seconds,
-                a,
-            ),
+            _ppo_step("PPO-ptx" if preset.ppo.ptx_coefficient else "PPO", policy, reward, preset.ppo, full, a),
+            *(() if small is None else (_ppo_step(SMALL, small, reward, preset.small_model.ppo(preset.ppo), full, a),)),
         ),
     )
+
+
+def _ppo_step(name: str, policy: Shape, reward: Shape, config: PPOConfig, full: Lengths, a: Assumptions) -> StepPlan:
+    true, counted = (
+        ppo_work(policy, reward, config, some, pretraining_length=text)
+        for some, text in ((a.lengths, config.ptx_context_length), (full, full.sequence))
+    )
+    seconds, decoding = _seconds(true.total, a), _decoding_seconds(policy, config, a)
+    if seconds is not None and decoding is not None:
+        rollouts = _seconds(true.rollouts, a)
+        assert rollouts is not None
+        seconds += max(0.0, decoding - rollouts)
+    memory_at: _MemoryAt = lambda config, gpus: ppo_memory(policy, reward, config, gpus=gpus)  # noqa: E731
+    return _step(name, config, memory_at, true.total, counted.total, seconds, a)
 
 
 _MemoryAt = Callable[[Any, int], dict[str, Memory]]
@@ -230,7 +231,7 @@ def _speed(a: Assumptions) -> CpuSpeed | None:
     return CpuSpeed(flops=a.gpus * GPUS[a.gpu].flops, bandwidth=a.gpus * GPUS[a.gpu].bandwidth)
 
 
-def _decoding_seconds(policy: Shape, preset: Preset, a: Assumptions) -> float | None:
+def _decoding_seconds(policy: Shape, config: PPOConfig, a: Assumptions) -> float | None:
     """Seconds for the rollouts if memory bandwidth is the limit: each step reads all weights, and all earlier keys and values.
 
     A batch takes as many steps as its longest response has tokens. Weights and cache are split over the GPUs.
@@ -238,7 +239,7 @@ def _decoding_seconds(policy: Shape, preset: Preset, a: Assumptions) -> float | 
     speed = _speed(a)
     if speed is None:
         return None
-    config, size = preset.ppo, compute_bytes(preset.ppo.precision)
+    size = compute_bytes(config.precision)
     weights = policy.parameters * size * config.max_response_tokens
     seen = a.lengths.prompt + a.lengths.response / 2
     per_token = 2 * policy.layers * policy.key_width * size

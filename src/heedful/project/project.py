@@ -34,7 +34,8 @@ pretraining_text = "data/pretraining"
 # The encoding of that text, if it is not UTF-8.
 # pretraining_encoding = "windows-1252"
 
-# A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model.
+# A smaller base model with the same tokenizer: it goes through PPO-ptx with the same reward model. A table [small_model] gives
+# it learning rates and episodes of its own.
 # small_model = "models/smaller"
 
 # What the reward model starts from, if not from the SFT model.
