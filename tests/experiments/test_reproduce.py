@@ -155,7 +155,7 @@ def _without_times(results: dict[str, Any]) -> dict[str, Any]:
 
 def test_each_size_is_a_project_and_the_largest_model_starts_the_reward_models(tmp_path: Path) -> None:
     sizes = reproduction.shipped_sizes()
-    assert sizes[:2] == ["small", "medium"]
+    assert sizes == ["tiny", "small", "medium"]
     for size in sizes:
         project = reproduction._project(tmp_path, size, sizes, reproduction.FULL, 3)
         assert (project.seed, project.task_mixture, project.small_model) == (3, "benchmarks", None)

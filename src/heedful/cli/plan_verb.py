@@ -29,8 +29,9 @@ class Plan:
 
     - With PROJECT: it uses the project's settings, base model and text lengths,
       and suggests token limits that fit.
-    - With --model: gpt3-1.3b, gpt3-6b, gpt3-175b, miniature-small, -medium,
-      -large, or a folder with a config.json. No weights are read or downloaded.
+    - With --model: gpt3-1.3b, gpt3-6b, gpt3-175b, miniature-tiny, -small,
+      -medium, -large, or a folder with a config.json. No weights are read or
+      downloaded.
     - It says what fits, and what to change if something does not.
     - Learning rates and batch sizes come with their source.
     - Compute is in petaflop/s-days, for the true number of tokens and as the
