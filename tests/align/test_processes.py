@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from heedful.align.processes import run_in_processes
+from heedful.align.processes import peak_memory, run_in_processes
 from heedful.align.running import Job, Stages
 from heedful.errors import DataError, HeedfulError
 
@@ -69,7 +69,7 @@ def test_each_call_has_its_process_and_its_share_of_the_threads(six_threads: Non
     calls = {name: partial(note, tmp_path / name) for name in ("a", "b")}
     found = dict(run_in_processes(calls, processes=2))
     assert set(found) == set(calls)
-    assert all(cost.seconds > 0 and cost.memory_bytes > 50 * 2**20 for cost in found.values())
+    assert all(cost.seconds > 0 for cost in found.values())
     notes = {name: (tmp_path / name / "note").read_text().split() for name in calls}
     assert len({pid for pid, *_ in notes.values()} - {str(os.getpid())}) == 2
     assert {threads for _, threads, _ in notes.values()} == {"3"}
@@ -106,6 +106,27 @@ def test_processes_begin_with_everything_imported(tmp_path: Path) -> None:
     [(parent, has_torch)] = {tuple(line.split()) for line in parents}
     assert int(parent) != os.getpid()
     assert has_torch == "True"
+
+
+def hold(folder: Path, *, console: Console) -> None:
+    held = bytearray(os.urandom(2**20)) * 1_000
+    started = time.process_time()
+    while time.process_time() - started < 1.2:
+        held[-1] = 1
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="memory is known only with /proc")
+def test_a_stage_counts_what_it_does_in_other_processes(tmp_path: Path) -> None:
+    """`collect` lets other processes write answers: their time and memory are the stage's."""
+    before = peak_memory()
+
+    def action(folder: Path) -> None:
+        dict(run_in_processes({"a": partial(hold, folder), "b": partial(hold, folder)}, processes=2))
+
+    stage = Stages(tmp_path, Console(quiet=True)).run("collect", {}, action)
+    assert stage.processor_seconds is not None
+    assert stage.processor_seconds > 2.4
+    assert peak_memory() > max(before, 2_000 * 2**20)
 
 
 def test_what_fails_is_raised_and_the_others_are_stopped(tmp_path: Path) -> None:
@@ -165,7 +186,6 @@ def test_stages_side_by_side_are_done_once_and_share_the_clock_on_the_wall(tmp_p
     started = time.monotonic()
     stages = stages_side_by_side(tmp_path, actions, 2)
     assert sum(stage.seconds for stage in stages.done) <= time.monotonic() - started
-    assert stages.most_memory > 50 * 2**20
     assert [stage.name for stage in stages.done] == ["a", "b"]
     # Done is done, whatever number of processes the next run has.
     nothing: dict[str, object] = {"a": refuse, "b": refuse}

@@ -141,6 +141,7 @@ def test_the_page_says_plainly_what_does_not_appear() -> None:
         "seed": 0,
         "figure_1": figure(RATES),
         "shapes": shapes_of(figure(RATES), {"kl": EXPERIMENTS["gamma"]}),
+        "experimented": "small",
         "experiments": {"learning-rate": EXPERIMENTS["learning-rate"]},
         "labeler_groups": None,
     }

@@ -49,12 +49,20 @@ def written(
 ) -> list[Response]:
     """All models' responses, in no particular order. Raises DataError if a prompt is over the limit."""
     processes = side_by_side(setting.project) if setting.project.engine == "heedful" else 1
-    if processes == 1 or sum(len(one.prompts) for one in writings) < processes * FEWEST_APART:
+    total = sum(len(one.prompts) for one in writings)
+    if processes == 1 or total < processes * FEWEST_APART:
         return [response for one in writings for response in _write(setting, one, limits, temperature, console)]
+    console.print(f"{total:,} answers by {processes} processes; below is the progress of one of them", highlight=False)
     with tempfile.TemporaryDirectory() as name:
         calls = {
             f"{one.name} {number + 1}": partial(
-                _write_into, Path(name) / f"{place}-{number}", setting, one.part(number, processes), limits, temperature
+                _write_into,
+                Path(name) / f"{place}-{number}",
+                setting,
+                one.part(number, processes),
+                limits,
+                temperature,
+                shown=number == 0,
             )
             for place, one in enumerate(writings)
             for number in range(processes)
@@ -73,7 +81,8 @@ def _write(setting: Setting, one: Writing, limits: SFTConfig, temperature: float
 
 
 def _write_into(
-    folder: Path, setting: Setting, one: Writing, limits: SFTConfig, temperature: float, *, console: Console
+    folder: Path, setting: Setting, one: Writing, limits: SFTConfig, temperature: float, *, shown: bool, console: Console
 ) -> None:
     folder.mkdir()
+    console.quiet = not shown
     write_jsonl(folder / "responses.jsonl", map(record_to_json, _write(setting, one, limits, temperature, console)))

@@ -331,6 +331,6 @@ def _timings(stages: Stages) -> Timings:
     return {
         "stages": [_time_of(stage) for stage in stages.done],
         "total_seconds": round(sum(s.seconds for s in stages.done), 2),
-        "peak_memory_bytes": max(sum(all_gather(peak_memory())), stages.most_memory),
+        "peak_memory_bytes": sum(all_gather(peak_memory())),
         "machine": f"{platform.system()} {platform.machine()}, {cores()} cores{ranks}, torch {torch.__version__}",
     }

@@ -45,8 +45,18 @@ class Cost:
     """Wall-clock time."""
     processor_seconds: float
     """Processor time of all its threads."""
-    memory_bytes: int
-    """The most memory that the parent and all running calls have held together so far."""
+
+
+@dataclass(slots=True)
+class _Apart:
+    """What all calls in other processes have cost so far."""
+
+    processor_seconds: float = 0.0
+    memory_bytes: int = 0
+    """The most that this process and those of the calls have held at the same time."""
+
+
+_APART = _Apart()
 
 
 def cores() -> int:
@@ -59,10 +69,15 @@ def side_by_side(project: Project) -> int:
     return min(project.processes, cores()) if first_device().type == "cpu" and world().size == 1 else 1
 
 
+def processor_time() -> float:
+    """Processor seconds of this process and of its calls in other processes, all threads together."""
+    return time.process_time() + _APART.processor_seconds
+
+
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The most memory, in bytes, that this process has held, or it and its calls in other processes together."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, _APART.memory_bytes)
 
 
 def run_in_processes(calls: Mapping[str, Call], *, processes: int, labelled: bool = False) -> Iterator[tuple[str, Cost]]:
@@ -78,7 +93,6 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int, labelled: boo
     give_back_memory()  # for the other processes, while this one waits
     waiting = list(calls.items())
     running: dict[Future[tuple[float, float]], tuple[str, ProcessPoolExecutor]] = {}
-    most = 0
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -90,13 +104,15 @@ def run_in_processes(calls: Mapping[str, Call], *, processes: int, labelled: boo
                 running[pool.submit(_do, call, name if labelled else None)] = name, pool
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             others = [process for _, pool in running.values() for process in pool._processes or ()]
-            most = max(most, sum(memory_of(process) for process in (os.getpid(), *others)))
+            held = sum(memory_of(process) for process in (os.getpid(), *others))
+            _APART.memory_bytes = max(_APART.memory_bytes, held)
             # Successes come first, so that they are recorded before a failure is raised.
             for future in sorted(done, key=lambda one: one.exception() is not None):
-                seconds, processor_seconds = future.result()
+                cost = Cost(*future.result())
                 name, pool = running.pop(future)
                 pool.shutdown(wait=True)
-                yield name, Cost(seconds, processor_seconds, most)
+                _APART.processor_seconds += cost.processor_seconds
+                yield name, cost
     except BrokenProcessPool:
         raise HeedfulError(
             "a process that ran a stage was killed",

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from heedful import __version__
-from heedful.align.processes import Cost, run_in_processes
+from heedful.align.processes import Cost, processor_time, run_in_processes
 from heedful.errors import StorageError
 from heedful.project.files import write_atomically
 from heedful.project.fingerprints import as_json, fingerprint_of
@@ -56,8 +56,6 @@ class Stages:
     def __init__(self, runs: Path, console: Console) -> None:
         self.runs, self.console = runs, console
         self.done: list[FinishedStage] = []
-        self.most_memory = 0
-        """The most memory, in bytes, that this process and stages side by side have held together."""
 
     def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], None]) -> FinishedStage:
         """Do ``action(folder)`` unless it was already done for the same ``inputs``.
@@ -73,16 +71,16 @@ class Stages:
             return self._done_before(name, folder, fingerprint, state)
         self.console.rule(f"[bold]{name}")
         begun = _Begun.now(name, inputs, fingerprint, folder, state)
-        start, busy = time.monotonic(), time.process_time()
+        start, busy = time.monotonic(), processor_time()
         try:
             action(folder)
         except BaseException:
-            begun.leave(time.monotonic() - start, time.process_time() - busy)
+            begun.leave(time.monotonic() - start, processor_time() - busy)
             raise
         barrier_without_timeout()
 
         def end() -> list[float]:
-            ended = begun.end(time.monotonic() - start, time.process_time() - busy)
+            ended = begun.end(time.monotonic() - start, processor_time() - busy)
             return [ended.seconds, ended.processor_seconds or 0.0]
 
         seconds, processor_seconds = on_rank_zero(end)
@@ -143,7 +141,6 @@ class Stages:
         share = (time.monotonic() - start) / sum(cost.seconds for cost in costs.values())
         found = {name: stage.end(share * costs[name].seconds, costs[name].processor_seconds) for name, stage in begun.items()}
         self.done += found.values()
-        self.most_memory = max(self.most_memory, *(cost.memory_bytes for cost in costs.values()))
         return found
 
     def _done_before(self, name: str, folder: Path, fingerprint: str, state: Mapping[str, Any]) -> FinishedStage:
