@@ -14,8 +14,8 @@ from typing import Any, get_args
 import numpy as np
 from rich.console import Console
 
-from heedful.align.answers import Writing, written
 from heedful.align.settings import Given, ask
+from heedful.align.written_answers import Writing, written
 from heedful.evaluate.results import Group
 from heedful.labeling.exchange.asking import Task
 from heedful.miniature.invented_world import World

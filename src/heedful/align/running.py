@@ -104,21 +104,22 @@ class Stages:
         stages: dict[str, FinishedStage] = {}
         begun: dict[str, _Begun] = {}
         actions: dict[str, Callable[..., None]] = {}
-        names: list[str] = []
-        """Of each job: the name of its folder, which no other job has."""
+        called: list[str] = []
+        """What each job is called here: its name, or its folder's if another job has the same name."""
         for job in jobs:
             fingerprint = stage_fingerprint(job.name, job.inputs)
             folder, state = self._folder(job.name, fingerprint)
-            names.append(folder.name)
+            name = job.name if sum(other.name == job.name for other in jobs) == 1 else folder.name
+            called.append(name)
             if state.get("done"):
-                stages[folder.name] = self._done_before(job.name, folder, fingerprint, state)
+                stages[name] = self._done_before(job.name, folder, fingerprint, state)
             else:
-                begun[folder.name] = _Begun.now(job.name, job.inputs, fingerprint, folder, state)
-                actions[folder.name] = job.action
+                begun[name] = _Begun.now(job.name, job.inputs, fingerprint, folder, state)
+                actions[name] = job.action
         if begun:
             self.console.rule(f"[bold]{', '.join(begun)}")
             stages |= self._in_processes(begun, actions, processes)
-        return [stages[name] for name in names]
+        return [stages[name] for name in called]
 
     def _in_processes(
         self, begun: Mapping[str, _Begun], actions: Mapping[str, Callable[..., None]], processes: int
@@ -127,8 +128,8 @@ class Stages:
         costs: dict[str, Cost] = {}
         start = time.monotonic()
         try:
-            # Stages print their names. If two have the same name, the folder tells them apart.
-            labelled = len({stage.row["stage"] for stage in begun.values()}) < len(begun)
+            # Stages print their own names, which say nothing if two are the same.
+            labelled = any(name != stage.row["stage"] for name, stage in begun.items())
             for name, cost in run_in_processes(calls, processes=processes, labelled=labelled):
                 costs[name] = cost
                 begun[name].end(cost.seconds / processes, cost.processor_seconds)  # so that a kill from now on does not lose it

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from tests.align.small_project import write_base_model
 
-from heedful.align import answers
-from heedful.align.answers import Writing, written
+from heedful.align import written_answers
+from heedful.align.written_answers import Writing, written
 from heedful.conversation import turns_of
 from heedful.errors import DataError
 from heedful.records import Prompt
@@ -31,7 +31,7 @@ def writing(folder: Path, name: str, count: int) -> Writing:
 
 
 def test_two_processes_write_what_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "FEWEST_APART", 1)
+    monkeypatch.setattr(written_answers, "FEWEST_APART", 1)
     model = write_base_model(tmp_path / "base")
     # The second model has one prompt, so one process has nothing to do for it; the third has none.
     writings = [writing(model, "sft", 5), writing(model, "earlier", 1), writing(model, "nothing", 0)]
@@ -48,7 +48,7 @@ def test_two_processes_write_what_one_writes(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_prompt_over_the_limit_is_refused_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "FEWEST_APART", 1)
+    monkeypatch.setattr(written_answers, "FEWEST_APART", 1)
     one = writing(write_base_model(tmp_path / "base"), "sft", 2)
     long = Prompt(id="long", turns=turns_of("w1 " * 40))
     asked = Writing(name="sft", folder=one.folder, prompts=[*one.prompts, long], ids=[*one.ids, "of long"])
