@@ -15,7 +15,7 @@ from heedful.align.assemble import assemble
 from heedful.align.before_training import check_before_training
 from heedful.align.given_use import with_use_record
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.processes import cores, import_ahead, peak_memory, side_by_side
+from heedful.align.processes import cores, import_ahead, peak_memory, processes_at_once
 from heedful.align.round_benchmarks import check_rule_benchmarks
 from heedful.align.round_intake import take_in
 from heedful.align.round_records import records_of_round
@@ -71,7 +71,7 @@ def align(
 
 def _align(project: Project, console: Console, partly: bool, last_round: int | None, until: str | None) -> Path | None:
     keep_large_temporaries()
-    processes = side_by_side(project)
+    processes = processes_at_once(project)
     if processes > 1:
         import_ahead()
     preset = resolved_preset(project)

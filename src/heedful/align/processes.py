@@ -64,7 +64,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def side_by_side(project: Project) -> int:
+def processes_at_once(project: Project) -> int:
     """How many of the project's stages may run at the same time here: one on a GPU or under torchrun."""
     return min(project.processes, cores()) if first_device().type == "cpu" and world().size == 1 else 1
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from heedful import __version__
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.processes import side_by_side
+from heedful.align.processes import processes_at_once
 from heedful.align.running import FinishedStage, Job, Stages
 from heedful.align.settings import Given, given_for, setting_of, write_json
 from heedful.align.stages import config_of, stage
@@ -86,7 +86,7 @@ def _sweep(project: Project, step: Step, field: str, values: Sequence[float], co
         Job(name=step, inputs={**inputs, "config": config}, action=partial(train_or_diverge, replace(given, config=config)))
         for config in configs.values()
     ]
-    runs_of_trials = stages.run_side_by_side(jobs, processes=side_by_side(project))
+    runs_of_trials = stages.run_side_by_side(jobs, processes=processes_at_once(project))
     for number, ((value, config), finished) in enumerate(zip(configs.items(), runs_of_trials, strict=True), start=1):
         console.print(f"trial {number} of {len(configs)}: {field} = {value_text(value)}", highlight=False)
         trial = replace(given, config=config)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from heedful.align.processes import run_in_processes, side_by_side
+from heedful.align.processes import processes_at_once, run_in_processes
 from heedful.align.settings import Setting
 from heedful.model.answering import Answerer
 from heedful.model.inference import policy_for_inference
@@ -48,7 +48,7 @@ def written(
     setting: Setting, writings: Sequence[Writing], limits: SFTConfig, temperature: float, console: Console
 ) -> list[Response]:
     """All models' responses, in no particular order. Raises DataError if a prompt is over the limit."""
-    processes = side_by_side(setting.project) if setting.project.engine == "heedful" else 1
+    processes = processes_at_once(setting.project) if setting.project.engine == "heedful" else 1
     total = sum(len(one.prompts) for one in writings)
     if processes == 1 or total < processes * FEWEST_APART:
         return [response for one in writings for response in _write(setting, one, limits, temperature, console)]

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.processes import side_by_side
+from heedful.align.processes import processes_at_once
 from heedful.align.running import FinishedStage, Job
 from heedful.align.settings import Given, write_json
 from heedful.align.stages import stage
@@ -205,7 +205,7 @@ def _taught_by(records: Records, rankings: _Rankings, left_out: int) -> Records:
 def _trained(shop: Workshop, planned: Sequence[tuple[int, int, Given, dict[str, Any]]]) -> list[FinishedStage]:
     """Train the reward models that are not done, as many at a time as the project says."""
     jobs = [Job(name=STAGE, inputs=inputs, action=partial(reward, given)) for _, _, given, inputs in planned]
-    return shop.stages.run_side_by_side(jobs, processes=side_by_side(shop.project))
+    return shop.stages.run_side_by_side(jobs, processes=processes_at_once(shop.project))
 
 
 def _fold(shop: Workshop, rankings: _Rankings, left_out: int, seed: int, given: Given, run: FinishedStage) -> Fold:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from heedful import __version__
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.processes import side_by_side
+from heedful.align.processes import processes_at_once
 from heedful.align.round_records import records_of_round
 from heedful.align.rounds import Opened, rows_of_round
 from heedful.align.running import FinishedStage, Job, Stages
@@ -183,7 +183,7 @@ def _measured(
         one for one in records.rankings.values() if records.prompts[one.prompt_id].split == "valid" and len(set(one.ranks)) > 1
     ]
     jobs = [bench.job(row, preset, own, seed=seed) for preset, row, own in map(ways.__getitem__, ARMS) for seed in range(seeds)]
-    models = bench.stages.run_side_by_side(jobs, processes=side_by_side(bench.project))
+    models = bench.stages.run_side_by_side(jobs, processes=processes_at_once(bench.project))
     found: dict[Arm, tuple[int, list[dict[str, tuple[float, int]]]]] = {}
     for place, arm in enumerate(ARMS):
         own_models = models[place * seeds : (place + 1) * seeds]

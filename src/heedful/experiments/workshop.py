@@ -16,7 +16,7 @@ from rich.console import Console
 
 from heedful.align.before_training import check_before_training
 from heedful.align.inputs import fingerprint_inputs
-from heedful.align.processes import side_by_side
+from heedful.align.processes import processes_at_once
 from heedful.align.round_benchmarks import check_rule_benchmarks
 from heedful.align.running import FinishedStage, Job, Stages, done_before, stage_fingerprint
 from heedful.align.settings import Given, Setting, given_for, setting_of
@@ -189,7 +189,7 @@ def make_policies(shop: Workshop, preset: Preset, variants: Sequence[Variant]) -
     """Train the stages of variants that are not done, as many at a time as the project says."""
     # First the initial policies that variants start from, then the policies.
     while jobs := _next_jobs(shop, preset, variants):
-        shop.stages.run_side_by_side(jobs, processes=side_by_side(shop.project))
+        shop.stages.run_side_by_side(jobs, processes=processes_at_once(shop.project))
     last = [steps_of(shop, variant, preset)[-1] for variant in variants]
     return [Policy(step.done, step.given) for step in last if step.done is not None]
 
